@@ -1,0 +1,137 @@
+"""What an engine offers to the graph, and the registry that finds one by name.
+
+An engine is three models that never meet: each stage's replica loads its own part and nothing else. Everything is
+batched by nature, lists in and lists out, and a batch gives each member what it would get alone (within the
+engine's stated tolerance). A member that fails is *returned* as a `SpeechError` in its place, so that it never takes
+its neighbours with it; an exception that is *raised* means the batch as a whole could not be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+
+from speech.errors import SpeechError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the running engine can do; served by `/api/dialects` and checked before any stage is called."""
+
+    name: str  #: `model.name` in traces
+    version: str  #: `model.version` in traces; a stored voice is only valid for the version that made it
+    sample_rate: int  #: Hz of the speech it makes
+    dialects: frozenset[str]  #: dialect codes it can speak (`en-US`, `zh-CN`)
+    modes: frozenset[str]  #: of `fast`, `instruct`
+    reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
+    reference_seconds: tuple[float, float] = (3.0, 15.0)  #: shortest and longest reference clip
+    embedding_size: int = 256
+    max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
+    streaming: bool = False
+    notice: str = ""  #: what a user must know about the result ("steers a voice, is no true clone")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checked reference clip, resampled. `views[rate]` is mono float32 (n,) in ±1 at `rate` Hz."""
+
+    views: Mapping[int, np.ndarray]
+    transcript: str | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage's work worth a span of its own. Times in ns since the epoch, tags small and closed."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    tags: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What the speaker encoder found: named arrays that only the same engine's acoustic model understands."""
+
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is to be said, and how. Already checked by `speech`."""
+
+    text: str
+    dialect: str
+    mode: str = "fast"
+    style_instruction: str | None = None
+    prompt_text: str | None = None
+    speed: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Mel:
+    """Acoustic features for the vocoder: named arrays, and how much audio they make."""
+
+    arrays: Arrays
+    seconds: float
+    phases: tuple[Phase, ...] = ()
+
+
+class SpeakerEncoder(Protocol):
+    def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]: ...
+
+
+class AcousticModel(Protocol):
+    def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]: ...
+
+
+class Vocoder(Protocol):
+    def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
+        """Mono float32 (n,) in ±1 at the engine's sample rate, one per Mel."""
+        ...
+
+
+class Engine(Protocol):
+    """`device` is a torch device string (`cpu`, `cuda`), `threads` the torch threads a replica may use.
+
+    A loader raises `WeightsError` where a file is missing or damaged. Loading also warms up: the first real
+    request must not pay for lazy initialisation.
+    """
+
+    capabilities: Capabilities
+
+    def check(self, utterance: Utterance) -> None:
+        """Raise a `SpeechError` for what this engine can't do. Cheap: runs in the ingress, loads no weights."""
+        ...
+
+    def load_speaker_encoder(self, device: str = "cpu", threads: int = 1) -> SpeakerEncoder: ...
+
+    def load_acoustic_model(self, device: str = "cpu", threads: int = 1) -> AcousticModel: ...
+
+    def load_vocoder(self, device: str = "cpu", threads: int = 1) -> Vocoder: ...
+
+
+class WeightsError(RuntimeError):
+    """A weight file is missing or damaged. The message names the file, what to install, and the command."""
+
+
+#: name -> "module:factory"; a factory takes the engine's options (strict keyword arguments) and returns an Engine
+ENGINES = {
+    "embedded": "engines.embedded:EmbeddedEngine",
+    "simulated": "engines.simulated:SimulatedEngine",
+}
+
+
+def create(name: str, options: Mapping | None = None) -> Engine:
+    """Build the engine called `name`. Raises ValueError naming the known engines, TypeError on a bad option."""
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r}; known engines: {', '.join(sorted(ENGINES))}")
+    module, factory = ENGINES[name].split(":")
+    return getattr(import_module(module), factory)(**(options or {}))

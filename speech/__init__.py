@@ -1,0 +1,1 @@
+"""The vocabulary of a speech request: errors, dialects, text rules, audio. Knows neither Ray nor OpenTelemetry."""

@@ -1,0 +1,91 @@
+"""Every way in which a request can fail, as one small hierarchy.
+
+A `SpeechError` carries what the client is told (`message`, written by us, never the client's own text), what an
+operator filters traces by (`type`), and the HTTP status. It survives pickling, because it travels from replica to
+ingress as part of a reply.
+"""
+
+from __future__ import annotations
+
+
+class SpeechError(Exception):
+    """Base of all errors a client may see. Subclasses fix `type` and `status`.
+
+    Args:
+        message: cause and remedy, in our own words; shown to the client.
+        param: the request field that caused it (`"text"`, `"prompt_audio"` …), or None.
+        code: a finer, machine-readable reason below `type` (`"sample_rate_too_low"`), or None.
+        retry_after_s: seconds after which a retry makes sense; becomes the `Retry-After` header.
+    """
+
+    type = "internal"
+    status = 500
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None,
+                 retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self):
+        # The default rebuilds an exception from its positional args alone and would lose the keywords.
+        return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s)
+
+    def body(self) -> dict:
+        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def _rebuild(cls, message, param, code, retry_after_s):
+    return cls(message, param=param, code=code, retry_after_s=retry_after_s)
+
+
+class InvalidInput(SpeechError):
+    """The request itself is wrong; the same request will fail again."""
+
+    type = "input_validation"
+    status = 400
+
+
+class UnsupportedDialect(SpeechError):
+    """A dialect that exists, but that the running engine can't speak. Never answered in another dialect."""
+
+    type = "unsupported_dialect"
+    status = 422
+
+
+class Overloaded(SpeechError):
+    """Admission refused the request before any stage saw it."""
+
+    type = "overloaded"
+    status = 503
+
+
+class StageUnavailable(SpeechError):
+    """A stage died or could not be reached, also on the second try."""
+
+    type = "stage_unavailable"
+    status = 503
+
+
+class DeadlineExceeded(SpeechError):
+    """The request's deadline passed before its audio was ready."""
+
+    type = "deadline_exceeded"
+    status = 504
+
+
+class InternalError(SpeechError):
+    """A defect of ours. The message never says more than that; the trace and the log do."""
+
+    type = "internal"
+    status = 500
+
+
+class Cancelled(SpeechError):
+    """The client left before its answer; nobody reads this one, but the trace names it."""
+
+    type = "cancelled"
+    status = 499
