@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from speech.errors import SpeechError
+from speech.requests import Utterance
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,6 +43,7 @@ class Reference:
     """A checked reference clip, resampled. `views[rate]` is mono float32 (n,) in ±1 at `rate` Hz."""
 
     views: Mapping[int, np.ndarray]
+    arrays: Arrays = field(default_factory=dict)  #: features an engine computes once, on the CPU, while preparing
     transcript: str | None = None
 
 
@@ -60,19 +62,6 @@ class Voice:
     """What the speaker encoder found: named arrays that only the same engine's acoustic model understands."""
 
     arrays: Arrays
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What is to be said, and how. Already checked by `speech`."""
-
-    text: str
-    dialect: str
-    mode: str = "fast"
-    style_instruction: str | None = None
-    prompt_text: str | None = None
-    speed: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +98,10 @@ class Engine(Protocol):
 
     def check(self, utterance: Utterance) -> None:
         """Raise a `SpeechError` for what this engine can't do. Cheap: runs in the ingress, loads no weights."""
+        ...
+
+    def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
+        """Mono float32 (n,) at `rate` Hz -> what the speaker encoder wants. CPU only, no weights, thread-safe."""
         ...
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1) -> SpeakerEncoder: ...
