@@ -1,1 +1,80 @@
-"""The embedded engine: Kokoro-82M, steered toward a reference voice by a d-vector."""
+"""The embedded engine: Kokoro-82M, steered toward a reference voice by a d-vector. Weights from Python packages.
+
+What happens to a request, and where it is written:
+
+    reference clip ─► speaker.py ─► d-vector, pitch ─► mapper.py ─► style ┐
+    text ─► text/ ─► phonemes ─────────────────────────────────────────────┴► acoustic.py ─► vocoder.py ─► finish.py
+
+This module is what the ingress imports: it loads neither torch nor weights until a loader is called.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engines.contract import Capabilities, Utterance
+from engines.embedded import style
+from speech.dialects import DIALECTS
+from speech.errors import InvalidInput, UnsupportedDialect
+
+#: dialects its text front ends read; the languages are Kokoro's own
+SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
+NOTICE = ("Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
+          "span. It is no true clone: the result resembles the speaker, but is not to be taken for them.")
+
+
+class EmbeddedEngine:
+    """Kokoro-82M as an `engines.contract.Engine`.
+
+    Args:
+        bf16: compute the vocoder's convolutions in bfloat16. "auto" does so where the CPU has matrix units for it
+            (AMX); elsewhere it is slower than float32 or gains nothing. The acoustic model is always float32.
+        vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU: a CPU
+            computes them one by one anyway, and the first would wait for the last.
+    """
+
+    def __init__(self, bf16: bool | Literal["auto"] = "auto", vocoder_batch: int = 1) -> None:
+        if bf16 not in (True, False, "auto"):
+            raise ValueError(f"bf16 is {bf16!r}; it must be true, false or 'auto'")
+        if vocoder_batch < 1:
+            raise ValueError(f"vocoder_batch is {vocoder_batch}; it must be at least 1")
+        self._bf16 = bf16
+        self.capabilities = Capabilities(
+            name="embedded-kokoro-82m",
+            version="1",
+            sample_rate=24000,
+            dialects=frozenset(SPOKEN),
+            modes=frozenset({"fast", "instruct"}),
+            reference_rates=(16000,),
+            reference_seconds=(3.0, 15.0),
+            embedding_size=256,
+            max_batch_size={"VOCODE_WAV": vocoder_batch},
+            notice=NOTICE,
+        )
+
+    def check(self, utterance: Utterance) -> None:
+        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or an instruction."""
+        dialect = DIALECTS.find(utterance.dialect)
+        if dialect.code not in self.capabilities.dialects:
+            raise UnsupportedDialect(f"{dialect.english_name} ({dialect.code}) can't be spoken by the engine that runs "
+                                     f"here. It speaks {', '.join(SPOKEN)}.", param="dialect")
+        if utterance.mode not in self.capabilities.modes:
+            raise InvalidInput("This mode is not known to the engine that runs here; it has fast and instruct.",
+                               param="mode", code="mode_unknown")
+        if utterance.mode == "instruct":
+            style.interpret(utterance.style_instruction or "")
+
+    def load_speaker_encoder(self, device: str = "cpu", threads: int = 1):
+        from engines.embedded.speaker import SpeakerEncoder
+
+        return SpeakerEncoder(device, threads)
+
+    def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
+        from engines.embedded.stages import EmbeddedAcousticModel
+
+        return EmbeddedAcousticModel(device, threads)
+
+    def load_vocoder(self, device: str = "cpu", threads: int = 1):
+        from engines.embedded.stages import EmbeddedVocoder
+
+        return EmbeddedVocoder(device, threads, self._bf16)

@@ -1,0 +1,34 @@
+"""The last touch on a waveform: silent edges off, loudness as asked, never clipped."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_FRAME_SECONDS = 0.01
+_MARGIN_SECONDS = 0.08  #: silence that is left before and after the speech, so that no soft onset is cut
+_FADE_SECONDS = 0.01
+_SILENCE_DB = -50.0  #: below the loudest 10 ms
+_CEILING = 0.99
+
+
+def finish(waveform: np.ndarray, sample_rate: int, gain: float = 1.0) -> np.ndarray:
+    """Mono float32 (n,) -> mono float32 (m,), m <= n, within ±0.99."""
+    speech = _trimmed(waveform, sample_rate) * np.float32(gain)
+    fade = min(round(_FADE_SECONDS * sample_rate), len(speech) // 2)
+    if fade:
+        ramp = np.linspace(0, 1, fade, dtype=np.float32)
+        speech[:fade] *= ramp
+        speech[-fade:] *= ramp[::-1]
+    peak = float(np.abs(speech).max(initial=0.0))
+    return speech if peak <= _CEILING else speech * np.float32(_CEILING / peak)
+
+
+def _trimmed(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    frame = round(_FRAME_SECONDS * sample_rate)
+    frames = waveform[:len(waveform) // frame * frame].reshape(-1, frame)
+    power = np.square(frames).mean(axis=1)
+    if not power.any():
+        return waveform
+    loud = np.flatnonzero(power > power.max() * 10 ** (_SILENCE_DB / 10))
+    margin = round(_MARGIN_SECONDS / _FRAME_SECONDS)
+    return waveform[max(0, loud[0] - margin) * frame:(loud[-1] + 1 + margin) * frame]

@@ -1,0 +1,164 @@
+"""The acoustic model and the vocoder behind the engine contract: lists of requests in, lists of results out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from engines.contract import Mel, Phase, Utterance, Voice
+from engines.embedded import acoustic, style, text, vocoder
+from engines.embedded.blocks import STYLE
+from engines.embedded.finish import finish
+from engines.embedded.mapper import StyleMapper
+from speech.dialects import DIALECTS
+from speech.errors import InternalError, SpeechError
+
+logger = logging.getLogger(__name__)
+
+TEXT_FRONTEND = "TEXT_FRONTEND"
+ACOUSTIC_MODEL = "ACOUSTIC_MODEL"
+_LANGUAGES = ("en", "zh", "ja")
+_SAMPLES_PER_FRAME = 2 * vocoder.SAMPLES_PER_COLUMN
+_SEEDS = 2**63  # what torch's generators take
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One utterance, read: what the network needs to know of it."""
+
+    ids: list[int]
+    style: np.ndarray  #: (256,)
+    speed: float
+    log_pitch: float
+    gain: float
+    seed: int
+    phase: Phase
+
+
+class EmbeddedAcousticModel:
+    """An `engines.contract.AcousticModel`.
+
+    A Mel's arrays: `features` float32 (512, 2n) and `f0` float32 (2n,) in Hz for n frames of 25 ms, `style` float32
+    (128,), the acoustic half, `gain` float32 (1,) and `seed` int64 (1,). 164 kB for each second of speech.
+    """
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._device = device
+        self._mapper = StyleMapper.load()
+        self._text = text.load(_LANGUAGES)
+        self._network = acoustic.load(device)
+        self._warm_up()
+
+    def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
+        """Features for each job. A text that can't be said gives its SpeechError in its place."""
+        plans = [_guarded(self._plan, utterance, voice) for utterance, voice in jobs]
+        sound = [plan for plan in plans if isinstance(plan, _Plan)]
+        mels = iter(self._compute(sound) if sound else ())
+        return [next(mels) if isinstance(plan, _Plan) else plan for plan in plans]
+
+    def _plan(self, utterance: Utterance, voice: Voice) -> _Plan:
+        start = time.time_ns()
+        language = DIALECTS.find(utterance.dialect).language
+        delivery = style.interpret(utterance.style_instruction or "") if utterance.mode == "instruct" else None
+        ids = self._text.ids(self._text.phonemes(utterance.text, language, utterance.dialect))
+        phase = Phase(TEXT_FRONTEND, start, time.time_ns())
+        plan = _Plan(ids, self._mapper.style(voice.arrays, len(ids), language), utterance.speed,
+                     float(voice.arrays["log_f0"][0]), 1.0, utterance.seed % _SEEDS, phase)
+        if delivery is None:
+            return plan
+        return replace(plan, speed=plan.speed * delivery.speed,
+                       log_pitch=plan.log_pitch + delivery.pitch_semitones * math.log(2) / 12,
+                       gain=10 ** (delivery.energy_db / 20))
+
+    def _compute(self, plans: list[_Plan]) -> list[Mel]:
+        start = time.time_ns()
+        ids, lengths = acoustic.pad([plan.ids for plan in plans], self._device)
+        styles = self._tensor(np.stack([plan.style for plan in plans]))
+        output = self._network(ids, lengths, styles, self._tensor([plan.speed for plan in plans]),
+                               self._tensor([plan.log_pitch for plan in plans]))
+        features, pitch, styles = output.features.cpu().numpy(), output.pitch.cpu().numpy(), styles.cpu().numpy()
+        frames = output.frames.tolist()
+        phase = Phase(ACOUSTIC_MODEL, start, time.time_ns())
+        return [Mel(arrays={"features": features[i, :, :2 * n].copy(),
+                            "f0": pitch[i, :2 * n].copy(),
+                            "style": styles[i, :STYLE].copy(),
+                            "gain": np.array([plan.gain], np.float32),
+                            "seed": np.array([plan.seed], np.int64)},
+                    seconds=n * _SAMPLES_PER_FRAME / vocoder.SAMPLE_RATE,
+                    phases=(plan.phase, phase))
+                for i, (plan, n) in enumerate(zip(plans, frames, strict=True))]
+
+    def _tensor(self, values: np.ndarray | list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    def _warm_up(self) -> None:
+        """The front ends build their dictionaries, and torch its kernels, on first use."""
+        voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.0], np.float32)})
+        samples = {"en": ("A warm welcome.", "en-US"), "zh": ("你好，世界。", "zh-CN"), "ja": ("こんにちは。", "ja-JP")}
+        for sentence, dialect in samples.values():
+            for result in self.generate([(Utterance(sentence, dialect), voice)]):
+                if isinstance(result, SpeechError):
+                    raise RuntimeError(f"the warm-up sentence for {dialect} could not be said") from result
+
+
+class EmbeddedVocoder:
+    """An `engines.contract.Vocoder`, 24 kHz. On a GPU a batch is computed at once, on a CPU one by one."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1, bf16: bool | str = "auto") -> None:
+        torch.set_num_threads(threads)
+        self._device = device
+        self._at_once = not device.startswith("cpu")
+        self._network = vocoder.load(device)
+        self._warm_up()
+
+    def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
+        """Mono float32 (n,) within ±0.99 for each Mel, its silent edges cut to 80 ms."""
+        if not self._at_once or len(mels) == 1:
+            return [_guarded(self._one, mel) for mel in mels]
+        try:
+            return self._batch(mels)
+        except Exception:
+            logger.exception("a batch of %d could not be vocoded; trying its members one by one", len(mels))
+            return [_guarded(self._one, mel) for mel in mels]
+
+    def _one(self, mel: Mel) -> np.ndarray:
+        return self._batch([mel])[0]
+
+    def _batch(self, mels: Sequence[Mel]) -> list[np.ndarray]:
+        columns = [mel.arrays["features"].shape[1] for mel in mels]
+        features = torch.zeros(len(mels), 512, max(columns), device=self._device)
+        pitch = torch.zeros(len(mels), max(columns), device=self._device)
+        for i, (mel, valid) in enumerate(zip(mels, columns, strict=True)):
+            features[i, :, :valid] = torch.tensor(mel.arrays["features"])
+            pitch[i, :valid] = torch.tensor(mel.arrays["f0"])
+        styles = torch.tensor(np.stack([mel.arrays["style"] for mel in mels]), device=self._device)
+        seeds = [int(mel.arrays["seed"][0]) for mel in mels]
+        waveforms = self._network(features, pitch, styles, torch.tensor(columns), seeds).cpu().numpy()
+        return [finish(waveform[:valid * vocoder.SAMPLES_PER_COLUMN], vocoder.SAMPLE_RATE, mel.arrays["gain"][0])
+                for waveform, valid, mel in zip(waveforms, columns, mels, strict=True)]
+
+    def _warm_up(self) -> None:
+        # Random features, two lengths: the first call of each size is slower than the next.
+        random = np.random.default_rng(0)
+        for columns in (100, 200):
+            self._batch([Mel({"features": random.standard_normal((512, columns), np.float32),
+                              "f0": np.full(columns, 120, np.float32), "style": np.zeros(128, np.float32),
+                              "gain": np.ones(1, np.float32), "seed": np.zeros(1, np.int64)}, columns / 80)])
+
+
+def _guarded(function: Callable, *arguments) -> object:
+    """The function's result; a SpeechError it raises, or an InternalError for any other failure, is returned."""
+    try:
+        return function(*arguments)
+    except SpeechError as error:
+        return error
+    except Exception:
+        logger.exception("one member of a batch failed in %s", function.__qualname__)
+        return InternalError("The speech engine failed on this text. The trace and the server's log say more.")
