@@ -41,6 +41,24 @@ class Clip:
         return len(self.samples) / self.rate
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself, whether or not it is accepted."""
+
+    rate: int  #: Hz
+    format: str
+    seconds: float
+
+
+def describe(data: bytes) -> Header | None:
+    """The header alone, for the trace of a clip that may be refused; None where there is none to read."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            return Header(file.samplerate, file.format.lower(), file.frames / file.samplerate)
+    except soundfile.LibsndfileError:
+        return None
+
+
 def decode(data: bytes, *, seconds: tuple[float, float] = (3.0, 15.0)) -> Clip:
     """Decode an upload in any container libsndfile reads (wav, flac, ogg, mp3 …).
 

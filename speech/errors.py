@@ -56,6 +56,18 @@ class UnsupportedDialect(SpeechError):
     status = 422
 
 
+class NotFound(SpeechError):
+    """No such path, or not with this method."""
+
+    type = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(SpeechError):
+    type = "method_not_allowed"
+    status = 405
+
+
 class Overloaded(SpeechError):
     """Admission refused the request before any stage saw it."""
 

@@ -1,0 +1,46 @@
+"""audio-service: PREPROCESS_AUDIO. Bytes in, a checked and resampled reference clip out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from deployments.settings import StageConfig
+from deployments.stage import Stage
+from deployments.wire import Reply, pack
+from speech import audio
+from tracing import Carrier, Span, vocabulary
+
+#: Decoding releases the GIL for most of its time; more threads than this gain nothing on a CPU share.
+DECODERS = 2
+
+
+class AudioService(Stage):
+    name = vocabulary.PREPROCESS_AUDIO
+    service = "audio-service"
+
+    def __init__(self, config: StageConfig) -> None:
+        super().__init__(config)
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+
+    async def prepare(self, carrier: Carrier, upload: bytes, transcript: str | None) -> Reply:
+        """`upload`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays."""
+        async def work(span: Span) -> dict:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._decoders, self._prepare, span, upload, transcript)
+        return await self.answer(carrier, work)
+
+    def _prepare(self, span: Span, upload: bytes, transcript: str | None) -> dict:
+        started = time.time_ns()
+        try:
+            if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
+                span.tags(**{vocabulary.AUDIO_SAMPLE_RATE: header.rate, vocabulary.AUDIO_FORMAT: header.format,
+                             vocabulary.AUDIO_DURATION: round(header.seconds, 3)})
+            clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
+            span.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
+            reference = self.engine.prepare(clip.samples, clip.rate, transcript)
+        finally:
+            span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
+        views = {f"view_{rate}": view for rate, view in reference.views.items()}
+        return {"parts": pack(views | dict(reference.arrays)), "facts": {"transcript": transcript}}

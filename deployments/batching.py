@@ -1,0 +1,175 @@
+"""Dynamic batching for one compute thread.
+
+`@serve.batch` closes a batch on its timer while the previous one still computes, so under load batches stay small and
+the last request waits longest. This batcher looks at the compute thread instead:
+
+- idle and alone: start at once, a lone request never waits for company;
+- compute has just become free: take the whole backlog, up to `max_batch_size`;
+- the backlog is not full: linger for one more member only while that pays, that is while delaying the n that wait by
+  the usual gap between arrivals costs less than the batch the newcomer would otherwise need for itself
+  (`n * gap < compute time`), and never beyond `batch_wait_ms` after the oldest arrived.
+
+A member that is cancelled while waiting leaves; one that is cancelled while computing is dropped, the rest go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Batched(Generic[R]):
+    """One member's result and what its span says of the batch. Times in ns since the epoch."""
+
+    value: R
+    batch_id: str
+    size: int
+    arrived_ns: int
+    started_ns: int
+    ended_ns: int
+
+    @property
+    def wait_ms(self) -> float:
+        return (self.started_ns - self.arrived_ns) / 1e6
+
+    @property
+    def compute_ms(self) -> float:
+        return (self.ended_ns - self.started_ns) / 1e6
+
+
+class _Member(Generic[T]):
+    __slots__ = ("item", "future", "arrived_ns")
+
+    def __init__(self, item: T, future: asyncio.Future, arrived_ns: int) -> None:
+        self.item = item
+        self.future = future
+        self.arrived_ns = arrived_ns
+
+
+class Batcher(Generic[T, R]):
+    """Runs `compute(items) -> results` for whoever calls `submit(item)`, many at a time.
+
+    Args:
+        compute: called in a thread of the batcher's own, never twice at once. Returns one result per item, in order;
+            an exception *in a result's place* fails that member alone, an exception raised fails the batch.
+        max_batch_size, batch_wait_ms: see the module; both may be changed at any time by `configure`.
+        clock: ns since the epoch; injected by tests.
+    """
+
+    def __init__(self, compute: Callable[[Sequence[T]], Sequence[R | Exception]], *, max_batch_size: int = 8,
+                 batch_wait_ms: float = 200.0, clock: Callable[[], int] = time.time_ns,
+                 executor: ThreadPoolExecutor | None = None) -> None:
+        self._compute = compute
+        self._clock = clock
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._waiting: deque[_Member[T]] = deque()
+        self._runner: asyncio.Task | None = None
+        self._arrival = asyncio.Event()
+        self._gap_ns = float("inf")
+        self._last_arrival_ns: int | None = None
+        self._last_compute_ns = 0
+        self._running_since_ns: int | None = None
+        self.configure(max_batch_size=max_batch_size, batch_wait_ms=batch_wait_ms)
+
+    def configure(self, *, max_batch_size: int | None = None, batch_wait_ms: float | None = None) -> None:
+        """Change settings live; a batch under way keeps its own. ValueError on nonsense."""
+        if max_batch_size is not None:
+            if max_batch_size < 1:
+                raise ValueError(f"max_batch_size must be at least 1, not {max_batch_size}")
+            self.max_batch_size = max_batch_size
+        if batch_wait_ms is not None:
+            if batch_wait_ms < 0:
+                raise ValueError(f"batch_wait_ms must not be negative, not {batch_wait_ms}")
+            self.batch_wait_ms = batch_wait_ms
+
+    @property
+    def backlog(self) -> int:
+        return sum(not member.future.done() for member in self._waiting)
+
+    def running_s(self) -> float:
+        """How long the batch that computes now has been computing; 0 when idle."""
+        started = self._running_since_ns
+        return 0.0 if started is None else (self._clock() - started) / 1e9
+
+    async def submit(self, item: T) -> Batched[R]:
+        """Wait for a batch and its result. Raises what `compute` gave for this member."""
+        member = _Member(item, asyncio.get_running_loop().create_future(), self._clock())
+        self._note_arrival(member.arrived_ns)
+        self._waiting.append(member)
+        self._arrival.set()
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await member.future
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _note_arrival(self, now_ns: int) -> None:
+        if self._last_arrival_ns is not None:
+            gap = now_ns - self._last_arrival_ns
+            self._gap_ns = gap if self._gap_ns == float("inf") else 0.7 * self._gap_ns + 0.3 * gap
+        self._last_arrival_ns = now_ns
+
+    async def _run(self) -> None:
+        lingering = False  # the first batch after idling starts at once
+        while self._drop_cancelled():
+            if lingering:
+                await self._linger()
+            members = [self._waiting.popleft() for _ in range(min(self._drop_cancelled(), self.max_batch_size))]
+            if members:
+                await self._compute_batch(members)
+            lingering = True
+
+    def _drop_cancelled(self) -> int:
+        self._waiting = deque(member for member in self._waiting if not member.future.done())
+        return len(self._waiting)
+
+    async def _linger(self) -> None:
+        while 0 < (count := self._drop_cancelled()) < self.max_batch_size:
+            left_ns = self._waiting[0].arrived_ns + self.batch_wait_ms * 1e6 - self._clock()
+            if left_ns <= 0 or count * self._gap_ns >= self._last_compute_ns:
+                return
+            self._arrival.clear()
+            try:
+                # Twice the usual gap without anybody: the rush is over.
+                await asyncio.wait_for(self._arrival.wait(), min(left_ns, 2 * self._gap_ns) / 1e9)
+            except TimeoutError:
+                return
+
+    async def _compute_batch(self, members: list[_Member[T]]) -> None:
+        batch_id = secrets.token_hex(8)
+        items = [member.item for member in members]
+        started = self._running_since_ns = self._clock()
+        try:
+            started, results, ended = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._timed, items)
+            if len(results) != len(items):
+                raise RuntimeError(f"compute returned {len(results)} results for {len(items)} members")
+        except Exception as error:
+            ended, results = self._clock(), [error] * len(members)
+        finally:
+            self._running_since_ns = None
+        self._last_compute_ns = ended - started
+        for member, result in zip(members, results):
+            if member.future.done():
+                continue  # cancelled while computing
+            if isinstance(result, Exception):
+                member.future.set_exception(result)
+            else:
+                member.future.set_result(Batched(result, batch_id, len(members), member.arrived_ns, started, ended))
+
+    def _timed(self, items: list[T]):
+        """Clocked in the compute thread: a busy event loop must not count as compute."""
+        started = self._clock()
+        results = self._compute(items)
+        return started, results, self._clock()

@@ -1,0 +1,92 @@
+"""The multipart form of `POST /api/generate`, read under limits: one file, plain text fields, nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+
+from speech.audio import MAX_BYTES, check_size
+from speech.errors import InvalidInput
+
+#: Beside the clip, a form holds a few hundred characters of text; the rest is room for its boundaries.
+MAX_BODY_BYTES = MAX_BYTES + 256 * 1024
+MAX_FIELD_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Form:
+    fields: dict[str, str]
+    prompt_audio: bytes
+
+
+class _TooLarge(Exception):
+    pass
+
+
+async def read(request: Request) -> Form:
+    """Raises InvalidInput for what is not such a form, ClientDisconnect when the client leaves meanwhile."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise InvalidInput("The body must be multipart/form-data with the fields prompt_audio (a file), text and "
+                           "dialect; with curl, use -F.", code="not_multipart")
+    if _announced(request) > MAX_BODY_BYTES:
+        check_size(MAX_BYTES + 1)
+    try:
+        form = await _limited(request).form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
+    except _TooLarge:
+        check_size(MAX_BYTES + 1)
+        raise
+    except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
+        raise InvalidInput("The body is not a valid multipart form, or a text field in it is far too long; let your "
+                           "HTTP client build the form and its boundary.", code="malformed_form") from error
+    try:
+        return await _unpack(form)
+    finally:
+        await form.close()
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else 0
+
+
+def _limited(request: Request) -> Request:
+    """The same request, whose body raises once it is larger than any valid form, announced or not."""
+    received = 0
+
+    async def receive():
+        nonlocal received
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise _TooLarge
+        return message
+    return Request(request.scope, receive)
+
+
+async def _unpack(form) -> Form:
+    fields: dict[str, str] = {}
+    clip: bytes | None = None
+    for name, value in form.multi_items():
+        if name in fields or (name == "prompt_audio" and clip is not None):
+            raise InvalidInput("A form field is there twice; send each field once.", code="field_twice")
+        if isinstance(value, UploadFile):
+            if name != "prompt_audio":
+                raise InvalidInput("Only prompt_audio is a file; send the other fields as plain text "
+                                   "(curl: -F 'text=…').", code="field_is_file")
+            check_size(value.size or 0)
+            clip = await value.read()
+        elif name == "prompt_audio":
+            raise InvalidInput("The field 'prompt_audio' must be a file (curl: -F prompt_audio=@voice.wav).",
+                               param="prompt_audio", code="clip_not_a_file")
+        else:
+            fields[name] = value
+    if clip is None:
+        raise InvalidInput("The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
+                           "file (curl: -F prompt_audio=@voice.wav).", param="prompt_audio", code="clip_missing")
+    return Form(fields, clip)

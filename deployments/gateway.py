@@ -1,0 +1,134 @@
+"""The outermost ASGI layer of the ingress: every HTTP request gets a trace, an id in its answer, and an ending.
+
+The trace is finished when the status is known and submitted before the first byte of the answer leaves, so that an
+answered request cannot lose its trace to a crash. Requests that are only looked at (health, docs) are kept out of
+Zipkin unless they fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.run import Run
+from speech.errors import Cancelled, InternalError, SpeechError
+from tracing import Tracer, extract, vocabulary
+
+log = logging.getLogger("ray.serve")
+
+QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
+
+
+class Gateway:
+    """Wraps `app`. `keep(spans)` takes the finished trace; `trace_url(id)` is where people find it, or None."""
+
+    def __init__(self, app: ASGIApp, tracer: Tracer, *, routes: frozenset[str], deadline_s: float,
+                 keep: Callable[[list[dict]], None], trace_url: Callable[[str], str | None]) -> None:
+        self._app = app
+        self._tracer = tracer
+        self._routes = routes
+        self._deadline_s = deadline_s
+        self._keep = keep
+        self._trace_url = trace_url
+        self._closing: set[asyncio.Task] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        run = self._open(scope)
+        scope.setdefault("state", {})["run"] = run
+        answer = _Answer(self, scope, run, send)
+        try:
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            self._close_detached(answer)
+            raise
+        except Exception as error:
+            if not isinstance(error, SpeechError):
+                log.exception("the ingress failed")
+                error = InternalError("The service failed in a way it should not have; its log has the details under "
+                                      "this trace's time.")
+            run.error = error
+            if not answer.started:
+                await send_error(error, answer)
+
+    def _open(self, scope: Scope) -> Run:
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        started = time.time_ns()
+        known = scope["path"] in self._routes
+        # An unknown path is the caller's text: it may be anything, so it is no span name.
+        name = f"{scope['method']} {scope['path']}" if known else "unknown route"
+        root = self._tracer.server(name, parent=extract(headers).parent, start_ns=started)
+        root.tag(vocabulary.HTTP_METHOD, scope["method"])
+        if known:
+            root.tag(vocabulary.HTTP_ROUTE, scope["path"])
+        return Run(self._tracer, root, self._deadline_s, started)
+
+    def _close_detached(self, answer: _Answer) -> None:
+        """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""
+        async def close() -> None:
+            answer.run.error = answer.run.error or Cancelled("The client left before its answer.")
+            answer.close(Cancelled.status)
+        task = asyncio.get_running_loop().create_task(close(), context=contextvars.Context())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def submit(self, run: Run, status: int, quiet: bool) -> bool:
+        """Finish the trace; True where it was kept."""
+        run.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
+        spans = run.finish()
+        if quiet and status < 400:
+            return False
+        self._keep(spans)
+        return True
+
+    def trace_url(self, trace_id: str) -> str | None:
+        return self._trace_url(trace_id)
+
+
+class _Answer:
+    """`send`, watched: closes the trace at the response's start and adds its headers."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, run: Run, send: Send) -> None:
+        self._gateway = gateway
+        self._quiet = scope["path"] in QUIET
+        self.run = run
+        self._send = send
+        self._closed = False
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self.started:
+            self.started = True
+            kept = self.close(message["status"])
+            message = message | {"headers": [*message.get("headers", ()), *self._headers(kept)]}
+        await self._send(message)
+
+    def close(self, status: int) -> bool:
+        if self._closed:
+            return False
+        self._closed = True
+        return self._gateway.submit(self.run, status, self._quiet)
+
+    def _headers(self, kept: bool) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-trace-id", self.run.trace_id.encode())]
+        if kept and (url := self._gateway.trace_url(self.run.trace_id)):
+            headers.append((b"x-trace-url", url.encode()))
+        return headers
+
+
+async def send_error(error: SpeechError, send: Send) -> None:
+    """An error as its JSON body, with Retry-After where it has one."""
+    body = json.dumps(error.body(), ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,50 @@
+"""One request on its way through the graph: its root span, its deadline, the spans that have come in so far.
+
+Lives in the ingress alone, which is the only one that knows when a request is over.
+"""
+
+from __future__ import annotations
+
+import time
+
+from speech.errors import SpeechError
+from tracing import Carrier, Span, Tracer, vocabulary
+
+
+class Run:
+    """Args: `root` the started SERVER span, `deadline_s` from its start."""
+
+    def __init__(self, tracer: Tracer, root: Span, deadline_s: float, started_ns: int) -> None:
+        self._tracer = tracer
+        self.root = root
+        self.started_ns = started_ns
+        self.deadline_ns = started_ns + int(deadline_s * 1e9)
+        self.error: SpeechError | None = None
+        self._spans: list[dict] = []
+
+    @property
+    def trace_id(self) -> str:
+        return self.root.trace_id
+
+    def remaining_s(self) -> float:
+        return (self.deadline_ns - time.time_ns()) / 1e9
+
+    def carrier(self) -> Carrier:
+        """Fresh for every call: it holds the time of sending."""
+        return self.root.carrier(self.deadline_ns)
+
+    def collect(self, spans: list[dict]) -> None:
+        self._spans.extend(spans)
+
+    def lost(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
+        """Speak for a stage that cannot: a CLIENT span with the error, in its name."""
+        span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
+        span.fail(error_type, message)
+        self._spans.extend(span.finish())
+
+    def finish(self) -> list[dict]:
+        """The whole trace, root first. Call once; what comes in afterwards belongs to nobody."""
+        if self.error is not None:
+            self.root.fail(self.error.type, self.error.message, self.error.status)
+            self.root.tag(vocabulary.ERROR_CODE, self.error.code)
+        return [*self.root.finish(), *self._spans]

@@ -1,0 +1,71 @@
+"""Typed settings, strict at every level: a key that is not known is an error that names the nearest one."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys; frozen, because a replica's settings change only through `reconfigure`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data.keys() - cls.model_fields.keys():
+                near = get_close_matches(str(key), cls.model_fields, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+                raise ValueError(f"unknown key '{key}' in {cls.__name__}; {hint}")
+        return data
+
+
+class StageConfig(Strict):
+    """What every stage replica is told. `engine_options` go to the engine as keyword arguments."""
+
+    engine: str
+    engine_options: dict = Field(default_factory=dict)
+    device: str = "auto"  #: cuda where the replica was given one, else cpu
+    threads: int = Field(1, ge=1)  #: torch threads; Ray would leave a fractional replica with one
+    wedged_after_s: float = Field(120.0, gt=0)  #: a batch that computes longer makes the replica unhealthy
+
+
+class BatchSettings(Strict):
+    """A batching deployment's `user_config`: both may change while the replica runs."""
+
+    max_batch_size: int | None = Field(None, ge=1, le=256)
+    batch_wait_ms: float | None = Field(None, ge=0, le=10_000)
+
+
+class Limits(Strict):
+    """Admission, per ingress replica. The stages' `max_ongoing_requests` must not be below `max_in_flight`."""
+
+    max_in_flight: int = Field(64, ge=1)  #: requests inside the graph
+    max_waiting: int = Field(64, ge=0)  #: requests waiting to enter it; beyond that 503 with Retry-After
+    max_wait_s: float = Field(10.0, gt=0)  #: longest wait to enter
+    deadline_s: float = Field(60.0, gt=0)  #: from arrival to answer
+
+
+class Tracing(Strict):
+    """Where finished traces go. With neither URL nor file, traces are counted and dropped."""
+
+    zipkin_url: str | None = None  #: base URL of the server spans are sent to: http://127.0.0.1:9411
+    zipkin_ui_url: str | None = None  #: base URL that people open, where it differs
+    spans_file: str | None = None  #: JSON lines, where no Zipkin can be had
+    spool_dir: str | None = None  #: kept traces are appended here before the answer leaves
+
+    def trace_url(self, trace_id: str) -> str | None:
+        base = self.zipkin_ui_url or self.zipkin_url
+        return f"{base.rstrip('/')}/zipkin/traces/{trace_id}" if base else None
+
+
+class ApiConfig(Strict):
+    engine: str
+    engine_options: dict = Field(default_factory=dict)
+    limits: Limits = Limits()
+    tracing: Tracing = Tracing()
+    dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag

@@ -1,0 +1,116 @@
+"""What all four stages share: a span around the work, a deadline, errors as replies, settings that change live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import torch
+from ray import serve
+
+from deployments.batching import Batched, Batcher
+from deployments.device import gpu_utilization, pick_device
+from deployments.settings import BatchSettings, StageConfig
+from deployments.wire import Reply
+from engines import contract
+from speech.errors import DeadlineExceeded, InternalError, SpeechError
+from tracing import Carrier, Span, Tracer, vocabulary
+
+log = logging.getLogger("ray.serve")
+
+
+def record(error: SpeechError, span: Span) -> None:
+    """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
+    span.fail(error.type, error.message, error.status)
+    span.tag(vocabulary.ERROR_CODE, error.code)
+
+
+class Stage:
+    """Base of the four services. A subclass sets `name` (the span's) and `service` (Serve's and Zipkin's)."""
+
+    name: str
+    service: str
+    batching = {"max_batch_size": 8, "batch_wait_ms": 200.0}
+
+    def __init__(self, config: StageConfig) -> None:
+        self.config = config
+        self.engine = contract.create(config.engine, config.engine_options)
+        self.device = pick_device(config.device)
+        torch.set_num_threads(config.threads)
+        self.replica_id = serve.get_replica_context().replica_id.unique_id
+        self.tracer = Tracer(self.service, instance=self.replica_id)
+        self.batcher: Batcher = Batcher(self.compute, **self.batching)
+        self._about = {
+            vocabulary.STAGE: self.name, vocabulary.DEVICE: str(self.device),
+            vocabulary.MODEL_NAME: self.engine.capabilities.name,
+            vocabulary.MODEL_VERSION: self.engine.capabilities.version,
+        }
+
+    def compute(self, items):
+        """A batch of what `submit` was given; runs in the batcher's thread."""
+        raise TypeError(f"{type(self).__name__} computes nothing in batches")
+
+    def reconfigure(self, user_config: dict) -> None:
+        """Serve calls this at start and whenever `user_config` changes; the process lives on."""
+        settings = BatchSettings(**user_config)
+        self.batcher.configure(**settings.model_dump(exclude_none=True))
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises. Runs beside the compute thread, so it sees a wedged one."""
+        running = self.batcher.running_s()
+        if running > self.config.wedged_after_s:
+            raise RuntimeError(f"{self.service}: one batch has been computing for {running:.0f} s")
+
+    async def ping(self) -> str:
+        """For readiness: an answer proves a replica that can be reached."""
+        return self.replica_id
+
+    async def answer(self, carrier: Carrier, work: Callable[[Span], Awaitable[dict]]) -> Reply:
+        """Run `work(span)` inside the stage's span and the carrier's deadline; whatever happens becomes a Reply.
+
+        `work` returns the Reply's fields beside the spans. A cancelled call has no reply: the ingress, which
+        cancelled it, closes the trace in this stage's name.
+        """
+        arrived = time.time_ns()
+        span = self.tracer.server(self.name, parent=carrier, start_ns=arrived)
+        span.tags(**{vocabulary.QUEUE_WAIT_MS: max(0.0, round((arrived - carrier.sent_ns) / 1e6, 3))}, **self._about)
+        try:
+            remaining = (carrier.deadline_ns - arrived) / 1e9
+            if remaining <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(remaining):
+                fields = await work(span)
+        except TimeoutError:
+            return self._failed(span, DeadlineExceeded(
+                f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
+                "or with a shorter text."))
+        except SpeechError as error:
+            return self._failed(span, error)
+        except Exception:
+            # The log has the traceback; client and trace get no more than the stage's name.
+            log.exception("%s failed", self.name)
+            return self._failed(span, InternalError(f"{self.service} failed in a way it should not have; "
+                                                    "its log has the details under this trace's time."))
+        if (load := gpu_utilization(self.device)) is not None:
+            span.tag(vocabulary.GPU_UTILIZATION, load)
+        return Reply(spans=span.finish(), **fields)
+
+    async def batched(self, span: Span, item) -> Batched:
+        """Submit to the batcher and tag the member's span with what became of it."""
+        done = await self.batcher.submit(item)
+        span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
+        span.tags(**{
+            vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
+            vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})
+        return done
+
+    @staticmethod
+    def _failed(span: Span, error: SpeechError) -> Reply:
+        record(error, span)
+        return Reply(spans=span.finish(), error=error)
+
+    def __del__(self) -> None:
+        if batcher := getattr(self, "batcher", None):  # absent where the constructor failed
+            batcher.close()

@@ -1,0 +1,32 @@
+"""tts-service: GENERATE_MEL. Text and a voice in, acoustic features out."""
+
+from __future__ import annotations
+
+from deployments.settings import StageConfig
+from deployments.stage import Stage
+from deployments.wire import Reply, pack
+from engines.contract import Utterance, Voice
+from tracing import Carrier, Span, vocabulary
+
+
+class TtsService(Stage):
+    name = vocabulary.GENERATE_MEL
+    service = "tts-service"
+
+    def __init__(self, config: StageConfig) -> None:
+        super().__init__(config)
+        self._model = self.engine.load_acoustic_model(str(self.device), config.threads)
+
+    def compute(self, items):
+        return self._model.generate(items)
+
+    async def generate(self, carrier: Carrier, utterance: Utterance, **parts) -> Reply:
+        """`parts`: what embedding-service put. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
+        async def work(span: Span) -> dict:
+            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
+            done = await self.batched(span, (utterance, Voice(parts)))
+            mel = done.value
+            for phase in mel.phases:
+                span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
+            return {"parts": pack(mel.arrays), "facts": {"seconds": mel.seconds}}
+        return await self.answer(carrier, work)

@@ -1,0 +1,112 @@
+"""The deployment graph: which stages there are, and in which order a request goes through them.
+
+    serve run graph:build engine=embedded
+
+or a Serve config file whose application imports `graph:build` and whose `args` are the fields of `GraphConfig`
+(`cluster/serve.cpu.yaml`). Replicas, GPU fractions and autoscaling belong to that file's `deployments:` section.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from pydantic import Field
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.api import CosyVoice3Api
+from deployments.audio import AudioService
+from deployments.client import AudioClient, EmbeddingClient, Result, StageClient, TtsClient, VocoderClient
+from deployments.embedding import EmbeddingService
+from deployments.run import Run
+from deployments.settings import ApiConfig, Limits, StageConfig, Strict, Tracing
+from deployments.tts import TtsService
+from deployments.vocoder import VocoderService
+from engines.contract import Utterance
+
+APP_NAME = "cosygraph"
+
+
+class StageOptions(Strict):
+    """Per stage, below the graph's own settings."""
+
+    threads: int = Field(1, ge=1)
+    device: str = "auto"
+
+
+class GraphConfig(Strict):
+    """Everything the application builder takes; unknown keys are refused."""
+
+    engine: str = "embedded"
+    engine_options: dict = Field(default_factory=dict)
+    limits: Limits = Limits()
+    tracing: Tracing = Tracing()
+    dialects: tuple[dict[str, str], ...] = ()
+    audio: StageOptions = StageOptions()
+    embedding: StageOptions = StageOptions()
+    tts: StageOptions = StageOptions()
+    vocoder: StageOptions = StageOptions()
+
+    def stage(self, options: StageOptions) -> StageConfig:
+        return StageConfig(engine=self.engine, engine_options=self.engine_options, device=options.device,
+                           threads=options.threads)
+
+    def api(self) -> ApiConfig:
+        return ApiConfig(engine=self.engine, engine_options=self.engine_options, limits=self.limits,
+                         tracing=self.tracing, dialects=self.dialects)
+
+
+class Graph:
+    """The DAG. Arrays go from stage to stage by reference; only small replies come back here."""
+
+    def __init__(self, audio: DeploymentHandle, embedding: DeploymentHandle, tts: DeploymentHandle,
+                 vocoder: DeploymentHandle) -> None:
+        self.audio = AudioClient(audio)
+        self.embedding = EmbeddingClient(embedding)
+        self.tts = TtsClient(tts)
+        self.vocoder = VocoderClient(vocoder)
+
+    @property
+    def stages(self) -> Mapping[str, StageClient]:
+        return {client.service: client for client in (self.audio, self.embedding, self.tts, self.vocoder)}
+
+    async def __call__(self, upload: bytes, utterance: Utterance, run: Run) -> Result:
+        clip = await self.audio.prepare(upload, utterance, run)
+        voice = await self.embedding.extract(clip, run)
+        mel = await self.tts.generate(utterance, voice, run)
+        return await self.vocoder.vocode(mel, run)
+
+
+def _deployment(cls: type, name: str, **options) -> serve.Deployment:
+    # Waiting happens in our own queues, where it is measured: Serve's limits stay above the ingress's.
+    defaults = {"max_ongoing_requests": 256, "max_queued_requests": -1, "ray_actor_options": {"num_cpus": 0.25},
+                "health_check_period_s": 5, "health_check_timeout_s": 10, "graceful_shutdown_timeout_s": 30}
+    return serve.deployment(cls, name=name, **(defaults | options))
+
+
+def build(args: GraphConfig) -> Application:
+    """Serve's application builder."""
+    graph = Graph(
+        audio=_deployment(AudioService, AudioService.service).bind(args.stage(args.audio)),
+        embedding=_deployment(EmbeddingService, EmbeddingService.service).bind(args.stage(args.embedding)),
+        tts=_deployment(TtsService, TtsService.service).bind(args.stage(args.tts)),
+        vocoder=_deployment(VocoderService, VocoderService.service).bind(args.stage(args.vocoder)),
+    )
+    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph)
+
+
+def drain(app_name: str = APP_NAME, timeout_s: float = 30.0) -> int:
+    """Close the door of every ingress replica and wait until what is inside is done; returns how many are left.
+
+    Needs a process connected to the application's Ray cluster. Serve's own shutdown would stop idle later stages
+    first and break the requests under way.
+    """
+    api = serve.get_deployment_handle(CosyVoice3Api.service, app_name)
+    end = time.monotonic() + timeout_s
+    while True:
+        left = sum(api.broadcast("drain").results(timeout_s=5))
+        if left == 0 or time.monotonic() > end:
+            return left
+        time.sleep(0.1)
