@@ -18,7 +18,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -56,6 +56,14 @@ class _Member(Generic[T]):
         self.arrived_ns = arrived_ns
 
 
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
 class Batcher(Generic[T, R]):
     """Runs `compute(items) -> results` for whoever calls `submit(item)`, many at a time.
 
@@ -63,15 +71,16 @@ class Batcher(Generic[T, R]):
         compute: called in a thread of the batcher's own, never twice at once. Returns one result per item, in order;
             an exception *in a result's place* fails that member alone, an exception raised fails the batch.
         max_batch_size, batch_wait_ms: see the module; both may be changed at any time by `configure`.
-        clock: ns since the epoch; injected by tests.
+        clock, wait: ns since the epoch, and "is the event set within so many seconds?"; injected by tests.
     """
 
     def __init__(self, compute: Callable[[Sequence[T]], Sequence[R | Exception]], *, max_batch_size: int = 8,
                  batch_wait_ms: float = 200.0, clock: Callable[[], int] = time.time_ns,
-                 executor: ThreadPoolExecutor | None = None) -> None:
+                 wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within) -> None:
         self._compute = compute
         self._clock = clock
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._wait = wait
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._waiting: deque[_Member[T]] = deque()
         self._runner: asyncio.Task | None = None
         self._arrival = asyncio.Event()
@@ -140,10 +149,8 @@ class Batcher(Generic[T, R]):
             if left_ns <= 0 or count * self._gap_ns >= self._last_compute_ns:
                 return
             self._arrival.clear()
-            try:
-                # Twice the usual gap without anybody: the rush is over.
-                await asyncio.wait_for(self._arrival.wait(), min(left_ns, 2 * self._gap_ns) / 1e9)
-            except TimeoutError:
+            # Twice the usual gap without anybody: the rush is over.
+            if not await self._wait(self._arrival, min(left_ns, 2 * self._gap_ns) / 1e9):
                 return
 
     async def _compute_batch(self, members: list[_Member[T]]) -> None:

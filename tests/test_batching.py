@@ -42,6 +42,10 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def only_for_the_event(event: asyncio.Event, seconds: float) -> bool:
+    return await event.wait()
+
+
 async def until(condition) -> None:
     for _ in range(500):
         if condition():
@@ -84,7 +88,7 @@ def test_lingering_pays_only_while_arrivals_are_frequent():
     async def scenario(lone_before: int) -> tuple[bool, list[list]]:
         clock = Clock()
         gate = Gate(clock, takes_ms=100.0)
-        batcher = Batcher(gate, clock=clock, max_batch_size=8, batch_wait_ms=300)
+        batcher = Batcher(gate, clock=clock, wait=only_for_the_event, max_batch_size=8, batch_wait_ms=300)
         for n in range(lone_before):  # a history of rare arrivals
             gate.released.release()
             await batcher.submit(-n)
@@ -99,7 +103,7 @@ def test_lingering_pays_only_while_arrivals_are_frequent():
         gate.released.release()
         await tasks[0]
         await settle()
-        lingers = len(gate.batches) == 1
+        lingers = batcher.backlog == 2
         tasks.append(asyncio.create_task(batcher.submit(3)))
         clock.advance(300)  # past batch_wait_ms
         gate.released.release(3)
