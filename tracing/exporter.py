@@ -1,0 +1,160 @@
+"""Takes whole kept traces and gets them to Zipkin, whatever Zipkin is doing.
+
+Only the ingress has an exporter (and the watchdog, for its own actions). `submit` redacts, appends the trace to this
+process's spool and returns; a background thread sends. So an answer never waits for Zipkin, and a process killed
+right after it loses nothing: the next one adopts its spool.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+
+from tracing.redaction import Redaction
+from tracing.sender import Counters, Queue, Sender
+from tracing.settings import ExportSettings
+from tracing.spool import Spool
+from tracing.transport import FileTransport, HttpTransport, Transport
+
+__all__ = ["Exporter", "ExportSettings"]
+
+log = logging.getLogger("tracing.export")
+
+
+class Exporter:
+    """One process's way out for traces.
+
+    Args:
+        transport: instead of the one that the settings name, for tests and for other ways out.
+    """
+
+    def __init__(self, settings: ExportSettings, *, transport: Transport | None = None) -> None:
+        self._settings = settings
+        self._counters = Counters()
+        self._redaction = Redaction(settings.error_messages)
+        self._transport = transport or _transport(settings)
+        self._queue = Queue(settings.queue_limit)
+        self._spool = _spool(settings) if self._transport else None
+        stores = [self._queue] if self._spool is None else [self._queue, self._spool]
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = None
+        if self._transport is None:
+            return
+        self._sender = Sender(stores, self._transport, settings, self._counters)
+        # A daemon: a process that must end, ends; what wasn't sent is in the spool.
+        self._thread = threading.Thread(target=self._run, name="trace-export", daemon=True)
+        self._thread.start()
+
+    def submit(self, spans: list[dict]) -> None:
+        """Takes one whole kept trace, redacted here, and never raises for what is in it.
+
+        On return the trace is in the spool file (written, not fsynced), or in memory where there is no spool.
+        """
+        self._counters.add("submitted")
+        if self._transport is None or self._closing.is_set():
+            self._counters.add("dropped_closed" if self._closing.is_set() else "dropped_no_destination")
+            return
+        clean = self._redaction.trace(spans)
+        self._counters.add("redacted", self._redaction.take_count())
+        if not clean:
+            self._counters.add("dropped_empty")
+            return
+        line = json.dumps(clean, separators=(",", ":")).encode()
+        self._keep(line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _keep(self, line: bytes) -> None:
+        if self._spool is not None:
+            try:
+                self._counters.add("dropped_spool_full", self._spool.append(line))
+                return
+            except OSError:
+                self._counters.add("spool_refused")
+        self._counters.add("dropped_queue_full", self._queue.append(line))
+
+    def counters(self) -> dict[str, int]:
+        """Counts since the start, in traces unless named otherwise.
+
+        `submitted`, `sent`, `sent_in_parts` (a span of it was refused), `adopted`, `retries`, `failed_batches`,
+        `redacted` (tags, annotations and names taken out), `dropped` and its parts by reason
+        (`dropped_spool_full`, `dropped_queue_full`, `dropped_poison`, `dropped_closed`, `dropped_no_destination`,
+        `dropped_empty`), `dropped_spans_rejected` (spans), `waiting` (now).
+        """
+        counts = dict.fromkeys(("submitted", "sent", "adopted", "retries", "failed_batches", "redacted"), 0)
+        counts.update(self._counters.read())
+        counts["dropped"] = sum(n for name, n in counts.items() if name.startswith("dropped_") and "spans" not in name)
+        counts["waiting"] = len(self._queue) + (len(self._spool) if self._spool is not None else 0)
+        return counts
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Sends what waits, for `timeout_s` at most, and lets go of the spool. What remains, the next one adopts."""
+        if self._closing.is_set():
+            return
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._spool is not None:
+            self._spool.close()
+        if self._transport is not None and not (self._thread and self._thread.is_alive()):
+            self._transport.close()
+
+    def _run(self) -> None:
+        next_adoption = -math.inf
+        while not self._closing.is_set():
+            if self._spool is not None and time.monotonic() >= next_adoption:
+                self._adopt()
+                next_adoption = time.monotonic() + self._settings.adopt_every_s
+            self._wake.clear()
+            pause = self._step()
+            if pause == 0:
+                continue
+            if pause < math.inf:  # the receiver fails: new traces don't shorten the pause
+                self._closing.wait(min(pause, self._settings.adopt_every_s))
+            elif self._wake.wait(self._settings.adopt_every_s):
+                self._closing.wait(self._settings.linger_s)
+        while time.monotonic() < self._deadline and self._step(force=True) == 0:
+            pass
+
+    def _step(self, *, force: bool = False) -> float:
+        try:
+            return self._sender.step(force=force)
+        except Exception as error:  # a defect of ours must not end the thread; its text could hold a span's
+            self._counters.add("export_defects")
+            log.error("trace export failed unexpectedly (%s); going on", type(error).__name__)
+            return self._settings.retry_most_s
+
+    def _adopt(self) -> None:
+        try:
+            adopted = self._spool.adopt()
+        except OSError as error:
+            log.warning("spools of ended processes can't be adopted (%s)", error.strerror)
+            return
+        if adopted:
+            self._counters.add("adopted", adopted)
+            log.warning("%d traces of a process that ended were found and will be sent", adopted)
+
+
+def _transport(settings: ExportSettings) -> Transport | None:
+    if settings.zipkin_url is not None:
+        return HttpTransport(settings.zipkin_url, settings.timeout_s)
+    if settings.file is not None:
+        return FileTransport(settings.file)
+    return None
+
+
+def _spool(settings: ExportSettings) -> Spool | None:
+    if settings.spool_dir is None:
+        return None
+    try:
+        return Spool(settings.spool_dir, settings.spool_limit_bytes)
+    except OSError as error:
+        log.warning("the spool folder can't be used (%s); traces wait in memory, and a crash loses those not yet "
+                    "sent. Make it writable, or name another with spool_dir.", error.strerror)
+        return None

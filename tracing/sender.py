@@ -1,0 +1,204 @@
+"""Sends what waits, one batch at a time: retry, backoff, a circuit, and no mercy for a bad span's neighbours' sake.
+
+`Sender.step` does at most one batch and says when it wants to be called again; it has no thread and no sleep of its
+own, so time is the caller's. The rules:
+
+- No answer, or an error answer: everything stays; pause, doubled each time up to a limit, jittered. While the
+  receiver fails, a probe of one trace is sent instead of a batch.
+- The batch is refused (400, 413): it is halved until the bad span stands alone; only that one is dropped.
+- One trace alone is answered with errors (5xx) again and again while the next one is taken: it is the trace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from tracing.settings import ExportSettings
+from tracing.spool import Read, Spool
+from tracing.transport import Rejected, Transport, Unavailable
+
+log = logging.getLogger("tracing.export")
+
+_SUSPECT_AFTER = 3  # error answers to one trace alone before the next one is tried in its place
+
+
+class Counters:
+    """Named counts; any thread may add."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, by: int = 1) -> None:
+        if by:
+            with self._lock:
+                self._counts[name] = self._counts.get(name, 0) + by
+
+    def read(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+
+class Queue:
+    """Traces in memory, bounded: the oldest go. Speaks like a `Spool`, so that the sender knows only one thing."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lines: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        self._dropped_while_read = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def append(self, line: bytes) -> int:
+        with self._lock:
+            self._lines.append(line)
+            if len(self._lines) <= self._limit:
+                return 0
+            self._lines.popleft()
+            self._dropped_while_read += 1
+            return 1
+
+    def read(self, most: int) -> Read:
+        with self._lock:
+            self._dropped_while_read = 0
+            lines = [self._lines[i] for i in range(min(most, len(self._lines)))]
+        return Read(lines, 0, None)
+
+    def commit(self, read: Read) -> None:
+        with self._lock:
+            for _ in range(len(read.traces) - self._dropped_while_read):
+                self._lines.popleft()
+            self._dropped_while_read = 0
+
+
+class Sender:
+    """Moves traces from a store to a transport.
+
+    Args:
+        stores: where traces wait, in the order in which they are emptied.
+        clock: seconds, monotonic.
+        chance: a number in [0, 1), for the jitter.
+    """
+
+    def __init__(self, stores: list[Spool | Queue], transport: Transport, settings: ExportSettings, counters: Counters,
+                 *, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random) -> None:
+        self._stores = stores
+        self._transport = transport
+        self._settings = settings
+        self._counters = counters
+        self._clock = clock
+        self._chance = chance
+        self._failures = 0
+        self._closed_until = -math.inf
+
+    @property
+    def failing(self) -> bool:
+        return self._failures > 0
+
+    def step(self, *, force: bool = False) -> float:
+        """Sends at most one batch. Returns seconds until the next call is of use; infinity when nothing waits.
+
+        Args:
+            force: try even within a pause (for a last attempt on shutdown).
+        """
+        pause = self._closed_until - self._clock()
+        if pause > 0 and not force:
+            return pause
+        store = next((store for store in self._stores if len(store)), None)
+        if store is None:
+            return math.inf
+        try:
+            read = store.read(1 if self.failing else self._settings.batch_traces)
+        except OSError as error:
+            self._counters.add("dropped_spool_damaged")
+            log.warning("a spool segment can't be read (%s) and is left out", type(error).__name__)
+            return 0.0
+        if not read.traces:
+            return math.inf
+        try:
+            self._deliver(read.traces)
+        except Unavailable as error:
+            return 0.0 if self._was_poison(store, error) else self._failed(error)
+        store.commit(read)
+        self._recovered()
+        return 0.0
+
+    def _deliver(self, traces: list[bytes]) -> None:
+        try:
+            self._transport.send(traces)
+            self._counters.add("sent", len(traces))
+            return
+        except Rejected as error:
+            self._counters.add("failed_batches")
+            if len(traces) == 1:
+                self._deliver_spans(traces[0], error)
+                return
+        middle = len(traces) // 2
+        self._deliver(traces[:middle])
+        self._deliver(traces[middle:])
+
+    def _deliver_spans(self, trace: bytes, error: Rejected) -> None:
+        """One refused trace: what can be saved of it."""
+        try:
+            spans = json.loads(trace)
+        except ValueError:
+            spans = None
+        if not isinstance(spans, list) or len(spans) < 2:
+            self._drop_span(error)
+            return
+        for span in spans:
+            try:
+                self._transport.send([json.dumps([span], separators=(",", ":")).encode()])
+            except Rejected as refused:
+                self._drop_span(refused)
+        self._counters.add("sent_in_parts")
+
+    def _drop_span(self, error: Rejected) -> None:
+        self._counters.add("dropped_spans_rejected")
+        log.warning("a span was refused (%s) and is dropped; the others of its batch were sent", error)
+
+    def _was_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
+        """Whether the failure was the trace's own, which the next trace's success tells."""
+        if not error.answered or self._failures < _SUSPECT_AFTER:
+            return False
+        pair = store.read(2)
+        if len(pair.traces) < 2:
+            return False
+        try:
+            self._transport.send(pair.traces[1:])
+        except (Unavailable, Rejected):
+            return False
+        store.commit(pair)
+        self._counters.add("sent")
+        self._counters.add("dropped_poison")
+        log.warning("a trace was answered with errors %d times (%s) while the next one was taken; it is dropped",
+                    self._failures + 1, error.why)
+        self._recovered()
+        return True
+
+    def _failed(self, error: Unavailable) -> float:
+        longest = min(self._settings.retry_most_s, self._settings.retry_first_s * 2 ** min(self._failures, 30))
+        pause = longest * (0.5 + 0.5 * self._chance())
+        self._closed_until = self._clock() + pause
+        self._failures += 1
+        self._counters.add("failed_batches")
+        self._counters.add("retries")
+        if self._failures == 1:
+            log.warning("traces can't be sent (%s: %s); they wait, and sending is tried again every %.0f s at most",
+                        self._transport.name, error.why, self._settings.retry_most_s)
+        return pause
+
+    def _recovered(self) -> None:
+        if self._failures:
+            log.warning("traces are sent again after %d failed attempts", self._failures)
+        self._failures = 0
+        self._closed_until = -math.inf

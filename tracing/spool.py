@@ -1,0 +1,237 @@
+"""Kept traces on disk, so that neither a dead Zipkin nor a dead process loses them.
+
+A process appends to segments of its own in a folder shared with others, and reads them back in order:
+
+    <owner>.lock            held with flock for as long as the owner lives
+    <owner>.<n>.spool       one trace a line; deleted once all of it was sent
+    <owner>.<n>.sent        how many bytes of that segment were sent
+
+Whoever can take a lock has found a dead owner, and makes its segments his own. What the owner had sent but not yet
+noted goes out twice; Zipkin merges spans of the same id. Nothing is fsynced: a killed process loses nothing, because
+written bytes are the kernel's; a machine that loses power loses its last seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+SEGMENT_BYTES = 4 * 2**20
+
+
+@dataclass(eq=False)
+class _Segment:
+    path: Path
+    size: int  # bytes of whole lines written
+    sent: int = 0  # bytes of them sent
+    traces: int = 0  # unsent ones
+
+    @property
+    def mark(self) -> Path:
+        return self.path.with_suffix(".sent")
+
+
+@dataclass(frozen=True)
+class Read:
+    """Traces read for sending; handed back to `commit` once they are sent."""
+
+    traces: list[bytes]
+    length: int
+    segment: _Segment | None
+
+
+class Spool:
+    """A queue of traces in files. Any thread may append; one thread reads and commits.
+
+    Args:
+        folder: made with mode 0700 when missing.
+        limit_bytes: beyond it the oldest segment is dropped.
+        segment_bytes: size at which a new segment begins.
+
+    Raises:
+        OSError: from the constructor, when the folder can't be made or written.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+        self._segment_bytes = min(segment_bytes, max(1, limit_bytes // 4))
+        self._mutex = threading.Lock()
+        self._segments: list[_Segment] = []
+        self._number = 0
+        self._file = None
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._lock_path = folder / f"{self.owner}.lock"
+        # Locked under another name first: an adopter must never see a lock that nobody holds yet.
+        temporary = folder / f"{self.owner}.new"
+        self._lock_file = open(temporary, "x")
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        os.rename(temporary, self._lock_path)
+
+    def __len__(self) -> int:
+        """Unsent traces."""
+        with self._mutex:
+            return sum(segment.traces for segment in self._segments)
+
+    def append(self, line: bytes) -> int:
+        """Adds one trace (without its newline). Returns how many traces had to go to make room.
+
+        Raises:
+            OSError: the disk refused it; nothing of the line is left behind.
+        """
+        with self._mutex:
+            segment = self._segment_for(len(line) + 1)
+            written = self._file.write(line + b"\n")
+            if written != len(line) + 1:
+                self._file.truncate(segment.size)
+                raise OSError(28, "No space left on device")
+            segment.size += written
+            segment.traces += 1
+            return self._make_room()
+
+    def read(self, most: int) -> Read:
+        """The oldest unsent traces of one segment, at most `most`.
+
+        Raises:
+            FileNotFoundError: somebody deleted the segment; it is forgotten, the next call reads the next one.
+        """
+        with self._mutex:
+            segment = next((s for s in self._segments if s.traces), None)
+            if segment is None:
+                return Read([], 0, None)
+            start, size = segment.sent, segment.size
+        lines, end = [], start
+        try:
+            with open(segment.path, "rb") as file:
+                file.seek(start)
+                for line in file:
+                    if len(lines) == most or end + len(line) > size:
+                        break
+                    lines.append(line[:-1])
+                    end += len(line)
+        except FileNotFoundError:
+            with self._mutex:
+                self._remove(segment)
+            raise
+        return Read(lines, end - start, segment)
+
+    def commit(self, read: Read) -> None:
+        """Marks what was read as sent."""
+        with self._mutex:
+            segment = read.segment
+            if segment not in self._segments:  # dropped meanwhile to make room
+                return
+            segment.sent += read.length
+            segment.traces -= len(read.traces)
+            if segment.sent < segment.size:
+                segment.mark.write_text(str(segment.sent))
+            elif segment is self._current:
+                self._file.truncate(0)  # O_APPEND: the next line starts at 0; cheaper than a new file a trace
+                segment.size = segment.sent = 0
+                segment.mark.unlink(missing_ok=True)
+            else:
+                self._remove(segment)
+
+    @property
+    def _current(self) -> _Segment | None:
+        """The segment being written: always the last."""
+        return self._segments[-1] if self._file is not None else None
+
+    def _segment_for(self, length: int) -> _Segment:
+        """The segment to append to; a new one where the last is full, foreign, or gone."""
+        current = self._current
+        if current is not None and (current.size == 0 or current.size + length <= self._segment_bytes):
+            return current
+        path = self._next_path()
+        file = open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o600), "ab", buffering=0)
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        self._segments.append(_Segment(path, 0))
+        return self._segments[-1]
+
+    def _next_path(self) -> Path:
+        self._number += 1
+        return self._folder / f"{self.owner}.{self._number:08d}.spool"
+
+    def _make_room(self) -> int:
+        lost = 0
+        while len(self._segments) > 1 and sum(s.size for s in self._segments) > self._limit:
+            lost += self._segments[0].traces
+            self._remove(self._segments[0])
+        return lost
+
+    def _remove(self, segment: _Segment) -> None:
+        if segment is self._current:
+            self._file.close()
+            self._file = None
+        self._segments[:] = [other for other in self._segments if other is not segment]
+        segment.path.unlink(missing_ok=True)
+        segment.mark.unlink(missing_ok=True)
+
+    def adopt(self) -> int:
+        """Takes over the spools of processes that are gone. Returns how many traces that brought."""
+        brought = 0
+        for lock_path in sorted(self._folder.glob("*.lock")):
+            if lock_path != self._lock_path:
+                brought += self._adopt(lock_path)
+        return brought
+
+    def _adopt(self, lock_path: Path) -> int:
+        try:
+            lock = open(lock_path)
+        except FileNotFoundError:  # another one was faster
+            return 0
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return 0  # its owner lives
+            brought = 0
+            for path in sorted(self._folder.glob(f"{lock_path.stem}.*.spool")):
+                brought += self._take(path)
+            lock_path.unlink(missing_ok=True)
+            return brought
+
+    def _take(self, path: Path) -> int:
+        """Makes a dead owner's segment one of ours, older than the one being written."""
+        mark = path.with_suffix(".sent")
+        sent = _number_in(mark)
+        data = path.read_bytes()
+        size = data.rfind(b"\n") + 1  # a process killed while writing leaves half a line
+        if sent >= size:
+            path.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+            return 0
+        with self._mutex:
+            segment = _Segment(self._next_path(), size, sent, data.count(b"\n", sent, size))
+            if mark.exists():
+                os.rename(mark, segment.mark)
+            os.rename(path, segment.path)
+            self._segments.insert(max(0, len(self._segments) - 1), segment)
+        return segment.traces
+
+    def close(self) -> None:
+        """Lets go of the spool. What is unsent stays, for the next process to adopt."""
+        with self._mutex:
+            if self._file is not None:
+                if not self._current.traces:
+                    self._remove(self._current)
+                else:
+                    self._file.close()
+                    self._file = None
+            if not self._segments:
+                self._lock_path.unlink(missing_ok=True)
+            self._lock_file.close()
+
+
+def _number_in(mark: Path) -> int:
+    try:
+        return int(mark.read_text())
+    except (OSError, ValueError):  # none, or its writer was killed over it: at worst something goes out twice
+        return 0

@@ -1,0 +1,121 @@
+"""Every word a span may say: stage names, span names, tag keys, annotations, and the shape each tag's value must have.
+
+This file is the allow-list behind `tracing.redaction`: what isn't named here never leaves the machine, so a new tag
+starts with a line here. Shapes are deliberately narrow; none of them can hold a sentence.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Services, as Serve deployments and as Zipkin's service names.
+INGRESS = "cosyvoice3-api"
+AUDIO = "audio-service"
+EMBEDDING = "embedding-service"
+TTS = "tts-service"
+VOCODER = "vocoder-service"
+WATCHDOG = "watchdog"
+SERVICES = frozenset({INGRESS, AUDIO, EMBEDDING, TTS, VOCODER, WATCHDOG})
+
+# Stages: the names of the SERVER spans below the root.
+PREPROCESS_AUDIO = "PREPROCESS_AUDIO"
+EXTRACT_SPEAKER = "EXTRACT_SPEAKER"
+GENERATE_MEL = "GENERATE_MEL"
+VOCODE_WAV = "VOCODE_WAV"
+STAGES = (PREPROCESS_AUDIO, EXTRACT_SPEAKER, GENERATE_MEL, VOCODE_WAV)
+STAGE_SERVICE = {PREPROCESS_AUDIO: AUDIO, EXTRACT_SPEAKER: EMBEDDING, GENERATE_MEL: TTS, VOCODE_WAV: VOCODER}
+
+# Tag keys.
+STAGE = "stage"
+REQUEST_DIALECT = "request.dialect"
+REQUEST_DIALECT_SOURCE = "request.dialect.source"
+REQUEST_LANGUAGE = "request.language"
+REQUEST_MODE = "request.mode"
+TEXT_LENGTH = "text.length"
+AUDIO_SAMPLE_RATE = "audio.sample_rate"
+AUDIO_DURATION = "audio.duration"
+AUDIO_FORMAT = "audio.format"
+AUDIO_CLIPPING = "audio.clipping"
+MODEL_NAME = "model.name"
+MODEL_VERSION = "model.version"
+VOICE_CACHE = "voice.cache"
+QUEUE_WAIT_MS = "queue.wait_ms"
+BATCH_ID = "batch.id"
+BATCH_SIZE = "batch.size"
+BATCH_WAIT_MS = "batch.wait_ms"
+COMPUTE_MS = "compute_ms"
+DEVICE = "device"
+GPU_UTILIZATION = "gpu.utilization"
+REPLICA_ID = "replica.id"
+RETRY = "retry"
+HTTP_METHOD = "http.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS_CODE = "http.status_code"
+ERROR = "error"
+ERROR_TYPE = "error.type"
+ERROR_CODE = "error.code"
+CANCELLED = "cancelled"
+USER_HASH = "user.hash"
+SAMPLING_REASON = "sampling.reason"
+SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
+
+# Moments inside a span, as Zipkin annotations.
+DEQUEUED = "dequeued"
+BATCH_STARTED = "batch started"
+FIRST_CHUNK = "first chunk"
+RETRIED = "retried"
+CLIENT_LEFT = "client left"
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, RETRIED, CLIENT_LEFT})
+
+# The shapes of values. An identifier is one lower-case machine word, never free text.
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_\-]{0,39}")
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,6})?")
+_COUNT = re.compile(r"\d{1,15}")
+_FLAG = re.compile(r"true|false")
+_STATUS = re.compile(r"[1-5]\d\d")
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}")  # model names, versions, replica ids
+_STAGE = re.compile("|".join(STAGES))
+
+# Tags that may leave, each with the whole shape of its value. `error` is judged apart: tracing/redaction.py.
+TAG_SHAPES: dict[str, re.Pattern[str]] = {
+    STAGE: _STAGE,
+    REQUEST_DIALECT: _IDENTIFIER,
+    REQUEST_DIALECT_SOURCE: re.compile("request|voice|key"),
+    REQUEST_LANGUAGE: _IDENTIFIER,
+    REQUEST_MODE: re.compile("fast|instruct"),
+    TEXT_LENGTH: _COUNT,
+    AUDIO_SAMPLE_RATE: _COUNT,
+    AUDIO_DURATION: _NUMBER,
+    AUDIO_FORMAT: re.compile(r"[A-Za-z0-9_]{1,12}"),
+    AUDIO_CLIPPING: re.compile(_FLAG.pattern + "|" + _NUMBER.pattern),
+    MODEL_NAME: _NAME,
+    MODEL_VERSION: _NAME,
+    VOICE_CACHE: re.compile("hit|miss"),
+    QUEUE_WAIT_MS: _NUMBER,
+    BATCH_ID: _HEX,
+    BATCH_SIZE: _COUNT,
+    BATCH_WAIT_MS: _NUMBER,
+    COMPUTE_MS: _NUMBER,
+    DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),
+    GPU_UTILIZATION: _NUMBER,
+    REPLICA_ID: _NAME,
+    RETRY: _COUNT,
+    HTTP_METHOD: re.compile("GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS"),
+    HTTP_ROUTE: re.compile(r"/[A-Za-z0-9_\-/{}.]{0,99}"),
+    HTTP_STATUS_CODE: _STATUS,
+    ERROR_TYPE: _IDENTIFIER,
+    ERROR_CODE: _IDENTIFIER,
+    CANCELLED: _FLAG,
+    USER_HASH: _HEX,
+    SAMPLING_REASON: _IDENTIFIER,
+    SAMPLING_ADJUSTED_COUNT: _NUMBER,
+}
+
+# Span names: stages, engine phases (upper-case words), or a method with a route pattern (`POST /api/generate`).
+SPAN_NAME = re.compile(
+    "|".join(STAGES)
+    + r"|[A-Z][A-Z0-9]{1,19}(_[A-Z0-9]{1,19}){0,3}"
+    + r"|(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /[A-Za-z0-9_\-/{}.]{0,99}"
+    + r"|unknown route"
+)
