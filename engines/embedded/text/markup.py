@@ -1,0 +1,143 @@
+"""Inline pronunciation in a text, in CosyVoice3's notation, and the refusal of tags this engine can't perform.
+
+- `爱好[h][ào]`: a pinyin initial and a toned final in brackets. Where the character before the brackets has that
+  syllable among its readings (in any tone), they say how it is read; where not, they stand for a character that was
+  left out, as in `报道[j][ǐ]予好评`. Without an initial: `[ài]`; without a tone mark it is the light tone: `[m][a]`.
+  A whole syllable, with a mark or a number (`[hào]`, `[hao4]`), is the same.
+- `read[R][EH1][D]`: CMU phones with stress digits say how the word before the brackets is read; behind a space or
+  at the beginning they are a word of their own.
+
+Brackets around anything else (`[1]`, `[see below]`) are dropped, and what is in them is spoken.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from engines.embedded.text import arpabet, pinyin
+from speech.errors import InvalidInput
+
+EXAMPLES = "爱好[h][ào] for a pinyin syllable, read[R][EH1][D] for CMU phones"
+
+_TAGS = frozenset(("breath", "quick_breath", "laughter", "cough", "sigh", "noise", "clucking", "accent", "hissing",
+                   "vocalized-noise", "lipsmack", "mn"))
+_ANGLE_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]*>")
+_BRACKET = re.compile(r"\[([^\[\]]*)\]")
+_LOOKS_LIKE_PRONUNCIATION = re.compile(r"[^\W\d_]{1,8}\d?")
+_LATIN_WORD_BEFORE = re.compile(r"[A-Za-zÀ-ɏ]+(?:['’][A-Za-zÀ-ɏ]+)*$")
+
+
+@dataclass(frozen=True)
+class Syllable:
+    """A Mandarin syllable with a given reading."""
+
+    reading: str  #: pinyin with a tone number, ü as v, light tone 5: `hao4`, `lv4`, `ma5`
+    character: str = ""  #: the character it is the reading of; empty where it stands alone
+
+
+@dataclass(frozen=True)
+class Word:
+    """An English word with a given pronunciation."""
+
+    phones: tuple[str, ...]  #: CMU phones: `("R", "EH1", "D")`
+    spelling: str = ""  #: the word it is the pronunciation of; empty where it stands alone
+
+
+Item = str | Syllable | Word
+
+
+def parse(text: str) -> list[Item]:
+    """The text as plain strings and given pronunciations, in order.
+
+    Raises InvalidInput (param `text`): `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that
+    looks like a pronunciation and is none.
+    """
+    if _ANGLE_TAG.search(text):
+        raise _tag_refused()
+    items: list[Item] = []
+    position = 0
+    while (bracket := _BRACKET.search(text, position)) is not None:
+        _append(items, text[position:bracket.start()])
+        position = _take(text, bracket, items, attached=bracket.start() == position or
+                         not text[bracket.start() - 1].isspace())
+    _append(items, text[position:])
+    return items
+
+
+def _append(items: list[Item], text: str) -> None:
+    text = text.replace("[", " ").replace("]", " ")
+    if not text:
+        return
+    if items and isinstance(items[-1], str):
+        items[-1] += text
+    else:
+        items.append(text)
+
+
+def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> int:
+    """Reads the pronunciation that begins with `bracket`; returns where it ends."""
+    content = unicodedata.normalize("NFC", bracket.group(1).strip())
+    if content.lower() in _TAGS:
+        raise _tag_refused()
+    if arpabet.is_phone(content):
+        return _take_word(text, bracket, items, attached)
+    if pinyin.is_initial(content):
+        final = _BRACKET.match(text, bracket.end())
+        reading = final and pinyin.syllable(content, unicodedata.normalize("NFC", final.group(1).strip()))
+        if not reading:
+            raise _malformed(bracket, "an initial must be followed by a final that goes with it, such as [h][ào]")
+        _take_syllable(reading, items, attached)
+        return final.end()
+    if reading := pinyin.syllable("", content):
+        _take_syllable(reading, items, attached)
+        return bracket.end()
+    if _LOOKS_LIKE_PRONUNCIATION.fullmatch(content) and not _is_cjk(content):
+        raise _malformed(bracket, "it is neither a pinyin syllable nor a CMU phone")
+    _append(items, f" {bracket.group(1)} ")
+    return bracket.end()
+
+
+def _take_syllable(reading: str, items: list[Item], attached: bool) -> None:
+    before = items[-1] if items and isinstance(items[-1], str) and attached else ""
+    if before and pinyin.may_be_read(before[-1], reading):
+        items[-1] = before[:-1]
+        if not items[-1]:
+            items.pop()
+        items.append(Syllable(reading, before[-1]))
+    else:
+        items.append(Syllable(reading))
+
+
+def _take_word(text: str, bracket: re.Match, items: list[Item], attached: bool) -> int:
+    phones, end = [], bracket.start()
+    while (following := _BRACKET.match(text, end)) and arpabet.is_phone(following.group(1).strip()):
+        phones.append(following.group(1).strip())
+        end = following.end()
+    if not any(arpabet.is_vowel(phone) for phone in phones) and len(phones) > 1:
+        raise _malformed(bracket, "a word needs a vowel, such as EH1 in [R][EH1][D]")
+    spelling = ""
+    if attached and items and isinstance(items[-1], str) and (word := _LATIN_WORD_BEFORE.search(items[-1])):
+        spelling = word.group()
+        items[-1] = items[-1][:word.start()]
+        if not items[-1]:
+            items.pop()
+    items.append(Word(tuple(phones), spelling))
+    return end
+
+
+def _is_cjk(content: str) -> bool:
+    return any(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL")) for char in content)
+
+
+def _tag_refused() -> InvalidInput:
+    return InvalidInput("The text contains a tag such as [laughter] or <strong>, which the embedded engine can't "
+                        "perform and won't read aloud. Remove it. What this engine knows in a text is inline "
+                        f"pronunciation: {EXAMPLES}.", param="text", code="text_tag_unsupported")
+
+
+def _malformed(bracket: re.Match, reason: str) -> InvalidInput:
+    return InvalidInput(f"The pronunciation in brackets at character {bracket.start() + 1} of the text can't be read: "
+                        f"{reason}. Write {EXAMPLES}; brackets with a single word in them are kept for that.",
+                        param="text", code="text_pronunciation")
