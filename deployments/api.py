@@ -54,7 +54,7 @@ class CosyVoice3Api:
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.exporter = Exporter(ExportSettings(
-            zipkin_url=config.tracing.zipkin_url, spans_file=config.tracing.spans_file,
+            zipkin_url=config.tracing.zipkin_url, file=config.tracing.spans_file,
             spool_dir=config.tracing.spool_dir))
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 

@@ -19,6 +19,7 @@ DECODERS = 2
 class AudioService(Stage):
     name = vocabulary.PREPROCESS_AUDIO
     service = "audio-service"
+    uses_device = False  # decoding and resampling are the CPU's
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)

@@ -1,33 +1,37 @@
-"""Where a replica computes, and how busy that device is."""
+"""Where a replica computes, and how busy that device is.
+
+Torch is imported where it is used: the ingress and audio-service compute nothing with it, and would wait for it.
+"""
 
 from __future__ import annotations
 
 import time
 
-import torch
-
 _last: tuple[float, int | None] = (0.0, None)
 
 
-def pick_device(wanted: str) -> torch.device:
+def pick_device(wanted: str) -> str:
     """`auto` is the GPU that Ray gave this replica, else the CPU. RuntimeError where cuda is asked for but absent."""
+    import torch
+
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(f"device={wanted} was configured, but torch sees no GPU in this replica: give the deployment "
                            "num_gpus in the Serve config, or set device=auto")
-    return device
+    return wanted
 
 
-def gpu_utilization(device: torch.device) -> int | None:
+def gpu_utilization(device: str) -> int | None:
     """Percent of the last sampling period in which a kernel ran (NVML); None on a CPU or without NVML's bindings.
 
     Asked at most once a second: NVML itself averages over longer than that.
     """
     global _last
-    if device.type != "cuda":
+    if not device.startswith("cuda"):
         return None
+    import torch
+
     now = time.monotonic()
     if now - _last[0] > 1.0:
         try:

@@ -17,7 +17,7 @@ class EmbeddingService(Stage):
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
-        self._encoder = self.engine.load_speaker_encoder(str(self.device), config.threads)
+        self._encoder = self.engine.load_speaker_encoder(self.device, config.threads)
 
     def compute(self, items):
         return self._encoder.encode(items)

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-import torch
 from ray import serve
 
 from deployments.batching import Batched, Batcher
@@ -32,18 +31,18 @@ class Stage:
 
     name: str
     service: str
+    uses_device = True
     batching = {"max_batch_size": 8, "batch_wait_ms": 200.0}
 
     def __init__(self, config: StageConfig) -> None:
         self.config = config
         self.engine = contract.create(config.engine, config.engine_options)
-        self.device = pick_device(config.device)
-        torch.set_num_threads(config.threads)
+        self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id = serve.get_replica_context().replica_id.unique_id
         self.tracer = Tracer(self.service, instance=self.replica_id)
         self.batcher: Batcher = Batcher(self.compute, **self.batching)
         self._about = {
-            vocabulary.STAGE: self.name, vocabulary.DEVICE: str(self.device),
+            vocabulary.STAGE: self.name, vocabulary.DEVICE: self.device,
             vocabulary.MODEL_NAME: self.engine.capabilities.name,
             vocabulary.MODEL_VERSION: self.engine.capabilities.version,
         }

@@ -15,7 +15,7 @@ class TtsService(Stage):
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
-        self._model = self.engine.load_acoustic_model(str(self.device), config.threads)
+        self._model = self.engine.load_acoustic_model(self.device, config.threads)
 
     def compute(self, items):
         return self._model.generate(items)

@@ -19,7 +19,7 @@ class VocoderService(Stage):
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
-        self._vocoder = self.engine.load_vocoder(str(self.device), config.threads)
+        self._vocoder = self.engine.load_vocoder(self.device, config.threads)
 
     def compute(self, items):
         """Encoding to 16 bit happens here too: it belongs in the compute thread, not on the event loop."""
