@@ -1,0 +1,147 @@
+"""From a reference clip to a voice: the GE2E d-vector, and the clip's pitch.
+
+The network is the speaker encoder of L. Wan et al., "Generalized End-to-End Loss for Speaker Verification" (ICASSP
+2018): three LSTM layers over 40 mel bands and one projection, with the weights that the package Resemblyzer 0.1.4
+carries (Apache-2.0, resemble-ai/Resemblyzer). Only its weight file is used. A clip's d-vector is the mean over windows
+of 1.6 s; the windows of all clips of a batch go through the LSTM in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from engines.contract import Reference, Voice
+from engines.embedded.mapper import StyleMapper
+from engines.embedded.packages import find
+from engines.embedded.pitch import median_log_f0
+from speech.errors import InvalidInput, SpeechError
+
+RATE = 16_000  #: Hz of the view of the clip it reads
+EMBEDDING_SIZE = 256
+_WEIGHTS = ("Resemblyzer", "resemblyzer/pretrained.pt",
+            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e")
+_FFT, _HOP, _BANDS = 400, 160, 40  # 25 ms frames every 10 ms
+_WINDOW, _STEP = 160, 50  # frames: windows of 1.6 s, as the network was trained on, every 0.5 s
+_LEVEL_DBFS = -30.0  # quieter clips are raised to this level, as in training
+_PAUSE_DB = 35.0  # what lies this far below the loud parts of the clip is a pause
+
+
+class DVectorNetwork(nn.Module):
+    """16 kHz samples -> d-vector, unit length, 256 numbers >= 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(_BANDS, EMBEDDING_SIZE, num_layers=3, batch_first=True)
+        self.linear = nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
+        self.register_buffer("filters", torch.from_numpy(mel_filters(RATE, _FFT, _BANDS)), persistent=False)
+        self.register_buffer("hann", torch.hann_window(_FFT), persistent=False)
+
+    def forward(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
+        """Clips, each float32 (n,) without pauses -> (len(clips), 256)."""
+        windows = [self._windows(clip) for clip in clips]
+        embedded = self._embed(torch.cat(windows))
+        means = [part.mean(dim=0) for part in embedded.split([len(part) for part in windows])]
+        return nn.functional.normalize(torch.stack(means), dim=1)
+
+    def _embed(self, windows: torch.Tensor) -> torch.Tensor:
+        """(windows, 160, 40) mel energies -> (windows, 256)."""
+        _, (hidden, _) = self.lstm(windows)
+        return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
+
+    def _windows(self, clip: np.ndarray) -> torch.Tensor:
+        """One clip as overlapping windows (windows, 160, 40) of mel power."""
+        samples = torch.from_numpy(np.ascontiguousarray(clip)).to(self.hann.device)
+        level = samples.square().mean().sqrt().clamp(min=1e-6)
+        samples = samples * (10 ** (_LEVEL_DBFS / 20) / level).clamp(min=1.0)
+        spectrum = torch.stft(samples, _FFT, _HOP, window=self.hann, pad_mode="constant", return_complex=True)
+        mel = (self.filters @ spectrum.abs().square()).T
+        if len(mel) < _WINDOW:  # barely more than a second of speech: said again until a window is full
+            mel = mel.repeat(-(-_WINDOW // len(mel)), 1)[:_WINDOW]
+        starts = list(range(0, len(mel) - _WINDOW + 1, _STEP))
+        if starts[-1] + _WINDOW < len(mel):
+            starts.append(len(mel) - _WINDOW)
+        return torch.stack([mel[start : start + _WINDOW] for start in starts])
+
+
+class SpeakerEncoder:
+    """Finds the voice of reference clips. Loads the network and runs it once, so that the first request is fast.
+
+    Args:
+        device: torch device of the network.
+        threads: torch threads of this process.
+
+    Raises:
+        WeightsError: the network's weights or the mapper's data are missing or damaged.
+    """
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._network = load_network(device)
+        self._mapper = StyleMapper.load()
+        with torch.inference_mode():
+            self._network([np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)])
+
+    def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
+        """One Voice a clip, its arrays: `style_offset` (256,), `log_f0` (1,) ln of Hz, `dvector` (256,); float32.
+
+        A clip without a voice in it is answered with InvalidInput in its place.
+        """
+        clips = [np.asarray(reference.views[RATE], dtype=np.float32) for reference in references]
+        pitches = [median_log_f0(clip) for clip in clips]
+        voiced = [index for index, pitch in enumerate(pitches) if pitch is not None]
+        answers: list[Voice | SpeechError] = [_no_voice() for _ in clips]
+        if not voiced:
+            return answers
+        with torch.inference_mode():
+            dvectors = self._network([without_pauses(clips[index]) for index in voiced]).cpu().numpy()
+        for index, dvector in zip(voiced, dvectors):
+            answers[index] = Voice({"style_offset": self._mapper.offset(dvector, pitches[index]),
+                                    "log_f0": np.array([pitches[index]], dtype=np.float32),
+                                    "dvector": dvector})
+        return answers
+
+
+def load_network(device: str = "cpu") -> DVectorNetwork:
+    """The network with its weights. Raises WeightsError where they are missing or damaged."""
+    state = torch.load(find(*_WEIGHTS), map_location="cpu", weights_only=True)["model_state"]
+    network = DVectorNetwork()
+    # Two scalars of the training loss are in the file as well; the network has no use for them.
+    network.load_state_dict({name: value for name, value in state.items() if not name.startswith("similarity_")})
+    return network.eval().to(device)
+
+
+def without_pauses(samples: np.ndarray) -> np.ndarray:
+    """16 kHz samples (n,) with pauses cut out; 60 ms around speech stay. At least one frame is always left."""
+    size = RATE // 50
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    energy = np.convolve((frames.astype(np.float64) ** 2).mean(axis=1), np.full(7, 1 / 7), mode="same") + 1e-12
+    speech = 10 * np.log10(energy / np.percentile(energy, 95)) > -_PAUSE_DB
+    kept = np.convolve(speech, np.ones(7), mode="same") > 0.5
+    return frames[kept].reshape(-1)
+
+
+def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
+    """Triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on the scale of M. Slaney's Auditory Toolbox.
+
+    That scale is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
+    """
+    def mel(hz: np.ndarray) -> np.ndarray:
+        return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
+
+    def hertz(mels: np.ndarray) -> np.ndarray:
+        return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+
+    edges = hertz(np.linspace(0, mel(np.array(rate / 2)), bands + 2))
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    bins = np.fft.rfftfreq(fft, 1 / rate)[None]
+    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
+    return (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)
+
+
+def _no_voice() -> InvalidInput:
+    return InvalidInput("No voice was found in the reference clip: nothing in it has a steady pitch. Use a recording of "
+                        "one person speaking aloud, without music.", param="prompt_audio", code="no_voice")

@@ -1,0 +1,12 @@
+"""How the project makes its own voice data: the mapper that the engine carries, and the demo's reference clip.
+
+Self-distillation: random blends of Kokoro's 54 stock voices speak a few sentences; what a speaker encoder hears in
+them is regressed back onto the styles they were spoken with. No recording of a person is used. Every step is
+deterministic by its seed (up to the rounding of the machine's floating-point library).
+
+    python -m engines.embedded.train bank        # synthetic speech into the cache; resumes where it stopped
+    python -m engines.embedded.train fit         # writes mapper.npz and mapper.npz.sha256
+    python -m engines.embedded.train reference   # writes cluster/assets/reference.flac
+
+Beside the run-time packages it needs npm, or the archive that `npm pack kokoro-js@1.2.1` makes (`--voices`).
+"""

