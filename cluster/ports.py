@@ -1,0 +1,73 @@
+"""Ports on loopback: is one free, who has it, give me any."""
+
+from __future__ import annotations
+
+import socket
+import psutil
+
+from cluster.problem import Problem
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_free(port: int) -> bool:
+    """True where nothing listens on `port` of loopback, nor on all addresses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Without it, a connection that was closed a minute ago would count as a listener.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return not _accepts(port)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def any_free() -> int:
+    """A port that nobody listens on right now, chosen by the kernel."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def owner(port: int) -> str | None:
+    """`name (pid 123)` of the process that listens on `port`, or None where the system doesn't say."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.Error:
+        return None
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            try:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            except psutil.Error:
+                return f"pid {connection.pid}"
+    return None
+
+
+def require_free(port: int, purpose: str, option: str, remedy: str = "") -> None:
+    """Raise Problem where `port` is taken, naming who has it and the option that moves us elsewhere."""
+    if is_free(port):
+        return
+    holder = owner(port)
+    by = f" by {holder}" if holder else " by another process (of another user, so its name can't be read)"
+    raise Problem(f"Port {port} on {LOOPBACK}, wanted for {purpose}, is taken{by}. "
+                  f"Choose another one with {option}, for example {option} {port + 1}"
+                  f"{', or stop that process' if holder else ''}.{' ' + remedy if remedy else ''}")
+
+
+def open_to_the_network(session_pids: set[int]) -> list[str]:
+    """Listeners of these processes that are not on loopback, as `address:port name`. Empty is how it should be."""
+    found = []
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
+            continue
+        address = connection.laddr.ip.removeprefix("::ffff:")
+        if address != "::1" and not address.startswith("127."):
+            found.append(f"{connection.laddr.ip}:{connection.laddr.port}")
+    return sorted(found)

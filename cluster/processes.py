@@ -1,0 +1,142 @@
+"""Processes that we start and must find again: later, from another process, or after a crash of the launcher.
+
+Each is the leader of a session of its own, and everything it starts stays in that session, or at least inherits a
+mark in its environment. A pid alone is never trusted: pids are recycled, so a leader is known by pid *and* start time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+MARK = "COSYGRAPH_PROCESS"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process of ours, as the state file remembers it."""
+
+    name: str
+    pid: int
+    start_ticks: int  #: clock ticks after boot (field 22 of /proc/pid/stat): unlike wall time it never shifts
+    mark: str  #: value of the environment variable that it and its children carry
+    log: str
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def alive(self) -> bool:
+        return start_ticks(self.pid) == self.start_ticks
+
+
+def start_ticks(pid: int) -> int | None:
+    """When `pid` was started, in clock ticks after boot; None where it doesn't run (a zombie doesn't)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The name in brackets may itself hold spaces and brackets: count the fields after the last one.
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else int(fields[18])
+
+
+def start(name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None,
+          cwd: Path | None = None) -> Started:
+    """Start `command` in a session of its own with its output in `log`. Raises OSError where it can't be started."""
+    mark = uuid.uuid4().hex
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   env={**os.environ, **(env or {}), MARK: mark}, cwd=cwd, start_new_session=True)
+    _OURS[process.pid] = process
+    return Started(name, process.pid, start_ticks(process.pid) or 0, mark, str(log))
+
+
+_OURS: dict[int, subprocess.Popen] = {}  #: children of this very process, to be reaped
+
+
+def exit_code(started: Started) -> int | None:
+    """The exit code of a child of this process, None while it runs or where it is not ours to wait for."""
+    process = _OURS.get(started.pid)
+    return process.poll() if process else None
+
+
+def family(started: Started) -> list[psutil.Process]:
+    """Every living process of the leader's session, and those that left the session but carry its mark."""
+    recycled = start_ticks(started.pid) not in (None, started.start_ticks)
+    found, carries_mark = [], False
+    for process in psutil.process_iter():
+        try:
+            marked = process.environ().get(MARK) == started.mark
+            # A number still in use as a session's is never given to a new process, so a leader that is another
+            # process now means that the whole session has ended.
+            in_session = not recycled and os.getsid(process.pid) == started.pid
+            if (marked or in_session) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+                carries_mark |= marked
+        except (psutil.Error, OSError):
+            continue
+    if started.alive or carries_mark:
+        return found
+    # The leader is dead and nobody left shows our mark (Ray's workers overwrite theirs with their title): this could
+    # be another program's session by now.
+    return []
+
+
+def stop(started: Started, grace_s: float = 10.0) -> bool:
+    """End the process and its family: SIGTERM to the leader, `grace_s` to comply, then SIGKILL to who is left.
+
+    Returns True where nothing had to be killed.
+    """
+    members = family(started)
+    if started.alive:
+        _signal(started.pid, signal.SIGTERM)
+    else:
+        for process in members:
+            _signal(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while members and time.monotonic() < deadline:
+        exit_code(started)
+        time.sleep(0.1)
+        members = [process for process in members if _runs(process)]
+        if not members:
+            members = family(started)
+    kept_running = [process for process in {*members, *family(started)} if _runs(process)]
+    for process in kept_running:
+        _signal(process.pid, signal.SIGKILL)
+    psutil.wait_procs(kept_running, timeout=5)
+    child = _OURS.pop(started.pid, None)
+    if child is not None:
+        child.wait(timeout=5)
+    return not kept_running
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def last_lines(log: Path | str, count: int = 15) -> str:
+    """The end of a log, for an error message."""
+    try:
+        return "\n".join(Path(log).read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""

@@ -1,0 +1,139 @@
+"""A private Ray head on loopback: its own folder, its own ports, its own session, so that several never meet.
+
+Nothing here calls `ray stop`, which ends every Ray of the machine. Ray's token authentication stays off unless
+RAY_AUTH_MODE says otherwise: every port is on loopback. On a machine shared with people you don't trust, use
+`RAY_AUTH_MODE=token` (Ray then takes the token from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from cluster import loopback, processes
+from cluster.ports import LOOPBACK, any_free, require_free
+from cluster.problem import Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_WITHIN_S = 120.0
+#: A request's arrays are a few megabytes; the default, 30 % of the machine's memory, would starve a second head.
+OBJECT_STORE_BYTES = 512 * 1024 * 1024
+
+#: Environment of every Ray process. Settings that make Serve faster belong here, with what was measured.
+SETTINGS: dict[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Spans are our own layer; see the tracing package.
+    "RAY_START_HOOK": "cluster.ray_start_hook.private_head",
+    # Two fixed ports for metrics that a second head on the machine would find taken.
+    "AUTOSCALER_METRIC_PORT": "0",
+    "DASHBOARD_METRIC_PORT": "0",
+}
+
+
+@dataclass(frozen=True)
+class RayHead:
+    process: processes.Started
+    gcs_port: int
+    dashboard_port: int
+    folder: str  #: Ray's sessions: sockets and logs
+
+    @property
+    def address(self) -> str:
+        """For `ray.init(address=…)`; a driver calls `cluster.loopback.keep()` first."""
+        return f"{LOOPBACK}:{self.gcs_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.dashboard_port}"
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.folder) / "session_latest" / "logs"
+
+    def stop(self, keep_logs_in: Path | None = None) -> None:
+        """End its processes and remove its folder; the logs are kept where asked."""
+        processes.stop(self.process)
+        if keep_logs_in is not None and self.logs.is_dir():
+            shutil.rmtree(keep_logs_in, ignore_errors=True)
+            shutil.copytree(self.logs, keep_logs_in, ignore_dangling_symlinks=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What Ray's processes, and drivers that we start, have beyond our own environment."""
+    path = [str(Path(loopback.__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), **SETTINGS, **(extra or {}),
+            "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def start(dashboard_port: int, log: Path, gcs_port: int = 0, num_cpus: int | None = None, num_gpus: int | None = None,
+          env: Mapping[str, str] | None = None,
+          remember: Callable[[RayHead], None] = lambda head: None) -> RayHead:
+    """Start a head and wait until its dashboard answers.
+
+    `gcs_port` 0 takes any free one. `num_gpus` may name GPUs that aren't there: Ray then only does the bookkeeping.
+    Raises Problem where a port is taken or Ray doesn't come up.
+    """
+    require_free(dashboard_port, "Ray's dashboard", "--dashboard-port")
+    gcs_port = gcs_port or any_free()
+    require_free(gcs_port, "Ray's control store", "--ray-port")
+    # Ray puts Unix sockets below this folder, and their paths must not exceed 107 bytes: a folder in the tree might.
+    folder = tempfile.mkdtemp(prefix="cosygraph-", dir="/tmp")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
+               "--node-ip-address", LOOPBACK, "--port", str(gcs_port),
+               "--dashboard-host", LOOPBACK, "--dashboard-port", str(dashboard_port),
+               "--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0",
+               "--temp-dir", folder, "--object-store-memory", str(OBJECT_STORE_BYTES)]
+    if num_cpus is not None:
+        command += ["--num-cpus", str(num_cpus)]
+    if num_gpus is not None:
+        command += ["--num-gpus", str(num_gpus)]
+    process = processes.start("ray", command, log, env=environment(env), cwd=ROOT)
+    head = RayHead(process, gcs_port, dashboard_port, folder)
+    remember(head)
+    _wait_until_ready(head, log)
+    return head
+
+
+def auth_headers() -> dict[str, str]:
+    """For requests to the dashboard's API where Ray runs with token authentication."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return {}
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if not token:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        if not path.is_file():
+            raise Problem(f"RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN nor {path} holds one. "
+                          "Make one with `.venv/bin/ray get-auth-token --generate`.")
+        token = path.read_text().strip()
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _wait_until_ready(head: RayHead, log: Path) -> None:
+    began = time.monotonic()
+    while True:
+        if not head.process.alive:
+            head.stop()
+            raise Problem(f"Ray ended while it started. The end of {log}:\n{processes.last_lines(log)}")
+        try:
+            # Answered by the part that deploys applications: the last one to come up.
+            answer = httpx.get(f"{head.dashboard_url}/api/serve/applications/", headers=auth_headers(), timeout=20)
+            if answer.status_code == 200:
+                return
+            reason = f"it answers {answer.status_code}"
+        except httpx.HTTPError as failure:
+            reason = type(failure).__name__
+        if time.monotonic() - began > READY_WITHIN_S:
+            head.stop()
+            raise Problem(f"Ray's dashboard was not ready within {READY_WITHIN_S:.0f} s ({reason}). The end of {log}:\n"
+                          f"{processes.last_lines(log)}")
+        time.sleep(0.25)

@@ -1,0 +1,158 @@
+"""A Zipkin to send spans to: one that runs already, or one started here on loopback, by Java or by Docker.
+
+In order: ZIPKIN_URL; the jar (ZIPKIN_JAR, the user's cache, fetched) with a Java; Docker. Where none of them can be
+had, `find_or_start` answers with what is missing, and the caller goes on without.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from cluster import java, processes, zipkin_jar
+from cluster.ports import LOOPBACK, require_free
+from cluster.problem import Problem
+
+IMAGE = "openzipkin/zipkin:3.6.1"
+READY_WITHIN_S = 90.0
+#: about 20,000 plain requests; the oldest are dropped first. What 512 MB of heap hold with room to spare.
+MEM_MAX_SPANS = 100_000
+#: tags that the search form offers with their values
+AUTOCOMPLETE = ("stage", "request.dialect", "request.mode", "error.type", "http.status_code", "voice.cache",
+                "model.name")
+
+
+@dataclass(frozen=True)
+class Zipkin:
+    """A Zipkin that answers. `process` is None where somebody else started it: then it is never stopped here."""
+
+    url: str
+    process: processes.Started | None = None
+    container: str | None = None
+
+    @property
+    def ui_url(self) -> str:
+        return f"{self.url}/zipkin"
+
+
+def settings(port: int) -> dict[str, str]:
+    """The server's configuration, which it takes from the environment, with Java and in a container alike."""
+    return {
+        "STORAGE_TYPE": "mem",
+        "MEM_MAX_SPANS": str(MEM_MAX_SPANS),
+        # Its own page needs no permission; the default lets every page of the web read the traces.
+        "ZIPKIN_QUERY_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port}",
+        "AUTOCOMPLETE_KEYS": ",".join(AUTOCOMPLETE),
+        "COLLECTOR_GRPC_ENABLED": "false",
+    }
+
+
+def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping[str, str] = os.environ,
+                  remember: Callable[[Zipkin], None] = lambda zipkin: None) -> tuple[Zipkin | None, list[str]]:
+    """(a Zipkin that is ready, or None; what was missing).
+
+    `remember` is called with a server as soon as it is started, before it is ready, so that it can be stopped
+    whatever happens next. Raises Problem for what the user asked for in so many words and can't have: a ZIPKIN_URL
+    that doesn't answer, a ZIPKIN_JAR that is no file, a port that is taken.
+    """
+    running = env.get("ZIPKIN_URL")
+    if running:
+        return _already_running(running.rstrip("/").removesuffix("/zipkin")), []
+    require_free(port, "Zipkin", "--zipkin-port",
+                 f"If it is a Zipkin of your own, use it: ZIPKIN_URL=http://{LOOPBACK}:{port}.")
+    missing = []
+    runtime, found = java.find(env)
+    if runtime is None:
+        missing.append(found)
+    else:
+        try:
+            jar = zipkin_jar.obtain(say, env)
+            say(f"starting Zipkin on http://{LOOPBACK}:{port} ({found})")
+            return _start(java_command(runtime, jar, port), port, log, None, remember), missing
+        except Problem as problem:
+            if env.get("ZIPKIN_JAR"):
+                raise
+            missing.append(str(problem))
+    if not _docker_runs(env):
+        missing.append("no Docker engine answers either")
+        return None, missing
+    container = f"cosygraph-zipkin-{port}-{os.getpid()}"
+    say(f"starting Zipkin on http://{LOOPBACK}:{port} (Docker, {IMAGE})")
+    try:
+        return _start(docker_command(container, port), port, log, container, remember), missing
+    except Problem as problem:
+        missing.append(str(problem))
+        return None, missing
+
+
+def java_command(runtime: Path, jar: Path, port: int) -> list[str]:
+    """`server.address` doesn't bind this server to loopback; the three armeria settings do."""
+    return [str(runtime), "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-jar", str(jar),
+            f"--armeria.ports[0].ip={LOOPBACK}", f"--armeria.ports[0].port={port}",
+            "--armeria.ports[0].protocols[0]=http"]
+
+
+def docker_command(container: str, port: int) -> list[str]:
+    """In the foreground, so that it is a process like the other one; only loopback is published."""
+    command = ["docker", "run", "--rm", "--name", container, "--memory", "768m",
+               "--publish", f"{LOOPBACK}:{port}:9411"]
+    for name, value in settings(port).items():
+        command += ["--env", f"{name}={value}"]
+    return [*command, IMAGE]
+
+
+def healthy(url: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/health", timeout=5)
+        return answer.status_code == 200 and answer.json().get("status") == "UP"
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
+
+
+def stop(process: processes.Started, container: str | None) -> None:
+    """Stop a server that was started here. A container outlives a killed `docker run`, so it is removed by name."""
+    processes.stop(process)
+    if container:
+        subprocess.run(["docker", "rm", "--force", container], capture_output=True, timeout=60, check=False)
+
+
+def _already_running(url: str) -> Zipkin:
+    if not healthy(url):
+        raise Problem(f"ZIPKIN_URL is {url}, but {url}/health doesn't answer as a healthy Zipkin does. Start it, "
+                      "correct the address, or unset ZIPKIN_URL to have one started here.")
+    return Zipkin(url)
+
+
+def _start(command: list[str], port: int, log: Path, container: str | None,
+           remember: Callable[[Zipkin], None]) -> Zipkin:
+    began = time.monotonic()
+    process = processes.start("zipkin", command, log, env=settings(port))
+    zipkin = Zipkin(f"http://{LOOPBACK}:{port}", process, container)
+    remember(zipkin)
+    while not healthy(zipkin.url):
+        if not process.alive:
+            stop(process, container)
+            raise Problem(f"Zipkin ended while it started. The end of {log}:\n{processes.last_lines(log)}")
+        if time.monotonic() - began > READY_WITHIN_S:
+            stop(process, container)
+            raise Problem(f"Zipkin was not ready within {READY_WITHIN_S:.0f} s. The end of {log}:\n"
+                          f"{processes.last_lines(log)}")
+        time.sleep(0.25)
+    return zipkin
+
+
+def _docker_runs(env: Mapping[str, str]) -> bool:
+    docker = shutil.which("docker", path=env.get("PATH", ""))
+    if docker is None:
+        return False
+    try:
+        return subprocess.run([docker, "info"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False

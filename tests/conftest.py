@@ -1,0 +1,103 @@
+"""Shared by all tests: what may be skipped, which tests take long, and the two real servers.
+
+The servers are started on the first use, on free ports of loopback, once a session; their logs lie in pytest's
+temporary folder. Every other helper belongs into the test file that uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cluster import loopback, ports, processes, ray_head as ray_heads, zipkin as zipkins  # noqa: E402
+from cluster.problem import Problem  # noqa: E402
+
+# Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
+loopback.keep()
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+#: logical, for the bookkeeping of placement: the graph's replicas ask for fractions of what the machine really has
+LOGICAL_CPUS, LOGICAL_GPUS = 16, 4
+
+
+def pytest_addoption(parser):
+    parser.addoption("--proof", action="store_true", help="run the long tests (marked `proof`), and only those")
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = config.getoption("--proof")
+    chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
+    left_out = [item for item in items if item not in chosen]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = chosen
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With COSYGRAPH_NO_SKIP=1 (CI) a skipped test has failed: there, everything can be had."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("COSYGRAPH_NO_SKIP") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: nothing may be skipped here, but: {reason}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    """The same for a whole file that skips itself while it is collected (`pytest.importorskip`)."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.outcome == "skipped" and os.environ.get("COSYGRAPH_NO_SKIP") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: nothing may be skipped here, but: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def zipkin(tmp_path_factory):
+    """A real Zipkin (`.url`, `.ui_url`); skips with what is missing where none can be had."""
+    log = tmp_path_factory.mktemp("zipkin") / "zipkin.log"
+    started = []
+    try:
+        server, missing = zipkins.find_or_start(ports.any_free(), log, lambda text: None, remember=started.append)
+        if server is None:
+            pytest.skip("no Zipkin: " + "; ".join(missing))
+        yield server
+    except Problem as problem:
+        pytest.fail(str(problem))
+    finally:
+        for server in started:
+            zipkins.stop(server.process, server.container)
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory):
+    """A private Ray head (`.address`, `.dashboard_url`) with logical CPUs and GPUs, its logs kept beside the tests'."""
+    folder = tmp_path_factory.mktemp("ray")
+    started = []
+    try:
+        yield ray_heads.start(ports.any_free(), folder / "ray.log", num_cpus=LOGICAL_CPUS, num_gpus=LOGICAL_GPUS,
+                              remember=started.append)
+    except Problem as problem:
+        pytest.fail(str(problem))
+    finally:
+        for head in started:
+            head.stop(keep_logs_in=folder / "logs")
+            assert not processes.family(head.process)
+
+
+@pytest.fixture(scope="session")
+def ray_driver(ray_head):
+    """This process connected to the private head, in Serve's namespace."""
+    import ray
+
+    ray.init(address=ray_head.address, namespace="serve", log_to_driver=False)
+    yield ray
+    ray.shutdown()
