@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.embedded import train
 from engines.embedded.packages import cache_directory
-from engines.embedded.train import bank, reference, voices
+from engines.embedded.train import bank, fit, reference, voices
 
 
 def main() -> None:
@@ -22,11 +22,15 @@ def main() -> None:
     filling.add_argument("--clips", type=int, default=1200)
     filling.add_argument("--worker", type=int, default=0)
     filling.add_argument("--workers", type=int, default=1, help="processes that share the work (default: 1)")
+    steps.add_parser("fit", help="fit the mapper on the bank's clips")
     steps.add_parser("reference", help="make the demo's reference clip")
     arguments = parser.parse_args()
     packs = voices.packs(arguments.voices)
     if arguments.step == "bank":
         bank.fill(arguments.folder, packs, arguments.clips, arguments.seed, arguments.worker, arguments.workers)
+    elif arguments.step == "fit":
+        heard = fit.listen(arguments.folder, arguments.seed)
+        print(f"{fit.DATA}: fitted on {len(heard.inputs)} clips, SHA-256 {fit.save(fit.fit(heard, packs))}")
     elif arguments.step == "reference":
         print(f"{reference.PATH}: {reference.make(packs):.1f} s")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
 from engines.embedded.train.bank import Synthesiser
 from engines.embedded.train.sentences import token_ids
@@ -29,7 +28,7 @@ def make(packs: dict[str, np.ndarray], path: Path = PATH) -> float:
     """Write the clip as 24 kHz FLAC; returns its length in seconds."""
     tokens = token_ids((PHONEMES,))[0]
     style = sum(weight * packs[name][len(tokens) - 1] for name, weight in BLEND.items())
-    wave = Synthesiser().speak(tokens, style, seed=1, dtype=torch.float32)
+    wave = Synthesiser(bf16=False).speak(tokens, style, seed=1)
     loud = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
     edge = int(_EDGE_S * SAMPLE_RATE)
     wave = wave[max(loud[0] - edge, 0) : loud[-1] + edge]
