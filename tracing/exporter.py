@@ -34,7 +34,7 @@ class Exporter:
     def __init__(self, settings: ExportSettings, *, transport: Transport | None = None) -> None:
         self._settings = settings
         self._counters = Counters()
-        self._redaction = Redaction(settings.error_messages)
+        self._redaction = Redaction(settings.allow)
         self._transport = transport or _transport(settings)
         self._queue = Queue(settings.queue_limit)
         self._spool = _spool(settings) if self._transport else None
@@ -58,8 +58,8 @@ class Exporter:
         if self._transport is None or self._closing.is_set():
             self._counters.add("dropped_closed" if self._closing.is_set() else "dropped_no_destination")
             return
-        clean = self._redaction.trace(spans)
-        self._counters.add("redacted", self._redaction.take_count())
+        clean, taken_out = self._redaction.trace(spans)
+        self._counters.add("redacted", taken_out)
         if not clean:
             self._counters.add("dropped_empty")
             return

@@ -2,19 +2,21 @@
 or sent.
 
 It fails closed. A tag leaves when its key is in the vocabulary and its whole value has that key's shape; an
-annotation when it is in the closed list; a name when it is a stage, an engine phase or a route pattern. A service
-must be one of ours. Anything else is taken out and counted. Two things are replaced instead of taken out, because
-Zipkin needs them to be there: the span's name, and the tag `error`, by which failed spans are found and counted.
+annotation when it is in the closed list; a name when it is a stage, an engine's phase, or a method and a route that
+we serve. A service must be one of ours. Anything else is taken out and counted. Two things are replaced instead,
+because Zipkin needs them there: the span's name, and the tag `error`, by which failed spans are found and counted.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import re
-import threading
 from collections.abc import Iterable
 
 from tracing import vocabulary as words
+from tracing.settings import Allow
 
 _TRACE_ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
@@ -25,72 +27,62 @@ _LATEST = 2**53  # microseconds; later than any clock of ours, and exact in JSON
 
 
 class Redaction:
-    """The allow-list.
+    """The allow-list: the vocabulary, and what `allow` adds. Holds no state; any thread may use it."""
 
-    Args:
-        error_messages: messages that may stand in the tag `error`, as templates: `{}` stands for one number or one
-            lower-case word. Any other message is replaced by the span's `error.type`.
-        services: names that endpoints may carry.
-    """
-
-    def __init__(self, error_messages: Iterable[str] = (), services: Iterable[str] = words.SERVICES) -> None:
+    def __init__(self, allow: Allow = Allow(), services: Iterable[str] = words.SERVICES) -> None:
         self._services = frozenset(services)
-        templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in error_messages]
+        self._routes = words.ROUTES | allow.routes
+        self._names = (frozenset(words.STAGES) | words.PHASES | allow.span_names | {words.UNKNOWN_ROUTE}
+                       | {f"{method} {route}" for method in words.METHODS for route in self._routes})
+        self._values = allow.values
+        templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in allow.error_messages]
         self._error_message = re.compile("|".join(templates)) if templates else None
-        self._count = 0
-        self._lock = threading.Lock()
 
-    def trace(self, spans: list[dict]) -> list[dict]:
-        """The spans as they may leave. One without valid ids and times is left out whole."""
-        cleaned = (self._span(span) for span in spans)
-        return [span for span in cleaned if span is not None]
+    def trace(self, spans: list[dict]) -> tuple[list[dict], int]:
+        """The spans as they may leave, and how many things were taken out of them or replaced.
 
-    def take_count(self) -> int:
-        """Things taken out or replaced since the last call."""
-        with self._lock:
-            count, self._count = self._count, 0
-        return count
+        A span without valid ids and times is left out whole. The dicts given are not changed.
+        """
+        taken: list[str] = []  # what kind of thing; only the count leaves
+        cleaned = [self._span(span, taken) for span in spans]
+        return [span for span in cleaned if span is not None], len(taken)
 
-    def _took(self) -> None:
-        with self._lock:
-            self._count += 1
-
-    def _span(self, span: dict) -> dict | None:
+    def _span(self, span: dict, taken: list[str]) -> dict | None:
         if not isinstance(span, dict) or not _has_identity(span):
-            self._took()
+            taken.append("span")
             return None
         clean = {"traceId": span["traceId"], "id": span["id"]}
         if _matches(_SPAN_ID, span.get("parentId")):
             clean["parentId"] = span["parentId"]
-        if span.get("kind") in _KINDS:
+        if _among(_KINDS, span.get("kind")):
             clean["kind"] = span["kind"]
         clean["name"] = span.get("name")
-        if not _matches(words.SPAN_NAME, clean["name"]):
+        if not _among(self._names, clean["name"]):
             clean["name"] = _UNNAMED
-            self._took()
+            taken.append("name")
         clean["timestamp"], clean["duration"] = span["timestamp"], span["duration"]
-        self._endpoints(span, clean)
-        tags = self._tags(span.get("tags") or {})
+        self._endpoints(span, clean, taken)
+        tags = span.get("tags")
         if tags:
-            clean["tags"] = tags
-        annotations = self._annotations(span.get("annotations") or ())
+            clean["tags"] = self._tags(tags, taken)
+        annotations = span.get("annotations")
         if annotations:
-            clean["annotations"] = annotations
+            clean["annotations"] = _annotations(annotations, taken)
         return clean
 
-    def _endpoints(self, span: dict, clean: dict) -> None:
-        local = self._endpoint(span.get("localEndpoint"))
+    def _endpoints(self, span: dict, clean: dict, taken: list[str]) -> None:
+        local = self._endpoint(span.get("localEndpoint"), taken)
         if local is not None:
             clean["localEndpoint"] = local
-        remote = self._endpoint(span.get("remoteEndpoint"))
+        remote = self._endpoint(span.get("remoteEndpoint"), taken)
         if remote is not None:  # the name only: a peer's address may be a person's
             clean["remoteEndpoint"] = {"serviceName": remote["serviceName"]}
 
-    def _endpoint(self, endpoint: dict | None) -> dict | None:
+    def _endpoint(self, endpoint: dict | None, taken: list[str]) -> dict | None:
         if endpoint is None:
             return None
-        if not isinstance(endpoint, dict) or endpoint.get("serviceName") not in self._services:
-            self._took()
+        if not isinstance(endpoint, dict) or not _among(self._services, endpoint.get("serviceName")):
+            taken.append("endpoint")
             return None
         clean = {"serviceName": endpoint["serviceName"]}
         for key in ("ipv4", "ipv6"):
@@ -98,38 +90,58 @@ class Redaction:
                 clean[key] = endpoint[key]
         return clean
 
-    def _tags(self, tags: dict) -> dict[str, str]:
+    def _tags(self, tags: dict, taken: list[str]) -> dict[str, str]:
+        if not isinstance(tags, dict):
+            taken.append("tags")
+            return {}
         clean = {}
         for key, value in tags.items():
             if key == words.ERROR:
-                clean[key] = self._error(value, tags)
-                continue
-            shape = words.TAG_SHAPES.get(key)
-            if shape is not None and isinstance(value, str) and shape.fullmatch(value):
+                clean[key] = self._error(value, tags, taken)
+            elif self._may_leave(key, value):
                 clean[key] = value
             else:
-                self._took()
+                taken.append("tag")
         return clean
 
-    def _error(self, value: object, tags: dict) -> str:
-        error_type = tags.get(words.ERROR_TYPE)
-        known = error_type if _matches(words.TAG_SHAPES[words.ERROR_TYPE], error_type) else "error"
-        if value == known:
-            return known
+    def _may_leave(self, key: object, value: object) -> bool:
+        if key == words.HTTP_ROUTE:
+            return _among(self._routes, value)
+        shape = words.TAG_SHAPES.get(key)
+        if shape is None or not _matches(shape, value):
+            return False
+        return key not in self._values or value in self._values[key]
+
+    def _error(self, value: object, tags: dict, taken: list[str]) -> str:
+        """The message where it is known, else the type and the code, which are words of ours."""
         if isinstance(value, str) and self._error_message and self._error_message.fullmatch(value):
             return value
-        self._took()
-        return known
+        known = [tags[key] for key in (words.ERROR_TYPE, words.ERROR_CODE) if self._may_leave(key, tags.get(key))]
+        if value not in known:
+            taken.append("error")
+        return ": ".join(known) or "error"
 
-    def _annotations(self, annotations: Iterable[dict]) -> list[dict]:
-        clean = []
-        for annotation in annotations:
-            at, value = annotation.get("timestamp"), annotation.get("value")
-            if value in words.ANNOTATIONS and _is_time(at):
-                clean.append({"timestamp": at, "value": value})
-            else:
-                self._took()
-        return clean
+
+def pseudonym(user_id: str, key: bytes) -> str:
+    """The only form in which a user's id leaves, as the tag `user.hash`: 16 hex digits of HMAC-SHA256.
+
+    Without the key nobody can try out all phone numbers; so the key is secret, and at least 16 bytes.
+    """
+    if len(key) < 16:
+        raise ValueError("the key for user hashes must have at least 16 random bytes, or ids can be guessed back")
+    return hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _annotations(annotations: Iterable[dict], taken: list[str]) -> list[dict]:
+    clean = []
+    for annotation in annotations if isinstance(annotations, list) else ():
+        entry = annotation if isinstance(annotation, dict) else {}
+        at, value = entry.get("timestamp"), entry.get("value")
+        if _among(words.ANNOTATIONS, value) and _is_time(at):
+            clean.append({"timestamp": at, "value": value})
+        else:
+            taken.append("annotation")
+    return clean
 
 
 def _has_identity(span: dict) -> bool:
@@ -139,6 +151,10 @@ def _has_identity(span: dict) -> bool:
 
 def _matches(shape: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and shape.fullmatch(value) is not None
+
+
+def _among(closed: frozenset[str], value: object) -> bool:
+    return isinstance(value, str) and value in closed
 
 
 def _is_time(value: object) -> bool:

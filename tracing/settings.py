@@ -7,6 +7,26 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
+class Allow(BaseModel):
+    """What may leave beyond `tracing.vocabulary`. Every entry is a promise that no user's words are in it.
+
+    Attributes:
+        span_names: for example the phases of an engine of one's own.
+        routes: route patterns that the ingress serves besides the usual ones.
+        error_messages: messages that may stand in the tag `error`, as templates in which `{}` stands for one number or
+            one lower-case word (`"Audio sample rate {}Hz, minimum required {}Hz"`). Any other message is replaced by
+            the error's type and code.
+        values: closed lists for some tags, narrower than their shape: `{"request.dialect": ["mandarin", …]}`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    span_names: frozenset[str] = frozenset()
+    routes: frozenset[str] = frozenset()
+    error_messages: tuple[str, ...] = ()
+    values: dict[str, frozenset[str]] = {}
+
+
 class ExportSettings(BaseModel):
     """How one process exports its traces. Unknown keys are errors.
 
@@ -23,8 +43,7 @@ class ExportSettings(BaseModel):
         timeout_s: for one request to Zipkin.
         retry_first_s, retry_most_s: the first and the longest pause after a failure; doubled in between, jittered.
         adopt_every_s: how often dead processes' spools are looked for.
-        error_messages: messages that may leave as the tag `error`, as templates in which `{}` stands for a number
-            or one lower-case word (`"Audio sample rate {}Hz, minimum required {}Hz"`).
+        allow: what redaction lets out beyond the vocabulary.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +59,7 @@ class ExportSettings(BaseModel):
     retry_first_s: float = Field(0.5, gt=0)
     retry_most_s: float = Field(30.0, gt=0)
     adopt_every_s: float = Field(10.0, gt=0)
-    error_messages: tuple[str, ...] = ()
+    allow: Allow = Allow()
 
     @field_validator("zipkin_url")
     @classmethod

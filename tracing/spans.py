@@ -11,6 +11,7 @@ flag (which would override a collector's sample rate), the resource and scope as
 from __future__ import annotations
 
 import ipaddress
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -123,7 +124,7 @@ class Span:
         self.trace_id: str = f"{self.context.trace_id:032x}"
 
     def tag(self, key: str, value: Any) -> None:
-        """Sets one tag. None is left out (Zipkin refuses a batch with a null); floats keep three decimals."""
+        """Sets one tag. None is left out (Zipkin refuses a batch with a null); floats keep six decimals."""
         if self._finished is not None:
             return
         value = _plain(value)
@@ -235,5 +236,7 @@ def _plain(value: Any) -> str | bool | int | float | None:
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        return round(value, 3)
+        if not math.isfinite(value):
+            return None
+        return f"{value:.6f}".rstrip("0").rstrip(".")  # never 1e-05, which is no plain number
     return value if isinstance(value, (str, bool, int)) else None

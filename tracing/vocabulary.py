@@ -25,6 +25,20 @@ VOCODE_WAV = "VOCODE_WAV"
 STAGES = (PREPROCESS_AUDIO, EXTRACT_SPEAKER, GENERATE_MEL, VOCODE_WAV)
 STAGE_SERVICE = {PREPROCESS_AUDIO: AUDIO, EXTRACT_SPEAKER: EMBEDDING, GENERATE_MEL: TTS, VOCODE_WAV: VOCODER}
 
+# Phases inside a stage, timed by an engine: the names of INTERNAL spans. An engine of one's own adds its phases by
+# configuration (`Allow.span_names` in tracing/settings.py).
+PHASES = frozenset({
+    "TEXT_FRONTEND", "ACOUSTIC_MODEL", "VOCODER", "DECODE_AUDIO", "RESAMPLE",
+    "SPEECH_TOKENS", "SPEAKER_EMBEDDING", "LM_PREFILL", "LM_DECODE", "FLOW_MATCHING",
+})
+
+# What the ingress serves. A root span's name is a method and one of these; any other path is the caller's text.
+ROUTES = frozenset({
+    "/", "/api/generate", "/api/dialects", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json",
+})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNKNOWN_ROUTE = "unknown route"
+
 # Tag keys.
 STAGE = "stage"
 REQUEST_DIALECT = "request.dialect"
@@ -74,10 +88,11 @@ _COUNT = re.compile(r"\d{1,15}")
 _FLAG = re.compile(r"true|false")
 _STATUS = re.compile(r"[1-5]\d\d")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}")  # model names, versions, replica ids
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}")  # model names, versions, replica ids
 _STAGE = re.compile("|".join(STAGES))
 
-# Tags that may leave, each with the whole shape of its value. `error` is judged apart: tracing/redaction.py.
+# Tags that may leave, each with the whole shape of its value. `error` and `http.route` are judged apart, in
+# tracing/redaction.py.
 TAG_SHAPES: dict[str, re.Pattern[str]] = {
     STAGE: _STAGE,
     REQUEST_DIALECT: _IDENTIFIER,
@@ -101,8 +116,7 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     GPU_UTILIZATION: _NUMBER,
     REPLICA_ID: _NAME,
     RETRY: _COUNT,
-    HTTP_METHOD: re.compile("GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS"),
-    HTTP_ROUTE: re.compile(r"/[A-Za-z0-9_\-/{}.]{0,99}"),
+    HTTP_METHOD: re.compile("|".join(sorted(METHODS))),
     HTTP_STATUS_CODE: _STATUS,
     ERROR_TYPE: _IDENTIFIER,
     ERROR_CODE: _IDENTIFIER,
@@ -111,11 +125,3 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     SAMPLING_REASON: _IDENTIFIER,
     SAMPLING_ADJUSTED_COUNT: _NUMBER,
 }
-
-# Span names: stages, engine phases (upper-case words), or a method with a route pattern (`POST /api/generate`).
-SPAN_NAME = re.compile(
-    "|".join(STAGES)
-    + r"|[A-Z][A-Z0-9]{1,19}(_[A-Z0-9]{1,19}){0,3}"
-    + r"|(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /[A-Za-z0-9_\-/{}.]{0,99}"
-    + r"|unknown route"
-)

@@ -1,0 +1,127 @@
+"""What tracing costs, piece by piece, in this process alone.
+
+    python -m bench.tracing [--json FILE]
+
+One request's trace here is what the graph makes: a root, four stages with about nine tags each, one engine phase.
+Figures are CPU microseconds of the calling thread, the median of many rounds, with the 95th percentile beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from tracing import Exporter, ExportSettings, Tracer, extract
+from tracing import vocabulary as words
+from tracing.redaction import Redaction
+from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
+
+HEADERS = [("host", "localhost"), ("user-agent", "bench"), ("accept", "*/*"), ("content-type", "multipart/form-data"),
+           ("content-length", "300000"), ("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1")]
+STAGE_TAGS = {
+    words.STAGE: words.GENERATE_MEL, words.MODEL_NAME: "kokoro-82m", words.QUEUE_WAIT_MS: 1.234,
+    words.BATCH_ID: "0123456789abcdef", words.BATCH_SIZE: 3, words.BATCH_WAIT_MS: 12.5, words.COMPUTE_MS: 345.678,
+    words.DEVICE: "cpu",
+}
+ROOT_TAGS = {
+    words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate", words.REQUEST_DIALECT: "mandarin",
+    words.REQUEST_LANGUAGE: "zh", words.REQUEST_MODE: "fast", words.TEXT_LENGTH: 42, words.AUDIO_SAMPLE_RATE: 24000,
+    words.AUDIO_DURATION: 5.25, words.HTTP_STATUS_CODE: 200,
+}
+
+
+class Nowhere:
+    """A receiver that takes everything at once."""
+
+    name = "nowhere"
+
+    def send(self, traces) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def stage_span(tracer: Tracer, name: str, carrier) -> list[dict]:
+    span = tracer.server(name, parent=carrier)
+    span.tags(STAGE_TAGS)
+    span.annotate(words.DEQUEUED)
+    return span.finish()
+
+
+def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[dict]:
+    """Six spans: what one plain request makes over all its replicas."""
+    root = api.server("POST /api/generate", parent=None)
+    spans = []
+    for name, tracer in stages.items():
+        spans += stage_span(tracer, name, root.carrier(root.start_ns + 60 * 10**9))
+    root.child("LM_DECODE", root.start_ns, root.start_ns + 5_000_000)
+    root.tags(ROOT_TAGS)
+    return root.finish() + spans
+
+
+def cost(work, rounds: int) -> dict[str, float]:
+    """CPU µs of one call of `work`."""
+    for _ in range(rounds // 10 + 1):
+        work()
+    took = []
+    for _ in range(rounds):
+        begin = time.thread_time_ns()
+        work()
+        took.append((time.thread_time_ns() - begin) / 1000)
+    took.sort()
+    return {"median_us": round(statistics.median(took), 1), "p95_us": round(took[int(0.95 * len(took))], 1)}
+
+
+def measure(rounds: int) -> dict[str, dict[str, float]]:
+    api = Tracer(words.INGRESS, instance="replica1")
+    stages = {name: Tracer(words.STAGE_SERVICE[name], instance="replica1") for name in words.STAGES}
+    carrier = api.server("root", parent=None).carrier(2**62)
+    trace = whole_trace(api, stages)
+    redaction, sampler = Redaction(), Sampler(SamplingSettings(ratio=0.1))
+    results = {
+        "headers: extract": cost(lambda: extract(HEADERS), rounds),
+        "span: create, 9 tags, finish, encode": cost(
+            lambda: stage_span(stages[words.GENERATE_MEL], words.GENERATE_MEL, carrier), rounds),
+        "trace: all six spans": cost(lambda: whole_trace(api, stages), rounds),
+        "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(trace)), rounds),
+        "trace: redaction": cost(lambda: redaction.trace(trace), rounds),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        exporter = Exporter(ExportSettings(spool_dir=Path(folder)), transport=Nowhere())
+        results["trace: submit (redaction, JSON, spool file)"] = cost(lambda: exporter.submit(trace), rounds)
+        begin = time.perf_counter_ns()
+        for _ in range(rounds):
+            exporter.submit(trace)
+        wall = (time.perf_counter_ns() - begin) / rounds / 1000
+        exporter.close(10)
+        results["trace: submit, wall time back to back, sender running"] = {"median_us": round(wall, 1)}
+    body = json.dumps(redaction.trace(trace)[0], separators=(",", ":")).encode()
+    results["trace: bytes of JSON"] = {"bytes": len(body)}
+    results["trace: bytes gzipped, in batches of 100"] = {
+        "bytes": round(len(gzip.compress(b",".join(
+            json.dumps(redaction.trace(whole_trace(api, stages))[0], separators=(",", ":")).encode()
+            for _ in range(100)), 1)) / 100)}
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3000)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    arguments = parser.parse_args()
+    results = measure(arguments.rounds)
+    for name, figures in results.items():
+        print(f"{name:<56}", "  ".join(f"{key} {value:g}" for key, value in figures.items()))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
