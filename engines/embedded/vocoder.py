@@ -1,133 +1,40 @@
-"""Kokoro-82M's vocoder half: features and pitch -> a 24 kHz waveform.
+"""Kokoro-82M's vocoder: features and pitch -> a 24 kHz waveform, by the way that is fastest on the device.
 
-iSTFTNet (Kaneko et al. 2022, arXiv:2203.02395) driven by a harmonic source (NSF, Wang et al. 2019, arXiv:1904.12088)
-as StyleTTS 2 and Kokoro-82M configure it: two upsampling steps of 10 and 6, snake activations (arXiv:2006.08195),
-style-adaptive norms over the whole utterance, and an inverse STFT of 20 samples with a hop of 5 as the last step.
+On a GPU the padded batch of `istftnet` is computed at once; on a CPU each member by itself (`istftnet_cpu`), since
+there a batch brings nothing but cache misses. Both are called the same way and agree within 1e-3 in float32.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engines.embedded import quantized
-from engines.embedded.blocks import AdaptiveNorm, masked, padding_mask
+from engines.embedded.istftnet import SAMPLE_RATE, SAMPLES_PER_COLUMN, VocoderNetwork
+from engines.embedded.istftnet_cpu import CpuVocoder
 
-SAMPLE_RATE = 24000
-SAMPLES_PER_COLUMN = 300  #: waveform samples for each column of features and pitch
-_HARMONICS = 9
-_FFT, _HOP = 20, 5
+__all__ = ["SAMPLES_PER_COLUMN", "SAMPLE_RATE", "CpuVocoder", "VocoderNetwork", "load", "load_network"]
 
 
-class HarmonicSource(nn.Module):
-    """Pitch (B, T) in Hz -> excitation (B, 300 T): a learned blend of nine harmonics and noise."""
+def load(device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "auto") -> CpuVocoder | VocoderNetwork:
+    """The vocoder with Kokoro's weights. Raises WeightsError where they are missing or damaged.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.l_linear = nn.Linear(_HARMONICS, 1)
-
-    def forward(self, pitch: Tensor, noise: Tensor) -> Tensor:
-        """`noise` (B, 300 T, 9) of unit variance."""
-        harmonics = torch.arange(1, _HARMONICS + 1, device=pitch.device)
-        cycles = (pitch[:, :, None] * harmonics / SAMPLE_RATE) % 1
-        # Summed over minutes a float32 phase would drift; and a phase drawn linearly between columns is a pitch
-        # that steps from column to column.
-        phase = cycles.double().cumsum(1) * (2 * math.pi * SAMPLES_PER_COLUMN)
-        phase = F.interpolate(phase.transpose(1, 2), scale_factor=SAMPLES_PER_COLUMN, mode="linear").transpose(1, 2)
-        waves = 0.1 * torch.sin((phase % (2 * math.pi)).to(pitch.dtype))
-        voiced = (pitch > 10).to(pitch.dtype).repeat_interleave(SAMPLES_PER_COLUMN, 1)[:, :, None]
-        loudness = voiced * 0.003 + (1 - voiced) * (0.1 / 3)
-        return torch.tanh(self.l_linear(waves * voiced + loudness * noise))[:, :, 0]
+    Args:
+        device: `cpu`, or anything else torch knows.
+        bf16: whether a CPU convolves in bfloat16; "auto" where it has instructions for it. A GPU stays in float32.
+    """
+    network = load_network()
+    if torch.device(device).type != "cpu":
+        return network.to(device)
+    return CpuVocoder(network, has_bf16_instructions() if bf16 == "auto" else bf16)
 
 
-class SnakeBlock(nn.Module):
-    """Three dilated residual convolutions with adaptive norms and snake activations, x + sin²(αx)/α."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
-            for dilation in (1, 3, 5))
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in range(3))
-        self.adain1 = nn.ModuleList(AdaptiveNorm(channels) for _ in range(3))
-        self.adain2 = nn.ModuleList(AdaptiveNorm(channels) for _ in range(3))
-        self.alpha1 = nn.ParameterList(torch.ones(1, channels, 1) for _ in range(3))
-        self.alpha2 = nn.ParameterList(torch.ones(1, channels, 1) for _ in range(3))
-
-    def forward(self, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
-        for i in range(3):
-            h = snake(self.adain1[i](x, style, mask), self.alpha1[i])
-            h = self.convs1[i](masked(h, mask))
-            h = snake(self.adain2[i](h, style, mask), self.alpha2[i])
-            x = x + self.convs2[i](masked(h, mask))
-        return x
+def load_network() -> VocoderNetwork:
+    """The plain network on the CPU, in float32."""
+    return quantized.fill(VocoderNetwork(), {"": "decoder.decoder.generator."})
 
 
-def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    return x + torch.sin(alpha * x).square() / alpha
-
-
-class VocoderNetwork(nn.Module):
-    """features (B, 512, 2T), pitch (B, 2T), acoustic style (B, 128) -> waveform (B, 600 T)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.m_source = HarmonicSource()
-        self.noise_convs = nn.ModuleList([nn.Conv1d(_FFT + 2, 256, 12, 6, 3), nn.Conv1d(_FFT + 2, 128, 1)])
-        self.noise_res = nn.ModuleList([SnakeBlock(256, 7), SnakeBlock(128, 11)])
-        self.ups = nn.ModuleList([nn.ConvTranspose1d(512, 256, 20, 10, 5), nn.ConvTranspose1d(256, 128, 12, 6, 3)])
-        self.resblocks = nn.ModuleList(SnakeBlock(channels, kernel) for channels in (256, 128) for kernel in (3, 7, 11))
-        self.conv_post = nn.Conv1d(128, _FFT + 2, 7, padding=3)
-        self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
-
-    @torch.inference_mode()
-    def forward(self, features: Tensor, pitch: Tensor, style: Tensor, columns: Tensor | None = None,
-                seeds: Sequence[int] | None = None) -> Tensor:
-        """A padded batch of waveforms; member i is valid up to 300 * `columns[i]` samples.
-
-        Args:
-            features: (B, 512, C).
-            pitch: (B, C) in Hz.
-            style: (B, 128) or (B, 256), acoustic half first.
-            columns: (B,) valid columns of each member; None where all are valid.
-            seeds: one for each member, for the noise in the excitation; None means 0 for all.
-        """
-        style = style[:, :128]
-        batch, size = pitch.shape
-        columns = torch.full((batch,), size) if columns is None else columns.cpu()
-        noise = _noise(seeds or [0] * batch, columns, size).to(pitch.device)
-        columns = columns.to(pitch.device)
-        masks = [padding_mask(columns * 10, size * 10), padding_mask(columns * 60 + 1, size * 60 + 1)]
-        source = torch.stft(self.m_source(pitch, noise), _FFT, _HOP, window=self.window, return_complex=True)
-        source = masked(torch.cat([source.abs(), source.angle()], 1), masks[1])
-
-        x = features
-        for step, mask in enumerate(masks):
-            aside = self.noise_res[step](masked(self.noise_convs[step](source), mask), style, mask)
-            x = self.ups[step](F.leaky_relu(x, 0.1))
-            if step == 1:  # one column more, as the STFT of n hops has n + 1
-                x = F.pad(x, (1, 0), mode="reflect")
-            x = masked(x + aside, mask)
-            blocks = self.resblocks[3 * step:3 * step + 3]
-            x = masked(sum(block(x, style, mask) for block in blocks) / 3, mask)
-        x = self.conv_post(F.leaky_relu(x, 0.01)).float()
-        magnitude, phase = x.split(_FFT // 2 + 1, dim=1)
-        spectrum = torch.polar(masked(magnitude.exp(), masks[1]), phase.sin())
-        return torch.istft(spectrum, _FFT, _HOP, window=self.window)
-
-
-def _noise(seeds: Sequence[int], columns: Tensor, size: int) -> Tensor:
-    """(B, 300 * size, 9): drawn on the CPU and for each member alone, so that a seed sounds the same everywhere."""
-    noise = torch.zeros(len(seeds), size * SAMPLES_PER_COLUMN, _HARMONICS)
-    for member, seed, valid in zip(noise, seeds, (columns * SAMPLES_PER_COLUMN).tolist(), strict=True):
-        torch.randn(valid, _HARMONICS, generator=torch.Generator().manual_seed(seed), out=member[:valid])
-    return noise
-
-
-def load(device: torch.device | str = "cpu") -> VocoderNetwork:
-    """The network with Kokoro's weights. Raises WeightsError where they are missing or damaged."""
-    return quantized.fill(VocoderNetwork(), {"": "decoder.decoder.generator."}).to(device)
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated it is slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,122 @@
+"""The iSTFTNet vocoder arranged for a CPU: the same numbers as `istftnet`, two to three times as fast.
+
+Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" and convolution. What is done to them:
+
+- Tensors lie as (time, channels), the layout in which oneDNN convolves without reordering.
+- The norm's scale and shift take in the snake's α, so that αx + sin²(αx) needs two passes; the division by α that is
+  left is part of the next convolution's weights.
+- These passes run over a thousand time steps at a time, which stay in the second-level cache.
+- Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
+
+docs/speed.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engines.embedded.blocks import STYLE
+from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
+
+_STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
+
+
+class CpuVocoder:
+    """Called like `VocoderNetwork`, whose weights it takes over; one member after the other."""
+
+    def __init__(self, network: VocoderNetwork, bf16: bool) -> None:
+        self.bf16 = bf16
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._network = network
+        self._noise_res = [self._halves(block) for block in network.noise_res]
+        self._resblocks = [self._halves(block) for block in network.resblocks]
+        self._ups = [nn.ConvTranspose1d(up.in_channels, up.out_channels, up.kernel_size, up.stride, up.padding)
+                     for up in network.ups]
+        for ours, theirs in zip(self._ups, network.ups, strict=True):
+            ours.load_state_dict(theirs.state_dict())
+            ours.requires_grad_(False).to(self._dtype)
+
+    @torch.inference_mode()
+    def __call__(self, features: Tensor, pitch: Tensor, style: Tensor, columns: Tensor | None = None,
+                 seeds: Sequence[int] | None = None) -> Tensor:
+        """As `VocoderNetwork.forward`: (B, 512, C), (B, C), (B, 128) -> (B, 300 C), zeros behind a member's end."""
+        valid = [pitch.shape[1]] * len(pitch) if columns is None else columns.tolist()
+        waveforms = [self._one(features[i:i + 1, :, :n], pitch[i:i + 1, :n], style[i, :STYLE], seed)[0]
+                     for i, (n, seed) in enumerate(zip(valid, seeds or [0] * len(pitch), strict=True))]
+        return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+
+    def _one(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int) -> Tensor:
+        source = self._network.source_spectrum(pitch, torch.tensor([pitch.shape[1]]), [seed])
+        x = features
+        for step, up in enumerate(self._ups):
+            x = up(F.leaky_relu(x, 0.1).to(self._dtype))[0].T
+            if step == 1:
+                x = torch.cat([x[1:2], x])  # reflection: an STFT of n hops has n + 1 columns
+            aside = self._network.noise_convs[step](source)[0].T.contiguous()
+            x = self._block(self._noise_res[step], aside, style).add_(x)
+            total, *others = [self._block(block, x, style) for block in self._resblocks[3 * step:3 * step + 3]]
+            for other in others:
+                total.add_(other)
+            x = total.div_(3).T[None]
+        return self._network.waveform(x)
+
+    def _block(self, halves: list[_Half], x: Tensor, style: Tensor) -> Tensor:
+        """A SnakeBlock on x (T, C) float32 -> a new (T, C) float32."""
+        x = x.clone()
+        for first, second in zip(halves[::2], halves[1::2], strict=True):
+            x.add_(second(first(x, style, self._dtype), style, self._dtype))
+        return x
+
+    def _halves(self, block: SnakeBlock) -> list[_Half]:
+        return [half for i in range(3) for half in (
+            _Half.of(block.adain1[i].fc, block.alpha1[i], block.convs1[i], self._dtype),
+            _Half.of(block.adain2[i].fc, block.alpha2[i], block.convs2[i], self._dtype))]
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Adaptive norm, snake and convolution, with α and its inverse moved into the weights around the activation."""
+
+    style_weight: Tensor  #: (2C, 128)
+    style_bias: Tensor  #: (2C,)
+    weight: Tensor  #: (C, C, 1, kernel), channels last
+    bias: Tensor  #: (C,)
+    dilation: int
+
+    @classmethod
+    def of(cls, style: nn.Linear, alpha: Tensor, conv: nn.Conv1d, dtype: torch.dtype) -> _Half:
+        alpha = alpha.detach().flatten()
+        bias = style.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
+        weight = (conv.weight.detach() / alpha[:, None]).to(dtype)[:, :, None]
+        return cls(style.weight.detach() * alpha.repeat(2)[:, None], bias * alpha.repeat(2),
+                   weight.contiguous(memory_format=torch.channels_last), conv.bias.detach().to(dtype),
+                   conv.dilation[0])
+
+    def __call__(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
+        """(T, C) of any float type -> (T, C) in `dtype`."""
+        x = self._activated(x, style, dtype)
+        padding = (0, self.dilation * (self.weight.shape[-1] // 2))
+        return F.conv2d(_image(x), self.weight, self.bias, padding=padding, dilation=(1, self.dilation))[0, :, 0].T
+
+    def _activated(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
+        scale, shift = torch.addmv(self.style_bias, self.style_weight, style).chunk(2)
+        mean, variance = torch.batch_norm_update_stats(_image(x), None, None, 0.0)
+        scale = scale * torch.rsqrt(variance.float() + 1e-5)
+        shift = shift - mean.float() * scale
+        activated = torch.empty(x.shape, dtype=dtype)
+        for start in range(0, len(x), _STEPS_AT_ONCE):
+            part = slice(start, start + _STEPS_AT_ONCE)
+            h = torch.addcmul(shift, x[part].float(), scale)
+            waves = torch.sin(h)
+            activated[part] = h.addcmul_(waves, waves)
+        return activated
+
+
+def _image(x: Tensor) -> Tensor:
+    """(T, C) seen as (1, C, 1, T) in channels-last memory; no copy."""
+    return x.T[None, :, None]
