@@ -112,6 +112,8 @@ class Exporter:
                 self._adopt()
                 next_adoption = time.monotonic() + self._settings.adopt_every_s
             self._wake.clear()
+            if self._closing.is_set():  # its wake-up may be the one just cleared
+                break
             pause = self._step()
             if pause == 0:
                 continue

@@ -54,7 +54,7 @@ class HttpTransport:
     def send(self, traces: Sequence[bytes]) -> None:
         body = gzip.compress(join(traces), compresslevel=1)
         try:
-            # The body of the answer isn't read: it could echo what was sent.
+            # Of the answer only the status is of interest; its body could echo what was sent, and is never logged.
             answer = self._client.post(self._url, content=body, headers=_HEADERS)
         except httpx.HTTPError as error:
             raise Unavailable(type(error).__name__) from None
