@@ -8,6 +8,7 @@ that made it. A stage past the deadline says so itself; the ingress waits a litt
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from deployments.wire import Reply
 from engines.contract import Utterance
 from speech.errors import DeadlineExceeded, StageUnavailable
 from tracing import Carrier, vocabulary
+
+log = logging.getLogger("ray.serve")
 
 #: How much longer than the stage itself the ingress waits for the stage's own "deadline exceeded".
 GRACE_S = 0.25
@@ -78,6 +81,7 @@ class StageClient:
         lost_input = isinstance(cause, ray.exceptions.ObjectLostError | ray.exceptions.ReferenceCountingAssertionError)
         if not lost_input and not isinstance(cause, _DIED):
             raise error
+        log.warning("%s: %s: %s", self.service, type(cause).__name__, cause)
         message = "an earlier stage died with the array it had made" if lost_input else "the replica died"
         run.lost(self.stage, self.service, started, StageUnavailable.type, message)
         if last or run.remaining_s() <= 0:

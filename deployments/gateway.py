@@ -25,6 +25,11 @@ log = logging.getLogger("ray.serve")
 QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
 
 
+def _path(scope: Scope) -> str:
+    """The path below the application's route prefix."""
+    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+
+
 class Gateway:
     """Wraps `app`. `keep(spans)` takes the finished trace; `trace_url(id)` is where people find it, or None."""
 
@@ -62,13 +67,14 @@ class Gateway:
     def _open(self, scope: Scope) -> Run:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         started = time.time_ns()
-        known = scope["path"] in self._routes
+        path = _path(scope)
+        known = path in self._routes
         # An unknown path is the caller's text: it may be anything, so it is no span name.
-        name = f"{scope['method']} {scope['path']}" if known else "unknown route"
+        name = f"{scope['method']} {path}" if known else "unknown route"
         root = self._tracer.server(name, parent=extract(headers).parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
         if known:
-            root.tag(vocabulary.HTTP_ROUTE, scope["path"])
+            root.tag(vocabulary.HTTP_ROUTE, path)
         return Run(self._tracer, root, self._deadline_s, started)
 
     def _close_detached(self, answer: _Answer) -> None:
@@ -98,7 +104,7 @@ class _Answer:
 
     def __init__(self, gateway: Gateway, scope: Scope, run: Run, send: Send) -> None:
         self._gateway = gateway
-        self._quiet = scope["path"] in QUIET
+        self._quiet = _path(scope) in QUIET
         self.run = run
         self._send = send
         self._closed = False

@@ -12,7 +12,7 @@ from ray import serve
 from deployments.batching import Batched, Batcher
 from deployments.device import gpu_utilization, pick_device
 from deployments.settings import BatchSettings, StageConfig
-from deployments.wire import Reply
+from deployments.wire import HOLD_S, Parts, Reply
 from engines import contract
 from speech.errors import DeadlineExceeded, InternalError, SpeechError
 from tracing import Carrier, Span, Tracer, vocabulary
@@ -24,6 +24,10 @@ def record(error: SpeechError, span: Span) -> None:
     """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
     span.fail(error.type, error.message, error.status)
     span.tag(vocabulary.ERROR_CODE, error.code)
+
+
+def _let_go(parts: Parts | None) -> None:
+    """Called once the ingress must have its own count of these references."""
 
 
 class Stage:
@@ -92,6 +96,8 @@ class Stage:
             log.exception("%s failed", self.name)
             return self._failed(span, InternalError(f"{self.service} failed in a way it should not have; "
                                                     "its log has the details under this trace's time."))
+        # The timer is what holds the references; it has nothing to do when it fires.
+        asyncio.get_running_loop().call_later(HOLD_S, _let_go, fields.get("parts"))
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
         return Reply(spans=span.finish(), **fields)

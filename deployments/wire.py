@@ -19,6 +19,11 @@ from speech.errors import SpeechError
 #: Ray sends results below 100 kB inline; from there on, an array is worth an object of its own.
 LARGE_BYTES = 100_000
 
+#: How long a stage keeps its own reference to what it has put. Serve's replies are streamed items, and a reference
+#: inside one is not counted as the ingress's until the ingress has told the owner; under load the owner would free the
+#: array before (ReferenceCountingAssertionError on every fifth request at 16 in flight).
+HOLD_S = 10.0
+
 Parts = dict[str, "np.ndarray | ray.ObjectRef"]
 
 

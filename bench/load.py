@@ -1,0 +1,79 @@
+"""A load generator that costs little: one prepared request, sent over and over on keep-alive sockets.
+
+On a machine that also runs what is measured, a client that builds a multipart form for every request would measure
+itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answered request. Times from `time.time_ns`, so that they compare with spans."""
+
+    status: int
+    trace_id: str
+    sent_ns: int
+    answered_ns: int
+    size: int
+
+    @property
+    def ms(self) -> float:
+        return (self.answered_ns - self.sent_ns) / 1e6
+
+
+def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate") -> bytes:
+    """A whole HTTP/1.1 request as bytes."""
+    boundary = "cosygraph-load-boundary"
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+             for name, value in fields.items()]
+    parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="prompt_audio"; filename="clip.wav"\r\n'
+                 f"Content-Type: audio/wav\r\n\r\n".encode() + clip + b"\r\n")
+    body = b"".join(parts) + f"--{boundary}--\r\n".encode()
+    head = (f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={boundary}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n")
+    return head.encode() + body
+
+
+async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> Sample:
+    sent = time.time_ns()
+    writer.write(request)
+    await writer.drain()
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    size = 0
+    if "content-length" in headers:
+        size = len(await reader.readexactly(int(headers["content-length"])))
+    else:
+        while length := int((await reader.readline()).strip() or b"0", 16):
+            size += len(await reader.readexactly(length))
+            await reader.readline()
+        await reader.readline()
+    return Sample(int(head[0].split()[1]), headers.get("x-trace-id", ""), sent, time.time_ns(), size)
+
+
+async def closed_loop(host: str, port: int, request: bytes, *, clients: int, count: int,
+                      timeout_s: float = 120.0) -> list[Sample]:
+    """`clients` at a time, `count` in all, each client waiting for its answer before it sends again."""
+    left = iter(range(count))
+
+    async def client() -> list[Sample]:
+        reader, writer = await asyncio.open_connection(host, port, limit=2**20)
+        try:
+            return [await _one(reader, writer, request) for _ in left]
+        finally:
+            writer.close()
+
+    async with asyncio.timeout(timeout_s):
+        return [sample for samples in await asyncio.gather(*(client() for _ in range(clients))) for sample in samples]
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
