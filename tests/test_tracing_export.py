@@ -270,6 +270,31 @@ def test_many_adopters_share_one_dead_spool_without_doubling_it(tmp_path):
     assert found == sorted(trace(n) for n in range(200))
 
 
+def test_segments_whose_lock_was_deleted_are_adopted_by_one_only(tmp_path):
+    dead = Spool(tmp_path, 2**20, 300)
+    for n in range(100):
+        dead.append(trace(n))
+    dead.close()
+    next(tmp_path.glob("*.lock")).unlink()
+    heirs = [Spool(tmp_path, 2**20) for _ in range(4)]
+    threads = [threading.Thread(target=heir.adopt) for heir in heirs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(line for heir in heirs for line in drain(heir)) == sorted(trace(n) for n in range(100))
+
+
+def test_a_closed_spool_takes_nothing_more(tmp_path):
+    spool = Spool(tmp_path, 2**20)
+    spool.append(trace(1))
+    spool.close()
+    with pytest.raises(OSError, match="closed"):
+        spool.append(trace(2))
+    heir = Spool(tmp_path, 2**20)
+    assert heir.adopt() == 1
+
+
 def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path):
     dead = Spool(tmp_path, 2**20)
     dead.append(trace(1))

@@ -73,8 +73,10 @@ class Exporter:
             try:
                 self._counters.add("dropped_spool_full", self._spool.append(line))
                 return
-            except OSError:
-                self._counters.add("spool_refused")
+            except OSError as error:
+                if self._counters.add("spool_refused") == 1:
+                    log.warning("the spool's disk refuses (%s); traces wait in memory, %d at most", error.strerror,
+                                self._settings.queue_limit)
         self._counters.add("dropped_queue_full", self._queue.append(line))
 
     def counters(self) -> dict[str, int]:
@@ -144,6 +146,12 @@ class Exporter:
 
 
 def _transport(settings: ExportSettings) -> Transport | None:
+    if settings.kafka is not None:
+        from tracing.kafka_transport import KafkaTransport
+        return KafkaTransport(settings.kafka, settings.kafka_topic, settings.timeout_s, settings.kafka_options)
+    if settings.zipkin_url is not None and settings.protocol == "grpc":
+        from tracing.grpc_transport import GrpcTransport
+        return GrpcTransport(settings.zipkin_url, settings.timeout_s)
     if settings.zipkin_url is not None:
         return HttpTransport(settings.zipkin_url, settings.timeout_s)
     if settings.file is not None:

@@ -36,10 +36,13 @@ class Counters:
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def add(self, name: str, by: int = 1) -> None:
-        if by:
-            with self._lock:
-                self._counts[name] = self._counts.get(name, 0) + by
+    def add(self, name: str, by: int = 1) -> int:
+        """Returns the new count."""
+        with self._lock:
+            count = self._counts.get(name, 0) + by
+            if by:
+                self._counts[name] = count
+            return count
 
     def read(self) -> dict[str, int]:
         with self._lock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Allow(BaseModel):
@@ -32,8 +33,12 @@ class ExportSettings(BaseModel):
 
     Attributes:
         zipkin_url: Zipkin's base address (`http://127.0.0.1:9411`), or None.
+        protocol: how Zipkin is spoken to; `grpc` needs a Zipkin started with COLLECTOR_GRPC_ENABLED=true.
+        kafka: brokers (`host:port,host:port`) to send to instead of to Zipkin, which reads from them.
+        kafka_topic: the topic that Zipkin reads.
+        kafka_options: further settings of librdkafka, for example for TLS and SASL.
         file: JSON-lines file for places without Zipkin, one trace (a JSON list of spans) a line; each line can be
-            posted to Zipkin later as it is. Used when `zipkin_url` is None.
+            posted to Zipkin later as it is. Used where neither Zipkin nor Kafka is named.
         spool_dir: folder for traces not yet sent, shared by all ingress replicas of a machine. None keeps them in
             memory alone: a crash then loses what wasn't sent.
         spool_limit_bytes: the most that this process keeps on disk; beyond it the oldest go.
@@ -49,6 +54,10 @@ class ExportSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     zipkin_url: str | None = None
+    protocol: Literal["http", "grpc"] = "http"
+    kafka: str | None = Field(None, pattern=r"^[^\s,:/]+:\d+(,[^\s,:/]+:\d+)*$")
+    kafka_topic: str = "zipkin"
+    kafka_options: dict[str, str] = {}
     file: Path | None = None
     spool_dir: Path | None = None
     spool_limit_bytes: int = Field(256 * 2**20, ge=2**20)
@@ -71,3 +80,9 @@ class ExportSettings(BaseModel):
         if url.rstrip("/").endswith("/api/v2/spans"):
             raise ValueError("zipkin_url is Zipkin's base address, without /api/v2/spans")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ExportSettings:
+        if self.zipkin_url is not None and self.kafka is not None:
+            raise ValueError("zipkin_url and kafka are two ways to the same place: give one, or every trace goes twice")
+        return self

@@ -13,6 +13,7 @@ written bytes are the kernel's; a machine that loses power loses its last second
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -85,11 +86,13 @@ class Spool:
             OSError: the disk refused it; nothing of the line is left behind.
         """
         with self._mutex:
+            if self._lock_file.closed:  # a line written now would have no owner
+                raise OSError(errno.EBADF, "the spool is closed")
             segment = self._segment_for(len(line) + 1)
             written = self._file.write(line + b"\n")
             if written != len(line) + 1:
                 self._file.truncate(segment.size)
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, "No space left on device")
             segment.size += written
             segment.traces += 1
             return self._make_room()
@@ -180,6 +183,9 @@ class Spool:
         for lock_path in sorted(self._folder.glob("*.lock")):
             if lock_path != self._lock_path:
                 brought += self._adopt(lock_path)
+        for path in sorted(self._folder.glob("*.spool")):  # somebody deleted the lock
+            if not (self._folder / f"{path.name.split('.')[0]}.lock").exists():
+                brought += self._take(path)
         return brought
 
     def _adopt(self, lock_path: Path) -> int:
@@ -200,6 +206,12 @@ class Spool:
 
     def _take(self, path: Path) -> int:
         """Makes a dead owner's segment one of ours, older than the one being written."""
+        try:
+            return self._take_unless_gone(path)
+        except FileNotFoundError:  # another one was faster
+            return 0
+
+    def _take_unless_gone(self, path: Path) -> int:
         mark = path.with_suffix(".sent")
         sent = _number_in(mark)
         data = path.read_bytes()
@@ -210,9 +222,9 @@ class Spool:
             return 0
         with self._mutex:
             segment = _Segment(self._next_path(), size, sent, data.count(b"\n", sent, size))
+            os.rename(path, segment.path)
             if mark.exists():
                 os.rename(mark, segment.mark)
-            os.rename(path, segment.path)
             self._segments.insert(max(0, len(self._segments) - 1), segment)
         return segment.traces
 

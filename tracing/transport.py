@@ -102,18 +102,6 @@ class FileTransport:
         pass
 
 
-class NoTransport:
-    """For a process that has nowhere to send to. Never called: the exporter counts and forgets instead."""
-
-    name = "none"
-
-    def send(self, traces: Sequence[bytes]) -> None:
-        raise Rejected("no destination")
-
-    def close(self) -> None:
-        pass
-
-
 def join(traces: Sequence[bytes]) -> bytes:
     """Several JSON lists as one, without parsing them."""
     return b"[" + b",".join(trace[1:-1] for trace in traces) + b"]"
