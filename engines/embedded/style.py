@@ -37,9 +37,9 @@ class _Style:
 
 
 _STYLES = (
-    _Style("fast 快速", ("语速快", "语速加快", "加快语速", "快速", "快语速", "急促", "飞快", "快点", "快", "rapidly", "rapid",
+    _Style("fast 快速", ("语速快", "语速加快", "加快语速", "快速", "快语速", "急促", "飞快", "快点", "快", "speed up", "rapidly", "rapid",
                        "quickly", "quick", "faster", "fast", "swiftly", "hurriedly"), speed=1.25, opposite="slow 缓慢"),
-    _Style("slow 缓慢", ("语速慢", "语速放慢", "放慢语速", "放慢", "缓慢", "慢速", "慢语速", "慢慢", "慢条斯理", "慢点", "慢", "slowly", "slower",
+    _Style("slow 缓慢", ("语速慢", "语速放慢", "放慢语速", "放慢", "缓慢", "慢速", "慢语速", "慢慢", "慢条斯理", "慢点", "慢", "slow down", "slowly", "slower",
                        "slow", "unhurriedly", "unhurried"), speed=0.8, opposite="fast 快速"),
     _Style("loud 大声", ("提高音量", "高声", "大声", "响亮", "洪亮", "音量大", "声音大", "loudly", "louder", "loud"),
            pitch=0.5, energy=6.0, opposite="soft 轻声"),
@@ -81,7 +81,7 @@ _JOINS = ("并且", "而且", "同时", "然后", "但是", "但", "又", "并",
           "also", "then")
 _PLAIN = ("请", "用", "以", "地", "得", "的", "着", "说", "讲", "读", "念", "朗读", "播报", "表达", "说话", "一句话", "这句话", "这段话",
           "话", "语气", "语调", "语速", "口吻", "声音", "嗓音", "音量", "情绪", "心情", "情感", "感情", "带", "充满", "来", "要", "你",
-          "我", "把", "吧", "再", "速度", "尽量", "地方式", "方式", "please", "say", "speak", "speaking", "read", "talk",
+          "我", "把", "吧", "再", "点", "速度", "尽量", "地方式", "方式", "please", "say", "speak", "speaking", "read", "talk",
           "sound", "sounding", "voice", "tone", "manner", "mood", "way", "style", "pace", "rate", "tempo", "speed",
           "sentence", "text", "words", "this", "it", "the", "a", "an", "in", "with", "at", "of", "as", "be", "to",
           "very much", "out", "aloud", "like", "you", "are", "were", "if", "make", "use", "using", "person", "feeling",

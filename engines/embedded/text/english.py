@@ -21,6 +21,8 @@ _UNITS = {"m/s": "meters per second", "m": "meters", "g": "grams", "l": "liters"
 _NUMBER = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
 _AREA = re.compile(rf"{_NUMBER}\s?(km|mm|cm|ft|m)([²³])")
 _UNIT = re.compile(rf"{_NUMBER}\s?({'|'.join(sorted(map(re.escape, _UNITS), key=len, reverse=True))})(?![\w/²³'])")
+#: too long to be a quantity (hibari's words end at decillions): said digit by digit
+_CODE = re.compile(r"\d[\d,]{15,}\d")
 _DAY_MONTH = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4})(?![\d/])")
 _MONTHS = ("January February March April May June July August September October November December").split()
 _SPELLED = {"meter": "metre", "liter": "litre"}
@@ -65,6 +67,7 @@ def _prepared(text: str, british: bool) -> str:
     text = "".join(map(_plain_letter, text.translate(_LINK)))
     for written, spoken in _INITIALISMS.items():
         text = re.sub(rf"(?<!\w){re.escape(written)}", spoken, text, flags=re.IGNORECASE)
+    text = _CODE.sub(lambda m: " ".join(m[0].replace(",", "")), text)
     text = re.sub(r"(?<![\w.])-(?=\d)", "minus ", text)
     text = _AREA.sub(lambda m: f"{m[1]} {_number_of((_SQUARED if m[3] == '²' else _CUBED).get(m[2], m[2]), m[1])}", text)
     text = _UNIT.sub(lambda m: f"{m[1]} {_number_of(_UNITS[m[2]], m[1])}", text)

@@ -1,25 +1,24 @@
 """Mandarin text -> Kokoro phonemes: words by jieba, readings by pypinyin, tone sandhi by our own rules.
 
-A word is looked up as a whole, which settles most characters with several readings (银行 against 行走); a few rules
-add what a dictionary can't know (得, 地). Traditional characters are read by their simplified forms' words.
+Traditional characters are segmented and read by their simplified forms' words.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
 
 from engines.embedded.packages import cache_directory
 from engines.embedded.text import pinyin, tones
 from engines.embedded.text.mandarin_numbers import normalise
-from engines.embedded.text.markup import Item, Syllable
+from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
+from engines.embedded.text.markup import EXAMPLES, Item, Syllable
+from speech.errors import InvalidInput
 
 _HAN = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _PUNCTUATION = frozenset(".,!?;:…—“”()")
 #: Stands for a character that was left out and whose reading is given; splits words, as a stranger would.
 _ALONE = "\ue000"
-_PRONOUNS = frozenset("我你您他她它们咱家人就还都也")
 
 
 class Mandarin:
@@ -35,27 +34,31 @@ class Mandarin:
         out: list[str] = []
         clause: list[tones.Word] = []
         position = 0
-        for word in self._segmented(text):
-            if _HAN.match(word[0]) or word[0] == _ALONE:
-                following = text[position + len(word):position + len(word) + 1]
-                clause.append(_read(word, position, given, clause, following))
-            elif word[0] in _PUNCTUATION:
+        words = self._segmented(text)
+        for index, word in enumerate(words):
+            if _is_word(word):
+                beside = [words[at] if 0 <= at < len(words) and _is_word(words[at]) else ""
+                          for at in (index - 1, index + 1)]
+                clause.append(_read(word, position, given, *beside))
+            elif word in _PUNCTUATION:
                 out += [*_sounds(clause), word]
                 clause = []
             position += len(word)
-        out += _sounds(clause)
-        return _spaced(out)
+        return _spaced(out + _sounds(clause))
 
     def _segmented(self, text: str) -> list[str]:
         if self._words is None:
             self._words = _segmenter()
-        simplified = _simplified(text)
         words, position = [], 0
-        for word in self._words.cut(simplified):
-            original = text[position:position + len(word)]
+        # Without the model for unknown words: it joins 他教 or 地笑, and an unknown name is read alike in pieces.
+        for word in self._words.cut(simplified(text), HMM=False):
+            words += _split_marks(text[position:position + len(word)])
             position += len(word)
-            words += _split_marks(original)
         return words
+
+
+def _is_word(word: str) -> bool:
+    return bool(_HAN.match(word)) or word == _ALONE
 
 
 def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
@@ -84,44 +87,27 @@ def _segmenter():
     return words
 
 
-def _simplified(text: str) -> str:
-    from misaki.zh_normalization.char_convert import tranditional_to_simplified
-    return tranditional_to_simplified(text)
-
-
 def _split_marks(word: str) -> list[str]:
     """jieba may glue marks to words (`...`, `“你`); every mark and every left-out character is a word of its own."""
     return [part for part in re.split(rf"([{re.escape(''.join(_PUNCTUATION))}{_ALONE}])", word) if part]
 
 
-def _read(word: str, position: int, given: dict[int, str], before: list[tones.Word], following: str) -> tones.Word:
-    readings = list(_readings(word))
-    if word == "地" and before and len(before[-1]) > 1 and _HAN.match(following or " "):
-        readings = ["de5"]
-    if word == "得" and not (before and before[-1][-1].character in _PRONOUNS):
-        readings = ["de5"]
-    elif word == "得":
-        readings = ["dei3"]
-    return [tones.Syllable(character, given.get(position + index, reading), fixed=position + index in given)
-            for index, (character, reading) in enumerate(zip(word, readings, strict=True))]
+def _read(word: str, position: int, given: dict[int, str], previous: str, following: str) -> tones.Word:
+    found = readings(word, previous, following)
+    return [tones.Syllable(character, given.get(position + index) or _known(reading), fixed=position + index in given)
+            for index, (character, reading) in enumerate(zip(simplified(word), found, strict=True))]
 
 
-@lru_cache(8192)
-def _readings(word: str) -> tuple[str, ...]:
-    """Pinyin of each character; characters without any reading are `a5` (given) or left out by the caller."""
-    from pypinyin import Style, lazy_pinyin
-    simplified = _simplified(word) if len(word) > 1 else word
-    readings = lazy_pinyin(simplified, style=Style.TONE3, neutral_tone_with_five=True,
-                           errors=lambda strangers: [_ALONE] * len(strangers))
-    if len(word) == 3 and word[1] == "得" and word[0] not in "不舍":
-        readings[1] = "de5"
-    return tuple(readings)
+def _known(reading: str) -> str:
+    if reading != STRANGE:
+        return reading
+    raise InvalidInput("The text holds a Chinese character whose reading the engine does not know. Replace it, or "
+                       f"give its reading in brackets behind it: {EXAMPLES}.", param="text", code="text_no_reading")
 
 
 def _sounds(clause: list[tones.Word]) -> list[str]:
     tones.apply_sandhi(clause)
-    return ["".join(pinyin.phonemes(syllable.reading) for syllable in word if syllable.reading != _ALONE)
-            for word in clause]
+    return ["".join(pinyin.phonemes(syllable.reading) for syllable in word) for word in clause]
 
 
 def _spaced(parts: list[str]) -> str:

@@ -25,6 +25,11 @@ def is_initial(text: str) -> bool:
     return text in _INITIALS
 
 
+def is_syllable(reading: str) -> bool:
+    """Whether Mandarin has it, with its tone number: `hao4`."""
+    return reading[-1:] in ("1", "2", "3", "4", "5") and reading[:-1] in _syllables()
+
+
 def syllable(initial: str, final: str) -> str | None:
     """`("h", "ào")` -> `hao4`, `("", "hao4")` -> `hao4`; None where Mandarin has no such syllable."""
     plain, tone = _untoned(final)
@@ -44,7 +49,7 @@ def syllable(initial: str, final: str) -> str | None:
 def _untoned(text: str) -> tuple[str, str]:
     """`ào` -> (`ao`, `4`), `ǚ` -> (`v`, `3`); the tone is 5 where none is written, the text empty where it is none."""
     tone, plain = "5", ""
-    if text[-1:] in "12345" and text[-1:]:
+    if text.endswith(("1", "2", "3", "4", "5")):
         tone, text = text[-1], text[:-1]
     for char in unicodedata.normalize("NFD", text):
         if char in _MARKS:

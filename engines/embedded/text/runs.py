@@ -47,11 +47,15 @@ def fold(text: str) -> str:
     """Compatibility forms (full-width, half-width kana, ligatures) and punctuation as their plain equivalents."""
     parts = re.split(f"([{_KEPT}])", text.replace("℃", "°C").replace("℉", "°F"))
     folded = "".join(part if part in _KEPT else unicodedata.normalize("NFKC", part) for part in parts)
-    return "".join(map(_greek_name, folded)).translate(_PUNCTUATION)
+    return "".join(map(_plain, folded)).translate(_PUNCTUATION)
 
 
-def _greek_name(char: str) -> str:
-    """A lone Greek letter is a symbol, and read by its name."""
+def _plain(char: str) -> str:
+    """Digits of other scripts and in circles as 0-9; a Greek letter, being a symbol here, by its name."""
+    if char < "\u0100" or char in _KEPT:
+        return char
+    if (digit := unicodedata.digit(char, None)) is not None:
+        return str(digit)
     if not ("Ͱ" <= char <= "Ͽ") or not char.isalpha():
         return char
     return f" {unicodedata.name(char).split(' WITH ')[0].split()[-1].lower()} "

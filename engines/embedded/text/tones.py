@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Syllable:
-    character: str
+    character: str  #: simplified
     reading: str  #: pinyin with tone number: `hao3`
     fixed: bool = False  #: given by the user
 
@@ -52,6 +52,9 @@ def apply_sandhi(clause: list[Word]) -> None:
     for word in clause:
         _lighten(word)
     flat = [syllable for word in clause for syllable in word]
+    for before, syllable in zip(flat, flat[1:], strict=False):
+        if syllable.character == "个" and (before.character in _DIGITS or before.character in "这那哪半每整"):
+            syllable.set_tone("5")
     _number_one(clause, flat)
     _not(clause, flat)
     for word in clause:
@@ -67,8 +70,6 @@ def _lighten(word: Word) -> None:
         word[-1].set_tone("5")
     if len(word) == 2 and text[0] == text[1] and text[0] in _DOUBLED:
         word[1].set_tone("5")
-    if len(word) > 1 and text[-1] == "个" and text[-2] in "这那哪几一两半每整":
-        word[-1].set_tone("5")
 
 
 def _number_one(clause: list[Word], flat: list[Syllable]) -> None:
