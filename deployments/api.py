@@ -14,7 +14,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from deployments import form
+from deployments import form, messages
 from deployments.admission import Admission
 from deployments.api_docs import GENERATE
 from deployments.client import Result, StageClient
@@ -27,6 +27,7 @@ from speech import requests
 from speech.dialects import DIALECTS
 from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError, UnsupportedDialect
 from tracing import Exporter, ExportSettings, Tracer, vocabulary
+from tracing.settings import Allow
 
 READY_TIMEOUT_S = 2.0
 READY_CACHE_S = 1.0
@@ -55,7 +56,7 @@ class CosyVoice3Api:
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.exporter = Exporter(ExportSettings(
             zipkin_url=config.tracing.zipkin_url, file=config.tracing.spans_file,
-            spool_dir=config.tracing.spool_dir))
+            spool_dir=config.tracing.spool_dir, allow=Allow(error_messages=messages.IN_TRACES)))
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):

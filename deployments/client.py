@@ -17,6 +17,7 @@ import ray.exceptions
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from deployments import messages
 from deployments.run import Run
 from deployments.wire import Reply
 from engines.contract import Utterance
@@ -59,10 +60,10 @@ class StageClient:
                 async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
                     reply = await send(run.carrier(), inputs)
             except asyncio.CancelledError:
-                run.lost(self.stage, self.service, started, "cancelled", "the client left")
+                run.lost(self.stage, self.service, started, "cancelled", messages.CLIENT_LEFT)
                 raise
             except TimeoutError:
-                run.lost(self.stage, self.service, started, DeadlineExceeded.type, "no answer within the deadline")
+                run.lost(self.stage, self.service, started, DeadlineExceeded.type, messages.NO_ANSWER)
                 raise DeadlineExceeded(f"{self.service} did not answer within the request's deadline; try again when "
                                        "the service is less busy.") from None
             except Exception as error:
@@ -82,7 +83,7 @@ class StageClient:
         if not lost_input and not isinstance(cause, _DIED):
             raise error
         log.warning("%s: %s: %s", self.service, type(cause).__name__, cause)
-        message = "an earlier stage died with the array it had made" if lost_input else "the replica died"
+        message = messages.LOST_ARRAY if lost_input else messages.LOST_REPLICA
         run.lost(self.stage, self.service, started, StageUnavailable.type, message)
         if last or run.remaining_s() <= 0:
             raise StageUnavailable(f"{self.service} is not available; it is being restarted, try again shortly.",

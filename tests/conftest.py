@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster import loopback, ports, processes, ray_head as ray_heads, zipkin as zipkins  # noqa: E402
 from cluster.problem import Problem  # noqa: E402
+from serving import apps, fast, slow, voice  # noqa: E402, F401
 
 # Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
 loopback.keep()

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engines.contract import Capabilities, Utterance
+import numpy as np
+
+from engines.contract import Capabilities, Reference, Utterance
 from engines.embedded import style
+from speech.audio import resampled
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
 
@@ -63,6 +66,9 @@ class EmbeddedEngine:
                                param="mode", code="mode_unknown")
         if utterance.mode == "instruct":
             style.interpret(utterance.style_instruction or "")
+
+    def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
+        return Reference(resampled(samples, rate, self.capabilities.reference_rates), transcript=transcript)
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1):
         from engines.embedded.speaker import SpeakerEncoder

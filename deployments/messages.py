@@ -1,0 +1,22 @@
+"""Error messages that may stand in a trace's `error` tag, as templates: `{}` is one number or one lower-case word.
+
+The allow-list is fail-closed: of any other message, the trace carries type and code alone. Worth a line here is what
+an operator reads off a list of failed traces without opening one.
+"""
+
+LOST_REPLICA = "the replica died"
+LOST_ARRAY = "an earlier stage died with the array it had made"
+NO_ANSWER = "no answer within the deadline"
+CLIENT_LEFT = "the client left"
+
+IN_TRACES = (
+    LOST_REPLICA, LOST_ARRAY, NO_ANSWER, CLIENT_LEFT,
+    "Audio sample rate {}Hz, minimum required {}Hz",
+    "The reference clip is {} s long; it must be {} to {} s.",
+    "The reference clip is longer than {} s; cut it to its clearest part.",
+    "The reference clip holds {} s of sound above silence; at least {} s of speech is needed. Record again, closer to "
+    "the microphone.",
+    "The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; GET /api/dialects lists them all. "
+    "Nothing is assumed where it is missing.",
+    "The service is at its limit of {} requests in flight; try again after the time in Retry-After.",
+)
