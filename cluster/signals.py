@@ -1,0 +1,44 @@
+"""Ctrl-C, SIGTERM and a closed terminal, all as one exception, so that everything is stopped on the same path."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+#: A terminal sends Ctrl-C to `make` and to us, and `make` may pass on its own: that is one wish, not two.
+_SAME_WISH_S = 1.0
+
+
+class Interrupted(BaseException):
+    """Somebody wants us to stop. No Exception, so that no `except Exception` swallows it."""
+
+
+class Interruptions:
+    """Raises Interrupted for the first signal and for every later one that is meant as another."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+        self.count = 0
+
+    def install(self) -> Interruptions:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        return self
+
+    def ignore(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_signal(self, number, frame) -> None:
+        now = time.monotonic()
+        if now - self._last < _SAME_WISH_S:
+            return
+        self._last = now
+        self.count += 1
+        raise Interrupted
+
+
+def wait() -> None:
+    """Sleep until a signal's handler raises."""
+    while True:
+        signal.pause()

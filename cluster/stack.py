@@ -1,0 +1,164 @@
+"""Zipkin, Ray and the graph as one thing that goes up and comes down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cluster import ray_head, serving, zipkin
+from cluster.ports import open_to_the_network, require_free
+from cluster.problem import Problem
+from cluster.processes import family
+from cluster.ray_head import ROOT
+from cluster.state import State, StateFile, boot_id
+
+DRAIN_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `up` and `demo` can be told. Everything listens on loopback."""
+
+    http_port: int = 8000
+    dashboard_port: int = 8265
+    zipkin_port: int = 9411
+    ray_port: int = 0  #: Ray's control store; 0 = any free port
+    config: Path = ROOT / "cluster" / "serve.cpu.yaml"
+    engine: str | None = None  #: instead of the config's
+    with_zipkin: bool = True
+    run_dir: Path = ROOT / ".run"
+
+
+class Stack:
+    """Starts and stops one stack, whose traces are in `options.run_dir`."""
+
+    def __init__(self, run_dir: Path, say: Callable[[str], None]) -> None:
+        self.run_dir = run_dir.resolve()
+        self.file = StateFile(self.run_dir)
+        self.say = say
+
+    @property
+    def ray_logs(self) -> Path:
+        """Where Ray's logs are once it has stopped: while it runs they are in its own folder."""
+        return self.run_dir / "logs" / "ray"
+
+    def up(self, options: Options) -> State:
+        """Start everything and return when the graph is ready. Whatever goes wrong, nothing is left running."""
+        with self.file.locked():
+            self._refuse_if_running()
+            require_free(options.http_port, "the API", "--http-port")
+            require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
+            state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port)
+            try:
+                self._start(options, state)
+            except BaseException:
+                # Also for Ctrl-C, which is no Exception.
+                self.say("stopping what was started")
+                self.stop(state, drain=False)
+                raise
+            return state
+
+    def _refuse_if_running(self) -> None:
+        running = self.file.load()
+        if running is not None and running.alive:
+            raise Problem(f"A graph has been running here since {running.began}, at {running.http_url}. "
+                          "Stop it with `make down`, or use another folder for this one with --run-dir.")
+
+    def _start(self, options: Options, state: State) -> None:
+        self._start_zipkin(options, state)
+        self.say(f"starting Ray (dashboard on port {options.dashboard_port})")
+
+        def remember(head: ray_head.RayHead) -> None:
+            state.ray = head
+            self.file.save(state)
+        head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
+                              num_cpus=max(2, os.cpu_count() or 1), remember=remember)
+        tracing = {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": None, "zipkin_ui_url": None,
+                   "spans_file": state.spans_file}
+        if state.zipkin is not None:
+            tracing |= {"zipkin_url": state.zipkin.url, "zipkin_ui_url": state.zipkin.url}
+        args = {"tracing": tracing} | ({"engine": options.engine} if options.engine else {})
+        application = serving.Application.read(options.config, options.http_port, args)
+        state.app, state.module = application.name, application.module
+        self.file.save(state)
+        self.say(f"deploying the graph ({options.config.name})")
+        dashboard = serving.Dashboard(head, self.ray_logs)
+        dashboard.deploy(application)
+        dashboard.wait_until_running(application.name, self.say)
+        serving.wait_until_ready(state.http_url)
+        state.ready = True
+        self.file.save(state)
+        ours = {process.pid for started in state.started for process in family(started)}
+        exposed = open_to_the_network(ours)
+        if exposed:
+            self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
+        self.say(f"ready: {state.http_url}")
+
+    def _start_zipkin(self, options: Options, state: State) -> None:
+        def remember(server: zipkin.Zipkin) -> None:
+            state.zipkin = server
+            self.file.save(state)
+        missing = ["it was left out with --no-zipkin"]
+        if options.with_zipkin:
+            server, missing = zipkin.find_or_start(options.zipkin_port, self.run_dir / "logs" / "zipkin.log", self.say,
+                                                   remember=remember)
+            state.zipkin = server
+        if state.zipkin is not None:
+            self.say(f"Zipkin is ready: {state.zipkin.ui_url}")
+            return
+        state.spans_file = str(self.run_dir / "spans.jsonl")
+        self.say("no Zipkin: " + "; ".join(missing))
+        if options.with_zipkin:
+            self.say("  to have one: install a Java 17 or newer or `make setup` (it installs one), and let the jar be "
+                     "fetched once; or set ZIPKIN_JAR, or ZIPKIN_URL, or start a Docker engine")
+        self.say(f"  going on without; spans are written to {state.spans_file}")
+
+    def down(self, drain_within_s: float = DRAIN_WITHIN_S, force: bool = False) -> bool:
+        """Stop what the state file names, from whichever terminal. False where nothing was running."""
+        with self.file.locked():
+            state = self.file.load()
+            if state is None:
+                return False
+            if state.boot_id != boot_id():
+                self.file.forget()
+                return False
+            self.stop(state, drain=not force, drain_within_s=drain_within_s)
+            return True
+
+    def stop(self, state: State, drain: bool = True, drain_within_s: float = DRAIN_WITHIN_S) -> None:
+        """Requests under way first, then the graph, Ray and Zipkin. Safe to call again after an interruption."""
+        if state.ray is not None:
+            if drain and state.ready and state.ray.process.alive:
+                self._drain(state, drain_within_s)
+                self.say("deleting the graph")
+                serving.Dashboard(state.ray).delete()
+            self.say("stopping Ray")
+            state.ray.stop(keep_logs_in=self.ray_logs)
+        if state.zipkin is not None and state.zipkin.process is not None:
+            self.say("stopping Zipkin")
+            zipkin.stop(state.zipkin.process, state.zipkin.container)
+        self.file.forget()
+        self.say("stopped")
+
+    def _drain(self, state: State, within_s: float) -> None:
+        self.say(f"refusing new requests, waiting for those under way (at most {within_s:.0f} s)")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "cluster.drain", state.ray.address, state.module, state.app, str(within_s)]
+        try:
+            answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **ray_head.environment()}, text=True,
+                                    capture_output=True, timeout=within_s + 30, start_new_session=True)
+        except subprocess.TimeoutExpired:
+            self.say("  the graph doesn't answer; going on")
+            return
+        if answer.returncode != 0:
+            self.say(f"  that failed, going on: {serving.last_error(answer.stderr)[:300]}")
+            return
+        left = answer.stdout.split()[-1:] or ["0"]
+        if left != ["0"]:
+            self.say(f"  {left[0]} requests still under way after {time.monotonic() - began:.0f} s; they are cut off")

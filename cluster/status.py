@@ -1,0 +1,34 @@
+"""What runs, as a person reads it."""
+
+from __future__ import annotations
+
+from cluster import serving, zipkin
+from cluster.state import State
+
+
+def report(state: State | None) -> tuple[str, bool]:
+    """(lines for a terminal, whether the graph serves)."""
+    if state is None or not state.alive:
+        leftover = " (it ended without `make down`, which will tidy up)" if state is not None else ""
+        return f"nothing runs here{leftover}; `make up` or `make demo` starts it", False
+    ready, said = serving.ask_ready(state.http_url)
+    lines = [f"API        {state.http_url}   {'ready' if ready else f'NOT READY: {said}'}   (since {state.began})"]
+    if state.ray is not None:
+        lines.append(f"Ray        {state.ray.dashboard_url}   {_process(state.ray.process)}")
+    if state.zipkin is None:
+        lines.append(f"Zipkin     none; spans are in {state.spans_file}")
+    else:
+        health = "healthy" if zipkin.healthy(state.zipkin.url) else "NOT HEALTHY"
+        whose = _process(state.zipkin.process) if state.zipkin.process else "not started here"
+        lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}")
+    if state.ray is not None and state.ray.process.alive:
+        application = serving.Dashboard(state.ray).applications().get(state.app, {})
+        for service, deployment in sorted(application.get("deployments", {}).items()):
+            replicas = deployment.get("replicas", [])
+            running = sum(replica.get("state") == "RUNNING" for replica in replicas)
+            lines.append(f"  {service:<18} {deployment['status']:<10} {running} of {len(replicas)} replicas run")
+    return "\n".join(lines), ready
+
+
+def _process(process) -> str:
+    return f"pid {process.pid}" if process.alive else f"pid {process.pid} IS GONE (its log: {process.log})"
