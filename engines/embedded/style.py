@@ -29,7 +29,7 @@ class Delivery:
 @dataclass(frozen=True)
 class _Style:
     name: str  #: as shown in the list of what is known
-    phrases: tuple[str, ...]
+    phrases: str  #: separated by commas
     speed: float = 1.0
     pitch: float = 0.0
     energy: float = 0.0
@@ -37,55 +37,83 @@ class _Style:
 
 
 _STYLES = (
-    _Style("fast 快速", ("语速快", "语速加快", "加快语速", "快速", "快语速", "急促", "飞快", "快点", "快", "speed up", "rapidly", "rapid",
-                       "quickly", "quick", "faster", "fast", "swiftly", "hurriedly"), speed=1.25, opposite="slow 缓慢"),
-    _Style("slow 缓慢", ("语速慢", "语速放慢", "放慢语速", "放慢", "缓慢", "慢速", "慢语速", "慢慢", "慢条斯理", "慢点", "慢", "slow down", "slowly", "slower",
-                       "slow", "unhurriedly", "unhurried"), speed=0.8, opposite="fast 快速"),
-    _Style("loud 大声", ("提高音量", "高声", "大声", "响亮", "洪亮", "音量大", "声音大", "loudly", "louder", "loud"),
+    _Style("fast 快速",
+           "语速快, 语速加快, 加快语速, 快速, 快语速, 急促, 飞快, 快点, 快, "
+           "speed up, rapidly, rapid, quickly, quick, faster, fast, swiftly, hurriedly",
+           speed=1.25, opposite="slow 缓慢"),
+    _Style("slow 缓慢",
+           "语速慢, 语速放慢, 放慢语速, 放慢, 缓慢, 慢速, 慢语速, 慢慢, 慢条斯理, 慢点, 慢, "
+           "slow down, slowly, slower, slow, unhurriedly, unhurried",
+           speed=0.8, opposite="fast 快速"),
+    _Style("loud 大声",
+           "提高音量, 高声, 大声, 响亮, 洪亮, 音量大, 声音大, "
+           "loudly, louder, loud",
            pitch=0.5, energy=6.0, opposite="soft 轻声"),
-    _Style("soft 轻声", ("降低音量", "轻声细语", "轻轻", "轻声", "小声", "低声", "轻柔", "柔和", "音量小", "声音小", "quietly",
-                       "quieter", "quiet", "softly", "softer", "soft"), energy=-6.0, opposite="loud 大声"),
-    _Style("high-pitched 高音调", ("高音调", "音调高", "提高音调", "声调高", "尖声", "high-pitched", "high pitched", "high pitch",
-                                "higher pitch", "high voice"), pitch=2.5, opposite="low-pitched 低音调"),
-    _Style("low-pitched 低音调", ("低音调", "音调低", "降低音调", "声调低", "低沉", "low-pitched", "low pitched", "low pitch",
-                               "lower pitch", "deep voice", "deep", "low voice"), pitch=-2.5,
-           opposite="high-pitched 高音调"),
-    _Style("excited 兴奋", ("兴奋", "激动", "热情", "充满活力", "excitedly", "excited", "excitement", "enthusiastically",
-                          "enthusiastic", "enthusiasm", "energetically", "energetic"), speed=1.12, pitch=1.5, energy=3.0),
-    _Style("happy 开心", ("开心", "高兴", "快乐", "愉快", "欢快", "happily", "happy", "happiness", "cheerfully", "cheerful",
-                        "joyfully", "joyful", "joy"), speed=1.06, pitch=1.2, energy=2.0),
-    _Style("sad 悲伤", ("悲伤", "伤心", "难过", "悲痛", "忧伤", "sadly", "sad", "sadness", "sorrowfully", "sorrowful",
-                      "sorrow", "mournfully", "mournful"), speed=0.86, pitch=-1.2, energy=-3.0),
-    _Style("angry 生气", ("生气", "愤怒", "恼火", "angrily", "angry", "anger", "furiously", "furious"),
+    _Style("soft 轻声",
+           "降低音量, 轻声细语, 轻轻, 轻声, 小声, 低声, 轻柔, 柔和, 音量小, 声音小, "
+           "quietly, quieter, quiet, softly, softer, soft",
+           energy=-6.0, opposite="loud 大声"),
+    _Style("high-pitched 高音调",
+           "高音调, 音调高, 提高音调, 声调高, 尖声, "
+           "high-pitched, high pitched, high pitch, higher pitch, high voice",
+           pitch=2.5, opposite="low-pitched 低音调"),
+    _Style("low-pitched 低音调",
+           "低音调, 音调低, 降低音调, 声调低, 低沉, "
+           "low-pitched, low pitched, low pitch, lower pitch, deep voice, deep, low voice",
+           pitch=-2.5, opposite="high-pitched 高音调"),
+    _Style("excited 兴奋",
+           "兴奋, 激动, 热情, 充满活力, "
+           "excitedly, excited, excitement, enthusiastically, enthusiastic, enthusiasm, "
+           "energetically, energetic",
+           speed=1.12, pitch=1.5, energy=3.0),
+    _Style("happy 开心",
+           "开心, 高兴, 快乐, 愉快, 欢快, "
+           "happily, happy, happiness, cheerfully, cheerful, joyfully, joyful, joy",
+           speed=1.06, pitch=1.2, energy=2.0),
+    _Style("sad 悲伤",
+           "悲伤, 伤心, 难过, 悲痛, 忧伤, "
+           "sadly, sad, sadness, sorrowfully, sorrowful, sorrow, mournfully, mournful",
+           speed=0.86, pitch=-1.2, energy=-3.0),
+    _Style("angry 生气",
+           "生气, 愤怒, 恼火, "
+           "angrily, angry, anger, furiously, furious",
            speed=1.08, pitch=0.8, energy=5.0),
-    _Style("calm 平静", ("平静", "冷静", "镇定", "平和", "沉稳", "calmly", "calm", "relaxed", "peacefully", "peaceful"),
+    _Style("calm 平静",
+           "平静, 冷静, 镇定, 平和, 沉稳, "
+           "calmly, calm, relaxed, peacefully, peaceful",
            speed=0.93, pitch=-0.5, energy=-1.0),
-    _Style("gentle 温柔", ("温柔", "温和", "亲切", "gently", "gentle", "tenderly", "tender", "warmly", "warm"),
+    _Style("gentle 温柔",
+           "温柔, 温和, 亲切, "
+           "gently, gentle, tenderly, tender, warmly, warm",
            speed=0.93, pitch=0.3, energy=-3.0),
-    _Style("serious 严肃", ("严肃", "庄重", "正式", "seriously", "serious", "solemnly", "solemn", "formally", "formal"),
+    _Style("serious 严肃",
+           "严肃, 庄重, 正式, "
+           "seriously, serious, solemnly, solemn, formally, formal",
            speed=0.94, pitch=-1.0),
-    _Style("tired 疲惫", ("疲惫", "疲倦", "无精打采", "tiredly", "tired", "wearily", "weary", "exhausted"),
+    _Style("tired 疲惫",
+           "疲惫, 疲倦, 无精打采, "
+           "tiredly, tired, wearily, weary, exhausted",
            speed=0.84, pitch=-1.0, energy=-4.0),
 )
-#: words that turn a style up or down; the strongest one before (or after) a style holds
+#: factors on how strongly a style is meant; they multiply
 _DEGREES = {
-    1.4: ("尽可能", "极其", "极度", "as possible", "extremely", "utterly"),
-    1.2: ("非常", "十分", "特别", "很", "超级", "更加", "更", "very", "really", "much", "more", "so"),
-    0.5: ("有一点", "有点", "稍微", "略微", "稍稍", "略", "一点", "一些", "些", "slightly", "a little bit", "a little",
-          "a bit", "bit", "somewhat"),
+    1.4: "尽可能|极其|极度|as possible|extremely|utterly".split("|"),
+    1.2: "非常|十分|特别|很|超级|更加|更|very|really|much|more|so".split("|"),
+    0.5: "有一点|有点|稍微|略微|稍稍|略|一点|一些|些|slightly|a little bit|a little|a bit|bit|somewhat".split("|"),
 }
-_NEGATIONS = ("不要太", "不要那么", "不要", "别太", "别那么", "不能太", "不太", "不用太", "别", "not too", "not so", "not very",
-              "don't be too", "do not be too", "don't speak too", "do not speak too", "don't talk too",
-              "do not talk too")
-_JOINS = ("并且", "而且", "同时", "然后", "但是", "但", "又", "并", "和", "与", "、", ",", ";", ".", "!", "and", "but", "while",
-          "also", "then")
-_PLAIN = ("请", "用", "以", "地", "得", "的", "着", "说", "讲", "读", "念", "朗读", "播报", "表达", "说话", "一句话", "这句话", "这段话",
-          "话", "语气", "语调", "语速", "口吻", "声音", "嗓音", "音量", "情绪", "心情", "情感", "感情", "带", "充满", "来", "要", "你",
-          "我", "把", "吧", "再", "点", "速度", "尽量", "地方式", "方式", "please", "say", "speak", "speaking", "read", "talk",
-          "sound", "sounding", "voice", "tone", "manner", "mood", "way", "style", "pace", "rate", "tempo", "speed",
-          "sentence", "text", "words", "this", "it", "the", "a", "an", "in", "with", "at", "of", "as", "be", "to",
-          "very much", "out", "aloud", "like", "you", "are", "were", "if", "make", "use", "using", "person", "feeling",
-          "emotion", "full")
+_NEGATIONS = (
+    "不要太|不要那么|不要|别太|别那么|不能太|不太|不用太|别|not too|not so|not very|don't be too|do not be too|don't speak too|"
+    "do not speak too|don't talk too|do not talk too"
+).split("|")
+_JOINS = (
+    "并且|而且|同时|然后|但是|但|又|并|和|与|、|,|;|.|!|~|and|but|while|also|then"
+).split("|")
+_PLAIN = (
+    "请|用|以|地|得|的|着|说|讲|读|念|朗读|播报|表达|说话|一句话|这句话|这段话|话|语气|语调|语速|口吻|声音|嗓音|音量|情绪|心情|情感|感情|带|充满|来|要|你|我|把|吧|再|"
+    "点|速度|尽量|地方式|方式|please|say|speak|speaking|read|talk|sound|sounding|voice|tone|manner|mood|way|style|"
+    "pace|rate|tempo|speed|sentence|text|words|this|it|the|a|an|in|with|at|of|as|be|to|very much|out|"
+    "aloud|like|you|are|were|if|make|use|using|person|feeling|emotion|full"
+).split("|")
 _DIALECT = re.compile(r"(普通|[广东南北西川海林建州津肃夏安]|四川|陕西|粤)[话語语]|粤语|方言|accent|dialect|mandarin|cantonese", re.I)
 _SPEED_RANGE, _PITCH_RANGE, _ENERGY_RANGE = (0.6, 1.6), (-4.0, 4.0), (-9.0, 9.0)
 
@@ -186,7 +214,7 @@ def _refused(code: str, reason: str) -> InvalidInput:
 def _lexicon() -> list[tuple[str, str, object]]:
     entries: list[tuple[str, str, object]] = []
     for style in _STYLES:
-        entries += [(phrase, "style", style.name) for phrase in style.phrases]
+        entries += [(phrase, "style", style.name) for phrase in style.phrases.split(", ")]
     for factor, phrases in _DEGREES.items():
         entries += [(phrase, "degree", factor) for phrase in phrases]
     entries += [(phrase, "negation", None) for phrase in _NEGATIONS]

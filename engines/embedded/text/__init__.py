@@ -63,7 +63,7 @@ class TextFrontEnd:
         if language not in self._readers:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
         items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(text)]
-        runs.check_scripts("".join(item for item in items if isinstance(item, str)), self.languages)
+        runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, self.languages)
         parts = [self._read(run, dialect) for run in runs.split(_normalised(items, language), language)]
         phonemes = self._known(" ".join(parts))
         if not set(phonemes) - _SILENT:

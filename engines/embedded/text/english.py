@@ -12,9 +12,8 @@ import unicodedata
 from engines.embedded.text import arpabet
 from engines.embedded.text.markup import Item, Word
 
-_SQUARED = {"km": "square kilometers", "m": "square meters", "cm": "square centimeters", "mm": "square millimeters",
-            "ft": "square feet"}
-_CUBED = {"m": "cubic meters", "cm": "cubic centimeters", "mm": "cubic millimeters", "ft": "cubic feet"}
+_LENGTHS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet"}
+_POWERS = {"²": "square ", "³": "cubic "}
 _UNITS = {"m/s": "meters per second", "m": "meters", "g": "grams", "l": "liters", "L": "liters", "mL": "milliliters",
           "t": "tons", "W": "watts", "V": "volts", "dB": "decibels", "s": "seconds", "h": "hours",
           "µs": "microseconds", "μs": "microseconds"}
@@ -69,7 +68,7 @@ def _prepared(text: str, british: bool) -> str:
         text = re.sub(rf"(?<!\w){re.escape(written)}", spoken, text, flags=re.IGNORECASE)
     text = _CODE.sub(lambda m: " ".join(m[0].replace(",", "")), text)
     text = re.sub(r"(?<![\w.])-(?=\d)", "minus ", text)
-    text = _AREA.sub(lambda m: f"{m[1]} {_number_of((_SQUARED if m[3] == '²' else _CUBED).get(m[2], m[2]), m[1])}", text)
+    text = _AREA.sub(lambda m: f"{m[1]} {_number_of(_POWERS[m[3]] + _LENGTHS[m[2]], m[1])}", text)
     text = _UNIT.sub(lambda m: f"{m[1]} {_number_of(_UNITS[m[2]], m[1])}", text)
     if british:
         text = _DAY_MONTH.sub(_british_date, text)

@@ -26,7 +26,7 @@ class Mandarin:
         self._words = None
 
     def warm(self) -> None:
-        self.phonemes(["预热一下，你好。"])
+        self.phonemes(["预热一下, 现在20.5度。"])  # the number, too, has a library to load
 
     def phonemes(self, items: list[Item]) -> str:
         """Kokoro phonemes of text and given pronunciations in order; words are separated by spaces."""

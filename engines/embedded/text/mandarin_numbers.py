@@ -15,7 +15,8 @@ _UNITS = {"km/h": "公里每小时", "m/s": "米每秒", "km²": "平方公里",
           "MHz": "兆赫兹", "GHz": "吉赫兹", "Hz": "赫兹", "kWh": "千瓦时", "kW": "千瓦", "MW": "兆瓦", "W": "瓦", "V": "伏",
           "dB": "分贝", "db": "分贝", "ms": "毫秒", "s": "秒", "min": "分钟", "h": "小时", "ha": "公顷", "°": "度"}
 _NUMBER = r"\d+(?:\.\d+)?"
-_UNIT = re.compile(rf"({_NUMBER})\s?({'|'.join(sorted(map(re.escape, _UNITS), key=len, reverse=True))})(?![A-Za-z²³\d])")
+_LONGEST_FIRST = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
+_UNIT = re.compile(rf"({_NUMBER})\s?({_LONGEST_FIRST})(?![A-Za-z²³\d])")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<!\d)(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(?![\d.])")
 _YEAR = re.compile(r"(?<![\d.])(\d{4})(?=\s?年(?!前|后|间|来|的历史))")

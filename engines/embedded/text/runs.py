@@ -89,13 +89,17 @@ def _add(runs: list[Run], language: str, item: Item) -> None:
     runs[-1].items.append(item)
 
 
-def check_scripts(text: str, spoken: frozenset[str]) -> None:
-    """Raises InvalidInput (`text_script_unsupported`) for a letter that none of the `spoken` languages can read."""
+def check_scripts(text: str, language: str, spoken: frozenset[str]) -> None:
+    """Raises InvalidInput (`text_script_unsupported`) for a letter that none of the `spoken` languages can read.
+
+    `language` is the text's own: Han characters in Japanese need no Mandarin.
+    """
     for position, char in enumerate(text):
         if not char.isalpha():
             continue
         script = unicodedata.name(char, "UNKNOWN").split()[0]
-        if _SCRIPTS.get(script) not in spoken:
+        reads_han = language == "ja" and _SCRIPTS.get(script) == "zh"
+        if not reads_han and _SCRIPTS.get(script) not in spoken:
             raise InvalidInput(f"The letter at character {position + 1} of the text belongs to a script "
                                f"({script.title()}) that the running engine can't read; it reads "
                                f"{', '.join(sorted(_NAMES[language] for language in spoken))}. "
