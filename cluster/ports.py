@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+
 import psutil
 
 from cluster.problem import Problem
@@ -62,12 +63,12 @@ def require_free(port: int, purpose: str, option: str, remedy: str = "") -> None
 
 
 def open_to_the_network(session_pids: set[int]) -> list[str]:
-    """Listeners of these processes that are not on loopback, as `address:port name`. Empty is how it should be."""
+    """Listeners of these processes that are not on loopback, as `address:port (name)`. Empty is how it should be."""
     found = []
     for connection in psutil.net_connections(kind="tcp"):
         if connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
             continue
         address = connection.laddr.ip.removeprefix("::ffff:")
         if address != "::1" and not address.startswith("127."):
-            found.append(f"{connection.laddr.ip}:{connection.laddr.port}")
+            found.append(f"{connection.laddr.ip}:{connection.laddr.port} ({psutil.Process(connection.pid).name()})")
     return sorted(found)

@@ -1,47 +1,63 @@
 """Keeps a private Ray cluster on 127.0.0.1.
 
-Ray binds its gRPC servers (GCS, raylet, every worker) to loopback alone when the node's address is 127.0.0.1, and to
-every interface otherwise. But it also swaps a loopback address for the machine's routable one wherever it meets one
-(`ray._private.services.resolve_ip_for_localhost`, Ray 2.60), in `ray start` and in every driver: so that nobody can
-ask for loopback. `keep()` takes that swap out of this process; `sitecustomize.py` beside this file does so for every
-Python process of a cluster whose PYTHONPATH names this folder.
+Two habits of Ray 2.60 stand in the way, and no setting turns them off:
+
+- Ray binds its gRPC servers (GCS, raylet, every worker) to loopback alone when the node's address is 127.0.0.1, and
+  to every interface otherwise; but it swaps a loopback address for the machine's routable one wherever it meets one,
+  in `ray start` and in every driver, so that nobody can ask for loopback.
+- Every Serve replica opens a gRPC server for other deployments on all interfaces. It unpickles what it is sent, so
+  whoever reaches it can run code.
+
+`keep()` mends both in this process; `sitecustomize.py` beside this file does so in every Python process of a cluster
+whose PYTHONPATH names this folder. The launcher checks afterwards what listens where, and warns.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib.machinery import PathFinder
-
-_PATCHED_MODULE = "ray._private.services"
+from types import ModuleType
 
 
 def keep() -> None:
     """Make Ray in this process take 127.0.0.1 at its word. Imports nothing of Ray; may be called more than once."""
-    loaded = sys.modules.get(_PATCHED_MODULE)
-    if loaded is not None:
-        loaded.resolve_ip_for_localhost = _as_given
-        return
-    if not any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _PatchOnImport())
+    for name in _MENDED:
+        if name in sys.modules:
+            _mend(sys.modules[name])
+    if not any(isinstance(finder, _MendOnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MendOnImport())
 
 
-def _as_given(host: str) -> str:
-    return host
+def _no_swap(services: ModuleType) -> None:
+    services.resolve_ip_for_localhost = lambda host: host
 
 
-class _PatchOnImport:
-    """Patches the module when it is first imported, so that a process that never uses Ray never pays for it."""
+def _grpc_on_loopback(tls_utils: ModuleType) -> None:
+    bind = tls_utils.add_port_to_grpc_server
+    tls_utils.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]:", "127.0.0.1:"))
+
+
+_MENDED = {"ray._private.services": _no_swap, "ray._common.tls_utils": _grpc_on_loopback}
+
+
+def _mend(module: ModuleType) -> None:
+    if not getattr(module, "_kept_on_loopback", False):
+        _MENDED[module.__name__](module)
+        module._kept_on_loopback = True
+
+
+class _MendOnImport:
+    """Mends a module when it is first imported, so that a process that never uses Ray never pays for it."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != _PATCHED_MODULE:
+        if name not in _MENDED:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
-        def execute_then_patch(module):
+        def execute_then_mend(module):
             execute(module)
-            module.resolve_ip_for_localhost = _as_given
+            _mend(module)
 
-        spec.loader.exec_module = execute_then_patch
+        spec.loader.exec_module = execute_then_mend
         return spec
