@@ -122,6 +122,36 @@ def test_a_dead_receiver_costs_growing_pauses_and_nothing_else(caplog):
         "traces can't be sent", "traces are sent again after 6 failed attempts"]
 
 
+def test_a_receiver_that_fails_on_and_off_is_in_the_log_once_a_minute(caplog):
+    queue, receiver, clock = Queue(1000), Receiver(), Clock()
+    sending, _ = sender(queue, receiver, clock, retry_first_s=1)
+    for n in range(1, 40):
+        queue.append(trace(n))
+        receiver.trouble = Unavailable("HTTP 503")
+        clock.now += sending.step()
+        receiver.trouble = None
+        settle(sending.step, clock)
+        clock.now += 1
+    assert len(receiver.numbers()) == 39 and clock.now > 170
+    assert len([r for r in caplog.records if "can't be sent" in r.getMessage()]) == 2
+
+
+def test_an_outage_that_begins_within_the_quiet_minute_is_said_after_it(caplog):
+    queue, receiver, clock = Queue(10), Receiver(), Clock()
+    sending, _ = sender(queue, receiver, clock, retry_first_s=1, retry_most_s=8)
+    for n in (1, 2):  # fails, recovers, fails for good
+        queue.append(trace(n))
+        receiver.trouble = Unavailable("HTTP 503")
+        clock.now += sending.step()
+        if n == 1:
+            receiver.trouble = None
+            settle(sending.step, clock)
+    assert len([r for r in caplog.records if "can't be sent" in r.getMessage()]) == 1
+    while clock.now < 170:
+        clock.now += sending.step()
+    assert len([r for r in caplog.records if "can't be sent" in r.getMessage()]) == 2
+
+
 def test_pauses_are_jittered_to_between_half_and_all():
     queue, receiver = Queue(10), Receiver()
     queue.append(trace(1))
@@ -342,7 +372,8 @@ def test_a_process_killed_right_after_submit_loses_nothing(tmp_path):
         "from tracing import Exporter, ExportSettings, Tracer\n"
         "exporter = Exporter(ExportSettings(zipkin_url='http://127.0.0.1:1', spool_dir=Path(sys.argv[1])))\n"
         "for i in range(1, 21):\n"
-        "    exporter.submit(Tracer('tts-service').server('GENERATE_MEL', parent=None, trace_id=f'{i:032x}').finish())\n"
+        "    span = Tracer('tts-service').server('GENERATE_MEL', parent=None, trace_id=f'{i:032x}')\n"
+        "    exporter.submit(span.finish())\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=60)
@@ -366,7 +397,7 @@ class SlowReceiver(Receiver):
 def test_submit_never_waits_for_the_receiver(tmp_path, receiver):
     receiver.trouble = Unavailable("ConnectError") if type(receiver) is Receiver else None
     exporter = Exporter(ExportSettings(spool_dir=tmp_path, linger_s=0), transport=receiver)
-    spans, slowest = real_trace(), 0.0
+    spans = real_trace()
     begin = time.perf_counter()
     for _ in range(200):
         exporter.submit(spans)

@@ -61,15 +61,15 @@ def test_a_canary_never_leaves(place):
 @pytest.mark.parametrize("shape", words.TAG_SHAPES.items(), ids=lambda item: item[0])
 def test_no_tag_holds_a_sentence(shape):
     key, _ = shape
-    for text in ("please read this aloud", "请把这句话读出来", "a@b.example", "+86 138 0000 0000", "C:\\Users\\me", "", "x\n",
-                 "word" * 30):
+    for text in ("please read this aloud", "请把这句话读出来", "a@b.example", "+86 138 0000 0000", "C:\\Users\\me", "",
+                 "x\n", "word" * 30):
         (clean,), taken = Redaction().trace([span(tags={key: text})])
         assert clean["tags"] == {} and taken == 1
 
 
 @pytest.mark.parametrize("broken", [
-    {"traceId": CANARY}, {"traceId": None}, {"id": CANARY}, {"timestamp": CANARY}, {"timestamp": 0}, {"timestamp": 2**60},
-    {"timestamp": 1.5}, {"duration": 0}, {"duration": None}, {"duration": True},
+    {"traceId": CANARY}, {"traceId": None}, {"id": CANARY}, {"timestamp": CANARY}, {"timestamp": 0},
+    {"timestamp": 2**60}, {"timestamp": 1.5}, {"duration": 0}, {"duration": None}, {"duration": True},
 ], ids=str)
 def test_a_span_without_identity_is_left_out_and_its_neighbours_stay(broken):
     kept, taken = Redaction().trace([span(**broken), span(), CANARY, None])
@@ -123,8 +123,8 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         words.BATCH_WAIT_MS: 199.9, words.COMPUTE_MS: 12345.678, words.DEVICE: "cuda:0", words.GPU_UTILIZATION: 0.97,
         words.REPLICA_ID: "p0x3k2ab", words.RETRY: 1, words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate",
         words.HTTP_STATUS_CODE: 503, words.ERROR_TYPE: "stage_unavailable", words.ERROR_CODE: "text_too_long",
-        words.CANCELLED: True, words.USER_HASH: pseudonym("someone", b"k" * 16), words.SAMPLING_REASON: "caller_demanded",
-        words.SAMPLING_ADJUSTED_COUNT: "6.667",
+        words.CANCELLED: True, words.USER_HASH: pseudonym("someone", b"k" * 16),
+        words.SAMPLING_REASON: "caller_demanded", words.SAMPLING_ADJUSTED_COUNT: "6.667",
     }
     assert set(tags) == set(words.TAG_SHAPES) | {words.HTTP_ROUTE}
     made = Tracer(words.INGRESS, ip="::1").server("POST /api/generate", parent=None)

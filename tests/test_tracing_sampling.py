@@ -60,8 +60,9 @@ def test_a_threshold_of_its_own_replaces_the_usual_one(dialect, mode, duration_s
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.1, 0.5])
-@pytest.mark.parametrize("make_id", [lambda n: f"{n:032x}", lambda n: f"{n:016x}" + "0" * 16, lambda n: f"{n * 2**100:032x}"],
-                         ids=["counting", "high half", "high bits"])
+@pytest.mark.parametrize("make_id", [
+    lambda n: f"{n:032x}", lambda n: f"{n:016x}" + "0" * 16, lambda n: f"{n * 2**100:032x}",
+], ids=["counting", "high half", "high bits"])
 def test_the_ratio_holds_even_over_poor_trace_ids(ratio, make_id):
     sampler, n = Sampler(SamplingSettings(ratio=ratio)), 20_000
     kept = sum(sampler.decide(FinishedTrace(make_id(i))).keep for i in range(1, n + 1))
@@ -109,7 +110,8 @@ def test_a_finished_trace_is_read_off_its_spans():
 def test_the_verdict_is_on_every_span_and_may_leave():
     spans = finished()
     Verdict(True, "ratio", 1 / 0.15).stamp(spans)
-    assert [(s["tags"]["sampling.reason"], s["tags"]["sampling.adjusted_count"]) for s in spans] == [("ratio", "6.667")] * 2
+    stamps = [(s["tags"]["sampling.reason"], s["tags"]["sampling.adjusted_count"]) for s in spans]
+    assert stamps == [("ratio", "6.667")] * 2
     assert Redaction().trace(spans) == (spans, 0)
     Verdict(True, "error", 1.0).stamp(spans)
     assert spans[0]["tags"]["sampling.adjusted_count"] == "1"

@@ -61,7 +61,8 @@ def test_a_span_has_the_field_numbers_of_zipkin_proto():
     ((one, body),) = fields(encode([span]))
     assert one == 1
     assert fields(body) == [
-        (1, b"\xab" * 16), (2, b"\xef" * 8), (3, b"\xcd" * 8), (4, 2), (5, b"n"), (6, (5).to_bytes(8, "little")), (7, 300),
+        (1, b"\xab" * 16), (2, b"\xef" * 8), (3, b"\xcd" * 8), (4, 2), (5, b"n"), (6, (5).to_bytes(8, "little")),
+        (7, 300),
         (8, b"\x0a\x01s\x12\x04\x01\x02\x03\x04"), (9, b"\x0a\x01r\x1a\x10" + b"\0" * 15 + b"\x01"),
         (10, b"\x09" + (7).to_bytes(8, "little") + b"\x12\x01v"), (11, b"\x0a\x01k\x12\x01w"),
     ]

@@ -12,7 +12,8 @@ T0 = 1_700_000_000_000_000
 def span(number: int, name: str, parent: int | None, start_ms: float, ms: float, service: str = "s", **more) -> dict:
     """As Zipkin gives it back: names in lower case."""
     made = {"traceId": "a" * 32, "id": f"{number:016x}", "name": name.lower(), "kind": "SERVER",
-            "timestamp": T0 + int(start_ms * 1000), "duration": int(ms * 1000), "localEndpoint": {"serviceName": service}}
+            "timestamp": T0 + int(start_ms * 1000), "duration": int(ms * 1000),
+            "localEndpoint": {"serviceName": service}}
     if parent is not None:
         made["parentId"] = f"{parent:016x}"
     return made | more

@@ -23,6 +23,8 @@ __all__ = ["Exporter", "ExportSettings"]
 
 log = logging.getLogger("tracing.export")
 
+_LAST_TRIES, _LAST_PAUSE_S = 3, 0.1
+
 
 class Exporter:
     """One process's way out for traces.
@@ -123,8 +125,17 @@ class Exporter:
                 self._closing.wait(min(pause, self._settings.adopt_every_s))
             elif self._wake.wait(self._settings.adopt_every_s):
                 self._closing.wait(self._settings.linger_s)
-        while time.monotonic() < self._deadline and self._step(force=True) == 0:
-            pass
+        self._drain()
+
+    def _drain(self) -> None:
+        """The last minute: tries on through pauses, but not for ever against a receiver that is gone."""
+        failures = 0
+        while failures < _LAST_TRIES and time.monotonic() < self._deadline:
+            pause = self._step(force=True)
+            if pause == math.inf:
+                return
+            failures = failures + 1 if pause else 0
+            time.sleep(min(pause, _LAST_PAUSE_S))
 
     def _step(self, *, force: bool = False) -> float:
         try:

@@ -26,6 +26,7 @@ from tracing.transport import Rejected, Transport, Unavailable
 
 log = logging.getLogger("tracing.export")
 
+_SAY_AGAIN_AFTER_S = 60.0  # a receiver that fails on and off is in the log once a minute
 _SUSPECT_AFTER = 3  # error answers to one trace alone before the next one is tried in its place
 
 
@@ -102,6 +103,8 @@ class Sender:
         self._chance = chance
         self._failures = 0
         self._closed_until = -math.inf
+        self._quiet_until = -math.inf
+        self._said = False
 
     @property
     def failing(self) -> bool:
@@ -195,13 +198,16 @@ class Sender:
         self._failures += 1
         self._counters.add("failed_batches")
         self._counters.add("retries")
-        if self._failures == 1:
+        if not self._said and self._clock() >= self._quiet_until:
+            self._quiet_until = self._clock() + _SAY_AGAIN_AFTER_S
+            self._said = True
             log.warning("traces can't be sent (%s: %s); they wait, and sending is tried again every %.0f s at most",
                         self._transport.name, error.why, self._settings.retry_most_s)
         return pause
 
     def _recovered(self) -> None:
-        if self._failures:
+        if self._said:
+            self._said = False
             log.warning("traces are sent again after %d failed attempts", self._failures)
         self._failures = 0
         self._closed_until = -math.inf

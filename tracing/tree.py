@@ -1,10 +1,10 @@
 """A trace read back from Zipkin, as a tree for a terminal.
 
-    POST /api/generate  200                  cosyvoice3-api      812.4 ms  100 %  ██████████████████████████
-    ├─ PREPROCESS_AUDIO                      audio-service        21.7 ms    3 %  █
-    ├─ EXTRACT_SPEAKER                       embedding-service    40.2 ms    5 %   █
-    ├─ GENERATE_MEL                          tts-service         570.1 ms   70 %    ██████████████████         ◀ slowest stage
-    └─ VOCODE_WAV                            vocoder-service     165.0 ms   20 %                      █████
+    POST /api/generate  200  cosyvoice3-api      812.4 ms  100 %  ██████████████████████████
+    ├─ PREPROCESS_AUDIO      audio-service        21.7 ms    3 %  █
+    ├─ EXTRACT_SPEAKER       embedding-service    40.2 ms    5 %   █
+    ├─ GENERATE_MEL          tts-service         570.1 ms   70 %    ██████████████████         ◀ slowest stage
+    └─ VOCODE_WAV            vocoder-service     165.0 ms   20 %                      █████
 """
 
 from __future__ import annotations
