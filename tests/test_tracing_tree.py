@@ -68,6 +68,7 @@ def test_colour_adds_nothing_but_colour():
     ([span(1, "own parent", 1, 0, 1)], "OWN parent"),
     ([{"traceId": "a", "id": "b"}], "?"),
     ([span(1, "a", None, 0, 0)], "0.0 ms"),
+    ([span(1, "turn", 2, 0, 1), span(2, "about", 1, 0, 1)], "ABOUT"),
 ])
 def test_broken_traces_are_drawn_all_the_same(spans, shown):
     assert shown in render(spans)

@@ -38,7 +38,9 @@ def fetch(zipkin_url: str, trace_id: str, expect: int | None = None, timeout_s: 
         TraceNotFound: not there, or with fewer spans, within `timeout_s`.
     """
     url = f"{zipkin_url.rstrip('/')}/api/v2/trace/{trace_id}"
-    client = client or httpx.Client(timeout=timeout_s, trust_env=False)
+    if client is None:
+        with httpx.Client(timeout=timeout_s, trust_env=False) as own:
+            return fetch(zipkin_url, trace_id, expect, timeout_s, client=own, clock=clock, sleep=sleep)
     until = clock() + timeout_s
     spans: list[dict] = []
     trouble = ""
@@ -124,7 +126,9 @@ def _rows(spans: list[dict]) -> list[_Row]:
 
     for root in children.get(None, []):
         walk(root, "", "", 0)
-    return rows
+    reached = {id(row.span) for row in rows}
+    # Spans that are each other's ancestors have no root above them; they are shown flat rather than not at all.
+    return rows + [_Row(span, _name(span), 0) for span in spans if id(span) not in reached]
 
 
 def _slowest(rows: list[_Row]) -> dict | None:
