@@ -1,0 +1,36 @@
+"""`make bench`: every measurement, one after the other, each in a process of its own.
+
+    python -m bench [engine|served|overhead|tracing|voice …]     all of them where none is named
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHES = {
+    "engine": ["bench.engine"],
+    "served": ["bench.served"],
+    "overhead": ["bench.overhead"],
+    "tracing": ["bench.tracing"],
+    "voice": ["bench.voice"],
+}
+
+
+def main() -> int:
+    wanted = sys.argv[1:] or list(BENCHES)
+    unknown = [name for name in wanted if name not in BENCHES]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in wanted:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", *BENCHES[name]], check=False).returncode:
+            failed.append(name)
+    print(f"failed: {', '.join(failed)}" if failed else "all measured; see bench/results")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

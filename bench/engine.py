@@ -1,0 +1,142 @@
+"""How long the embedded engine computes for one request: the four stages' own work, without the graph around it.
+
+    python -m bench.engine [--threads 2] [--bf16 auto|true|false] [--runs 15] [--out FILE]
+
+A request is a 16-bit WAV clip of about 5 s and an English sentence that takes about 5 s to say; its real-time factor
+is compute time / seconds of speech made. The clip is made by the engine itself, so nothing has to be fetched. All
+stages run in this process, one after the other, on an otherwise idle machine if the figures are to mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engines.contract import Mel, Reference, Utterance, Voice, create
+from engines.embedded.vocoder import has_bf16_instructions
+from speech import audio
+from speech.errors import SpeechError
+
+SENTENCE = "Although the evening was cold, they walked slowly along the harbour and talked about old friends."
+CLIP_SENTENCE = "This clip is only here to be measured. It is as long as the clips that people send, five seconds."
+STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
+
+
+class Pipeline:
+    """The four stages in one process."""
+
+    def __init__(self, threads: int, bf16: bool | str) -> None:
+        self.engine = create("embedded", {"bf16": bf16})
+        self._speaker = self.engine.load_speaker_encoder("cpu", threads)
+        self._acoustic = self.engine.load_acoustic_model("cpu", threads)
+        self._vocoder = self.engine.load_vocoder("cpu", threads)
+
+    def preprocess(self, upload: bytes) -> Reference:
+        capabilities = self.engine.capabilities
+        clip = audio.decode(upload, seconds=capabilities.reference_seconds)
+        return Reference(audio.resampled(clip.samples, clip.rate, capabilities.reference_rates))
+
+    def extract(self, reference: Reference) -> Voice:
+        return _sound(self._speaker.encode([reference]))
+
+    def generate(self, utterance: Utterance, voice: Voice) -> Mel:
+        return _sound(self._acoustic.generate([(utterance, voice)]))
+
+    def vocode(self, mel: Mel) -> np.ndarray:
+        return _sound(self._vocoder.vocode([mel]))
+
+
+def _sound(results: list):
+    if isinstance(results[0], SpeechError):
+        raise results[0]
+    return results[0]
+
+
+def measure(threads: int, bf16: bool | str, runs: int) -> dict:
+    """Seconds of each stage in each run, and the real-time factors."""
+    pipeline = Pipeline(threads, bf16)
+    upload = reference_clip(pipeline)
+    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for number in range(runs + 2):
+        found = {}
+        reference = _timed(found, "PREPROCESS_AUDIO", pipeline.preprocess, upload)
+        voice = _timed(found, "EXTRACT_SPEAKER", pipeline.extract, reference)
+        mel = _timed(found, "GENERATE_MEL", pipeline.generate, Utterance(SENTENCE, "en-US"), voice)
+        speech = _timed(found, "VOCODE_WAV", pipeline.vocode, mel)
+        if number >= 2:  # the first two warm up what the loaders could not: these exact lengths
+            for stage, seconds in found.items():
+                times[stage].append(seconds)
+    seconds = len(speech) / pipeline.engine.capabilities.sample_rate
+    totals = sorted(sum(run) for run in zip(*times.values(), strict=True))
+    return {
+        "speech_seconds": round(seconds, 3),
+        "runs": runs,
+        "stage_ms_p50": {stage: round(statistics.median(values) * 1000, 1) for stage, values in times.items()},
+        "total_ms_p50": round(statistics.median(totals) * 1000, 1),
+        "rtf_p50": round(statistics.median(totals) / seconds, 3),
+        "rtf_min": round(totals[0] / seconds, 3),
+        "rtf_max": round(totals[-1] / seconds, 3),
+    }
+
+
+def _timed(found: dict[str, float], stage: str, work: Callable, *arguments):
+    start = time.perf_counter()
+    result = work(*arguments)
+    found[stage] = time.perf_counter() - start
+    return result
+
+
+def reference_clip(pipeline: Pipeline) -> bytes:
+    """A reference clip as a person would upload it: 16-bit WAV, 24 kHz."""
+    voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([4.9], np.float32)})
+    speech = pipeline.vocode(pipeline.generate(Utterance(CLIP_SENTENCE, "en-US"), voice))
+    return audio.to_wav(speech, pipeline.engine.capabilities.sample_rate)
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", choices=("auto", "true", "false"), default="auto")
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine.json")
+    options = parser.parse_args()
+    bf16 = {"auto": "auto", "true": True, "false": False}[options.bf16]
+    figures = measure(options.threads, bf16, options.runs)
+    uses_bf16 = has_bf16_instructions() if bf16 == "auto" else bf16
+    result = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": cpu_name(),
+        "threads": options.threads,
+        "dtype": "float32, vocoder's convolutions bfloat16" if uses_bf16 else "float32",
+        "torch": torch.__version__,
+        **figures,
+    }
+    for stage in STAGES:
+        milliseconds = figures["stage_ms_p50"][stage]
+        print(f"{stage:18} {milliseconds:8.1f} ms   {milliseconds / figures['total_ms_p50']:4.0%}")
+    print(f"{'whole request':18} {figures['total_ms_p50']:8.1f} ms   real-time factor p50 {figures['rtf_p50']} "
+          f"({figures['rtf_min']} to {figures['rtf_max']}) on {figures['speech_seconds']} s of speech")
+    print(f"{result['cpu']}, {options.threads} threads, {result['dtype']}, torch {result['torch']}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What the graph costs beside the models: `python -m bench.overhead`.
+
+A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
+CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what
+the four stages' spans say they computed. Each figure is the median over the rounds; the client shares the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from bench import results
+from bench.load import Sample, closed_loop, multipart, percentile
+from cluster import ports, ray_head
+from cluster.serving import Application, Dashboard, wait_until_ready
+
+CONFIG = Path(__file__).resolve().parent.parent / "cluster" / "serve.cpu.yaml"
+SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
+STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
+
+
+def clip(seconds: float = 10.0, rate: int = 16_000) -> bytes:
+    """320 kB of 16-bit audio, as a client of CosyVoice3 would upload."""
+    file = io.BytesIO()
+    soundfile.write(file, (0.3 * np.sin(np.arange(int(seconds * rate)) * 0.07)).astype(np.float32), rate, format="WAV")
+    return file.getvalue()
+
+
+class Traces:
+    """The finished traces in the ingress's JSON-lines file, by id."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def of(self, samples: list[Sample], within_s: float = 20.0) -> list[list[dict]]:
+        end = time.monotonic() + within_s
+        while True:
+            lines = self._file.read_text().splitlines() if self._file.exists() else []
+            found = {trace[0]["traceId"]: trace for trace in map(json.loads, lines)}
+            if all(sample.trace_id in found for sample in samples):
+                return [found[sample.trace_id] for sample in samples]
+            if time.monotonic() > end:
+                raise RuntimeError("the ingress did not write every trace")
+            time.sleep(0.2)
+
+
+def computed_ms(trace: list[dict]) -> float:
+    return sum(float(span["tags"]["compute_ms"]) for span in trace if span["name"] in STAGES)
+
+
+def measure(port: int, traces: Traces, clients: int, count: int) -> dict:
+    request = multipart(f"127.0.0.1:{port}", {"text": "Hello there", "dialect": "en-US"}, clip())
+    began = time.monotonic()
+    samples = asyncio.run(closed_loop("127.0.0.1", port, request, clients=clients, count=count))
+    took = time.monotonic() - began
+    failed = [sample.status for sample in samples if sample.status != 200]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
+    found = traces.of(samples)
+    overhead = [sample.ms - computed_ms(trace) for sample, trace in zip(samples, found)]
+    return {"clients": clients, "requests": count, "req_per_s": round(count / took, 1),
+            "e2e_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
+            "e2e_p95_ms": round(percentile([sample.ms for sample in samples], 95), 1),
+            "compute_p50_ms": round(statistics.median(map(computed_ms, found)), 1),
+            "overhead_p50_ms": round(percentile(overhead, 50), 1),
+            "answer_bytes": samples[0].size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=4)
+        try:
+            spans = Path(folder) / "spans.jsonl"
+            port = ports.any_free()
+            application = Application.read(CONFIG, port, {
+                "engine": "simulated", "engine_options": SIMULATED,
+                "tracing": {"spans_file": str(spans), "spool_dir": str(Path(folder) / "spool")}})
+            dashboard = Dashboard(head)
+            dashboard.deploy(application)
+            dashboard.wait_until_running(application.name, print)
+            wait_until_ready(f"http://127.0.0.1:{port}")
+            rounds = run(port, Traces(spans), options.rounds)
+            if options.hold:
+                print(f"holding on port {port}; Ctrl-C ends", flush=True)
+                time.sleep(3600)
+        finally:
+            head.stop()
+    results.write("overhead", {"simulated": SIMULATED, "rounds": rounds, "median": medians(rounds)})
+
+
+def run(port: int, traces: Traces, count: int) -> list[list[dict]]:
+    measure(port, traces, 1, 20)  # warm-up: connections, code paths, Ray's worker caches
+    rounds = []
+    for number in range(count):
+        rounds.append([measure(port, traces, 1, 40), measure(port, traces, 8, 120), measure(port, traces, 16, 240)])
+        for row in rounds[-1]:
+            print(f"round {number + 1}: {row}", flush=True)
+    for row in medians(rounds):
+        print(f"median:  {row}")
+    return rounds
+
+
+def medians(rounds: list[list[dict]]) -> list[dict]:
+    return [{key: statistics.median(row[key] for row in rows) for key in rows[0]} for rows in zip(*rounds)]
+
+
+if __name__ == "__main__":
+    main()
