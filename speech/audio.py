@@ -97,17 +97,25 @@ def check_size(size: int) -> None:
 
 def _read(data: bytes, seconds: tuple[float, float]):
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            _check_header(file, seconds[1])
-            samples = file.read(int(seconds[1] * file.samplerate) + 1, dtype="float32", always_2d=True)
-            announced = file.frames
+        file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
         raise _refuse("The reference clip can't be read as audio: it is damaged, or not one of wav, flac, ogg, mp3.",
                       "not_audio") from error
+    with file:
+        _check_header(file, seconds[1])
+        announced = file.frames
+        try:
+            samples = file.read(int(seconds[1] * file.samplerate) + 1, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise _truncated() from error
     if _riff_is_truncated(data) or len(samples) < min(announced, int(seconds[1] * file.samplerate)):
-        raise _refuse("The reference clip is truncated: its header announces more audio than the file holds. "
-                      "Upload it again.", "clip_truncated")
+        raise _truncated()
     return file, samples
+
+
+def _truncated() -> InvalidInput:
+    return _refuse("The reference clip is truncated or damaged: its header announces more audio than can be read from "
+                   "it. Upload it again.", "clip_truncated")
 
 
 def _check_header(file: soundfile.SoundFile, longest: float) -> None:

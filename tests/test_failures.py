@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import os
 import signal
-import threading
 import time
 
 import httpx
@@ -94,25 +93,6 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), tone(), None).result(timeout_s=10)
     assert reply.error.type == "deadline_exceeded" and "audio-service" in reply.error.message
     assert reply.spans[0]["tags"]["error.type"] == "deadline_exceeded"
-
-
-def test_draining_refuses_the_new_and_finishes_the_old(ray_driver, slow):
-    import graph
-
-    slow.wait_ready()
-    running = in_background(slow.post)
-    time.sleep(0.6)
-    left = []
-    draining = threading.Thread(target=lambda: left.append(graph.drain("slow", timeout_s=30)))
-    draining.start()
-    time.sleep(0.5)
-    refused = slow.post()
-    assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining"
-    assert int(refused.headers["retry-after"]) >= 1 and slow.trace(refused.headers["x-trace-id"])
-    assert httpx.get(f"{slow.url}/ready", trust_env=False).status_code == 503
-    assert running.result(timeout=30).status_code == 200
-    draining.join(timeout=30)
-    assert left == [0]
 
 
 class Stub(StageClient):

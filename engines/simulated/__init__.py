@@ -94,8 +94,9 @@ class _Vocoder:
 
 
 def _pitch(utterance: Utterance, voice: Voice) -> float:
-    letters = sum(utterance.text.encode()) + utterance.seed
-    return 100.0 + letters % 300 + round(float(voice.arrays["embedding"][0]) * 10)
+    """Hz whose period is a whole number of samples, so that neighbouring seeds differ."""
+    letters = sum(utterance.text.encode()) + utterance.seed + round(float(voice.arrays["embedding"][0]) * 10)
+    return SAMPLE_RATE / (60 + letters % 180)
 
 
 def _tone(hz: float, seconds: float) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""The embedded engine behind the contract: texts in three languages to speech, bad ones failing alone."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engines.contract import Mel, Utterance, Voice, create
+from engines.embedded.finish import finish
+from speech.errors import InternalError, InvalidInput, SpeechError, UnsupportedDialect
+
+LOG_F0 = math.log(150)
+VOICE = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([LOG_F0], np.float32),
+               "dvector": np.zeros(256, np.float32)})
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return create("embedded")
+
+
+@pytest.fixture(scope="module")
+def acoustic(engine):
+    return engine.load_acoustic_model(threads=1)
+
+
+@pytest.fixture(scope="module")
+def vocoder(engine):
+    return engine.load_vocoder(threads=1)
+
+
+def say(acoustic, text: str, dialect: str = "en-US", **options) -> Mel:
+    mel, = acoustic.generate([(Utterance(text, dialect, **options), VOICE)])
+    if isinstance(mel, SpeechError):
+        raise mel
+    return mel
+
+
+def test_the_ingress_can_check_without_loading_torch():
+    code = ("import sys; from engines.contract import Utterance, create; engine = create('embedded');"
+            "engine.check(Utterance('Hi', 'en-US', mode='instruct', style_instruction='slowly'));"
+            "assert 'torch' not in sys.modules and 'onnx' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_dialect_it_cannot_speak_is_refused_with_those_it_can(engine):
+    with pytest.raises(UnsupportedDialect, match="Sichuanese.*en-US.*zh-CN.*ja-JP"):
+        engine.check(Utterance("你好", "zh-Sichuan"))
+
+
+@pytest.mark.parametrize("utterance", [Utterance("Hi", "en-US", mode="sing"),
+                                       Utterance("Hi", "en-US", mode="instruct"),
+                                       Utterance("Hi", "en-US", mode="instruct", style_instruction="like a pirate")])
+def test_modes_and_instructions_it_does_not_know_are_refused(engine, utterance):
+    with pytest.raises(InvalidInput):
+        engine.check(utterance)
+
+
+@pytest.mark.parametrize("options", [{"bf16": "yes"}, {"vocoder_batch": 0}])
+def test_a_bad_option_is_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        create("embedded", options)
+
+
+def test_the_capabilities_say_that_it_is_no_clone(engine):
+    assert "no true clone" in engine.capabilities.notice
+    assert engine.capabilities.dialects >= {"en-US", "zh-CN", "ja-JP"}
+
+
+def test_it_speaks_three_languages_and_a_bad_text_fails_alone(acoustic, vocoder):
+    texts = [("A short test.", "en-US"), ("!!!", "en-US"), ("今天天气很好。", "zh-CN"), ("こんにちは。", "ja-JP")]
+    mels = acoustic.generate([(Utterance(text, dialect), VOICE) for text, dialect in texts])
+    assert isinstance(mels[1], InvalidInput)
+    sound = [mel for mel in mels if isinstance(mel, Mel)]
+    assert len(sound) == 3
+    for mel in sound:
+        assert [phase.name for phase in mel.phases] == ["TEXT_FRONTEND", "ACOUSTIC_MODEL"]
+        assert all(phase.start_ns <= phase.end_ns for phase in mel.phases)
+        assert all(array.dtype == np.float32 for name, array in mel.arrays.items() if name != "seed")
+    for waveform in vocoder.vocode(sound):
+        assert waveform.dtype == np.float32 and waveform.ndim == 1
+        assert 0.5 < len(waveform) / 24000 < 4
+        assert 0.05 < np.abs(waveform).max() <= 0.99
+        assert waveform[0] == 0 and waveform[-1] == 0
+        assert np.abs(waveform[2880:-2880]).max() == np.abs(waveform).max(), "silent edges are longer than 120 ms"
+
+
+def test_a_broken_mel_fails_alone(acoustic, vocoder):
+    mel = say(acoustic, "Hello.")
+    broken = Mel({**mel.arrays, "features": mel.arrays["features"][:100]}, mel.seconds)
+    first, second = vocoder.vocode([broken, mel])
+    assert isinstance(first, InternalError)
+    assert isinstance(second, np.ndarray)
+
+
+def test_british_and_american_english_differ(acoustic):
+    american, british = (say(acoustic, "The car park is not far.", dialect) for dialect in ("en-US", "en-GB"))
+    assert not np.array_equal(american.arrays["features"], british.arrays["features"])
+
+
+def test_speed_and_instruction_change_tempo_pitch_and_loudness(acoustic):
+    plain, fast = say(acoustic, "Read this aloud."), say(acoustic, "Read this aloud.", speed=2.0)
+    assert fast.seconds < 0.75 * plain.seconds
+    excited = say(acoustic, "Read this aloud.", mode="instruct", style_instruction="兴奋地说")
+    slow = say(acoustic, "Read this aloud.", mode="instruct", style_instruction="slowly")
+    assert excited.seconds < plain.seconds < slow.seconds
+    assert excited.arrays["gain"][0] > 1 == plain.arrays["gain"][0]
+    assert median_pitch(plain) == pytest.approx(150, rel=0.02)
+    assert median_pitch(excited) > 1.05 * median_pitch(plain)
+
+
+def median_pitch(mel: Mel) -> float:
+    f0 = mel.arrays["f0"]
+    return float(np.median(f0[f0 > 40]))
+
+
+def test_a_text_of_more_sounds_than_the_network_takes_is_said_whole(acoustic):
+    sentence = "今天天气很好，我们一起去公园散步吧。"
+    short, long = say(acoustic, sentence, "zh-CN"), say(acoustic, sentence * 11, "zh-CN")
+    assert len(sentence * 11) <= 200
+    assert long.seconds == pytest.approx(11 * short.seconds, rel=0.25)
+
+
+def test_the_same_seed_gives_the_same_audio(acoustic, vocoder):
+    first, again, other = (vocoder.vocode([say(acoustic, "Once more.", seed=seed)])[0] for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
+
+
+def test_finishing_trims_scales_and_never_clips():
+    tone = np.sin(np.arange(24000) * 0.1).astype(np.float32) * 0.5
+    waveform = np.concatenate([np.zeros(12000, np.float32), tone, np.zeros(9000, np.float32)])
+    finished = finish(waveform, 24000)
+    assert len(finished) / 24000 == pytest.approx(1.16, abs=0.021)
+    assert np.abs(finished).max() == pytest.approx(0.5, abs=0.01)
+    assert np.abs(finish(waveform, 24000, gain=4.0)).max() == pytest.approx(0.99, abs=0.001)
+    np.testing.assert_array_equal(waveform[:12000], 0)
+    assert not finish(np.zeros(2400, np.float32), 24000).any()
+    assert finish(np.zeros(0, np.float32), 24000).shape == (0,)
