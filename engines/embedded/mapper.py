@@ -3,7 +3,7 @@
 A style is 256 numbers: the first 128 colour the sound (acoustic half), the last 128 shape rhythm and melody (prosody
 half). A stock voice is a *pack* of 510 styles, one for each length of text in phoneme tokens. The mapper adds a
 speaker's offset to the mean pack of the 54 stock voices. The offset lies in the principal components of those voices,
-found by a linear regression that was fitted on synthetic speech alone: see `engines.embedded.train`, which makes
+found by a linear map that was fitted on synthetic speech alone: see `engines.embedded.train`, which makes
 `mapper.npz` and its checksum. So it steers within the space that the stock voices span; it is no true clone.
 
 `mapper.npz` is derived from the voice packs of Kokoro-82M (hexgrad/Kokoro-82M, Apache-2.0, as packed in kokoro-js
@@ -36,7 +36,7 @@ class StyleMapper:
     """The fitted map. All arrays float32; `d` coordinates, of which the first `a` are acoustic."""
 
     input_mean: np.ndarray  #: (257,) d-vector and log F0
-    weights: np.ndarray  #: (257, d), the gain included
+    weights: np.ndarray  #: (257, d)
     bias: np.ndarray  #: (d,) mean of the bank's coordinates
     acoustic_axes: np.ndarray  #: (a, 128) principal axes, each scaled by its standard deviation
     prosody_axes: np.ndarray  #: (d - a, 128)

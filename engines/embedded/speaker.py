@@ -26,7 +26,7 @@ _WEIGHTS = ("Resemblyzer", "resemblyzer/pretrained.pt",
             "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e")
 _FFT, _HOP, _BANDS = 400, 160, 40  # 25 ms frames every 10 ms
 _WINDOW, _STEP = 160, 50  # frames: windows of 1.6 s, as the network was trained on, every 0.5 s
-_LEVEL_DBFS = -30.0  # quieter clips are raised to this level, as in training
+_LEVEL_DBFS = -26.0  # every clip is brought to this level: the network hears loudness as a part of the speaker
 _PAUSE_DB = 35.0  # what lies this far below the loud parts of the clip is a pause
 
 
@@ -56,7 +56,7 @@ class DVectorNetwork(nn.Module):
         """One clip as overlapping windows (windows, 160, 40) of mel power."""
         samples = torch.from_numpy(np.ascontiguousarray(clip)).to(self.hann.device)
         level = samples.square().mean().sqrt().clamp(min=1e-6)
-        samples = samples * (10 ** (_LEVEL_DBFS / 20) / level).clamp(min=1.0)
+        samples = samples * (10 ** (_LEVEL_DBFS / 20) / level)
         spectrum = torch.stft(samples, _FFT, _HOP, window=self.hann, pad_mode="constant", return_complex=True)
         mel = (self.filters @ spectrum.abs().square()).T
         if len(mel) < _WINDOW:  # barely more than a second of speech: said again until a window is full

@@ -1,7 +1,7 @@
 """How the project makes its own voice data: the mapper that the engine carries, and the demo's reference clip.
 
-Self-distillation: random blends of Kokoro's 54 stock voices speak a few sentences; what a speaker encoder hears in
-them is regressed back onto the styles they were spoken with. No recording of a person is used. Every step is
+Self-distillation: random blends of Kokoro's 54 stock voices speak a few sentences; how a speaker encoder hears them
+says which style a speaker needs. No recording of a person is used. Every step is
 deterministic by its seed (up to the rounding of the machine's floating-point library).
 
     python -m engines.embedded.train bank        # synthetic speech into the cache; resumes where it stopped

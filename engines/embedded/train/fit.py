@@ -1,9 +1,14 @@
-"""From the bank to the mapper: a ridge regression of styles on what the speaker encoder heard.
+"""From the bank to the mapper: which style makes the speaker encoder hear this?
 
 Styles are described in the principal components of the stock voices, acoustic and prosody half apart, scaled to unit
-variance. A reference clip is a recording, with a room, a microphone and noise; synthetic speech has none of these. So
-every clip is heard three times, twice through a random room, and the regression learns to look past the room.
-A ridge pulls its answers toward the mean voice; `GAIN` gives that back, which makes speakers more distinct.
+variance. The bank says how an input (d-vector and pitch) follows from them: input = mean + A z + noise, with A by
+least squares and the noise's covariance from what is left over. The mapper turns that round: the most probable z for
+an input, with the bank's own covariance of z as the prior, weakened by `PRIOR` (a whole prior pulls every speaker
+toward the mean voice). Coordinates that the encoder doesn't hear stay near the mean by themselves, where a regression
+of z on the input with a gain on top would exaggerate them: less alike, and more artefacts.
+
+A reference clip is a recording, with a room, a microphone and noise; synthetic speech has none of these. So every clip
+is heard three times, twice through a random room, and what rooms do to the input becomes part of the noise.
 """
 
 from __future__ import annotations
@@ -18,16 +23,14 @@ import torch
 
 from engines.embedded.mapper import ACOUSTIC, DATA, PROSODY
 from engines.embedded.pitch import median_log_f0
-from engines.embedded.speaker import load_network, without_pauses
+from engines.embedded.speaker import DVectorNetwork, load_network, without_pauses
 from engines.embedded.train.rooms import through_a_room
 
 ACOUSTIC_AXES, PROSODY_AXES = 24, 16
 ROOMS = 2  #: times each clip is heard through a room, beside once without
-RIDGE = 0.3  #: penalty, in mean squared lengths of an input
-GAIN = 1.5
-#: Weights of the inputs before the penalty: the d-vector's distance between speakers is about 0.6, the pitch is in
-#: units of ln Hz with a spread of about 0.3.
-DVECTOR_SCALE, PITCH_SCALE = 8.0, 5.0
+PRIOR = 0.5  #: weight of the prior; chosen by similarity and sound quality on speakers that bench.voice doesn't use
+_SHRINKAGE = 0.3  # of the noise's covariance toward a diagonal one: 257 dimensions from some thousand clips
+_RIDGE = 3.0  # clips' worth of penalty on A
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,23 @@ class Heard:
 def listen(folder: Path, seed: int) -> Heard:
     """Run the speaker encoder over all clips of the bank; those without a pitch are left out."""
     network = load_network()
-    inputs, deviations = [], []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as clip:
-            wave, deviation = clip["wave"].astype(np.float32) / 32767, clip["style"] - clip["mean"]
-        log_f0 = median_log_f0(wave)
-        if log_f0 is None:
-            continue
-        random = np.random.default_rng([seed, int(path.stem)])
-        views = [wave, *(through_a_room(wave, random) for _ in range(ROOMS))]
-        with torch.inference_mode():
-            dvectors = network([without_pauses(view) for view in views]).numpy()
-        inputs.append(np.concatenate([dvectors, np.full((len(views), 1), log_f0, np.float32)], axis=1))
-        deviations.append(deviation)
+    heard = [listen_to(path, network, seed) for path in sorted(folder.glob("*.npz"))]
+    inputs, deviations = zip(*(one for one in heard if one is not None))
     return Heard(np.stack(inputs), np.stack(deviations))
+
+
+def listen_to(path: Path, network: DVectorNetwork, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """One clip: inputs (1 + ROOMS, 257) and deviation (256,); None where it has no pitch."""
+    with np.load(path) as clip:
+        wave, deviation = clip["wave"].astype(np.float32) / 32767, clip["style"] - clip["mean"]
+    log_f0 = median_log_f0(wave)
+    if log_f0 is None:
+        return None
+    random = np.random.default_rng([seed, int(path.stem)])
+    views = [wave, *(through_a_room(wave, random) for _ in range(ROOMS))]
+    with torch.inference_mode():
+        dvectors = network([without_pauses(view) for view in views]).numpy()
+    return np.concatenate([dvectors, np.full((len(views), 1), log_f0, np.float32)], axis=1), deviation
 
 
 def principal_axes(packs: np.ndarray, half: slice, count: int) -> np.ndarray:
@@ -74,29 +80,41 @@ def coordinates(deviations: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return deviations @ axes.T / (axes**2).sum(axis=1)
 
 
-def regress(inputs: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, ...]:
-    """Inputs (n, 257), targets (n, d) -> input mean (257,), weights (257, d), bias (d,)."""
-    scale = np.append(np.full(inputs.shape[1] - 1, DVECTOR_SCALE), PITCH_SCALE)
-    mean, bias = inputs.mean(axis=0), targets.mean(axis=0)
-    scaled = (inputs - mean).astype(np.float64) * scale
-    penalty = ridge * (scaled**2).sum(axis=1).mean()
-    weights = np.linalg.solve(scaled.T @ scaled + penalty * np.eye(scaled.shape[1]), scaled.T @ (targets - bias))
-    return mean, weights * scale[:, None], bias
+def invert(inputs: np.ndarray, coordinates: np.ndarray, prior: float = PRIOR) -> tuple[np.ndarray, ...]:
+    """Inputs (n, views, 257) of coordinates (n, d) -> input mean (257,), weights (257, d), bias (d,).
+
+    The most probable coordinates for an input x are bias + (x - mean) @ weights.
+    """
+    views, size = inputs.shape[1:]
+    x = inputs.reshape(-1, size).astype(np.float64)
+    z = np.repeat(coordinates, views, axis=0).astype(np.float64)
+    mean, bias = x.mean(axis=0), z.mean(axis=0)
+    x, z = x - mean, z - bias
+    response = np.linalg.solve(z.T @ z + _RIDGE * views * np.eye(z.shape[1]), z.T @ x)  # A, transposed: (d, 257)
+    noise = x - z @ response
+    precision = np.linalg.inv(_shrunk(noise.T @ noise / len(noise)))
+    evidence = response @ precision
+    weights = np.linalg.solve(evidence @ response.T + prior * np.linalg.inv(np.cov(z.T)), evidence).T
+    return mean, weights, bias
 
 
-def fit(heard: Heard, packs: dict[str, np.ndarray], *, gain: float = GAIN, ridge: float = RIDGE,
-        rooms: int = ROOMS) -> dict[str, np.ndarray]:
+def _shrunk(covariance: np.ndarray) -> np.ndarray:
+    """Toward a diagonal in which all of the d-vector's dimensions are equal; the pitch, the last, keeps its own."""
+    diagonal = np.full(len(covariance), np.diag(covariance)[:-1].mean())
+    diagonal[-1] = covariance[-1, -1]
+    return (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(diagonal)
+
+
+def fit(heard: Heard, packs: dict[str, np.ndarray], prior: float = PRIOR) -> dict[str, np.ndarray]:
     """The mapper's arrays, as `StyleMapper` names them."""
     stacked = np.stack(list(packs.values()))
     acoustic_axes = principal_axes(stacked, ACOUSTIC, ACOUSTIC_AXES)
     prosody_axes = principal_axes(stacked, PROSODY, PROSODY_AXES)
-    targets = np.concatenate([coordinates(heard.deviations[:, ACOUSTIC], acoustic_axes),
-                              coordinates(heard.deviations[:, PROSODY], prosody_axes)], axis=1)
-    views = 1 + rooms
-    mean, weights, bias = regress(heard.inputs[:, :views].reshape(-1, heard.inputs.shape[2]),
-                                  np.repeat(targets, views, axis=0), ridge)
+    styles = np.concatenate([coordinates(heard.deviations[:, ACOUSTIC], acoustic_axes),
+                             coordinates(heard.deviations[:, PROSODY], prosody_axes)], axis=1)
+    mean, weights, bias = invert(heard.inputs, styles, prior)
     mandarin = [index for index, name in enumerate(packs) if name.startswith("z")]
-    return {"input_mean": mean.astype(np.float32), "weights": (weights * gain).astype(np.float32),
+    return {"input_mean": mean.astype(np.float32), "weights": weights.astype(np.float32),
             "bias": bias.astype(np.float32), "acoustic_axes": acoustic_axes.astype(np.float32),
             "prosody_axes": prosody_axes.astype(np.float32), "mean_pack": stacked.mean(axis=0).astype(np.float16),
             "zh_prosody": stacked[mandarin][:, :, PROSODY].astype(np.float16),
