@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -92,7 +93,11 @@ def test_british_english_is_another_reading_and_not_another_label(us, gb):
     "for example this"),
     ("3:05 PM", "three oh five P.M."), ("21st", "twenty first"), ("Dr. Smith", "Doctor Smith"), ("１０", "ten"),
     ("ﬁne", "fine"),
-    ("½ cup", "one half cup"), ("β = 2", "beta equals two"), ("①", "one"), ("[see below]", "see below")])
+    ("½ cup", "one half cup"), ("β = 2", "beta equals two"), ("①", "one"), ("the '90s", "the nineties"),
+    ("the 1990s", "the nineteen nineties"), ("24/7", "twenty four seven"), ("me@x.org", "me at x dot org"),
+    ("https://www.a-b.com/c", "W W W dot a dash b dot com slash c"), ("10 s", "ten seconds"),
+    ("5 km³", "five cubic kilometers"),
+    ("the U.S.A.", "the USA"),("[see below]", "see below")])
 def test_english_numbers_units_and_signs_are_words(us, written, spoken):
     assert sounds(us(written)) == sounds(us(spoken))
 
@@ -139,7 +144,8 @@ def test_a_pause_keeps_third_tones_apart(zh):
     "tou2 fa5 fa1 zhan3"),
     ("他长得很高", "ta1 zhang3 de5 hen3 gao1"), ("这条路很长", "zhe4 tiao2 lu4 hen3 chang2"), ("睡觉", "shui4 jiao4"), ("处处处理",
     "chu4 chu4 chu2 li3"),
-    ("銀行頭髮", "yin2 hang2 tou2 fa5"), ("女儿绿", "nv3 er2 lv4"), ("略", "lve4")])
+    ("銀行頭髮", "yin2 hang2 tou2 fa5"), ("女儿绿", "nv3 er2 lv4"), ("两只狗", "liang3 zhi1 gou3"),
+    ("你得努力", "ni3 dei2 nu3 li4"), ("玩儿", "wan2 er5"), ("略", "lve4")])
 def test_characters_with_several_readings(zh, text, reading):
     assert said(zh(text)) == pinyin(reading)
 
@@ -151,7 +157,8 @@ def test_characters_with_several_readings(zh, text, reading):
     ("10:05", "十点零五分"), ("14:00", "十四点"), ("3/4", "四分之三"), ("3-5天", "三到五天"), ("100 m²", "一百平方米"), ("60km/h", "六十公里每小时"),
     ("13812345678", "幺三八幺二三四五六七八"), ("007", "零零七"), ("3+2=5", "三加二等于五"), ("第2", "第二"), ("３．５", "三点五"), ("1.2.3",
     "一点二点三"),
-    ("3:2", "三比二"), ("2:30", "两点三十分"), ("20年", "二十年")])
+    ("3:2", "三比二"), ("2:30", "两点三十分"), ("20年", "二十年"), ("302室", "三零二室"),
+    ("邮编100871", "邮编一零零八七一"), ("比分102-98", "比分一百零二比九十八"), ("拨打110", "拨打幺幺零")])
 def test_chinese_numbers_units_and_signs_are_words(zh, written, spoken):
     assert said(zh(written)) == said(zh(spoken))
 
@@ -207,7 +214,7 @@ def test_japanese_words(ja, text, phonemes):
 @pytest.mark.parametrize("written, spoken", [
     ("3.5 kg", "三点五キログラム"), ("2026-11-22", "2026年11月22日"), ("10:30", "10時30分"), ("$5", "5ドル"), ("1,000円", "千円"),
     ("20%", "20パーセント"),
-    ("-3℃", "マイナス3度"), ("100 m²", "百平方メートル"), ("007", "ゼロゼロナナ")])
+    ("-3℃", "マイナス3度"), ("100 m²", "百平方メートル"), ("007", "ゼロゼロナナ"), ("1/2", "二分の一")])
 def test_japanese_numbers_units_and_signs_are_words(ja, written, spoken):
     assert said(ja(written)) == said(ja(spoken))
 
@@ -220,6 +227,8 @@ def test_kanji_are_read_in_the_language_of_the_request(ja, zh):
 
 def test_latin_words_in_chinese_and_japanese_are_english(zh, ja, us):
     assert us("Python") in zh("我用Python写代码。") and us("Python") in ja("Pythonのコード")
+    assert zh("A股").startswith("ˈA ")  # a letter, and no article
+    assert zh("C919").split() == [us("C"), *zh("九 一 九").split()]
     assert us("New York") in zh("他在New York工作")
 
 
@@ -309,6 +318,15 @@ def test_symbols_that_the_model_lacks_are_counted_in_the_log(front_end, caplog):
     with caplog.at_level(logging.WARNING):
         assert front_end._known("a\u4e00b\u4e00") == "ab"
     assert "2 phoneme symbols" in caplog.text and "U+4E00 x2" in caplog.text
+
+
+@pytest.mark.parametrize("text", [
+    "a-" * 100, "1/" * 100, "a@" * 100, "aB" * 100, "a.b-c_d@" * 25, "1," * 100, "x" * 200, "的" * 200])
+def test_no_text_takes_long(front_end, text):
+    start = time.process_time()
+    for language, dialect in DIALECTS:
+        front_end.phonemes(text, language, dialect)
+    assert time.process_time() - start < 4
 
 
 # Anything a client may send

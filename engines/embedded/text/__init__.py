@@ -26,6 +26,8 @@ LANGUAGES = ("en", "zh", "ja")
 _SILENT = frozenset(';:,.!?—…"()“” ˈˌː')
 _SENTENCE_END, _CLAUSE_END, _WORD_END = re.compile(r"(?<=[.!?…])[”\")]* "), re.compile(r"(?<=[,;:—])[”\")]* "), \
     re.compile(" ")
+#: A股: among Chinese or Japanese words it is a letter and no article
+_LETTER_A = markup.Word(("EY1",), "A")
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ class TextFrontEnd:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
         items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(text)]
         runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, self.languages)
-        parts = [self._read(run, dialect) for run in runs.split(_normalised(items, language), language)]
+        parts = [self._read(run, language, dialect) for run in runs.split(_normalised(items, language), language)]
         phonemes = self._known(" ".join(parts))
         if not set(phonemes) - _SILENT:
             raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. "
@@ -87,12 +89,14 @@ class TextFrontEnd:
         """
         return _split(phonemes, limit)
 
-    def _read(self, run: runs.Run, dialect: str) -> str:
+    def _read(self, run: runs.Run, language: str, dialect: str) -> str:
         reader = self._readers.get(run.language)
         if reader is None:
             raise InvalidInput("The text holds a pronunciation in a notation whose language the running engine has "
                                "not loaded. Remove the brackets.", param="text", code="text_script_unsupported")
         if run.language == "en":
+            if run.language != language:
+                run.items = [_LETTER_A if item in ("a", "A") else item for item in run.items]
             return reader.phonemes(run.items, british=dialect == "en-GB")
         return reader.phonemes(run.items)
 
@@ -103,7 +107,7 @@ class TextFrontEnd:
                          ", ".join(f"U+{ord(symbol):04X} x{count}" for symbol, count in unknown.most_common(8)))
         known = "".join(symbol if symbol in self.vocabulary else " " if symbol.isspace() else "" for symbol in phonemes)
         known = re.sub(r"\s+", " ", known).strip()
-        return re.sub(r" (?=[.,!?;:…])", "", known)
+        return re.sub(r"(?<=[“(]) | (?=[.,!?;:…”)])", "", known)
 
 
 def _reader(language: str):

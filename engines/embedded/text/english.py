@@ -14,14 +14,21 @@ from engines.embedded.text.markup import Item, Word
 
 _LENGTHS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet"}
 _POWERS = {"²": "square ", "³": "cubic "}
+#: units that hibari leaves to the ear; a bare letter counts only behind a space (the 1990s are no seconds)
 _UNITS = {"m/s": "meters per second", "m": "meters", "g": "grams", "l": "liters", "L": "liters", "mL": "milliliters",
           "t": "tons", "W": "watts", "V": "volts", "dB": "decibels", "s": "seconds", "h": "hours",
           "µs": "microseconds", "μs": "microseconds"}
 _NUMBER = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
 _AREA = re.compile(rf"{_NUMBER}\s?(km|mm|cm|ft|m)([²³])")
-_UNIT = re.compile(rf"{_NUMBER}\s?({'|'.join(sorted(map(re.escape, _UNITS), key=len, reverse=True))})(?![\w/²³'])")
+_LONGEST_FIRST = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
+_UNIT = re.compile(rf"{_NUMBER}(?: |(?=[A-Zµμgl]|m/))({_LONGEST_FIRST})(?![\w/²³'])")
+_ADDRESS = re.compile(r"(?:https?://)?(?:[\w-]+@)?(?:[\w-]+\.)+[A-Za-z]{2,}(?:/[\w./?=&#%-]*)?(?![\w.])")
+_ADDRESS_SIGNS = {".": " dot ", "/": " slash ", "@": " at ", "-": " dash ", "_": " underscore ", "?": " question mark ",
+                  "=": " equals ", "&": " and ", "#": " hash ", "%": " percent "}
+_IDIOMS = {"24/7": "twenty four seven", "50/50": "fifty fifty"}
 #: too long to be a quantity (hibari's words end at decillions): said digit by digit
 _CODE = re.compile(r"\d[\d,]{15,}\d")
+_CHAIN = re.compile(r"\S{49,}")
 _DAY_MONTH = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4})(?![\d/])")
 _MONTHS = ("January February March April May June July August September October November December").split()
 _SPELLED = {"meter": "metre", "liter": "litre"}
@@ -43,7 +50,8 @@ class English:
         """Kokoro phonemes of text and given pronunciations in order; punctuation stays."""
         from hibari.g2p import normalize
         text = "".join(self._given(item, british) if isinstance(item, Word)
-                       else normalize(_prepared(item, british)).join(_outer_spaces(item)) for item in items)
+                       else _broken_up(normalize(_prepared(item, british))).join(_outer_spaces(item))
+                       for item in items)
         return self._reader(british)(text, normalize_text=False)
 
     @staticmethod
@@ -58,12 +66,22 @@ class English:
         return self._readers[british]
 
 
+def _broken_up(text: str) -> str:
+    """Chains of over 48 characters without a space in pieces: hibari's time grows with the cube of their parts."""
+    text = _CHAIN.sub(lambda match: re.sub(r"(?<=[^\W_])[^\w\s]+(?=\w)|_+", " ", match[0]), text)
+    return _CHAIN.sub(lambda match: re.sub(r"(\S{24})(?=\S)", r"\1 ", match[0]), text)
+
+
 def _outer_spaces(text: str) -> tuple[str, str]:
     return " " if text[:1].isspace() else "", " " if text[-1:].isspace() else ""
 
 
 def _prepared(text: str, british: bool) -> str:
     text = "".join(map(_plain_letter, text.translate(_LINK)))
+    text = re.sub(r"(?<!\w)'(?=\d\ds)", "", text)  # '90s: no quotation begins here
+    text = _ADDRESS.sub(_address, text)
+    for written, spoken in _IDIOMS.items():
+        text = re.sub(rf"(?<![\w/]){written}(?![\w/])", spoken, text)
     for written, spoken in _INITIALISMS.items():
         text = re.sub(rf"(?<!\w){re.escape(written)}", spoken, text, flags=re.IGNORECASE)
     text = _CODE.sub(lambda m: " ".join(m[0].replace(",", "")), text)
@@ -75,6 +93,17 @@ def _prepared(text: str, british: bool) -> str:
         for american, spelled in _SPELLED.items():
             text = text.replace(american, spelled)
     return text
+
+
+def _address(match: re.Match) -> str:
+    """A web or mail address, as one says it; what only looks like one (3.5kg, U.S.A) is left alone."""
+    address = match[0]
+    if "@" not in address and "://" not in address and not re.search(
+            r"^www\.|\.(?:com|org|net|edu|gov|io|co|uk|de|fr|eu|us|cn|jp|ai|dev|app|info)(?:/|$)", address):
+        return address
+    address = re.sub(r"^https?://", "", address).rstrip("/")
+    spoken = "".join(_ADDRESS_SIGNS.get(char, char) for char in address)
+    return re.sub(r"^www ", "W W W ", spoken)
 
 
 def _number_of(plural: str, number: str) -> str:

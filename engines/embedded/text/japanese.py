@@ -22,6 +22,7 @@ _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(sorted(map(re.escape, _UNITS), key=le
 _MONEY = re.compile(r"([$€£¥])\s?(\d[\d,]*(?:\.\d+)?)")
 _CURRENCIES = {"$": "ドル", "€": "ユーロ", "£": "ポンド", "¥": "円"}
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?!\d)")
+_FRACTION = re.compile(r"(?<![\d/.])(\d{1,2})/(\d{1,2})(?![\d/.])")
 _CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?![\d:])")
 _SYMBOLS = {"+": "プラス", "=": "イコール", "&": "アンド", "@": "アットマーク", "×": "かける", "÷": "わる", "±": "プラスマイナス"}
 _SMALL_KANA = dict(zip("ㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ", "クシストヌハヒフヘホムラリルレロ", strict=True))
@@ -29,7 +30,7 @@ _FULL_SIZE = dict(zip("ァィゥェォャュョ", "アイウエオヤユヨ", st
 #: a small kana without a kana before it to join: said as a syllable of its own
 _ORPHAN = re.compile(f"(?<![ア-チツ-マミ-ワヰ-ヲヴ{''.join(_FULL_SIZE)}])[{''.join(_FULL_SIZE)}]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003134f]")
-_MARKS = re.compile(r"([.,!?;:…—“”()]+)")
+_MARKS = re.compile(r"([.,!?;:…—“”()])")
 
 
 class Japanese:
@@ -42,13 +43,8 @@ class Japanese:
     def phonemes(self, items: list[Item]) -> str:
         """Kokoro phonemes of the text; words are separated by spaces, punctuation stays."""
         text = normalise("".join(item for item in items if isinstance(item, str)))
-        out = []
-        for part in _MARKS.split(text):
-            if _MARKS.fullmatch(part):
-                out.append(part)
-            elif part.strip():
-                out.append(" " + self._read(part.strip()))
-        return "".join(out).strip()
+        parts = [part.strip() for part in _MARKS.split(text) if part.strip()]
+        return " ".join(part if _MARKS.fullmatch(part) else self._read(part) for part in parts)
 
     def _read(self, text: str) -> str:
         if self._reader is None:
@@ -63,6 +59,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = _DATE.sub(r"\1年\2月\3日", text)
     text = _CLOCK.sub(lambda m: f"{int(m[1])}時" + (f"{int(m[2])}分" if int(m[2]) else ""), text)
+    text = _FRACTION.sub(r"\2分の\1", text)
     text = _MONEY.sub(lambda m: m[2] + _CURRENCIES[m[1]], text)
     text = re.sub(r"(?<=\d)\s?[~–](?=\s?\d)", "から", text)
     text = re.sub(r"(?<![\w.])-(?=\d)", "マイナス", text)

@@ -44,7 +44,7 @@ class Mandarin:
                 out += [*_sounds(clause), word]
                 clause = []
             position += len(word)
-        return _spaced(out + _sounds(clause))
+        return " ".join(out + _sounds(clause))
 
     def _segmented(self, text: str) -> list[str]:
         if self._words is None:
@@ -109,8 +109,3 @@ def _sounds(clause: list[tones.Word]) -> list[str]:
     tones.apply_sandhi(clause)
     return ["".join(pinyin.phonemes(syllable.reading) for syllable in word) for word in clause]
 
-
-def _spaced(parts: list[str]) -> str:
-    text = " ".join(part for part in parts if part)
-    text = re.sub(r" ([.,!?;:…—”)])", r"\1", text)
-    return re.sub(r"([“(]) ", r"\1", text)

@@ -35,6 +35,10 @@ _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?![\d.])")
 _COUNTED = "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘架门层"
 _TWO = re.compile(rf"(?<![\d.第])2(?=\s?(?:多|[{_COUNTED}万千亿](?![月日号])))")
 _CODE = re.compile(r"(?<![\d.])(?:0\d+|\d{9,})(?![\d.])")
+_SPELLED = re.compile(r"(?<=[A-Za-z])-?\d{3,}(?![\d.])|\d{3,}(?=室|号房)|"
+                      r"(?:(?<=邮编)|(?<=邮编是)|(?<=编号)|(?<=编号是)|(?<=密码)|(?<=密码是)|(?<=验证码)|(?<=验证码是)|(?<=尾号)|(?<=学号))"
+                      r"[:是]?\s?\d{3,}")
+_SCORE = re.compile(r"(?<=比分)(\D{0,2}\d+)-(\d+)")
 _ANY = re.compile(_NUMBER)
 _SYMBOLS = (("℃", "摄氏度"), ("%", "百分号"), ("+", "加"), ("=", "等于"), ("×", "乘以"), ("÷", "除以"), ("±", "正负"),
             ("≈", "约等于"), ("≥", "大于等于"), ("≤", "小于等于"), (">", "大于"), ("<", "小于"), ("&", "和"), ("~", "到"),
@@ -52,6 +56,8 @@ def normalise(text: str) -> str:
     text = _HOTLINE.sub(lambda m: _digits(m[0], "幺"), text)
     text = _YEAR.sub(lambda m: _digits(m[1]), text)
     text = _CLOCK.sub(_clock, text)
+    text = _SCORE.sub(r"\1:\2", text)
+    text = _SPELLED.sub(lambda m: re.sub(r"\d", lambda digit: _DIGIT[digit[0]], m[0].lstrip("-")), text)
     text = _RATIO.sub(lambda m: f"{cardinal(m[1])}比{cardinal(m[2])}", text)
     text = _RANGE.sub(r"\1到", text)
     text = _TEMPERATURE.sub(lambda m: ("零下" if m[1] else "") + ("华氏" if m[3] == "F" else "") + cardinal(m[2]) +

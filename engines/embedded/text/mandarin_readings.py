@@ -27,7 +27,7 @@ class _Rule:
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "得": (_Rule("dei3", after=_PERSONS + "就还都也总可非只必", before="走去来做干要先再把想办找回看写说有买吃学给问等让用到多少赶好注"),
+    "得": (_Rule("de2", after=_PERSONS, before="了到出过奖病分第名冠金胜救罪"), _Rule("dei3", after=_PERSONS + "就还都也总可非只必"),
           _Rule("de5")),
     "长": (_Rule("chang2", after=_DEGREES), _Rule("zhang3", before="得大出高成满了着胖肥毛草"), _Rule("chang2")),
     "还": (_Rule("huan2", before="钱书款债给账贷清车房"), _Rule("hai2")),
@@ -93,4 +93,8 @@ def _of_word(word: str) -> tuple[str, ...]:
         found[1] = "de5"  # 跑得快
     if len(plain) > 2 and plain[-1] == "地" and plain[-2] == plain[-3]:
         found[-1] = "de5"  # 慢慢地
+    if len(plain) > 1 and plain[-1] == "只" and plain[-2] in _NUMERALS:
+        found[-1] = "zhi1"  # 两只猫
+    if len(plain) > 1 and plain[-1] == "儿" and plain[-2] not in "女婴幼孤胎男健宠少新产育混患妻":
+        found[-1] = "er5"  # 玩儿: no syllable of its own weight
     return tuple(reading if pinyin.is_syllable(reading) else STRANGE for reading in found)
