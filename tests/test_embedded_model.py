@@ -8,8 +8,7 @@ from engines.embedded import acoustic, quantized, vocoder
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.text import load as load_text
 
-SENTENCES = ["The quick brown fox jumps over the lazy dog.", "Hello there.",
-             "She sells sea shells by the shore, doesn't she?"]
+SENTENCES = ["Come in, please.", "Hello.", "See you soon, she said."]
 
 
 @pytest.fixture(scope="module")
