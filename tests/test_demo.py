@@ -1,0 +1,157 @@
+"""The launcher's commands as a person types them, on real Ray with the simulated engine: up, demo, down, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import soundfile
+import yaml
+
+from cluster import demo, ports, processes, zipkin as zipkins
+from cluster.ray_head import ROOT
+from cluster.state import StateFile
+
+GENERATE_MS = 2500
+STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
+
+
+class Place:
+    """A run folder with ports and a config of its own, and the commands run in it."""
+
+    def __init__(self, folder: Path, zipkin_url: str | None = None) -> None:
+        self.run_dir, self.outputs = folder / "run", folder / "outputs"
+        self.http_port, self.dashboard_port = ports.any_free(), ports.any_free()
+        config = yaml.safe_load((ROOT / "cluster" / "serve.cpu.yaml").read_text())
+        config["applications"][0]["args"] |= {"engine": "simulated", "engine_options": {"generate_ms": GENERATE_MS}}
+        self.config = folder / "serve.yaml"
+        self.config.write_text(yaml.safe_dump(config))
+        self.env = {**os.environ} | ({"ZIPKIN_URL": zipkin_url} if zipkin_url else {})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def options(self) -> list[str]:
+        return ["--http-port", str(self.http_port), "--dashboard-port", str(self.dashboard_port),
+                "--config", str(self.config)]
+
+    def command(self, command: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "cluster", command, "--run-dir", str(self.run_dir), *options]
+
+    def run(self, command: str, *options: str) -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(command, *options), cwd=ROOT, env=self.env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+
+    def post(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/api/generate", data=demo.Request().form(), timeout=60, trust_env=False,
+                          files={"prompt_audio": demo.CLIP.read_bytes()})
+
+    def family(self) -> list[psutil.Process]:
+        state = StateFile(self.run_dir).load()
+        return [process for started in state.started for process in processes.family(started)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, zipkin):
+    place = Place(tmp_path_factory.mktemp("up"), zipkin.url)
+    answer = place.run("up", *place.options)
+    try:
+        assert answer.returncode == 0, answer.stdout
+        place.said = answer.stdout
+        yield place
+    finally:
+        place.run("down", "--force")
+
+
+def test_up_says_what_it_does_and_listens_on_loopback_alone(place):
+    assert "tts-service is healthy" in place.said and f"ready: {place.url}" in place.said
+    assert "reachable from the network" not in place.said
+    assert ports.open_to_the_network({process.pid for process in place.family()}) == []
+
+
+def test_status_knows_every_service(place):
+    answer = place.run("status")
+    assert answer.returncode == 0, answer.stdout
+    assert len(re.findall(r"-(?:api|service) +HEALTHY +1 of 1", answer.stdout)) == 5
+
+
+def test_demo_uses_what_runs_and_shows_the_trace_from_zipkin(place):
+    answer = place.run("demo", "--outputs", str(place.outputs))
+    assert answer.returncode == 0, answer.stdout
+    assert "using the graph" in answer.stdout and "Apache License 2.0" in answer.stdout
+    speech = list(place.outputs.glob("*.wav"))
+    trace_id = re.fullmatch(r"output_\d{8}_\d{6}_([0-9a-f]{32})\.wav", speech[0].name)[1]
+    assert soundfile.info(str(speech[0])).samplerate == 24000
+    assert f"/zipkin/traces/{trace_id}" in answer.stdout and "/zipkin/dependency" in answer.stdout
+    lines = answer.stdout.splitlines()
+    assert all(any(stage in line and "%" in line for line in lines) for stage in STAGES)
+    assert ["GENERATE_MEL" in line for line in lines if "slowest stage" in line] == [True]
+
+
+def test_a_refused_request_shows_the_servers_words_and_fails(place):
+    answer = place.run("demo", "--dialect", "zh-Nowhere")
+    assert answer.returncode == 1
+    assert "answered 400" in answer.stdout and "GET /api/dialects" in answer.stdout
+    assert "Traceback" not in answer.stdout
+
+
+def test_a_second_up_is_told_about_the_first(place):
+    answer = place.run("up", *place.options)
+    assert answer.returncode == 1 and "make down" in answer.stdout
+
+
+def test_down_lets_the_request_under_way_finish_and_stops_only_its_own(place, zipkin):
+    """Runs last: it ends what the module's other tests use."""
+    ours = place.family()
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(place.post()))
+    client.start()
+    time.sleep(0.5)
+    stopped = place.run("down")
+    client.join(timeout=60)
+    assert stopped.returncode == 0, stopped.stdout
+    assert [answer.status_code for answer in answers] == [200]
+    assert "cut off" not in stopped.stdout and "failed" not in stopped.stdout
+    assert [process for process in ours if process.is_running() and process.status() != "zombie"] == []
+    assert ports.is_free(place.http_port) and ports.is_free(place.dashboard_port)
+    assert zipkins.healthy(zipkin.url)
+    assert place.run("status").returncode == 1
+
+
+def test_ctrl_c_stops_a_demo_without_zipkin(tmp_path):
+    """The whole demo in one process: spans to a file, serving until the signal, nothing left behind."""
+    place = Place(tmp_path)
+    log = tmp_path / "demo.log"
+    command = place.command("demo", *place.options, "--no-zipkin", "--outputs", str(place.outputs))
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=place.env, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        until = time.monotonic() + 240
+        while "serving until Ctrl-C" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        ours = place.family()
+        assert len(ours) > 5
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+        place.run("down", "--force")
+    spans = json.loads((place.run_dir / "spans.jsonl").read_text().splitlines()[0])
+    assert {span["name"].upper() for span in spans} >= set(STAGES)
+    assert all(stage in log.read_text() for stage in STAGES)
+    assert [process for process in ours if process.is_running() and process.status() != "zombie"] == []
+    assert not (place.run_dir / "state.json").exists()
