@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cluster import demo, signals, status
@@ -12,7 +13,6 @@ from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
 from cluster.stack import DRAIN_WITHIN_S, Options, Stack
-from cluster.state import State
 
 OVERVIEW = """\
 Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 127.0.0.1.
@@ -100,12 +100,18 @@ def _port(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     interruptions = signals.Interruptions().install()
+    stack = Stack(args.run_dir, Progress())
     try:
-        return _COMMANDS[args.command](args, Stack(args.run_dir, Progress()), interruptions)
+        return _COMMANDS[args.command](args, stack)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
     except signals.Interrupted:
+        # Once more while things were being stopped gently: now at once, and without listening any more.
+        interruptions.ignore()
+        if stack.started is not None:
+            stack.say("stopping at once")
+            stack.stop(stack.started, drain=False)
         return 130
 
 
@@ -115,7 +121,7 @@ def _options(args: argparse.Namespace) -> Options:
                    run_dir=args.run_dir)
 
 
-def _demo(args: argparse.Namespace, stack: Stack, interruptions: signals.Interruptions) -> int:
+def _demo(args: argparse.Namespace, stack: Stack) -> int:
     request = demo.Request(clip=args.clip, text=args.text, dialect=args.dialect, mode=args.mode,
                            style_instruction=args.style_instruction, prompt_text=args.prompt_text, speed=args.speed,
                            seed=args.seed)
@@ -130,46 +136,30 @@ def _demo(args: argparse.Namespace, stack: Stack, interruptions: signals.Interru
         demo.run(state, request, stack.say, args.outputs)
         if not args.once:
             stack.say("serving until Ctrl-C")
-            signals.wait()
-    except signals.Interrupted:
-        pass
+            with suppress(signals.Interrupted):
+                stack.watch(state)
     finally:
-        _stop(stack, state, interruptions)
+        with stack.file.locked():
+            stack.stop(state)
     return 0
 
 
-def _stop(stack: Stack, state: State, interruptions: signals.Interruptions) -> None:
-    """Gently; on another Ctrl-C at once."""
-    try:
-        with stack.file.locked():
-            stack.stop(state)
-    except signals.Interrupted:
-        interruptions.ignore()
-        stack.say("stopping at once")
-        stack.stop(state, drain=False)
-
-
-def _up(args: argparse.Namespace, stack: Stack, interruptions: signals.Interruptions) -> int:
+def _up(args: argparse.Namespace, stack: Stack) -> int:
     state = stack.up(_options(args))
     print(f"\n{demo.links(state)}\n\n`make demo` sends a request, `make down` stops it all.")
     return 0
 
 
-def _down(args: argparse.Namespace, stack: Stack, interruptions: signals.Interruptions) -> int:
+def _down(args: argparse.Namespace, stack: Stack) -> int:
     state = stack.file.load()
     if state is None:
         print("nothing runs here")
         return 0
-    try:
-        stack.down(args.drain_s, args.force)
-    except signals.Interrupted:
-        interruptions.ignore()
-        stack.say("stopping at once")
-        stack.down(force=True)
+    stack.down(args.drain_s, args.force)
     return 0
 
 
-def _status(args: argparse.Namespace, stack: Stack, interruptions: signals.Interruptions) -> int:
+def _status(args: argparse.Namespace, stack: Stack) -> int:
     text, serves = status.report(stack.file.load())
     print(text)
     return 0 if serves else 1

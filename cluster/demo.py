@@ -81,7 +81,8 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
     outputs.mkdir(parents=True, exist_ok=True)
     path = outputs / f"output_{datetime.now():%Y%m%d_%H%M%S}_{trace_id}.wav"
     path.write_bytes(answer.content)
-    say(f"{info.duration:.1f} s of speech in {took:.1f} s (real-time factor {took / info.duration:.2f}): {_short(path)}")
+    say(f"{info.duration:.1f} s of speech in {took:.1f} s (real-time factor {took / info.duration:.2f}): "
+        f"{_short(path)}")
     print(f"\n{_tree(state, trace_id)}\n\n{links(state, trace_id)}\n", flush=True)
 
 

@@ -37,8 +37,3 @@ class Interruptions:
         self.count += 1
         raise Interrupted
 
-
-def wait() -> None:
-    """Sleep until a signal's handler raises."""
-    while True:
-        signal.pause()

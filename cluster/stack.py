@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster import ray_head, serving, zipkin
 from cluster.ports import open_to_the_network, require_free
 from cluster.problem import Problem
-from cluster.processes import family
+from cluster.processes import family, last_lines
 from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
 
@@ -42,6 +42,7 @@ class Stack:
         self.run_dir = run_dir.resolve()
         self.file = StateFile(self.run_dir)
         self.say = say
+        self.started: State | None = None  #: what this object has to stop if it is interrupted
 
     @property
     def ray_logs(self) -> Path:
@@ -55,6 +56,7 @@ class Stack:
             require_free(options.http_port, "the API", "--http-port")
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
             state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port)
+            self.started = state
             try:
                 self._start(options, state)
             except BaseException:
@@ -128,6 +130,7 @@ class Stack:
             if state.boot_id != boot_id():
                 self.file.forget()
                 return False
+            self.started = state
             self.stop(state, drain=not force, drain_within_s=drain_within_s)
             return True
 
@@ -144,7 +147,17 @@ class Stack:
             self.say("stopping Zipkin")
             zipkin.stop(state.zipkin.process, state.zipkin.container)
         self.file.forget()
+        self.started = None
         self.say("stopped")
+
+    def watch(self, state: State, every_s: float = 1.0) -> None:
+        """Return never; raise Problem when something that was started ends by itself."""
+        while True:
+            for process in state.started:
+                if not process.alive:
+                    raise Problem(f"{process.name} (pid {process.pid}) has ended by itself. The end of {process.log}:\n"
+                                  f"{last_lines(process.log)}")
+            time.sleep(every_s)
 
     def _drain(self, state: State, within_s: float) -> None:
         self.say(f"refusing new requests, waiting for those under way (at most {within_s:.0f} s)")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import cli, demo, java, ports, processes, serving, stack, zipkin, zipkin_jar
+from cluster import cli, demo, java, ports, processes, serving, signals, stack, zipkin, zipkin_jar
 from cluster.problem import Problem
 from cluster.ray_head import ROOT, RayHead
 from cluster.state import State, StateFile, boot_id
@@ -51,6 +51,16 @@ def fake_program(folder: Path, name: str, script: str) -> Path:
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     return program
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """`cli.main` takes over the signals of its process, which here is pytest's."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def state(**changes) -> State:
@@ -188,6 +198,31 @@ class TestState:
         assert cli.main(["down", "--run-dir", str(run_dir)]) == 0
         assert not sleeper.alive and not (run_dir / "state.json").exists() and not sessions.exists()
         assert (run_dir / "logs" / "ray" / "raylet.out").read_text() == "log"
+
+    def test_a_part_that_ends_by_itself_is_noticed(self, tmp_path, sleeper):
+        running = state(ray=head(sleeper, tmp_path))
+        os.kill(sleeper.pid, signal.SIGKILL)
+        with pytest.raises(Problem, match=r"sleeper \(pid \d+\) has ended by itself.*\nup"):
+            stack.Stack(tmp_path, lambda text: None).watch(running, every_s=0.05)
+
+    def test_a_second_ctrl_c_stops_at_once(self, tmp_path, sleeper, monkeypatch):
+        """The first one asks for a gentle end, which here would take for ever."""
+        def drain(self, running, within_s):
+            raise signals.Interrupted
+        monkeypatch.setattr(stack.Stack, "_drain", drain)
+        StateFile(tmp_path / "run").save(state(ready=True, ray=head(sleeper, tmp_path / "ray")))
+        assert cli.main(["down", "--run-dir", str(tmp_path / "run")]) == 130
+        assert not sleeper.alive and not (tmp_path / "run" / "state.json").exists()
+
+    def test_signals_of_one_wish_count_once(self):
+        """A terminal signals `make` and us, and `make` passes on its own."""
+        interruptions = signals.Interruptions()
+        with pytest.raises(signals.Interrupted):
+            interruptions._on_signal(signal.SIGINT, None)
+        interruptions._on_signal(signal.SIGTERM, None)
+        interruptions._last -= 2
+        with pytest.raises(signals.Interrupted):
+            interruptions._on_signal(signal.SIGINT, None)
 
     def test_down_and_status_say_that_nothing_runs(self, tmp_path, capsys):
         assert cli.main(["down", "--run-dir", str(tmp_path)]) == 0
