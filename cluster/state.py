@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.ports import LOOPBACK
@@ -30,7 +30,6 @@ class State:
     zipkin: Zipkin | None = None
     ray: RayHead | None = None
     spans_file: str | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def http_url(self) -> str:

@@ -1,7 +1,8 @@
 """A Zipkin to send spans to: one that runs already, or one started here on loopback, by Java or by Docker.
 
 In order: ZIPKIN_URL; the jar (ZIPKIN_JAR, the user's cache, fetched) with a Java; Docker. Where none of them can be
-had, `find_or_start` answers with what is missing, and the caller goes on without.
+had, `find_or_start` answers with what is missing, and the caller goes on without. The way by Docker has only been
+tried with a stand-in for the `docker` command.
 """
 
 from __future__ import annotations
