@@ -41,9 +41,8 @@ class Pipeline:
         self._vocoder = self.engine.load_vocoder("cpu", threads)
 
     def preprocess(self, upload: bytes) -> Reference:
-        capabilities = self.engine.capabilities
-        clip = audio.decode(upload, seconds=capabilities.reference_seconds)
-        return Reference(audio.resampled(clip.samples, clip.rate, capabilities.reference_rates))
+        clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
+        return self.engine.prepare(clip.samples, clip.rate)
 
     def extract(self, reference: Reference) -> Voice:
         return _sound(self._speaker.encode([reference]))

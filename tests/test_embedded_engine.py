@@ -1,13 +1,14 @@
 """The embedded engine behind the contract: texts in three languages to speech, bad ones failing alone."""
 
 import math
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from engines.contract import Mel, Utterance, Voice, create
+from engines.contract import Mel, Utterance, Voice, WeightsError, create
 from engines.embedded.finish import finish
 from speech.errors import InternalError, InvalidInput, SpeechError, UnsupportedDialect
 
@@ -67,6 +68,16 @@ def test_a_bad_option_is_refused(options):
 def test_the_capabilities_say_that_it_is_no_clone(engine):
     assert "no true clone" in engine.capabilities.notice
     assert engine.capabilities.dialects >= {"en-US", "zh-CN", "ja-JP"}
+
+
+def test_another_mapper_is_another_version(engine, tmp_path, monkeypatch):
+    assert re.fullmatch(r"1-[0-9a-f]{8}", engine.capabilities.version)
+    (tmp_path / "mapper.npz.sha256").write_text("0123456789abcdef  mapper.npz\n")
+    monkeypatch.setattr("engines.embedded.DATA", tmp_path / "mapper.npz")
+    assert create("embedded").capabilities.version == "1-01234567"
+    (tmp_path / "mapper.npz.sha256").unlink()
+    with pytest.raises(WeightsError, match="mapper.npz.sha256 is missing.*git checkout"):
+        create("embedded")
 
 
 def test_it_speaks_three_languages_and_a_bad_text_fails_alone(acoustic, vocoder):

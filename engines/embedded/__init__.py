@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from engines.contract import Capabilities, Reference, Utterance
+from engines.contract import Capabilities, Reference, Utterance, WeightsError
 from engines.embedded import style
+from engines.embedded.mapper import DATA
 from speech.audio import resampled
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
@@ -26,12 +27,21 @@ NOTICE = ("Steers a stock voice toward the reference clip (timbre, pitch) within
           "span. It is no true clone: the result resembles the speaker, but is not to be taken for them.")
 
 
+def _version() -> str:
+    """Changes with the mapper, because a stored voice holds a style offset that only its own mapper understands."""
+    checksum = DATA.with_name(f"{DATA.name}.sha256")
+    if not checksum.is_file():
+        raise WeightsError(f"The voice mapper's checksum {checksum} is missing. Restore it from the repository: "
+                           "git checkout engines/embedded")
+    return f"1-{checksum.read_text()[:8]}"
+
+
 class EmbeddedEngine:
     """Kokoro-82M as an `engines.contract.Engine`.
 
     Args:
-        bf16: compute the vocoder's convolutions in bfloat16. "auto" does so where the CPU has matrix units for it
-            (AMX); elsewhere it is slower than float32 or gains nothing. The acoustic model is always float32.
+        bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so where it has instructions for
+            it (AVX512-BF16, AMX): twice as fast, and not to be heard. All else is always float32.
         vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU: a CPU
             computes them one by one anyway, and the first would wait for the last.
     """
@@ -44,7 +54,7 @@ class EmbeddedEngine:
         self._bf16 = bf16
         self.capabilities = Capabilities(
             name="embedded-kokoro-82m",
-            version="1",
+            version=_version(),
             sample_rate=24000,
             dialects=frozenset(SPOKEN),
             modes=frozenset({"fast", "instruct"}),
