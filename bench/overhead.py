@@ -12,7 +12,6 @@ import asyncio
 import io
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,10 +20,8 @@ import soundfile
 
 from bench import results
 from bench.load import Sample, closed_loop, multipart, percentile
-from cluster import ports, ray_head
-from cluster.serving import Application, Dashboard, wait_until_ready
+from bench.private_graph import private_graph
 
-CONFIG = Path(__file__).resolve().parent.parent / "cluster" / "serve.cpu.yaml"
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
@@ -81,24 +78,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=4)
-        try:
-            spans = Path(folder) / "spans.jsonl"
-            port = ports.any_free()
-            application = Application.read(CONFIG, port, {
-                "engine": "simulated", "engine_options": SIMULATED,
-                "tracing": {"spans_file": str(spans), "spool_dir": str(Path(folder) / "spool")}})
-            dashboard = Dashboard(head)
-            dashboard.deploy(application)
-            dashboard.wait_until_running(application.name, print)
-            wait_until_ready(f"http://127.0.0.1:{port}")
-            rounds = run(port, Traces(spans), options.rounds)
-            if options.hold:
-                print(f"holding on port {port}; Ctrl-C ends", flush=True)
-                time.sleep(3600)
-        finally:
-            head.stop()
+    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=4) as graph:
+        rounds = run(graph.port, Traces(graph.spans), options.rounds)
+        if options.hold:
+            print(f"holding on port {graph.port}; Ctrl-C ends", flush=True)
+            time.sleep(3600)
     results.write("overhead", {"simulated": SIMULATED, "rounds": rounds, "median": medians(rounds)})
 
 

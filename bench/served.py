@@ -9,35 +9,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import tempfile
-from pathlib import Path
 
 from bench import engine as in_process, results
 from bench.load import closed_loop, multipart, percentile
-from bench.overhead import CONFIG, Traces, computed_ms
-from cluster import ports, ray_head
-from cluster.serving import Application, Dashboard, wait_until_ready
+from bench.overhead import Traces, computed_ms
+from bench.private_graph import private_graph
 
 THREADS = 2  #: as tts and vocoder have in the config
 
 
 def serve_and_measure(clip: bytes, count: int) -> dict:
-    with tempfile.TemporaryDirectory(prefix="served-") as folder:
-        head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=2)
-        try:
-            spans = Path(folder) / "spans.jsonl"
-            port = ports.any_free()
-            application = Application.read(CONFIG, port, {"tracing": {"spans_file": str(spans)}})
-            dashboard = Dashboard(head)
-            dashboard.deploy(application)
-            dashboard.wait_until_running(application.name, print)
-            wait_until_ready(f"http://127.0.0.1:{port}")
-            request = multipart(f"127.0.0.1:{port}", {"text": in_process.SENTENCE, "dialect": "en-US"}, clip)
-            asyncio.run(closed_loop("127.0.0.1", port, request, clients=1, count=3))
-            samples = asyncio.run(closed_loop("127.0.0.1", port, request, clients=1, count=count))
-            traces = Traces(spans).of(samples)
-        finally:
-            head.stop()
+    with private_graph({}, num_cpus=2) as graph:
+        request = multipart(f"127.0.0.1:{graph.port}", {"text": in_process.SENTENCE, "dialect": "en-US"}, clip)
+        asyncio.run(closed_loop("127.0.0.1", graph.port, request, clients=1, count=3))
+        samples = asyncio.run(closed_loop("127.0.0.1", graph.port, request, clients=1, count=count))
+        traces = Traces(graph.spans).of(samples)
     seconds = (samples[0].size - 44) / 2 / 24_000
     return {"requests": count, "statuses": sorted({sample.status for sample in samples}),
             "speech_s": round(seconds, 2),

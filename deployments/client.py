@@ -18,6 +18,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import messages
+from deployments.direct import without_handshake
 from deployments.run import Run
 from deployments.wire import Reply
 from engines.contract import Utterance
@@ -50,6 +51,10 @@ class StageClient:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self.handle = handle
+
+    def connect(self) -> None:
+        """Prepare the handle for calls from this event loop; the first call would do it, too late."""
+        without_handshake(self.handle)
 
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
                     *inputs: Result) -> Result:
