@@ -6,8 +6,7 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 (`cluster/serve.cpu.yaml`). Replicas, GPU fractions and autoscaling belong to that file's `deployments:` section.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
 import time
 from collections.abc import Mapping
 
