@@ -64,7 +64,7 @@ def measure(port: int, traces: Traces, clients: int, count: int) -> dict:
     if failed:
         raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
     found = traces.of(samples)
-    overhead = [sample.ms - computed_ms(trace) for sample, trace in zip(samples, found)]
+    overhead = [sample.ms - computed_ms(trace) for sample, trace in zip(samples, found, strict=True)]
     return {"clients": clients, "requests": count, "req_per_s": round(count / took, 1),
             "e2e_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
             "e2e_p95_ms": round(percentile([sample.ms for sample in samples], 95), 1),
@@ -99,7 +99,7 @@ def run(port: int, traces: Traces, count: int) -> list[list[dict]]:
 
 
 def medians(rounds: list[list[dict]]) -> list[dict]:
-    return [{key: statistics.median(row[key] for row in rows) for key in rows[0]} for rows in zip(*rounds)]
+    return [{key: statistics.median(row[key] for row in rows) for key in rows[0]} for rows in zip(*rounds, strict=True)]
 
 
 if __name__ == "__main__":

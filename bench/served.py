@@ -10,7 +10,8 @@ import argparse
 import asyncio
 import statistics
 
-from bench import engine as in_process, results
+from bench import engine as in_process
+from bench import results
 from bench.load import closed_loop, multipart, percentile
 from bench.overhead import Traces, computed_ms
 from bench.private_graph import private_graph

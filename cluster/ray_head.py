@@ -33,8 +33,8 @@ SETTINGS: dict[str, str] = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     # Spans are our own layer; see the tracing package.
     "RAY_START_HOOK": "cluster.ray_start_hook.private_head",
-    # One event loop a replica: every hop to Serve's router thread and back costs a wake-up or two (5 % of a request's CPU
-    # time in bench.overhead). Nothing of ours blocks the loop: models and decoding have threads.
+    # One event loop a replica: every hop to Serve's router thread and back costs a wake-up or two (5 % of a request's
+    # CPU time in bench.overhead). Nothing of ours blocks the loop: models and decoding have threads.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # Clips and answers (up to a megabyte or so) ride inside messages; through the object store each costs the raylet

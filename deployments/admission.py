@@ -53,4 +53,5 @@ class Admission:
 
     def _full(self, code: str) -> Overloaded:
         return Overloaded(f"The service is at its limit of {self._limits.max_in_flight} requests in flight; try again "
-                          "after the time in Retry-After.", code=code, retry_after_s=max(1, round(self._limits.max_wait_s / 2)))
+                          "after the time in Retry-After.", code=code,
+                          retry_after_s=max(1, round(self._limits.max_wait_s / 2)))

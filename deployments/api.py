@@ -109,7 +109,7 @@ class CosyVoice3Api:
         asked, stages = self._ready
         if time.monotonic() - asked > READY_CACHE_S:
             answers = await asyncio.gather(*map(_answers, self.pipeline.stages.values()))
-            stages = dict(zip(self.pipeline.stages, answers))
+            stages = dict(zip(self.pipeline.stages, answers, strict=True))
             self._ready = (time.monotonic(), stages)
         return stages
 

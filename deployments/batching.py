@@ -167,7 +167,7 @@ class Batcher(Generic[T, R]):
         finally:
             self._running_since_ns = None
         self._last_compute_ns = ended - started
-        for member, result in zip(members, results):
+        for member, result in zip(members, results, strict=True):
             if member.future.done():
                 continue  # cancelled while computing
             if isinstance(result, Exception):

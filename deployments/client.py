@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import ray.exceptions
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -77,7 +78,7 @@ class StageClient:
             run.collect(reply.spans)
             if reply.error is not None:
                 raise reply.error
-            return Result(reply, lambda: self._call(run, send, *inputs))
+            return Result(reply, partial(self._call, run, send, *inputs))
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _recover(self, run: Run, error: Exception, started: int, inputs: tuple[Result, ...],
