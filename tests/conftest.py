@@ -7,6 +7,7 @@ temporary folder. Every other helper belongs into the test file that uses it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,11 @@ LOGICAL_CPUS, LOGICAL_GPUS = 16, 4
 
 def pytest_addoption(parser):
     parser.addoption("--proof", action="store_true", help="run the long tests (marked `proof`), and only those")
+
+
+def pytest_configure(config):
+    """A terminated run (`timeout`, CI) stops its servers like one that ends: by default Python would just be gone."""
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("terminated", returncode=143))
 
 
 def pytest_collection_modifyitems(config, items):
