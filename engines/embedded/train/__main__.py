@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     steps = parser.add_subparsers(dest="step", required=True)
     filling = steps.add_parser("bank", help="make the bank's clips")
-    filling.add_argument("--clips", type=int, default=1200)
+    filling.add_argument("--clips", type=int, default=704,
+                         help="default: %(default)s, as many as the mapper was fitted on")
     filling.add_argument("--worker", type=int, default=0)
     filling.add_argument("--workers", type=int, default=1, help="processes that share the work (default: 1)")
     steps.add_parser("fit", help="fit the mapper on the bank's clips")
