@@ -28,7 +28,7 @@ DATA = Path(__file__).with_name("mapper.npz")
 #: How far a coordinate may leave the mean, in standard deviations of the stock voices. Beyond it speech breaks up.
 ACOUSTIC_LIMIT, PROSODY_LIMIT = 3.2, 2.2
 _REPAIR = "Restore engines/embedded/mapper.npz and mapper.npz.sha256 from the repository (git checkout), or make " \
-          "both again with: python -m engines.embedded.train"
+          "both again with: python -m engines.embedded.train bank, then fit"
 
 
 @dataclass(frozen=True)

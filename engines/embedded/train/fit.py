@@ -28,7 +28,7 @@ from engines.embedded.train.rooms import through_a_room
 
 ACOUSTIC_AXES, PROSODY_AXES = 24, 16
 ROOMS = 2  #: times each clip is heard through a room, beside once without
-PRIOR = 0.5  #: weight of the prior; chosen by similarity and sound quality on speakers that bench.voice doesn't use
+PRIOR = 0.3  #: weight of the prior; less follows the reference further, until artefacts are heard
 _SHRINKAGE = 0.3  # of the noise's covariance toward a diagonal one: 257 dimensions from some thousand clips
 _RIDGE = 3.0  # clips' worth of penalty on A
 
