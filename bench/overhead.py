@@ -2,7 +2,8 @@
 
 A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
 CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what
-the four stages' spans say they computed. Each figure is the median over the rounds; the client shares the machine.
+the four stages' spans say they computed. Beside it runs the floor: bare Ray Serve with as many hops and nothing in them
+(`bench/bare_chain.py`). Each figure is the median over the rounds; the client shares the machine.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import soundfile
 
 from bench import results
 from bench.load import Sample, closed_loop, multipart, percentile
-from bench.private_graph import private_graph
+from bench.private_graph import PrivateGraph, private_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
+BARE_MS = [2, 6, 22, 6]
+LOADS = ((1, 40), (8, 120), (16, 240))
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
 
@@ -55,20 +58,21 @@ def computed_ms(trace: list[dict]) -> float:
     return sum(float(span["tags"]["compute_ms"]) for span in trace if span["name"] in STAGES)
 
 
-def measure(port: int, traces: Traces, clients: int, count: int) -> dict:
-    request = multipart(f"127.0.0.1:{port}", {"text": "Hello there", "dialect": "en-US"}, clip())
+def measure(port: int, clients: int, count: int, traces: Traces | None, path: str = "/api/generate") -> dict:
+    """One row. Without traces, compute is what the bare chain was told to sleep."""
+    request = multipart(f"127.0.0.1:{port}", {"text": "Hello there", "dialect": "en-US"}, clip(), path)
     began = time.monotonic()
     samples = asyncio.run(closed_loop("127.0.0.1", port, request, clients=clients, count=count))
     took = time.monotonic() - began
     failed = [sample.status for sample in samples if sample.status != 200]
     if failed:
         raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
-    found = traces.of(samples)
-    overhead = [sample.ms - computed_ms(trace) for sample, trace in zip(samples, found, strict=True)]
+    computed = [computed_ms(trace) for trace in traces.of(samples)] if traces else [sum(BARE_MS)] * count
+    overhead = [sample.ms - compute for sample, compute in zip(samples, computed, strict=True)]
     return {"clients": clients, "requests": count, "req_per_s": round(count / took, 1),
             "e2e_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
             "e2e_p95_ms": round(percentile([sample.ms for sample in samples], 95), 1),
-            "compute_p50_ms": round(statistics.median(map(computed_ms, found)), 1),
+            "compute_p50_ms": round(statistics.median(computed), 1),
             "overhead_p50_ms": round(percentile(overhead, 50), 1),
             "answer_bytes": samples[0].size}
 
@@ -78,28 +82,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
     options = parser.parse_args()
-    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=4) as graph:
-        rounds = run(graph.port, Traces(graph.spans), options.rounds)
+    bare = {"name": "bare", "route_prefix": "/bare", "import_path": "bench.bare_chain:build",
+            "args": {"milliseconds": BARE_MS}}
+    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=4, beside=[bare]) as graph:
+        rows = run(graph, options.rounds)
         if options.hold:
             print(f"holding on port {graph.port}; Ctrl-C ends", flush=True)
             time.sleep(3600)
-    results.write("overhead", {"simulated": SIMULATED, "rounds": rounds, "median": medians(rounds)})
+    results.write("overhead", {"simulated": SIMULATED, **rows})
 
 
-def run(port: int, traces: Traces, count: int) -> list[list[dict]]:
-    measure(port, traces, 1, 20)  # warm-up: connections, code paths, Ray's worker caches
-    rounds = []
-    for number in range(count):
-        rounds.append([measure(port, traces, 1, 40), measure(port, traces, 8, 120), measure(port, traces, 16, 240)])
-        for row in rounds[-1]:
-            print(f"round {number + 1}: {row}", flush=True)
-    for row in medians(rounds):
-        print(f"median:  {row}")
-    return rounds
-
-
-def medians(rounds: list[list[dict]]) -> list[dict]:
-    return [{key: statistics.median(row[key] for row in rows) for key in rows[0]} for rows in zip(*rounds, strict=True)]
+def run(graph: PrivateGraph, rounds: int) -> dict:
+    """The graph and the bare chain in turn, so that both see the same machine; medians over the rounds."""
+    traces = Traces(graph.spans)
+    ways = {"graph": (traces, "/api/generate"), "bare chain": (None, "/bare")}
+    found: dict[str, list[list[dict]]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            rows = [measure(graph.port, clients, count, *way) for clients, count in LOADS]
+            if number:  # the first round warms up connections, code paths and Ray's caches
+                found[name].append(rows)
+                print(*(f"round {number} {name:10} {row}" for row in rows), sep="\n", flush=True)
+    medians = {name: [{key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
+                      for rows in zip(*every, strict=True)] for name, every in found.items()}
+    for name, rows in medians.items():
+        print(*(f"median  {name:10} {row}" for row in rows), sep="\n", flush=True)
+    return {"median": medians, "rounds": found}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ class PrivateGraph:
 
 
 @contextmanager
-def private_graph(args: Mapping, *, num_cpus: int) -> Iterator[PrivateGraph]:
-    """`cluster/serve.cpu.yaml` with `args` laid over its application's own."""
+def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = ()) -> Iterator[PrivateGraph]:
+    """`cluster/serve.cpu.yaml` with `args` laid over its application's own, and further applications `beside` it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=num_cpus)
@@ -32,9 +32,11 @@ def private_graph(args: Mapping, *, num_cpus: int) -> Iterator[PrivateGraph]:
             graph = PrivateGraph(ports.any_free(), Path(folder) / "spans.jsonl")
             tracing = {"spans_file": str(graph.spans), "spool_dir": str(Path(folder) / "spool")}
             application = Application.read(CONFIG, graph.port, {"tracing": tracing, **args})
+            application.config["applications"] += beside
             dashboard = Dashboard(head)
             dashboard.deploy(application)
-            dashboard.wait_until_running(application.name, print)
+            for entry in application.config["applications"]:
+                dashboard.wait_until_running(entry["name"], print)
             wait_until_ready(f"http://127.0.0.1:{graph.port}")
             yield graph
         finally:
