@@ -1,39 +1,48 @@
-"""The floor under any graph of this shape: an ingress and four deployments on bare Ray Serve, nothing else.
+"""The floor under any graph of this shape: an ingress and four deployments on bare Ray Serve.
 
-No tracing, no arrays, no batching, no form: the ingress reads the body, awaits four handle calls one after the other,
-and answers with as many bytes as the real graph does. Used by `bench.overhead`.
+No tracing, no batching, no form: the ingress reads the body and awaits four handle calls one after the other. With
+`sizes`, each stage puts an array of so many bytes and the next one takes it by reference, as the real graph's do.
+Used by `bench.overhead`.
 """
 
 import asyncio
 
+import numpy as np
+import ray
 from ray import serve
 from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import Response
 
 ANSWER = bytes(480_044)
+HOLD_S = 10.0
 
 
 @serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
 class Stage:
-    async def work(self, milliseconds: float) -> float:
+    async def work(self, milliseconds: float, size: int, array: np.ndarray | None = None) -> list:
         await asyncio.sleep(milliseconds / 1000)
-        return milliseconds
+        if not size:
+            return []
+        ref = ray.put(np.zeros(size, np.uint8))
+        asyncio.get_running_loop().call_later(HOLD_S, id, ref)  # see deployments/wire.py
+        return [ref]
 
 
 @serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
 class Ingress:
-    def __init__(self, stages: list, milliseconds: list[float]) -> None:
-        self._stages = list(zip(stages, milliseconds, strict=True))
+    def __init__(self, stages: list, milliseconds: list[float], sizes: list[int]) -> None:
+        self._stages = list(zip(stages, milliseconds, sizes, strict=True))
 
     async def __call__(self, request: Request) -> Response:
         await request.body()
-        for stage, milliseconds in self._stages:
-            await stage.work.remote(milliseconds)
+        refs: list = []
+        for stage, milliseconds, size in self._stages:
+            refs = await stage.work.remote(milliseconds, size, *refs)
         return Response(ANSWER, media_type="audio/wav")
 
 
 def build(args: dict) -> Application:
-    """`args["milliseconds"]`: how long each of the four stages sleeps."""
+    """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on."""
     stages = [Stage.options(name=f"stage-{number}").bind() for number in range(4)]
-    return Ingress.bind(stages, args["milliseconds"])
+    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]))

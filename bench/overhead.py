@@ -25,6 +25,7 @@ from bench.private_graph import PrivateGraph, private_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
+BARE = (("bare chain", "/bare", [0, 0, 0, 0]), ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0]))
 LOADS = ((1, 40), (8, 120), (16, 240))
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
@@ -82,9 +83,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
     options = parser.parse_args()
-    bare = {"name": "bare", "route_prefix": "/bare", "import_path": "bench.bare_chain:build",
-            "args": {"milliseconds": BARE_MS}}
-    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=4, beside=[bare]) as graph:
+    bare = [{"name": name, "route_prefix": path, "import_path": "bench.bare_chain:build",
+             "args": {"milliseconds": BARE_MS, "sizes": sizes}} for name, path, sizes in BARE]
+    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=8, beside=bare) as graph:
         rows = run(graph, options.rounds)
         if options.hold:
             print(f"holding on port {graph.port}; Ctrl-C ends", flush=True)
@@ -93,20 +94,20 @@ def main() -> None:
 
 
 def run(graph: PrivateGraph, rounds: int) -> dict:
-    """The graph and the bare chain in turn, so that both see the same machine; medians over the rounds."""
+    """The graph and the bare chains in turn, so that both see the same machine; medians over the rounds."""
     traces = Traces(graph.spans)
-    ways = {"graph": (traces, "/api/generate"), "bare chain": (None, "/bare")}
+    ways = {"graph": (traces, "/api/generate")} | {name: (None, path) for name, path, _ in BARE}
     found: dict[str, list[list[dict]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
             rows = [measure(graph.port, clients, count, *way) for clients, count in LOADS]
             if number:  # the first round warms up connections, code paths and Ray's caches
                 found[name].append(rows)
-                print(*(f"round {number} {name:10} {row}" for row in rows), sep="\n", flush=True)
+                print(*(f"round {number} {name:12} {row}" for row in rows), sep="\n", flush=True)
     medians = {name: [{key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
                       for rows in zip(*every, strict=True)] for name, every in found.items()}
     for name, rows in medians.items():
-        print(*(f"median  {name:10} {row}" for row in rows), sep="\n", flush=True)
+        print(*(f"median  {name:12} {row}" for row in rows), sep="\n", flush=True)
     return {"median": medians, "rounds": found}
 
 

@@ -49,13 +49,17 @@ class StageClient:
 
     stage: str
     service: str
+    method: str  #: of the deployment
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self.handle = handle
+        self.remote: Callable = None
 
     def connect(self) -> None:
         """Prepare the handle for calls from this event loop; the first call would do it, too late."""
         without_handshake(self.handle)
+        # A method of a handle is a new handle each time it is looked up: look it up once.
+        self.remote = getattr(self.handle, self.method).remote
 
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
                     *inputs: Result) -> Result:
@@ -98,36 +102,36 @@ class StageClient:
 
 
 class AudioClient(StageClient):
-    stage, service = vocabulary.PREPROCESS_AUDIO, "audio-service"
+    stage, service, method = vocabulary.PREPROCESS_AUDIO, "audio-service", "prepare"
 
     async def prepare(self, upload: bytes, utterance: Utterance, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.handle.prepare.remote(carrier, upload, utterance.prompt_text)
+            return self.remote(carrier, upload, utterance.prompt_text)
         return await self._call(run, send)
 
 
 class EmbeddingClient(StageClient):
-    stage, service = vocabulary.EXTRACT_SPEAKER, "embedding-service"
+    stage, service, method = vocabulary.EXTRACT_SPEAKER, "embedding-service", "extract"
 
     async def extract(self, clip: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.handle.extract.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
+            return self.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
         return await self._call(run, send, clip)
 
 
 class TtsClient(StageClient):
-    stage, service = vocabulary.GENERATE_MEL, "tts-service"
+    stage, service, method = vocabulary.GENERATE_MEL, "tts-service", "generate"
 
     async def generate(self, utterance: Utterance, voice: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.handle.generate.remote(carrier, utterance, **inputs[0].reply.parts)
+            return self.remote(carrier, utterance, **inputs[0].reply.parts)
         return await self._call(run, send, voice)
 
 
 class VocoderClient(StageClient):
-    stage, service = vocabulary.VOCODE_WAV, "vocoder-service"
+    stage, service, method = vocabulary.VOCODE_WAV, "vocoder-service", "vocode"
 
     async def vocode(self, mel: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.handle.vocode.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
+            return self.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
         return await self._call(run, send, mel)

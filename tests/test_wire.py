@@ -48,9 +48,6 @@ class Handle:
         self.calls = []
         self._reply = reply
 
-    def __getattr__(self, method):
-        return self
-
     async def remote(self, *args, **kwargs):
         self.calls.append((args, kwargs))
         return self._reply
@@ -66,8 +63,10 @@ def test_references_go_on_as_top_level_arguments():
     run = Run(tracer, tracer.server("POST /api/generate", parent=None, start_ns=now), 5.0, now)
 
     async def scenario() -> Result:
-        clip = await AudioClient(audio).prepare(b"clip", Utterance("a", "en-US"), run)
-        return await EmbeddingClient(embedding).extract(clip, run)
+        first, second = AudioClient(audio), EmbeddingClient(embedding)
+        first.remote, second.remote = audio.remote, embedding.remote
+        clip = await first.prepare(b"clip", Utterance("a", "en-US"), run)
+        return await second.extract(clip, run)
     asyncio.run(scenario())
     [(args, kwargs)] = embedding.calls
     assert kwargs["view_16000"] is ref and kwargs["extra"] is small
