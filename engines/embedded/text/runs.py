@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from engines.embedded.text.markup import Item, Syllable, Word
+from engines.embedded.text.markup import Item, Syllable
 from speech.errors import InvalidInput
 
 #: Folded by neither: what these mean is lost in NFKC (m² would become m2), and the front ends know them.
