@@ -6,6 +6,7 @@ A process of its own, because it becomes a driver of the Ray cluster. Prints how
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -14,6 +15,8 @@ from cluster import loopback
 
 def main(address: str, module: str, app: str, seconds: str) -> int:
     loopback.keep()
+    # The replicas route calls on their own event loop (cluster/ray_head.py); this process has none.
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
     import ray
 
     drain = getattr(import_module(module), "drain", None)
