@@ -49,9 +49,11 @@ def test_a_sentence_is_understood(engine, spoken):
 
 
 def test_the_pitch_follows_the_reference(engine, voices, spoken):
-    for voice, wave in zip(voices, spoken):
+    """The engine moves the median of *its* voiced frames there; the estimator counts others as voiced, hence the
+    tolerance. The two references are five semitones apart."""
+    for voice, wave in zip(voices, spoken, strict=True):
         heard = median_log_f0(soxr.resample(wave, engine.capabilities.sample_rate, RATE))
-        assert 12 / np.log(2) * abs(heard - voice.arrays["log_f0"][0]) < 1.5  # semitones
+        assert 12 / np.log(2) * abs(heard - voice.arrays["log_f0"][0]) < 2.0  # semitones
 
 
 def test_each_speaks_more_like_the_own_reference_than_like_the_other(engine, voices, spoken):
