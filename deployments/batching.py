@@ -72,15 +72,17 @@ class Batcher(Generic[T, R]):
             an exception *in a result's place* fails that member alone, an exception raised fails the batch.
         max_batch_size, batch_wait_ms: see the module; both may be changed at any time by `configure`.
         clock, wait: ns since the epoch, and "is the event set within so many seconds?"; injected by tests.
+        prepare_thread: called once in the compute thread, before its first batch.
     """
 
     def __init__(self, compute: Callable[[Sequence[T]], Sequence[R | Exception]], *, max_batch_size: int = 8,
                  batch_wait_ms: float = 200.0, clock: Callable[[], int] = time.time_ns,
-                 wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within) -> None:
+                 wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
+                 prepare_thread: Callable[[], None] | None = None) -> None:
         self._compute = compute
         self._clock = clock
         self._wait = wait
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare_thread)
         self._waiting: deque[_Member[T]] = deque()
         self._runner: asyncio.Task | None = None
         self._arrival = asyncio.Event()

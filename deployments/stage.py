@@ -44,12 +44,22 @@ class Stage:
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id = serve.get_replica_context().replica_id.unique_id
         self.tracer = Tracer(self.service, instance=self.replica_id)
-        self.batcher: Batcher = Batcher(self.compute, **self.batching)
+        self.batcher: Batcher = Batcher(self.compute, prepare_thread=self._prepare_thread, **self.batching)
         self._about = {
             vocabulary.STAGE: self.name, vocabulary.DEVICE: self.device,
             vocabulary.MODEL_NAME: self.engine.capabilities.name,
             vocabulary.MODEL_VERSION: self.engine.capabilities.version,
         }
+
+    def _prepare_thread(self) -> None:
+        """OpenMP's thread count is each thread's own: set where the models run, not only where they were loaded.
+
+        Ray starts replicas with a fraction of a CPU with OMP_NUM_THREADS=1.
+        """
+        if self.uses_device:
+            import torch
+
+            torch.set_num_threads(self.config.threads)
 
     def compute(self, items):
         """A batch of what `submit` was given; runs in the batcher's thread."""
