@@ -33,19 +33,21 @@ SETTINGS: dict[str, str] = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     # Spans are our own layer; see the tracing package.
     "RAY_START_HOOK": "cluster.ray_start_hook.private_head",
-    # One event loop a replica: every hop to Serve's router thread and back costs a wake-up or two (5 % of a request's
-    # CPU time in bench.overhead). Nothing of ours blocks the loop: models and decoding have threads.
+    # One event loop a replica: every hop to Serve's router thread and back costs a wake-up or two. Nothing of ours
+    # blocks the loop: models and decoding have threads.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # Clips and answers (up to a megabyte or so) ride inside messages; through the object store each costs the raylet
-    # more than the copy (a quarter of a request's CPU time). What a stage puts there itself still goes by reference.
+    # more than the copy: it fell from 11 to 6 ms of CPU a request (bench.overhead's load). What a stage puts there
+    # itself still goes by reference.
     "RAY_max_direct_call_object_size": "2000000",
     # Ray's own record of every task: our traces tell more, and it is sent whether anybody looks or not.
     "RAY_task_events_report_interval_ms": "0",
     # A replica that hangs is not asked to stop nicely.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-    # Models compute in a thread of their own, and glibc gives such a thread an arena that returns every large tensor to
-    # the kernel and faults it in again: 13 % of a request's compute with the embedded engine (bench.served).
+    # Models compute in a thread of their own, and glibc gives such a thread an arena that hands large tensors back to
+    # the kernel and faults them in again. bench.served: 1.54 s of compute with these, 1.60 and 1.74 s without (single
+    # runs on a noisy machine: likely a gain, not a proven figure).
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",

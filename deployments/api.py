@@ -184,7 +184,4 @@ def _translated(error: HTTPException) -> SpeechError:
 
 def _answer(request: Request, error: SpeechError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     request.state.run.error = error
-    headers = dict(headers or {})
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return JSONResponse(error.body(), error.status, headers)
+    return JSONResponse(error.body(), error.status, {**(headers or {}), **error.headers()})

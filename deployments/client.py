@@ -19,7 +19,6 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import messages
-from deployments.direct import without_handshake
 from deployments.run import Run
 from deployments.wire import Reply
 from engines.contract import Utterance
@@ -56,9 +55,7 @@ class StageClient:
         self.remote: Callable = None
 
     def connect(self) -> None:
-        """Prepare the handle for calls from this event loop; the first call would do it, too late."""
-        without_handshake(self.handle)
-        # A method of a handle is a new handle each time it is looked up: look it up once.
+        """Look the method up, in the replica: each look-up makes a new handle, so once is enough."""
         self.remote = getattr(self.handle, self.method).remote
 
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],

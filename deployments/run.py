@@ -11,6 +11,12 @@ from speech.errors import SpeechError
 from tracing import Carrier, Span, Tracer, vocabulary
 
 
+def record(error: SpeechError, span: Span) -> None:
+    """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
+    span.fail(error.type, error.message, error.status)
+    span.tag(vocabulary.ERROR_CODE, error.code)
+
+
 class Run:
     """Args: `root` the started SERVER span, `deadline_s` from its start."""
 
@@ -45,6 +51,5 @@ class Run:
     def finish(self) -> list[dict]:
         """The whole trace, root first. Call once; what comes in afterwards belongs to nobody."""
         if self.error is not None:
-            self.root.fail(self.error.type, self.error.message, self.error.status)
-            self.root.tag(vocabulary.ERROR_CODE, self.error.code)
+            record(self.error, self.root)
         return [*self.root.finish(), *self._spans]

@@ -11,6 +11,7 @@ from ray import serve
 
 from deployments.batching import Batched, Batcher
 from deployments.device import gpu_utilization, pick_device
+from deployments.run import record
 from deployments.settings import BatchSettings, StageConfig
 from deployments.wire import HOLD_S, Parts, Reply
 from engines import contract
@@ -18,12 +19,6 @@ from speech.errors import DeadlineExceeded, InternalError, SpeechError
 from tracing import Carrier, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
-
-
-def record(error: SpeechError, span: Span) -> None:
-    """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
-    span.fail(error.type, error.message, error.status)
-    span.tag(vocabulary.ERROR_CODE, error.code)
 
 
 def _let_go(parts: Parts | None) -> None:

@@ -33,6 +33,10 @@ class SpeechError(Exception):
         # The default rebuilds an exception from its positional args alone and would lose the keywords.
         return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s)
 
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in whole seconds, where a retry makes sense."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+
     def body(self) -> dict:
         """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
