@@ -148,12 +148,14 @@ def broker():
     del holder
 
 
-def consumed(broker: str, topic: str, count: int) -> list[list[dict]]:
+def consumed(broker: str, topic: str, spans: int) -> list[list[dict]]:
+    """The messages of a topic, until they hold so many spans together: how traces share messages is the linger's, and a
+    loaded machine's."""
     from confluent_kafka import Consumer
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "zipkin", "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
-    messages, until = [], time.monotonic() + 20
-    while len(messages) < count and time.monotonic() < until:
+    messages, until = [], time.monotonic() + 30
+    while sum(map(len, messages)) < spans and time.monotonic() < until:
         message = consumer.poll(0.5)
         if message is not None and message.error() is None:
             messages.append(json.loads(message.value()))
@@ -168,10 +170,11 @@ def test_over_kafka(broker, tmp_path):
         exporter.submit(spans)
     exporter.close(10)
     assert exporter.counters()["sent"] == 4
-    messages = consumed(broker, "zipkin", 2)
-    assert len(messages) == 2
+    sent = sum(traces, [])
+    messages = consumed(broker, "zipkin", len(sent))
+    assert 2 <= len(messages) <= 4  # never more than two traces in one
     arrived = [span for message in messages for span in message]  # messages go to any partition: in any order
-    assert sorted(arrived, key=lambda s: s["id"]) == sorted(sum(traces, []), key=lambda s: s["id"])
+    assert sorted(arrived, key=lambda s: s["id"]) == sorted(sent, key=lambda s: s["id"])
 
 
 def test_kafka_too_large_is_a_refusal_and_nobody_there_is_not(broker):
