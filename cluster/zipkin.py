@@ -2,7 +2,7 @@
 
 In order: ZIPKIN_URL; the jar (ZIPKIN_JAR, the user's cache, fetched) with a Java; Docker. Where none of them can be
 had, `find_or_start` answers with what is missing, and the caller goes on without. The way by Docker has only been
-tried with a stand-in for the `docker` command.
+tried with a stand-in for the `docker` command. Traces are kept in memory unless a storage is given (`cluster.storage`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class Zipkin:
     url: str
     process: processes.Started | None = None
     container: str | None = None
+    storage: str = "mem"  #: for people and for `links`: the kind and, where there is a server, its address
 
     @property
     def ui_url(self) -> str:
         return f"{self.url}/zipkin"
 
 
-def settings(port: int) -> dict[str, str]:
+def settings(port: int, storage: Mapping[str, str] | None = None) -> dict[str, str]:
     """The server's configuration, which it takes from the environment, with Java and in a container alike."""
     return {
         "STORAGE_TYPE": "mem",
@@ -52,18 +53,24 @@ def settings(port: int) -> dict[str, str]:
         "ZIPKIN_QUERY_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port}",
         "AUTOCOMPLETE_KEYS": ",".join(AUTOCOMPLETE),
         "COLLECTOR_GRPC_ENABLED": "false",
+        **(storage or {}),
     }
 
 
 def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping[str, str] = os.environ,
-                  remember: Callable[[Zipkin], None] = lambda zipkin: None) -> tuple[Zipkin | None, list[str]]:
+                  remember: Callable[[Zipkin], None] = lambda zipkin: None,
+                  storage: Callable[[], Mapping[str, str]] | None = None) -> tuple[Zipkin | None, list[str]]:
     """(a Zipkin that is ready, or None; what was missing).
 
     `remember` is called with a server as soon as it is started, before it is ready, so that it can be stopped
-    whatever happens next. Raises Problem for what the user asked for in so many words and can't have: a ZIPKIN_URL
-    that doesn't answer, a ZIPKIN_JAR that is no file, a port that is taken.
+    whatever happens next. `storage` gets a storage ready and returns the settings that name it; it is called when
+    all else is there. Raises Problem for what the user asked for in so many words and can't have: a ZIPKIN_URL that
+    doesn't answer, a ZIPKIN_JAR that is no file, a port that is taken, and with a storage anything that is missing.
     """
     running = env.get("ZIPKIN_URL")
+    if running and storage:
+        raise Problem(f"ZIPKIN_URL names a Zipkin that runs already ({running}), and that one has its storage. Leave "
+                      "--zipkin-storage out, or unset ZIPKIN_URL to have a Zipkin started here.")
     if running:
         return _already_running(running.rstrip("/").removesuffix("/zipkin")), []
     require_free(port, "Zipkin", "--zipkin-port",
@@ -72,13 +79,16 @@ def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping
     runtime, found = java.find(env)
     if runtime is None:
         missing.append(found)
+        if storage:
+            raise Problem(f"A Zipkin with a storage of its own runs by Java alone. {found}")
     else:
         try:
             jar = zipkin_jar.obtain(say, env)
+            stored = storage() if storage else {}
             say(f"starting Zipkin on http://{LOOPBACK}:{port} ({found})")
-            return _start(java_command(runtime, jar, port), port, log, None, remember), missing
+            return _start(java_command(runtime, jar, port), port, log, None, remember, stored), missing
         except Problem as problem:
-            if env.get("ZIPKIN_JAR"):
+            if env.get("ZIPKIN_JAR") or storage:
                 raise
             missing.append(str(problem))
     if not _docker_runs(env):
@@ -132,9 +142,9 @@ def _already_running(url: str) -> Zipkin:
 
 
 def _start(command: list[str], port: int, log: Path, container: str | None,
-           remember: Callable[[Zipkin], None]) -> Zipkin:
+           remember: Callable[[Zipkin], None], storage: Mapping[str, str] | None = None) -> Zipkin:
     began = time.monotonic()
-    process = processes.start("zipkin", command, log, env=settings(port))
+    process = processes.start("zipkin", command, log, env=settings(port, storage))
     zipkin = Zipkin(f"http://{LOOPBACK}:{port}", process, container)
     remember(zipkin)
     while not healthy(zipkin.url):

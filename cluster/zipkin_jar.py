@@ -1,14 +1,18 @@
-"""Zipkin's server as one jar: named by the user, cached from an earlier run, or fetched, and always checked."""
+"""Zipkin's server as one jar: named by the user, cached from an earlier run, or fetched, and always checked.
+
+The jar holds more than a server: the libraries in it are read here for the schema of its MySQL storage and for its
+linker of dependencies, so both always fit the server that runs.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import io
 import os
-import shutil
-import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cluster import maven
 from cluster.problem import Problem
 
 GROUP, ARTIFACT, VERSION, CLASSIFIER = "io.zipkin", "zipkin-server", "3.6.1", "exec"
@@ -17,9 +21,8 @@ MEGABYTES = 135
 
 
 def cache_path(env: Mapping[str, str] = os.environ) -> Path:
-    """Where the jar is kept between runs: the user's cache folder, outside the tree."""
-    root = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "cosygraph" / f"{ARTIFACT}-{VERSION}-{CLASSIFIER}.jar"
+    """Where the jar is kept between runs."""
+    return maven.cache_folder(env) / _artifact().file_name
 
 
 def obtain(say: Callable[[str], None], env: Mapping[str, str] = os.environ,
@@ -34,40 +37,29 @@ def obtain(say: Callable[[str], None], env: Mapping[str, str] = os.environ,
         if not Path(named).is_file():
             raise Problem(f"ZIPKIN_JAR names {named}, which is no file.")
         return Path(named)
-    cached = cache_path(env)
-    if cached.is_file():
-        if sha256(cached) == SHA256:
-            return cached
-        say(f"the cached {cached} is damaged (wrong checksum): fetching it again")
-    say(f"fetching {GROUP}:{ARTIFACT}:{VERSION} ({MEGABYTES} MB, once; kept in {cached.parent})")
-    with tempfile.TemporaryDirectory(prefix="cosygraph-jar-") as scratch:
-        jar = (fetch or _fetch)(Path(scratch))
-        found = sha256(jar)
-        if found != SHA256:
-            raise Problem(f"The {ARTIFACT} {VERSION} that was fetched has the checksum {found}, but {SHA256} is the "
-                          "right one: it was damaged or replaced on the way, and is not run.")
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        # First beside its place, then by one rename: another launcher never sees half a jar.
-        partial = cached.with_suffix(f".{os.getpid()}.partial")
-        shutil.copyfile(jar, partial)
-        partial.replace(cached)
-    return cached
+    return maven.obtain(_artifact(), say, env, fetch, size=f"{MEGABYTES} MB")
 
 
-def _fetch(folder: Path) -> Path:
-    """By jgo's Python resolver, which speaks Maven's repository format and needs neither Maven nor Java."""
+def library(jar: Path, name: str) -> bytes:
+    """The library `<name>-<version>.jar` inside a server's jar, as bytes. Problem where there is none."""
     try:
-        from jgo.maven import MavenContext
-    except ImportError as missing:
-        raise Problem("The package jgo, which fetches Zipkin's jar, is not installed: `make setup`.") from missing
-    try:
-        project = MavenContext(repo_cache=folder, local_repos=[], timeout=60).project(GROUP, ARTIFACT)
-        return Path(project.at_version(VERSION).artifact(CLASSIFIER, "jar").resolve())
-    except Exception as failure:  # jgo lets through whatever its HTTP client and XML parser raise
-        raise Problem(f"{GROUP}:{ARTIFACT}:{VERSION} could not be fetched ({type(failure).__name__}): is the "
-                      "network reachable from here?") from failure
+        with zipfile.ZipFile(jar) as server:
+            for member in server.namelist():
+                file = member.rpartition("/")[2]
+                if member.startswith("BOOT-INF/lib/") and file.startswith(f"{name}-") and \
+                        file[len(name) + 1:len(name) + 2].isdigit():
+                    return server.read(member)
+    except (OSError, zipfile.BadZipFile) as failure:
+        raise Problem(f"{jar} can't be read as a jar ({type(failure).__name__}).") from failure
+    raise Problem(f"{jar} has no {name} in it: it is not the `exec` jar of {GROUP}:{ARTIFACT}. Unset ZIPKIN_JAR to "
+                  f"have the right one fetched (version {VERSION}).")
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def mysql_schema(jar: Path) -> str:
+    """The SQL that makes the tables of Zipkin's MySQL storage, as Zipkin ships it."""
+    with zipfile.ZipFile(io.BytesIO(library(jar, "zipkin-storage-mysql-v1"))) as storage:
+        return storage.read("mysql.sql").decode()
+
+
+def _artifact() -> maven.Artifact:
+    return maven.Artifact(GROUP, ARTIFACT, VERSION, SHA256, CLASSIFIER)
