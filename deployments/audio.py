@@ -6,9 +6,10 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from deployments.arrays import Parts
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import Reply, pack
+from deployments.wire import UPLOAD, Reply
 from speech import audio
 from tracing import Carrier, Span, vocabulary
 
@@ -25,9 +26,10 @@ class AudioService(Stage):
         super().__init__(config)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
-    async def prepare(self, carrier: Carrier, upload: bytes, transcript: str | None) -> Reply:
-        """`upload`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays."""
+    async def prepare(self, carrier: Carrier, parts: Parts, transcript: str | None) -> Reply:
+        """`parts`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays."""
         async def work(span: Span) -> dict:
+            upload = (await self.shelf.unpack(parts))[UPLOAD].tobytes()
             return await asyncio.get_running_loop().run_in_executor(
                 self._decoders, self._prepare, span, upload, transcript)
         return await self.answer(carrier, work)
@@ -44,4 +46,4 @@ class AudioService(Stage):
         finally:
             span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
         views = {f"view_{rate}": view for rate, view in reference.views.items()}
-        return {"parts": pack(views | dict(reference.arrays)), "facts": {"transcript": transcript}}
+        return {"parts": self.shelf.pack(views | dict(reference.arrays)), "facts": {"transcript": transcript}}

@@ -114,6 +114,13 @@ class Batcher(Generic[T, R]):
 
     async def submit(self, item: T) -> Batched[R]:
         """Wait for a batch and its result. Raises what `compute` gave for this member."""
+        done = await self.settle(item)
+        if isinstance(done.value, Exception):
+            raise done.value
+        return done
+
+    async def settle(self, item: T) -> Batched[R | Exception]:
+        """Like `submit`, but a member that failed has its exception as `value`: it too has a batch to tell of."""
         member = _Member(item, asyncio.get_running_loop().create_future(), self._clock())
         self._note_arrival(member.arrived_ns)
         self._waiting.append(member)
@@ -121,6 +128,10 @@ class Batcher(Generic[T, R]):
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         return await member.future
+
+    def in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` in the compute thread and wait for it; for what must have run there before the first batch."""
+        return self._executor.submit(work).result()
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -172,10 +183,7 @@ class Batcher(Generic[T, R]):
         for member, result in zip(members, results, strict=True):
             if member.future.done():
                 continue  # cancelled while computing
-            if isinstance(result, Exception):
-                member.future.set_exception(result)
-            else:
-                member.future.set_result(Batched(result, batch_id, len(members), member.arrived_ns, started, ended))
+            member.future.set_result(Batched(result, batch_id, len(members), member.arrived_ns, started, ended))
 
     def _timed(self, items: list[T]):
         """Clocked in the compute thread: a busy event loop must not count as compute."""

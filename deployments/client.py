@@ -1,7 +1,7 @@
 """Typed clients of the four stages, as the DAG in `graph.py` calls them, and what to do when a stage is gone.
 
 A call is retried once, inside the request's deadline, when its replica died (Serve does not retry what a replica has
-accepted; all four stages are idempotent), and an input whose owner died with its array is made again by the stage
+accepted; all four stages are idempotent), and an input whose replica died with its array is made again by the stage
 that made it. A stage past the deadline says so itself; the ingress waits a little longer, then speaks for it.
 """
 
@@ -14,13 +14,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import ray.exceptions
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import messages
+from deployments.arrays import Shelf
 from deployments.run import Run
-from deployments.wire import Reply
+from deployments.wire import UPLOAD, Reply
 from engines.contract import Utterance
 from speech.errors import DeadlineExceeded, StageUnavailable
 from tracing import Carrier, vocabulary
@@ -49,14 +51,23 @@ class StageClient:
     stage: str
     service: str
     method: str  #: of the deployment
+    remote: Callable = None
+    shelf: Shelf = None
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self.handle = handle
-        self.remote: Callable = None
 
-    def connect(self) -> None:
-        """Look the method up, in the replica: each look-up makes a new handle, so once is enough."""
+    def __getstate__(self) -> dict:
+        """Serve pickles clients, inside the graph, also to look for handles in them: what connects them stays here."""
+        return {"handle": self.handle}
+
+    def connect(self, shelf: Shelf) -> None:
+        """Look the method up, in the replica: each look-up makes a new handle, so once is enough.
+
+        `shelf`: the ingress's own, for what it hands to a stage.
+        """
         self.remote = getattr(self.handle, self.method).remote
+        self.shelf = shelf
 
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
                     *inputs: Result) -> Result:
@@ -74,28 +85,27 @@ class StageClient:
                 raise DeadlineExceeded(f"{self.service} did not answer within the request's deadline; try again when "
                                        "the service is less busy.") from None
             except Exception as error:
-                inputs = await self._recover(run, error, started, inputs, last=attempt == TRIES)
+                cause = getattr(error, "cause", None) or error
+                if not isinstance(cause, _DIED):
+                    raise
+                log.warning("%s was lost (%s), trace %s", self.service, type(cause).__name__, run.trace_id)
+                run.lost(self.stage, self.service, started, StageUnavailable.type, messages.LOST_REPLICA)
+                self._give_up_after(attempt, run)
                 continue
             run.collect(reply.spans)
+            if reply.input_lost:  # the stage's own span says so
+                self._give_up_after(attempt, run)
+                inputs = tuple([await result.remake() for result in inputs])
+                continue
             if reply.error is not None:
                 raise reply.error
             return Result(reply, partial(self._call, run, send, *inputs))
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _recover(self, run: Run, error: Exception, started: int, inputs: tuple[Result, ...],
-                       last: bool) -> tuple[Result, ...]:
-        """Inputs for the next try, or StageUnavailable where there can't be one."""
-        cause = getattr(error, "cause", None) or error
-        lost_input = isinstance(cause, ray.exceptions.ObjectLostError | ray.exceptions.ReferenceCountingAssertionError)
-        if not lost_input and not isinstance(cause, _DIED):
-            raise error
-        log.warning("%s: %s: %s", self.service, type(cause).__name__, cause)
-        message = messages.LOST_ARRAY if lost_input else messages.LOST_REPLICA
-        run.lost(self.stage, self.service, started, StageUnavailable.type, message)
-        if last or run.remaining_s() <= 0:
+    def _give_up_after(self, attempt: int, run: Run) -> None:
+        if attempt == TRIES or run.remaining_s() <= 0:
             raise StageUnavailable(f"{self.service} is not available; it is being restarted, try again shortly.",
-                                   retry_after_s=5) from error
-        return tuple([await result.remake() for result in inputs]) if lost_input else inputs
+                                   retry_after_s=5)
 
 
 class AudioClient(StageClient):
@@ -103,7 +113,9 @@ class AudioClient(StageClient):
 
     async def prepare(self, upload: bytes, utterance: Utterance, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.remote(carrier, upload, utterance.prompt_text)
+            # Put anew for every try: the shelf doesn't keep it as long as a request may last.
+            parts = self.shelf.pack({UPLOAD: np.frombuffer(upload, np.uint8)})
+            return self.remote(carrier, parts, utterance.prompt_text)
         return await self._call(run, send)
 
 
@@ -112,7 +124,7 @@ class EmbeddingClient(StageClient):
 
     async def extract(self, clip: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
+            return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
         return await self._call(run, send, clip)
 
 
@@ -121,7 +133,7 @@ class TtsClient(StageClient):
 
     async def generate(self, utterance: Utterance, voice: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.remote(carrier, utterance, **inputs[0].reply.parts)
+            return self.remote(carrier, utterance, inputs[0].reply.parts)
         return await self._call(run, send, voice)
 
 
@@ -130,5 +142,5 @@ class VocoderClient(StageClient):
 
     async def vocode(self, mel: Result, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.remote(carrier, inputs[0].reply.facts, **inputs[0].reply.parts)
+            return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
         return await self._call(run, send, mel)

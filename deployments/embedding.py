@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from deployments.arrays import Parts
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import Reply, pack
+from deployments.wire import Reply
 from engines.contract import Reference
 from tracing import Carrier, Span, vocabulary
 
@@ -17,18 +18,17 @@ class EmbeddingService(Stage):
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
-        self._encoder = self.engine.load_speaker_encoder(self.device, config.threads)
+        self._encoder = self.load(self.engine.load_speaker_encoder)
 
     def compute(self, items):
         return self._encoder.encode(items)
 
-    async def extract(self, carrier: Carrier, facts: dict, **parts) -> Reply:
-        """`parts`: what audio-service put. Reply parts: the engine's voice arrays."""
-        views = {int(name.removeprefix(VIEW)): array for name, array in parts.items() if name.startswith(VIEW)}
-        arrays = {name: array for name, array in parts.items() if not name.startswith(VIEW)}
-        reference = Reference(views, arrays, facts["transcript"])
-
+    async def extract(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
+        """`parts`: audio-service's. Reply parts: the engine's voice arrays."""
         async def work(span: Span) -> dict:
-            done = await self.batched(span, reference)
-            return {"parts": pack(done.value.arrays)}
+            found = await self.shelf.unpack(parts)
+            views = {int(name.removeprefix(VIEW)): array for name, array in found.items() if name.startswith(VIEW)}
+            arrays = {name: array for name, array in found.items() if not name.startswith(VIEW)}
+            done = await self.batched(span, Reference(views, arrays, facts["transcript"]))
+            return {"parts": self.shelf.pack(done.value.arrays)}
         return await self.answer(carrier, work)

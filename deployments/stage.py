@@ -7,22 +7,22 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+import ray
 from ray import serve
 
+from deployments import messages
+from deployments.arrays import HOLD_S, InputLost, Nodes, Shelf
 from deployments.batching import Batched, Batcher
 from deployments.device import gpu_utilization, pick_device
 from deployments.run import record
 from deployments.settings import BatchSettings, StageConfig
-from deployments.wire import HOLD_S, Parts, Reply
+from deployments.trail import trail
+from deployments.wire import Reply
 from engines import contract
-from speech.errors import DeadlineExceeded, InternalError, SpeechError
+from speech.errors import DeadlineExceeded, InternalError, SpeechError, StageUnavailable
 from tracing import Carrier, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
-
-
-def _let_go(parts: Parts | None) -> None:
-    """Called once the ingress must have its own count of these references."""
 
 
 class Stage:
@@ -38,6 +38,7 @@ class Stage:
         self.engine = contract.create(config.engine, config.engine_options)
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id = serve.get_replica_context().replica_id.unique_id
+        self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
         self.tracer = Tracer(self.service, instance=self.replica_id)
         self.batcher: Batcher = Batcher(self.compute, prepare_thread=self._prepare_thread, **self.batching)
         self._about = {
@@ -55,6 +56,15 @@ class Stage:
             import torch
 
             torch.set_num_threads(self.config.threads)
+
+    def load(self, loader: Callable):
+        """The engine's model, loaded (and so warmed up) in the thread that will compute with it.
+
+        Each thread that runs a parallel region gets an OpenMP team of its own. With a second team there are more
+        threads than cores, and libgomp then puts them to sleep at every barrier instead of letting them spin (2,900
+        voluntary switches a request in VOCODE_WAV, which took a third longer for it).
+        """
+        return self.batcher.in_thread(lambda: loader(self.device, self.config.threads))
 
     def compute(self, items):
         """A batch of what `submit` was given; runs in the batcher's thread."""
@@ -96,30 +106,35 @@ class Stage:
                 "or with a shorter text."))
         except SpeechError as error:
             return self._failed(span, error)
-        except Exception:
-            # The log has the traceback; client and trace get no more than the stage's name.
-            log.exception("%s failed", self.name)
+        except InputLost as error:
+            log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
+            return self._failed(span, StageUnavailable(messages.LOST_ARRAY), input_lost=True)
+        except Exception as error:
+            # The log says where; client and trace get no more than the stage's name, and nobody the message.
+            log.error("%s failed, trace %s: %s", self.name, span.trace_id, trail(error))
             return self._failed(span, InternalError(f"{self.service} failed in a way it should not have; "
-                                                    "its log has the details under this trace's time."))
-        # The timer is what holds the references; it has nothing to do when it fires.
-        asyncio.get_running_loop().call_later(HOLD_S, _let_go, fields.get("parts"))
+                                                    "its log says where, under this trace's id."))
+        if len(self.shelf):
+            asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
         return Reply(spans=span.finish(), **fields)
 
     async def batched(self, span: Span, item) -> Batched:
-        """Submit to the batcher and tag the member's span with what became of it."""
-        done = await self.batcher.submit(item)
+        """Submit to the batcher and tag the member's span with what became of it, also where it failed."""
+        done = await self.batcher.settle(item)
         span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
         span.tags(**{
             vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
             vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})
+        if isinstance(done.value, Exception):
+            raise done.value
         return done
 
     @staticmethod
-    def _failed(span: Span, error: SpeechError) -> Reply:
+    def _failed(span: Span, error: SpeechError, input_lost: bool = False) -> Reply:
         record(error, span)
-        return Reply(spans=span.finish(), error=error)
+        return Reply(spans=span.finish(), error=error, input_lost=input_lost)
 
     def __del__(self) -> None:
         if batcher := getattr(self, "batcher", None):  # absent where the constructor failed

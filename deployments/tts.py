@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from deployments.arrays import Parts
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import Reply, pack
+from deployments.wire import Reply
 from engines.contract import Utterance, Voice
 from tracing import Carrier, Span, vocabulary
 
@@ -15,18 +16,18 @@ class TtsService(Stage):
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
-        self._model = self.engine.load_acoustic_model(self.device, config.threads)
+        self._model = self.load(self.engine.load_acoustic_model)
 
     def compute(self, items):
         return self._model.generate(items)
 
-    async def generate(self, carrier: Carrier, utterance: Utterance, **parts) -> Reply:
-        """`parts`: what embedding-service put. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
+    async def generate(self, carrier: Carrier, utterance: Utterance, parts: Parts) -> Reply:
+        """`parts`: embedding-service's. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
         async def work(span: Span) -> dict:
             span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
-            done = await self.batched(span, (utterance, Voice(parts)))
+            done = await self.batched(span, (utterance, Voice(await self.shelf.unpack(parts))))
             mel = done.value
             for phase in mel.phases:
                 span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
-            return {"parts": pack(mel.arrays), "facts": {"seconds": mel.seconds}}
+            return {"parts": self.shelf.pack(mel.arrays), "facts": {"seconds": mel.seconds}}
         return await self.answer(carrier, work)

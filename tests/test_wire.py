@@ -8,37 +8,38 @@ import numpy as np
 import ray
 from serving import tone
 
+from deployments.arrays import MemoryTicket, Shelf
 from deployments.client import AudioClient, EmbeddingClient, Result
 from deployments.run import Run
-from deployments.wire import LARGE_BYTES, Reply
+from deployments.wire import UPLOAD, WAV, Reply
 from engines.contract import Utterance
 from tracing import Tracer
 
 
-def test_every_stage_replies_with_references(ray_driver, fast):
+def test_every_stage_replies_with_tickets(ray_driver, fast):
     """Called as the ingress calls them, with payloads of CosyVoice3's size."""
     from ray import serve
 
     def handle(service):
         return serve.get_deployment_handle(service, "fast")
 
+    shelf = Shelf(ray.nodes()[0]["NodeID"], lambda: False)
+    upload = np.frombuffer(tone(), np.uint8)
     root = Tracer("cosyvoice3-api").server("POST /api/generate", parent=None)
     carrier = root.carrier(time.time_ns() + 30 * 10**9)
     said = Utterance("Hello", "en-US")
-    clip = handle("audio-service").prepare.remote(carrier, tone(), "").result()
-    voice = handle("embedding-service").extract.remote(carrier, clip.facts, **clip.parts).result()
-    mel = handle("tts-service").generate.remote(carrier, said, **voice.parts).result()
-    wav = handle("vocoder-service").vocode.remote(carrier, mel.facts, **mel.parts).result()
+    clip = handle("audio-service").prepare.remote(carrier, shelf.pack({UPLOAD: upload}), "").result()
+    voice = handle("embedding-service").extract.remote(carrier, clip.facts, clip.parts).result()
+    mel = handle("tts-service").generate.remote(carrier, said, voice.parts).result()
+    wav = handle("vocoder-service").vocode.remote(carrier, mel.facts, mel.parts).result()
 
-    sizes = {name: ray.get(part).nbytes for reply in (clip, voice, mel) for name, part in reply.parts.items()
-             if isinstance(part, ray.ObjectRef)}
+    sizes = {name: asyncio.run(shelf.take(part)).nbytes for reply in (clip, voice, mel)
+             for name, part in reply.parts.items() if isinstance(part, MemoryTicket)}
     assert sizes == {"view_16000": 640_000, "prompt_mel": 160_000, "mel": 160_000}
-    assert len(wav.payload) == 44 + 480_000 and not wav.parts
-    for reply in (clip, voice, mel):
-        assert all(part.nbytes < LARGE_BYTES for part in reply.parts.values() if isinstance(part, np.ndarray))
-        small = Reply(reply.spans, {name: part for name, part in reply.parts.items()
-                                    if not isinstance(part, ray.ObjectRef)}, reply.facts)
-        assert len(pickle.dumps(small)) < 5_000, "what travels beside the references is small"
+    assert wav.parts.keys() == {WAV} and asyncio.run(shelf.take(wav.parts[WAV])).nbytes == 44 + 480_000
+    shelf.close()
+    for reply in (clip, voice, mel, wav):
+        assert len(pickle.dumps(reply)) < 5_000, "the whole reply, tickets and all, as it comes to the ingress"
 
 
 class Handle:
@@ -53,10 +54,9 @@ class Handle:
         return self._reply
 
 
-def test_references_go_on_as_top_level_arguments():
-    """Nested in a list or dict they would lose their owner under load."""
-    ref, small = ray.ObjectRef.from_random(), np.zeros(3)
-    audio = Handle(Reply([], {"view_16000": ref, "extra": small}, {"transcript": None}))
+def test_the_ingress_hands_tickets_on_as_they_are():
+    ticket, small = MemoryTicket("node", 1, 2, 3, "<f4", (5,)), np.zeros(3)
+    audio = Handle(Reply([], {"view_16000": ticket, "extra": small}, {"transcript": None}))
     embedding = Handle(Reply([]))
     tracer = Tracer("cosyvoice3-api")
     now = time.time_ns()
@@ -65,8 +65,9 @@ def test_references_go_on_as_top_level_arguments():
     async def scenario() -> Result:
         first, second = AudioClient(audio), EmbeddingClient(embedding)
         first.remote, second.remote = audio.remote, embedding.remote
+        first.shelf = Shelf("node", lambda: False)
         clip = await first.prepare(b"clip", Utterance("a", "en-US"), run)
         return await second.extract(clip, run)
     asyncio.run(scenario())
-    [(args, kwargs)] = embedding.calls
-    assert kwargs["view_16000"] is ref and kwargs["extra"] is small
+    [((_, facts, parts), kwargs)] = embedding.calls
+    assert parts["view_16000"] is ticket and parts["extra"] is small and facts == {"transcript": None} and not kwargs

@@ -4,6 +4,10 @@ Every stage sleeps for a stated time and passes on arrays of the size that Fun-C
 of speech): 640 kB of 16 kHz audio, a 162 kB voice, a 160 kB mel, 480 kB of 16-bit audio. A batch of n takes
 `stage_ms * (1 + batch_slope * (n - 1))`: slope 1 is a device that gains nothing from batching, 0 one that computes a
 whole batch in the time of one.
+
+With `faults`, a request asks for its own misfortune: `fault:<stage>` in the transcript (prepare, encode) or in the text
+(generate, vocode) makes that stage raise as a careless model would, quoting the text in the message and in the cause;
+`refuse:generate` makes GENERATE_MEL return an error in this member's place and compute the others.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engines.contract import Capabilities, Mel, Reference, Utterance, Voice
 from speech.dialects import DIALECTS
+from speech.errors import InvalidInput, SpeechError
 
 SAMPLE_RATE = 24_000
 
@@ -31,6 +36,16 @@ class Options(BaseModel):
     vocode_ms: float = Field(6.0, ge=0)
     batch_slope: float = Field(0.25, ge=0, le=1)
     seconds: float = Field(10.0, gt=0, le=30)  #: of prompt and of speech made
+    faults: bool = False  #: obey `fault:…` and `refuse:…` in texts; for tests
+
+    def obey(self, stage: str, *texts: str | None) -> None:
+        """Raise RuntimeError, its cause a ValueError, both quoting the text that asks for a fault of this stage."""
+        for text in texts if self.faults else ():
+            if f"fault:{stage}" in (text or ""):
+                try:
+                    raise ValueError(f"no phonemes for {text!r}")
+                except ValueError as error:
+                    raise RuntimeError(f"{stage} could not handle {text!r}") from error
 
 
 class SimulatedEngine:
@@ -47,6 +62,7 @@ class SimulatedEngine:
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         started = time.perf_counter()
+        self.options.obey("prepare", transcript)
         view = np.resize(samples, int(self.options.seconds * 16_000)).astype(np.float32)
         _sleep_until(started + self.options.prepare_ms / 1000)
         return Reference({16_000: view}, transcript=transcript)
@@ -67,6 +83,7 @@ class _SpeakerEncoder:
 
     def encode(self, references: Sequence[Reference]) -> list[Voice]:
         _work(self._options.encode_ms, len(references), self._options.batch_slope)
+        self._options.obey("encode", *(reference.transcript for reference in references))
         mel = np.zeros((int(self._options.seconds * 50), 80), np.float32)
         return [Voice({"embedding": np.full(192, float(np.abs(reference.views[16_000]).max()), np.float32),
                        "prompt_mel": mel}) for reference in references]
@@ -78,10 +95,17 @@ class _AcousticModel:
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel]:
         _work(self._options.generate_ms, len(jobs), self._options.batch_slope)
-        frames = int(self._options.seconds * 50)
+        self._options.obey("generate", *(utterance.text for utterance, _ in jobs))
+        return [self._one(utterance, voice) for utterance, voice in jobs]
+
+    def _one(self, utterance: Utterance, voice: Voice) -> Mel | SpeechError:
+        if self._options.faults and "refuse:generate" in utterance.text:
+            return InvalidInput("The simulated engine was asked to refuse this text.", param="text", code="refused")
         # The pitch follows text, voice and seed: a test can tell that an answer belongs to its own request.
-        return [Mel({"mel": np.full((80, frames), _pitch(utterance, voice), np.float32)}, self._options.seconds)
-                for utterance, voice in jobs]
+        arrays = {"mel": np.full((80, int(self._options.seconds * 50)), _pitch(utterance, voice), np.float32)}
+        if self._options.faults:  # the vocoder sees no text, and is to fail by it
+            arrays["text"] = np.frombuffer(utterance.text.encode(), np.uint8)
+        return Mel(arrays, self._options.seconds)
 
 
 class _Vocoder:
@@ -90,6 +114,8 @@ class _Vocoder:
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray]:
         _work(self._options.vocode_ms, len(mels), self._options.batch_slope)
+        if self._options.faults:
+            self._options.obey("vocode", *(mel.arrays["text"].tobytes().decode() for mel in mels))
         return [_tone(float(mel.arrays["mel"][0, 0]), mel.seconds) for mel in mels]
 
 
