@@ -58,7 +58,7 @@ class GraphConfig(Strict):
 
 
 class Graph:
-    """The DAG. Arrays go from stage to stage by reference; only small replies come back here."""
+    """The DAG. Arrays go from stage to stage by ticket; only small replies come back here, and the finished audio."""
 
     def __init__(self, audio: DeploymentHandle, embedding: DeploymentHandle, tts: DeploymentHandle,
                  vocoder: DeploymentHandle) -> None:

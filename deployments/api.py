@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
+import ray
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from ray import serve
@@ -17,17 +18,20 @@ from starlette.requests import ClientDisconnect
 from deployments import form, messages
 from deployments.admission import Admission
 from deployments.api_docs import GENERATE
+from deployments.arrays import HOLD_S, InputLost, Nodes, Shelf
+from deployments.callers import Callers
 from deployments.client import Result, StageClient
 from deployments.gateway import Gateway
+from deployments.keeper import Keeper
 from deployments.run import Run
 from deployments.settings import ApiConfig
+from deployments.wire import WAV
 from engines import contract
 from engines.contract import Utterance
 from speech import requests
 from speech.dialects import DIALECTS
-from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError, UnsupportedDialect
-from tracing import Exporter, ExportSettings, Tracer, vocabulary
-from tracing.settings import Allow
+from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError, StageUnavailable, UnsupportedDialect
+from tracing import Tracer, vocabulary
 
 READY_TIMEOUT_S = 2.0
 READY_CACHE_S = 1.0
@@ -54,17 +58,17 @@ class CosyVoice3Api:
         self.registry = DIALECTS.extended(config.dialects)
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
-        self.exporter = Exporter(ExportSettings(
-            zipkin_url=config.tracing.zipkin_url, file=config.tracing.spans_file,
-            spool_dir=config.tracing.spool_dir, allow=Allow(error_messages=messages.IN_TRACES)))
+        self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
+        self.keeper = Keeper(config.tracing, self.registry)
+        self.callers = Callers(config.tracing.keys_file)
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):
         """Serve's hook: the ASGI app, built in the replica on its event loop."""
         for stage in self.pipeline.stages.values():
-            stage.connect()
-        return Gateway(_app(self), self.tracer, routes=frozenset(ROUTES), deadline_s=self.config.limits.deadline_s,
-                       keep=self.exporter.submit, trace_url=self.config.tracing.trace_url)
+            stage.connect(self.shelf)
+        return Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=frozenset(ROUTES),
+                       deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url)
 
     async def generate(self, request: Request) -> Response:
         run: Run = request.state.run
@@ -79,7 +83,23 @@ class CosyVoice3Api:
         async with self.admission.enter():
             run.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
             audio = await self.pipeline(asked.prompt_audio, utterance, run)
-        return Response(audio.reply.payload, media_type="audio/wav")
+            asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
+            wav = await self._wav(audio, run)
+        return Response(wav, media_type="audio/wav")
+
+    async def _wav(self, audio: Result, run: Run) -> bytes:
+        """The finished file, made again once if its replica has died with it."""
+        try:
+            parts = await self.shelf.unpack(audio.reply.parts)
+        except InputLost:
+            run.lost(vocabulary.VOCODE_WAV, vocabulary.VOCODER, time.time_ns(), StageUnavailable.type,
+                     messages.LOST_ARRAY)
+            try:
+                parts = await self.shelf.unpack((await audio.remake()).reply.parts)
+            except InputLost as error:
+                raise StageUnavailable("vocoder-service is not available; it is being restarted, try again shortly.",
+                                       retry_after_s=5) from error
+        return parts[WAV].tobytes()
 
     def _check_engine(self, utterance: Utterance) -> None:
         can = self.engine.capabilities
@@ -120,11 +140,11 @@ class CosyVoice3Api:
 
     async def counters(self) -> dict[str, int]:
         """What became of this replica's traces, for tests and operators."""
-        return self.exporter.counters() | {"pid": os.getpid()}
+        return self.keeper.counters() | {"pid": os.getpid()}
 
     def __del__(self) -> None:
-        if exporter := getattr(self, "exporter", None):  # absent where the constructor failed
-            exporter.close(timeout_s=5.0)
+        if keeper := getattr(self, "keeper", None):  # absent where the constructor failed
+            keeper.close(timeout_s=5.0)
 
 
 async def _answers(stage: StageClient) -> bool:
@@ -167,6 +187,12 @@ def _app(api: CosyVoice3Api) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException):
         return _answer(request, _translated(error), error.headers)
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception):
+        # Without it Starlette answers in a shape of its own before the gateway, which logs it, knows of the error.
+        return _answer(request, InternalError("The service failed in a way it should not have; its log says where, "
+                                              "under this trace's id."))
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(request: Request, error: ClientDisconnect):

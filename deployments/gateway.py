@@ -2,7 +2,7 @@
 
 The trace is finished when the status is known and submitted before the first byte of the answer leaves, so that an
 answered request cannot lose its trace to a crash. Requests that are only looked at (health, docs) are kept out of
-Zipkin unless they fail.
+Zipkin unless they fail. What becomes of a finished trace is the keeper's to say.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import contextvars
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.callers import Callers
+from deployments.keeper import Keeper
 from deployments.run import Run
+from deployments.trail import trail
 from speech.errors import Cancelled, InternalError, SpeechError
 from tracing import Tracer, extract, vocabulary
 
@@ -31,15 +34,16 @@ def _path(scope: Scope) -> str:
 
 
 class Gateway:
-    """Wraps `app`. `keep(spans)` takes the finished trace; `trace_url(id)` is where people find it, or None."""
+    """Wraps `app`. `trace_url(id)` is where people find a kept trace, or None."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, *, routes: frozenset[str], deadline_s: float,
-                 keep: Callable[[list[dict]], None], trace_url: Callable[[str], str | None]) -> None:
+    def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: frozenset[str],
+                 deadline_s: float, trace_url: Callable[[str], str | None]) -> None:
         self._app = app
         self._tracer = tracer
         self._routes = routes
         self._deadline_s = deadline_s
-        self._keep = keep
+        self._keeper = keeper
+        self._callers = callers
         self._trace_url = trace_url
         self._closing: set[asyncio.Task] = set()
 
@@ -57,25 +61,29 @@ class Gateway:
             raise
         except Exception as error:
             if not isinstance(error, SpeechError):
-                log.exception("the ingress failed")
-                error = InternalError("The service failed in a way it should not have; its log has the details under "
-                                      "this trace's time.")
+                log.error("the ingress failed, trace %s: %s", run.trace_id, trail(error))
+                error = InternalError("The service failed in a way it should not have; its log says where, under "
+                                      "this trace's id.")
             run.error = error
             if not answer.started:
                 await send_error(error, answer)
 
     def _open(self, scope: Scope) -> Run:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        incoming = extract(headers)
+        caller = self._callers.identify(dict(headers), (scope.get("client") or (None,))[0])
         started = time.time_ns()
         path = _path(scope)
         known = path in self._routes
         # An unknown path is the caller's text: it may be anything, so it is no span name.
         name = f"{scope['method']} {path}" if known else "unknown route"
-        root = self._tracer.server(name, parent=extract(headers).parent, start_ns=started)
+        root = self._tracer.server(name, parent=incoming.parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
         if known:
             root.tag(vocabulary.HTTP_ROUTE, path)
-        return Run(self._tracer, root, self._deadline_s, started)
+        if user := self._keeper.user_hash(caller):
+            root.tag(vocabulary.USER_HASH, user)
+        return Run(self._tracer, root, self._deadline_s, started, incoming, caller)
 
     def _close_detached(self, answer: _Answer) -> None:
         """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""
@@ -92,8 +100,7 @@ class Gateway:
         spans = run.finish()
         if quiet and status < 400:
             return False
-        self._keep(spans)
-        return True
+        return self._keeper.finish(spans, run.incoming, run.caller)
 
     def trace_url(self, trace_id: str) -> str | None:
         return self._trace_url(trace_id)
@@ -130,10 +137,10 @@ class _Answer:
         return headers
 
 
-async def send_error(error: SpeechError, send: Send) -> None:
-    """An error as its JSON body, with Retry-After where it has one."""
+async def send_error(error: SpeechError, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """An error as its JSON body, with Retry-After where it has one, and `more` headers."""
     body = json.dumps(error.body(), ensure_ascii=False).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers().items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 
+from deployments.callers import Caller
 from speech.errors import SpeechError
-from tracing import Carrier, Span, Tracer, vocabulary
+from tracing import Carrier, Decision, Incoming, Span, Tracer, inject, vocabulary
 
 
 def record(error: SpeechError, span: Span) -> None:
@@ -18,12 +19,16 @@ def record(error: SpeechError, span: Span) -> None:
 
 
 class Run:
-    """Args: `root` the started SERVER span, `deadline_s` from its start."""
+    """Args: `root` the started SERVER span, `deadline_s` from its start, `incoming` what the headers said of tracing,
+    `caller` who sent them."""
 
-    def __init__(self, tracer: Tracer, root: Span, deadline_s: float, started_ns: int) -> None:
+    def __init__(self, tracer: Tracer, root: Span, deadline_s: float, started_ns: int,
+                 incoming: Incoming = Incoming(), caller: Caller = Caller()) -> None:
         self._tracer = tracer
         self.root = root
         self.started_ns = started_ns
+        self.incoming = incoming
+        self.caller = caller
         self.deadline_ns = started_ns + int(deadline_s * 1e9)
         self.error: SpeechError | None = None
         self._spans: list[dict] = []
@@ -38,6 +43,15 @@ class Run:
     def carrier(self) -> Carrier:
         """Fresh for every call: it holds the time of sending."""
         return self.root.carrier(self.deadline_ns)
+
+    def headers(self) -> dict[str, str]:
+        """For an HTTP call made on this request's behalf: B3 in both forms, and `traceparent`.
+
+        An untrusted caller's "sampled" is not handed on: here it would be our word.
+        """
+        decision = self.incoming.decision
+        binding = decision is Decision.DENY or self.caller.trusted
+        return inject(self.root.context, decision if binding else Decision.DEFER)
 
     def collect(self, spans: list[dict]) -> None:
         self._spans.extend(spans)

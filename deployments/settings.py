@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tracing.sampling import SamplingSettings
 
 
 class Strict(BaseModel):
@@ -51,12 +53,19 @@ class Limits(Strict):
 
 
 class Tracing(Strict):
-    """Where finished traces go. With neither URL nor file, traces are counted and dropped."""
+    """What is kept of finished traces and where it goes. With no way out named, traces are counted and dropped."""
 
     zipkin_url: str | None = None  #: base URL of the server spans are sent to: http://127.0.0.1:9411
     zipkin_ui_url: str | None = None  #: base URL that people open, where it differs
+    protocol: Literal["http", "grpc"] = "http"  #: how zipkin_url is spoken to
+    kafka: str | None = None  #: brokers (host:port,host:port) that Zipkin reads from, instead of zipkin_url
+    kafka_options: dict[str, str] = Field(default_factory=dict)  #: further settings of librdkafka
     spans_file: str | None = None  #: JSON lines, where no Zipkin can be had
     spool_dir: str | None = None  #: kept traces are appended here before the answer leaves
+    retry_most_s: float = Field(30.0, gt=0)  #: longest pause between attempts while Zipkin fails
+    sampling: SamplingSettings = SamplingSettings()  #: what is kept: see tracing/sampling.py
+    keys_file: str | None = None  #: whose word on sampling counts: see deployments/callers.py
+    secret_file: str | None = None  #: at least 32 random bytes; without it no user.hash leaves, and no salt is used
 
     def trace_url(self, trace_id: str) -> str | None:
         base = self.zipkin_ui_url or self.zipkin_url

@@ -90,7 +90,7 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     tracer = Tracer("cosyvoice3-api")
     root = tracer.server("POST /api/generate", parent=None)
     handle = serve.get_deployment_handle("audio-service", "fast")
-    reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), tone(), None).result(timeout_s=10)
+    reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), {}, None).result(timeout_s=10)
     assert reply.error.type == "deadline_exceeded" and "audio-service" in reply.error.message
     assert reply.spans[0]["tags"]["error.type"] == "deadline_exceeded"
 
@@ -117,14 +117,25 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     async def send(carrier, inputs):
         seen.append(inputs[0].reply.facts)
         if not inputs[0].reply.facts:
-            raise ray.exceptions.OwnerDiedError("00" * 28, None, "")
-        return Reply([{"name": "GENERATE_MEL"}])
+            return Reply([{"name": "GENERATE_MEL", "tags": {"error": "lost"}}], error=StageUnavailable("lost"),
+                         input_lost=True)
+        return Reply([{"name": "GENERATE_MEL", "tags": {}}])
 
     run = new_run()
     result = asyncio.run(Stub(None)._call(run, send, Result(Reply([]), remake)))
     assert made == [True] and seen == [{}, {"fresh": True}] and result.reply.error is None
     spans = run.finish()
-    assert [span["tags"]["error.type"] for span in spans if span.get("kind") == "CLIENT"] == ["stage_unavailable"]
+    assert [span["tags"] for span in spans if span["name"] == "GENERATE_MEL"] == [{"error": "lost"}, {}]
+
+
+def test_an_array_that_stays_lost_is_a_503():
+    async def remake() -> Result:
+        return Result(Reply([]), remake)
+
+    async def send(carrier, inputs):
+        return Reply([], error=StageUnavailable("lost"), input_lost=True)
+    with pytest.raises(StageUnavailable, match="tts-service"):
+        asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake)))
 
 
 def test_a_stage_that_dies_twice_is_a_503_with_two_client_spans():

@@ -186,6 +186,22 @@ def test_a_trace_that_makes_the_receiver_fail_is_found_by_its_neighbour():
     assert counters.read()["dropped_poison"] == 1 and counters.read()["sent"] == 19
 
 
+@pytest.mark.parametrize("heals_after", range(1, 12))
+def test_a_receiver_that_recovers_between_two_attempts_costs_no_trace(heals_after):
+    queue, receiver, clock = Queue(100), Receiver(), Clock()
+    for n in range(1, 6):
+        queue.append(trace(n))
+    send = receiver.send
+
+    def fails_at_first(traces):
+        receiver.trouble = Unavailable("HTTP 500", answered=True) if len(receiver.batches) < heals_after else None
+        send(traces)
+    receiver.send = fails_at_first
+    sending, counters = sender(queue, receiver, clock)
+    settle(sending.step, clock)
+    assert sorted(set(receiver.numbers())) == [1, 2, 3, 4, 5] and counters.read().get("dropped_poison", 0) == 0
+
+
 def test_a_receiver_that_fails_on_everything_loses_nothing():
     queue, receiver, clock = Queue(100), Receiver(), Clock()
     for n in range(1, 21):

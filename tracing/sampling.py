@@ -88,7 +88,7 @@ class SamplingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ratio: float = Field(1.0, ge=0, le=1)
+    ratio: float = Field(0.1, ge=0, le=1)
     slower_than_s: float = Field(10.0, ge=0)
     slow: tuple[Slow, ...] = ()
     principals: frozenset[str] = frozenset()

@@ -6,7 +6,8 @@ own, so time is the caller's. The rules:
 - No answer, or an error answer: everything stays; pause, doubled each time up to a limit, jittered. While the
   receiver fails, a probe of one trace is sent instead of a batch.
 - The batch is refused (400, 413): it is halved until the bad span stands alone; only that one is dropped.
-- One trace alone is answered with errors (5xx) again and again while the next one is taken: it is the trace.
+- One trace alone is answered with errors (5xx) again and again while the next one is taken, and once more after it: it
+  is the trace, and not a receiver that recovered in between.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Sender:
         log.warning("a span was refused (%s) and is dropped; the others of its batch were sent", error)
 
     def _was_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
-        """Whether the failure was the trace's own, which the next trace's success tells."""
+        """Whether the next trace was taken, which tells whose the failure was; both are then off the store."""
         if not error.answered or self._failures < _SUSPECT_AFTER:
             return False
         pair = store.read(2)
@@ -183,11 +184,16 @@ class Sender:
             self._transport.send(pair.traces[1:])
         except (Unavailable, Rejected):
             return False
+        try:
+            self._deliver(pair.traces[:1])
+        except Unavailable as again:
+            if not again.answered:
+                return False  # the next one goes out twice then
+            self._counters.add("dropped_poison")
+            log.warning("a trace was answered with errors %d times (%s) while the next one was taken; it is dropped",
+                        self._failures + 2, again.why)
         store.commit(pair)
         self._counters.add("sent")
-        self._counters.add("dropped_poison")
-        log.warning("a trace was answered with errors %d times (%s) while the next one was taken; it is dropped",
-                    self._failures + 1, error.why)
         self._recovered()
         return True
 

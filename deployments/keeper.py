@@ -1,0 +1,79 @@
+"""The end of every trace: decide whether it is kept, say why on its spans, hand it to the exporter, count."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+from deployments import messages
+from deployments.callers import Caller
+from deployments.settings import Tracing
+from speech.dialects import Registry
+from tracing import Exporter, ExportSettings, Incoming, vocabulary
+from tracing.redaction import pseudonym
+from tracing.sampling import FinishedTrace, Sampler
+from tracing.settings import Allow
+
+_MIN_SECRET_BYTES = 32
+
+
+class Keeper:
+    """One process's. `registry`: the dialects whose tags may leave.
+
+    Raises ValueError where the secret file can't be used.
+    """
+
+    def __init__(self, settings: Tracing, registry: Registry) -> None:
+        secret = _secret(settings.secret_file)
+        sampling = settings.sampling
+        if secret and not sampling.salt:
+            sampling = sampling.model_copy(update={"salt": _derived(secret, "sampling").hex()})
+        self._user_key = _derived(secret, "user.hash") if secret else None
+        self._sampler = Sampler(sampling)
+        self.exporter = Exporter(ExportSettings(
+            zipkin_url=settings.zipkin_url, protocol=settings.protocol, kafka=settings.kafka,
+            kafka_options=settings.kafka_options, file=settings.spans_file, spool_dir=settings.spool_dir,
+            retry_most_s=settings.retry_most_s,
+            allow=Allow(error_messages=messages.IN_TRACES, values={
+                vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry)})))
+
+    def user_hash(self, caller: Caller) -> str | None:
+        """The only form in which a caller's user leaves; None without a secret to hash with."""
+        return pseudonym(caller.user, self._user_key) if caller.user and self._user_key else None
+
+    def finish(self, spans: list[dict], incoming: Incoming, caller: Caller) -> bool:
+        """Takes a whole finished trace, the root first; True where it was kept."""
+        verdict = self._sampler.decide(FinishedTrace.of(spans, incoming, trusted=caller.trusted,
+                                                        principals=caller.principals))
+        if verdict.keep:
+            verdict.stamp(spans)
+            self.exporter.submit(spans)
+        return verdict.keep
+
+    def counters(self) -> dict[str, int]:
+        """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
+        `Exporter.counters` names it, below `export_`."""
+        return self._sampler.counters() | {f"export_{name}": n for name, n in self.exporter.counters().items()}
+
+    def close(self, timeout_s: float) -> None:
+        self.exporter.close(timeout_s=timeout_s)
+
+
+def _secret(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"tracing.secret_file {path} can't be read ({error.strerror}); make it with `openssl rand "
+                         f"-hex 32 > {path}`, the same for every ingress replica") from error
+    if len(secret) < _MIN_SECRET_BYTES:
+        raise ValueError(f"tracing.secret_file {path} holds {len(secret)} bytes; at least {_MIN_SECRET_BYTES} are "
+                         "needed (`openssl rand -hex 32`)")
+    return secret
+
+
+def _derived(secret: bytes, purpose: str) -> bytes:
+    return hmac.new(secret, purpose.encode(), hashlib.sha256).digest()
