@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
-from cluster import demo, signals, status
+from cluster import demo, links, signals, status
 from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
 from cluster.stack import DRAIN_WITHIN_S, Options, Stack
+from cluster.storage import KINDS, PASSWORD, Storage
+from cluster.storage_elasticsearch import Server
 
 OVERVIEW = """\
 Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 127.0.0.1.
@@ -21,13 +25,16 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster demo --once              the same, then stop
   python -m cluster demo --clip me.wav --text '你好，世界。' --dialect zh-CN
   python -m cluster up --http-port 8080      start everything and leave it running
+  python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
   python -m cluster status
   python -m cluster down                     let requests finish, then stop what `up` started
+  python -m cluster links --day yesterday    the dependency graph of a day, for Zipkin on Elasticsearch
 """
 ENVIRONMENT = """\
 environment:
   ZIPKIN_URL       use this running Zipkin and start none
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
+  ZIPKIN_STORAGE_PASSWORD    of the user in --zipkin-storage-url
   RAY_AUTH_MODE    `token` makes Ray ask for a token, for machines shared with people you don't trust
 """
 
@@ -54,15 +61,24 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--config", type=Path, default=Options.config, metavar="FILE",
                        help="Serve config file (default cluster/serve.cpu.yaml; with GPUs cluster/serve.gpu.yaml)")
     group.add_argument("--engine", metavar="NAME", help="speech engine, instead of the config file's")
+    group.add_argument("--sampling", type=_share, default=Options.sampling, metavar="SHARE",
+                       help="share of unremarkable traces that is kept, 0 to 1 (default %(default)g; errors and slow "
+                            "requests are always kept)")
     group.add_argument("--no-zipkin", action="store_true", help="write spans to a JSON-lines file instead")
+    group.add_argument("--zipkin-storage", choices=KINDS, default="mem",
+                       help="where the Zipkin started here keeps traces: mem (default; gone when it stops), mysql, "
+                            "elasticsearch (or OpenSearch)")
+    group.add_argument("--zipkin-storage-url", metavar="URL",
+                       help="of its server: mysql://user@host:port/database (without one a MariaDB is started "
+                            "here, its data in the run folder), http://host:9200")
 
     speak = commands.add_parser(
         "demo", parents=[stack], formatter_class=argparse.RawDescriptionHelpFormatter,
         help="start everything, send one real request, show its trace, serve until Ctrl-C",
         description="Starts everything (or uses what `up` has started), sends one real request, writes the speech "
                     "to outputs/,\nreads the trace back from Zipkin and shows it. Serves until Ctrl-C.",
-        epilog="example:\n  python -m cluster demo --clip me.wav --text 'Good morning.' --mode instruct "
-               "--style-instruction 'speak slowly'\n\n" + ENVIRONMENT)
+        epilog="example:\n  python -m cluster demo --clip me.wav --text 'Good morning.' --dialect en-US "
+               "--mode instruct --style-instruction 'speak slowly'\n\n" + ENVIRONMENT)
     request = speak.add_argument_group("the request")
     default = demo.Request()
     request.add_argument("--clip", type=Path, default=default.clip, metavar="FILE",
@@ -70,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
                               "(default: a voice the project made itself)")
     request.add_argument("--text", default=default.text, help="what to say, at most 200 characters")
     request.add_argument("--dialect", default=default.dialect,
-                         help="en-US (default), zh-CN …; GET /api/dialects lists them")
+                         help="of --text, required beside it: en-US, zh-CN …; GET /api/dialects lists them")
     request.add_argument("--mode", default=default.mode, choices=("fast", "instruct"))
     request.add_argument("--style-instruction", metavar="TEXT", help="how to say it (mode instruct)")
     request.add_argument("--prompt-text", metavar="TEXT", help="what the recording says")
@@ -86,6 +102,19 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("--drain-s", type=float, default=DRAIN_WITHIN_S, metavar="SECONDS",
                       help="longest wait for requests under way (default %(default)g)")
     down.add_argument("--force", action="store_true", help="don't wait for requests under way")
+    graph = commands.add_parser("links", parents=[where], formatter_class=argparse.RawDescriptionHelpFormatter,
+                                help="compute a day's dependency graph, for Zipkin on Elasticsearch or OpenSearch",
+                                description="Zipkin computes its dependency page by itself from memory and MySQL, but "
+                                            "not from\nElasticsearch. This runs Zipkin's own linker over all spans of "
+                                            "a day and writes the links\nwhere Zipkin looks for them. Run it again "
+                                            "at any time: it replaces what it wrote.")
+    graph.add_argument("--day", type=_day, default="today", metavar="YYYY-MM-DD",
+                       help="a day of UTC, or `today` (default) or `yesterday`")
+    graph.add_argument("--storage-url", metavar="URL",
+                       help="http://host:9200, with user@ where it asks for one and the password in "
+                            "ZIPKIN_STORAGE_PASSWORD (default: the storage of the stack that runs here)")
+    graph.add_argument("--index", default=os.environ.get("ES_INDEX") or "zipkin", metavar="PREFIX",
+                       help="first word of Zipkin's indices (default: ES_INDEX, or zipkin)")
     commands.add_parser("status", parents=[where], help="what runs; exit status 0 where the graph is ready")
     return top
 
@@ -95,6 +124,20 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port (0 to 65535)")
     return port
+
+
+def _day(text: str) -> date:
+    try:
+        return links.parse_day(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no day: write 2026-11-22, today or yesterday") from None
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share (0 to 1)")
+    return share
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(args: argparse.Namespace) -> Options:
     return Options(http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
                    ray_port=args.ray_port, config=args.config, engine=args.engine, with_zipkin=not args.no_zipkin,
+                   sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
                    run_dir=args.run_dir)
 
 
@@ -165,4 +209,22 @@ def _status(args: argparse.Namespace, stack: Stack) -> int:
     return 0 if serves else 1
 
 
-_COMMANDS = {"demo": _demo, "up": _up, "down": _down, "status": _status}
+def _links(args: argparse.Namespace, stack: Stack) -> int:
+    url = args.storage_url
+    if url is None:
+        running = stack.file.load()
+        kind, _, url = (running.zipkin.storage if running and running.zipkin else "").partition(" ")
+        if kind != "elasticsearch":
+            raise Problem(f"The Zipkin that runs here keeps its traces in {kind}, and computes its links by itself: "
+                          "nothing is to be done." if kind else
+                          "No Zipkin of ours runs here: name its Elasticsearch or OpenSearch with --storage-url.")
+    server = Server.of(url, os.environ.get(PASSWORD, ""))
+    stack.say(f"{server.ask()} at {server.url}: reading {args.day}")
+    result = links.compute(server, args.day, stack.say, args.index)
+    stack.say(f"{result.spans} spans in {result.traces} traces; {len(result.links)} links written to {result.index}")
+    for link in result.links:
+        print(f"  {link.parent} -> {link.child}   {link.calls} calls, {link.errors} with errors")
+    return 0
+
+
+_COMMANDS = {"demo": _demo, "up": _up, "down": _down, "status": _status, "links": _links}

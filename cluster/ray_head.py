@@ -37,10 +37,14 @@ SETTINGS: dict[str, str] = {
     # blocks the loop: models and decoding have threads.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Replicas call each other, and the proxy calls the ingress, by Serve's gRPC instead of by Ray's actor calls, which
+    # take two messages and 4 ms of the caller's CPU each. Large arrays ride in neither: deployments/arrays.py.
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     # Clips and answers (up to a megabyte or so) ride inside messages; through the object store each costs the raylet
-    # more than the copy: it fell from 11 to 6 ms of CPU a request (bench.overhead's load). What a stage puts there
-    # itself still goes by reference.
+    # more than the copy: it fell from 11 to 6 ms of CPU a request (bench.overhead's load).
     "RAY_max_direct_call_object_size": "2000000",
+    # What the proxy answers by itself gets a trace too, and clients can't steer Serve by headers.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.door:middlewares",
     # Ray's own record of every task: our traces tell more, and it is sent whether anybody looks or not.
     "RAY_task_events_report_interval_ms": "0",
     # A replica that hangs is not asked to stop nicely.
@@ -51,6 +55,13 @@ SETTINGS: dict[str, str] = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    # Serve's controller looks round ten times a second and takes 5 % of a core for it, idle or not; twice is enough for
+    # health checks of 5 s and autoscaling delays of seconds.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # How long an OpenMP thread spins at a barrier before it sleeps (about 0.04 ms). libgomp's own 3 ms suit one process
+    # alone on the machine; here tts and vocoder share cores, and four requests in flight took twice as long (0.35 req/s
+    # against 0.61 with this; never spinning gave 0.65, but 1.63 s for a lone request against 1.47).
+    "GOMP_SPINCOUNT": "4000",
     # Two fixed ports for metrics that a second head on the machine would find taken.
     "AUTOSCALER_METRIC_PORT": "0",
     "DASHBOARD_METRIC_PORT": "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,10 @@ class Application:
     @property
     def name(self) -> str:
         return self.config["applications"][0].get("name", "default")
+
+    def proxy_environment(self) -> dict[str, str]:
+        """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""
+        return {"COSYGRAPH_TRACING": json.dumps(self.config["applications"][0].get("args", {}).get("tracing", {}))}
 
     @property
     def module(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cluster.problem import Problem
 from cluster.processes import family, last_lines
 from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
+from cluster.storage import Storage, prepare
+from cluster.storage_mariadb import MariaDb
 
 DRAIN_WITHIN_S = 30.0
 
@@ -32,7 +35,19 @@ class Options:
     config: Path = ROOT / "cluster" / "serve.cpu.yaml"
     engine: str | None = None  #: instead of the config's
     with_zipkin: bool = True
+    storage: Storage = Storage()  #: of the Zipkin that is started
+    sampling: float = 1.0  #: share of unremarkable traces that is kept
     run_dir: Path = ROOT / ".run"
+
+
+def secret_file(run_dir: Path) -> Path:
+    """This stack's secret, made once: what user ids are hashed with, and what makes sampling unpredictable."""
+    path = run_dir / "secret"
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    return path
 
 
 class Stack:
@@ -79,14 +94,11 @@ class Stack:
         def remember(head: ray_head.RayHead) -> None:
             state.ray = head
             self.file.save(state)
-        head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
-                              num_cpus=max(2, os.cpu_count() or 1), remember=remember)
-        tracing = {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": None, "zipkin_ui_url": None,
-                   "spans_file": state.spans_file}
-        if state.zipkin is not None:
-            tracing |= {"zipkin_url": state.zipkin.url, "zipkin_ui_url": state.zipkin.url}
-        args = {"tracing": tracing} | ({"engine": options.engine} if options.engine else {})
+        args = {"tracing": self._tracing(options, state)} | ({"engine": options.engine} if options.engine else {})
         application = serving.Application.read(options.config, options.http_port, args)
+        head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
+                              num_cpus=max(2, os.cpu_count() or 1), remember=remember,
+                              env=application.proxy_environment())
         state.app, state.module = application.name, application.module
         self.file.save(state)
         self.say(f"deploying the graph ({options.config.name})")
@@ -102,17 +114,35 @@ class Stack:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}")
 
+    def _tracing(self, options: Options, state: State) -> dict:
+        """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless
+        told otherwise, so that a newcomer always finds his own."""
+        url = state.zipkin.url if state.zipkin is not None else None
+        return {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": url, "zipkin_ui_url": url,
+                "spans_file": state.spans_file, "secret_file": str(secret_file(self.run_dir)),
+                "sampling": {"ratio": options.sampling}}
+
     def _start_zipkin(self, options: Options, state: State) -> None:
         def remember(server: zipkin.Zipkin) -> None:
-            state.zipkin = server
+            state.zipkin = replace(server, storage=options.storage.named)
             self.file.save(state)
+
+        def remember_database(server: MariaDb) -> None:
+            state.database = server
+            self.file.save(state)
+
+        def storage() -> dict[str, str]:
+            return prepare(options.storage, self.run_dir, self.say, remember_database)
         missing = ["it was left out with --no-zipkin"]
         if options.with_zipkin:
             server, missing = zipkin.find_or_start(options.zipkin_port, self.run_dir / "logs" / "zipkin.log", self.say,
-                                                   remember=remember)
-            state.zipkin = server
+                                                   remember=remember,
+                                                   storage=storage if options.storage.kind != "mem" else None)
+            state.zipkin = server and replace(server, storage=options.storage.named)
+        elif options.storage.kind != "mem":
+            raise Problem("--no-zipkin and --zipkin-storage contradict each other: leave one of them out.")
         if state.zipkin is not None:
-            self.say(f"Zipkin is ready: {state.zipkin.ui_url}")
+            self.say(f"Zipkin is ready: {state.zipkin.ui_url} (traces are kept in {options.storage.named})")
             return
         state.spans_file = str(self.run_dir / "spans.jsonl")
         self.say("no Zipkin: " + "; ".join(missing))
@@ -146,6 +176,9 @@ class Stack:
         if state.zipkin is not None and state.zipkin.process is not None:
             self.say("stopping Zipkin")
             zipkin.stop(state.zipkin.process, state.zipkin.container)
+        if state.database is not None:
+            self.say("stopping MariaDB")
+            state.database.stop()
         self.file.forget()
         self.started = None
         self.say("stopped")

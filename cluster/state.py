@@ -14,6 +14,7 @@ from cluster.ports import LOOPBACK
 from cluster.problem import Problem
 from cluster.processes import Started
 from cluster.ray_head import RayHead
+from cluster.storage_mariadb import MariaDb
 from cluster.zipkin import Zipkin
 
 
@@ -28,6 +29,7 @@ class State:
     module: str = ""  #: the Python module that builds it (and knows how to drain it)
     ready: bool = False
     zipkin: Zipkin | None = None
+    database: MariaDb | None = None  #: started here for Zipkin's traces
     ray: RayHead | None = None
     spans_file: str | None = None
 
@@ -38,7 +40,8 @@ class State:
     @property
     def started(self) -> list[Started]:
         """The processes that are ours to stop."""
-        return [part.process for part in (self.ray, self.zipkin) if part is not None and part.process is not None]
+        parts = (self.ray, self.zipkin, self.database)
+        return [part.process for part in parts if part is not None and part.process is not None]
 
     @property
     def alive(self) -> bool:
@@ -75,7 +78,7 @@ class StateFile:
             raise Problem(f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, "
                           "remove it.") from failure
         try:
-            for name, part in (("ray", RayHead), ("zipkin", Zipkin)):
+            for name, part in (("ray", RayHead), ("zipkin", Zipkin), ("database", MariaDb)):
                 if saved[name] is not None:
                     process = saved[name]["process"]
                     saved[name] = part(**saved[name] | {"process": Started(**process) if process else None})

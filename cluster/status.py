@@ -20,7 +20,9 @@ def report(state: State | None) -> tuple[str, bool]:
     else:
         health = "healthy" if zipkin.healthy(state.zipkin.url) else "NOT HEALTHY"
         whose = _process(state.zipkin.process) if state.zipkin.process else "not started here"
-        lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}")
+        lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
+    if state.database is not None:
+        lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
     if state.ray is not None and state.ray.process.alive:
         application = serving.Dashboard(state.ray).applications().get(state.app, {})
         for service, deployment in sorted(application.get("deployments", {}).items()):

@@ -6,6 +6,7 @@ temporary folder. Every other helper belongs into the test file that uses it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from serving import apps, fast, slow, voice  # noqa: E402, F401
+from serving import apps, fast, slow, stand_in, tracing, voice, watched, watched_spool  # noqa: E402, F401
 
 from cluster import loopback, ports, processes  # noqa: E402
 from cluster import ray_head as ray_heads
@@ -26,6 +27,8 @@ from cluster.problem import Problem  # noqa: E402
 loopback.keep()
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A thread of Serve's that outlives ray.shutdown() would otherwise start a Ray of its own.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 #: logical, for the bookkeeping of placement: the graph's replicas ask for fractions of what the machine really has
 LOGICAL_CPUS, LOGICAL_GPUS = 16, 4
@@ -88,13 +91,13 @@ def zipkin(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ray_head(tmp_path_factory):
+def ray_head(tmp_path_factory, tracing):  # noqa: F811
     """A private Ray head (`.address`, `.dashboard_url`) with logical CPUs and GPUs, its logs kept beside the tests'."""
     folder = tmp_path_factory.mktemp("ray")
     started = []
     try:
         yield ray_heads.start(ports.any_free(), folder / "ray.log", num_cpus=LOGICAL_CPUS, num_gpus=LOGICAL_GPUS,
-                              remember=started.append)
+                              remember=started.append, env={"COSYGRAPH_TRACING": json.dumps(tracing)})
     except Problem as problem:
         pytest.fail(str(problem))
     finally:

@@ -1,8 +1,10 @@
-"""Three applications on one private Ray head, deployed once a session from the project's own Serve configs.
+"""Four applications on one private Ray head, deployed once a session from the project's own Serve configs.
 
 - `fast`: simulated engine, short times, a deadline of 8 s; from `cluster/serve.cpu.yaml`;
 - `slow`: simulated engine, 1.5 s of GENERATE_MEL, one at a time; from `cluster/serve.gpu.yaml`, on logical GPUs;
-- `voice`: the embedded engine; from `cluster/serve.cpu.yaml`.
+- `voice`: the embedded engine; from `cluster/serve.cpu.yaml`;
+- `watched`: simulated engine that fails on demand, hardly any service times, its spans sent through a stand-in
+  (`standin.py`) that keeps them and can fail too, a spool of its own; from `cluster/serve.cpu.yaml`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from standin import StandIn
 
 from bench.load import Sample, closed_loop, multipart
 from cluster import ports
@@ -26,6 +30,7 @@ from cluster.serving import Application, Dashboard
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster"
 FAST = {"prepare_ms": 30, "encode_ms": 40, "generate_ms": 60, "vocode_ms": 50, "seconds": 10}
 SLOW = {"generate_ms": 1500, "batch_slope": 1.0, "seconds": 3}
+WATCHED = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1, "faults": True}
 SERVICES = {"cosyvoice3-api", "audio-service", "embedding-service", "tts-service", "vocoder-service"}
 
 
@@ -37,6 +42,7 @@ class App:
     port: int
     zipkin: str
     dashboard: Dashboard
+    config: dict  #: of all applications, as it was deployed
 
     @property
     def url(self) -> str:
@@ -65,8 +71,14 @@ class App:
 
     def replicas(self, service: str) -> list[dict]:
         """Running replicas as the dashboard's API reports them (`pid`, `replica_id`, `state` …)."""
-        deployment = self.dashboard.applications()[self.name]["deployments"][service]
-        return [replica for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
+        deployments = self.dashboard.applications().get(self.name, {}).get("deployments", {})  # none while it is built
+        return [replica for replica in deployments.get(service, {}).get("replicas", [])
+                if replica["state"] == "RUNNING"]
+
+    def redeploy(self, change: Callable[[dict], None]) -> None:
+        """Deploy again with this application's config changed; the others stay as they are."""
+        change(next(entry for entry in self.config["applications"] if entry["name"] == self.name))
+        self.dashboard.deploy(Application(self.config))
 
     def wait_ready(self, within_s: float = 90.0) -> None:
         end = time.monotonic() + within_s
@@ -100,22 +112,49 @@ def _quick_to_scale(app: dict) -> dict:
 
 
 @pytest.fixture(scope="session")
-def apps(ray_head, zipkin, tmp_path_factory) -> dict[str, App]:
+def tracing(zipkin, tmp_path_factory) -> dict:
+    """The applications' tracing settings: every trace is kept."""
+    secret = tmp_path_factory.mktemp("secret") / "secret"
+    secret.write_text("0123456789abcdef" * 4)
+    return {"zipkin_url": zipkin.url, "spool_dir": str(tmp_path_factory.mktemp("spool")),
+            "secret_file": str(secret), "sampling": {"ratio": 1.0}}
+
+
+@pytest.fixture(scope="session")
+def stand_in(zipkin) -> StandIn:
+    """Where `watched` sends its spans."""
+    server = StandIn(zipkin.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def watched_spool(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("watched") / "spool"
+
+
+@pytest.fixture(scope="session")
+def apps(ray_head, zipkin, tracing, stand_in, watched_spool) -> dict[str, App]:
     port = ports.any_free()
-    tracing = {"zipkin_url": zipkin.url, "spool_dir": str(tmp_path_factory.mktemp("spool"))}
-    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port}, "applications": [
+    through = tracing | {"zipkin_url": stand_in.url, "zipkin_ui_url": zipkin.url, "spool_dir": str(watched_spool),
+                         "retry_most_s": 0.5}
+    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
+              "logging_config": {"enable_access_log": False}, "applications": [
         _config("serve.cpu.yaml", "fast", {"engine": "simulated", "engine_options": FAST, "tracing": tracing,
                                            "limits": {"deadline_s": 8}}),
         _quick_to_scale(_config("serve.gpu.yaml", "slow", {"engine": "simulated", "engine_options": SLOW,
                                                            "tracing": tracing})),
         _config("serve.cpu.yaml", "voice", {"tracing": tracing}),
+        _config("serve.cpu.yaml", "watched", {"engine": "simulated", "engine_options": WATCHED, "tracing": through,
+                                              "limits": {"deadline_s": 4, "max_in_flight": 8, "max_waiting": 1,
+                                                         "max_wait_s": 1}}),
     ]}
     dashboard = Dashboard(ray_head)
     dashboard.deploy(Application(config))
     found = {}
-    for name in ("fast", "slow", "voice"):
+    for name in ("fast", "slow", "voice", "watched"):
         dashboard.wait_until_running(name, print)
-        found[name] = App(name, port, zipkin.url, dashboard)
+        found[name] = App(name, port, zipkin.url, dashboard, config)
         found[name].wait_ready()
     return found
 
@@ -133,3 +172,9 @@ def slow(apps) -> App:
 @pytest.fixture
 def voice(apps) -> App:
     return apps["voice"]
+
+
+@pytest.fixture
+def watched(apps, stand_in) -> App:
+    stand_in.mode = "well"
+    return apps["watched"]

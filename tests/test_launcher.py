@@ -274,6 +274,8 @@ class TestDemo:
 
     def test_the_default_clip_and_its_form_are_good(self):
         demo.Request().check()
+        with pytest.raises(Problem, match="--text needs --dialect"):
+            demo.Request(text="你好").check()
         assert demo.Request(seed=0).form() == {"text": demo.TEXT, "dialect": "en-US", "mode": "fast", "seed": "0"}
 
     def test_a_trace_is_found_in_the_spans_file(self, tmp_path):
