@@ -1,7 +1,8 @@
 """The floor under any graph of this shape: an ingress and four deployments on bare Ray Serve.
 
 No tracing, no batching, no form: the ingress reads the body and awaits four handle calls one after the other. With
-`sizes`, each stage puts an array of so many bytes and the next one takes it by reference, as the real graph's do.
+`sizes`, each stage puts an array of so many bytes into Ray's object store and the next one takes it as an ObjectRef,
+which only Ray's actor calls can do (`by_reference`); the graph itself hands arrays on as `deployments/arrays.py` says.
 Used by `bench.overhead`.
 """
 
@@ -31,8 +32,9 @@ class Stage:
 
 @serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
 class Ingress:
-    def __init__(self, stages: list, milliseconds: list[float], sizes: list[int]) -> None:
-        self._stages = list(zip(stages, milliseconds, sizes, strict=True))
+    def __init__(self, stages: list, milliseconds: list[float], sizes: list[int], by_reference: bool) -> None:
+        handles = [stage.options(_by_reference=True) if by_reference else stage for stage in stages]
+        self._stages = list(zip(handles, milliseconds, sizes, strict=True))
 
     async def __call__(self, request: Request) -> Response:
         await request.body()
@@ -43,6 +45,8 @@ class Ingress:
 
 
 def build(args: dict) -> Application:
-    """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on."""
+    """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on, and
+    whether replicas are called `by_reference` (Ray's actor calls) or as the environment says."""
     stages = [Stage.options(name=f"stage-{number}").bind() for number in range(4)]
-    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]))
+    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]),
+                        args.get("by_reference", False))

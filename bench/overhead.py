@@ -3,7 +3,8 @@
 A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
 CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what
 the four stages' spans say they computed. Beside it runs the floor: bare Ray Serve with as many hops and nothing in them
-(`bench/bare_chain.py`). Each figure is the median over the rounds; the client shares the machine.
+(`bench/bare_chain.py`), over Serve's gRPC, over Ray's actor calls, and over these with arrays in Ray's object store.
+Each figure is the median over the rounds; the client shares the machine.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from bench.private_graph import PrivateGraph, private_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
-BARE = (("bare chain", "/bare", [0, 0, 0, 0]), ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0]))
+BARE = (("bare chain", "/bare", [0, 0, 0, 0], False), ("bare actors", "/actors", [0, 0, 0, 0], True),
+        ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0], True))
 LOADS = ((1, 40), (8, 120), (16, 240))
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
@@ -84,19 +86,22 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
     options = parser.parse_args()
     bare = [{"name": name, "route_prefix": path, "import_path": "bench.bare_chain:build",
-             "args": {"milliseconds": BARE_MS, "sizes": sizes}} for name, path, sizes in BARE]
-    with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=8, beside=bare) as graph:
-        rows = run(graph, options.rounds)
+             "args": {"milliseconds": BARE_MS, "sizes": sizes, "by_reference": by_reference}}
+            for name, path, sizes, by_reference in BARE]
+    ours = {"engine": "simulated", "engine_options": SIMULATED}
+    # Apart: fifteen more replicas beside the graph would take a fifth of a core from it, idle as they are.
+    with private_graph(ours, num_cpus=8) as graph:
+        rows = run(graph, options.rounds, {"graph": (Traces(graph.spans), "/api/generate")})
         if options.hold:
             print(f"holding on port {graph.port}; Ctrl-C ends", flush=True)
             time.sleep(3600)
-    results.write("overhead", {"simulated": SIMULATED, **rows})
+    with private_graph(ours, num_cpus=8, beside=bare) as graph:
+        floor = run(graph, options.rounds, {name: (None, path) for name, path, *_ in BARE})
+    results.write("overhead", {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
 
 
-def run(graph: PrivateGraph, rounds: int) -> dict:
-    """The graph and the bare chains in turn, so that both see the same machine; medians over the rounds."""
-    traces = Traces(graph.spans)
-    ways = {"graph": (traces, "/api/generate")} | {name: (None, path) for name, path, _ in BARE}
+def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict:
+    """`ways` (traces, path) by name, in turn, so that all see the same machine; medians over the rounds."""
     found: dict[str, list[list[dict]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():

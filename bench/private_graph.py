@@ -30,7 +30,8 @@ def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = ()) 
         head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=num_cpus)
         try:
             graph = PrivateGraph(ports.any_free(), Path(folder) / "spans.jsonl")
-            tracing = {"spans_file": str(graph.spans), "spool_dir": str(Path(folder) / "spool")}
+            tracing = {"spans_file": str(graph.spans), "spool_dir": str(Path(folder) / "spool"),
+                       "sampling": {"ratio": 1.0}}
             application = Application.read(CONFIG, graph.port, {"tracing": tracing, **args})
             application.config["applications"] += beside
             dashboard = Dashboard(head)
