@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import keeping
 import psutil
 import pytest
 
-from cluster import ports, stack, storage_mariadb, storage_mysql, zipkin, zipkin_jar
+from cluster import ports, processes, stack, storage_mariadb, storage_mysql, zipkin, zipkin_jar
 from cluster.problem import Problem
 from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
 from cluster.storage import PASSWORD, Storage, prepare
 from cluster.storage_mysql import Address
-from tracing import ExportSettings
+from tracing import Exporter, ExportSettings
 
 pytestmark = pytest.mark.proof
 
@@ -81,6 +82,32 @@ def test_traces_outlive_zipkin_and_its_database(place, tmp_path):
     psutil.Process(place.state.database.process.pid).kill()
     place.stop()
     keeping.assert_kept(place.start(), traces + more)
+
+
+def test_a_database_that_is_gone_for_a_while_behind_a_living_zipkin_costs_no_trace(place, tmp_path):
+    url = place.start()
+    exporter = Exporter(ExportSettings(zipkin_url=url, spool_dir=tmp_path / "spool", linger_s=0, retry_most_s=1))
+    before, during = keeping.requests(20), keeping.requests(60, first=1001)
+    for spans in before:
+        exporter.submit(spans)
+    keeping.eventually(exporter.counters, lambda counts: counts["sent"] == len(before))
+    database = psutil.Process(place.state.database.process.pid)
+    # Its password is set by a file that is there for the first start only.
+    command = [part for part in database.cmdline() if not part.startswith("--init-file")]
+    database.kill()
+    for spans in during:  # for longer than it takes to look after the storage
+        exporter.submit(spans)
+        time.sleep(0.2)
+    counts = keeping.eventually(exporter.counters, lambda counts: counts["retries"] > 0)
+    assert counts["waiting"] > 0 and counts["sent"] > len(before), "Zipkin took some that it could not store"
+    again = processes.start("mariadb", command, tmp_path / "mariadb.log")
+    try:
+        keeping.eventually(exporter.counters, lambda counts: counts["waiting"] == 0, within_s=60)
+        keeping.assert_kept(url, before + during)
+        exporter.close(10)
+        assert exporter.counters()["dropped"] == 0
+    finally:
+        processes.stop(again)
 
 
 def assert_the_password_is_nowhere_to_be_read(place) -> None:

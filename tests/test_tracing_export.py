@@ -1,6 +1,5 @@
 """Export that survives: spool, retry, circuit, split batches, adoption; and a submit that never waits."""
 
-import gzip
 import json
 import logging
 import math
@@ -9,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,7 @@ from tracing import Exporter, ExportSettings, Tracer
 from tracing import vocabulary as words
 from tracing.sender import Counters, Queue, Sender
 from tracing.spool import Spool
-from tracing.transport import FileTransport, HttpTransport, Rejected, Unavailable, join
+from tracing.transport import FileTransport, Rejected, Unavailable, join
 
 ROOT = Path(__file__).parents[1]
 
@@ -555,107 +552,6 @@ def test_the_file_is_rotated(tmp_path):
         transport.send([trace(n)])
     assert (tmp_path / "spans.jsonl.1").exists()
     assert (tmp_path / "spans.jsonl").stat().st_size < 300
-
-
-class FakeZipkin(ThreadingHTTPServer):
-    """Answers POST /api/v2/spans with the statuses it was given, then 202, and keeps what it took."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), FakeZipkinHandler)
-        self.statuses: list[int] = []
-        self.spans: list[dict] = []
-        self.headers: list[dict] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class FakeZipkinHandler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.headers.append(dict(self.headers))
-        status = self.server.statuses.pop(0) if self.server.statuses else 202
-        if status == 202 and self.path == "/api/v2/spans":
-            self.server.spans += json.loads(gzip.decompress(body))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(b"an answer that echoes canary7secret")
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-@contextmanager
-def fake_zipkin():
-    server = FakeZipkin()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def test_over_http_gzipped_and_whole(tmp_path):
-    with fake_zipkin() as zipkin:
-        exporter = Exporter(ExportSettings(zipkin_url=zipkin.url + "/", spool_dir=tmp_path))
-        traces = [real_trace() for _ in range(5)]
-        for spans in traces:
-            exporter.submit(spans)
-        exporter.close(5)
-        assert zipkin.spans == [span for spans in traces for span in spans]
-        assert {h["Content-Encoding"] for h in zipkin.headers} == {"gzip"}
-        assert {h["Content-Type"] for h in zipkin.headers} == {"application/json"}
-
-
-def test_over_http_errors_are_retried_and_their_bodies_not_logged(tmp_path, caplog):
-    caplog.set_level(logging.DEBUG, "tracing")
-    with fake_zipkin() as zipkin:
-        zipkin.statuses = [500, 503, 429, 404, 302]
-        exporter = Exporter(ExportSettings(zipkin_url=zipkin.url, spool_dir=tmp_path, linger_s=0, retry_first_s=0.01,
-                                           retry_most_s=0.02))
-        exporter.submit(real_trace())
-        wait_for(lambda: len(zipkin.spans) == 2)
-        exporter.close(5)
-        assert exporter.counters()["retries"] == 5
-    assert "HTTP 500" in caplog.text and "canary7secret" not in caplog.text
-
-
-@pytest.mark.parametrize("status", [400, 413])
-def test_over_http_a_refusal_is_a_refusal(status):
-    with fake_zipkin() as zipkin:
-        zipkin.statuses = [status]
-        transport = HttpTransport(zipkin.url, 2.0)
-        with pytest.raises(Rejected, match=str(status)):
-            transport.send([trace(1)])
-        transport.close()
-
-
-def test_over_http_nobody_there_is_unavailable_and_not_an_answer():
-    transport = HttpTransport("http://127.0.0.1:1", 2.0)
-    with pytest.raises(Unavailable) as caught:
-        transport.send([trace(1)])
-    assert not caught.value.answered
-    transport.close()
-
-
-def test_a_zipkin_that_comes_back_gets_everything(tmp_path):
-    exporter = Exporter(ExportSettings(zipkin_url="http://127.0.0.1:1", spool_dir=tmp_path, linger_s=0,
-                                       retry_first_s=0.01, retry_most_s=0.02))
-    traces = [real_trace() for _ in range(30)]
-    for spans in traces:
-        exporter.submit(spans)
-    wait_for(lambda: exporter.counters()["retries"] > 2)
-    with fake_zipkin() as zipkin:
-        exporter._transport._url = f"{zipkin.url}/api/v2/spans"
-        wait_for(lambda: len(zipkin.spans) == 60)
-        exporter.close(5)
-        assert zipkin.spans == [span for spans in traces for span in spans]
 
 
 @pytest.mark.parametrize("wrong, says", [

@@ -13,11 +13,12 @@ import math
 import threading
 import time
 
+from tracing.http_transport import HttpTransport
 from tracing.redaction import Redaction
 from tracing.sender import Counters, Queue, Sender
 from tracing.settings import ExportSettings
 from tracing.spool import Spool
-from tracing.transport import FileTransport, HttpTransport, Transport
+from tracing.transport import FileTransport, Transport
 
 __all__ = ["Exporter", "ExportSettings"]
 
@@ -85,6 +86,7 @@ class Exporter:
         """Counts since the start, in traces unless named otherwise.
 
         `submitted`, `sent`, `sent_in_parts` (a span of it was refused), `adopted`, `retries`, `failed_batches`,
+        `returned` (taken by a Zipkin whose storage was down when this exporter closed, and back in the spool),
         `redacted` (tags, annotations and names taken out), `dropped` and its parts by reason
         (`dropped_spool_full`, `dropped_queue_full`, `dropped_poison`, `dropped_closed`, `dropped_no_destination`,
         `dropped_empty`), `dropped_spans_rejected` (spans), `waiting` (now).
@@ -104,10 +106,12 @@ class Exporter:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        if self._transport is not None and not (self._thread and self._thread.is_alive()):
+            for line in self._transport.close() or ():
+                self._counters.add("returned")
+                self._keep(line)
         if self._spool is not None:
             self._spool.close()
-        if self._transport is not None and not (self._thread and self._thread.is_alive()):
-            self._transport.close()
 
     def _run(self) -> None:
         next_adoption = -math.inf

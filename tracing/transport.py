@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-
-import httpx
 
 
 class Rejected(Exception):
@@ -38,37 +35,8 @@ class Transport(Protocol):
 
     def send(self, traces: Sequence[bytes]) -> None: ...
 
-    def close(self) -> None: ...
-
-
-class HttpTransport:
-    """POST to Zipkin's `/api/v2/spans`, gzipped. Goes straight to the host: proxies in the environment are ignored."""
-
-    name = "http"
-
-    def __init__(self, zipkin_url: str, timeout_s: float) -> None:
-        self._url = f"{zipkin_url}/api/v2/spans"
-        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 2.0))
-        self._client = httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False)
-
-    def send(self, traces: Sequence[bytes]) -> None:
-        body = gzip.compress(join(traces), compresslevel=1)
-        try:
-            # Of the answer only the status is of interest; its body could echo what was sent, and is never logged.
-            answer = self._client.post(self._url, content=body, headers=_HEADERS)
-        except httpx.HTTPError as error:
-            raise Unavailable(type(error).__name__) from None
-        if answer.is_success:
-            return
-        if answer.status_code in (400, 413, 422):
-            raise Rejected(f"HTTP {answer.status_code}")
-        raise Unavailable(f"HTTP {answer.status_code}", answered=answer.status_code >= 500)
-
-    def close(self) -> None:
-        self._client.close()
-
-
-_HEADERS = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    def close(self) -> list[bytes] | None:
+        """Returns traces that the receiver took and, as far as is known, could not store."""
 
 
 class FileTransport:
