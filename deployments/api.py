@@ -24,7 +24,7 @@ from deployments.client import Result, StageClient
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
 from deployments.run import Run
-from deployments.settings import ApiConfig
+from deployments.settings import ApiConfig, LiveTracing
 from deployments.wire import WAV
 from engines import contract
 from engines.contract import Utterance
@@ -69,6 +69,10 @@ class CosyVoice3Api:
             stage.connect(self.shelf)
         return Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=frozenset(ROUTES),
                        deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url)
+
+    def reconfigure(self, user_config: dict) -> None:
+        """Serve calls this at start and whenever `user_config` changes; the process lives on."""
+        self.keeper.reconfigure(LiveTracing(**user_config))
 
     async def generate(self, request: Request) -> Response:
         run: Run = request.state.run

@@ -62,7 +62,7 @@ class Door:
         self._tracer = Tracer(vocabulary.INGRESS)
         self._keeper: Keeper | None = None
         self._callers = Callers(tracing.keys_file)
-        self.answered_here = 0
+        self.answered_here = self.cut_here = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OWN_PAGES:
@@ -79,7 +79,9 @@ class Door:
         if answer.own or (answer.status is None and not answer.left):
             await self._speak_for_the_ingress(scope, answer.status, started, send)
         elif answer.cut and not answer.left:  # too late for another answer, but not for its trace
-            self._trace(scope, _error(None), started)
+            self.cut_here += 1
+            log.warning("an answer broke off, trace %s (%d such answers so far)",
+                        self._trace(scope, _error(None), started), self.cut_here)
 
     async def _speak_for_the_ingress(self, scope: Scope, status: int | None, started_ns: int, send: Send) -> None:
         error = _error(status)

@@ -21,7 +21,7 @@ from deployments.keeper import Keeper
 from deployments.run import Run
 from deployments.trail import trail
 from speech.errors import Cancelled, InternalError, SpeechError
-from tracing import Tracer, extract, vocabulary
+from tracing import SilentTracer, Tracer, extract, vocabulary
 
 log = logging.getLogger("ray.serve")
 
@@ -40,6 +40,7 @@ class Gateway:
                  deadline_s: float, trace_url: Callable[[str], str | None]) -> None:
         self._app = app
         self._tracer = tracer
+        self._silent = SilentTracer()
         self._routes = routes
         self._deadline_s = deadline_s
         self._keeper = keeper
@@ -77,13 +78,14 @@ class Gateway:
         known = path in self._routes
         # An unknown path is the caller's text: it may be anything, so it is no span name.
         name = f"{scope['method']} {path}" if known else "unknown route"
-        root = self._tracer.server(name, parent=incoming.parent, start_ns=started)
+        tracer = self._tracer if self._keeper.tracing else self._silent
+        root = tracer.server(name, parent=incoming.parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
         if known:
             root.tag(vocabulary.HTTP_ROUTE, path)
         if user := self._keeper.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
-        return Run(self._tracer, root, self._deadline_s, started, incoming, caller)
+        return Run(tracer, root, self._deadline_s, started, incoming, caller)
 
     def _close_detached(self, answer: _Answer) -> None:
         """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""

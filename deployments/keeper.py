@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deployments import messages
 from deployments.callers import Caller
-from deployments.settings import Tracing
+from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
 from tracing import Exporter, ExportSettings, Incoming, vocabulary
 from tracing.redaction import pseudonym
@@ -30,7 +30,10 @@ class Keeper:
         if secret and not sampling.salt:
             sampling = sampling.model_copy(update={"salt": _derived(secret, "sampling").hex()})
         self._user_key = _derived(secret, "user.hash") if secret else None
+        self._sampling = sampling
         self._sampler = Sampler(sampling)
+        self.tracing = True  #: whether requests are to be recorded at all
+        self._untraced = 0
         self.exporter = Exporter(ExportSettings(
             zipkin_url=settings.zipkin_url, protocol=settings.protocol, kafka=settings.kafka,
             kafka_options=settings.kafka_options, file=settings.spans_file, spool_dir=settings.spool_dir,
@@ -39,12 +42,25 @@ class Keeper:
                 vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
                 vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry)})))
 
+    def reconfigure(self, live: LiveTracing) -> None:
+        """Raises ValueError for a ratio beside `rules` of one's own, which it would not change."""
+        if live.sampling_ratio is not None and self._sampling.rules is not None:
+            raise ValueError("sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
+                             "ratio of the rule `any` there")
+        self.tracing = live.tracing
+        ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio
+        self._sampler.configure(self._sampling.model_copy(update={"ratio": ratio}))
+
     def user_hash(self, caller: Caller) -> str | None:
         """The only form in which a caller's user leaves; None without a secret to hash with."""
         return pseudonym(caller.user, self._user_key) if caller.user and self._user_key else None
 
     def finish(self, spans: list[dict], incoming: Incoming, caller: Caller) -> bool:
-        """Takes a whole finished trace, the root first; True where it was kept."""
+        """Takes a whole finished trace, the root first, or none of a request made while tracing was off; True where it
+        was kept."""
+        if not spans:
+            self._untraced += 1
+            return False
         verdict = self._sampler.decide(FinishedTrace.of(spans, incoming, trusted=caller.trusted,
                                                         principals=caller.principals))
         if verdict.keep:
@@ -54,8 +70,8 @@ class Keeper:
 
     def counters(self) -> dict[str, int]:
         """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
-        `Exporter.counters` names it, below `export_`."""
-        return self._sampler.counters() | {f"export_{name}": n for name, n in self.exporter.counters().items()}
+        `Exporter.counters` names it, below `export_`; `untraced` are requests made while tracing was off."""
+        return self._sampler.counters() | {"untraced": self._untraced} | {f"export_{name}": n for name, n in self.exporter.counters().items()}
 
     def close(self, timeout_s: float) -> None:
         self.exporter.close(timeout_s=timeout_s)

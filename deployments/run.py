@@ -9,10 +9,10 @@ import time
 
 from deployments.callers import Caller
 from speech.errors import SpeechError
-from tracing import Carrier, Decision, Incoming, Span, Tracer, inject, vocabulary
+from tracing import Carrier, Decision, Incoming, SilentSpan, SilentTracer, Span, Tracer, inject, vocabulary
 
 
-def record(error: SpeechError, span: Span) -> None:
+def record(error: SpeechError, span: Span | SilentSpan) -> None:
     """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
     span.fail(error.type, error.message, error.status)
     span.tag(vocabulary.ERROR_CODE, error.code)
@@ -22,7 +22,7 @@ class Run:
     """Args: `root` the started SERVER span, `deadline_s` from its start, `incoming` what the headers said of tracing,
     `caller` who sent them."""
 
-    def __init__(self, tracer: Tracer, root: Span, deadline_s: float, started_ns: int,
+    def __init__(self, tracer: Tracer | SilentTracer, root: Span | SilentSpan, deadline_s: float, started_ns: int,
                  incoming: Incoming = Incoming(), caller: Caller = Caller()) -> None:
         self._tracer = tracer
         self.root = root

@@ -72,6 +72,13 @@ class Tracing(Strict):
         return f"{base.rstrip('/')}/zipkin/traces/{trace_id}" if base else None
 
 
+class LiveTracing(Strict):
+    """cosyvoice3-api's `user_config`: changes while the ingress runs, by a redeploy that restarts nothing."""
+
+    tracing: bool = True  #: False: requests have ids but no spans, also those that fail; they are counted
+    sampling_ratio: float | None = Field(None, ge=0, le=1)  #: in place of the one in `tracing.sampling`
+
+
 class ApiConfig(Strict):
     engine: str
     engine_options: dict = Field(default_factory=dict)

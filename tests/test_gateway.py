@@ -12,11 +12,11 @@ from deployments.callers import Callers
 from deployments.door import Door
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
-from deployments.settings import Tracing
+from deployments.settings import LiveTracing, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 from tracing import Decision, Tracer, extract
-from tracing.sampling import SamplingSettings
+from tracing.sampling import Rule, SamplingSettings
 
 T, S = "463ac35c9f6413ad48485a3953bb6124", "a2fb4a1d1a96d312"
 ROUTE = "/api/generate"
@@ -260,3 +260,31 @@ def test_headers_that_steer_serve_stop_at_the_door(tmp_path):
         "serve_multiplexed_model_id": "m", "X-Session-Id": "s", "X-User-Id": "alice", "b3": f"{T}-{S}-1"})
     assert {b"x-user-id", b"b3"} <= set(seen)
     assert not any(word in name for name in seen for word in (b"request", b"session", b"multiplexed"))
+
+
+def test_switched_off_live_a_request_has_an_id_and_no_trace_and_is_counted(tmp_path):
+    ingress = Ingress(tmp_path, failing, ratio=1.0)
+    ingress.keeper.reconfigure(LiveTracing(tracing=False))
+    answer = ingress.get(b3=f"{T}-{S}-1")
+    assert answer.headers["x-trace-id"] == T and "x-trace-url" not in answer.headers
+    assert ingress.keeper.counters()["untraced"] == 1
+    ingress.keeper.reconfigure(LiveTracing())
+    on = ingress.get()
+    assert [spans[0]["traceId"] for spans in ingress.kept()] == [on.headers["x-trace-id"]]
+    assert ingress.keeper.counters()["untraced"] == 1
+
+
+def test_the_ratio_changes_live_and_back(tmp_path):
+    ingress = Ingress(tmp_path, fine, ratio=1.0)
+    ingress.keeper.reconfigure(LiveTracing(sampling_ratio=0.0))
+    assert "x-trace-url" not in ingress.get().headers
+    ingress.keeper.reconfigure(LiveTracing())
+    assert "x-trace-url" in ingress.get().headers
+    counters = ingress.keeper.counters()
+    assert counters["kept_ratio"] == counters["dropped_ratio"] == 1
+
+
+def test_a_live_ratio_beside_rules_of_ones_own_is_refused(tmp_path):
+    ingress = Ingress(tmp_path, fine, rules=(Rule(when="any", reason="everything"),))
+    with pytest.raises(ValueError, match="the ratio of the rule `any`"):
+        ingress.keeper.reconfigure(LiveTracing(sampling_ratio=0.5))

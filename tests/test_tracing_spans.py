@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import trace as global_trace
 from opentelemetry.trace import StatusCode
 
-from tracing import Carrier, Tracer
+from tracing import Carrier, SilentSpan, SilentTracer, Span, Tracer
 
 MS = 1_000_000
 
@@ -189,3 +189,22 @@ def test_a_disabled_sdk_is_named_at_once(monkeypatch):
 
 def test_no_debug_flag_reaches_zipkin():
     assert "debug" not in Tracer("api").server("root", parent=None).finish()[0]
+
+
+def test_a_silent_span_stands_in_for_a_span():
+    """Everything that a span can be asked; and a stage that is called on its behalf records nothing either."""
+    public = {name for name in dir(Span) if not name.startswith("_")}
+    assert public <= {name for name in dir(SilentSpan) if not name.startswith("_")}
+    tracer = SilentTracer(Clock())
+    root = tracer.server("POST /api/generate", parent=None)
+    root.tags({"http.method": "POST"}, stage="x")
+    root.fail("internal", status=500)
+    lost = tracer.client("VOCODE_WAV", parent=root.context, remote_service="vocoder-service")
+    carrier = pickle.loads(pickle.dumps(root.carrier(2**62)))
+    assert not carrier.recording and Tracer("a").server("x", parent=None).carrier(2**62).recording
+    stage = Tracer("tts-service").server("GENERATE_MEL", parent=carrier)
+    stage.child("LM_DECODE", 1, 2)
+    assert root.finish() == stage.finish() == lost.finish() == []
+    assert root.trace_id == stage.trace_id == lost.trace_id and len(root.trace_id) == 32
+    given = tracer.server("POST /api/generate", parent=Tracer("a").server("x", parent=None).context)
+    assert given.trace_id != root.trace_id and given.start_ns == root.start_ns

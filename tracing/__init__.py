@@ -51,6 +51,8 @@ from tracing.carrier import Carrier
 from tracing.context import Decision, Incoming, extract, inject
 from tracing.exporter import Exporter
 from tracing.settings import ExportSettings
+from tracing.silent import SilentSpan, SilentTracer
 from tracing.spans import Span, Tracer
 
-__all__ = ["Carrier", "Decision", "Exporter", "ExportSettings", "Incoming", "Span", "Tracer", "extract", "inject"]
+__all__ = ["Carrier", "Decision", "Exporter", "ExportSettings", "Incoming", "SilentSpan", "SilentTracer", "Span",
+           "Tracer", "extract", "inject"]

@@ -19,7 +19,7 @@ class Carrier:
     """One call's trace context.
 
     Attributes:
-        traceparent: `00-<trace id>-<span id>-01`, the caller's span.
+        traceparent: `00-<trace id>-<span id>-01`, the caller's span; `-00` where nothing is recorded.
         sent_ns: when the call was made.
         deadline_ns: when its answer is of no use any more.
     """
@@ -27,6 +27,11 @@ class Carrier:
     traceparent: str
     sent_ns: int
     deadline_ns: int
+
+    @property
+    def recording(self) -> bool:
+        """Whether the spans of this call are wanted."""
+        return not self.traceparent.endswith("-00")
 
     @property
     def parent(self) -> SpanContext:

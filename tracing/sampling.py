@@ -175,10 +175,13 @@ class Sampler:
     """Applies the rules and counts. Any thread may ask."""
 
     def __init__(self, settings: SamplingSettings) -> None:
-        self._rules = settings.policy()
-        self._salt = settings.salt.encode()[:64]
+        self.configure(settings)
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    def configure(self, settings: SamplingSettings) -> None:
+        """Other rules from now on; the counters go on."""
+        self._rules, self._salt = settings.policy(), settings.salt.encode()[:64]
 
     def decide(self, trace: FinishedTrace) -> Verdict:
         """The first rule that speaks decides; where none does, the trace is dropped."""

@@ -28,6 +28,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from tracing import vocabulary as words
 from tracing.carrier import Carrier
+from tracing.silent import SilentSpan
 
 _MAX_TAG_LENGTH = 256
 _MICROSECOND = 1000
@@ -69,14 +70,18 @@ class Tracer:
                                "have a trace. Unset it.")
 
     def server(self, name: str, *, parent: SpanContext | Carrier | None, start_ns: int | None = None,
-               trace_id: str | None = None) -> Span:
+               trace_id: str | None = None) -> Span | SilentSpan:
         """A span of kind SERVER: work this service does for `parent`, or the root of a trace where there is none.
+
+        A carrier that says so gets a span which records nothing.
 
         Args:
             trace_id: 32 hex digits for a root that must have this id; only without a parent.
         """
         if trace_id is not None and parent is not None:
             raise ValueError("a span has its parent's trace id: give `parent` or `trace_id`, not both")
+        if isinstance(parent, Carrier) and not parent.recording:
+            return SilentSpan(self.clock, parent.parent, start_ns)
         self._ids.next_trace_id = int(trace_id, 16) if trace_id is not None else None
         return self._span(name, SpanKind.SERVER, parent, start_ns, None)
 
