@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -21,13 +22,15 @@ class Sample:
     sent_ns: int
     answered_ns: int
     size: int
+    kept: bool = False  #: the answer says where in Zipkin its trace is
 
     @property
     def ms(self) -> float:
         return (self.answered_ns - self.sent_ns) / 1e6
 
 
-def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate") -> bytes:
+def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate",
+              headers: dict[str, str] | None = None) -> bytes:
     """A whole HTTP/1.1 request as bytes."""
     boundary = "cosygraph-load-boundary"
     parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -35,8 +38,9 @@ def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/
     parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="prompt_audio"; filename="clip.wav"\r\n'
                  f"Content-Type: audio/wav\r\n\r\n".encode() + clip + b"\r\n")
     body = b"".join(parts) + f"--{boundary}--\r\n".encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={boundary}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n")
+            f"{more}Content-Length: {len(body)}\r\n\r\n")
     return head.encode() + body
 
 
@@ -54,18 +58,23 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
             size += len(await reader.readexactly(length))
             await reader.readline()
         await reader.readline()
-    return Sample(int(head[0].split()[1]), headers.get("x-trace-id", ""), sent, time.time_ns(), size)
+    return Sample(int(head[0].split()[1]), headers.get("x-trace-id", ""), sent, time.time_ns(), size,
+                  "x-trace-url" in headers)
 
 
-async def closed_loop(host: str, port: int, request: bytes, *, clients: int, count: int,
+async def closed_loop(host: str, port: int, request: bytes | Callable[[int], bytes], *, clients: int, count: int,
                       timeout_s: float = 120.0) -> list[Sample]:
-    """`clients` at a time, `count` in all, each client waiting for its answer before it sends again."""
+    """`clients` at a time, `count` in all, each client waiting for its answer before it sends again.
+
+    `request` is what all of them send, or makes the one of a number from 0 to `count` - 1.
+    """
     left = iter(range(count))
+    made = request if callable(request) else lambda number: request
 
     async def client() -> list[Sample]:
         reader, writer = await asyncio.open_connection(host, port, limit=2**20)
         try:
-            return [await _one(reader, writer, request) for _ in left]
+            return [await _one(reader, writer, made(number)) for number in left]
         finally:
             writer.close()
 

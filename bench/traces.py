@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-from tracing import Tracer
+from tracing import Tracer, encode
 from tracing import vocabulary as words
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
@@ -38,7 +38,7 @@ def request(number: int, *, start_ns: int | None = None, parent=None) -> list[di
                words.USER_HASH: f"{chance.getrandbits(128):032x}"})
     failing = {0: words.PREPROCESS_AUDIO}.get(number % 10) or {7: words.GENERATE_MEL}.get(number % 25)
     lost = words.VOCODE_WAV if number % 40 == 13 else None
-    spans, at, status = [], start + 3 * MS, 200
+    records, at, status = [], start + 3 * MS, 200
     for stage in words.STAGES:
         took = chance.randint(20, 400) * MS
         if stage == lost:
@@ -51,16 +51,16 @@ def request(number: int, *, start_ns: int | None = None, parent=None) -> list[di
             if stage == failing:
                 status = 400 if stage == words.PREPROCESS_AUDIO else 500
                 span.fail("input_validation" if status == 400 else "internal", status=status)
-        spans += span.finish(at + took)
+        records += span.records(at + took)
         at += took + MS
         if stage in (failing, lost):
             break
     root.tag(words.HTTP_STATUS_CODE, status)
     if status != 200:
         root.fail("input_validation" if status == 400 else "internal", status=status)
-    trace = root.finish(at) + spans
-    verdict = _EVERYTHING.decide(FinishedTrace.of(trace))
-    verdict.stamp(trace)
+    records = root.records(at) + records
+    trace = encode(records)
+    _EVERYTHING.decide(FinishedTrace.of(records)).stamp(trace)
     return trace
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracing import Exporter, ExportSettings, Tracer, extract
+from tracing import Exporter, ExportSettings, Record, Tracer, encode, extract
 from tracing import vocabulary as words
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
@@ -47,14 +47,14 @@ class Nowhere:
         pass
 
 
-def stage_span(tracer: Tracer, name: str, carrier) -> list[dict]:
+def stage_span(tracer: Tracer, name: str, carrier) -> list[Record]:
     span = tracer.server(name, parent=carrier)
     span.tags(STAGE_TAGS)
     span.annotate(words.DEQUEUED)
-    return span.finish()
+    return span.records()
 
 
-def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[dict]:
+def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[Record]:
     """Six spans: what one plain request makes over all its replicas."""
     root = api.server("POST /api/generate", parent=None)
     spans = []
@@ -62,7 +62,7 @@ def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[dict]:
         spans += stage_span(tracer, name, root.carrier(root.start_ns + 60 * 10**9))
     root.child("LM_DECODE", root.start_ns, root.start_ns + 5_000_000)
     root.tags(ROOT_TAGS)
-    return root.finish() + spans
+    return root.records() + spans
 
 
 def cost(work, rounds: int) -> dict[str, float]:
@@ -82,14 +82,16 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     api = Tracer(words.INGRESS, instance="replica1")
     stages = {name: Tracer(words.STAGE_SERVICE[name], instance="replica1") for name in words.STAGES}
     carrier = api.server("root", parent=None).carrier(2**62)
-    trace = whole_trace(api, stages)
+    records = whole_trace(api, stages)
+    trace = encode(records)
     redaction, sampler = Redaction(), Sampler(SamplingSettings(ratio=0.1))
     results = {
         "headers: extract": cost(lambda: extract(HEADERS), rounds),
-        "span: create, 9 tags, finish, encode": cost(
+        "span: create, 9 tags, finish": cost(
             lambda: stage_span(stages[words.GENERATE_MEL], words.GENERATE_MEL, carrier), rounds),
         "trace: all six spans": cost(lambda: whole_trace(api, stages), rounds),
-        "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(trace)), rounds),
+        "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(records)), rounds),
+        "trace: encoding": cost(lambda: encode(records), rounds),
         "trace: redaction": cost(lambda: redaction.trace(trace), rounds),
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +107,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     results["trace: bytes of JSON"] = {"bytes": len(body)}
     results["trace: bytes gzipped, in batches of 100"] = {
         "bytes": round(len(gzip.compress(b",".join(
-            json.dumps(redaction.trace(whole_trace(api, stages))[0], separators=(",", ":")).encode()
+            json.dumps(redaction.trace(encode(whole_trace(api, stages)))[0], separators=(",", ":")).encode()
             for _ in range(100)), 1)) / 100)}
     return results
 

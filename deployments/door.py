@@ -105,7 +105,7 @@ class Door:
         trace_id = span.trace_id
         if self._keeper is None:  # most proxies never need one
             self._keeper = Keeper(self._tracing, DIALECTS)
-        self._keeper.finish(span.finish(), incoming, caller)
+        self._keeper.finish(span.records(), incoming, caller)
         return trace_id
 
 

@@ -99,10 +99,10 @@ class Gateway:
     def submit(self, run: Run, status: int, quiet: bool) -> bool:
         """Finish the trace; True where it was kept."""
         run.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
-        spans = run.finish()
+        records = run.finish()
         if quiet and status < 400:
             return False
-        return self._keeper.finish(spans, run.incoming, run.caller)
+        return self._keeper.finish(records, run.incoming, run.caller)
 
     def trace_url(self, trace_id: str) -> str | None:
         return self._trace_url(trace_id)

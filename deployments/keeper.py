@@ -10,7 +10,7 @@ from deployments import messages
 from deployments.callers import Caller
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
-from tracing import Exporter, ExportSettings, Incoming, vocabulary
+from tracing import Exporter, ExportSettings, Incoming, Record, encode, vocabulary
 from tracing.redaction import pseudonym
 from tracing.sampling import FinishedTrace, Sampler
 from tracing.settings import Allow
@@ -55,15 +55,16 @@ class Keeper:
         """The only form in which a caller's user leaves; None without a secret to hash with."""
         return pseudonym(caller.user, self._user_key) if caller.user and self._user_key else None
 
-    def finish(self, spans: list[dict], incoming: Incoming, caller: Caller) -> bool:
+    def finish(self, records: list[Record], incoming: Incoming, caller: Caller) -> bool:
         """Takes a whole finished trace, the root first, or none of a request made while tracing was off; True where it
         was kept."""
-        if not spans:
+        if not records:
             self._untraced += 1
             return False
-        verdict = self._sampler.decide(FinishedTrace.of(spans, incoming, trusted=caller.trusted,
+        verdict = self._sampler.decide(FinishedTrace.of(records, incoming, trusted=caller.trusted,
                                                         principals=caller.principals))
         if verdict.keep:
+            spans = encode(records)
             verdict.stamp(spans)
             self.exporter.submit(spans)
         return verdict.keep

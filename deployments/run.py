@@ -9,7 +9,7 @@ import time
 
 from deployments.callers import Caller
 from speech.errors import SpeechError
-from tracing import Carrier, Decision, Incoming, SilentSpan, SilentTracer, Span, Tracer, inject, vocabulary
+from tracing import Carrier, Decision, Incoming, Record, SilentSpan, SilentTracer, Span, Tracer, inject, vocabulary
 
 
 def record(error: SpeechError, span: Span | SilentSpan) -> None:
@@ -31,7 +31,7 @@ class Run:
         self.caller = caller
         self.deadline_ns = started_ns + int(deadline_s * 1e9)
         self.error: SpeechError | None = None
-        self._spans: list[dict] = []
+        self._records: list[Record] = []
 
     @property
     def trace_id(self) -> str:
@@ -53,17 +53,17 @@ class Run:
         binding = decision is Decision.DENY or self.caller.trusted
         return inject(self.root.context, decision if binding else Decision.DEFER)
 
-    def collect(self, spans: list[dict]) -> None:
-        self._spans.extend(spans)
+    def collect(self, records: list[Record]) -> None:
+        self._records.extend(records)
 
     def lost(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
         """Speak for a stage that cannot: a CLIENT span with the error, in its name."""
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
-        self._spans.extend(span.finish())
+        self._records.extend(span.records())
 
-    def finish(self) -> list[dict]:
+    def finish(self) -> list[Record]:
         """The whole trace, root first. Call once; what comes in afterwards belongs to nobody."""
         if self.error is not None:
             record(self.error, self.root)
-        return [*self.root.finish(), *self._spans]
+        return [*self.root.records(), *self._records]

@@ -118,7 +118,7 @@ class Stage:
             asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
-        return Reply(spans=span.finish(), **fields)
+        return Reply(spans=span.records(), **fields)
 
     async def batched(self, span: Span, item) -> Batched:
         """Submit to the batcher and tag the member's span with what became of it, also where it failed."""
@@ -134,7 +134,7 @@ class Stage:
     @staticmethod
     def _failed(span: Span, error: SpeechError, input_lost: bool = False) -> Reply:
         record(error, span)
-        return Reply(spans=span.finish(), error=error, input_lost=input_lost)
+        return Reply(spans=span.records(), error=error, input_lost=input_lost)
 
     def __del__(self) -> None:
         if batcher := getattr(self, "batcher", None):  # absent where the constructor failed

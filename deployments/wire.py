@@ -7,6 +7,7 @@ from typing import Any
 
 from deployments.arrays import Parts
 from speech.errors import SpeechError
+from tracing import Record
 
 #: Names of two parts, (n,) uint8: the clip as it was sent, the finished audio as it will be answered.
 UPLOAD = "upload"
@@ -17,7 +18,7 @@ WAV = "wav"
 class Reply:
     """A stage's answer: its outcome or its error, and in any case the spans it finished."""
 
-    spans: list[dict]
+    spans: list[Record]
     parts: Parts = field(default_factory=dict)  #: arrays by name, large ones as tickets
     facts: dict[str, Any] = field(default_factory=dict)  #: the few small values the next stage needs
     error: SpeechError | None = None

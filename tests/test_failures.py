@@ -15,7 +15,7 @@ from deployments.client import Result, StageClient
 from deployments.run import Run
 from deployments.wire import Reply
 from speech.errors import StageUnavailable
-from tracing import Tracer
+from tracing import Record, Tracer
 
 
 def in_background(call) -> concurrent.futures.Future:
@@ -25,6 +25,11 @@ def in_background(call) -> concurrent.futures.Future:
 def by_service(spans):
     return {(span["kind"], span["localEndpoint"]["serviceName"] if span["kind"] == "SERVER"
              else span["remoteEndpoint"]["serviceName"]) for span in spans}
+
+
+def made(**tags: str) -> Record:
+    """A stage's span, as it rides on a reply."""
+    return Record(1, 2, 3, "SERVER", "GENERATE_MEL", 4, 5, "tts-service", None, None, tags, ())
 
 
 def test_an_8_khz_clip_is_answered_at_once_while_sixteen_wait_for_tts(slow):
@@ -92,7 +97,7 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     handle = serve.get_deployment_handle("audio-service", "fast")
     reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), {}, None).result(timeout_s=10)
     assert reply.error.type == "deadline_exceeded" and "audio-service" in reply.error.message
-    assert reply.spans[0]["tags"]["error.type"] == "deadline_exceeded"
+    assert reply.spans[0].tags["error.type"] == "deadline_exceeded"
 
 
 class Stub(StageClient):
@@ -117,15 +122,15 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     async def send(carrier, inputs):
         seen.append(inputs[0].reply.facts)
         if not inputs[0].reply.facts:
-            return Reply([{"name": "GENERATE_MEL", "tags": {"error": "lost"}}], error=StageUnavailable("lost"),
+            return Reply([made(error="lost")], error=StageUnavailable("lost"),
                          input_lost=True)
-        return Reply([{"name": "GENERATE_MEL", "tags": {}}])
+        return Reply([made()])
 
     run = new_run()
     result = asyncio.run(Stub(None)._call(run, send, Result(Reply([]), remake)))
     assert made == [True] and seen == [{}, {"fresh": True}] and result.reply.error is None
     spans = run.finish()
-    assert [span["tags"] for span in spans if span["name"] == "GENERATE_MEL"] == [{"error": "lost"}, {}]
+    assert [span.tags for span in spans if span.name == "GENERATE_MEL"] == [{"error": "lost"}, {}]
 
 
 def test_an_array_that_stays_lost_is_a_503():
@@ -146,7 +151,7 @@ def test_a_stage_that_dies_twice_is_a_503_with_two_client_spans():
     with pytest.raises(StageUnavailable, match="tts-service") as caught:
         asyncio.run(Stub(None)._call(run, send))
     assert caught.value.status == 503 and caught.value.retry_after_s
-    assert sum(span.get("kind") == "CLIENT" for span in run.finish()) == 2
+    assert sum(span.kind == "CLIENT" for span in run.finish()) == 2
 
 
 def test_a_defect_is_not_retried():

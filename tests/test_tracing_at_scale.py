@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tracing import Exporter, ExportSettings, Tracer
+from tracing import Exporter, ExportSettings, Record, Tracer, encode
 from tracing import vocabulary as words
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 from tracing.transport import Unavailable, join
@@ -34,7 +34,7 @@ class FlakyReceiver:
         pass
 
 
-def request(tracers: dict[str, Tracer], failing: str | None) -> list[dict]:
+def request(tracers: dict[str, Tracer], failing: str | None) -> list[Record]:
     """The trace of one request; `failing` is the stage at which it ends."""
     root, spans = tracers[words.INGRESS].server("POST /api/generate", parent=None), []
     for stage in words.STAGES:
@@ -42,11 +42,11 @@ def request(tracers: dict[str, Tracer], failing: str | None) -> list[dict]:
         span.tag(words.STAGE, stage)
         if stage == failing:
             span.fail("internal")
-        spans += span.finish()
+        spans += span.records()
         if stage == failing:
             root.fail("internal", status=500)
             break
-    return root.finish() + spans
+    return root.records() + spans
 
 
 @pytest.mark.proof
@@ -58,8 +58,10 @@ def test_every_error_is_kept_whole_and_the_rest_at_its_ratio(tmp_path):
     failed: dict[str, int] = {}
     kept: dict[str, int] = {}
     for _ in range(REQUESTS):
-        spans = request(tracers, chance.choice(words.STAGES) if chance.random() < ERRORS else None)
-        verdict, trace_id = sampler.decide(trace := FinishedTrace.of(spans)), spans[0]["traceId"]
+        records = request(tracers, chance.choice(words.STAGES) if chance.random() < ERRORS else None)
+        verdict = sampler.decide(trace := FinishedTrace.of(records))
+        spans = encode(records)
+        trace_id = spans[0]["traceId"]
         if trace.failed:
             failed[trace_id] = len(spans)
         if verdict.keep:

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from tracing import Decision, Incoming, Tracer
+from tracing import Decision, Incoming, Record, Tracer, encode
 from tracing import vocabulary as words
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Rule, Sampler, SamplingSettings, Verdict
@@ -91,13 +91,13 @@ def test_every_verdict_is_counted():
     assert sampler.counters() == {"kept_error": 2, "dropped_caller_denied": 1, "dropped_ratio": 1}
 
 
-def finished(fail: bool = False) -> list[dict]:
+def finished(fail: bool = False) -> list[Record]:
     root = Tracer(words.INGRESS).server("POST /api/generate", parent=None, start_ns=1_000_000_000)
     root.tags({words.REQUEST_DIALECT: "sichuan", words.REQUEST_MODE: "fast"})
     stage = Tracer(words.TTS).server(words.GENERATE_MEL, parent=root.context, start_ns=1_000_000_000)
     if fail:
         stage.fail("internal")
-    return root.finish(3_500_000_000) + stage.finish(2_000_000_000)
+    return root.records(3_500_000_000) + stage.records(2_000_000_000)
 
 
 def test_a_finished_trace_is_read_off_its_spans():
@@ -108,7 +108,7 @@ def test_a_finished_trace_is_read_off_its_spans():
 
 
 def test_the_verdict_is_on_every_span_and_may_leave():
-    spans = finished()
+    spans = encode(finished())
     Verdict(True, "ratio", 1 / 0.15).stamp(spans)
     stamps = [(s["tags"]["sampling.reason"], s["tags"]["sampling.adjusted_count"]) for s in spans]
     assert stamps == [("ratio", "6.667")] * 2

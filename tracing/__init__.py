@@ -20,14 +20,14 @@ This package knows nothing of speech, Ray or deployments. Read it in the order i
 
     >>> carrier = root.carrier(deadline_ns=root.start_ns + 60 * 10**9)
 
-4. **The stage's span.** In the stage's replica, with its own Tracer. Finished, it is plain Zipkin JSON and rides home
-   on the reply:
+4. **The stage's span.** In the stage's replica, with its own Tracer. Finished, it is a record of plain values and
+   rides home on the reply:
 
     >>> span = Tracer("tts-service").server("GENERATE_MEL", parent=carrier)
     >>> span.tag("batch.size", 3)
     >>> span.child("LM_DECODE", span.start_ns, span.start_ns + 5_000_000)
-    >>> reported = span.finish()
-    >>> [(s["name"], s.get("kind")) for s in reported]
+    >>> reported = span.records()
+    >>> [(record.name, record.kind) for record in reported]
     [('GENERATE_MEL', 'SERVER'), ('LM_DECODE', None)]
 
 5. **A stage that can't report** (killed, hung) gets a CLIENT span in its name:
@@ -35,12 +35,13 @@ This package knows nothing of speech, Ray or deployments. Read it in the order i
     >>> lost = api.client("VOCODE_WAV", parent=root.context, remote_service="vocoder-service")
     >>> lost.fail("stage_unavailable", status=503)
 
-6. **Export.** The ingress alone sees the whole trace, and hands it over. `submit` redacts it (an allow-list:
+6. **Export.** The ingress alone sees the whole trace, decides (`tracing.sampling`), encodes what it keeps for Zipkin,
+   and hands it over. `submit` redacts it (an allow-list:
    `tracing.redaction`), puts it into a spool file, and returns; Zipkin's health is the background thread's worry:
 
-    >>> from tracing import Exporter, ExportSettings
+    >>> from tracing import Exporter, ExportSettings, encode
     >>> exporter = Exporter(ExportSettings())       # nowhere to send to: counts and forgets
-    >>> exporter.submit(root.finish() + reported + lost.finish())
+    >>> exporter.submit(encode(root.records() + reported + lost.records()))
     >>> exporter.counters()["dropped_no_destination"]
     1
 
@@ -49,10 +50,12 @@ What a span may say is one file, `tracing.vocabulary`.
 
 from tracing.carrier import Carrier
 from tracing.context import Decision, Incoming, extract, inject
+from tracing.encoding import encode
 from tracing.exporter import Exporter
+from tracing.record import Record
 from tracing.settings import ExportSettings
 from tracing.silent import SilentSpan, SilentTracer
 from tracing.spans import Span, Tracer
 
-__all__ = ["Carrier", "Decision", "Exporter", "ExportSettings", "Incoming", "SilentSpan", "SilentTracer", "Span",
-           "Tracer", "extract", "inject"]
+__all__ = ["Carrier", "Decision", "Exporter", "ExportSettings", "Incoming", "Record", "SilentSpan", "SilentTracer", "Span",
+           "Tracer", "encode", "extract", "inject"]

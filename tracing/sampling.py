@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tracing import vocabulary as words
 from tracing.context import Decision, Incoming
+from tracing.record import Record
 
 Condition = Literal["denied", "demanded", "failed", "slow", "principal", "advised_against", "any"]
 
@@ -135,15 +137,15 @@ class FinishedTrace:
     principals: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, spans: list[dict], incoming: Incoming = Incoming(), *, trusted: bool = False,
+    def of(cls, records: Sequence[Record], incoming: Incoming = Incoming(), *, trusted: bool = False,
            principals: frozenset[str] = frozenset()) -> FinishedTrace:
-        """From a whole trace as Zipkin dicts, the root first (as `Span.finish` of the root gives it)."""
-        root = spans[0]
-        tags = root.get("tags", {})
+        """From a whole trace, the root first (as `Span.records` of the root gives it)."""
+        root = records[0]
+        tags = root.tags
         return cls(
-            trace_id=root["traceId"],
-            duration_s=root["duration"] / 1e6,
-            failed=any(words.ERROR in span.get("tags", ()) for span in spans),
+            trace_id=f"{root.trace_id:032x}",
+            duration_s=root.seconds,
+            failed=any(record.failed for record in records),
             incoming=incoming,
             trusted=trusted,
             dialect=tags.get(words.REQUEST_DIALECT),

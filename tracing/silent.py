@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from tracing.carrier import Carrier
+from tracing.record import Record
 
 _IDS = RandomIdGenerator()
 
@@ -59,6 +60,9 @@ class SilentSpan:
 
     def carrier(self, deadline_ns: int) -> Carrier:
         return Carrier(f"00-{self.trace_id}-{self.context.span_id:016x}-00", self._clock(), deadline_ns)
+
+    def records(self, end_ns: int | None = None) -> list[Record]:
+        return []
 
     def finish(self, end_ns: int | None = None) -> list[dict]:
         return []
