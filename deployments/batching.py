@@ -9,7 +9,8 @@ the last request waits longest. This batcher looks at the compute thread instead
   the usual gap between arrivals costs less than the batch the newcomer would otherwise need for itself
   (`n * gap < compute time`), and never beyond `batch_wait_ms` after the oldest arrived.
 
-A member that is cancelled while waiting leaves; one that is cancelled while computing is dropped, the rest go on.
+A member that is cancelled while waiting leaves; one that is cancelled while computing is dropped, the rest go on. Where
+`compute` raises for a batch, its members are computed again one by one, so that a bad one fails alone.
 """
 
 from __future__ import annotations
@@ -188,5 +189,18 @@ class Batcher(Generic[T, R]):
     def _timed(self, items: list[T]):
         """Clocked in the compute thread: a busy event loop must not count as compute."""
         started = self._clock()
-        results = self._compute(items)
+        try:
+            results = self._compute(items)
+        except Exception:
+            if len(items) == 1:
+                raise
+            # A model that raises does not say for which member: each alone, so that only the bad one fails.
+            results = [self._alone(item) for item in items]
         return started, results, self._clock()
+
+    def _alone(self, item: T) -> R | Exception:
+        try:
+            [result] = self._compute([item])
+            return result
+        except Exception as error:
+            return error

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import httpx
+import pytest
 from serving import App
 
 from deployments.embedding import EmbeddingService
@@ -56,14 +57,16 @@ def test_a_lone_request_waits_for_nobody(watched):
         assert statistics.median(float(tags["batch.wait_ms"]) for tags in found) < 5
 
 
-def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched):
+@pytest.mark.parametrize("text, status, code", [("refuse:generate", 400, "refused"), ("fault:generate", 500, "internal")])
+def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched, text, status, code):
+    """Whether the engine says which one is bad, or raises for the whole batch."""
     watched.wait_ready()
-    answers = together(watched, ["Hello"] * 4 + ["refuse:generate"] + ["Hello"] * 3)
+    answers = together(watched, ["Hello"] * 4 + [text] + ["Hello"] * 3)
     refused, tags = answers[4]
     fine = answers[:4] + answers[5:]
     assert [answer.status_code for answer, _ in fine] == [200] * 7
-    assert refused.status_code == 400 and refused.json()["error"]["code"] == "refused"
-    assert tags["error.code"] == "refused" and not any("error" in tags for _, tags in fine)
+    assert refused.status_code == status and refused.json()["error"]["code"] == code
+    assert tags["error.code"] == code and not any("error" in tags for _, tags in fine)
     assert all(MEMBER <= tags.keys() for _, tags in answers), "the one that failed no less"
     sizes = Counter(tags["batch.id"] for _, tags in answers)
     assert all(int(tags["batch.size"]) == sizes[tags["batch.id"]] for _, tags in answers)

@@ -172,6 +172,32 @@ def test_a_batch_that_raises_fails_its_members_and_no_others():
     asyncio.run(scenario())
 
 
+def test_where_a_batch_raises_its_members_are_computed_one_by_one():
+    async def scenario():
+        computed = []
+
+        def compute(items):
+            computed.append(items)
+            if 130 in items:  # the gate multiplies
+                raise RuntimeError("no phonemes")
+            return items
+        gate = Gate(Clock())
+        batcher = Batcher(lambda items: compute(gate(items)), batch_wait_ms=0)
+        first = asyncio.create_task(batcher.submit(0))
+        await until(lambda: gate.batches)
+        bad, *good = [asyncio.create_task(batcher.submit(n)) for n in (13, 1, 2)]
+        await settle()
+        gate.released.release(2 + 3)
+        assert (await first).value == 0
+        done = await asyncio.gather(*good)
+        with pytest.raises(RuntimeError, match="no phonemes"):
+            await bad
+        assert [one.size for one in done] == [3, 3]
+        return computed
+    computed = asyncio.run(scenario())
+    assert len(computed[0]) == 1 and [len(items) for items in computed[1:]] == [3, 1, 1, 1]
+
+
 def test_a_short_result_list_is_an_error_not_a_hang():
     async def scenario():
         batcher = Batcher(lambda items: [])
