@@ -1,6 +1,8 @@
 """`make bench`: every measurement, one after the other, each in a process of its own.
 
-    python -m bench [engine|served|overhead|tracing|voice …]     all of them where none is named
+    python -m bench [engine|served|overhead|tracing|tracing_served|voice …]     all of them where none is named
+
+Apart, because they take long or need more: `bench.soak`, `bench.storage`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ BENCHES = {
     "served": ["bench.served"],
     "overhead": ["bench.overhead"],
     "tracing": ["bench.tracing"],
+    "tracing_served": ["bench.tracing_served"],
     "voice": ["bench.voice"],
 }
 
