@@ -117,6 +117,7 @@ class WeightsError(RuntimeError):
 
 #: name -> "module:factory"; a factory takes the engine's options (strict keyword arguments) and returns an Engine
 ENGINES = {
+    "cosyvoice3": "engines.cosyvoice3:CosyVoice3Engine",
     "embedded": "engines.embedded:EmbeddedEngine",
     "simulated": "engines.simulated:SimulatedEngine",
 }

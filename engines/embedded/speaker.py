@@ -18,6 +18,7 @@ from engines.contract import Reference, Voice
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.packages import find
 from engines.embedded.pitch import median_log_f0
+from engines.mel import mel_filters
 from speech.errors import InvalidInput, SpeechError
 
 RATE = 16_000  #: Hz of the view of the clip it reads
@@ -122,24 +123,6 @@ def without_pauses(samples: np.ndarray) -> np.ndarray:
     speech = 10 * np.log10(energy / np.percentile(energy, 95)) > -_PAUSE_DB
     kept = np.convolve(speech, np.ones(7), mode="same") > 0.5
     return frames[kept].reshape(-1)
-
-
-def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
-    """Triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on M. Slaney's scale (Auditory Toolbox).
-
-    That scale is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
-    """
-    def mel(hz: np.ndarray) -> np.ndarray:
-        return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
-
-    def hertz(mels: np.ndarray) -> np.ndarray:
-        return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
-
-    edges = hertz(np.linspace(0, mel(np.array(rate / 2)), bands + 2))
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    bins = np.fft.rfftfreq(fft, 1 / rate)[None]
-    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
-    return (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)
 
 
 def _no_voice() -> InvalidInput:

@@ -1,0 +1,101 @@
+"""The CosyVoice3 engine: an independent implementation that runs official Fun-CosyVoice3-0.5B checkpoints.
+
+    engine: cosyvoice3
+    engine_options: {model_dir: /models/Fun-CosyVoice3-0.5B}
+
+What happens to a request, and where it is written:
+
+    reference clip ─► resample.py, features.py ─► voice.py (onnx.py) ─► tokens, mel, embedding ┐
+    text ─► text.py, spelling.py ─► prompts.py ─► tokenizer.py ─► plan.py ─────────────────────┴► decoder.py (qwen.py,
+    sampling.py) ─► flow.py (dit.py) ─► hift.py (excitation.py, convolutions.py) ─► audio
+
+This module is what the ingress imports: it loads neither torch nor weights until a loader is called.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from engines.contract import Capabilities, Reference, Utterance
+from engines.cosyvoice3.directory import ModelDirectory
+from engines.cosyvoice3.prompts import SPOKEN, instruction
+from speech.errors import InvalidInput
+
+EMBEDDING_SIZE = 192
+_DTYPES = ("float32", "bfloat16", "float16")
+NOTICE = "Clones the voice of the reference clip. Only use recordings of people who have agreed to it."
+
+
+class CosyVoice3Engine:
+    """Fun-CosyVoice3 as an `engines.contract.Engine`.
+
+    Args:
+        model_dir: the official model directory; every replica must find it under this path.
+        dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
+            float32, and its pitch float64.
+        lm_rows: rows that decode together.
+        lm_positions: cache positions of a row; the cache is rows * positions * 12,288 bytes in bfloat16 at full size,
+            and is allocated when the model is loaded.
+        vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU.
+        greedy: always the likeliest token, whatever the seed: for comparing implementations, not for listening.
+        parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
+            it: it does not enforce the least length of speech, because it masks the wrong control token
+            (sampling.py); it counts the prefix as text in cross-lingual mode (plan.py); and it computes a stream's last
+            chunk with attention over everything, unlike the chunks before it (streaming.py).
+
+    Raises:
+        WeightsError: the directory or a file in it is missing; says what, and where it is published.
+    """
+
+    def __init__(self, model_dir: str, dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+                 lm_rows: int = 8, lm_positions: int = 3072, vocoder_batch: int = 1, greedy: bool = False,
+                 parity: bool = False) -> None:
+        if dtype != "auto" and dtype not in _DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(_DTYPES)}")
+        for name, value in (("lm_rows", lm_rows), ("lm_positions", lm_positions), ("vocoder_batch", vocoder_batch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        self._directory = ModelDirectory(model_dir)
+        self._directory.require()
+        self._dtype = dtype
+        self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
+        self.capabilities = Capabilities(
+            name="fun-cosyvoice3-0.5b", version=f"1-{self._directory.fingerprint()}", sample_rate=24_000,
+            dialects=SPOKEN, modes=frozenset({"fast", "instruct"}), reference_rates=(16_000, 24_000),
+            reference_seconds=(3.0, 30.0), embedding_size=EMBEDDING_SIZE,
+            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch}, notice=NOTICE)
+
+    def check(self, utterance: Utterance) -> None:
+        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or a missing instruction."""
+        instruction(utterance)
+        if utterance.mode not in self.capabilities.modes:
+            raise InvalidInput("This mode is not known to the engine that runs here; it has fast and instruct.",
+                               param="mode", code="mode_unknown")
+        if utterance.mode == "instruct" and not (utterance.style_instruction or "").strip():
+            raise InvalidInput("mode=instruct needs a style_instruction, for example '请非常开心地说一句话。'; without one, use "
+                               "mode=fast.", param="style_instruction", code="instruction_missing")
+
+    def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
+        from engines.cosyvoice3.voice import reference
+
+        return reference(samples, rate, transcript)
+
+    def load_speaker_encoder(self, device: str = "cpu", threads: int = 1):
+        from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder
+
+        return CosyVoice3SpeakerEncoder(self._directory, device, threads)
+
+    def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
+        import torch
+
+        from engines.cosyvoice3.stages import CosyVoice3AcousticModel
+
+        name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+        return CosyVoice3AcousticModel(self._directory, device, threads, getattr(torch, name), **self._decoding)
+
+    def load_vocoder(self, device: str = "cpu", threads: int = 1):
+        from engines.cosyvoice3.stages import CosyVoice3Vocoder
+
+        return CosyVoice3Vocoder(self._directory, device, threads)

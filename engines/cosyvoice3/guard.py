@@ -1,0 +1,24 @@
+"""One member of a batch that fails gets its error in its place, and takes nobody with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from speech.errors import InternalError, SpeechError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def guarded(function: Callable[..., T], *arguments) -> T | SpeechError:
+    """The function's result; a SpeechError it raises, or an InternalError for any other failure, is returned."""
+    try:
+        return function(*arguments)
+    except SpeechError as error:
+        return error
+    except Exception as error:
+        # The message may hold the user's text: the log gets where it happened, and no more.
+        _log.error("one member of a batch failed in %s with %s", function.__qualname__, type(error).__name__)
+        return InternalError("The speech engine failed on this request. The trace and the server's log say more.")

@@ -1,0 +1,86 @@
+"""One request, read: which jobs it is for the language model, and what the flow is to continue."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from engines.contract import Phase, Utterance, Voice
+from engines.cosyvoice3 import voice as voices
+from engines.cosyvoice3.decoder import Job
+from engines.cosyvoice3.flow import FlowRow
+from engines.cosyvoice3.numbers import Sampling
+from engines.cosyvoice3.prompts import CROSS_LINGUAL, Prompt, prompt
+from engines.cosyvoice3.sampling import Sampler
+from engines.cosyvoice3.spelling import spelled
+from engines.cosyvoice3.text import parts
+from engines.cosyvoice3.tokenizer import TextTokenizer
+from speech.dialects import DIALECTS
+
+LEAST, MOST = 2, 20  #: speech tokens for each text token
+TEXT_FRONTEND = "TEXT_FRONTEND"
+_GOLDEN = 0x9E3779B1  #: 2**32 over the golden ratio: parts' seeds meet no neighbouring request's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One utterance: a job for each part of its text."""
+
+    jobs: list[Job]
+    voice: Voice
+    speed: float
+    phase: Phase
+
+    def row(self, tokens: list[int]) -> FlowRow:
+        """What the flow makes of one part's speech tokens."""
+        arrays = self.voice.arrays
+        return FlowRow(torch.tensor(tokens, dtype=torch.int64), torch.tensor(arrays["speech_tokens"]),
+                       torch.tensor(arrays["prompt_mel"]), torch.tensor(arrays["embedding"]))
+
+
+class Planner:
+    """Reads utterances.
+
+    Args:
+        tokenizer: of the checkpoint.
+        sampling: of the checkpoint; None for always the likeliest token.
+        speech_tokens: how many speech tokens there are.
+        parity: as the official code, which in cross-lingual mode counts the prefix as text to be spoken, and so lets
+            short texts run up to 2.8 times as long; and which does not enforce the least length (see `Sampler`).
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, sampling: Sampling | None, speech_tokens: int,
+                 parity: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._speech_tokens = speech_tokens
+        self._parity = parity
+
+    def plan(self, utterance: Utterance, voice: Voice) -> Plan:
+        """SpeechErrors: `parts`' for the text, `prompt`'s for the dialect."""
+        start = time.time_ns()
+        language = DIALECTS.find(utterance.dialect).language
+        # The voice's own transcript belongs to its speech tokens; the request's is for a voice stored without one.
+        said = voices.transcript(voice) or utterance.prompt_text
+        texts = parts(utterance.text, language, lambda text: len(self._tokenizer.ids(text)))
+        jobs = [self._job(prompt(utterance, text, said), voice, utterance.seed, index)
+                for index, text in enumerate(texts)]
+        return Plan(jobs, voice, utterance.speed, Phase(TEXT_FRONTEND, start, time.time_ns()))
+
+    def _job(self, read: Prompt, voice: Voice, seed: int, index: int) -> Job:
+        before, text = self._tokenizer.ids(read.before), self._tokenizer.ids(read.text)
+        counted = len(text)
+        if self._parity and read.mode == CROSS_LINGUAL:
+            counted += len(before)
+        # Each part has draws of its own, the first the seed's. Only 32 bits of a seed count.
+        sampler = Sampler(self._sampling, self._speech_tokens, (seed + index * _GOLDEN) % 2**32, LEAST * counted,
+                          self._parity)
+        sounds = voice.arrays["speech_tokens"].tolist() if read.continues_clip else []
+        return Job([*before, *text], sounds, sampler, MOST * counted)
+
+
+def warm(language: str) -> None:
+    """Load what a language's normalisation builds on first use."""
+    spelled({"zh": "今天25度。", "ja": "今日は25度。"}.get(language, "25."), language)

@@ -1,0 +1,68 @@
+"""The speech language model: Qwen2's body, fed with text and speech tokens, and a head that makes speech tokens.
+
+A row reads `[sos][text][task][speech tokens of the prompt]` and continues with speech tokens, 25 for a second of
+sound, until it says any of the 200 control tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engines.cosyvoice3 import weights
+from engines.cosyvoice3.directory import LLM, ModelDirectory
+from engines.cosyvoice3.qwen import Qwen, QwenSize
+
+CONTROLS = 200  #: control tokens behind the speech tokens
+_SOS, _TASK = 0, 2  #: which of them opens a row, and which divides text from speech
+_BODY, _TEXT_HEAD = "llm.model.model.", "llm.model.lm_head.weight"
+
+
+class SpeechLm(nn.Module):
+    """Token ids in, logits out.
+
+    Attributes:
+        speech_tokens: how many ids are sound (6561); the ids from there on end a row.
+    """
+
+    def __init__(self, size: QwenSize, speech_tokens: int) -> None:
+        super().__init__()
+        self.speech_tokens = speech_tokens
+        self.body = Qwen(size)
+        self.llm_decoder = nn.Linear(size.hidden, speech_tokens + CONTROLS, bias=False)
+        self.speech_embedding = nn.Embedding(speech_tokens + CONTROLS, size.hidden)
+
+    @property
+    def device(self) -> torch.device:
+        return self.llm_decoder.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.llm_decoder.weight.dtype
+
+    def embedded(self, text: Sequence[int], prompt_tokens: Sequence[int]) -> Tensor:
+        """A row's input (2 + text + prompt tokens, hidden). ids outside the vocabularies raise IndexError."""
+        ids = torch.tensor([self.speech_tokens + _SOS, self.speech_tokens + _TASK, *prompt_tokens],
+                           dtype=torch.int64, device=self.device)
+        words = self.body.embed_tokens(torch.tensor(text, dtype=torch.int64, device=self.device))
+        sounds = self.speech_embedding(ids)
+        return torch.cat((sounds[:1], words, sounds[1:]))
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """(n, hidden) -> (n, speech tokens + 200), float32 whatever the model's dtype."""
+        return self.llm_decoder(hidden).float().log_softmax(dim=-1)
+
+
+def stored(directory: ModelDirectory) -> weights.Stored:
+    """Where a directory has it. Qwen's own head, over text, comes with the checkpoint and is of no use here."""
+    size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
+    return weights.Stored(lambda: SpeechLm(size, speech_tokens), directory / LLM,
+                          rename=lambda key: key.replace(_BODY, "body.", 1),
+                          unused={_TEXT_HEAD: (size.vocabulary, size.hidden)})
+
+
+def load(directory: ModelDirectory, device: str = "cpu", dtype: torch.dtype = torch.float32) -> SpeechLm:
+    """The language model of a directory. Raises WeightsError as `Stored.load` does."""
+    return stored(directory).load().to(device, dtype)

@@ -1,0 +1,109 @@
+"""Numbers, units and signs written out in the text's own language, so that the model need not guess how they are read.
+
+Mandarin and Japanese have front ends of their own in this repository, which are used here too; Japanese comes out in
+katakana, because the model reads kanji as Chinese. English dates, times and units are hibari's; cardinals of the other
+languages are CLDR's rules (package unicode-rbnf).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+#: how the decimal sign, a percentage, a minus and three currencies are read
+_WORDS = {
+    "en": ("point", "percent", "minus", "dollars", "euros", "pounds"),
+    "de": ("Komma", "Prozent", "minus", "Dollar", "Euro", "Pfund"),
+    "es": ("coma", "por ciento", "menos", "dólares", "euros", "libras"),
+    "fr": ("virgule", "pour cent", "moins", "dollars", "euros", "livres"),
+    "it": ("virgola", "per cento", "meno", "dollari", "euro", "sterline"),
+    "ru": ("запятая", "процентов", "минус", "долларов", "евро", "фунтов"),
+    "ko": ("점", "퍼센트", "마이너스", "달러", "유로", "파운드"),
+}
+LANGUAGES = frozenset(_WORDS) | {"zh", "ja"}
+_CURRENCIES = {"$": 3, "€": 4, "£": 5}
+#: these write 1,234.5; the others 1.234,5 or 1 234,5
+_POINT = frozenset(("en", "ko"))
+_DIGITS = {True: r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?", False: r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?|"
+           r"\d+(?:[.,]\d+)?"}
+_LONGEST = 15  #: digits of a number that is a quantity; what is longer is a code, and read digit by digit
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef\u3000-\u303f"
+
+
+def spelled(text: str, language: str) -> str:
+    """The text with nothing left in it that is written in digits. `language` is ISO 639-1, one of LANGUAGES."""
+    if language == "zh":
+        from engines.embedded.text.mandarin_numbers import normalise
+
+        return _without_gaps(normalise(text))
+    if language == "ja":
+        return _katakana(text)
+    if language == "en":
+        from hibari.g2p import normalize
+
+        text = normalize(text)
+    return _number(language).sub(lambda match: _read(match, language), text)
+
+
+@lru_cache
+def _number(language: str) -> re.Pattern:
+    digits = _DIGITS[language in _POINT]
+    return re.compile(rf"(?<![\w.])(-)?([$€£])?\s?({digits})(?:\s?([%$€£]))?|(\d+)")
+
+
+def _read(match: re.Match, language: str) -> str:
+    minus, before, number, after, rest = match.groups()
+    if rest:
+        return _cardinal(language, rest)
+    words = _WORDS[language]
+    whole, fraction = _parts(number, language)
+    said = [words[2]] if minus else []
+    said.append(_cardinal(language, whole))
+    if fraction:
+        said += [words[0], *(_cardinal(language, digit) for digit in fraction)]
+    if sign := before or after:
+        said.append(words[1] if sign == "%" else words[_CURRENCIES[sign]])
+    return ("" if language == "ko" else " ").join(said)
+
+
+def _parts(number: str, language: str) -> tuple[str, str]:
+    """Whole and fractional digits."""
+    if language in _POINT:
+        whole, _, fraction = number.replace(",", "").partition(".")
+        return whole, fraction
+    if re.fullmatch(_DIGITS[False].split("|")[0], number):
+        number = re.sub(r"[.\u00a0\u202f]", "", number)
+    whole, _, fraction = number.replace(".", ",").partition(",")
+    return whole, fraction
+
+
+def _cardinal(language: str, digits: str) -> str:
+    spell = _speller(language)
+    if len(digits) > _LONGEST or (len(digits) > 1 and digits[0] == "0"):
+        return " ".join(spell(int(digit)) for digit in digits)
+    return spell(int(digits))
+
+
+@lru_cache
+def _speller(language: str) -> Callable[[int], str]:
+    from unicode_rbnf import RbnfEngine
+
+    engine = RbnfEngine.for_language(language)
+    return lambda number: engine.format_number(number).text.replace("\u00ad", "").strip()
+
+
+def _katakana(text: str) -> str:
+    """Words as OpenJTalk reads them, counters and all."""
+    import pyopenjtalk
+
+    from engines.embedded.text.japanese import normalise
+
+    if not re.search(r"\w", text):
+        return text
+    return pyopenjtalk.g2p(normalise(text), kana=True).replace("’", "").replace("'", "")
+
+
+def _without_gaps(text: str) -> str:
+    """Chinese has no spaces between its characters; between Latin words they stay."""
+    return re.sub(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])", "", text)

@@ -1,0 +1,99 @@
+"""A user's text made ready for the tokenizer: numbers spelled, tags kept, and cut into parts short enough to say.
+
+Inline tags (`[breath]`, `<strong>…</strong>`) and pronunciations (`[j][ǐ]`, `[R][EH1][D]`) are tokens of the model:
+they pass through untouched, and a text is never cut inside one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from engines.cosyvoice3.spelling import spelled
+from engines.cosyvoice3.tokenizer import added_tokens
+from speech.errors import InvalidInput
+
+MOST = 80  #: of a part: characters of Chinese, Japanese or Korean, else text tokens; as the official code cuts
+_MERGE = 20  #: a last part shorter than this is said with the one before it
+_DENSE = frozenset(("zh", "ja", "ko"))  #: languages whose characters are syllables or words
+_KNOWN = sorted((token for token in added_tokens() if not token.startswith("<|")), key=len, reverse=True)
+_TOKEN = re.compile("|".join(map(re.escape, _KNOWN)))
+_ANGLE_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]*>")
+_PAIR = re.compile(r"<(strong|laughter)>.*?</\1>", re.DOTALL)
+_SENTENCE = re.compile(r"[。？！；：.?!;:…]+[\"”’')\]」』]*(?=\s|$|[^\x00-\x7f])|[。？！；：…]+[\"”’')\]」』]*")
+_CLAUSE = re.compile(r"[，、,]+\s*")
+_SPACE = re.compile(r"\s+")
+_SIGNS = str.maketrans(dict.fromkeys("（）【】`", " ") | {"\n": " ", "\r": " ", "\t": " "})
+
+
+def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
+    """The parts of `text` in order, each to be given to the model by itself.
+
+    Args:
+        text: as `speech.text.check_text` left it.
+        language: ISO 639-1, that of the requested dialect.
+        count: how many text tokens a string is.
+
+    Raises:
+        InvalidInput (param `text`): `text_tag_unsupported` for an unknown tag, `text_not_speakable` where nothing is
+            left that could be said.
+    """
+    said = normalised(text, language)
+    if not re.search(r"\w", _TOKEN.sub("", said)) and not re.search(r"\[[^\W\d_]", said):
+        raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at "
+                           "least one word.", param="text", code="text_not_speakable")
+    length = len if language in _DENSE else count
+    return _cut(said, length)
+
+
+def normalised(text: str, language: str) -> str:
+    """The text with numbers spelled in `language` (Japanese: all of it in katakana), tokens of the model untouched."""
+    pieces, end = [], 0
+    for token in _TOKEN.finditer(text):
+        pieces += [_plain(text[end:token.start()], language), token[0]]
+        end = token.end()
+    pieces.append(_plain(text[end:], language))
+    said = re.sub(r"\s+", " ", "".join(pieces)).strip()
+    said = re.sub(r"[，、,]+$", "。" if language in ("zh", "ja") else ".", said)
+    return said if re.search(r"[。？！；：….?!;:][\"”’')\]」』]*$", said) else said + ("。" if language in ("zh", "ja") else ".")
+
+
+def _plain(text: str, language: str) -> str:
+    if _ANGLE_TAG.search(text):
+        raise InvalidInput("The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, "
+                           "<laughter>…</laughter> and [breath], [laughter], [cough], [sigh] and the like; remove any "
+                           "other.", param="text", code="text_tag_unsupported")
+    if not text.strip():
+        return text
+    before, after = text[:len(text) - len(text.lstrip())], text[len(text.rstrip()):]
+    return before + spelled(text.strip().translate(_SIGNS), language) + after
+
+
+def _cut(text: str, length: Callable[[str], int]) -> list[str]:
+    """Cut at sentences, else clauses, else spaces, else anywhere but in a token."""
+    pieces = [text]
+    for border in (_SENTENCE, _CLAUSE, _SPACE, None):
+        pieces = [part for piece in pieces for part in ([piece] if length(piece) <= MOST
+                                                        else _packed(_split(piece, border), length))]
+    if len(pieces) > 1 and length(pieces[-1]) < _MERGE and length(pieces[-2] + pieces[-1]) <= MOST + _MERGE:
+        pieces[-2:] = [pieces[-2] + pieces[-1]]
+    return [piece.strip() for piece in pieces]
+
+
+def _split(text: str, border: re.Pattern | None) -> list[str]:
+    """`text` cut behind every border that lies outside tokens; None: behind every character outside them."""
+    closed = [match.span() for match in (*_TOKEN.finditer(text), *(_PAIR.finditer(text) if border else ()))]
+    ends = [match.end() for match in border.finditer(text)] if border else range(1, len(text))
+    cuts = [0, *(end for end in ends if not any(start < end < stop for start, stop in closed)), len(text)]
+    return [text[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False) if text[start:stop].strip()]
+
+
+def _packed(pieces: list[str], length: Callable[[str], int]) -> list[str]:
+    """Neighbours put together again as long as they fit."""
+    packed: list[str] = []
+    for piece in pieces:
+        if packed and length(packed[-1] + piece) <= MOST:
+            packed[-1] += piece
+        else:
+            packed.append(piece)
+    return packed

@@ -1,0 +1,107 @@
+"""Qwen2's text tokenizer with CosyVoice3's own tokens: byte-level BPE over `vocab.json` and `merges.txt`.
+
+The checkpoint's added tokens are not in those files. Their ids follow from their order: Qwen's three come first, then
+CosyVoice3's (FunAudioLLM/CosyVoice, `CosyVoice3Tokenizer`), each the next id behind the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from engines.contract import WeightsError
+from engines.cosyvoice3.directory import MERGES, VOCABULARY, ModelDirectory
+
+END_OF_PROMPT = "<|endofprompt|>"
+_QWEN = "<|endoftext|> <|im_start|> <|im_end|>"
+_TAGS = ("<|endofprompt|> [breath] <strong> </strong> [noise] [laughter] [cough] [clucking] [accent] [quick_breath] "
+         "<laughter> </laughter> [hissing] [sigh] [vocalized-noise] [lipsmack] [mn] <|endofsystem|>")
+#: CMU phones, without their brackets: vowels bare and with each stress, consonants bare
+_PHONES = ("AA* AE* AH* AO* AW* AY* B CH D DH EH* ER* EY* F G HH IH* IY* JH K L M N NG OW* OY* P R S SH T TH UH* UW* V "
+           "W Y Z ZH")
+#: pinyin initials and toned finals, without their brackets
+_PINYIN = """
+    a ai an ang ao b c ch d e ei en eng f g h i ian in ing iu ià iàn iàng iào iá ián iáng iáo iè ié iòng ióng iù iú iā
+    iān iāng iāo iē iě iōng iū iǎ iǎn iǎng iǎo iǒng iǔ j k l m n o ong ou p q r s sh t u uang ue un uo uà uài uàn uàng
+    uá uái uán uáng uè ué uì uí uò uó uā uāi uān uāng uē uě uī uō uǎ uǎi uǎn uǎng uǐ uǒ vè w x y z zh à ài àn àng ào á
+    ái án áng áo è èi èn èng èr é éi én éng ér ì ìn ìng í ín íng ò òng òu ó óng óu ù ùn ú ún ā āi ān āng āo ē ēi ēn ēng
+    ě ěi ěn ěng ěr ī īn īng ō ōng ōu ū ūn ǎ ǎi ǎn ǎng ǎo ǐ ǐn ǐng ǒ ǒng ǒu ǔ ǔn ǘ ǚ ǜ"""
+#: How Qwen2 cuts a text before BPE: contractions, words, single digits, runs of signs, line ends, spaces.
+_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+           r"\s+(?!\S)|\s+")
+
+
+def added_tokens() -> list[str]:
+    """The added tokens in the order of their ids."""
+    return [*_QWEN.split(), *_TAGS.split(), *(f"[{sound}]" for sound in [*_stressed(), *_PINYIN.split()])]
+
+
+def _stressed() -> Iterable[str]:
+    for phone in _PHONES.split():
+        vowel = phone.removesuffix("*")
+        yield vowel
+        if vowel != phone:
+            yield from (f"{vowel}{stress}" for stress in "012")
+
+
+class TextTokenizer:
+    """Text to ids. Thread-safe.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        vocabulary, merges = _vocabulary(directory / VOCABULARY), _merges(directory / MERGES)
+        try:
+            model = models.BPE(vocabulary, merges)
+        except Exception as error:  # the library raises nothing narrower
+            raise WeightsError(f"{directory / MERGES} and {directory / VOCABULARY} do not go together. Fetch both "
+                               "again.") from error
+        self._tokenizer = Tokenizer(model)
+        self._tokenizer.normalizer = normalizers.NFC()
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        self._tokenizer.decoder = decoders.ByteLevel()
+        self._tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added_tokens()])
+
+    @cached_property
+    def end_of_prompt(self) -> int:
+        """The id that ends an instruction; 151646 in the official checkpoint."""
+        return self._tokenizer.token_to_id(END_OF_PROMPT)
+
+    def __len__(self) -> int:
+        """One more than the largest id."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def text(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} can't be read as JSON. Fetch the file again.") from error
+    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise WeightsError(f"{path} is no vocabulary: its ids must be 0, 1, 2 … without a gap. Fetch the file again.")
+    return vocabulary
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} can't be read. Fetch the file again.") from error
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise WeightsError(f"{path} is no list of pairs. Fetch the file again.")
+    return pairs

@@ -1,0 +1,68 @@
+"""From a reference clip to a voice: features on the CPU first, then tokens and embedding by the two ONNX models.
+
+A voice is about 162 kB for a clip of ten seconds, and all that the later stages need of the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engines.contract import Reference, Voice
+from engines.cosyvoice3 import features
+from engines.cosyvoice3.directory import ModelDirectory
+from engines.cosyvoice3.guard import guarded
+from engines.cosyvoice3.onnx import SpeakerEmbedder, SpeechTokenizer
+from engines.cosyvoice3.resample import resample
+from speech.errors import InvalidInput, SpeechError
+
+_FRAMES_PER_TOKEN = 2
+
+
+def reference(samples: np.ndarray, rate: int, transcript: str | None) -> Reference:
+    """The clip as the three models hear it, each view resampled straight from the original.
+
+    Arrays: `whisper_mel` (128, 100 a second), `fbank` (100 a second, 80), `prompt_mel` (50 a second, 80), float32.
+    They take the views' place: what is made of a view is what later stages need, and the views are not sent along.
+    """
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    at_16k = resample(samples, rate, features.WHISPER_RATE)
+    at_24k = resample(samples, rate, features.PROMPT_RATE)
+    return Reference({}, {"whisper_mel": features.whisper_mel(at_16k), "fbank": features.fbank(at_16k),
+                          "prompt_mel": features.prompt_mel(at_24k)}, transcript)
+
+
+class CosyVoice3SpeakerEncoder:
+    """An `engines.contract.SpeakerEncoder`. Loading runs both models once, so that the first request is fast."""
+
+    def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1) -> None:
+        self._tokenizer = SpeechTokenizer(directory, device, threads)
+        self._embedder = SpeakerEmbedder(directory, threads)
+        noise = np.random.default_rng(0).normal(0, 0.1, 3 * 24_000).astype(np.float32)
+        self._one(reference(noise, 24_000, None))
+
+    def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
+        """One Voice a clip. Its arrays: `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32
+        (192,), and `transcript`, its UTF-8 as uint8, where there is one."""
+        return [guarded(self._one, clip) for clip in references]
+
+    def _one(self, clip: Reference) -> Voice:
+        tokens = self._tokenizer(clip.arrays["whisper_mel"])
+        mel = clip.arrays["prompt_mel"]
+        # Mel and tokens are two measures of the same time: both end where the shorter does.
+        count = min(len(tokens), len(mel) // _FRAMES_PER_TOKEN)
+        if count == 0:
+            raise InvalidInput("The reference clip is too short for a voice to be found in it; use 3 to 30 s of speech.",
+                               param="prompt_audio", code="clip_too_short")
+        arrays = {"speech_tokens": tokens[:count], "prompt_mel": np.ascontiguousarray(mel[:_FRAMES_PER_TOKEN * count]),
+                  "embedding": self._embedder(clip.arrays["fbank"])}
+        if clip.transcript:
+            arrays["transcript"] = np.frombuffer(clip.transcript.encode(), np.uint8)
+        return Voice(arrays)
+
+
+def transcript(voice: Voice) -> str | None:
+    """What the voice's clip says, where that is known."""
+    encoded = voice.arrays.get("transcript")
+    return None if encoded is None else np.asarray(encoded, np.uint8).tobytes().decode()
