@@ -61,13 +61,19 @@ def test_text_and_transcript_are_the_official_ids(directory, truth):
     assert tokenizer.end_of_prompt == 151_646 in tokenizer.ids(read.before)
 
 
-# What transformers 5.23's Qwen2Tokenizer makes of it, with the official list of added tokens.
+# The ids are what transformers 5.23's Qwen2Tokenizer gives, with the official list of added tokens.
 @pytest.mark.parametrize("text, ids", [
-    ("I'll say 123  times:\n\n don't!", None), ("报道[j][ǐ]予好评[breath]", None), ("read[R][EH1][D] <strong>it</strong>", None),
+    ("I'll say 123  times:\n\n don't!", [40, 3278, 1977, 220, 16, 17, 18, 220, 3039, 1447, 1513, 944, 0]),
+    ("报道[j][ǐ]予好评[breath]", [86227, 151797, 151913, 99944, 102959, 151647]),
+    ("read[R][EH1][D] <strong>it</strong>", [878, 151730, 151694, 151690, 220, 151648, 275, 151649]),
+    ("こんにちは、世界！ 안녕 Привет", [89015, 5373, 99489, 6313, 95170, 144370, 79484, 26991, 8178]),
+    ("🙂🙂 [laughter] <laughter>ha</laughter>", [145080, 145080, 220, 151651, 220, 151656, 4223, 151657]),
+    ("请用四川话表达。<|endofprompt|>", [14880, 11622, 102110, 57443, 102124, 1773, 151646]),
 ])
-def test_ids_read_back_as_the_text(directory, text, ids):
+def test_ids_are_qwens(directory, text, ids):
     tokenizer = TextTokenizer(directory)
-    assert tokenizer.text(tokenizer.ids(text)) == text
+    assert tokenizer.ids(text) == ids
+    assert tokenizer.text(ids) == text
 
 
 def test_tags_and_pronunciations_are_one_token_each(tiny):
@@ -88,7 +94,7 @@ def test_resampling_keeps_a_tone_below_the_band_edge_and_drops_one_above(rate, t
     middle = slice(200, -200)
     assert np.abs(low - np.sin(2 * math.pi * 1000 * out))[middle].max() < 5e-3
     if rate > target:
-        high = resample(np.sin(2 * math.pi * 0.6 * target * time).astype(np.float32), rate, target)
+        high = resample(np.sin(2 * math.pi * 0.65 * target * time).astype(np.float32), rate, target)
         assert np.abs(high[middle]).max() < 0.02
 
 
@@ -100,7 +106,7 @@ def test_resampling_is_the_windowed_sinc_sum():
     for index in (300, 301, 402):
         lag = (index / target - np.arange(2000) / rate) * band
         weights = np.where(np.abs(lag) < 6, np.sinc(lag) * np.cos(lag * math.pi / 12) ** 2, 0) * band / rate
-        assert resample(samples, rate, target)[index] == pytest.approx(weights @ samples, abs=2e-6)
+        assert resample(samples, rate, target)[index] == pytest.approx(weights @ samples, abs=2e-5)
 
 
 @pytest.mark.parametrize("length, rate, target, expected", [(1001, 44_100, 16_000, 364), (1, 16_000, 24_000, 2),

@@ -12,6 +12,9 @@ from engines.cosyvoice3.sampling import Sampler
 from engines.cosyvoice3.streaming import SpeechStream
 
 WITHIN = 1e-5
+#: Audio made of a mel that itself differs by rounding (3e-6): the source sums the pitch up over the whole row, so that
+#: such a difference grows. How much is shown by `test_why_audio_through_both_networks_has_more_room`.
+THROUGH_BOTH = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,15 @@ def test_what_is_given_early_is_the_beginning_of_the_whole(vocoder, excitation, 
 
 def test_ready_made_tokens_to_audio(mel_maker, vocoder, excitation, truth):
     mel, = mel_maker([row(truth, truth["src_tok"][0])])
-    assert distance(vocoder([mel], excitation)[0], truth["src_offline_wav"][0]) < WITHIN
+    assert distance(vocoder([mel], excitation)[0], truth["src_offline_wav"][0]) < THROUGH_BOTH
+
+
+def test_why_audio_through_both_networks_has_more_room(vocoder, excitation, truth):
+    """The official mel with the flow's float32 rounding laid over it is no nearer to its own audio than ours is."""
+    mel = torch.from_numpy(truth["mel"][0])
+    rounding = 3e-6 * (2 * torch.rand(mel.shape, generator=torch.Generator().manual_seed(1)) - 1)
+    moved = distance(vocoder([mel + rounding], excitation)[0], truth["wav"][0])
+    assert WITHIN < moved < THROUGH_BOTH
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
@@ -137,16 +148,18 @@ def test_a_stream_gives_the_official_chunks(mel_maker, vocoder, excitation, trut
         chunks += stream.add(tokens[start:start + at_once])
     chunks.append(stream.finish())
     assert [len(chunk) for chunk in chunks] == truth["src_stream_lens"].tolist()
-    assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) < WITHIN
+    assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) < THROUGH_BOTH
 
 
-def test_without_parity_a_stream_is_its_streaming_reference_to_the_end(mel_maker, vocoder, excitation, truth):
+def test_without_parity_a_stream_is_its_streaming_reference_to_the_end(directory, excitation, truth):
+    # In float64: what is left then is no rounding, but a difference in what is computed.
+    mel_maker, vocoder = flow.load(directory, dtype=torch.float64), hift.load(directory).double()
     voice = row(truth, truth["src_tok"][0])
     stream = SpeechStream(mel_maker, vocoder, excitation, voice)
     chunks = [*stream.add(truth["src_tok"][0].tolist()), stream.finish()]
     mel, = mel_maker([voice], chunked=True)
     assert distance(torch.cat(chunks), vocoder([mel], excitation)[0]) < WITHIN
-    assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) > 1e-4, "parity would change nothing"
+    assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) > 1e-3, "parity would change nothing"
 
 
 def test_a_short_stream_is_one_chunk_of_its_own_state(mel_maker, vocoder, excitation, truth):

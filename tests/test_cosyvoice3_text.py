@@ -58,13 +58,13 @@ def test_a_pronunciation_alone_can_be_spoken():
 
 @pytest.mark.parametrize("language, text", [
     ("zh", "今天天气很好，我们去散步吧。" * 14), ("zh", "今天天气很好我们去散步吧" * 16), ("zh", "很好，" * 66),
-    ("en", "We went for a walk, and it rained. " * 5 + "Yes."), ("en", "a" * 200), ("ja", "キョーワヨイテンキデス。" * 16)])
+    ("en", "We went for a walk, and it rained. " * 6 + "Yes."), ("en", "a" * 200), ("ja", "キョーワヨイテンキデス。" * 16)])
 def test_a_long_text_is_cut_and_nothing_is_lost(language, text):
     def count(part):
         return len(part) if " " not in part else 2 * words(part)
 
     found = parts(text, language, count)
-    assert len(found) > 1 or count(found[0]) <= MOST
+    assert len(found) > 1 or count(found[0]) <= MOST + 20
     assert all(count(part) <= MOST + 20 for part in found)
     assert "".join(found).replace(" ", "") == normalised(text, language).replace(" ", "")
     if language == "zh" and "。" in text:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -76,12 +77,12 @@ def _kaldi_filters() -> Tensor:
 
     The bin at the Nyquist frequency belongs to no triangle.
     """
-    def mel(hz: Tensor) -> Tensor:
-        return 1127.0 * (1.0 + hz / 700.0).log()
+    def mel(hz: float) -> float:
+        return 1127.0 * math.log(1.0 + hz / 700.0)
 
-    low, high = mel(torch.tensor([_LOWEST_HZ, FBANK_RATE / 2]))
-    width = (high - low) / (FBANK_BANDS + 1)
-    left = low + torch.arange(FBANK_BANDS)[:, None] * width
-    bins = mel(torch.arange(_FBANK_FFT // 2) * (FBANK_RATE / _FBANK_FFT))[None]
-    triangles = torch.minimum((bins - left) / width, (left + 2 * width - bins) / width).clamp(min=0)
+    low, width = mel(_LOWEST_HZ), (mel(FBANK_RATE / 2) - mel(_LOWEST_HZ)) / (FBANK_BANDS + 1)
+    # float32 from here on, as Kaldi's port to torch has it: its rounding decides what a quiet band holds.
+    left, centre, right = (low + (torch.arange(FBANK_BANDS)[:, None] + place) * width for place in (0.0, 1.0, 2.0))
+    bins = 1127.0 * (1.0 + torch.arange(_FBANK_FFT // 2) * (FBANK_RATE / _FBANK_FFT) / 700.0).log()[None]
+    triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
     return F.pad(triangles, (0, 1))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from engines.cosyvoice3.spelling import spelled
-from engines.cosyvoice3.tokenizer import added_tokens
+from engines.cosyvoice3.tokenizer import added_tokens, pronunciations
 from speech.errors import InvalidInput
 
 MOST = 80  #: of a part: characters of Chinese, Japanese or Korean, else text tokens; as the official code cuts
@@ -18,6 +18,7 @@ _MERGE = 20  #: a last part shorter than this is said with the one before it
 _DENSE = frozenset(("zh", "ja", "ko"))  #: languages whose characters are syllables or words
 _KNOWN = sorted((token for token in added_tokens() if not token.startswith("<|")), key=len, reverse=True)
 _TOKEN = re.compile("|".join(map(re.escape, _KNOWN)))
+_SOUNDS = frozenset(pronunciations())
 _ANGLE_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]*>")
 _PAIR = re.compile(r"<(strong|laughter)>.*?</\1>", re.DOTALL)
 _SENTENCE = re.compile(r"[。？！；：.?!;:…]+[\"”’')\]」』]*(?=\s|$|[^\x00-\x7f])|[。？！；：…]+[\"”’')\]」』]*")
@@ -39,7 +40,7 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
             left that could be said.
     """
     said = normalised(text, language)
-    if not re.search(r"\w", _TOKEN.sub("", said)) and not re.search(r"\[[^\W\d_]", said):
+    if not re.search(r"\w", _TOKEN.sub("", said)) and _SOUNDS.isdisjoint(_TOKEN.findall(said)):
         raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at "
                            "least one word.", param="text", code="text_not_speakable")
     length = len if language in _DENSE else count

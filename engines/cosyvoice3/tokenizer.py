@@ -37,7 +37,12 @@ _PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\
 
 def added_tokens() -> list[str]:
     """The added tokens in the order of their ids."""
-    return [*_QWEN.split(), *_TAGS.split(), *(f"[{sound}]" for sound in [*_stressed(), *_PINYIN.split()])]
+    return [*_QWEN.split(), *_TAGS.split(), *pronunciations()]
+
+
+def pronunciations() -> list[str]:
+    """Those of them that are sounds: CMU phones, then pinyin initials and finals."""
+    return [f"[{sound}]" for sound in [*_stressed(), *_PINYIN.split()]]
 
 
 def _stressed() -> Iterable[str]:
