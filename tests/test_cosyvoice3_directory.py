@@ -172,9 +172,22 @@ def test_the_ingress_can_check_without_loading_torch(tiny):
 @pytest.mark.parametrize("name, module", [("llm", speech_lm), ("flow", flow), ("hift", hift)])
 def test_keys_and_shapes_are_the_official_ones(name, module):
     directory = golden_directory()
-    official = {key: tuple(shape) for key, (shape, _) in json.loads((directory / f"{name}.keys.json").read_text()).items()}
+    keys = json.loads((directory / f"{name}.keys.json").read_text())
+    official = {key: tuple(shape) for key, (shape, _) in keys.items()}
     stored = module.stored(directory)
     network = stored.build()
     renamed = {stored.rename(key): shape for key, shape in official.items()}
     assert expected_shapes(network) | dict(stored.unused) == renamed
     assert main(["check", str(directory.path)]) == 0
+
+
+@pytest.mark.parametrize("module, millions", [(flow, 331), (hift, 20.8), (speech_lm, 506)])
+def test_the_full_size_has_the_published_number_of_weights(tmp_path, module, millions):
+    """From file sizes: flow.pt 1.33 GB, hift.pt 83 MB, llm.pt 2.02 GB with a text head that is the embedding again."""
+    (tmp_path / "CosyVoice-BlankEN").mkdir()
+    (tmp_path / "cosyvoice3.yaml").write_text(random_checkpoint._yaml(random_checkpoint.FULL))
+    (tmp_path / "CosyVoice-BlankEN/config.json").write_text(json.dumps(random_checkpoint._qwen(random_checkpoint.FULL)))
+    with torch.device("meta"):
+        network = module.stored(ModelDirectory(tmp_path)).build()
+    count = sum(weight.numel() for weight in network.state_dict().values())
+    assert count / 1e6 == pytest.approx(millions, rel=0.01)

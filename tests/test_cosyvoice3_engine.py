@@ -143,7 +143,7 @@ def test_a_model_that_says_nothing_is_an_error_with_a_remedy(acoustic, voices, m
 
 
 def test_a_batching_vocoder_sounds_the_same(tiny, acoustic, voices):
-    mels = acoustic.generate(jobs(voices))
+    mels = acoustic.generate(jobs(voices)[:3])
     singly, batched = CosyVoice3Vocoder(tiny), CosyVoice3Vocoder(tiny)
     batched._limits = type(batched._limits)(padding=0.9, gap=10_000)
     for one, other in zip(singly.vocode(mels), batched.vocode(mels), strict=True):
@@ -169,8 +169,8 @@ def test_a_real_clip_and_text_give_the_official_audio():
     voice, = engine.load_speaker_encoder().encode([engine.prepare(clip.samples, clip.rate, TRANSCRIPT)])
     mel, = engine.load_acoustic_model().generate([(Utterance(TEXT, "zh-CN"), voice)])
     sound, = engine.load_vocoder().vocode([mel])
-    # The clip's mel is within 3e-5 (see QUIET), and what both networks make of that within a thousandth of full scale.
-    assert distance(sound, truth["wav"][0]) < 1e-3
+    # Room for rounding, which the vocoder's source sums up (test_cosyvoice3_parity.py); 7e-6 where this was written.
+    assert distance(sound, truth["wav"][0]) < 1e-4
 
 
 @pytest.mark.parametrize("name, speed", [("e2e_wav", 1.0), ("e2e_speed_wav", 1.25)])

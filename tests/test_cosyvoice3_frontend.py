@@ -1,4 +1,4 @@
-"""The front end against the official one: one decode, resampled views, features, tokens and embedding of a real clip."""
+"""The front end against the official one: one decode, resampled views, features, tokens and embedding of a clip."""
 
 import math
 
@@ -119,7 +119,8 @@ def test_features_have_their_frames_and_find_a_tone():
     def tone(rate):
         return (0.5 * np.sin(2 * math.pi * 2000 * np.arange(2 * rate) / rate)).astype(np.float32)
 
-    whisper, fbank, mel = features.whisper_mel(tone(16_000)), features.fbank(tone(16_000)), features.prompt_mel(tone(24_000))
+    whisper, fbank = features.whisper_mel(tone(16_000)), features.fbank(tone(16_000))
+    mel = features.prompt_mel(tone(24_000))
     assert whisper.shape == (128, 200) and fbank.shape == (198, 80) and mel.shape == (100, 80)
     assert whisper.max() - whisper.min() == pytest.approx(2.0, abs=1e-5)
     assert np.abs(fbank.mean(axis=0)).max() < 1e-4
@@ -135,7 +136,8 @@ def test_views_are_not_sent_along(clip):
 
 def test_a_bad_clip_fails_alone(tiny):
     rng = np.random.default_rng(0)
-    good, other = (reference(rng.standard_normal(72_000).astype(np.float32) / 10, 24_000, said) for said in (None, "hi"))
+    clips = (rng.standard_normal(72_000).astype(np.float32) / 10 for _ in range(2))
+    good, other = (reference(clip, 24_000, said) for clip, said in zip(clips, (None, "hi"), strict=True))
     short = Reference({}, {**good.arrays, "prompt_mel": good.arrays["prompt_mel"][:1]})
     broken = Reference({}, {**good.arrays, "fbank": np.zeros((3, 7), np.float32)})
     encoder = CosyVoice3SpeakerEncoder(tiny)

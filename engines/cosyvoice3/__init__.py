@@ -74,8 +74,8 @@ class CosyVoice3Engine:
             raise InvalidInput("This mode is not known to the engine that runs here; it has fast and instruct.",
                                param="mode", code="mode_unknown")
         if utterance.mode == "instruct" and not (utterance.style_instruction or "").strip():
-            raise InvalidInput("mode=instruct needs a style_instruction, for example '请非常开心地说一句话。'; without one, use "
-                               "mode=fast.", param="style_instruction", code="instruction_missing")
+            raise InvalidInput("mode=instruct needs a style_instruction, for example '请非常开心地说一句话。'; without "
+                               "one, use mode=fast.", param="style_instruction", code="instruction_missing")
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         from engines.cosyvoice3.voice import reference

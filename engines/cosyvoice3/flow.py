@@ -118,13 +118,15 @@ class Flow(nn.Module):
 
     def _solve(self, mu: Tensor, cond: Tensor, speaker: Tensor, mask: Tensor | None) -> Tensor:
         n, frames = mu.shape[:2]
-        x = noise.flow(frames).T.to(mu).expand(n, -1, -1)
+        # What the steps add up is not rounded to half precision, whatever the network computes in.
+        x = noise.flow(frames).T.to(mu.device, torch.promote_types(mu.dtype, torch.float32)).expand(n, -1, -1)
         # The second half of the batch is without conditions; guidance leads away from what it finds.
         mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
         mask = torch.cat((mask, mask)) if mask is not None else None
         for time, step in _schedule():
             time = torch.tensor([time], device=x.device)
-            with_, without = self.decoder.estimator(torch.cat((x, x)), mu, time, speaker, cond, mask).chunk(2)
+            velocity = self.decoder.estimator(torch.cat((x, x)).to(mu.dtype), mu, time, speaker, cond, mask)
+            with_, without = velocity.to(x.dtype).chunk(2)
             x = x + step * ((1 + self.guidance) * with_ - self.guidance * without)
         return x
 

@@ -43,13 +43,21 @@ def spelled(text: str, language: str) -> str:
         from hibari.g2p import normalize
 
         text = normalize(text)
-    return _number(language).sub(lambda match: _read(match, language), text)
+    return _number(language).sub(lambda match: _apart(match, _read(match, language), language), text)
 
 
 @lru_cache
 def _number(language: str) -> re.Pattern:
     digits = _DIGITS[language in _POINT]
     return re.compile(rf"(?<![\w.])(-)?([$€£])?\s?({digits})(?:\s?([%$€£]))?|(\d+)")
+
+
+def _apart(match: re.Match, said: str, language: str) -> str:
+    """A space between words and the letters that a number stood against (`25kg`, `X3`); Korean is written without."""
+    before, after = match.string[:match.start()][-1:], match.string[match.end():][:1]
+    if language == "ko":
+        return said
+    return f"{' ' if before.isalpha() else ''}{said}{' ' if after.isalpha() else ''}"
 
 
 def _read(match: re.Match, language: str) -> str:

@@ -31,7 +31,7 @@ class CosyVoice3AcousticModel:
     A Mel's arrays: `mel` float32 (80, n), and `parts` int64, the frames of each part of the text; they add up to n.
 
     Args:
-        dtype: of language model and flow; all that is summed up over time stays float32.
+        dtype: of language model and flow; what the flow's steps add up stays float32.
         rows, positions: of the decoder's cache.
         greedy: always the likeliest token, whatever the seed.
         parity: see `CosyVoice3Engine`.
@@ -67,8 +67,8 @@ class CosyVoice3AcousticModel:
 
     def _submit(self, plan: Plan) -> list[Row]:
         if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
-            raise InvalidInput("Text, transcript and reference clip are together longer than the language model's cache "
-                               "allows here. Shorten the text, or use a shorter clip.", param="text",
+            raise InvalidInput("Text, transcript and reference clip are together longer than the language model's "
+                               "cache allows here. Shorten the text, or use a shorter clip.", param="text",
                                code="text_too_long_spoken")
         return [self.decoder.submit(job) for job in plan.jobs]
 

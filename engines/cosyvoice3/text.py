@@ -56,7 +56,9 @@ def normalised(text: str, language: str) -> str:
     pieces.append(_plain(text[end:], language))
     said = re.sub(r"\s+", " ", "".join(pieces)).strip()
     said = re.sub(r"[，、,]+$", "。" if language in ("zh", "ja") else ".", said)
-    return said if re.search(r"[。？！；：….?!;:][\"”’')\]」』]*$", said) else said + ("。" if language in ("zh", "ja") else ".")
+    if re.search(r"[。？！；：….?!;:][\"”’')\]」』]*$", said):
+        return said
+    return said + ("。" if language in ("zh", "ja") else ".")
 
 
 def _plain(text: str, language: str) -> str:

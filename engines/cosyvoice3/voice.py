@@ -53,7 +53,8 @@ class CosyVoice3SpeakerEncoder:
         # Mel and tokens are two measures of the same time: both end where the shorter does.
         count = min(len(tokens), len(mel) // _FRAMES_PER_TOKEN)
         if count == 0:
-            raise InvalidInput("The reference clip is too short for a voice to be found in it; use 3 to 30 s of speech.",
+            raise InvalidInput("The reference clip is too short for a voice to be found in it; use 3 to 30 s of "
+                               "speech.",
                                param="prompt_audio", code="clip_too_short")
         arrays = {"speech_tokens": tokens[:count], "prompt_mel": np.ascontiguousarray(mel[:_FRAMES_PER_TOKEN * count]),
                   "embedding": self._embedder(clip.arrays["fbank"])}
