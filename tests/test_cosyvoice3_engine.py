@@ -13,7 +13,7 @@ from cosyvoice3 import (  # noqa: F401
     tiny_checkpoint,
 )
 
-from engines.contract import Mel, Utterance, Voice, create
+from engines.contract import Mel, Reference, Utterance, Voice, create
 from engines.cosyvoice3.stages import CosyVoice3Vocoder
 from speech import audio
 from speech.errors import InternalError, InvalidInput, UnsupportedDialect
@@ -148,6 +148,23 @@ def test_a_batching_vocoder_sounds_the_same(tiny, acoustic, voices):
     batched._limits = type(batched._limits)(padding=0.9, gap=10_000)
     for one, other in zip(singly.vocode(mels), batched.vocode(mels), strict=True):
         assert distance(one, other) < 1e-5
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_read_only_as_they_come_from_shared_memory(engine, acoustic, vocoder, voices):
+    def frozen(arrays):
+        copies = {name: array.copy() for name, array in arrays.items()}
+        for array in copies.values():
+            array.flags.writeable = False
+        return copies
+
+    clip = np.random.default_rng(1).standard_normal(24_000 * 3).astype(np.float32) / 10
+    reference = engine.prepare(*frozen({"clip": clip}).values(), 24_000, "the clip")
+    voice, = engine.load_speaker_encoder().encode([Reference({}, frozen(reference.arrays), reference.transcript)])
+    assert all(np.array_equal(voice.arrays[name], voices[0].arrays[name]) for name in voices[0].arrays)
+    mel, = acoustic.generate([(jobs(voices)[0][0], Voice(frozen(voice.arrays)))])
+    sound, = vocoder.vocode([Mel(frozen(mel.arrays), mel.seconds)])
+    assert len(sound) == 480 * mel.arrays["mel"].shape[1]
 
 
 def test_what_it_cannot_do_is_refused_in_the_ingress(engine):

@@ -8,7 +8,7 @@
 
 The cache is allocated once: `rows * positions` tokens (`decoder.cache.bytes`). A job that finds no free row waits,
 first come first served; one that could never fit is refused when it is submitted. Knows nothing of requests, threads
-or spans: whoever owns it calls `step`, and reads a row's times afterwards.
+or spans: whoever owns it calls `step`, and reads a row's times afterwards. All calls belong to one thread.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def reference(samples: np.ndarray, rate: int, transcript: str | None) -> Referen
     Arrays: `whisper_mel` (128, 100 a second), `fbank` (100 a second, 80), `prompt_mel` (50 a second, 80), float32.
     They take the views' place: what is made of a view is what later stages need, and the views are not sent along.
     """
-    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    samples = np.array(samples, dtype=np.float32)  # torch takes no array that may not be written to
     at_16k = resample(samples, rate, features.WHISPER_RATE)
     at_24k = resample(samples, rate, features.PROMPT_RATE)
     return Reference({}, {"whisper_mel": features.whisper_mel(at_16k), "fbank": features.fbank(at_16k),
