@@ -17,7 +17,7 @@ def test_an_unknown_key_names_the_nearest():
 
 
 def test_an_unknown_engine_names_the_known_ones():
-    with pytest.raises(ValueError, match="known engines: embedded, simulated"):
+    with pytest.raises(ValueError, match="known engines: cosyvoice3, embedded, simulated"):
         contract.create("nope")
 
 
