@@ -84,20 +84,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
+    parser.add_argument("--haproxy", action="store_true", help="with HAProxy in front, for both; docs/haproxy.md")
     options = parser.parse_args()
     bare = [{"name": name, "route_prefix": path, "import_path": "bench.bare_chain:build",
              "args": {"milliseconds": BARE_MS, "sizes": sizes, "by_reference": by_reference}}
             for name, path, sizes, by_reference in BARE]
     ours = {"engine": "simulated", "engine_options": SIMULATED}
     # Apart: fifteen more replicas beside the graph would take a fifth of a core from it, idle as they are.
-    with private_graph(ours, num_cpus=8) as graph:
+    with private_graph(ours, num_cpus=8, behind_haproxy=options.haproxy) as graph:
         rows = run(graph, options.rounds, {"graph": (Traces(graph.spans), "/api/generate")})
         if options.hold:
             print(f"holding on port {graph.port}; Ctrl-C ends", flush=True)
             time.sleep(3600)
-    with private_graph(ours, num_cpus=8, beside=bare) as graph:
+    with private_graph(ours, num_cpus=8, beside=bare, behind_haproxy=options.haproxy) as graph:
         floor = run(graph, options.rounds, {name: (None, path) for name, path, *_ in BARE})
-    results.write("overhead", {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
+    results.write("overhead_haproxy" if options.haproxy else "overhead", {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
 
 
 def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict:

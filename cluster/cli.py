@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--config", type=Path, default=Options.config, metavar="FILE",
                        help="Serve config file (default cluster/serve.cpu.yaml; with GPUs cluster/serve.gpu.yaml)")
     group.add_argument("--engine", metavar="NAME", help="speech engine, instead of the config file's")
+    group.add_argument("--haproxy", action="store_true",
+                       help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
+                            "by itself has no trace (docs/haproxy.md)")
     group.add_argument("--sampling", type=_share, default=Options.sampling, metavar="SHARE",
                        help="share of unremarkable traces that is kept, 0 to 1 (default %(default)g; errors and slow "
                             "requests are always kept)")
@@ -161,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(args: argparse.Namespace) -> Options:
     return Options(http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
                    ray_port=args.ray_port, config=args.config, engine=args.engine, with_zipkin=not args.no_zipkin,
+                   haproxy=args.haproxy,
                    sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
                    run_dir=args.run_dir)
 

@@ -92,6 +92,9 @@ def family(started: Started) -> list[psutil.Process]:
     return []
 
 
+_KILL_ROUNDS = 5
+
+
 def stop(started: Started, grace_s: float = 10.0) -> bool:
     """End the process and its family: SIGTERM to the leader, `grace_s` to comply, then SIGKILL to who is left.
 
@@ -110,13 +113,18 @@ def stop(started: Started, grace_s: float = 10.0) -> bool:
         exit_code(started)
         # Looking through every process of the machine is slow: only once those already known have ended.
         members = [process for process in members if _runs(process)] or family(started)
-    for process in members:
-        _signal(process.pid, signal.SIGKILL)
-    psutil.wait_procs(members, timeout=5)
+    complied = not members
+    for _ in range(_KILL_ROUNDS):  # one that is told to end may start another before it does, as Serve's HAProxy manager
+        if not members:
+            break
+        for process in members:
+            _signal(process.pid, signal.SIGKILL)
+        psutil.wait_procs(members, timeout=5)
+        members = family(started)
     child = _OURS.pop(started.pid, None)
     if child is not None:
         child.wait(timeout=5)
-    return not members
+    return complied
 
 
 def _runs(process: psutil.Process) -> bool:

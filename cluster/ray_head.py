@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from cluster import loopback, processes
+from cluster import haproxy, loopback, processes
 from cluster.ports import LOOPBACK, any_free, require_free
 from cluster.problem import Problem
 
@@ -105,18 +105,20 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def start(dashboard_port: int, log: Path, gcs_port: int = 0, num_cpus: int | None = None, num_gpus: int | None = None,
-          env: Mapping[str, str] | None = None,
+          env: Mapping[str, str] | None = None, behind_haproxy: bool = False,
           remember: Callable[[RayHead], None] = lambda head: None) -> RayHead:
     """Start a head and wait until its dashboard answers.
 
     `gcs_port` 0 takes any free one. `num_gpus` may name GPUs that aren't there: Ray then only does the bookkeeping.
-    Raises Problem where a port is taken or Ray doesn't come up.
+    `behind_haproxy`: Serve's HAProxy mode. Raises Problem where a port is taken or Ray doesn't come up.
     """
     require_free(dashboard_port, "Ray's dashboard", "--dashboard-port")
     gcs_port = gcs_port or any_free()
     require_free(gcs_port, "Ray's control store", "--ray-port")
     # Ray puts Unix sockets below this folder, and their paths must not exceed 107 bytes: a folder in the tree might.
     folder = tempfile.mkdtemp(prefix="cosygraph-", dir="/tmp")
+    if behind_haproxy:
+        env = {**(env or {}), **haproxy.environment(Path(folder) / "h")}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
                "--node-ip-address", LOOPBACK, "--port", str(gcs_port),
                "--dashboard-host", LOOPBACK, "--dashboard-port", str(dashboard_port),

@@ -34,6 +34,7 @@ class Options:
     ray_port: int = 0  #: Ray's control store; 0 = any free port
     config: Path = ROOT / "cluster" / "serve.cpu.yaml"
     engine: str | None = None  #: instead of the config's
+    haproxy: bool = False  #: Serve's HAProxy mode
     with_zipkin: bool = True
     storage: Storage = Storage()  #: of the Zipkin that is started
     sampling: float = 1.0  #: share of unremarkable traces that is kept
@@ -98,7 +99,7 @@ class Stack:
         application = serving.Application.read(options.config, options.http_port, args)
         head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
                               num_cpus=max(2, os.cpu_count() or 1), remember=remember,
-                              env=application.proxy_environment())
+                              env=application.proxy_environment(), behind_haproxy=options.haproxy)
         state.app, state.module = application.name, application.module
         self.file.save(state)
         self.say(f"deploying the graph ({options.config.name})")
