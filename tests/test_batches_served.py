@@ -57,16 +57,17 @@ def test_a_lone_request_waits_for_nobody(watched):
         assert statistics.median(float(tags["batch.wait_ms"]) for tags in found) < 5
 
 
-@pytest.mark.parametrize("text, status, code", [("refuse:generate", 400, "refused"), ("fault:generate", 500, "internal")])
-def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched, text, status, code):
+@pytest.mark.parametrize("text, status, kind", [("refuse:generate", 400, "input_validation"),
+                                                ("fault:generate", 500, "internal")])
+def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched, text, status, kind):
     """Whether the engine says which one is bad, or raises for the whole batch."""
     watched.wait_ready()
     answers = together(watched, ["Hello"] * 4 + [text] + ["Hello"] * 3)
     refused, tags = answers[4]
     fine = answers[:4] + answers[5:]
     assert [answer.status_code for answer, _ in fine] == [200] * 7
-    assert refused.status_code == status and refused.json()["error"]["code"] == code
-    assert tags["error.code"] == code and not any("error" in tags for _, tags in fine)
+    assert refused.status_code == status and refused.json()["error"]["type"] == kind
+    assert tags["error.type"] == kind and not any("error" in tags for _, tags in fine)
     assert all(MEMBER <= tags.keys() for _, tags in answers), "the one that failed no less"
     sizes = Counter(tags["batch.id"] for _, tags in answers)
     assert all(int(tags["batch.size"]) == sizes[tags["batch.id"]] for _, tags in answers)

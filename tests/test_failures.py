@@ -27,7 +27,7 @@ def by_service(spans):
              else span["remoteEndpoint"]["serviceName"]) for span in spans}
 
 
-def made(**tags: str) -> Record:
+def stage_span(**tags: str) -> Record:
     """A stage's span, as it rides on a reply."""
     return Record(1, 2, 3, "SERVER", "GENERATE_MEL", 4, 5, "tts-service", None, None, tags, ())
 
@@ -122,9 +122,9 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     async def send(carrier, inputs):
         seen.append(inputs[0].reply.facts)
         if not inputs[0].reply.facts:
-            return Reply([made(error="lost")], error=StageUnavailable("lost"),
+            return Reply([stage_span(error="lost")], error=StageUnavailable("lost"),
                          input_lost=True)
-        return Reply([made()])
+        return Reply([stage_span()])
 
     run = new_run()
     result = asyncio.run(Stub(None)._call(run, send, Result(Reply([]), remake)))
