@@ -10,6 +10,8 @@ by which a client could steer Serve itself:
   or keep them running when nobody waits any more;
 - the model and session ids by which Serve would pick replicas.
 
+And it sends the request's body along with its headers (`deployments/early_body.py`).
+
 Serve finds it by the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.door:middlewares,
 which the launcher sets; its tracing settings come as JSON in COSYGRAPH_TRACING. Without the latter it answers and
 counts, and keeps no trace.
@@ -25,7 +27,7 @@ from collections.abc import Iterable
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments import messages
+from deployments import early_body, messages
 from deployments.callers import Callers
 from deployments.gateway import send_error
 from deployments.keeper import Keeper
@@ -69,8 +71,9 @@ class Door:
             await self._app(scope, receive, send)
             return
         headers = [(name, value) for name, value in scope["headers"] if not _steers(name)]
-        answer = _Answer(receive, send)
         started = time.time_ns()
+        scope, receive = await early_body.put(scope, receive)
+        answer = _Answer(receive, send)
         try:
             await self._app({**scope, "headers": headers}, answer.receive, answer.send)
         except Exception as error:  # Serve's; what it says could quote the request

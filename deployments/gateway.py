@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments import early_body
 from deployments.callers import Callers
 from deployments.keeper import Keeper
 from deployments.run import Run
@@ -52,6 +53,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        receive = early_body.take(scope, receive)
         run = self._open(scope)
         scope.setdefault("state", {})["run"] = run
         answer = _Answer(self, scope, run, send)

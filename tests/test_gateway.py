@@ -207,10 +207,13 @@ async def the_proxy_fails(scope, receive, send):
 def test_an_answer_that_breaks_off_has_a_trace(tmp_path):
     proxy, sent = Proxy(tmp_path, dies_over_its_answer), []
 
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
     async def send(message):
         sent.append(message["type"])
     asyncio.run(proxy.door({"type": "http", "path": ROUTE, "method": "POST", "headers": [(b"b3", f"{T}-{S}".encode())]},
-                           None, send))
+                           receive, send))
     [[span]] = proxy.kept()
     assert span["traceId"] == T and span["tags"]["error"].startswith("cosyvoice3-api was lost")
     assert sent == ["http.response.start", "http.response.body"], "nothing is put into the middle of an answer"
