@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -23,7 +21,7 @@ from bench import results
 from bench.load import closed_loop, multipart
 from bench.overhead import clip
 from bench.private_graph import PrivateGraph, private_graph
-from cluster import ports, zipkin
+from bench.private_zipkin import private_zipkin
 
 SIMULATED = {"prepare_ms": 0, "encode_ms": 0, "generate_ms": 0, "vocode_ms": 0, "seconds": 5}
 CLIENTS, AT_A_TIME, READ_EVERY_S, WARM_UP_SHARE = 16, 480, 10.0, 0.2
@@ -82,16 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        server, missing = zipkin.find_or_start(ports.any_free(), Path(folder) / "zipkin.log", print)
-        if server is None:
-            raise SystemExit("no Zipkin: " + "; ".join(missing))
-        try:
-            args = {"engine": "simulated", "engine_options": SIMULATED}
-            with private_graph(args, num_cpus=8, zipkin_url=server.url, ratio=0.1) as graph:
-                readings, requests = soak(graph, options.minutes)
-        finally:
-            zipkin.stop(server.process, server.container)
+    args = {"engine": "simulated", "engine_options": SIMULATED}
+    with private_zipkin() as url, private_graph(args, num_cpus=8, zipkin_url=url, ratio=0.1) as graph:
+        readings, requests = soak(graph, options.minutes)
     found = {name: verdict(readings, name) for name in readings[0] if name not in ("s", "requests")}
     for name, figures in found.items():
         print(f"{name:18}", *(f"{key} {value}" for key, value in figures.items()))

@@ -21,10 +21,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -33,7 +31,8 @@ from bench import results
 from bench.load import Sample, closed_loop, multipart
 from bench.overhead import clip
 from bench.private_graph import PrivateGraph, private_graph
-from cluster import ports, processes, zipkin
+from bench.private_zipkin import private_zipkin
+from cluster import processes
 from cluster.serving import Application
 
 SIMULATED = {"prepare_ms": 20, "encode_ms": 20, "generate_ms": 20, "vocode_ms": 20, "seconds": 10}
@@ -148,16 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        server, missing = zipkin.find_or_start(ports.any_free(), Path(folder) / "zipkin.log", print)
-        if server is None:
-            raise SystemExit("no Zipkin: " + "; ".join(missing))
-        try:
-            with private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=16,
-                               zipkin_url=server.url, copies=COPIES) as graph:
-                alone, together = run(Bench(graph), options.rounds)
-        finally:
-            zipkin.stop(server.process, server.container)
+    args = {"engine": "simulated", "engine_options": SIMULATED}
+    with private_zipkin() as url, private_graph(args, num_cpus=16, zipkin_url=url, copies=COPIES) as graph:
+        alone, together = run(Bench(graph), options.rounds)
     found = {}
     for mode in ("tenth", "all"):
         found[f"p50, {mode}"] = interval([(turn[mode], turn["off"]) for turn in alone], of_medians)
