@@ -18,6 +18,7 @@ from tracing.redaction import Redaction
 from tracing.sender import Counters, Queue, Sender
 from tracing.settings import ExportSettings
 from tracing.spool import Spool
+from tracing.stored import Stored
 from tracing.transport import FileTransport, Transport
 
 __all__ = ["Exporter", "ExportSettings"]
@@ -164,14 +165,18 @@ def _transport(settings: ExportSettings) -> Transport | None:
     if settings.kafka is not None:
         from tracing.kafka_transport import KafkaTransport
         return KafkaTransport(settings.kafka, settings.kafka_topic, settings.timeout_s, settings.kafka_options)
-    if settings.zipkin_url is not None and settings.protocol == "grpc":
-        from tracing.grpc_transport import GrpcTransport
-        return GrpcTransport(settings.zipkin_url, settings.timeout_s)
     if settings.zipkin_url is not None:
-        return HttpTransport(settings.zipkin_url, settings.timeout_s)
+        return Stored(_to_zipkin(settings), settings.zipkin_url, settings.timeout_s)
     if settings.file is not None:
         return FileTransport(settings.file)
     return None
+
+
+def _to_zipkin(settings: ExportSettings) -> Transport:
+    if settings.protocol == "grpc":
+        from tracing.grpc_transport import GrpcTransport
+        return GrpcTransport(settings.zipkin_url, settings.timeout_s)
+    return HttpTransport(settings.zipkin_url, settings.timeout_s)
 
 
 def _spool(settings: ExportSettings) -> Spool | None:
