@@ -30,11 +30,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Batched(Generic[R]):
-    """One member's result and what its span says of the batch. Times in ns since the epoch."""
+    """One member's result and what its span says of the batch. Times in ns since the epoch.
+
+    `batch_id` and `size` are None for who was refused before anything was computed for him (`continuous.py`).
+    """
 
     value: R
-    batch_id: str
-    size: int
+    batch_id: str | None
+    size: int | None
     arrived_ns: int
     started_ns: int
     ended_ns: int
@@ -74,6 +77,9 @@ class Batcher(Generic[T, R]):
         max_batch_size, batch_wait_ms: see the module; both may be changed at any time by `configure`.
         clock, wait: ns since the epoch, and "is the event set within so many seconds?"; injected by tests.
         prepare_thread: called once in the compute thread, before its first batch.
+
+    Attributes:
+        executor: of the compute thread.
     """
 
     def __init__(self, compute: Callable[[Sequence[T]], Sequence[R | Exception]], *, max_batch_size: int = 8,
@@ -83,7 +89,7 @@ class Batcher(Generic[T, R]):
         self._compute = compute
         self._clock = clock
         self._wait = wait
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare_thread)
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare_thread)
         self._waiting: deque[_Member[T]] = deque()
         self._runner: asyncio.Task | None = None
         self._arrival = asyncio.Event()
@@ -132,10 +138,10 @@ class Batcher(Generic[T, R]):
 
     def in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in the compute thread and wait for it; for what must have run there before the first batch."""
-        return self._executor.submit(work).result()
+        return self.executor.submit(work).result()
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
     def _note_arrival(self, now_ns: int) -> None:
         if self._last_arrival_ns is not None:
@@ -173,7 +179,7 @@ class Batcher(Generic[T, R]):
         started = self._running_since_ns = self._clock()
         try:
             started, results, ended = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._timed, items)
+                self.executor, self._timed, items)
             if len(results) != len(items):
                 raise RuntimeError(f"compute returned {len(results)} results for {len(items)} members")
         except Exception as error:

@@ -13,6 +13,7 @@ from ray import serve
 from deployments import messages
 from deployments.arrays import HOLD_S, InputLost, Nodes, Shelf
 from deployments.batching import Batched, Batcher
+from deployments.continuous import Continuous
 from deployments.device import gpu_utilization, pick_device
 from deployments.run import record
 from deployments.settings import BatchSettings, StageConfig
@@ -40,7 +41,7 @@ class Stage:
         self.replica_id = serve.get_replica_context().replica_id.unique_id
         self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
         self.tracer = Tracer(self.service, instance=self.replica_id)
-        self.batcher: Batcher = Batcher(self.compute, prepare_thread=self._prepare_thread, **self.batching)
+        self.batcher: Batcher | Continuous = Batcher(self.compute, prepare_thread=self._prepare_thread, **self.batching)
         self._about = {
             vocabulary.STAGE: self.name, vocabulary.DEVICE: self.device,
             vocabulary.MODEL_NAME: self.engine.capabilities.name,
@@ -79,7 +80,7 @@ class Stage:
         """Serve replaces the replica when this raises. Runs beside the compute thread, so it sees a wedged one."""
         running = self.batcher.running_s()
         if running > self.config.wedged_after_s:
-            raise RuntimeError(f"{self.service}: one batch has been computing for {running:.0f} s")
+            raise RuntimeError(f"{self.service}: one batch or step has been computing for {running:.0f} s")
 
     async def ping(self) -> str:
         """For readiness: an answer proves a replica that can be reached."""
@@ -121,9 +122,10 @@ class Stage:
         return Reply(spans=span.records(), **fields)
 
     async def batched(self, span: Span, item) -> Batched:
-        """Submit to the batcher and tag the member's span with what became of it, also where it failed."""
+        """Hand over to the batcher and tag the member's span with what became of it, also where it failed."""
         done = await self.batcher.settle(item)
-        span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
+        if done.size is not None:
+            span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
         span.tags(**{
             vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
             vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from deployments.arrays import Parts
+from deployments.continuous import Continuous
 from deployments.settings import StageConfig
 from deployments.stage import Stage
 from deployments.wire import Reply
-from engines.contract import Utterance, Voice
+from engines.contract import ContinuousAcousticModel, Utterance, Voice
 from tracing import Carrier, Span, vocabulary
 
 
@@ -17,6 +18,15 @@ class TtsService(Stage):
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self._model = self.load(self.engine.load_acoustic_model)
+        if isinstance(self._model, ContinuousAcousticModel):
+            self.batcher = Continuous(self._model, self.batcher.executor)
+
+    async def rows(self) -> dict[str, int]:
+        """For tests and operators, through a handle: rows that decode and that wait now; empty where the model takes
+        whole batches."""
+        if not isinstance(self._model, ContinuousAcousticModel):
+            return {}
+        return {"rows": self._model.rows, "decoding": self._model.decoding, "waiting": self._model.waiting}
 
     def compute(self, items):
         return self._model.generate(items)

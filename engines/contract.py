@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -79,6 +79,54 @@ class SpeakerEncoder(Protocol):
 
 class AcousticModel(Protocol):
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]: ...
+
+
+class Ticket(Protocol):
+    """One utterance on its way through a `ContinuousAcousticModel`, which alone writes to it."""
+
+    joined_ns: int | None  #: when it was first computed for, ns since the epoch; None while it waits for a row
+    batch_size: int | None  #: with how many it was computed together, on average; None before it joined
+    batch_id: str | None  #: of the batch that finished it, 16 hex digits; None before there was one
+
+
+@runtime_checkable
+class ContinuousAcousticModel(AcousticModel, Protocol):
+    """An acoustic model that utterances join and leave between any two steps.
+
+        ticket = model.submit(utterance, voice)
+        while ticket not in (finished := dict(model.step())): ...
+        finished[ticket]
+
+    It owns no threads: all calls come from the one thread that loaded it, but for the three attributes. While a ticket
+    is under way `step` is due at once, and brings some ticket nearer to its end.
+    """
+
+    rows: int  #: utterances, or parts of one, that it has memory for at a time
+    decoding: int  #: of them, how many are taken now
+    waiting: int  #: how many wait for one
+
+    def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
+        """Use at most `rows` of its rows; let what is to be finished wait at most so long for company.
+
+        Raises ValueError for rows it doesn't have, or a negative wait. What is under way is not disturbed.
+        """
+        ...
+
+    def submit(self, utterance: Utterance, voice: Voice) -> Ticket | SpeechError:
+        """Queue an utterance; it joins at the first step that has a row for it. One that can't be said is refused."""
+        ...
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a ticket, wherever it is; its rows are free at once. Does nothing for one that is finished."""
+        ...
+
+    def step(self) -> list[tuple[Ticket, Mel | SpeechError]]:
+        """Compute a little for everybody; returns those who are finished by it. Returns [] when nobody is there.
+
+        Where it raises, nobody is finished, and every ticket must be cancelled before the next step. A ticket that has
+        not joined had no part in it.
+        """
+        ...
 
 
 class Vocoder(Protocol):

@@ -13,7 +13,7 @@ from cosyvoice3 import (  # noqa: F401
     tiny_checkpoint,
 )
 
-from engines.contract import Mel, Reference, Utterance, Voice, create
+from engines.contract import ContinuousAcousticModel, Mel, Reference, Utterance, Voice, create
 from engines.cosyvoice3.stages import CosyVoice3Vocoder
 from speech import audio
 from speech.errors import InternalError, InvalidInput, UnsupportedDialect
@@ -103,12 +103,128 @@ def test_speed_squeezes_the_mel(acoustic, voices):
 
 
 def test_phases_say_how_the_time_was_spent(acoustic, voices):
-    for mel in acoustic.generate(jobs(voices)[:2]):
-        assert [phase.name for phase in mel.phases] == ["TEXT_FRONTEND", "LM_DECODE", "FLOW_MATCHING"]
+    mels = acoustic.generate([*jobs(voices)[:2], jobs(voices)[4]])
+    for mel in mels:
+        front, lm, *flows = mel.phases
+        assert (front.name, lm.name) == ("TEXT_FRONTEND", "LM_DECODE") and flows
         assert all(phase.start_ns <= phase.end_ns for phase in mel.phases)
-        tags = mel.phases[1].tags
-        assert tags["batch.size"] in (1, 2) and tags["lm.steps"] >= 1
-        assert tags["lm.tokens_per_second"] > 0 <= tags["batch.wait_ms"]
+        assert 1 <= lm.tags["batch.size"] <= 4 and lm.tags["lm.steps"] >= 1
+        assert lm.tags["lm.tokens_per_second"] > 0 <= lm.tags["batch.wait_ms"]
+        assert sum(flow.tags["flow.frames"] for flow in flows) == mel.arrays["mel"].shape[1]
+        for flow in flows:
+            assert flow.name == "FLOW_MATCHING" and flow.tags["flow.steps"] == 10
+            assert flow.tags["batch.size"] >= 1 and flow.tags["batch.wait_ms"] >= 0
+            assert lm.start_ns < flow.start_ns and len(flow.tags["batch.id"]) == 16
+
+
+def finish(acoustic, *tickets) -> dict:
+    found = {}
+    while not set(tickets) <= found.keys():
+        found |= dict(acoustic.step())
+    return found
+
+
+def test_requests_join_and_leave_at_any_step(acoustic, voices):
+    """A short one that comes second is through first, and both are what they are alone."""
+    long, short = (Utterance("The quick brown fox jumps over the lazy dog.", "en-US", seed=1), voices[0]), jobs(voices)[0]
+    alone = acoustic.generate([long])[0], acoustic.generate([short])[0]
+    assert isinstance(acoustic, ContinuousAcousticModel)
+    first = acoustic.submit(*long)
+    for _ in range(10):
+        assert acoustic.step() == []
+    second = acoustic.submit(*short)
+    assert second.joined_ns is None and acoustic.waiting == 1
+    found = finish(acoustic, second)
+    assert list(found) == [second] and acoustic.decoding == 1
+    found |= finish(acoustic, first)
+    for ticket, mel in zip((first, second), alone, strict=True):
+        assert distance(found[ticket].arrays["mel"], mel.arrays["mel"]) < 1e-5
+    assert first.batch_id != second.batch_id and second.batch_size == 2 > first.batch_size >= 1
+    assert first.joined_ns < second.joined_ns
+    assert acoustic.step() == [] and acoustic.decoding == acoustic.waiting == 0
+
+
+def test_who_is_cancelled_frees_all_its_rows_wherever_it_is(acoustic, voices):
+    parts, other, waits = (acoustic.submit(*job) for job in
+                           (jobs(voices)[4], jobs(voices)[0], (Utterance("好，" * 100, "zh-CN"), voices[0])))
+    acoustic.step()
+    assert acoustic.decoding == 4 and acoustic.waiting >= 1, "parts have rows of their own"
+    acoustic.cancel(parts)
+    acoustic.cancel(waits)
+    assert (acoustic.decoding, acoustic.waiting) == (1, 0)
+    while acoustic.decoding:
+        acoustic._flow_batcher.take = lambda idle: []  # it stays between language model and flow
+        acoustic.step()
+    del acoustic._flow_batcher.take
+    assert len(acoustic._flow_batcher) == 1
+    acoustic.cancel(other)
+    acoustic.cancel(other)
+    assert len(acoustic._flow_batcher) == 0 and acoustic.step() == []
+    assert isinstance(acoustic.generate(jobs(voices)[:1])[0], Mel)
+
+
+def test_fewer_rows_may_be_used_than_there_are(acoustic, voices):
+    acoustic.configure(rows=1, wait_ms=0)
+    try:
+        tickets = [acoustic.submit(*job) for job in jobs(voices)[:3]]
+        acoustic.step()
+        assert (acoustic.decoding, acoustic.waiting) == (1, 2)
+        found = finish(acoustic, *tickets)
+        assert len({found[ticket].phases[2].tags["batch.id"] for ticket in tickets}) == 3, "nobody waits for company"
+    finally:
+        acoustic.configure(rows=4, wait_ms=30)
+    for wrong in ({"rows": 5}, {"rows": 0}, {"wait_ms": -1}):
+        with pytest.raises(ValueError):
+            acoustic.configure(**wrong)
+
+
+def test_a_flow_batch_that_raises_is_done_again_one_by_one(acoustic, voices, monkeypatch):
+    wanted = jobs(voices)[:3]
+    alone = [acoustic.generate([job])[0] for job in wanted]
+    real, bad = acoustic.flow.forward, len(voices[1].arrays["speech_tokens"])
+    monkeypatch.setattr(acoustic._flow_batcher, "take", after_all(acoustic))
+    calls = []
+
+    def forward(rows, *rest):
+        calls.append(len(rows))
+        if any(len(row.prompt_tokens) == bad for row in rows):
+            raise RuntimeError("no memory for these")
+        return real(rows, *rest)
+
+    monkeypatch.setattr(acoustic.flow, "forward", forward)
+    first, second, third = acoustic.generate(wanted)
+    assert calls == [3, 1, 1, 1] and isinstance(second, InternalError)
+    for mel, own in ((first, alone[0]), (third, alone[2])):
+        assert distance(mel.arrays["mel"], own.arrays["mel"]) < 1e-5
+
+
+def after_all(acoustic):
+    """`take`, but only once nobody decodes any more, and then all of them."""
+    def take(idle):
+        members = [entry[2] for entry in acoustic._flow_batcher._waiting] if idle else []
+        for member in members:
+            acoustic._flow_batcher.remove(member)
+        return members
+    return take
+
+
+def test_a_failed_reading_of_a_prompt_leaves_rows_that_can_be_cancelled(acoustic, voices, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(acoustic.decoder._lm.body, "prefill", lambda *_: 1 / 0)
+        tickets = [acoustic.submit(*job) for job in jobs(voices)[:2]]
+        with pytest.raises(ZeroDivisionError):
+            acoustic.step()
+    assert all(ticket.joined_ns is not None for ticket in tickets), "both had part in it"
+    for ticket in tickets:
+        acoustic.cancel(ticket)
+    assert acoustic.decoding == acoustic.waiting == 0
+
+
+def test_whole_batches_and_tickets_do_not_mix(acoustic, voices):
+    ticket = acoustic.submit(*jobs(voices)[0])
+    with pytest.raises(RuntimeError, match="under way"):
+        acoustic.generate(jobs(voices)[:1])
+    acoustic.cancel(ticket)
 
 
 def test_bad_members_fail_alone(acoustic, vocoder, voices):

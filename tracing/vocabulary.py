@@ -58,6 +58,10 @@ BATCH_ID = "batch.id"
 BATCH_SIZE = "batch.size"
 BATCH_WAIT_MS = "batch.wait_ms"
 COMPUTE_MS = "compute_ms"
+LM_STEPS = "lm.steps"
+LM_TOKENS_PER_SECOND = "lm.tokens_per_second"
+FLOW_STEPS = "flow.steps"
+FLOW_FRAMES = "flow.frames"
 DEVICE = "device"
 GPU_UTILIZATION = "gpu.utilization"
 REPLICA_ID = "replica.id"
@@ -112,6 +116,10 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     BATCH_SIZE: _COUNT,
     BATCH_WAIT_MS: _NUMBER,
     COMPUTE_MS: _NUMBER,
+    LM_STEPS: _COUNT,
+    LM_TOKENS_PER_SECOND: _NUMBER,
+    FLOW_STEPS: _COUNT,
+    FLOW_FRAMES: _COUNT,
     DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),
     GPU_UTILIZATION: _NUMBER,
     REPLICA_ID: _NAME,

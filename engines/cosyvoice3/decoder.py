@@ -77,6 +77,9 @@ class Decoder:
         rows: the most rows in one batch.
         positions: the most cache positions of one row.
         clock: ns since the epoch.
+
+    Attributes:
+        limit: rows that may be taken, of those the cache has; may be changed between any two steps.
     """
 
     def __init__(self, lm: SpeechLm, rows: int = 8, positions: int = 3072,
@@ -86,6 +89,7 @@ class Decoder:
         self.cache = KvCache(lm.body.size, rows, positions, str(lm.device), lm.dtype)
         self._active: list[Row] = []  # row i of the cache belongs to the i-th
         self._waiting: deque[Row] = deque()
+        self.limit = rows
 
     @property
     def active(self) -> int:
@@ -123,7 +127,10 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """One token for every row of the batch, after letting in who waits; returns the rows that ended by it."""
+        """One token for every row of the batch, then the first of who is let in; returns the rows that ended by it.
+
+        Where it raises, the rows that took part are still in the batch, and can be cancelled like any other.
+        """
         said = self._take_step() if self._active else []
         for row in said:
             self._leave(row)
@@ -148,17 +155,19 @@ class Decoder:
 
     def _join(self) -> list[Row]:
         first = len(self._active)
-        count = min(len(self._waiting), self.cache.rows - first)
-        if count == 0:
+        count = min(len(self._waiting), self.limit - first)
+        if count <= 0:
             return []
         rows = [self._waiting.popleft() for _ in range(count)]
+        self._active += rows  # before anything can fail: a row that is in no list could not be cancelled
         now = self._clock()
+        for row in rows:
+            row.joined_ns = now
         inputs = [self._lm.embedded(row.job.text, row.job.prompt_tokens) for row in rows]
         lengths = [len(embedded) for embedded in inputs]
         hidden = self._lm.body.prefill(pad_sequence(inputs, batch_first=True), torch.tensor(lengths), self.cache, first)
         for row, length in zip(rows, lengths, strict=True):
-            row.joined_ns, row._position = now, length
-        self._active += rows
+            row._position = length
         return self._say(rows, hidden)
 
     def _say(self, rows: list[Row], hidden: torch.Tensor) -> list[Row]:

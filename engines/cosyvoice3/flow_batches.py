@@ -61,6 +61,10 @@ class FlowBatcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def configure(self, limits: Limits) -> None:
+        """Other limits, from the next batch on."""
+        self._limits = limits
+
     def add(self, row: T, frames: int) -> None:
         self._waiting.append((self._clock(), frames, row))
 

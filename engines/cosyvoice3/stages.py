@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from engines.contract import Mel, Phase, Utterance, Voice
+from engines.contract import Mel, Utterance, Voice
 from engines.cosyvoice3 import flow, hift, noise, speech_lm
 from engines.cosyvoice3.decoder import Decoder, Row
 from engines.cosyvoice3.directory import ModelDirectory
-from engines.cosyvoice3.flow_batches import Limits, batches
+from engines.cosyvoice3.flow_batches import FlowBatcher, Limits, batches
 from engines.cosyvoice3.guard import guarded
-from engines.cosyvoice3.plan import Plan, Planner, warm
+from engines.cosyvoice3.plan import Planner, warm
+from engines.cosyvoice3.ticket import FlowBatch, Part, Ticket
 from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError, InvalidInput, SpeechError
 
-LM_DECODE, FLOW_MATCHING = "LM_DECODE", "FLOW_MATCHING"
-FRAMES_PER_SECOND = 50
 _log = logging.getLogger(__name__)
 
 
 class CosyVoice3AcousticModel:
-    """An `engines.contract.AcousticModel`: language model and flow.
+    """An `engines.contract.ContinuousAcousticModel`: language model and flow.
 
-    A Mel's arrays: `mel` float32 (80, n), and `parts` int64, the frames of each part of the text; they add up to n.
+    Each step is one token for every row of the language model, and then, where enough rows have come out of it or
+    have waited long enough, one batch of the flow. A Mel's arrays: `mel` float32 (80, n), and `parts` int64, the frames
+    of each part of the text; they add up to n.
 
     Args:
         dtype: of language model and flow; what the flow's steps add up stays float32.
-        rows, positions: of the decoder's cache.
+        rows, positions: of the decoder's cache, which is allocated here and never grows: who finds no row waits.
         greedy: always the likeliest token, whatever the seed.
         parity: see `CosyVoice3Engine`.
+        limits: of the flow's batches.
     """
 
     def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1,
@@ -46,43 +47,117 @@ class CosyVoice3AcousticModel:
         self.planner = Planner(TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens,
                                parity)
         self.decoder = Decoder(lm, rows, positions)
+        self.rows = rows
         self.flow = flow.load(directory, device, dtype)
         self._limits = limits
+        self._flow_batcher: FlowBatcher[Part] = FlowBatcher(limits)
+        self._parts: dict[Row, Part] = {}  # of the tickets under way
         self._warm_up()
+        _log.info("the language model's cache has %d rows of %d positions: %.0f MB", rows, positions,
+                  self.decoder.cache.bytes / 1e6)
+
+    @property
+    def decoding(self) -> int:
+        return self.decoder.active
+
+    @property
+    def waiting(self) -> int:
+        return self.decoder.waiting
+
+    def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
+        """`rows`: of the decoder; `wait_ms`: of the flow's rows."""
+        if rows is not None:
+            if not 1 <= rows <= self.rows:
+                raise ValueError(f"the language model's cache has {self.rows} rows, not {rows}; set lm_rows")
+            self.decoder.limit = rows
+        if wait_ms is not None:
+            if wait_ms < 0:
+                raise ValueError(f"wait_ms must not be negative, not {wait_ms}")
+            self._limits = replace(self._limits, wait_ms=wait_ms)
+            self._flow_batcher.configure(self._limits)
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
-        """A mel for each job. One that can't be said gives its SpeechError in its place."""
-        plans = [guarded(self.planner.plan, utterance, voice) for utterance, voice in jobs]
-        rows = [guarded(self._submit, plan) if isinstance(plan, Plan) else plan for plan in plans]
-        try:
-            self.decoder.run()
-        finally:
-            for row in (row for found in rows if isinstance(found, list) for row in found):
-                self.decoder.cancel(row)  # after a failed step nobody else's batch may find it
-        start = time.time_ns()
-        mels = self._flow(plans, rows)
-        end = time.time_ns()
-        return [found if isinstance(found, SpeechError) else guarded(_mel, plan, found, mels[index], start, end)
-                for index, (plan, found) in enumerate(zip(plans, rows, strict=True))]
+        """A mel for each job. One that can't be said gives its SpeechError in its place.
 
-    def _submit(self, plan: Plan) -> list[Row]:
+        RuntimeError where tickets are under way: their results would be lost.
+        """
+        if self._parts:
+            raise RuntimeError("tickets are under way; `generate` would take their results")
+        results: list = [self.submit(utterance, voice) for utterance, voice in jobs]
+        places = {result: index for index, result in enumerate(results) if isinstance(result, Ticket)}
+        try:
+            while self._parts:
+                for ticket, result in self.step():
+                    results[places[ticket]] = result
+        finally:
+            for ticket in places:
+                self.cancel(ticket)  # after a failed step nobody else may find it
+        return results
+
+    def submit(self, utterance: Utterance, voice: Voice) -> Ticket | SpeechError:
+        """SpeechErrors: the planner's, and InvalidInput for what is longer than a row."""
+        return guarded(self._submit, utterance, voice)
+
+    def _submit(self, utterance: Utterance, voice: Voice) -> Ticket:
+        plan = self.planner.plan(utterance, voice)
         if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
             raise InvalidInput("Text, transcript and reference clip are together longer than the language model's "
                                "cache allows here. Shorten the text, or use a shorter clip.", param="text",
                                code="text_too_long_spoken")
-        return [self.decoder.submit(job) for job in plan.jobs]
+        ticket = Ticket(plan)
+        ticket.parts = [Part(ticket, self.decoder.submit(job)) for job in plan.jobs]
+        self._parts.update((part.row, part) for part in ticket.parts)
+        return ticket
 
-    def _flow(self, plans: list, rows: list) -> dict[int, list[torch.Tensor]]:
-        """The mels of each job's parts, by the job's index."""
-        parts = [(index, part, plans[index].row(row.tokens)) for index, found in enumerate(rows)
-                 if isinstance(found, list) and all(row.tokens for row in found) for part, row in enumerate(found)]
-        mels: dict[int, list[torch.Tensor]] = {index: [None] * len(plans[index].jobs) for index, _, _ in parts}
-        for members in batches([self.flow.frames(row) for _, _, row in parts], self._limits):
-            for member, mel in zip(members, self.flow([parts[i][2] for i in members]), strict=True):
-                index, part, _ = parts[member]
-                mels[index][part] = mel
-        return {index: [_at_speed(mel, plans[index].speed) for mel in found] for index, found in mels.items()} | {
-            index: [] for index in range(len(rows)) if index not in mels}
+    def cancel(self, ticket: Ticket) -> None:
+        for part in ticket.parts:
+            self._parts.pop(part.row, None)
+            self.decoder.cancel(part.row)
+            self._flow_batcher.remove(part)
+
+    def step(self) -> list[tuple[Ticket, Mel | SpeechError]]:
+        finished = self._decoded(self.decoder.step())
+        # With nobody left in the language model nobody else is coming, and a row would wait for nothing.
+        nobody_comes = not self.decoder.active and not self.decoder.waiting
+        if parts := self._flow_batcher.take(idle=nobody_comes):
+            finished += self._sounded(FlowBatch(parts))
+        return finished
+
+    def _decoded(self, ended: list[Row]) -> list[tuple[Ticket, SpeechError]]:
+        """Hand rows that have ended on to the flow; returns the tickets that go no further."""
+        mute = []
+        for row in ended:
+            part = self._parts.get(row)
+            if part is None:
+                continue  # its ticket has just ended with another part
+            if row.tokens:
+                self._flow_batcher.add(part, self.flow.frames(part.flow_row))
+                continue
+            self.cancel(part.ticket)
+            mute.append((part.ticket, NothingSaid(
+                "The speech model made no sound of this text. Try another seed, or word it differently.",
+                param="text", code="nothing_said")))
+        return mute
+
+    def _sounded(self, batch: FlowBatch) -> list[tuple[Ticket, Mel | SpeechError]]:
+        """Compute a batch of the flow; returns the tickets that are finished by it, or failed in it."""
+        mels = guarded(self._mels, batch.parts)
+        if isinstance(mels, SpeechError):
+            # The flow does not say for which row it failed: each alone, so that only the bad one does.
+            mels = [mels] if len(batch.parts) == 1 else [_first(guarded(self._mels, [part])) for part in batch.parts]
+        batch.end(mels)
+        ended = {}
+        for part, mel in zip(batch.parts, mels, strict=True):
+            if isinstance(mel, SpeechError):
+                ended[part.ticket] = mel
+            elif part.ticket.finished:
+                ended.setdefault(part.ticket, guarded(part.ticket.mel))
+        for ticket in ended:
+            self.cancel(ticket)
+        return list(ended.items())
+
+    def _mels(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        return [mel.cpu() for mel in self.flow([part.flow_row for part in parts])]
 
     def _warm_up(self) -> None:
         for language in ("zh", "en", "ja"):
@@ -98,32 +173,8 @@ class NothingSaid(InternalError):
     """The language model ended before its first token."""
 
 
-def _mel(plan: Plan, rows: list[Row], mels: list[torch.Tensor], start_ns: int, end_ns: int) -> Mel:
-    if not mels:
-        raise NothingSaid("The speech model made no sound of this text. Try another seed, or word it differently.",
-                          param="text", code="nothing_said")
-    whole = torch.cat(mels, dim=1).cpu().numpy()
-    return Mel({"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
-               whole.shape[1] / FRAMES_PER_SECOND,
-               (plan.phase, _decoding(rows), Phase(FLOW_MATCHING, start_ns, end_ns)))
-
-
-def _decoding(rows: list[Row]) -> Phase:
-    """The rows of one request as a phase: from when the first joined the batch until the last had left it."""
-    start, end = min(row.joined_ns for row in rows), max(row.ended_ns for row in rows)
-    tokens, steps = sum(len(row.job.sampler.picked) for row in rows), sum(row.steps for row in rows)
-    return Phase(LM_DECODE, start, end, {
-        "batch.wait_ms": round((start - min(row.submitted_ns for row in rows)) / 1e6, 3),
-        "batch.size": max(1, round(sum(row.batch_sizes for row in rows) / steps)),
-        "lm.steps": steps,
-        "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3)})
-
-
-def _at_speed(mel: torch.Tensor, speed: float) -> torch.Tensor:
-    """Squeezed in time, linearly between frames; the pitch stays. As the official code does it."""
-    if speed == 1.0:
-        return mel
-    return F.interpolate(mel[None], size=max(1, int(mel.shape[1] / speed)), mode="linear")[0]
+def _first(found: list[torch.Tensor] | SpeechError) -> torch.Tensor | SpeechError:
+    return found if isinstance(found, SpeechError) else found[0]
 
 
 class CosyVoice3Vocoder:
