@@ -10,6 +10,8 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
+import yaml
+
 from cluster import demo, links, signals, status
 from cluster.problem import Problem
 from cluster.progress import Progress
@@ -61,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--config", type=Path, default=Options.config, metavar="FILE",
                        help="Serve config file (default cluster/serve.cpu.yaml; with GPUs cluster/serve.gpu.yaml)")
     group.add_argument("--engine", metavar="NAME", help="speech engine, instead of the config file's")
+    group.add_argument("--engine-option", type=_option, action="append", default=[], metavar="NAME=VALUE",
+                       dest="engine_options",
+                       help="of the engine, over the config file's; may be repeated (--engine cosyvoice3 "
+                            "--engine-option model_dir=/models/Fun-CosyVoice3-0.5B)")
     group.add_argument("--haproxy", action="store_true",
                        help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
                             "by itself has no trace (docs/haproxy.md)")
@@ -129,6 +135,16 @@ def _port(text: str) -> int:
     return port
 
 
+def _option(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text} is no option: write NAME=VALUE")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value
+
+
 def _day(text: str) -> date:
     try:
         return links.parse_day(text)
@@ -163,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(args: argparse.Namespace) -> Options:
     return Options(http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
-                   ray_port=args.ray_port, config=args.config, engine=args.engine, with_zipkin=not args.no_zipkin,
+                   ray_port=args.ray_port, config=args.config, engine=args.engine,
+                   engine_options=dict(args.engine_options), with_zipkin=not args.no_zipkin,
                    haproxy=args.haproxy,
                    sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
                    run_dir=args.run_dir)

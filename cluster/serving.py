@@ -15,6 +15,7 @@ import yaml
 from cluster.ports import LOOPBACK
 from cluster.problem import Problem
 from cluster.ray_head import RayHead, auth_headers
+from engines import contract
 
 READY_WITHIN_S = 300.0
 _STILL_WAITING_EVERY_S = 15.0
@@ -28,7 +29,10 @@ class Application:
 
     @classmethod
     def read(cls, path: Path, http_port: int, args: Mapping) -> Application:
-        """The config in `path`, with the HTTP port set and `args` laid over its application's own."""
+        """The config in `path`, with the HTTP port set and `args` laid over its application's own.
+
+        The file's engine options are for the file's engine: where `args` names another one, they are left out.
+        """
         try:
             config = yaml.safe_load(path.read_text())
             applications = config["applications"]
@@ -40,8 +44,31 @@ class Application:
         if not isinstance(applications, list) or len(applications) != 1:
             raise Problem(f"{path} must describe exactly one application.")
         config["http_options"] = {**config.get("http_options", {}), "host": LOOPBACK, "port": http_port}
-        applications[0]["args"] = _laid_over(applications[0].get("args") or {}, args)
+        own = applications[0].get("args") or {}
+        if args.get("engine", own.get("engine")) != own.get("engine"):
+            own = {key: value for key, value in own.items() if key != "engine_options"}
+        applications[0]["args"] = _laid_over(own, args)
         return cls(config)
+
+    def check_engine(self) -> None:
+        """Raise Problem where the engine can't be made: unknown, wrong options, no weights. Loads nothing.
+
+        Replicas would find out too, but only after Zipkin, Ray and Serve have started. An application that is not ours
+        is not looked at.
+        """
+        application = self.config["applications"][0]
+        if application.get("import_path") != "graph:build":
+            return
+        args = application["args"]
+        name = args.get("engine", "embedded")
+        try:
+            contract.create(name, args.get("engine_options"))
+        except contract.WeightsError as error:
+            raise Problem(f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the config "
+                          "file.") from error
+        except (TypeError, ValueError) as error:
+            raise Problem(f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
+                          "NAME=VALUE, or engine_options in the config file.") from error
 
     @property
     def name(self) -> str:

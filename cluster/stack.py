@@ -7,8 +7,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Options:
     ray_port: int = 0  #: Ray's control store; 0 = any free port
     config: Path = ROOT / "cluster" / "serve.cpu.yaml"
     engine: str | None = None  #: instead of the config's
+    engine_options: Mapping[str, object] = field(default_factory=dict)  #: laid over the config's
     haproxy: bool = False  #: Serve's HAProxy mode
     with_zipkin: bool = True
     storage: Storage = Storage()  #: of the Zipkin that is started
@@ -69,6 +70,7 @@ class Stack:
         """Start everything and return when the graph is ready. Whatever goes wrong, nothing is left running."""
         with self.file.locked():
             self._refuse_if_running()
+            self._application(options).check_engine()
             require_free(options.http_port, "the API", "--http-port")
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
             state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port)
@@ -95,8 +97,7 @@ class Stack:
         def remember(head: ray_head.RayHead) -> None:
             state.ray = head
             self.file.save(state)
-        args = {"tracing": self._tracing(options, state)} | ({"engine": options.engine} if options.engine else {})
-        application = serving.Application.read(options.config, options.http_port, args)
+        application = self._application(options, tracing=self._tracing(options, state))
         head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
                               num_cpus=max(2, os.cpu_count() or 1), remember=remember,
                               env=application.proxy_environment(), behind_haproxy=options.haproxy)
@@ -114,6 +115,13 @@ class Stack:
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}")
+
+    @staticmethod
+    def _application(options: Options, **args) -> serving.Application:
+        if options.engine:
+            args["engine"] = options.engine
+        return serving.Application.read(options.config, options.http_port,
+                                        args | {"engine_options": options.engine_options})
 
     def _tracing(self, options: Options, state: State) -> dict:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless

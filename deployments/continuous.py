@@ -8,8 +8,8 @@ One thread does everything with the model, turn by turn: take out who has left, 
 who is finished. It runs while anybody is there and needs no event loop between two steps, so a busy one does not slow
 them down.
 
-Where a step raises, who had joined is taken out and computed again, each alone, so that only a bad one fails; the others
-wait until that is over. Who had not joined had no part in it, and just waits.
+Where a step raises, who had joined is taken out and computed again, each alone, so that only a bad one fails; the
+others wait until that is over. Who had not joined had no part in it, and just waits.
 """
 
 from __future__ import annotations

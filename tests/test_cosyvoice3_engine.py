@@ -126,7 +126,8 @@ def finish(acoustic, *tickets) -> dict:
 
 def test_requests_join_and_leave_at_any_step(acoustic, voices):
     """A short one that comes second is through first, and both are what they are alone."""
-    long, short = (Utterance("The quick brown fox jumps over the lazy dog.", "en-US", seed=1), voices[0]), jobs(voices)[0]
+    short = jobs(voices)[0]
+    long = Utterance("The quick brown fox jumps over the lazy dog.", "en-US", seed=1), voices[0]
     alone = acoustic.generate([long])[0], acoustic.generate([short])[0]
     assert isinstance(acoustic, ContinuousAcousticModel)
     first = acoustic.submit(*long)

@@ -244,7 +244,38 @@ class TestServing:
         with pytest.raises(Problem, match="--config"):
             serving.Application.read(tmp_path / "missing.yaml", 8000, {})
 
-    @pytest.mark.parametrize("name", ["serve.cpu.yaml", "serve.gpu.yaml"])
+    def test_the_options_of_one_engine_are_not_given_to_another(self, tmp_path):
+        path = self.config(tmp_path, "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
+                                     "engine_options: {bf16: false}}}]")
+        def args(**options) -> dict:
+            return serving.Application.read(path, 1, options).config["applications"][0]["args"]
+        assert args(engine_options={})["engine_options"] == {"bf16": False}
+        assert args(engine_options={"vocoder_batch": 2})["engine_options"] == {"bf16": False, "vocoder_batch": 2}
+        assert args(engine="simulated", engine_options={"seconds": 1})["engine_options"] == {"seconds": 1}
+
+    @pytest.mark.parametrize("options, words", [
+        (["--engine", "cosyvoice3"], ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512", "--engine-option"]),
+        (["--engine", "cosyvoice3", "--engine-option", "model_dir=/no/such"],
+         ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
+        (["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir="],
+         ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
+        (["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir=/no/such"],
+         ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
+        (["--engine", "cosivoice"], ["unknown engine 'cosivoice'", "cosyvoice3, embedded, simulated"]),
+        (["--engine", "simulated", "--engine-option", "secnds=3"], ["secnds"]),
+    ])
+    def test_an_engine_that_cannot_be_made_stops_before_anything_starts(self, options, words, tmp_path, capsys):
+        assert cli.main(["up", "--run-dir", str(tmp_path / "run"), *options]) == 1
+        said = capsys.readouterr().err
+        assert all(word in said for word in words), said
+        assert not (tmp_path / "run" / "state.json").exists()
+
+    def test_an_option_without_a_value_is_refused(self, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["up", "--engine-option", "model_dir"])
+        assert exit_.value.code == 2 and "write NAME=VALUE" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["serve.cpu.yaml", "serve.gpu.yaml", "serve.cosyvoice3.yaml"])
     def test_the_projects_own_configs_are_valid_for_serve(self, name):
         from ray.serve.schema import ServeDeploySchema
         application = serving.Application.read(ROOT / "cluster" / name, 8000, {})

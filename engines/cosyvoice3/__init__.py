@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from engines.contract import Capabilities, Reference, Utterance
-from engines.cosyvoice3.directory import ModelDirectory
+from engines.contract import Capabilities, Reference, Utterance, WeightsError
+from engines.cosyvoice3.directory import PUBLISHED, ModelDirectory
 from engines.cosyvoice3.prompts import SPOKEN, instruction
 from speech.errors import InvalidInput
 
@@ -35,9 +35,10 @@ class CosyVoice3Engine:
         model_dir: the official model directory; every replica must find it under this path.
         dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
             float32, and its pitch float64.
-        lm_rows: rows that decode together.
-        lm_positions: cache positions of a row; the cache is rows * positions * 12,288 bytes in bfloat16 at full size,
-            and is allocated when the model is loaded.
+        lm_rows: rows of the language model's cache, so the most that decode together; a text is up to five parts with a
+            row each, and a part that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
+        lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
+            (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
         vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU.
         greedy: always the likeliest token, whatever the seed: for comparing implementations, not for listening.
         parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
@@ -46,10 +47,10 @@ class CosyVoice3Engine:
             chunk with attention over everything, unlike the chunks before it (streaming.py).
 
     Raises:
-        WeightsError: the directory or a file in it is missing; says what, and where it is published.
+        WeightsError: no directory is named, or it or a file in it is missing; says what, and where it is published.
     """
 
-    def __init__(self, model_dir: str, dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    def __init__(self, model_dir: str = "", dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
                  lm_rows: int = 8, lm_positions: int = 3072, vocoder_batch: int = 1, greedy: bool = False,
                  parity: bool = False) -> None:
         if dtype != "auto" and dtype not in _DTYPES:
@@ -57,6 +58,8 @@ class CosyVoice3Engine:
         for name, value in (("lm_rows", lm_rows), ("lm_positions", lm_positions), ("vocoder_batch", vocoder_batch)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not model_dir:
+            raise WeightsError(f"The engine cosyvoice3 needs model_dir, the folder with its weights. {PUBLISHED}")
         self._directory = ModelDirectory(model_dir)
         self._directory.require()
         self._dtype = dtype
