@@ -1,5 +1,8 @@
 """The engine behind the contract: all stages in one process, every mode, alone and in a batch, bad members alone."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +165,17 @@ def test_who_is_cancelled_frees_all_its_rows_wherever_it_is(acoustic, voices):
     acoustic.cancel(other)
     assert len(acoustic._flow_batcher) == 0 and acoustic.step() == []
     assert isinstance(acoustic.generate(jobs(voices)[:1])[0], Mel)
+
+
+def test_who_has_ended_keeps_no_arrays(acoustic, voices):
+    tickets = [acoustic.submit(*job) for job in (*jobs(voices)[:2], jobs(voices)[4])]
+    parts = [weakref.ref(part) for ticket in tickets for part in ticket.parts]
+    gc.disable()
+    try:
+        assert len(finish(acoustic, *tickets)) == 3 and [part() for part in parts] == [None] * 4
+    finally:
+        gc.enable()
+    assert all(ticket.joined_ns and ticket.batch_size and ticket.batch_id for ticket in tickets)
 
 
 def test_fewer_rows_may_be_used_than_there_are(acoustic, voices):

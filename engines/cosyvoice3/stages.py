@@ -114,6 +114,7 @@ class CosyVoice3AcousticModel:
             self._parts.pop(part.row, None)
             self.decoder.cancel(part.row)
             self._flow_batcher.remove(part)
+        ticket.end()
 
     def step(self) -> list[tuple[Ticket, Mel | SpeechError]]:
         finished = self._decoded(self.decoder.step())

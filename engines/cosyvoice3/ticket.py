@@ -29,20 +29,32 @@ class Ticket:
     parts: list[Part] = field(default_factory=list)
     batch_id: str | None = None
     flows: list[FlowBatch] = field(default_factory=list)  #: those that had a part of it, in order
+    _last: tuple[int | None, int | None] = (None, None)  # joined_ns and batch_size, once it has ended
 
     @property
     def joined_ns(self) -> int | None:
+        if not self.parts:
+            return self._last[0]
         return min((part.row.joined_ns for part in self.parts if part.row.joined_ns is not None), default=None)
 
     @property
     def batch_size(self) -> int | None:
         """Rows in the language model's steps, on average over the steps of its parts."""
+        if not self.parts:
+            return self._last[1]
         steps = sum(part.row.steps for part in self.parts)
         return max(1, round(sum(part.row.batch_sizes for part in self.parts) / steps)) if steps else None
 
     @property
     def finished(self) -> bool:
         return all(part.mel is not None for part in self.parts)
+
+    def end(self) -> None:
+        """Keep what its span will say and let go of the rest. Parts and flow batches refer back to their ticket: whole
+        mels would wait for the garbage collector."""
+        if self.parts:
+            self._last = self.joined_ns, self.batch_size
+            self.parts, self.flows = [], []
 
     def mel(self) -> Mel:
         """All parts, one behind the other. Only of one that is finished."""
