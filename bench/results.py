@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "results"
@@ -21,8 +21,16 @@ def hardware() -> dict:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "torch": version("torch"),
-            "ray": version("ray")}
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "ray")}}
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: an engine by itself can be measured without Ray."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def write(name: str, figures: dict) -> Path:

@@ -53,6 +53,46 @@ def test_rows_say_the_same_alone_and_in_a_full_batch(lm, settings, greedy):
     assert len({row.steps for row in rows}) > 2, "the rows should not all be as long"
 
 
+class Scripted(Sampler):
+    """Says what it is told, and keeps the log-probabilities it was given."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(None, 6561)
+        self._tokens, self.heard = tokens, []
+
+    def _pick(self, log_probabilities):
+        self.heard.append(log_probabilities.copy())
+        return self._tokens[len(self.picked)]
+
+
+def heard(lm, several: bool) -> list[np.ndarray]:
+    """Each row's log-probabilities (steps, 6761), all rows saying given tokens, together or each alone."""
+    rows = [Job(one.text, one.prompt_tokens, Scripted(np.random.default_rng(9).integers(0, 6561, one.most).tolist()),
+                one.most) for one in jobs(None)]
+    for together in [rows] if several else [[row] for row in rows]:
+        decoder = Decoder(lm, rows=len(rows), positions=256)
+        for row in together:
+            decoder.submit(row)
+        decoder.run()
+    return [np.stack(row.sampler.heard) for row in rows]
+
+
+def test_rows_hear_the_same_alone_and_in_a_full_batch(lm):
+    for one, other in zip(heard(lm, several=True), heard(lm, several=False), strict=True):
+        assert distance(one, other) < 1e-5
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
+def test_the_language_model_in_half_precision_stays_near(tiny, lm, dtype, tolerance):
+    """Of the log-probabilities of the same tokens, alone and in a batch; relative to their own spread."""
+    half = speech_lm.load(tiny, dtype=dtype)
+    alone = heard(half, several=False)
+    for one, near, exact in zip(heard(half, several=True), alone, heard(lm, several=False), strict=True):
+        assert one.dtype == np.float32
+        assert distance(one, exact) < tolerance * exact.std()
+        assert distance(one, near) < tolerance * exact.std()
+
+
 def test_rows_say_the_same_when_they_come_and_go_at_any_step(lm, settings):
     decoder = Decoder(lm, rows=2, positions=256)
     rows = [decoder.submit(one) for one in jobs(settings)[:1]]
