@@ -20,10 +20,12 @@ from deployments.audio import AudioService
 from deployments.client import AudioClient, EmbeddingClient, Result, StageClient, TtsClient, VocoderClient
 from deployments.embedding import EmbeddingService
 from deployments.run import Run
-from deployments.settings import ApiConfig, Limits, StageConfig, Strict, Tracing
+from deployments.settings import ApiConfig, Limits, StageConfig, Strict, Tracing, VoiceCacheMb
 from deployments.tts import TtsService
 from deployments.vocoder import VocoderService
+from deployments.voice_cache import VoiceCache
 from engines.contract import Utterance
+from tracing import vocabulary
 
 APP_NAME = "cosygraph"
 
@@ -42,6 +44,7 @@ class GraphConfig(Strict):
     engine_options: dict = Field(default_factory=dict)
     limits: Limits = Limits()
     tracing: Tracing = Tracing()
+    voice_cache_mb: VoiceCacheMb = 0.0
     dialects: tuple[dict[str, str], ...] = ()
     audio: StageOptions = StageOptions()
     embedding: StageOptions = StageOptions()
@@ -54,7 +57,7 @@ class GraphConfig(Strict):
 
     def api(self) -> ApiConfig:
         return ApiConfig(engine=self.engine, engine_options=self.engine_options, limits=self.limits,
-                         tracing=self.tracing, dialects=self.dialects)
+                         tracing=self.tracing, voice_cache_mb=self.voice_cache_mb, dialects=self.dialects)
 
 
 class Graph:
@@ -71,10 +74,19 @@ class Graph:
     def stages(self) -> Mapping[str, StageClient]:
         return {client.service: client for client in (self.audio, self.embedding, self.tts, self.vocoder)}
 
-    async def __call__(self, upload: bytes, utterance: Utterance, run: Run) -> Result:
-        clip = await self.audio.prepare(upload, utterance, run)
-        voice = await self.embedding.extract(clip, run)
-        mel = await self.tts.generate(utterance, voice, run)
+    async def __call__(self, upload: bytes, utterance: Utterance, run: Run, voices: VoiceCache) -> Result:
+        transcript = utterance.prompt_text
+        key = await voices.key(upload, transcript)
+        if kept := voices.find(key):
+            # What the clip is like is said by the root: the stage that would say it has no span.
+            run.root.tags({vocabulary.VOICE_CACHE: "hit", **kept.clip})
+            mel = await self.tts.generate_kept(utterance, kept, run)
+        else:
+            run.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
+            clip = await self.audio.prepare(upload, transcript, run)
+            voice = await self.embedding.extract(clip, run)
+            voices.keep_later(key, clip.reply, voice.reply)
+            mel = await self.tts.generate(utterance, voice, run)
         return await self.vocoder.vocode(mel, run)
 
 

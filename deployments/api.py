@@ -24,7 +24,8 @@ from deployments.client import Result, StageClient
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
 from deployments.run import Run
-from deployments.settings import ApiConfig, LiveTracing
+from deployments.settings import ApiConfig, LiveApi
+from deployments.voice_cache import VoiceCache
 from deployments.wire import WAV
 from engines import contract
 from engines.contract import Utterance
@@ -42,7 +43,7 @@ class Pipeline(Protocol):
 
     stages: Mapping[str, StageClient]  #: by service name
 
-    def __call__(self, upload: bytes, utterance: Utterance, run: Run) -> Awaitable[Result]: ...
+    def __call__(self, upload: bytes, utterance: Utterance, run: Run, voices: VoiceCache) -> Awaitable[Result]: ...
 
 
 @serve.ingress()
@@ -59,6 +60,7 @@ class CosyVoice3Api:
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
+        self.voices = VoiceCache(self.engine.capabilities, self.shelf.unpack, config.voice_cache_mb)
         self.keeper = Keeper(config.tracing, self.registry)
         self.callers = Callers(config.tracing.keys_file)
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
@@ -72,7 +74,9 @@ class CosyVoice3Api:
 
     def reconfigure(self, user_config: dict) -> None:
         """Serve calls this at start and whenever `user_config` changes; the process lives on."""
-        self.keeper.reconfigure(LiveTracing(**user_config))
+        live = LiveApi(**user_config)
+        self.keeper.reconfigure(live)
+        self.voices.configure(self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb)
 
     async def generate(self, request: Request) -> Response:
         run: Run = request.state.run
@@ -86,7 +90,7 @@ class CosyVoice3Api:
         arrived = time.time_ns()
         async with self.admission.enter():
             run.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
-            audio = await self.pipeline(asked.prompt_audio, utterance, run)
+            audio = await self.pipeline(asked.prompt_audio, utterance, run, self.voices)
             asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
             wav = await self._wav(audio, run)
         return Response(wav, media_type="audio/wav")
@@ -143,8 +147,9 @@ class CosyVoice3Api:
         return self.admission.in_flight + self.admission.waiting
 
     async def counters(self) -> dict[str, int]:
-        """What became of this replica's traces, for tests and operators."""
-        return self.keeper.counters() | {"pid": os.getpid()}
+        """What became of this replica's traces, and of its voices, for tests and operators."""
+        voices = {f"voice_cache_{name}": n for name, n in self.voices.counters().items()}
+        return self.keeper.counters() | voices | {"pid": os.getpid()}
 
     def __del__(self) -> None:
         if keeper := getattr(self, "keeper", None):  # absent where the constructor failed

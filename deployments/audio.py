@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from deployments.arrays import Parts
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import UPLOAD, Reply
+from deployments.wire import CLIP, UPLOAD, Reply
 from speech import audio
 from tracing import Carrier, Span, vocabulary
 
@@ -27,7 +27,8 @@ class AudioService(Stage):
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
     async def prepare(self, carrier: Carrier, parts: Parts, transcript: str | None) -> Reply:
-        """`parts`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays."""
+        """`parts`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays;
+        facts: the transcript, and what the clip is like, as the span's tags say it."""
         async def work(span: Span) -> dict:
             upload = (await self.shelf.unpack(parts))[UPLOAD].tobytes()
             return await asyncio.get_running_loop().run_in_executor(
@@ -36,14 +37,17 @@ class AudioService(Stage):
 
     def _prepare(self, span: Span, upload: bytes, transcript: str | None) -> dict:
         started = time.time_ns()
+        about = {}
         try:
             if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
-                span.tags(**{vocabulary.AUDIO_SAMPLE_RATE: header.rate, vocabulary.AUDIO_FORMAT: header.format,
-                             vocabulary.AUDIO_DURATION: round(header.seconds, 3)})
+                about = {vocabulary.AUDIO_SAMPLE_RATE: header.rate, vocabulary.AUDIO_FORMAT: header.format,
+                         vocabulary.AUDIO_DURATION: round(header.seconds, 3)}
             clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
-            span.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
+            about[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
         finally:
+            span.tags(about)
             span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
         views = {f"view_{rate}": view for rate, view in reference.views.items()}
-        return {"parts": self.shelf.pack(views | dict(reference.arrays)), "facts": {"transcript": transcript}}
+        return {"parts": self.shelf.pack(views | dict(reference.arrays)),
+                "facts": {"transcript": transcript, CLIP: about}}

@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import messages
 from deployments.arrays import Shelf
 from deployments.run import Run
+from deployments.voice_cache import KeptVoice
 from deployments.wire import UPLOAD, Reply
 from engines.contract import Utterance
 from speech.errors import DeadlineExceeded, StageUnavailable
@@ -111,11 +112,12 @@ class StageClient:
 class AudioClient(StageClient):
     stage, service, method = vocabulary.PREPROCESS_AUDIO, "audio-service", "prepare"
 
-    async def prepare(self, upload: bytes, utterance: Utterance, run: Run) -> Result:
+    async def prepare(self, upload: bytes, transcript: str | None, run: Run) -> Result:
+        """Of the whole request, these two alone make the voice: it is kept by them (`deployments/voice_cache.py`)."""
         def send(carrier, inputs):
             # Put anew for every try: the shelf doesn't keep it as long as a request may last.
             parts = self.shelf.pack({UPLOAD: np.frombuffer(upload, np.uint8)})
-            return self.remote(carrier, parts, utterance.prompt_text)
+            return self.remote(carrier, parts, transcript)
         return await self._call(run, send)
 
 
@@ -135,6 +137,12 @@ class TtsClient(StageClient):
         def send(carrier, inputs):
             return self.remote(carrier, utterance, inputs[0].reply.parts)
         return await self._call(run, send, voice)
+
+    async def generate_kept(self, utterance: Utterance, voice: KeptVoice, run: Run) -> Result:
+        """The same with a voice that this ingress has kept, and can hand out as often as it is lost."""
+        def send(carrier, inputs):
+            return self.remote(carrier, utterance, self.shelf.pack(voice.arrays))  # anew, like an upload
+        return await self._call(run, send)
 
 
 class VocoderClient(StageClient):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployments.arrays import Parts
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import Reply
+from deployments.wire import ENGINE, Reply
 from engines.contract import Reference
 from tracing import Carrier, Span, vocabulary
 
@@ -24,11 +24,12 @@ class EmbeddingService(Stage):
         return self._encoder.encode(items)
 
     async def extract(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
-        """`parts`: audio-service's. Reply parts: the engine's voice arrays."""
+        """`parts`: audio-service's. Reply parts: the engine's voice arrays; facts: the engine's name and version."""
         async def work(span: Span) -> dict:
             found = await self.shelf.unpack(parts)
             views = {int(name.removeprefix(VIEW)): array for name, array in found.items() if name.startswith(VIEW)}
             arrays = {name: array for name, array in found.items() if not name.startswith(VIEW)}
             done = await self.batched(span, Reference(views, arrays, facts["transcript"]))
-            return {"parts": self.shelf.pack(done.value.arrays)}
+            can = self.engine.capabilities
+            return {"parts": self.shelf.pack(done.value.arrays), "facts": {ENGINE: (can.name, can.version)}}
         return await self.answer(carrier, work)

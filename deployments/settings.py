@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,10 +73,20 @@ class Tracing(Strict):
 
 
 class LiveTracing(Strict):
-    """cosyvoice3-api's `user_config`: changes while the ingress runs, by a redeploy that restarts nothing."""
+    """The part of cosyvoice3-api's `user_config` that is the keeper's: changes by a redeploy that restarts nothing."""
 
     tracing: bool = True  #: False: requests have ids but no spans, also those that fail; they are counted
     sampling_ratio: float | None = Field(None, ge=0, le=1)  #: in place of the one in `tracing.sampling`
+
+
+#: Megabytes (10**6 bytes) of kept voices in each ingress replica; 0 is off. CosyVoice3's take 162 kB each.
+VoiceCacheMb = Annotated[float, Field(ge=0, le=100_000)]
+
+
+class LiveApi(LiveTracing):
+    """cosyvoice3-api's whole `user_config`."""
+
+    voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
 
 
 class ApiConfig(Strict):
@@ -84,4 +94,5 @@ class ApiConfig(Strict):
     engine_options: dict = Field(default_factory=dict)
     limits: Limits = Limits()
     tracing: Tracing = Tracing()
+    voice_cache_mb: VoiceCacheMb = 0.0
     dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag

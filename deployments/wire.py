@@ -12,6 +12,9 @@ from tracing import Record
 #: Names of two parts, (n,) uint8: the clip as it was sent, the finished audio as it will be answered.
 UPLOAD = "upload"
 WAV = "wav"
+#: Names of two facts: the clip's tags in audio-service's reply, and which engine (name, version) found the voice.
+CLIP = "clip"
+ENGINE = "engine"
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_the_ingress_hands_tickets_on_as_they_are():
         first, second = AudioClient(audio), EmbeddingClient(embedding)
         first.remote, second.remote = audio.remote, embedding.remote
         first.shelf = Shelf("node", lambda: False)
-        clip = await first.prepare(b"clip", Utterance("a", "en-US"), run)
+        clip = await first.prepare(b"clip", None, run)
         return await second.extract(clip, run)
     asyncio.run(scenario())
     [((_, facts, parts), kwargs)] = embedding.calls
