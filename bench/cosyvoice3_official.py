@@ -1,12 +1,12 @@
 """The official CosyVoice3 networks on a checkpoint of ours, one request at a time, as its authors' code runs them.
 
-Reads a clone of the official repository (FunAudioLLM/CosyVoice, measured at commit ace7c47). None of its code is here,
-and none is changed but for what must be to run at all: with transformers since 4.53 it decodes wrongly, because it
-hands over a mask of one place for a whole cache, so that 4.51.3 is asked for. Packages it needs beside ours:
+Reads a clone of the official repository (FunAudioLLM/CosyVoice, measured at commit ace7c47); none of its code is here.
+Packages that needs beside ours:
 
     transformers==4.51.3 x-transformers==2.11.24 einops omegaconf scipy
 
-Stood in for, because no computation of inference is in them: torchaudio, and Matcha-TTS's base class of the flow.
+With transformers since 4.53 it decodes wrongly: on a cached step it hands over a mask of length one. torchaudio and
+Matcha-TTS's base class of the flow take no part in inference; something empty stands in for them.
 """
 
 from __future__ import annotations

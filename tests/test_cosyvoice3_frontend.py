@@ -115,6 +115,20 @@ def test_resampling_gives_every_sample_that_begins_inside(length, rate, target, 
     assert len(resample(np.ones(length, np.float32), rate, target)) == expected
 
 
+def test_clips_of_any_length_are_few_convolutions(monkeypatch):
+    """For each length that a convolution meets, torch keeps code; a service meets thousands."""
+    convolve, lengths = torch.nn.functional.conv1d, set()
+    monkeypatch.setattr(torch.nn.functional, "conv1d", lambda samples, *others, **named: (
+        lengths.add(samples.shape[-1]), convolve(samples, *others, **named))[1])
+    whole = np.random.default_rng(0).standard_normal(4 * 24_000).astype(np.float32)
+    expected = resample(whole, 24_000, 16_000)
+    for length in range(3 * 24_000 + 1, 4 * 24_000, 997):
+        out = resample(whole[:length], 24_000, 16_000)
+        assert len(out) == math.ceil(length * 2 / 3)
+        assert np.array_equal(out[:-20], expected[:len(out) - 20]), "but for the end, what stands behind is not heard"
+    assert len(lengths) == 1
+
+
 def test_features_have_their_frames_and_find_a_tone():
     def tone(rate):
         return (0.5 * np.sin(2 * math.pi * 2000 * np.arange(2 * rate) / rate)).astype(np.float32)

@@ -23,7 +23,9 @@ def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
     shared = math.gcd(rate, target)
     step, phases = rate // shared, target // shared
     kernels, reach = _kernels(step, phases)
-    padded = torch.nn.functional.pad(torch.from_numpy(samples)[None, None], (reach, reach + step))
+    # To whole seconds: for each length it meets, the convolution is compiled anew and the code kept, 140 kB a time.
+    filled = -len(samples) % rate
+    padded = torch.nn.functional.pad(torch.from_numpy(samples)[None, None], (reach, reach + step + filled))
     out = torch.nn.functional.conv1d(padded, kernels, stride=step)  # (1, phases, steps)
     return out[0].T.reshape(-1)[:math.ceil(phases * len(samples) / step)].numpy()
 
