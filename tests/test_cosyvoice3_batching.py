@@ -230,7 +230,7 @@ def test_what_is_too_long_or_too_short_is_refused(tiny):
         network([torch.zeros(80, 0)], excitation)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
 def test_half_precision_stays_near(tiny, dtype, tolerance):
     """Relative to the mel's own spread, and the batch as the single row within the same."""
     several = rows([30, 12], [20, 9])
