@@ -32,7 +32,8 @@ def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = (), 
                   zipkin_url: str | None = None, ratio: float = 1.0,
                   behind_haproxy: bool = False) -> Iterator[PrivateGraph]:
     """`cluster/serve.cpu.yaml` with `args` laid over its application's own, and further applications `beside` it;
-    `copies` are more of the same, each under its name as a path.
+    `copies` are more of the same, each under its name as a path. Voices are not kept, unless `args` says so: a
+    benchmark repeats one clip, and all four stages are to be measured.
     Traces are kept at `ratio`, in a file or in the Zipkin that is named."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -42,7 +43,7 @@ def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = (), 
             port, spans = ports.any_free(), Path(folder) / "spans.jsonl"
             out = {"zipkin_url": zipkin_url} if zipkin_url else {"spans_file": str(spans)}
             tracing = {**out, "spool_dir": str(Path(folder) / "spool"), "sampling": {"ratio": ratio}}
-            application = Application.read(CONFIG, port, {"tracing": tracing, **args})
+            application = Application.read(CONFIG, port, {"tracing": tracing, "voice_cache_mb": 0, **args})
             for deployment in application.config["applications"][0]["deployments"]:
                 deployment.pop("autoscaling_config", None)  # one replica each, all along
             first = application.config["applications"][0]

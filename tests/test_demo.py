@@ -99,6 +99,16 @@ def test_demo_uses_what_runs_and_shows_the_trace_from_zipkin(place):
     lines = answer.stdout.splitlines()
     assert all(any(stage in line and "%" in line for line in lines) for stage in STAGES)
     assert ["GENERATE_MEL" in line for line in lines if "slowest stage" in line] == [True]
+    assert "voice.cache" not in answer.stdout
+
+
+def test_a_second_demo_finds_the_voice_known(place):
+    """With the voice cache as the project's own config has it."""
+    answer = place.run("demo", "--outputs", str(place.outputs))
+    assert answer.returncode == 0, answer.stdout
+    assert "voice.cache=hit" in answer.stdout and "  3 spans" in answer.stdout
+    assert [stage for stage in STAGES if any(stage in line and "%" in line for line in answer.stdout.splitlines())] \
+        == ["GENERATE_MEL", "VOCODE_WAV"]
 
 
 def test_a_refused_request_shows_the_servers_words_and_fails(place):

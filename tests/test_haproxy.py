@@ -37,7 +37,7 @@ def post(url: str, **headers: str) -> httpx.Response:
 
 def test_on_loopback_alone_with_whole_traces_and_back_after_a_death(head, zipkin, tmp_path):
     application = Application.read(CLUSTER / "serve.cpu.yaml", ports.any_free(), {
-        "engine": "simulated", "engine_options": FAST,
+        "engine": "simulated", "engine_options": FAST, "voice_cache_mb": 0,
         "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(tmp_path / "spool"), "sampling": {"ratio": 1.0}}})
     url = f"http://127.0.0.1:{application.config['http_options']['port']}"
     dashboard = Dashboard(head)
