@@ -2,7 +2,7 @@
 
     python -m bench [engine|served|overhead|tracing|tracing_served|voice …]     all of them where none is named
 
-Apart, because they take long or need more: `bench.soak`, `bench.storage`.
+Apart, because they take long or need more: `bench.soak`, `bench.storage`, `bench.cosyvoice3`.
 """
 
 from __future__ import annotations

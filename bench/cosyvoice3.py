@@ -46,13 +46,14 @@ def measured(directory: ModelDirectory, options: argparse.Namespace) -> list[dic
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
     shared = {"device": device, "dtype": options.dtype, "threads": options.threads, "tokens": size.tokens,
               "audio_s": size.tokens / TOKENS_PER_SECOND, "prompt_tokens": size.prompt, "text_tokens": TEXT_TOKENS,
-              "sizes": sizes(directory), "weights": "random" if options.model_dir is None else "given",
+              "sizes": sizes(directory), "weights": options.model_dir.name if options.model_dir else "random",
               "date": datetime.now(UTC).strftime("%Y-%m-%d")}
     rows = []
 
     def add(code: str, part: str, in_flight: int, figures: dict) -> None:
         figures = {name: float(f"{value:.4g}") for name, value in figures.items()}
-        rows.append({"code": code, "part": part, "in_flight": in_flight, **figures, **shared})
+        row = {"code": code, "part": part, "in_flight": in_flight, **figures, **shared}
+        rows.append(row | {"dtype": "float32"} if part == "VOCODE_WAV" else row)
         print(f"{code:9}{part:14}{in_flight:3}  " + "  ".join(f"{name} {value:g}" for name, value in figures.items()),
               flush=True)
     for part in options.parts:
