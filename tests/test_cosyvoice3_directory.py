@@ -154,6 +154,7 @@ def test_a_checkpoint_is_not_written_over_another(tiny, capsys):
 
 
 @pytest.mark.parametrize("options, complaint", [({"dtype": "int8"}, "dtype"), ({"lm_rows": 0}, "lm_rows"),
+                                                ({"flow_rows": "many"}, "flow_rows"), ({"lm_rows": "auto"}, "lm_rows"),
                                                 ({"lm_positions": 0}, "lm_positions"),
                                                 ({"vocoder_batch": 0}, "vocoder_batch")])
 def test_a_bad_option_is_refused(tiny, options, complaint):

@@ -24,7 +24,7 @@ from speech.errors import InternalError, InvalidInput, UnsupportedDialect
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    return create("cosyvoice3", {"model_dir": str(tiny.path), "lm_rows": 4, "lm_positions": 6000})
+    return create("cosyvoice3", {"model_dir": str(tiny.path), "lm_rows": 4, "lm_positions": 6000, "flow_rows": 8})
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +221,12 @@ def after_all(acoustic):
             acoustic._flow_batcher.remove(member)
         return members
     return take
+
+
+def test_on_a_cpu_the_flow_takes_one_row_at_a_time(tiny, voices):
+    model = create("cosyvoice3", {"model_dir": str(tiny.path)}).load_acoustic_model()
+    mels = model.generate(jobs(voices)[:3])
+    assert {flow.tags["batch.size"] for mel in mels for flow in mel.phases[2:]} == {1}
 
 
 def test_a_failed_reading_of_a_prompt_leaves_rows_that_can_be_cancelled(acoustic, voices, monkeypatch):

@@ -46,7 +46,7 @@ CLIP = clip()
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> dict:
     directory = make(tmp_path_factory.mktemp("checkpoint") / "tiny", replace(TINY, layers=24))
-    return {"model_dir": str(directory.path), "lm_rows": 10, "lm_positions": 6000}
+    return {"model_dir": str(directory.path), "lm_rows": 10, "lm_positions": 6000, "flow_rows": 8}
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ class CosyVoice3Engine:
             row each, and a part that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
         lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
+        flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as long
+            as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and holds up everybody else.
         vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU.
         greedy: always the likeliest token, whatever the seed: for comparing implementations, not for listening.
         parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
@@ -51,18 +53,20 @@ class CosyVoice3Engine:
     """
 
     def __init__(self, model_dir: str = "", dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-                 lm_rows: int = 8, lm_positions: int = 3072, vocoder_batch: int = 1, greedy: bool = False,
-                 parity: bool = False) -> None:
+                 lm_rows: int = 8, lm_positions: int = 3072, flow_rows: int | Literal["auto"] = "auto",
+                 vocoder_batch: int = 1, greedy: bool = False, parity: bool = False) -> None:
         if dtype != "auto" and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(_DTYPES)}")
-        for name, value in (("lm_rows", lm_rows), ("lm_positions", lm_positions), ("vocoder_batch", vocoder_batch)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name, value in (("lm_rows", lm_rows), ("lm_positions", lm_positions), ("flow_rows", flow_rows),
+                            ("vocoder_batch", vocoder_batch)):
+            if not (value == "auto" and name == "flow_rows" or isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if not model_dir:
             raise WeightsError(f"The engine cosyvoice3 needs model_dir, the folder with its weights. {PUBLISHED}")
         self._directory = ModelDirectory(model_dir)
         self._directory.require()
         self._dtype = dtype
+        self._flow_rows = flow_rows
         self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
         self.capabilities = Capabilities(
             name="fun-cosyvoice3-0.5b", version=f"1-{self._directory.fingerprint()}", sample_rate=24_000,
@@ -93,10 +97,13 @@ class CosyVoice3Engine:
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
         import torch
 
+        from engines.cosyvoice3.flow_batches import Limits
         from engines.cosyvoice3.stages import CosyVoice3AcousticModel
 
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
-        return CosyVoice3AcousticModel(self._directory, device, threads, getattr(torch, name), **self._decoding)
+        rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
+        return CosyVoice3AcousticModel(self._directory, device, threads, getattr(torch, name),
+                                       limits=Limits(rows=rows), **self._decoding)
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.cosyvoice3.stages import CosyVoice3Vocoder
