@@ -1,4 +1,4 @@
-"""Five hundred requests through the engine, no two of one length: what it keeps of them in memory."""
+"""Five hundred requests of random lengths through the engine: what it keeps of them in memory."""
 
 import ctypes
 import gc
