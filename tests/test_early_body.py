@@ -6,7 +6,7 @@ import time
 import pytest
 
 from deployments import early_body
-from deployments.early_body import MOST_BYTES, MOST_S
+from deployments.early_body import AGAIN_AFTER_S, MOST_BYTES, MOST_S, PATH
 
 
 def request(body: bytes, more: bool = False) -> dict:
@@ -38,59 +38,81 @@ class Client:
         return message
 
 
-def passed_on(client: Client, count: int) -> tuple[list[dict], int, float]:
-    """What the ingress receives in so many calls; how many of them the proxy was asked for; how long `put` took."""
+def passed_on(client: Client, count: int, ours: bool = True) -> tuple[list[dict], float]:
+    """What an application, ours or another, receives in so many calls; how long `put` took."""
     async def run():
         began = time.monotonic()
-        scope, rest = await early_body.put({"type": "http", "path": "/"}, client)
+        scope, receive = await early_body.put({"type": "http", "path": PATH}, client)
         took = time.monotonic() - began
-        asked = 0
-
-        async def proxy():
-            nonlocal asked
-            asked += 1
-            return await rest()
-        receive = early_body.take(scope, proxy)
-        assert scope == {"type": "http", "path": "/"}
-        return [await receive() for _ in range(count)], asked, took
+        if ours:
+            receive = early_body.take(scope, receive)
+            assert scope == {"type": "http", "path": PATH}
+        return [await receive() for _ in range(count)], took
     return asyncio.run(run())
 
 
-def test_a_body_that_is_there_comes_with_the_headers():
-    got, asked, _ = passed_on(Client((0, request(b"one", more=True)), (0, request(b"two")), (0, GONE)), 2)
-    assert got == [request(b"onetwo"), GONE] and asked == 1
+both = pytest.mark.parametrize("ours", [True, False], ids=["ours", "another's"])
 
 
-def test_a_request_without_a_body_has_an_empty_one():
-    got, asked, _ = passed_on(Client((0, request(b"")), (0, GONE)), 2)
-    assert got == [request(b""), GONE] and asked == 1
+def test_what_is_there_comes_with_the_headers():
+    async def run():
+        scope, _ = await early_body.put({"type": "http", "path": f"/prefix{PATH}"}, Client((0, request(b"one", more=True)), (0, request(b"two"))))
+
+        async def proxy():
+            raise AssertionError("the proxy need not be asked")
+        return await early_body.take(scope, proxy)()
+    assert asyncio.run(run()) == request(b"onetwo")
 
 
-def test_a_slow_upload_is_not_held_up():
+@both
+@pytest.mark.parametrize("body", [b"onetwo", b"one", b""])
+def test_a_body_that_is_there(body, ours, monkeypatch):
+    monkeypatch.setattr(early_body, "AGAIN_AFTER_S", 0.05)
+    parts = [(0, request(body[:3], more=len(body) > 3)), *([(0, request(body[3:]))] if len(body) > 3 else [])]
+    assert passed_on(Client(*parts, (0.2, GONE)), 2, ours)[0] == [request(body), GONE]
+
+
+def test_a_client_that_has_left_is_not_told_of_its_body():
+    assert passed_on(Client((0, request(b"body")), (0, GONE)), 1, ours=False)[0] == [GONE]
+    assert AGAIN_AFTER_S >= 0.5, "our own answers are mostly under way by then, and nothing is sent twice"
+
+
+def test_another_path_is_left_alone():
+    async def run():
+        scope, client = {"type": "http", "path": "/api/other"}, Client()
+        assert await early_body.put(scope, client) == (scope, client)
+    asyncio.run(run())
+
+
+@both
+def test_a_slow_upload_is_not_held_up(ours):
     client = Client((0, request(b"one", more=True)), (0.3, request(b"two", more=True)), (0, request(b"three")))
-    got, asked, took = passed_on(client, 3)
-    assert got == [request(b"one", more=True), request(b"two", more=True), request(b"three")] and asked == 2
+    got, took = passed_on(client, 3, ours)
+    assert got == [request(b"one", more=True), request(b"two", more=True), request(b"three")]
     assert MOST_S <= took < 0.25
 
 
-def test_an_upload_that_has_not_begun_comes_the_usual_way():
-    got, asked, _ = passed_on(Client((0.1, request(b"late"))), 1)
-    assert got == [request(b"late")] and asked == 1
+@both
+def test_an_upload_that_has_not_begun_comes_the_usual_way(ours):
+    got, _ = passed_on(Client((0.1, request(b"late", more=True)), (0, request(b"r"))), 2, ours)
+    assert got == [request(b"late", more=True), request(b"r")]
 
 
+@both
 @pytest.mark.parametrize("chunk", [MOST_BYTES // 2, MOST_BYTES, 3 * MOST_BYTES])
-def test_of_a_large_body_the_beginning_comes_along(chunk):
+def test_of_a_large_body_the_beginning_comes_along(chunk, ours):
     chunks = [bytes([n]) * chunk for n in range(4)]
     client = Client(*((0, request(body, more=True)) for body in chunks), (0, request(b"")))
-    got, asked, _ = passed_on(client, 6 - max(1, MOST_BYTES // chunk))
+    got, _ = passed_on(client, 6 - max(1, MOST_BYTES // chunk), ours)
     assert b"".join(message["body"] for message in got) == b"".join(chunks)
-    assert MOST_BYTES <= len(got[0]["body"]) < MOST_BYTES + chunk and asked == len(got) - 1
+    assert MOST_BYTES <= len(got[0]["body"]) < MOST_BYTES + chunk
     assert [message["more_body"] for message in got] == [True] * (len(got) - 1) + [False]
 
 
+@both
 @pytest.mark.parametrize("before", [(), ((0, request(b"half", more=True)),)])
-def test_a_client_that_leaves_meanwhile_has_left(before):
-    got, _, _ = passed_on(Client(*before, (0, GONE)), len(before) + 1)
+def test_a_client_that_leaves_meanwhile_has_left(before, ours):
+    got, _ = passed_on(Client(*before, (0, GONE)), len(before) + 1, ours)
     assert got == [message for _, message in before] + [GONE]
 
 
