@@ -55,8 +55,8 @@ def served(apps, options, tracing) -> App:
     neighbour = apps["fast"]
     entry = yaml.safe_load((CLUSTER / "serve.cosyvoice3.yaml").read_text())["applications"][0]
     on_cpu = {"device": "cpu", "threads": 1}
-    entry["args"] |= {"engine_options": options, "tracing": tracing, "embedding": on_cpu, "tts": on_cpu,
-                      "vocoder": on_cpu}
+    entry["args"] |= {"engine_options": options, "tracing": tracing, "voice_cache_mb": 0, "embedding": on_cpu,
+                      "tts": on_cpu, "vocoder": on_cpu}
     for deployment in entry["deployments"]:
         if scaling := deployment.get("autoscaling_config"):
             scaling["max_replicas"] = 1  # whoever is in the language model is in this one

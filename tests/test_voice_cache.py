@@ -322,7 +322,7 @@ def test_its_size_is_checked():
     assert GraphConfig().api().voice_cache_mb == 0, "off, unless a config says so"
 
 
-@pytest.mark.parametrize("file", ["serve.cpu.yaml", "serve.gpu.yaml"])
+@pytest.mark.parametrize("file", ["serve.cpu.yaml", "serve.gpu.yaml", "serve.cosyvoice3.yaml"])
 def test_the_projects_configs_have_it_on(file):
     args = yaml.safe_load((CLUSTER / file).read_text())["applications"][0]["args"]
     assert GraphConfig(**args).api().voice_cache_mb >= 16
