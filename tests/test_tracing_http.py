@@ -3,8 +3,8 @@
 import logging
 
 import pytest
+from export import real_trace, trace, wait_for
 from fake_zipkin import fake_zipkin
-from test_tracing_export import real_trace, trace, wait_for
 
 from tracing import Exporter, ExportSettings
 from tracing.http_transport import HttpTransport

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from opentelemetry import trace as global_trace
 
-from tracing import Carrier, SilentSpan, SilentTracer, Span, Tracer, encode
+from tracing import Carrier, SilentTracer, Span, Tracer, encode
 
 MS = 1_000_000
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from export import real_trace, trace, wait_for
 from fake_zipkin import FakeZipkin, fake_zipkin
-from test_tracing_export import real_trace, trace, wait_for
 from test_tracing_transports import FakeCollector, line
 
 from tracing import Exporter, ExportSettings
