@@ -1,8 +1,9 @@
 """Typed clients of the four stages, as the DAG in `graph.py` calls them, and what to do when a stage is gone.
 
 A call is retried once, inside the request's deadline, when its replica died (Serve does not retry what a replica has
-accepted; all four stages are idempotent), and an input whose replica died with its array is made again by the stage
-that made it. A stage past the deadline says so itself; the ingress waits a little longer, then speaks for it.
+accepted; all four stages are idempotent). An input that is lost, with its replica or because it was not kept that long,
+is made again by the stage that made it. A stage past the deadline says so itself; the ingress waits a little longer,
+then speaks for it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class StageClient:
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
                     *inputs: Result) -> Result:
         """`send(carrier, inputs)` makes the remote call. Raises the stage's SpeechError, or one for a lost stage."""
-        for attempt in range(1, TRIES + 1):
+        died = lost = 0  # counted apart: when a stage dies late in its work, its inputs are mostly gone by then too
+        while True:
             started = time.time_ns()
             try:
                 async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
@@ -91,20 +93,21 @@ class StageClient:
                     raise
                 log.warning("%s was lost (%s), trace %s", self.service, type(cause).__name__, run.trace_id)
                 run.lost(self.stage, self.service, started, StageUnavailable.type, messages.LOST_REPLICA)
-                self._give_up_after(attempt, run)
+                died += 1
+                self._give_up_after(died, run)
                 continue
             run.collect(reply.spans)
             if reply.input_lost:  # the stage's own span says so
-                self._give_up_after(attempt, run)
+                lost += 1
+                self._give_up_after(lost, run)
                 inputs = tuple([await result.remake() for result in inputs])
                 continue
             if reply.error is not None:
                 raise reply.error
             return Result(reply, partial(self._call, run, send, *inputs))
-        raise AssertionError("unreachable: the last try returns or raises")
 
-    def _give_up_after(self, attempt: int, run: Run) -> None:
-        if attempt == TRIES or run.remaining_s() <= 0:
+    def _give_up_after(self, times: int, run: Run) -> None:
+        if times == TRIES or run.remaining_s() <= 0:
             raise StageUnavailable(f"{self.service} is not available; it is being restarted, try again shortly.",
                                    retry_after_s=5)
 

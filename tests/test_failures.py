@@ -133,6 +133,23 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     assert [span.tags for span in spans if span.name == "GENERATE_MEL"] == [{"error": "lost"}, {}]
 
 
+def test_a_stage_that_dies_late_is_tried_again_with_arrays_made_again():
+    """They are kept for `HOLD_S`; whoever has worked for longer than that dies with nothing left to try again on."""
+    answers = iter([ray.exceptions.ActorDiedError(), Reply([], error=StageUnavailable("lost"), input_lost=True),
+                    Reply([stage_span()])])
+
+    async def remake() -> Result:
+        return Result(Reply([], facts={"fresh": True}), remake)
+
+    async def send(carrier, inputs):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        assert answer.error or inputs[0].reply.facts == {"fresh": True}
+        return answer
+    assert asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake))).reply.error is None
+
+
 def test_an_array_that_stays_lost_is_a_503():
     async def remake() -> Result:
         return Result(Reply([]), remake)
