@@ -90,8 +90,10 @@ class CosyVoice3Api:
         arrived = time.time_ns()
         async with self.admission.enter():
             run.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
-            audio = await self.pipeline(asked.prompt_audio, utterance, run, self.voices)
-            asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
+            try:
+                audio = await self.pipeline(asked.prompt_audio, utterance, run, self.voices)
+            finally:  # a refused clip too was put there
+                asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
             wav = await self._wav(audio, run)
         return Response(wav, media_type="audio/wav")
 
