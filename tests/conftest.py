@@ -43,6 +43,10 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("terminated", returncode=143))
 
 
+#: Files that leave an application of the whole session unusable.
+LAST = {"test_shutdown.py"}
+
+
 def pytest_collection_modifyitems(config, items):
     wanted = config.getoption("--proof")
     chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
@@ -50,6 +54,7 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = chosen
+    items.sort(key=lambda item: item.path.name in LAST)
 
 
 @pytest.hookimpl(hookwrapper=True)
