@@ -13,6 +13,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,22 @@ class App:
         deployments = self.dashboard.applications().get(self.name, {}).get("deployments", {})  # none while it is built
         return [replica for replica in deployments.get(service, {}).get("replicas", [])
                 if replica["state"] == "RUNNING"]
+
+    def counters(self) -> list[dict[str, int]]:
+        """What each replica of the ingress has counted. Serve shows a handle no replica that is being reconfigured, or
+        just was, so all of them are waited for."""
+        from ray import serve
+        from ray.serve.exceptions import DeploymentUnavailableError
+
+        end = time.monotonic() + 30
+        while True:
+            with suppress(DeploymentUnavailableError):
+                found = serve.get_deployment_handle("cosyvoice3-api", self.name).broadcast("counters").results(
+                    timeout_s=20)
+                if len(found) == len(self.replicas("cosyvoice3-api")):
+                    return found
+            assert time.monotonic() < end, f"not every ingress of {self.name} answers"
+            time.sleep(0.1)
 
     def redeploy(self, change: Callable[[dict], None]) -> None:
         """Deploy again with this application's config changed; the others stay as they are."""

@@ -8,10 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
-from ray.serve.exceptions import DeploymentUnavailableError
 from serving import CLUSTER, App, tone
 from test_tracing_switch import switch
 
@@ -22,19 +21,13 @@ MISS = HIT | {"preprocess_audio", "extract_speaker"}
 
 def counters(app: App) -> list[dict[str, int]]:
     """Of the cache, for each replica of the ingress."""
-    from ray import serve
-
-    found = serve.get_deployment_handle("cosyvoice3-api", app.name).broadcast("counters").results(timeout_s=20)
     return [{name.removeprefix("voice_cache_"): n for name, n in one.items() if name.startswith("voice_cache_")}
-            for one in found]
+            for one in app.counters()]
 
 
 def sized(app: App, limit_bytes: int) -> None:
     end = time.monotonic() + 30
-    while True:
-        with suppress(DeploymentUnavailableError):  # Serve shows a handle no replica that is being reconfigured
-            if {one["limit_bytes"] for one in counters(app)} == {limit_bytes}:
-                return
+    while {one["limit_bytes"] for one in counters(app)} != {limit_bytes}:
         assert time.monotonic() < end, "the setting never came into force"
         time.sleep(0.1)
 
