@@ -34,6 +34,8 @@ class Capabilities:
     reference_seconds: tuple[float, float] = (3.0, 15.0)  #: shortest and longest reference clip
     embedding_size: int = 256
     max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
+    #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
+    #: a streamed text goes through the graph sentence by sentence
     streaming: bool = False
     notice: str = ""  #: what a user must know about the result ("steers a voice, is no true clone")
 
@@ -71,6 +73,21 @@ class Mel:
     arrays: Arrays
     seconds: float
     phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True)
+class MelChunk:
+    """The beginning of a mel that is still being made, each chunk with all that came before it in its part.
+
+    A text may be made in parts, one behind the other, that sound independently of each other.
+    """
+
+    arrays: Arrays  #: as a Mel's, of the part from its beginning to here
+    seconds: float  #: of the part's audio so far
+    part: int  #: from 0
+    final: bool  #: the part is complete
+    last: bool = False  #: and so is the utterance
+    phases: tuple[Phase, ...] = ()  #: in the last one alone, of the whole utterance
 
 
 class SpeakerEncoder(Protocol):
@@ -112,17 +129,21 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
         """
         ...
 
-    def submit(self, utterance: Utterance, voice: Voice) -> Ticket | SpeechError:
-        """Queue an utterance; it joins at the first step that has a row for it. One that can't be said is refused."""
+    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False) -> Ticket | SpeechError:
+        """Queue an utterance; it joins at the first step that has a row for it. One that can't be said is refused.
+
+        `stream`: let it out in chunks as it is made. Only where `Capabilities.streaming` is true.
+        """
         ...
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a ticket, wherever it is; its rows are free at once. Does nothing for one that is finished."""
         ...
 
-    def step(self) -> list[tuple[Ticket, Mel | SpeechError]]:
+    def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
         """Compute a little for everybody; returns those who are finished by it. Returns [] when nobody is there.
 
+        A streamed ticket gives MelChunks, in the order of their audio, and is finished with the one that is `last`.
         Where it raises, nobody is finished, and every ticket must be cancelled before the next step. A ticket that has
         not joined had no part in it.
         """
@@ -132,6 +153,21 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
 class Vocoder(Protocol):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         """Mono float32 (n,) in ±1 at the engine's sample rate, one per Mel."""
+        ...
+
+
+@runtime_checkable
+class StreamingVocoder(Vocoder, Protocol):
+    """A vocoder whose audio for the beginning of a part stays what it is when more of the part comes.
+
+    It keeps nothing from one chunk to the next, so any replica may take any of them.
+    """
+
+    def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[np.ndarray | SpeechError]:
+        """Each chunk with the samples of its part that are given out already -> those that follow them, mono float32.
+
+        As far as they are sure: until the part is `final` a little is held back, and the result may be empty.
+        """
         ...
 
 
