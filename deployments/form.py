@@ -1,4 +1,4 @@
-"""The multipart form of `POST /api/generate`, read under limits: one file, plain text fields, nothing twice."""
+"""A multipart form with one clip in it, read under limits: one file, plain text fields, nothing twice."""
 
 from __future__ import annotations
 
@@ -18,20 +18,42 @@ MAX_FIELD_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Which form it is. Names are our own words: they stand in error messages.
+
+    Attributes:
+        file: name of the field that holds the clip.
+        also: other names that the same field may come under.
+        text: the most important of the other fields, for whoever sends something else altogether.
+    """
+
+    file: str
+    also: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.file, *self.also
+
+
+GENERATE = Kind("prompt_audio", text="text and dialect")
+
+
+@dataclass(frozen=True)
 class Form:
     fields: dict[str, str]
-    prompt_audio: bytes
+    prompt_audio: bytes  #: the clip, whatever its field is called
 
 
 class _TooLarge(Exception):
     pass
 
 
-async def read(request: Request) -> Form:
+async def read(request: Request, kind: Kind = GENERATE) -> Form:
     """Raises InvalidInput for what is not such a form, ClientDisconnect when the client leaves meanwhile."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise InvalidInput("The body must be multipart/form-data with the fields prompt_audio (a file), text and "
-                           "dialect; with curl, use -F.", code="not_multipart")
+        raise InvalidInput(f"The body must be multipart/form-data with the fields {kind.file} (a file), {kind.text}; "
+                           "with curl, use -F.", code="not_multipart")
     if _announced(request) > MAX_BODY_BYTES:
         check_size(MAX_BYTES + 1)
     try:
@@ -43,7 +65,7 @@ async def read(request: Request) -> Form:
         raise InvalidInput("The body is not a valid multipart form, or a text field in it is far too long; let your "
                            "HTTP client build the form and its boundary.", code="malformed_form") from error
     try:
-        return await _unpack(form)
+        return await _unpack(form, kind)
     finally:
         await form.close()
 
@@ -69,24 +91,24 @@ def _limited(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
-async def _unpack(form) -> Form:
+async def _unpack(form, kind: Kind) -> Form:
     fields: dict[str, str] = {}
     clip: bytes | None = None
     for name, value in form.multi_items():
-        if name in fields or (name == "prompt_audio" and clip is not None):
+        if name in fields or (name in kind.files and clip is not None):
             raise InvalidInput("A form field is there twice; send each field once.", code="field_twice")
         if isinstance(value, UploadFile):
-            if name != "prompt_audio":
-                raise InvalidInput("Only prompt_audio is a file; send the other fields as plain text "
+            if name not in kind.files:
+                raise InvalidInput(f"Only {kind.file} is a file; send the other fields as plain text "
                                    "(curl: -F 'text=…').", code="field_is_file")
             check_size(value.size or 0)
             clip = await value.read()
-        elif name == "prompt_audio":
-            raise InvalidInput("The field 'prompt_audio' must be a file (curl: -F prompt_audio=@voice.wav).",
-                               param="prompt_audio", code="clip_not_a_file")
+        elif name in kind.files:
+            raise InvalidInput(f"The field '{name}' must be a file (curl: -F {name}=@voice.wav).",
+                               param=name, code="clip_not_a_file")
         else:
             fields[name] = value
     if clip is None:
-        raise InvalidInput("The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
-                           "file (curl: -F prompt_audio=@voice.wav).", param="prompt_audio", code="clip_missing")
+        raise InvalidInput(f"The field '{kind.file}' is missing: a recording of 3 to 15 s of the voice, sent as a "
+                           f"file (curl: -F {kind.file}=@voice.wav).", param=kind.file, code="clip_missing")
     return Form(fields, clip)

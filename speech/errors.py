@@ -72,6 +72,34 @@ class MethodNotAllowed(SpeechError):
     status = 405
 
 
+class VoiceNotFound(SpeechError):
+    """No voice of this name or id is stored, or no longer."""
+
+    type = "voice_not_found"
+    status = 404
+
+
+class Conflict(SpeechError):
+    """What is stored already stands against it; the same request can succeed once that has changed."""
+
+    type = "conflict"
+    status = 409
+
+
+class NotOwner(SpeechError):
+    """The key may do this to its own alone, and this is somebody else's."""
+
+    type = "not_authorized"
+    status = 403
+
+
+class VoiceStoreUnavailable(SpeechError):
+    """Where the voices lie can't be reached, or refuses; what was asked for may or may not have happened."""
+
+    type = "voice_store_unavailable"
+    status = 503
+
+
 class Overloaded(SpeechError):
     """Admission refused the request before any stage saw it."""
 
