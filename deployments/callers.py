@@ -57,6 +57,8 @@ class Caller:
     trusted: bool = False
     key: str | None = None
     user: str | None = None
+    dialect: str | None = None
+    roles: frozenset[str] = frozenset()
 
     @property
     def principals(self) -> frozenset[str]:

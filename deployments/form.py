@@ -30,19 +30,20 @@ class Kind:
     file: str
     also: tuple[str, ...] = ()
     text: str = ""
+    required: bool = True  #: whether the clip must be there
 
     @property
     def files(self) -> tuple[str, ...]:
         return self.file, *self.also
 
 
-GENERATE = Kind("prompt_audio", text="text and dialect")
+GENERATE = Kind("prompt_audio", text="text and dialect", required=False)
 
 
 @dataclass(frozen=True)
 class Form:
     fields: dict[str, str]
-    prompt_audio: bytes  #: the clip, whatever its field is called
+    prompt_audio: bytes | None  #: the clip, whatever its field is called
 
 
 class _TooLarge(Exception):
@@ -108,7 +109,7 @@ async def _unpack(form, kind: Kind) -> Form:
                                param=name, code="clip_not_a_file")
         else:
             fields[name] = value
-    if clip is None:
+    if clip is None and kind.required:
         raise InvalidInput(f"The field '{kind.file}' is missing: a recording of 3 to 15 s of the voice, sent as a "
                            f"file (curl: -F {kind.file}=@voice.wav).", param=kind.file, code="clip_missing")
     return Form(fields, clip)

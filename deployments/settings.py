@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tracing.sampling import SamplingSettings
+from voices.settings import VoiceSettings
 
 
 class Strict(BaseModel):
@@ -50,6 +51,8 @@ class Limits(Strict):
     max_waiting: int = Field(64, ge=0)  #: requests waiting to enter it; beyond that 503 with Retry-After
     max_wait_s: float = Field(10.0, gt=0)  #: longest wait to enter
     deadline_s: float = Field(60.0, gt=0)  #: from arrival to answer
+    long_deadline_s: float = Field(600.0, gt=0)  #: the same for long_form, up to the end of its stream
+    pieces_at_once: int = Field(4, ge=1)  #: of one long text, in the graph; they count as one request in flight
 
 
 class Tracing(Strict):
@@ -95,4 +98,6 @@ class ApiConfig(Strict):
     limits: Limits = Limits()
     tracing: Tracing = Tracing()
     voice_cache_mb: VoiceCacheMb = 0.0
+    voices: VoiceSettings = VoiceSettings()  #: where stored voices lie
+    cosyvoice_dialect: str | None = None  #: for CosyVoice's own paths, whose clients can't name one
     dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag

@@ -25,7 +25,7 @@ from bench.load import multipart
 from cluster.serving import Application
 from engines.contract import Utterance, create
 from engines.cosyvoice3.random_checkpoint import TINY, make
-from speech import audio
+from speech import audio, pcm
 
 NAME = "cosyvoice3"
 #: one part of at least 480 tokens: the longest the language model is ever at
@@ -92,7 +92,7 @@ class InOneProcess:
         voice, = self.encoder.encode([self.engine.prepare(heard.samples, heard.rate, utterance.prompt_text)])
         mel, = self.acoustic.generate([(utterance, voice)])
         sound, = self.vocoder.vocode([mel])
-        return samples(audio.to_wav(sound, self.engine.capabilities.sample_rate))
+        return samples(pcm.to_wav(sound, self.engine.capabilities.sample_rate))
 
 
 @pytest.fixture(scope="module")
