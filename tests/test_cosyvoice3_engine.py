@@ -17,7 +17,7 @@ from cosyvoice3 import (  # noqa: F401
 )
 
 from engines.contract import ContinuousAcousticModel, Mel, Reference, Utterance, Voice, create
-from engines.cosyvoice3.stages import CosyVoice3Vocoder
+from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 from speech import audio
 from speech.errors import InternalError, InvalidInput, UnsupportedDialect
 
