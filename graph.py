@@ -15,12 +15,13 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from access.limiter import Limiter
 from deployments.api import CosyVoice3Api
 from deployments.audio import AudioService
 from deployments.client import AudioClient, EmbeddingClient, Made, Result, StageClient, TtsClient, VocoderClient
 from deployments.embedding import EmbeddingService
 from deployments.run import Run
-from deployments.settings import ApiConfig, Limits, StageConfig, Strict, Tracing, VoiceCacheMb
+from deployments.settings import ApiConfig, Guarded, Limits, StageConfig, Strict, VoiceCacheMb
 from deployments.tts import TtsService
 from deployments.vocoder import VocoderService
 from deployments.voice_cache import VoiceCache
@@ -38,13 +39,12 @@ class StageOptions(Strict):
     device: str = "auto"
 
 
-class GraphConfig(Strict):
+class GraphConfig(Guarded):
     """Everything the application builder takes; unknown keys are refused."""
 
     engine: str = "embedded"
     engine_options: dict = Field(default_factory=dict)
     limits: Limits = Limits()
-    tracing: Tracing = Tracing()
     voice_cache_mb: VoiceCacheMb = 0.0
     voices: VoiceSettings = VoiceSettings()
     cosyvoice_dialect: str | None = None
@@ -60,8 +60,8 @@ class GraphConfig(Strict):
 
     def api(self) -> ApiConfig:
         return ApiConfig(engine=self.engine, engine_options=self.engine_options, limits=self.limits,
-                         tracing=self.tracing, voice_cache_mb=self.voice_cache_mb, voices=self.voices,
-                         cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
+                         tracing=self.tracing, access=self.access, voice_cache_mb=self.voice_cache_mb,
+                         voices=self.voices, cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
 
 
 class Graph:
@@ -120,7 +120,10 @@ def build(args: GraphConfig) -> Application:
         tts=_deployment(TtsService, TtsService.service).bind(args.stage(args.tts)),
         vocoder=_deployment(VocoderService, VocoderService.service).bind(args.stage(args.vocoder)),
     )
-    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph)
+    # One replica, or its counts would not be all; hardly any work, so hardly any CPU.
+    limiter = _deployment(Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000,
+                          ray_actor_options={"num_cpus": 0.05}).bind() if args.limits_callers else None
+    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph, limiter)
 
 
 def drain(app_name: str = APP_NAME, timeout_s: float = 30.0) -> int:

@@ -14,13 +14,14 @@ import ray
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from deployments import answers
+from access.callers import Callers
+from deployments import access_control, answers
 from deployments.admission import Admission
 from deployments.arrays import HOLD_S, Nodes, Shelf
-from deployments.callers import Callers
 from deployments.client import StageClient
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
@@ -49,7 +50,7 @@ class CosyVoice3Api:
 
     service = "cosyvoice3-api"
 
-    def __init__(self, config: ApiConfig, pipeline: Pipeline) -> None:
+    def __init__(self, config: ApiConfig, pipeline: Pipeline, limiter: DeploymentHandle | None = None) -> None:
         self.config = config
         self.pipeline = pipeline
         self.engine = contract.create(config.engine, config.engine_options)  # capabilities only: loads no weights
@@ -63,15 +64,18 @@ class CosyVoice3Api:
         self.started_s = int(time.time())
         self.speaking = Speaking(pipeline, self.engine.capabilities, self.shelf.unpack, config.limits.pieces_at_once)
         self.keeper = Keeper(config.tracing, self.registry)
-        self.callers = Callers(config.tracing.keys_file)
+        self.callers = Callers(config.keys_file, self.registry)
+        self.entrance = access_control.entrance(config.access, self.callers, limiter)
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):
         """Serve's hook: the ASGI app, built in the replica on its event loop."""
         for stage in self.pipeline.stages.values():
             stage.connect(self.shelf)
+        self.entrance.counting.start()
         self.gateway = Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=Routes(vocabulary.ROUTES),
-                       deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url)
+                               deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url,
+                               entrance=self.entrance)
         return self.gateway
 
     def reconfigure(self, user_config: dict) -> None:
@@ -145,7 +149,7 @@ class CosyVoice3Api:
 
     def administers(self, run: Run) -> bool:
         """Whether a request's caller may delete what others have stored."""
-        return "admin" in run.caller.roles
+        return not self.entrance.required or "admin" in run.caller.roles
 
     async def dialects(self) -> JSONResponse:
         can = self.engine.capabilities
@@ -176,11 +180,12 @@ class CosyVoice3Api:
         return self.admission.in_flight + self.admission.waiting
 
     async def counters(self) -> dict[str, int]:
-        """What became of this replica's traces, and of its voices, for tests and operators."""
+        """What became of this replica's traces, of its voices and of callers at their limits, for tests and operators."""
         voices = {f"voice_cache_{name}": n for name, n in self.voices.counters().items()}
         if self.voices_store is not None:
             voices |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}
-        return self.keeper.counters() | voices | self.stored.counters() | {"pid": os.getpid()}
+        return (self.keeper.counters() | voices | self.stored.counters() | self.entrance.counters()
+                | {"pid": os.getpid()})
 
     def __del__(self) -> None:
         if keeper := getattr(self, "keeper", None):  # absent where the constructor failed

@@ -27,8 +27,8 @@ from collections.abc import Iterable
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.callers import Callers
 from deployments import early_body, messages
-from deployments.callers import Callers
 from deployments.gateway import BROKEN_OFF, send_error
 from deployments.keeper import Keeper
 from deployments.run import record

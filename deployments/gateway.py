@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.callers import Callers
+from access.entrance import Entrance
 from deployments import early_body
-from deployments.callers import Callers
 from deployments.keeper import Keeper
 from deployments.run import Run
 from deployments.trail import trail
@@ -42,7 +43,8 @@ class Gateway:
     """Wraps `app`. `trace_url(id)` is where people find a kept trace, or None."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: Routes,
-                 deadline_s: float, trace_url: Callable[[str], str | None]) -> None:
+                 deadline_s: float, trace_url: Callable[[str], str | None],
+                 entrance: Entrance | None = None) -> None:
         self._app = app
         self._tracer = tracer
         self._silent = SilentTracer()
@@ -50,6 +52,7 @@ class Gateway:
         self._deadline_s = deadline_s
         self._keeper = keeper
         self._callers = callers
+        self._entrance = entrance or Entrance()
         self._trace_url = trace_url
         self._closing: set[asyncio.Task] = set()
 
@@ -62,7 +65,8 @@ class Gateway:
         scope.setdefault("state", {})["run"] = run
         answer = _Answer(self, scope, run, send)
         try:
-            await self._app(scope, receive, answer)
+            async with self._entrance.enter(run.caller, scope["method"], _path(scope)):
+                await self._app(scope, receive, answer)
             if not answer.ended:  # Starlette ends a stream whose client has left without a word
                 self._close_detached(answer)
         except asyncio.CancelledError:

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 from pathlib import Path
 
+from access.callers import Caller
 from deployments import messages
-from deployments.callers import Caller
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
 from tracing import Exporter, ExportSettings, Incoming, Record, encode, vocabulary

@@ -21,4 +21,6 @@ IN_TRACES = (
     "The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; GET /api/dialects lists them all. "
     "Nothing is assumed where it is missing.",
     "The service is at its limit of {} requests in flight; try again after the time in Retry-After.",
+    "This caller's limit of {} requests a minute is reached; try again after the time in Retry-After.",
+    "This caller's limit of {} requests at a time is reached; wait for one of them to end.",
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from deployments.callers import Caller
+from access.callers import Caller
 from speech.errors import SpeechError
 from tracing import Carrier, Decision, Incoming, Record, SilentSpan, SilentTracer, Span, Tracer, inject, vocabulary
 

@@ -15,11 +15,10 @@ from types import MappingProxyType
 
 import av
 import numpy as np
-import soundfile
 import soxr
 
-from speech.audio import to_wav
 from speech.errors import InvalidInput
+from speech.pcm import to_pcm, to_wav
 
 _ANY_RATE: tuple[int, ...] = ()
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -89,7 +88,7 @@ def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
     if found.name == "wav":
         return to_wav(samples, rate)
     if not found.codec:
-        return pcm16(samples).tobytes()
+        return to_pcm(samples).tobytes()
     file = io.BytesIO()
     codec = _Codec(found, rate, file, {})
     try:
@@ -132,7 +131,7 @@ class Encoder:
         if self._codec:
             self._codec.add(samples)
         else:
-            self._pipe.write(pcm16(samples).tobytes())
+            self._pipe.write(to_pcm(samples).tobytes())
         return self._pipe.taken()
 
     def finish(self) -> bytes:
@@ -157,14 +156,6 @@ class Encoder:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-
-def pcm16(samples: np.ndarray) -> np.ndarray:
-    """int16 little-endian (n,) of float32 (n,), rounded and clipped as `speech.audio.to_wav` does."""
-    raw = io.BytesIO()
-    # libsndfile's own conversion (it rounds down), so that the values are those of a WAV file.
-    soundfile.write(raw, np.clip(samples, -1.0, 1.0), 24_000, format="RAW", subtype="PCM_16", endian="LITTLE")
-    return np.frombuffer(raw.getbuffer(), "<i2")
 
 
 def checked(samples: np.ndarray) -> np.ndarray:
@@ -232,7 +223,7 @@ class _Codec:
     def _encode(self, samples: np.ndarray) -> None:
         if not len(samples):
             return
-        values = pcm16(samples) if self._format.samples == "s16" else np.clip(samples, -1.0, 1.0)
+        values = to_pcm(samples) if self._format.samples == "s16" else np.clip(samples, -1.0, 1.0)
         frame = av.AudioFrame.from_ndarray(values[None], format=self._format.samples, layout="mono")
         frame.sample_rate = self._rate
         frame.pts = self._added

@@ -60,6 +60,30 @@ class UnsupportedDialect(SpeechError):
     status = 422
 
 
+class NotAuthorized(SpeechError):
+    """A key is required, and none was shown, or none that counts."""
+
+    type = "not_authorized"
+    status = 401
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"WWW-Authenticate": "Bearer"}
+
+
+class RoleMissing(SpeechError):
+    """The key counts, but not for this."""
+
+    type = "not_authorized"
+    status = 403
+
+
+class RateLimited(SpeechError):
+    """The caller has used up what its key may take. `retry_after_s`: when there will be some again."""
+
+    type = "rate_limited"
+    status = 429
+
+
 class NotFound(SpeechError):
     """No such path, or not with this method."""
 

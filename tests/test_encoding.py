@@ -14,9 +14,9 @@ import soundfile
 import soxr
 
 from speech.audio import decode as decode_clip
-from speech.audio import to_wav
-from speech.encoding import FORMATS, Encoder, encode, pcm16
+from speech.encoding import FORMATS, Encoder, encode
 from speech.errors import InvalidInput
+from speech.pcm import to_pcm, to_wav
 
 RATE = 24_000
 LOSSLESS = ("wav", "pcm", "flac")
@@ -88,7 +88,7 @@ def test_lossless_formats_give_the_samples_of_the_wav_file(how, name, rate):
     heard, at = decoded(name, made(how, name, samples, rate), rate)
     assert at == rate
     assert np.array_equal((heard * 32768).astype(np.int16), expected)
-    assert np.array_equal(pcm16(samples), expected)
+    assert np.array_equal(to_pcm(samples), expected)
 
 
 @pytest.mark.parametrize("name", [*FORMATS])

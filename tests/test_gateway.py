@@ -7,8 +7,8 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
+from access.callers import Callers
 from deployments.api import _app
-from deployments.callers import Callers
 from deployments.door import Door
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper

@@ -11,7 +11,6 @@ from speech.audio import Clip
 from voices.enrolment import MAX_CONSENT, Enrolment
 from voices.names import ID_PREFIX, MAX_NAME
 
-
 #: Of a voice's files: its id, when it was stored (seconds since the epoch, hex), and something nobody else has.
 FOLDER_NAME = r"^voice_[0-9a-f]{32}\.([0-9a-f]{1,16})\.[0-9a-f]{16}$"
 
