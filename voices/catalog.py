@@ -7,9 +7,9 @@ processes, and a process may die at any point: there is no lock that it could ta
 block.
 
 An older list holds what somebody may have deleted since, so it is emptied as soon as a newer one is there; by whoever
-made that, or, where that one died, by the next one to read. The last `KEPT` numbers stay taken, empty, so that a process
-that was asleep can't create a number that others have long passed; one that slept through all of them sees that from
-the listing after its creation, and decides anew.
+made that, or, where that one died, by the next one to read. The last `KEPT` numbers stay taken, empty, so that a
+process that was asleep can't create a number that others have long passed; one that slept through all of them sees that
+from the listing after its creation, and decides anew.
 """
 
 from __future__ import annotations

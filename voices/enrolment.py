@@ -45,8 +45,8 @@ def check_consent(consent: str) -> str:
     """The consent as it was sent, but for white space around it; 1 to 1,000 characters. InvalidInput (`consent`)."""
     stripped = consent.strip()
     if not stripped:
-        raise _refuse("The field 'consent' is missing: write what the speaker has agreed to. No voice is stored without "
-                      "it.", "consent_missing")
+        raise _refuse("The field 'consent' is missing: write what the speaker has agreed to. No voice is stored "
+                      "without it.", "consent_missing")
     if len(stripped) > MAX_CONSENT:
         raise _refuse(f"The consent is {len(stripped)} characters long; the limit is {MAX_CONSENT}. Say in short what "
                       "was agreed, and keep the full agreement where you keep such things.", "consent_too_long")

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Voices are personal: only the user that the service runs as may read them.
@@ -27,10 +27,16 @@ class Folder:
             return None
 
     def write(self, path: str, data: bytes) -> None:
-        target = self._target(path)
         with self._finished(data) as file:
-            os.replace(file, target)
-        _settle(target.parent)
+            for again in (True, True, False):
+                try:
+                    os.replace(file, self._target(path))
+                    break
+                except FileNotFoundError:  # another process has removed the folder since it was made
+                    if not again:
+                        raise
+        with suppress(FileNotFoundError):  # the same, a moment later
+            _settle((self._root / path).parent)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._target(path)

@@ -102,16 +102,11 @@ class Voices:
         sweep.
         """
         self._sweep_now_and_then()
-        tried = False
 
-        def decide(voices: Voicelist) -> Voicelist | None:
-            nonlocal tried
+        def decide(voices: Voicelist) -> Voicelist:
             kept = voices.by_id.get(record.id)
             if kept is None or kept.folder != record.folder:
-                if tried:  # by us, as far as anybody can tell
-                    return None
                 raise _not_found()
-            tried = True
             return voices.without(record.id)
 
         self._catalog.change(decide)
@@ -135,7 +130,7 @@ class Voices:
             return self.clip(voice_id)
         self._count("clips_damaged")
         log.error("the stored clip of %s is %s", voice_id, "missing" if data is None else "damaged")
-        raise InternalError("The stored clip of this voice is missing or damaged. Delete the voice, and store it again.",
+        raise InternalError("The stored clip of this voice is missing or damaged. Delete it, and store it again.",
                             param="voice", code="voice_damaged")
 
     def arrays(self, voice_id: str, engine: tuple[str, str]) -> Arrays | None:

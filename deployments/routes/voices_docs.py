@@ -21,14 +21,14 @@ def _json(description: str, schema: dict) -> dict:
 
 
 _OFF_OR_UNKNOWN = _json("No such voice (voice_not_found), or no voices are stored here (not_found)", _ERROR)
-_STORE_DOWN = _json("The place where voices lie can't be reached (voice_store_unavailable); see Retry-After", _ERROR)
+_STORE_DOWN = _json("The voices' place can't be reached (voice_store_unavailable); see Retry-After", _ERROR)
 
 _FIELDS = {
     "name": {"type": "string", "minLength": 1, "maxLength": 64,
              "description": "letters and digits of any script, '-', '_', and '.' but not first"},
     "audio_sample": {"type": "string", "format": "binary", "description":
-                     "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB; the field may also "
-                     "be called prompt_audio"},
+                     "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB; the field may "
+                     "also be called prompt_audio"},
     "dialect": {"type": "string", "description": "en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."},
     "consent": {"type": "string", "minLength": 1, "maxLength": 1000,
                 "description": "what the speaker agreed to, in words; stored with the time"},
