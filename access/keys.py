@@ -58,7 +58,7 @@ class Key(Strict):
 
 
 class KeyFile(Strict):
-    keys: tuple[Key, ...] = ()
+    keys: Annotated[tuple[Key, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> KeyFile:
