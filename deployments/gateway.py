@@ -78,10 +78,10 @@ class Gateway:
                 error = InternalError("The service failed in a way it should not have; its log says where, under "
                                       "this trace's id.")
             run.error = error
-            if answer.started:
-                await answer.break_off()
-            else:
+            if not answer.started:
                 await send_error(error, answer)
+            elif not answer.ended:
+                await answer.break_off()
 
     def _open(self, scope: Scope) -> Run:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]

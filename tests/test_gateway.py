@@ -149,7 +149,7 @@ def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_n
     [record] = [record.getMessage() for record in caplog.records if "the ingress failed" in record.getMessage()]
     assert answer.headers["x-trace-id"] in record
     assert "builtins.KeyError at " in record and "caused by builtins.ValueError at " in record
-    assert "in generate" in record and __file__ in record
+    assert "in dialects" in record and __file__ in record
     assert "secret" not in answer.text + caplog.text
 
 
