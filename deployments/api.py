@@ -147,6 +147,11 @@ class CosyVoice3Api:
                                param="prompt_audio", code="clip_missing")
         return await self.stored.find(voice) if voice else None
 
+    async def get_ready(self, record: VoiceRecord, run: Run) -> None:
+        """Find a stored voice in its clip, so that its first request need not."""
+        async with self._admitted(run):
+            await self.stored.use(record, run)
+
     def administers(self, run: Run) -> bool:
         """Whether a request's caller may delete what others have stored."""
         return not self.entrance.required or "admin" in run.caller.roles

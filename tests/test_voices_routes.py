@@ -10,14 +10,14 @@ from fastapi.responses import JSONResponse
 from serving import tone
 from starlette.testclient import TestClient
 
-from deployments.callers import Caller
+from access.callers import Caller
 from deployments.routes import voices as routes
 from deployments.run import Run
 from engines import contract
 from speech.dialects import DIALECTS
-from speech.errors import SpeechError
+from speech.errors import InvalidInput, SpeechError, StageUnavailable
 from tracing import Tracer
-from voices import Voices, VoiceSettings
+from voices import VoiceRecord, Voices, VoiceSettings
 
 CLIP = tone()
 GOOD = {"name": "anna", "dialect": "en-US", "consent": "Agreed in writing.", "prompt_text": "secret words"}
@@ -32,6 +32,11 @@ class Api:
         self.registry = DIALECTS
         self.voices_store = Voices.open(settings)
         self.runs: list[Run] = []
+        self.trouble: SpeechError | None = None
+
+    async def get_ready(self, record: VoiceRecord, run: Run) -> None:
+        if self.trouble:
+            raise self.trouble
 
     def administers(self, run: Run) -> bool:
         return run.caller.key == "admin"
@@ -57,7 +62,7 @@ class Api:
 
     def tags(self) -> dict[str, str]:
         """Of the last request's root span."""
-        return self.runs[-1].finish()[0].tags
+        return self.runs[-1].finish(200)[0].tags
 
 
 @pytest.fixture
@@ -199,3 +204,15 @@ def test_the_description_has_the_endpoints(client):
     assert set(paths["/v1/audio/voices/{voice}"]) == {"get", "delete"}
     form = paths["/v1/audio/voices"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["required"]) == {"name", "audio_sample", "dialect", "consent"}
+
+
+def test_a_clip_in_which_no_voice_is_found_is_not_kept(client, api):
+    api.trouble = InvalidInput("too little of it", param="prompt_audio", code="no_voice")
+    check(enrol(client), 400, "no_voice", "audio_sample")
+    assert client.get("/v1/audio/voices").json()["data"] == []
+
+
+def test_a_stage_that_is_away_delays_a_voice_and_does_not_refuse_it(client, api, caplog):
+    api.trouble = StageUnavailable("embedding-service is not available")
+    assert enrol(client).status_code == 201
+    assert "waits for its first request" in caplog.text and "anna" not in caplog.text

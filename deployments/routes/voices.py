@@ -7,6 +7,7 @@ What the store does, and decoding, happens in threads: none of it may hold up th
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import to_thread
 from typing import Protocol
 
@@ -16,13 +17,16 @@ from fastapi.responses import JSONResponse
 from deployments import form
 from deployments.routes import voices_docs
 from deployments.run import Run
+from deployments.trail import trail
 from engines.contract import Engine
 from speech import audio
 from speech.dialects import Registry
-from speech.errors import InvalidInput, NotFound, NotOwner
+from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
 from tracing import vocabulary
-from voices import ClipFacts, Voices
+from voices import ClipFacts, VoiceRecord, Voices
 from voices.enrolment import FILE, parse
+
+log = logging.getLogger("ray.serve")
 
 ALL = "/v1/audio/voices"
 ONE = "/v1/audio/voices/{voice}"
@@ -37,6 +41,10 @@ class Api(Protocol):
     engine: Engine
     registry: Registry
     voices_store: Voices | None  #: None: no voices are stored here
+
+    async def get_ready(self, record: VoiceRecord, run: Run) -> None:
+        """Find the voice in its clip, so that its first request need not. Raises the stages' SpeechErrors."""
+        ...
 
     def administers(self, run: Run) -> bool:
         """Whether its caller may delete what others have stored: by an admin's key, or where no keys are in force."""
@@ -88,7 +96,18 @@ class _Endpoints:
             clip = await self._checked(asked.prompt_audio, run)
             record, created = await to_thread(store.create, enrolment, asked.prompt_audio,
                                               ClipFacts.of(clip, asked.prompt_audio), run.caller.key)
+        if created:
+            await self._get_ready(record, run)
         return JSONResponse(record.public(), 201 if created else 200)
+
+    async def _get_ready(self, record: VoiceRecord, run: Run) -> None:
+        try:
+            await self._api.get_ready(record, run)
+        except InvalidInput:  # no voice can be found in this clip, now or later
+            await to_thread(self._store().delete, record)
+            raise
+        except SpeechError as error:  # it is stored all the same; its first request finds the voice
+            log.warning("a stored voice waits for its first request, trace %s: %s", run.trace_id, trail(error))
 
     async def _checked(self, upload: bytes, run: Run) -> audio.Clip:
         # Before any check, as in audio-service: the trace of a refused clip must say what it was.
