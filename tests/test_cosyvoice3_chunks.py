@@ -144,6 +144,21 @@ def test_a_stream_sounds_as_in_one_process_alone_and_among_others(acoustic, voco
         assert isinstance(found[other][-1], MelChunk if other.stream else Mel)
 
 
+def test_the_official_last_chunk_is_as_in_one_process(acoustic, vocoder, voice, monkeypatch):
+    said_as(acoustic, monkeypatch, script := tokens(100))
+    chunks = {}
+    for parity in (False, True):
+        monkeypatch.setattr(acoustic, "_parity", parity)
+        ticket = acoustic.submit(utterance(), voice, stream=True)
+        row = ticket.plan.row([])
+        chunks[parity] = given(acoustic, ticket)[ticket]
+    reference = SpeechStream(acoustic.flow, vocoder._network, vocoder._noise, row, parity=True)
+    heard = torch.cat([*reference.add(script), reference.finish()])
+    assert distance(sound(vocoder, chunks[True])[0], heard) < 1e-5
+    ours, official = (chunks[parity][-1].arrays["mel"] for parity in (False, True))
+    assert distance(ours[:, :170], official[:, :170]) < 1e-5 and distance(ours, official) > 1e-4
+
+
 def test_parts_come_in_order_and_what_was_given_stays(acoustic, voice, monkeypatch):
     """The second part is ready long before the first, the third long after."""
     monkeypatch.setattr(acoustic, "_flow_batcher", FlowBatcher(Limits(wait_ms=0)))

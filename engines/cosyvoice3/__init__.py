@@ -46,7 +46,7 @@ class CosyVoice3Engine:
         parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
             it: it does not enforce the least length of speech, because it masks the wrong control token
             (sampling.py); it counts the prefix as text in cross-lingual mode (plan.py); and it computes a stream's last
-            chunk with attention over everything, unlike the chunks before it (streaming.py).
+            chunk with attention over everything, unlike the chunks before it (ticket.py).
 
     Raises:
         WeightsError: no directory is named, or it or a file in it is missing; says what, and where it is published.
