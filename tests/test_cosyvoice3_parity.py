@@ -169,6 +169,7 @@ def test_a_short_stream_is_one_chunk_of_its_own_state(mel_maker, vocoder, excita
     for _ in range(2):  # the second as the first: nothing is kept from stream to stream
         stream = SpeechStream(mel_maker, vocoder, excitation, row(truth, truth["tok_greedy"]), parity=True)
         assert stream.add(truth["tok_greedy"].tolist()) == []
-        assert distance(stream.finish(), truth["e2e_stream_wav"][0]) < WITHIN
+        # Through both networks: 7e-6 with AVX-512, 1.013e-5 on a CPU with AVX2 alone.
+        assert distance(stream.finish(), truth["e2e_stream_wav"][0]) < 2 * WITHIN
     with pytest.raises(ValueError, match="no tokens"):
         SpeechStream(mel_maker, vocoder, excitation, row(truth, truth["tok_greedy"])).finish()
