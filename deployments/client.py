@@ -19,7 +19,7 @@ from deployments.arrays import Parts, Shelf
 from deployments.run import Run
 from deployments.tries import Tries
 from deployments.voice_cache import KeptVoice
-from deployments.wire import LAST, SO_FAR, UPLOAD, Reply, SoFar
+from deployments.wire import FINAL, PART, SECONDS, SO_FAR, UPLOAD, Reply, SoFar
 from engines.contract import Utterance
 from tracing import Carrier, vocabulary
 
@@ -124,42 +124,47 @@ class TtsClient(StageClient):
             return self.remote(carrier, utterance, self._parts(voice, inputs))
         return await self._watched(run, send, *_inputs(voice))
 
-    async def stream(self, utterance: Utterance, voice: Made, run: Run, after: int = 0) -> AsyncIterator[Result]:
-        """The mel's chunks as they are made, but for the first `after`.
+    async def stream(self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None = None) -> AsyncIterator[
+            Result]:
+        """The mel's chunks as they are made, but for those that reach no further than `beyond` (`MelChunk.reaches`).
 
-        A stage that dies on the way is replaced by another one, which makes the same chunks again (same seed, same
-        tokens): those that were given out already are passed over.
+        A stage that dies on the way is replaced by another one, which says the same again (same seed, same tokens),
+        maybe cut elsewhere: what was given out already is passed over.
         """
-        given, inputs, tries, ended = after, _inputs(voice), Tries(self.stage, self.service, run), False
+        inputs, tries, ended = _inputs(voice), Tries(self.stage, self.service, run), False
         with run.watching(self.stage, self.service):
             while not ended:
                 with tries.guarding():
                     replies = self.remote_stream(run.carrier(), utterance, self._parts(voice, inputs))
                     try:
-                        made = 0
                         while not ended:
                             async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
                                 reply = await anext(replies)
                             if not tries.accept(reply):
                                 break
                             ended = not reply.facts
-                            made += not ended
-                            if made > given:
-                                given = made
-                                yield Result(reply, partial(self._nth, utterance, voice, run, made - 1))
+                            if not ended and (beyond is None or reaches(reply.facts) > beyond):
+                                before, beyond = beyond, reaches(reply.facts)
+                                yield Result(reply, partial(self._again, utterance, voice, run, before))
                     finally:
                         if not ended:
                             replies.cancel()
                 if tries.remake:
                     inputs = tuple([await result.remake() for result in inputs])
 
-    async def _nth(self, utterance: Utterance, voice: Made, run: Run, after: int) -> Result:
-        async with aclosing(self.stream(utterance, voice, run, after)) as chunks:
+    async def _again(self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None) -> Result:
+        """A chunk in place of one that was lost; it may reach further."""
+        async with aclosing(self.stream(utterance, voice, run, beyond)) as chunks:
             return await anext(chunks)
 
     def _parts(self, voice: Made, inputs: tuple[Result, ...]) -> Parts:
         """A kept voice is put on the shelf anew for every try, like an upload."""
         return self.shelf.pack(voice.arrays) if isinstance(voice, KeptVoice) else inputs[0].reply.parts
+
+
+def reaches(facts: dict) -> tuple[int, float, bool]:
+    """`MelChunk.reaches`, of a chunk's reply."""
+    return facts[PART], facts[SECONDS], facts[FINAL]
 
 
 def _inputs(voice: Made) -> tuple[Result, ...]:
@@ -193,11 +198,13 @@ class VocoderClient(StageClient):
         with ExitStack() as watch:
             try:
                 async for chunk in chunks:
+                    if so_far.reached is not None and reaches(chunk.reply.facts) <= so_far.reached:
+                        continue  # one that was made again in place of a lost one came as far
                     if not so_far.chunks:
                         watch.enter_context(run.watching(self.stage, self.service))
                     silent = True  # a call that fails has a span, its own or the ingress's
                     audio = await self._call(run, send, chunk)
-                    so_far, silent = audio.reply.facts[SO_FAR], chunk.reply.facts[LAST]
+                    so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
                     yield audio
             except BaseException:
                 if not silent:

@@ -12,7 +12,7 @@ Who streams is handed chunks as they are made, and is there until the last one.
 
 Where a step raises, who had joined is taken out and computed again, each alone, so that only a bad one fails; the
 others wait until that is over. Who had not joined had no part in it, and just waits. A stream that is computed again
-goes on behind the chunks that were handed out: the same seed makes the same ones.
+goes on where it was: the same seed says the same, and what was handed out already is passed over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Member:
     """One request. `future` and `chunks` belong to its event loop; the compute thread only asks whether `future` was
     given up. `chunks` is None for who wants the whole; a stream's results go there, and its future has none."""
 
-    __slots__ = ("item", "loop", "future", "arrived_ns", "chunks", "made", "given")
+    __slots__ = ("item", "loop", "future", "arrived_ns", "chunks", "reached")
 
     def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool) -> None:
         self.item = item
@@ -45,7 +45,7 @@ class _Member:
         self.future: asyncio.Future[Batched[Mel | Exception]] = self.loop.create_future()
         self.arrived_ns = arrived_ns
         self.chunks: asyncio.Queue[Batched[MelChunk | Exception]] | None = asyncio.Queue() if stream else None
-        self.made = self.given = 0  # chunks since it was submitted last; chunks handed out
+        self.reached: tuple | None = None  # `MelChunk.reaches` of the last one that was handed out
 
     @property
     def left(self) -> bool:
@@ -206,7 +206,6 @@ class Continuous:
         if isinstance(found, Exception):
             self._answer(member, None, found)
             return False
-        member.made = 0
         self._in_hand[found] = member
         return True
 
@@ -224,9 +223,8 @@ class Continuous:
 
     def _hand_out(self, ticket: Ticket, chunk: MelChunk) -> None:
         member = self._in_hand[ticket]
-        member.made += 1
-        if member.made > member.given:
-            member.given = member.made
+        if member.reached is None or chunk.reaches > member.reached:
+            member.reached = chunk.reaches
             self._answer(member, ticket, chunk)
 
     def _recover(self, error: Exception) -> None:

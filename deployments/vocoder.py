@@ -65,7 +65,8 @@ class VocoderService(Stage):
             self._tell_all(span, now_so_far, done)
             if isinstance(done.value, Exception):
                 raise done.value
-            now_so_far = replace(now_so_far, given=0 if chunk.final else so_far.given + len(done.value))
+            now_so_far = replace(now_so_far, reached=chunk.reaches,
+                                 given=0 if chunk.final else so_far.given + len(done.value))
             fields = self._fields(done.value)
             return fields | {"facts": fields["facts"] | {SO_FAR: now_so_far}}
         reply = await self.answer(carrier, work, span)

@@ -39,6 +39,7 @@ class SoFar:
 
     started_ns: int | None = None
     first_ns: int | None = None  #: when the first audio was ready
+    reached: tuple | None = None  #: `MelChunk.reaches` of the last chunk
     given: int = 0  #: samples of the part under way that are given out
     chunks: int = 0
     queue_ms: float = 0.0

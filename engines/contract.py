@@ -97,6 +97,11 @@ class MelChunk:
     last: bool = False  #: and so is the utterance
     phases: tuple[Phase, ...] = ()  #: in the last one alone, of the whole utterance
 
+    @property
+    def reaches(self) -> tuple[int, float, bool]:
+        """How far into the utterance; chunks made a second time may be cut elsewhere, and this tells which are new."""
+        return self.part, self.seconds, self.final
+
 
 class SpeakerEncoder(Protocol):
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]: ...

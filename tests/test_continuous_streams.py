@@ -66,6 +66,8 @@ class Model:
         if self.refused.get(ticket.text) == ticket.said:
             self.cancel(ticket)
             return ticket, InternalError("it went wrong")
+        if ticket.text == "abcd" and self.submitted.count("abcd") == 2 and ticket.said == 1:
+            ticket.said = 2  # cut elsewhere the second time
         last = ticket.said == len(ticket.text)
         if last:
             self.cancel(ticket)
