@@ -15,6 +15,8 @@ from speech.errors import InvalidInput
 #: Beside the clip, a form holds a few hundred characters of text; the rest is room for its boundaries.
 MAX_BODY_BYTES = MAX_BYTES + 256 * 1024
 MAX_FIELD_BYTES = 16 * 1024
+#: A form without a file may come as one long line, whose fields nobody counts before it is read.
+MAX_PLAIN_BYTES = 4 * MAX_FIELD_BYTES
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,20 @@ class _TooLarge(Exception):
 
 async def read(request: Request, kind: Kind = GENERATE) -> Form:
     """Raises InvalidInput for what is not such a form, ClientDisconnect when the client leaves meanwhile."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind_sent = request.headers.get("content-type", "").lower().partition(";")[0].strip()
+    plain = kind_sent == "application/x-www-form-urlencoded" and not kind.required
+    if kind_sent != "multipart/form-data" and not plain:
         raise InvalidInput(f"The body must be multipart/form-data with the fields {kind.file} (a file), {kind.text}; "
                            "with curl, use -F.", code="not_multipart")
     if _announced(request) > MAX_BODY_BYTES:
         check_size(MAX_BYTES + 1)
     try:
-        form = await _limited(request).form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
-    except _TooLarge:
+        body = _limited(request, MAX_PLAIN_BYTES if plain else MAX_BODY_BYTES)
+        form = await body.form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
+    except _TooLarge as error:
+        if plain:
+            raise InvalidInput("The form is far too long; send at most 5,000 characters of text.",
+                               code="form_too_long") from error
         check_size(MAX_BYTES + 1)
         raise
     except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
@@ -76,8 +84,8 @@ def _announced(request: Request) -> int:
     return int(length) if length.isascii() and length.isdigit() else 0
 
 
-def _limited(request: Request) -> Request:
-    """The same request, whose body raises once it is larger than any valid form, announced or not."""
+def _limited(request: Request, most: int) -> Request:
+    """The same request, whose body raises once it is larger than `most` bytes, announced or not."""
     received = 0
 
     async def receive():
@@ -86,7 +94,7 @@ def _limited(request: Request) -> Request:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
+        if received > most:
             raise _TooLarge
         return message
     return Request(request.scope, receive)
