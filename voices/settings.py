@@ -18,7 +18,8 @@ class VoiceSettings(BaseModel):
         protocols: what `url` may begin with. An object store's must be named here; its driver (s3fs, gcsfs or adlfs)
             must be installed, and finds its credentials in its usual environment variables.
         options: of the driver, for example `{"endpoint_url": "https://…"}`. Don't put credentials here.
-        max_voices: beyond it no voice is stored. Every change writes the list of all of them, some 700 bytes each.
+        max_voices: beyond it no voice is stored. Every change writes the list of all of them: 350 bytes each, and their
+            consents and transcripts.
         max_bytes: of all clips together, as they were sent. What engines found in them comes on top (CosyVoice3: 162
             kB for each voice and each version of the engine).
     """
