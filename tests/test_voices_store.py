@@ -247,7 +247,7 @@ class LosesAnswers(fsspec.get_filesystem_class("memory")):
 
 
 def in_memory(kind) -> Voices:
-    return Voices(ObjectStore(kind(global_store=False, skip_instance_cache=True), "/root"), VoiceSettings())
+    return Voices(ObjectStore(kind(global_store=False, skip_instance_cache=True), "/store"), VoiceSettings())
 
 
 def test_nothing_is_stored_where_exclusive_creation_is_ignored(caplog):
