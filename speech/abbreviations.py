@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 
 _WORDS = {
-    "en": """adm al apr approx apt assn assoc asst aug ave bldg blvd brig bros ca capt cf ch cmdr co col corp cpl dec dept
-          dist div dr ed eds eq est etc ext feb fig figs fr ft gen gov hon hwy inc intl jan jr jul jun lb lbs lt ltd
-          maj mar mfg min mr mrs ms mt mts nov oct op oz pl pp ph.d pres prof pt rd rep rev sen sep sept sgt sr st ste
-          univ vol vols vs""",
-    "de": """abb abs abt allg anm aufl bd bearb begr bes betr bez bspw bzgl bzw ca dipl dr ebd ehem einschl entspr
-          erw etc evtl exkl ff fr frl geb gegr gem ggf griech hl hr hrn hrsg inkl ing insb jh jhd kap lt mind
-          mio mrd mwst nr inkl od phil prof rd sog st std str tel tsd usf usw vgl vol wg zit ztr zzgl""",
-    "es": """aprox arq art av avda cap cía dept depto dña dr dra drs etc fig gral hno ing izq lic máx mín núm pág págs párr
-          prof profa prov ref sr sra sres srta sto sta tel vol ud uds vd vds""",
-    "fr": """al apr av bd boul cf chap ch col dép dr éd env etc ex fig hab ill inc max mgr min mlle mlles mm mme mmes obs p.ex par pp prof rés réf sect st ste sté suiv tél vol""",
-    "it": """art arch avv cap cav cfr co dott dr ecc ed es fig geom gent ill ing lett max min mons nr num pag pagg par prof
-          profssa rag sez sig sigg sigra spett ss tab tel vol dott.ssa prof.ssa sig.ra sig.na""",
+    "en": """adm al apr approx apt assn assoc asst aug ave bldg blvd brig bros ca capt cf ch cmdr co col corp cpl dec
+          dept dist div dr ed eds eq est etc ext feb fig figs fr ft gen gov hon hwy inc intl jan jr jul jun lb lbs
+          lt ltd maj mar mfg min mr mrs ms mt mts nov oct op oz pl pp ph.d pres prof pt rd rep rev sen sep sept sgt
+          sr st ste univ vol vols vs""",
+    "de": """abb abs abt allg anm aufl bd bearb begr bes betr bez bspw bzgl bzw ca dipl dr ebd ehem einschl entspr erw
+          etc evtl exkl ff fr frl geb gegr gem ggf griech hl hr hrn hrsg inkl ing insb jh jhd kap lt mind mio mrd
+          mwst nr inkl od phil prof rd sog st std str tel tsd usf usw vgl vol wg zit ztr zzgl""",
+    "es": """aprox arq art av avda cap cía dept depto dña dr dra drs etc fig gral hno ing izq lic máx mín núm pág págs
+          párr prof profa prov ref sr sra sres srta sto sta tel vol ud uds vd vds""",
+    "fr": """al apr av bd boul cf chap ch col dép dr éd env etc ex fig hab ill inc max mgr min mlle mlles mm mme mmes
+          obs p.ex par pp prof rés réf sect st ste sté suiv tél vol""",
+    "it": """art arch avv cap cav cfr co dott dr ecc ed es fig geom gent ill ing lett max min mons nr num pag pagg par
+          prof profssa rag sez sig sigg sigra spett ss tab tel vol dott.ssa prof.ssa sig.ra sig.na""",
     "ru": """акад без букв бул вв гл гос гр гражд губ деп дер доц долл др зав зам им инж ин илл исп кап кв корп лат млн
           млрд напр нач обл оз отв пер пл пос пр проф просп разд рус руб сб см соч ср ст стр сокр табл тел тыс ул
           урожд франц чел шт экз яз""",

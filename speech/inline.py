@@ -1,7 +1,8 @@
 """What stands in a text for a sound or a manner, and is never torn apart.
 
-Tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`, `read[R][EH1][D]`),
-as both engines know them. What a bracket means, and whether it may be there at all, is the engine's to say.
+Tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`,
+`read[R][EH1][D]`), as both engines know them. What a bracket means, and whether it may be there at all, is the engine's
+to say.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
     """
     spans = [match.span() for match in (*_TAG.finditer(text), *_PAIR.finditer(text))]
     for run in _RUN.finditer(text):
-        spans += [run.span()] if len(run[0]) <= limit else [part.span() for part in _SYLLABLE.finditer(text, *run.span())]
+        parts = [run] if len(run[0]) <= limit else _SYLLABLE.finditer(text, *run.span())
+        spans += [part.span() for part in parts]
     return [span for span in spans if span[1] - span[0] <= limit]
 
 

@@ -84,7 +84,7 @@ class _Cutter:
         return self._said[end] > self._said[start]
 
     def _cost(self, start: int, end: int, size: int) -> int:
-        """What a piece costs: digits of one number, the worst fault first, so that a sum of pieces compares likewise."""
+        """What a piece costs: digits of one number, the worst fault first, so that sums compare likewise."""
         border = self._borders.get(end)
         inside = bisect_left(self._sentences, end) - bisect_left(self._sentences, start + 1)
         cost = int(not self._speaks(start, end))

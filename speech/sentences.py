@@ -2,9 +2,9 @@
 
 Made for speech: a cut in the wrong place is a pause that everyone hears, a cut that was missed is a longer piece. So
 where a full stop may belong to an abbreviation, an initial, an ordinal or a quotation that the sentence goes on after,
-there is no end. That is why no library does it: of those that are kept, sentencex 1.0.32 (compiled, 4 MB) cuts `M. |
-Dupont`, `3. | Mai` and `т. е. | г. Москва`, and ends a Japanese sentence between a quotation and its と; pysbd has had no
-release since 2021, has no Korean, and cuts `Sr. | García` and `？ | ！`. Neither keeps to inline tags.
+there is no end. That is why no library does it: of those that are kept, sentencex 1.0.32 (compiled, 4 MB) cuts
+`M. | Dupont`, `3. | Mai` and `т. е. | г. Москва`, and ends a Japanese sentence between a quotation and its と; pysbd
+has had no release since 2021, has no Korean, and cuts `Sr. | García` and `？ | ！`. Neither keeps to inline tags.
 """
 
 from __future__ import annotations
