@@ -36,8 +36,8 @@ class Format:
     name: str  #: as requested: `mp3`
     media_type: str  #: for `Content-Type`
     extension: str  #: of a file name, without the dot
-    #: Seconds by which what can be decoded is behind what was added: the codec's look-ahead, a frame that is not full,
-    #: and for opus a page of Ogg. `finish` brings the rest.
+    #: Seconds by which what can be decoded is behind what was added, at most: the codec's look-ahead, a frame that is
+    #: not full, a resampler, and for opus a page of Ogg. `finish` brings the rest.
     delay_s: float = 0.0
     codec: str = ""  #: FFmpeg's encoder; none for wav and pcm
     container: str = ""  #: FFmpeg's muxer
@@ -55,16 +55,16 @@ class Format:
 
 
 #: By the name that clients send. Bit rates are for one voice of 24 kHz: mp3 and aac at 64 kbit/s, opus at 32 kbit/s
-#: (RFC 6716, 2.1.1: 28 to 40 for full-band speech). A stream of mp3 or aac has no place to say how many samples the
-#: codec puts in front (mp3 1,105, aac 1,024), so a player shows them; a whole mp3 has, and so has opus always.
+#: (RFC 6716, 2.1.1: 28 to 40 for full-band speech). A stream of mp3, and aac always, has no place to say how many
+#: samples the codec puts in front (mp3 1,105, aac 1,024), so a player plays them; a whole mp3 has, and so has opus.
 FORMATS: Mapping[str, Format] = MappingProxyType({entry.name: entry for entry in (
     Format("wav", "audio/wav", "wav"),
     Format("pcm", "audio/pcm", "pcm"),
-    Format("flac", "audio/flac", "flac", 0.2, "flac", "flac", "s16"),
+    Format("flac", "audio/flac", "flac", 0.12, "flac", "flac", "s16"),
     Format("mp3", "audio/mpeg", "mp3", 0.15, "libmp3lame", "mp3", "fltp", 64_000, _MP3_RATES,
            stream_options={"write_xing": "0", "id3v2_version": "0"}),
     # A page of Ogg costs 28 bytes: with one for each frame of 20 ms, every fourth byte would be a header.
-    Format("opus", "audio/ogg", "opus", 0.15, "libopus", "ogg", "flt", 32_000, _OPUS_RATES,
+    Format("opus", "audio/ogg", "opus", 0.2, "libopus", "ogg", "flt", 32_000, _OPUS_RATES,
            codec_options={"application": "audio", "frame_duration": "20"}, stream_options={"page_duration": "60000"}),
     Format("aac", "audio/aac", "aac", 0.15, "aac", "adts", "fltp", 64_000, _AAC_RATES),
 )})
