@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+#: Within 13 s of CosyVoice's longer example recording the reader pauses for 0.10, 0.19, 0.43, 0.53 and 1.01 s.
 SENTENCE_PAUSE_S = 0.45
 CLAUSE_PAUSE_S = 0.2
 WORD_PAUSE_S = 0.08  #: where a sentence had to be cut between words
