@@ -25,7 +25,7 @@ from deployments.wire import PCM
 from engines.contract import Capabilities, Utterance
 from speech import pcm
 from speech.errors import StageUnavailable
-from speech.joining import Joiner
+from speech.joining import Joiner, pause_after
 from speech.requests import Ask
 from tracing import vocabulary
 
@@ -47,10 +47,11 @@ Source = Callable[[Run], Awaitable[Made]]  #: finds the request's voice
 
 @dataclass(frozen=True)
 class _Sound:
-    """int16 audio of a piece; `ends`: nothing more comes of that piece."""
+    """int16 audio of a piece; `ends`: nothing more comes of that piece, and `pause_s` of silence belong behind it."""
 
     samples: np.ndarray
     ends: bool
+    pause_s: float
 
 
 class Speaking:
@@ -142,15 +143,16 @@ class Speaking:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _say(self, utterance: Utterance, voice: Made, piece: Piece, chunked: bool, out: asyncio.Queue) -> None:
+        pause_s = pause_after(utterance.text)
         try:
             if not chunked:
-                out.put_nowait(_Sound(await self._samples(await self._pipeline.speak(utterance, voice, piece), piece),
-                                      ends=True))
+                samples = await self._samples(await self._pipeline.speak(utterance, voice, piece), piece)
+                out.put_nowait(_Sound(samples, True, pause_s))
                 return
             async with aclosing(self._pipeline.stream(utterance, voice, piece)) as chunks:
                 async for chunk in chunks:
-                    out.put_nowait(_Sound(await self._samples(chunk, piece), ends=False))
-            out.put_nowait(_Sound(np.zeros(0, np.int16), ends=True))
+                    out.put_nowait(_Sound(await self._samples(chunk, piece), False, pause_s))
+            out.put_nowait(_Sound(np.zeros(0, np.int16), True, pause_s))
         except Exception as error:
             out.put_nowait(error)
 
@@ -158,7 +160,7 @@ class Speaking:
         joiner = Joiner(self._engine.sample_rate)
         async with aclosing(sounds):
             async for sound in sounds:
-                yield pcm.to_pcm(joiner.add(pcm.from_pcm(sound.samples), ends=sound.ends))
+                yield pcm.to_pcm(joiner.add(pcm.from_pcm(sound.samples), sound.pause_s, last=sound.ends))
         yield pcm.to_pcm(joiner.finish())
 
     async def _samples(self, audio: Result, run: Run | Piece) -> np.ndarray:

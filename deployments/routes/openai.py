@@ -17,6 +17,7 @@ from deployments import answers, form, json_body
 from deployments.api_docs import MODELS, SPEECH
 from deployments.run import Progress, Run
 from speech import data_url
+from speech.audio import MAX_BYTES
 from speech.errors import InvalidInput, NotFound, SpeechError
 from speech.text import MAX_TEXT
 
@@ -83,7 +84,7 @@ async def _speech(api, request: Request) -> Response:
     if len(fields.get("text", "")) > MAX_TEXT:
         fields.setdefault("long_form", "true")
     if "ref_audio" in given:
-        clip = data_url.decode(given["ref_audio"])
+        clip = data_url.decode(given["ref_audio"], MAX_BYTES)
     elif clip is None and "voice" in given:
         fields["voice"] = given["voice"]
     if "dialect" not in fields and (dialect := _dialect_of(given.get("language"), api)):
