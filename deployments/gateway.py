@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.callers import Callers
 from access.entrance import Entrance
-from deployments import early_body
+from deployments import early_body, upload
 from deployments.keeper import Keeper
 from deployments.run import Run
 from deployments.trail import trail
@@ -66,7 +66,7 @@ class Gateway:
         answer = _Answer(self, scope, run, send)
         try:
             async with self._entrance.enter(run.caller, scope["method"], _path(scope)):
-                await self._app(scope, receive, answer)
+                await self._app(scope, upload.limited(receive, run), answer)
             if not answer.ended:  # Starlette ends a stream whose client has left without a word
                 self._close_detached(answer)
         except asyncio.CancelledError:
