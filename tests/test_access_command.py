@@ -6,6 +6,7 @@ import re
 import socket
 import stat
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import yaml
 
 from access.callers import Callers
 from access.key_editor import KeyEditor
-from cluster import cli, ports, serving, stack
+from cluster import cli, demo, ports, serving, stack
 from cluster.problem import Problem
 from cluster.ray_head import ROOT
+from cluster.state import State, boot_id
 
 REMOTE = "192.0.2.7"
 
@@ -202,6 +204,31 @@ def test_the_one_port_that_is_meant_to_be_open_is_no_warning():
         [found] = ports.open_to_the_network({os.getpid()}, meant=("0.0.0.0", meant))
         assert f":{beside} " in found
         assert len(ports.open_to_the_network({os.getpid()}, meant=("192.0.2.1", meant))) == 2
+
+
+def test_the_demo_shows_its_key_to_the_graph_and_to_nothing_it_starts(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running = State("now", boot_id(), server.server_port)
+        for request in (demo.Request(key="cosygraph_k"), demo.Request()):
+            demo._post(running, request)
+            assert "cosygraph_k" not in repr(request) and "cosygraph_k" not in str(request.form())
+        server.shutdown()
+    assert seen == ["Bearer cosygraph_k", None]
+    monkeypatch.setenv("COSYGRAPH_KEY", "cosygraph_k")
+    cli.main(["status", "--run-dir", str(tmp_path)])
+    assert "COSYGRAPH_KEY" not in os.environ
 
 
 def test_the_projects_configs_ask_for_no_keys_by_themselves():
