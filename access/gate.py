@@ -33,6 +33,8 @@ def roles_for(method: str, path: str) -> frozenset[str]:
         return frozenset()
     if path == _VOICES or path.startswith(f"{_VOICES}/"):
         return frozenset({"voices"}) | (_SYNTHESIZE if method in _READING else frozenset())
+    if path.startswith("/v1/models/"):
+        return _SYNTHESIZE
     return _BY_PATH.get(path, ROLES)
 
 

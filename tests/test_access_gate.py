@@ -17,7 +17,6 @@ from access.keys import ROLES, digest
 from access.required import is_loopback, keys_required
 from access.settings import Access, CallerLimits
 from cluster.ray_head import ROOT
-from deployments.api import ROUTES
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
 from deployments.settings import Tracing
@@ -25,6 +24,8 @@ from graph import GraphConfig
 from speech.dialects import DIALECTS
 from speech.errors import NotAuthorized, RateLimited, RoleMissing, SpeechError
 from tracing import Tracer
+from tracing.routes import Routes
+from tracing.vocabulary import ROUTES
 
 KEY, BUSY = "cosygraph_of-alice", "cosygraph_of-bob"
 
@@ -141,7 +142,7 @@ class Ingress:
         self.fails = False
         self.entrance = Entrance(**{"required": True} | access)
         self.app = Gateway(self._answer, Tracer("cosyvoice3-api"), self.keeper, Callers(str(keys)),
-                           routes=frozenset(ROUTES), deadline_s=5, trace_url=lambda trace_id: None,
+                           routes=Routes(ROUTES), deadline_s=5, trace_url=lambda trace_id: None,
                            entrance=self.entrance)
 
     async def _answer(self, scope, receive, send) -> None:

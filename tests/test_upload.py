@@ -14,6 +14,7 @@ from deployments.settings import Tracing
 from deployments.upload import MAX_BYTES
 from speech.dialects import DIALECTS
 from tracing import Tracer
+from tracing.routes import Routes
 
 PART = bytes(1024 * 1024)
 
@@ -42,7 +43,7 @@ def answered(tmp_path, parts: Iterable[bytes | float], deadline_s: float = 5.0, 
         async def send(message):
             sent.append(message)
         gateway = Gateway(app, Tracer("cosyvoice3-api"), Keeper(Tracing(spans_file=str(tmp_path / "spans")), DIALECTS),
-                          Callers(None), routes=frozenset({"/"}), deadline_s=deadline_s, trace_url=lambda trace_id: None)
+                          Callers(None), routes=Routes({"/"}), deadline_s=deadline_s, trace_url=lambda trace_id: None)
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"",
                  "client": ("127.0.0.1", 1)}
         await gateway(scope, receive, send)
