@@ -8,13 +8,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import yaml
 
-from cluster import demo, key, links, signals, status
-from cluster.ports import LOOPBACK
+from cluster import demo, key, links, reach, signals, status
 from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
@@ -57,11 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
     stack = argparse.ArgumentParser(add_help=False, parents=[where])
     group = stack.add_argument_group("the stack")
-    group.add_argument("--host", type=_address, default=Options.host, metavar="ADDRESS",
-                       help="of the API: an IPv4 address of this machine, 0.0.0.0 for all of them; beyond loopback keys "
-                            "are required (default %(default)s)")
-    group.add_argument("--keys-file", type=Path, metavar="FILE",
-                       help=f"API keys (default: the config file's, else {key.FILE} in the run folder where it is there)")
+    reach.add_options(group)
     group.add_argument("--http-port", type=_port, default=Options.http_port, help="of the API (default %(default)s)")
     group.add_argument("--zipkin-port", type=_port, default=Options.zipkin_port,
                        help="of the Zipkin started here (default %(default)s)")
@@ -143,13 +137,6 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port (0 to 65535)")
     return port
-
-
-def _address(text: str) -> str:
-    try:
-        return str(IPv4Address(LOOPBACK if text == "localhost" else text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no IPv4 address (127.0.0.1, 0.0.0.0 …)") from None
 
 
 def _option(text: str) -> tuple[str, object]:
