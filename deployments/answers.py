@@ -1,7 +1,7 @@
 """Sound as an HTTP answer: one whole file, the file in chunks as it is made, or events that tell of its making too.
 
 What is wrong before an answer begins has its HTTP status. A raw stream begins with its first audio, a stream of events
-with its first stage. What goes wrong afterwards is an event, or leaves a raw stream without an end: it never looks whole.
+with its first stage. What goes wrong afterwards is an event, or leaves a raw stream without an end: never a whole one.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class CosyVoice3Api:
         self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
         self.voices = VoiceCache(self.engine.capabilities, self.shelf.unpack, config.voice_cache_mb)
         self.voices_store = Voices.open(config.voices)
-        self.stored = StoredVoices(self.voices_store, pipeline, self.voices, self.engine.capabilities, self.shelf.unpack)
+        self.stored = StoredVoices(self.voices_store, pipeline, self.voices, self.engine.capabilities,
+                                   self.shelf.unpack)
         self.started_s = int(time.time())
         self.speaking = Speaking(pipeline, self.engine.capabilities, self.shelf.unpack, config.limits.pieces_at_once)
         self.keeper = Keeper(config.tracing, self.registry)
@@ -185,7 +186,7 @@ class CosyVoice3Api:
         return self.admission.in_flight + self.admission.waiting
 
     async def counters(self) -> dict[str, int]:
-        """What became of this replica's traces, of its voices and of callers at their limits, for tests and operators."""
+        """What became of this replica's traces, voices and callers at their limits, for tests and operators."""
         voices = {f"voice_cache_{name}": n for name, n in self.voices.counters().items()}
         if self.voices_store is not None:
             voices |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}

@@ -15,7 +15,7 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from deployments import messages
-from deployments.arrays import Parts, Shelf
+from deployments.arrays import InputLost, Parts, Shelf
 from deployments.run import Run
 from deployments.tries import Tries
 from deployments.voice_cache import KeptVoice
@@ -33,6 +33,17 @@ class Result:
 
     reply: Reply
     remake: Callable[[], Awaitable[Result]]
+
+
+Unpack = Callable[[Parts], Awaitable[dict[str, np.ndarray]]]  #: `Shelf.unpack`
+
+
+async def unpacked(result: Result, unpack: Unpack) -> dict[str, np.ndarray]:
+    """A result's arrays, the result made again once where they are lost. Raises InputLost where they are again."""
+    try:
+        return await unpack(result.reply.parts)
+    except InputLost:
+        return await unpack((await result.remake()).reply.parts)
 
 
 async def _answered(response: Awaitable[Reply]) -> Reply:

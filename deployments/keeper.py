@@ -75,7 +75,8 @@ class Keeper:
     def counters(self) -> dict[str, int]:
         """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
         `Exporter.counters` names it, below `export_`; `untraced` are requests made while tracing was off."""
-        return self._sampler.counters() | {"untraced": self._untraced} | {f"export_{name}": n for name, n in self.exporter.counters().items()}
+        exported = {f"export_{name}": n for name, n in self.exporter.counters().items()}
+        return self._sampler.counters() | {"untraced": self._untraced} | exported
 
     def close(self, timeout_s: float) -> None:
         self.exporter.close(timeout_s=timeout_s)

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from deployments import messages
-from deployments.arrays import InputLost, Parts
-from deployments.client import Made, Result, StageClient
+from deployments.arrays import InputLost
+from deployments.client import Made, Result, StageClient, Unpack, unpacked
 from deployments.run import Piece, Run
 from deployments.voice_cache import KeptVoice, VoiceCache
 from deployments.wire import PCM
@@ -63,7 +63,7 @@ class Speaking:
     """
 
     def __init__(self, pipeline: Pipeline, engine: Capabilities,
-                 unpack: Callable[[Parts], Awaitable[dict[str, np.ndarray]]], at_once: int = 4) -> None:
+                 unpack: Unpack, at_once: int = 4) -> None:
         self._pipeline = pipeline
         self._engine = engine
         self._unpack = unpack
@@ -107,11 +107,7 @@ class Speaking:
         """A voice for many pieces is kept by the ingress meanwhile: the stage that found it would let it go."""
         if isinstance(voice, KeptVoice):
             return voice
-        try:
-            arrays = await self._unpack(voice.reply.parts)
-        except InputLost:
-            arrays = await self._unpack((await voice.remake()).reply.parts)
-        return KeptVoice({name: np.array(array) for name, array in arrays.items()})
+        return KeptVoice.copied(await unpacked(voice, self._unpack))
 
     async def _in_order(self, utterances: list[Utterance], voice: Made, run: Run, chunked: bool,
                         at_first: int) -> AsyncIterator[_Sound]:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
-import numpy as np
-
-from deployments.arrays import Parts
-from deployments.client import Made, Result
+from deployments.client import Made, Result, Unpack, unpacked
 from deployments.run import Run
 from deployments.trail import trail
 from deployments.voice_cache import KeptVoice, VoiceCache
@@ -40,7 +37,7 @@ class StoredVoices:
     """
 
     def __init__(self, store: Voices | None, pipeline: Pipeline, cache: VoiceCache, engine: Capabilities,
-                 unpack: Callable[[Parts], Awaitable[dict[str, np.ndarray]]]) -> None:
+                 unpack: Unpack) -> None:
         self.store = store
         self._pipeline = pipeline
         self._cache = cache
@@ -77,8 +74,7 @@ class StoredVoices:
     async def _extracted(self, record: VoiceRecord, run: Run) -> KeptVoice:
         clip = await to_thread(self.store.clip, record.id)
         _, voice = await self._pipeline.extract(clip, record.transcript, run)
-        found = await self._unpack(voice.reply.parts)
-        kept = KeptVoice({name: np.array(array) for name, array in found.items()})
+        kept = KeptVoice.copied(await unpacked(voice, self._unpack))
         self.counts["extracted"] += 1
         try:
             await to_thread(self.store.keep_arrays, record.id, self._engine, kept.arrays)

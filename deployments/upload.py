@@ -28,8 +28,8 @@ def limited(receive: Receive, run: Run) -> Receive:
             async with asyncio.timeout(max(0.0, run.remaining_s())):
                 message = await receive()
         except TimeoutError:
-            raise DeadlineExceeded("The request's body did not arrive within the request's deadline; send it in one go, "
-                                   "or over a quicker connection.", code="upload_too_slow") from None
+            raise DeadlineExceeded("The request's body did not arrive within the request's deadline; send it in one "
+                                   "go, or over a quicker connection.", code="upload_too_slow") from None
         whole = message["type"] != "http.request" or not message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > MAX_BYTES:

@@ -19,6 +19,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class KeptVoice:
 
     arrays: Arrays = field(repr=False)
     clip: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def copied(cls, arrays: Arrays, clip: Mapping[str, Any] = MappingProxyType({})) -> KeptVoice:
+        """Of arrays that are another's: a mapped one would hold an open file for as long as it is kept."""
+        return cls({name: np.array(array) for name, array in arrays.items()}, clip)
 
     @property
     def nbytes(self) -> int:
@@ -120,8 +126,7 @@ class VoiceCache:
             return
         try:
             found = await self._unpack(voice.parts)
-            self._put(key, KeptVoice({name: np.array(array) for name, array in found.items()},
-                                     clip.facts.get(CLIP, {})))
+            self._put(key, KeptVoice.copied(found, clip.facts.get(CLIP, {})))
         except Exception as error:
             self._count("failed")
             log.warning("a voice could not be kept: %s", trail(error))

@@ -12,8 +12,8 @@ from tracing import Record
 #: Names of two parts: the clip as it was sent, (n,) uint8, and the finished audio, (n,) int16 at the engine's rate.
 UPLOAD = "upload"
 PCM = "pcm"
-#: Names of facts: the clip's tags in audio-service's reply, which engine (name, version) found the voice, how much audio
-#: a mel makes, where in the utterance a chunk belongs (`engines.contract.MelChunk`), and a stream's `SoFar`.
+#: Names of facts: the clip's tags in audio-service's reply, which engine (name, version) found the voice, how much
+#: audio a mel makes, where in the utterance a chunk belongs (`engines.contract.MelChunk`), and a stream's `SoFar`.
 CLIP = "clip"
 ENGINE = "engine"
 SECONDS = "seconds"

@@ -70,8 +70,8 @@ async def _inference(api, request: Request, needed: tuple[str, ...]) -> Response
     if len(fields.get("text", "")) > MAX_TEXT:
         fields["long_form"] = "true"
     run: Run = request.state.run
-    ask, source = await api.asked(fields | {"response_format": "pcm", "stream_format": "audio"}, asked.prompt_audio, run,
-                                  otherwise=api.config.cosyvoice_dialect)
+    fields |= {"response_format": "pcm", "stream_format": "audio"}
+    ask, source = await api.asked(fields, asked.prompt_audio, run, otherwise=api.config.cosyvoice_dialect)
     return await api.answer(ask, source, run)
 
 

@@ -1,4 +1,4 @@
-"""`POST /v1/audio/speech` and `GET /v1/models`, as OpenAI's clients know them, with what vLLM-Omni's clients send beside.
+"""`POST /v1/audio/speech` and `GET /v1/models`, as OpenAI's clients know them, with what vLLM-Omni's send beside.
 
 OpenAI's API reference (audio/createSpeech) and vLLM-Omni's (serving/speech_api) say what the fields mean; docs/api.md
 says what is made of them here.
@@ -123,8 +123,9 @@ def _dialect_of(language: str | None, api) -> str | None:
         return None
     can = api.engine.capabilities.dialects
     spoken = [dialect for dialect in api.registry if dialect.code in can]
-    exact = [dialect for dialect in spoken if language.lower() == dialect.code.lower()]
-    found = exact or [dialect for dialect in spoken if language.lower() in (dialect.language, _english(dialect.language))]
+    wanted = language.lower()
+    exact = [dialect for dialect in spoken if wanted == dialect.code.lower()]
+    found = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
     if len(found) == 1:
         return found[0].code
     raise InvalidInput("The field 'language' names " + ("no language that the running engine speaks"
