@@ -2,8 +2,8 @@
 
 One graph (simulated engine, the times of the tests' application `fast`) and four callers, who take turns request by
 request in random order, since a machine's speed wanders within seconds by more than what is looked for: one without a
-key, one with a key, one whose key has a rate, one whose key has a rate and a limit on requests at a time. The limits are
-never reached. A figure is the change of the median against the caller without a key, with the 95 % interval of a
+key, one with a key, one whose key has a rate, one whose key has a rate and a limit on requests at a time. No limit is
+ever reached. A figure is the change of the median against the caller without a key, with the 95 % interval of a
 bootstrap over the turns.
 """
 
@@ -66,8 +66,8 @@ def main() -> None:
                for caller in LIMITS if caller != "no key"}
     for caller, p50 in medians.items():
         more = changes.get(caller)
-        print(f"{caller:20} p50 {p50:6.1f} ms" + (f"   {more['change']:+.2%}  ({more['low']:+.2%} to {more['high']:+.2%})"
-                                                  if more else ""))
+        said = f"{more['change']:+.2%}  ({more['low']:+.2%} to {more['high']:+.2%})" if more else ""
+        print(f"{caller:20} p50 {p50:6.1f} ms   {said}")
     results.write("access", {"simulated": SIMULATED, "turns": options.turns, "p50_ms": medians, "change": changes})
 
 

@@ -183,12 +183,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
-                   ray_port=args.ray_port, config=args.config, engine=args.engine,
-                   engine_options=dict(args.engine_options), with_zipkin=not args.no_zipkin,
-                   haproxy=args.haproxy,
-                   sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
-                   run_dir=args.run_dir)
+    return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port,
+                   dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port, ray_port=args.ray_port,
+                   config=args.config, engine=args.engine, engine_options=dict(args.engine_options),
+                   with_zipkin=not args.no_zipkin, haproxy=args.haproxy, sampling=args.sampling,
+                   storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url), run_dir=args.run_dir)
 
 
 def _demo(args: argparse.Namespace, stack: Stack) -> int:

@@ -66,7 +66,7 @@ class Gateway:
         answer = _Answer(self, scope, run, send)
         try:
             async with self._entrance.enter(run.caller, scope["method"], _path(scope)):
-                await self._app(scope, upload.limited(receive, run), answer)
+                await self._app(scope, upload.limited(scope, receive, run), answer)
             if not answer.ended:  # Starlette ends a stream whose client has left without a word
                 self._close_detached(answer)
         except asyncio.CancelledError:

@@ -1,23 +1,30 @@
-"""A request's body under two limits, whatever reads it: so many bytes, and within the request's deadline.
+"""A request under limits, whatever reads it: so many bytes of headers and of body, and these within the deadline.
 
-Without the second, a client that sends a byte now and then would hold its place, and its connection, for ever.
+Without the last, a client that sends a byte now and then would hold its place, and its connection, for ever. Serve's
+HTTP server takes headers of megabytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from deployments.run import Run
 from speech.errors import DeadlineExceeded, InvalidInput
 
 #: A clip of 20 MB as base64, and some. Readers refuse earlier what they can know earlier.
 MAX_BYTES = 32 * 1024 * 1024
+MAX_HEAD_BYTES = 64 * 1024  #: of all headers, the path and the query together
 
 
-def limited(receive: Receive, run: Run) -> Receive:
-    """Raises DeadlineExceeded or InvalidInput into whoever reads the body; behind its end nothing is limited."""
+def limited(scope: Scope, receive: Receive, run: Run) -> Receive:
+    """Raises InvalidInput at once for too large a head, and DeadlineExceeded or InvalidInput into whoever reads the
+    body; behind its end nothing is limited."""
+    head = len(scope["path"]) + len(scope.get("query_string", b""))
+    if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+        raise InvalidInput(f"The request's headers and address are larger than {MAX_HEAD_BYTES // 1024} KB together; "
+                           "send fewer or shorter ones.", code="head_too_large")
     received, whole = 0, False
 
     async def within_limits() -> Message:

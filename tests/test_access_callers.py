@@ -88,7 +88,8 @@ def test_a_key_ends_when_its_entry_says_so(path, expires, now, good):
     path.write_text(path.read_text() + f"    expires: {expires}\n")
     callers = Callers(str(path), now=lambda: datetime.fromisoformat(now).replace(tzinfo=UTC))
     found = callers.identify({"x-api-key": KEY}, LOCAL)
-    assert (found.key, found.trusted, found.refused) == (("load-test", True, None) if good else (None, False, "expired"))
+    expected = ("load-test", True, None) if good else (None, False, "expired")
+    assert (found.key, found.trusted, found.refused) == expected
 
 
 def test_the_file_may_change_while_it_is_in_use_and_a_damaged_one_changes_nothing(path, monkeypatch, caplog):

@@ -37,7 +37,8 @@ def caller(*roles: str) -> Caller:
 @pytest.mark.parametrize("method, path, roles", [
     ("POST", "/api/generate", {"synthesize"}), ("POST", "/v1/audio/speech", {"synthesize"}),
     ("GET", "/v1/models", {"synthesize"}), ("POST", "/inference_zero_shot", {"synthesize"}),
-    ("GET", "/v1/audio/voices", {"voices", "synthesize"}), ("GET", "/v1/audio/voices/voice_1", {"voices", "synthesize"}),
+    ("GET", "/v1/audio/voices", {"voices", "synthesize"}),
+    ("GET", "/v1/audio/voices/voice_1", {"voices", "synthesize"}),
     ("POST", "/v1/audio/voices", {"voices"}), ("DELETE", "/v1/audio/voices/voice_1", {"voices"}),
     ("GET", "/v1/audio/voicesx", ROLES), ("GET", "/nothing", ROLES), ("GET", "/health/", ROLES),
     ("GET", "", ROLES), ("GET", "/HEALTH", ROLES)])
@@ -74,7 +75,8 @@ def test_the_table_in_the_docs_is_the_one_in_force():
         assert gate.roles_for("POST", path) == (frozenset() if role == "none" else {role}), path
 
 
-@pytest.mark.parametrize("refused, code", [(None, "key_missing"), ("unknown", "key_unknown"), ("expired", "key_expired")])
+@pytest.mark.parametrize("refused, code", [
+    (None, "key_missing"), ("unknown", "key_unknown"), ("expired", "key_expired")])
 def test_a_refused_caller_is_told_why_and_how_to_do_it(refused, code):
     with pytest.raises(NotAuthorized) as caught:
         gate.check(Caller(refused=refused), "POST", "/api/generate")
@@ -152,7 +154,8 @@ class Ingress:
             raise RuntimeError("as told")
         await PlainTextResponse("fine")(scope, receive, send)
 
-    async def ask(self, key: str | None = None, path: str = "/api/generate", client: str = "192.0.2.1") -> httpx.Response:
+    async def ask(self, key: str | None = None, path: str = "/api/generate",
+                  client: str = "192.0.2.1") -> httpx.Response:
         transport = httpx.ASGITransport(self.app, client=(client, 5))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
             return await http.post(path, headers={"Authorization": f"Bearer {key}"} if key else {})
@@ -192,7 +195,7 @@ def test_user_hash_is_the_owners(tmp_path):
             await ingress.ask(key, path="/v1/audio/voices" if key == KEY else "/api/generate")
     asyncio.run(main())
     tags = {span["tags"]["http.status_code"]: span["tags"] for span in ingress.spans()}
-    assert tags["403"]["user.hash"] == alice and tags["429"]["user.hash"] == bob, "the key's name, where it has no owner"
+    assert tags["403"]["user.hash"] == alice and tags["429"]["user.hash"] == bob, "its name where it has no owner"
 
 
 def test_a_caller_over_its_rate_gets_429_and_the_others_do_not(tmp_path):
