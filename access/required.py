@@ -7,8 +7,8 @@ import ipaddress
 from access.settings import Access
 
 REMEDY = ("make a key with `python -m cluster key NAME`, whose file the launcher finds by itself, or with `--file "
-          "FILE` and name that file as access.keys_file; or listen on 127.0.0.1 alone; or, where something in front of the "
-          "service checks who calls, say so with access.required: false")
+          "FILE` and name that file as access.keys_file; or listen on 127.0.0.1 alone; or, where something in front of "
+          "the service checks who calls, say so with access.required: false")
 
 
 def keys_file_of(access: Access, tracing_keys_file: str | None) -> str | None:
