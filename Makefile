@@ -44,7 +44,7 @@ bench: $(TESTS) ## measure, print tables, write bench/results
 clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/)
 	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
 	rm -rf $(VENV) .run .pytest_cache __pycache__
-	find bench cluster deployments engines speech tests tracing -name __pycache__ -type d -prune -exec rm -rf {} +
+	find bench cluster deployments engines speech tests tracing webui -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian ships python3 without venv, and its own message names a package that not every release has.
 $(BIN)/uv:

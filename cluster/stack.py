@@ -37,6 +37,7 @@ class Options:
     engine_options: Mapping[str, object] = field(default_factory=dict)  #: laid over the config's
     haproxy: bool = False  #: Serve's HAProxy mode
     with_zipkin: bool = True
+    web_page: bool = True  #: where the config has one
     storage: Storage = Storage()  #: of the Zipkin that is started
     sampling: float = 1.0  #: share of unremarkable traces that is kept
     run_dir: Path = ROOT / ".run"
@@ -107,6 +108,10 @@ class Stack:
         dashboard = serving.Dashboard(head, self.ray_logs)
         dashboard.deploy(application)
         dashboard.wait_until_running(application.name, self.say)
+        if application.web_page is not None:
+            page, state.page_path = application.web_page
+            dashboard.wait_until_running(page, self.say)
+            state.page_app = page
         serving.wait_until_ready(state.http_url)
         state.ready = True
         self.file.save(state)
@@ -114,14 +119,14 @@ class Stack:
         exposed = open_to_the_network(ours)
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
-        self.say(f"ready: {state.http_url}")
+        self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
 
     @staticmethod
     def _application(options: Options, **args) -> serving.Application:
         if options.engine:
             args["engine"] = options.engine
         return serving.Application.read(options.config, options.http_port,
-                                        args | {"engine_options": options.engine_options})
+                                        args | {"engine_options": options.engine_options}, options.web_page)
 
     def _tracing(self, options: Options, state: State) -> dict:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless

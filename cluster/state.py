@@ -27,6 +27,8 @@ class State:
     http_port: int
     app: str = ""  #: the Serve application's name, once it was deployed
     module: str = ""  #: the Python module that builds it (and knows how to drain it)
+    page_app: str = ""  #: the web page's application, where it was deployed
+    page_path: str = ""  #: and its path
     ready: bool = False
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces
@@ -36,6 +38,10 @@ class State:
     @property
     def http_url(self) -> str:
         return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def page_url(self) -> str | None:
+        return f"{self.http_url}{self.page_path}" if self.page_app else None
 
     @property
     def started(self) -> list[Started]:

@@ -1,4 +1,4 @@
-"""A stand-in for the HTTP API, as docs/api.md has it, for the tests of its clients: no graph, a tone in place of speech.
+"""A stand-in for the HTTP API as docs/api.md has it, for tests of its clients: no graph, a tone in place of speech.
 
 What it can't show is whether the API keeps that contract: tests/test_web_page.py asks the real one.
 """
@@ -106,12 +106,13 @@ class StandInApi:
             raise
 
     async def _told(self, form: dict, began: float):
-        timings, seconds, first_ms, at = [], 0.0, None, 4.0
+        timings, seconds, first_ms = [], 0.0, None
         stages = [name for name in SERVICES if not (self.knows_voice and name in list(SERVICES)[:2])]
         for piece in range(1, self.pieces + 1):
             for name in stages if piece == 1 else stages[-2:]:
                 common = {"stage": name, "service": SERVICES[name], "piece": piece, "pieces": self.pieces}
                 yield "stage", common | {"state": "started"}
+                at = (time.monotonic() - began) * 1e3
                 if name == "VOCODE_WAV":
                     for index in range(self.chunks):
                         first_ms = first_ms or (time.monotonic() - began) * 1e3
@@ -120,16 +121,16 @@ class StandInApi:
                         if self.late_error is not None and index == 0:
                             yield "error", {"error": self.late_error, "trace_id": TRACE}
                             return
-                ms = 40.0 + 100 * len(timings)
+                ms = (time.monotonic() - began) * 1e3 - at
                 yield "stage", common | {"state": "done", "ms": ms}
                 timings.append({"stage": name, "service": SERVICES[name], "piece": piece, "start_ms": at,
-                                "duration_ms": ms, "queue_ms": 6.0, "batch_wait_ms": 11.0, "batch_size": 2,
-                                "compute_ms": ms - 20})
-                at += ms + 2
+                                "duration_ms": ms, "queue_ms": ms / 16, "batch_wait_ms": ms / 8, "batch_size": 2,
+                                "compute_ms": ms * 3 / 4})
         if not self.breaks_off:
-            yield "done", {"trace_id": TRACE, "seconds": seconds, "first_audio_ms": first_ms, "total_ms": at,
+            total_ms = (time.monotonic() - began) * 1e3
+            yield "done", {"trace_id": TRACE, "seconds": seconds, "first_audio_ms": first_ms, "total_ms": total_ms,
                            "trace_url": f"{self.zipkin}/zipkin/traces/{TRACE}" if self.keeps_trace else None,
-                           "real_time_factor": at / 1e3 / seconds, "stages": timings}
+                           "real_time_factor": total_ms / 1e3 / seconds, "stages": timings}
 
 
 async def _form(request: Request) -> dict:

@@ -1,6 +1,7 @@
-"""Keeps Gradio from asking anybody on the internet anything, and its files to ourselves. Imported before it, because it
-reads these when it is imported: usage statistics with the check for a newer version, the runs that it would otherwise
-keep in the browser (they hold texts), and where uploads lie.
+"""Gradio, kept from asking anybody on the internet anything, and its files to ourselves.
+
+To be imported from here: it reads these when it is imported. They are usage statistics with the check for a newer
+version, the runs that it would otherwise keep in the browser (they hold texts), and where uploads lie.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ FOLDER = tempfile.mkdtemp(prefix="cosygraph-webui-")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = FOLDER
+
+import gradio as gr  # noqa: E402, F401
 
 
 @atexit.register

@@ -6,10 +6,9 @@ import random
 from collections.abc import Iterator
 from html import escape
 
-from webui import dialects, live, offline  # noqa: F401  (offline: before gradio)
-import gradio as gr  # noqa: I001
-
+from webui import dialects, live
 from webui.client import Api, ApiError
+from webui.offline import gr
 from webui.run import Shown, Wish, failed, read_clip, run
 from webui.words import HELP, LANGUAGES, PRESETS, TEXTS
 
@@ -37,11 +36,11 @@ class Page:
                        delete_cache=(600, 3600)) as blocks:
             gr.HTML(self._head(), elem_id="top")
             with gr.Row(equal_height=False):
-                with gr.Column(scale=6, min_width=340):
+                with gr.Column(scale=1, min_width=340):
                     self._voice()
                     self._text()
                     self._delivery()
-                with gr.Column(scale=5, min_width=340):
+                with gr.Column(scale=1, min_width=340, elem_id="outcome"):
                     self._result()
             self._connect(blocks)
         return blocks
@@ -57,10 +56,13 @@ class Page:
         return (f'<header id="head"><h1>Cosygraph</h1><p>{escape(self.words["tagline"])}</p>'
                 f'<nav aria-label="{escape(self.words["language"])}">{links}</nav></header>')
 
+    def _title(self, name: str) -> None:
+        gr.HTML(f"<h2>{escape(self.words[name])}</h2>", elem_classes="title")
+
     def _voice(self) -> None:
         words = self.words
-        with gr.Group(elem_classes="panel"), gr.Column(variant="panel"):
-            gr.HTML(f"<h2>{escape(words['voice'])}</h2>")
+        with gr.Column(variant="panel", elem_classes="panel"):
+            self._title("voice")
             self.source = gr.Radio([(words["from_clip"], "clip"), (words["from_store"], "voice")], value="clip",
                                    label=words["source"], container=False, elem_id="source")
             self.clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip",
@@ -69,9 +71,8 @@ class Page:
                 self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice",
                                          info=words["no_voices"])
                 self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
-            self.dialect = gr.HTML("", html_template=dialects.TEMPLATE, js_on_load=dialects.SCRIPT,
-                                   caption=words["dialect"], note="", options=dialects.options([], words, self.language),
-                                   elem_id="dialect-box")
+            self.dialect = gr.HTML("", html_template=dialects.template(words), js_on_load=dialects.SCRIPT,
+                                   note="", options=dialects.options([], words, self.language), elem_id="dialect-box")
             with gr.Accordion(words["more"], open=False, elem_id="more"):
                 self.prompt_text = gr.Textbox(label=words["prompt_text"], lines=1, elem_id="prompt-text")
                 self.key = gr.Textbox(label=words["key"], type="password", elem_id="key",
@@ -84,8 +85,8 @@ class Page:
 
     def _text(self) -> None:
         words = self.words
-        with gr.Group(elem_classes="panel"), gr.Column(variant="panel"):
-            gr.HTML(f"<h2>{escape(words['what'])}</h2>")
+        with gr.Column(variant="panel", elem_classes="panel"):
+            self._title("what")
             self.text = gr.Textbox(label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14,
                                    elem_id="text")
             self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
@@ -94,8 +95,8 @@ class Page:
 
     def _delivery(self) -> None:
         words = self.words
-        with gr.Group(elem_classes="panel"), gr.Column(variant="panel"):
-            gr.HTML(f"<h2>{escape(words['how'])}</h2>")
+        with gr.Column(variant="panel", elem_classes="panel"):
+            self._title("how")
             self.mode = gr.Radio([(words["mode_fast"], "fast"), (words["mode_instruct"], "instruct")], value="fast",
                                  label=words["mode"], container=False, elem_id="mode")
             with gr.Column(visible=False) as self.instruct:
@@ -117,7 +118,7 @@ class Page:
                                         size="lg", scale=5, elem_id="generate")
                 self.stop = gr.Button(words["stop"], variant="stop", size="lg", scale=1, min_width=90, visible=False,
                                       elem_id="stop")
-            gr.HTML(f"<h2>{escape(words['result'])}</h2>")
+            self._title("result")
             self.progress = gr.HTML(f'<p class="idle">{escape(words["idle"])}</p>', elem_id="progress")
             self.live = gr.HTML(None, html_template=live.template(words), js_on_load=live.SCRIPT, elem_id="live")
             self.file = gr.Audio(label=words["file"], interactive=False, visible=False, elem_id="file",

@@ -138,7 +138,7 @@ def failed(error: ApiError, zipkin_ui_url: str | None, words: Mapping[str, str])
 
 
 def _alert(text: str, title: str = "") -> str:
-    head = f"<strong>{escape(title)}</strong> " if title else ""
+    head = f"<strong>{escape(title)}</strong><br>" if title else ""
     return f'<div role="alert" class="problem">{head}{escape(text)}</div>'
 
 

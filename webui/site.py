@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from webui.page import Page
-import gradio as gr  # noqa: I001  (webui.page first: it keeps Gradio offline)
-
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
+from webui.offline import gr
+from webui.page import Page
 from webui.words import HTML_LANGUAGE, LANGUAGES, language_of
 
 MAX_UPLOAD = "20mb"
@@ -18,6 +17,10 @@ CSS = (Path(__file__).parent / "page.css").read_text()
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
          "WenQuanYi Micro Hei", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+#: Three spans of a trace; without one of its own the browser asks for /favicon.ico.
+ICON = ("<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+        "<path stroke='%231f7a8c' stroke-width='3' d='M1 3h10M4 8h7M7 13h8'/></svg>\">")
 
 
 def build(api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None) -> FastAPI:
@@ -45,7 +48,7 @@ def _head(language: str) -> str:
     name = HTML_LANGUAGE[language]
     return (f"<script>Object.defineProperty(navigator, 'language', {{get: () => '{name}'}});"
             f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});"
-            f"document.documentElement.lang = '{name}';</script>")
+            f"document.documentElement.lang = '{name}';</script>{ICON}")
 
 
 def _theme() -> gr.themes.Base:

@@ -26,5 +26,6 @@ def _with_lengths(wav: bytes) -> bytes:
 
 def wav(pcm: bytes, rate: int) -> bytes:
     """16 bit, little-endian, mono, as WAV."""
-    return b"".join((b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ",
-                     struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16), b"data", struct.pack("<I", len(pcm)), pcm))
+    format = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return b"".join((b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ", format, b"data",
+                     struct.pack("<I", len(pcm)), pcm))

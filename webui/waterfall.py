@@ -27,7 +27,7 @@ def draw(done: Done, words: Mapping[str, str]) -> str:
     """HTML of one finished request; an empty string where it names no stage."""
     if not done.stages:
         return ""
-    end = max([done.total_ms, *(one.start_ms + one.duration_ms for one in done.stages)])
+    end = max([done.total_ms, done.first_audio_ms or 0, *(one.start_ms + one.duration_ms for one in done.stages)])
     many = any(one.piece > 1 for one in done.stages)
     rows = "".join(_row(one, end, many, words) for one in _ordered(done))
     legend = "".join(f'<span><i class="part {name}"></i>{escape(words[name])}</span>' for name in PARTS)

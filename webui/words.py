@@ -48,9 +48,9 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "preset": ("风格预设", "Style presets"),
     "style": ("风格指令（自由填写）", "Style instruction, in your own words"),
     "style_placeholder": ("例如：请非常开心地说一句话。", "For example: speak slowly and gently"),
-    "speed": ("语速（1 为原速）", "Speed (1 is as it is)"),
+    "speed": ("语速", "Speed"),
     "seed": ("随机种子", "Seed"),
-    "dice": ("🎲 换一个", "🎲 Roll"),
+    "dice": ("⚄ 换一个", "⚄ Roll"),
     "key": ("API 密钥（仅在服务要求时填写；只留在本页）",
             "API key (only where the service asks for one; kept in this page alone)"),
     "more": ("更多：参考文本、API 密钥", "More: transcript, API key"),
@@ -75,10 +75,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "state_started": ("进行中", "running"),
     "state_done": ("完成", "done"),
     "state_skipped": ("跳过：音色已知", "skipped: this voice is known"),
-    "stage_PREPROCESS_AUDIO": ("处理参考音频", "Prepare the reference"),
-    "stage_EXTRACT_SPEAKER": ("提取音色", "Extract the voice"),
-    "stage_GENERATE_MEL": ("生成声学特征", "Generate speech features"),
-    "stage_VOCODE_WAV": ("合成波形", "Make the waveform"),
+    "stage_PREPROCESS_AUDIO": ("处理参考音频", "Prepare reference"),
+    "stage_EXTRACT_SPEAKER": ("提取音色", "Extract voice"),
+    "stage_GENERATE_MEL": ("生成声学特征", "Generate speech"),
+    "stage_VOCODE_WAV": ("合成波形", "Make waveform"),
     "pieces": ("{done} / {all} 段", "{done} of {all} pieces"),
     "piece": ("第 {piece} 段", "piece {piece}"),
     "progress": ("各阶段进度", "Progress by stage"),
@@ -102,10 +102,9 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "no_trace": ("这次的链路没有保留（采样）。想保留每一条，请用 --sampling 1 启动，或在 Serve 配置中设置 "
                  "tracing.sampling.ratio: 1；出错和慢的请求总会保留。编号：{id}",
                  "This trace was not kept: it was not sampled. To keep every one, start with --sampling 1, or set "
-                 "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests are always kept. Its id: {id}"),
+                 "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests always are. Its id: {id}"),
     "failed": ("没有成功", "That did not work"),
     "trace_id": ("链路编号", "Trace id"),
-    "chars": ("{n} / {most} 字", "{n} of {most} characters"),
 }
 
 TEXTS: dict[str, dict[str, str]] = {
@@ -137,8 +136,8 @@ phones with their stress:
 | `I read[R][EH1][D] it yesterday.` | read as /rɛd/ |
 
 - **engine embedded**: whole syllables are the same, `[hào]`, `[hao4]`. Where the character has that syllable among its
-  readings they replace its reading, else they are spoken by themselves (`报道[j][ǐ]予好评`). Tags such as `[laughter]` or
-  `<strong>` it can't perform, and says so.
+  readings they replace its reading, else they are spoken by themselves (`报道[j][ǐ]予好评`). Tags such as `[laughter]`
+  or `<strong>` it can't perform, and says so.
 - **engine cosyvoice3**: initial and final in brackets of their own; beside them `[breath]`, `[laughter]`, `[sigh]`,
   `<strong>…</strong>` and `<laughter>…</laughter>`.
 """,
@@ -149,11 +148,13 @@ phones with their stress:
 PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
     "zh": (("开心", "请非常开心地说一句话。"), ("伤心", "请非常伤心地说一句话。"), ("生气", "请非常生气地说一句话。"),
            ("快", "请用尽可能快地语速说一句话。"), ("慢", "请用尽可能慢地语速说一句话。"),
-           ("大声", "Please say a sentence as loudly as possible."), ("轻柔", "Please say a sentence in a very soft voice."),
+           ("大声", "Please say a sentence as loudly as possible."),
+           ("轻柔", "Please say a sentence in a very soft voice."),
            ("平静", "请平静地说一句话。"), ("温柔", "请温柔地说一句话。")),
     "en": (("happy", "请非常开心地说一句话。"), ("sad", "请非常伤心地说一句话。"), ("angry", "请非常生气地说一句话。"),
            ("fast", "请用尽可能快地语速说一句话。"), ("slow", "请用尽可能慢地语速说一句话。"),
-           ("loud", "Please say a sentence as loudly as possible."), ("soft", "Please say a sentence in a very soft voice."),
+           ("loud", "Please say a sentence as loudly as possible."),
+           ("soft", "Please say a sentence in a very soft voice."),
            ("calm", "Please say it calmly."), ("gentle", "Please say it gently.")),
 }
 
