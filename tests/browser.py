@@ -1,4 +1,4 @@
-"""A real Chromium that asks nobody on the internet anything, and may not make a sound before a person has touched it."""
+"""A real Chromium that asks nobody on the internet anything, and is silent until a person has touched the page."""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def fill_in(page, text: str = "Hello there.", dialect: str = "en-US") -> None:
 
 
 def says(page, selector: str, pattern: str, timeout: float = 20_000) -> None:
-    page.locator(selector).filter(has_text=re.compile(pattern)).wait_for(timeout=timeout)
+    # Text as it stands in the document, with the blanks around it.
+    spaced = pattern.replace("^", r"^\s*").replace("$", r"\s*$")
+    page.locator(selector).filter(has_text=re.compile(spaced)).wait_for(timeout=timeout)
 
 
 def live(page) -> dict:
