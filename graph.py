@@ -8,24 +8,26 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from pydantic import Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from access.limiter import Limiter
 from deployments.api import CosyVoice3Api
 from deployments.audio import AudioService
-from deployments.client import AudioClient, EmbeddingClient, Result, StageClient, TtsClient, VocoderClient
+from deployments.client import AudioClient, EmbeddingClient, Made, Result, StageClient, TtsClient, VocoderClient
 from deployments.embedding import EmbeddingService
 from deployments.run import Run
-from deployments.settings import ApiConfig, Limits, StageConfig, Strict, Tracing, VoiceCacheMb
+from deployments.settings import ApiConfig, Guarded, Limits, StageConfig, Strict, VoiceCacheMb
 from deployments.tts import TtsService
 from deployments.vocoder import VocoderService
 from deployments.voice_cache import VoiceCache
 from engines.contract import Utterance
 from tracing import vocabulary
+from voices.settings import VoiceSettings
 
 APP_NAME = "cosygraph"
 
@@ -37,14 +39,15 @@ class StageOptions(Strict):
     device: str = "auto"
 
 
-class GraphConfig(Strict):
+class GraphConfig(Guarded):
     """Everything the application builder takes; unknown keys are refused."""
 
     engine: str = "embedded"
     engine_options: dict = Field(default_factory=dict)
     limits: Limits = Limits()
-    tracing: Tracing = Tracing()
     voice_cache_mb: VoiceCacheMb = 0.0
+    voices: VoiceSettings = VoiceSettings()
+    cosyvoice_dialect: str | None = None
     dialects: tuple[dict[str, str], ...] = ()
     audio: StageOptions = StageOptions()
     embedding: StageOptions = StageOptions()
@@ -57,7 +60,8 @@ class GraphConfig(Strict):
 
     def api(self) -> ApiConfig:
         return ApiConfig(engine=self.engine, engine_options=self.engine_options, limits=self.limits,
-                         tracing=self.tracing, voice_cache_mb=self.voice_cache_mb, dialects=self.dialects)
+                         tracing=self.tracing, access=self.access, voice_cache_mb=self.voice_cache_mb,
+                         voices=self.voices, cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
 
 
 class Graph:
@@ -74,20 +78,31 @@ class Graph:
     def stages(self) -> Mapping[str, StageClient]:
         return {client.service: client for client in (self.audio, self.embedding, self.tts, self.vocoder)}
 
-    async def __call__(self, upload: bytes, utterance: Utterance, run: Run, voices: VoiceCache) -> Result:
-        transcript = utterance.prompt_text
+    async def voice(self, upload: bytes, transcript: str | None, run: Run, voices: VoiceCache) -> Made:
+        """The voice in a clip, known already or found in it."""
         key = await voices.key(upload, transcript)
         if kept := voices.find(key):
             # What the clip is like is said by the root: the stage that would say it has no span.
             run.root.tags({vocabulary.VOICE_CACHE: "hit", **kept.clip})
-            mel = await self.tts.generate_kept(utterance, kept, run)
-        else:
-            run.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
-            clip = await self.audio.prepare(upload, transcript, run)
-            voice = await self.embedding.extract(clip, run)
-            voices.keep_later(key, clip.reply, voice.reply)
-            mel = await self.tts.generate(utterance, voice, run)
+            return kept
+        run.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
+        clip, voice = await self.extract(upload, transcript, run)
+        voices.keep_later(key, clip.reply, voice.reply)
+        return voice
+
+    async def extract(self, upload: bytes, transcript: str | None, run: Run) -> tuple[Result, Result]:
+        """What audio-service makes of a clip, and the voice in it."""
+        clip = await self.audio.prepare(upload, transcript, run)
+        return clip, await self.embedding.extract(clip, run)
+
+    async def speak(self, utterance: Utterance, voice: Made, run: Run) -> Result:
+        """The whole utterance's audio."""
+        mel = await self.tts.generate(utterance, voice, run)
         return await self.vocoder.vocode(mel, run)
+
+    def stream(self, utterance: Utterance, voice: Made, run: Run) -> AsyncIterator[Result]:
+        """Its audio in chunks as they are made; where the engine streams."""
+        return self.vocoder.follow(self.tts.stream(utterance, voice, run), run)
 
 
 def _deployment(cls: type, name: str, **options) -> serve.Deployment:
@@ -105,7 +120,10 @@ def build(args: GraphConfig) -> Application:
         tts=_deployment(TtsService, TtsService.service).bind(args.stage(args.tts)),
         vocoder=_deployment(VocoderService, VocoderService.service).bind(args.stage(args.vocoder)),
     )
-    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph)
+    # One replica, or its counts would not be all; hardly any work, so hardly any CPU.
+    limiter = _deployment(Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000,
+                          ray_actor_options={"num_cpus": 0.05}).bind() if args.limits_callers else None
+    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph, limiter)
 
 
 def drain(app_name: str = APP_NAME, timeout_s: float = 30.0) -> int:

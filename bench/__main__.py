@@ -1,6 +1,6 @@
 """`make bench`: every measurement, one after the other, each in a process of its own.
 
-    python -m bench [engine|served|overhead|tracing|tracing_served|voice …]     all of them where none is named
+    python -m bench [engine|served|overhead|tracing|tracing_served|access|voice …]     all of them where none is named
 
 Apart, because they take long or need more: `bench.soak`, `bench.storage`, `bench.cosyvoice3`.
 """
@@ -16,6 +16,7 @@ BENCHES = {
     "overhead": ["bench.overhead"],
     "tracing": ["bench.tracing"],
     "tracing_served": ["bench.tracing_served"],
+    "access": ["bench.access"],
     "voice": ["bench.voice"],
 }
 

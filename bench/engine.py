@@ -24,7 +24,7 @@ import torch
 
 from engines.contract import Mel, Reference, Utterance, Voice, create
 from engines.embedded.vocoder import has_bf16_instructions
-from speech import audio
+from speech import audio, pcm
 from speech.errors import SpeechError
 
 SENTENCE = "Although the evening was cold, they walked slowly along the harbour and talked about old friends."
@@ -102,7 +102,7 @@ def reference_clip(pipeline: Pipeline) -> bytes:
     """A reference clip as a person would upload it: 16-bit WAV, 24 kHz."""
     voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([4.9], np.float32)})
     speech = pipeline.vocode(pipeline.generate(Utterance(CLIP_SENTENCE, "en-US"), voice))
-    return audio.to_wav(speech, pipeline.engine.capabilities.sample_rate)
+    return pcm.to_wav(speech, pipeline.engine.capabilities.sample_rate)
 
 
 def cpu_name() -> str:

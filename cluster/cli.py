@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import yaml
 
-from cluster import demo, links, say, signals, status
+from cluster import demo, key, links, say, signals, status
+from cluster.ports import LOOPBACK
 from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
@@ -21,7 +23,7 @@ from cluster.storage import KINDS, PASSWORD, Storage
 from cluster.storage_elasticsearch import Server
 
 OVERVIEW = """\
-Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 127.0.0.1.
+Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 127.0.0.1 unless --host says otherwise.
 
   python -m cluster demo                     start everything, speak once, show the trace, serve until Ctrl-C
   python -m cluster demo --once              the same, then stop
@@ -29,12 +31,14 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
   python -m cluster say '你好，世界。' --clip me.wav --dialect zh-CN -o out.wav    ask what runs, or --url
+  python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status
   python -m cluster down                     let requests finish, then stop what `up` started
   python -m cluster links --day yesterday    the dependency graph of a day, for Zipkin on Elasticsearch
 """
 ENVIRONMENT = """\
 environment:
+  COSYGRAPH_KEY    the API key that `demo` and `say` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
   ZIPKIN_STORAGE_PASSWORD    of the user in --zipkin-storage-url
@@ -54,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
 
     stack = argparse.ArgumentParser(add_help=False, parents=[where])
     group = stack.add_argument_group("the stack")
+    group.add_argument("--host", type=_address, default=Options.host, metavar="ADDRESS",
+                       help="of the API: an IPv4 address of this machine, 0.0.0.0 for all of them; beyond loopback keys "
+                            "are required (default %(default)s)")
+    group.add_argument("--keys-file", type=Path, metavar="FILE",
+                       help=f"API keys (default: the config file's, else {key.FILE} in the run folder where it is there)")
     group.add_argument("--http-port", type=_port, default=Options.http_port, help="of the API (default %(default)s)")
     group.add_argument("--zipkin-port", type=_port, default=Options.zipkin_port,
                        help="of the Zipkin started here (default %(default)s)")
@@ -71,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--haproxy", action="store_true",
                        help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
                             "by itself has no trace (docs/haproxy.md)")
-    group.add_argument("--no-webui", action="store_false", dest="web_page", help="leave the web page (/ui/) out")
+    group.add_argument("--no-webui", action="store_false", dest="web_page", help="leave the web page (/ui/) out; it is for loopback, and is left out with any other --host")
     group.add_argument("--sampling", type=_share, default=Options.sampling, metavar="SHARE",
                        help="share of unremarkable traces that is kept, 0 to 1 (default %(default)g; errors and slow "
                             "requests are always kept)")
@@ -127,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
                             "ZIPKIN_STORAGE_PASSWORD (default: the storage of the stack that runs here)")
     graph.add_argument("--index", default=os.environ.get("ES_INDEX") or "zipkin", metavar="PREFIX",
                        help="first word of Zipkin's indices (default: ES_INDEX, or zipkin)")
+    key.add_parser(commands, where)
     commands.add_parser("status", parents=[where], help="what runs; exit status 0 where the graph is ready")
     return top
 
@@ -136,6 +146,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port (0 to 65535)")
     return port
+
+
+def _address(text: str) -> str:
+    try:
+        return str(IPv4Address(LOOPBACK if text == "localhost" else text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no IPv4 address (127.0.0.1, 0.0.0.0 …)") from None
 
 
 def _option(text: str) -> tuple[str, object]:
@@ -164,6 +181,7 @@ def _share(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    args.api_key = os.environ.pop("COSYGRAPH_KEY", None)  # not for the processes that are started
     interruptions = signals.Interruptions().install()
     stack = Stack(args.run_dir, Progress())
     try:
@@ -181,9 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    return Options(http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
-                   ray_port=args.ray_port, config=args.config, engine=args.engine,
-                   engine_options=dict(args.engine_options), with_zipkin=not args.no_zipkin,
+    return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port,
+                   dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port, ray_port=args.ray_port,
+                   config=args.config, engine=args.engine, engine_options=dict(args.engine_options), with_zipkin=not args.no_zipkin,
                    haproxy=args.haproxy, web_page=args.web_page,
                    sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
                    run_dir=args.run_dir)
@@ -192,7 +210,7 @@ def _options(args: argparse.Namespace) -> Options:
 def _demo(args: argparse.Namespace, stack: Stack) -> int:
     request = demo.Request(clip=args.clip, text=args.text, dialect=args.dialect, mode=args.mode,
                            style_instruction=args.style_instruction, prompt_text=args.prompt_text, speed=args.speed,
-                           seed=args.seed)
+                           seed=args.seed, key=args.api_key)
     request.check()
     running = stack.file.load()
     if running is not None and running.alive and running.ready:
@@ -258,4 +276,5 @@ def _links(args: argparse.Namespace, stack: Stack) -> int:
     return 0
 
 
-_COMMANDS = {"demo": _demo, "say": _say, "up": _up, "down": _down, "status": _status, "links": _links}
+_COMMANDS = {"demo": _demo, "say": _say, "up": _up, "down": _down, "status": _status,
+             "links": _links, "key": lambda args, stack: key.run(args)}

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Request:
     prompt_text: str | None = None
     speed: float | None = None
     seed: int | None = None
+    key: str | None = field(default=None, repr=False)  #: for a graph that asks for one; no part of the form
 
     def check(self) -> None:
         """What can be known before anything is started. Problem with the option to correct."""
@@ -109,6 +110,7 @@ def _post(state: State, request: Request) -> httpx.Response:
         with open(request.clip, "rb") as clip:
             return httpx.post(f"{state.http_url}/api/generate", data=request.form(),
                               files={"prompt_audio": (request.clip.name, clip)}, timeout=ANSWER_WITHIN_S,
+                              headers={"Authorization": f"Bearer {request.key}"} if request.key else None,
                               trust_env=False)
     except httpx.TimeoutException as failure:
         raise Problem(f"The service gave no answer within {ANSWER_WITHIN_S:.0f} s.") from failure

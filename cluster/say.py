@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -16,7 +14,7 @@ from cluster.problem import Problem
 from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.sound import finished
 
-KEY_VARIABLE = "COSYGRAPH_API_KEY"
+KEY_VARIABLE = "COSYGRAPH_KEY"  #: the launcher takes it out of its own environment, into `args.api_key`
 _SUFFIXES = {".wav": "wav", ".pcm": "pcm", ".raw": "pcm", ".flac": "flac", ".mp3": "mp3", ".opus": "opus",
              ".ogg": "opus", ".aac": "aac"}
 _STAGES = 4
@@ -41,12 +39,13 @@ class Order:
     long_form: bool = False
     format: str | None = None  #: else by the output's extension
     key_file: Path | None = None
+    key: str | None = field(default=None, repr=False)  #: the environment's
 
     @classmethod
     def of(cls, args: argparse.Namespace, url: str) -> Order:
         return cls(text=args.text, output=args.output, url=url, voice=args.voice, clip=args.clip, dialect=args.dialect,
                    mode=args.mode, style=args.style, prompt_text=args.prompt_text, speed=args.speed, seed=args.seed,
-                   long_form=args.long_form, format=args.format, key_file=args.key_file)
+                   long_form=args.long_form, format=args.format, key_file=args.key_file, key=args.api_key)
 
     @property
     def response_format(self) -> str:
@@ -57,9 +56,9 @@ class Order:
                           f"{', '.join(sorted(_SUFFIXES))}, or say --format {'|'.join(FORMATS)}.")
         return found
 
-    def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
+    def api_key(self) -> str | None:
         if self.key_file is None:
-            return environment.get(KEY_VARIABLE) or None
+            return self.key or None
         try:
             return self.key_file.read_text().strip() or None
         except (OSError, UnicodeDecodeError) as failure:
@@ -94,7 +93,7 @@ def _read(path: Path) -> Clip:
 def run(order: Order, out: TextIO | None = None) -> None:
     """Ask, show what happens, write the file, say where the time went. Problem where any of that fails."""
     out = out or sys.stdout
-    speech, key = order.speech(), order.key()
+    speech, key = order.speech(), order.api_key()
     if not order.output.parent.is_dir():
         raise Problem(f"-o {order.output}: its folder does not exist; make it first.")
     bar = _Bar(out)
@@ -113,9 +112,10 @@ def run(order: Order, out: TextIO | None = None) -> None:
         order.output.write_bytes(finished(content, speech.response_format))
     except OSError as failure:
         raise Problem(f"-o {order.output} can't be written ({failure.strerror}).") from failure
-    first = "" if done.first_audio_ms is None else f", first audio after {done.first_audio_ms / 1e3:.2f} s"
-    print(f"{done.seconds:.1f} s of speech in {done.total_ms / 1e3:.1f} s (real-time factor "
-          f"{done.real_time_factor:.2f}{first}): {order.output}", file=out)
+    factor = "" if done.real_time_factor is None else f"real-time factor {done.real_time_factor:.2f}"
+    first = "" if done.first_audio_ms is None else f"first audio after {done.first_audio_ms / 1e3:.2f} s"
+    figures = ", ".join(filter(None, (factor, first)))
+    print(f"{done.seconds:.1f} s of speech in {done.total_ms / 1e3:.1f} s ({figures}): {order.output}", file=out)
     kept = done.trace_url or f"{done.trace_id} was not kept (`--sampling 1` of `up` keeps every one)"
     print(f"trace: {kept}", file=out)
 

@@ -12,10 +12,14 @@ from pathlib import Path
 import httpx
 import yaml
 
-from cluster.ports import LOOPBACK
+from access.callers import Callers
+from access.required import is_loopback, keys_required
+from cluster.ports import LOOPBACK, reachable
 from cluster.problem import Problem
 from cluster.ray_head import RayHead, auth_headers
+from deployments.settings import Guarded
 from engines import contract
+from speech.dialects import DIALECTS
 
 READY_WITHIN_S = 300.0
 WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
@@ -30,8 +34,9 @@ class Application:
     config: dict
 
     @classmethod
-    def read(cls, path: Path, http_port: int, args: Mapping, web_page: bool = False) -> Application:
-        """The config in `path`, with the HTTP port set and `args` laid over its graph's own.
+    def read(cls, path: Path, http_port: int, args: Mapping, host: str = LOOPBACK,
+             web_page: bool = False) -> Application:
+        """The config in `path`, with the HTTP server's host and port set and `args` laid over its graph's own.
 
         The file's engine options are for the file's engine: where `args` names another one, they are left out.
         Without `web_page` the file's web page is left out; with it, it is told where the API and Zipkin are.
@@ -45,7 +50,7 @@ class Application:
         except (yaml.YAMLError, KeyError, TypeError) as failure:
             raise Problem(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
         graph, page = _graph_and_page(applications, path)
-        config["http_options"] = {**config.get("http_options", {}), "host": LOOPBACK, "port": http_port}
+        config["http_options"] = {**config.get("http_options", {}), "host": host, "port": http_port}
         own = graph.get("args") or {}
         if args.get("engine", own.get("engine")) != own.get("engine"):
             own = {key: value for key, value in own.items() if key != "engine_options"}
@@ -54,7 +59,7 @@ class Application:
         if page is not None and web_page:
             api = (graph.get("route_prefix") or "/").rstrip("/")
             page["args"] = _laid_over(page.get("args") or {}, {
-                "api_url": f"http://{LOOPBACK}:{http_port}{api}", "api_docs_url": f"{api}/docs",
+                "api_url": f"http://{reachable(host)}:{http_port}{api}", "api_docs_url": f"{api}/docs",
                 "zipkin_ui_url": graph["args"].get("tracing", {}).get("zipkin_ui_url")})
             config["applications"].append(page)
         return cls(config)
@@ -79,6 +84,28 @@ class Application:
             raise Problem(f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
                           "NAME=VALUE, or engine_options in the config file.") from error
 
+    def check_access(self, say: Callable[[str], None]) -> None:
+        """Raise Problem where the key file can't be used, or where the API would be open to the network and ask for no
+        key. The ingress refuses too, but later. An application that is not ours is not looked at.
+        """
+        application = self.config["applications"][0]
+        host = self.config["http_options"]["host"]
+        if application.get("import_path") != "graph:build":
+            if not is_loopback(host):
+                say(f"WARNING: {host} is open to the network, and what this application asks of callers is not known")
+            return
+        try:
+            args = application["args"]
+            settings = Guarded(access=args.get("access") or {}, tracing=args.get("tracing") or {})
+            known = Callers(settings.keys_file, DIALECTS.extended(args.get("dialects") or ())).known
+            required = keys_required(settings.access, host, known)
+        except ValueError as error:
+            raise Problem(f"Who may call can't be decided: {error}.") from error
+        if required:
+            say(f"API keys are required ({known} known)")
+        elif not is_loopback(host):
+            say(f"WARNING: {host} is open to the network, and no key is asked for: access.required is false")
+
     @property
     def name(self) -> str:
         return self.config["applications"][0].get("name", "default")
@@ -91,7 +118,17 @@ class Application:
 
     def proxy_environment(self) -> dict[str, str]:
         """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""
-        return {"COSYGRAPH_TRACING": json.dumps(self.config["applications"][0].get("args", {}).get("tracing", {}))}
+        tracing = self._args.get("tracing") or {}
+        return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
+
+    @property
+    def keys_file(self) -> str | None:
+        """The one that the config names, in either place."""
+        return (self._args.get("access") or {}).get("keys_file") or (self._args.get("tracing") or {}).get("keys_file")
+
+    @property
+    def _args(self) -> dict:
+        return self.config["applications"][0].get("args") or {}
 
     @property
     def module(self) -> str:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from cluster import ray_head, serving, zipkin
-from cluster.ports import open_to_the_network, require_free
+from access.required import is_loopback
+from cluster import key, ray_head, serving, zipkin
+from cluster.ports import LOOPBACK, open_to_the_network, require_free
 from cluster.problem import Problem
 from cluster.processes import family, last_lines
 from cluster.ray_head import ROOT
@@ -26,8 +28,10 @@ DRAIN_WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Options:
-    """What `up` and `demo` can be told. Everything listens on loopback."""
+    """What `up` and `demo` can be told. Everything listens on loopback, the API where `host` says."""
 
+    host: str = LOOPBACK
+    keys_file: Path | None = None  #: instead of the config's, or of the run folder's
     http_port: int = 8000
     dashboard_port: int = 8265
     zipkin_port: int = 9411
@@ -71,10 +75,13 @@ class Stack:
         """Start everything and return when the graph is ready. Whatever goes wrong, nothing is left running."""
         with self.file.locked():
             self._refuse_if_running()
-            self._application(options).check_engine()
-            require_free(options.http_port, "the API", "--http-port")
+            application = self._application(options)
+            application.check_engine()
+            application.check_access(self.say)
+            require_free(options.http_port, "the API", "--http-port", host=options.host)
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
-            state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port)
+            state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port,
+                          options.host)
             self.started = state
             try:
                 self._start(options, state)
@@ -104,6 +111,8 @@ class Stack:
                               env=application.proxy_environment(), behind_haproxy=options.haproxy)
         state.app, state.module = application.name, application.module
         self.file.save(state)
+        if options.web_page and not is_loopback(options.host):
+            self.say("the web page is left out: it asks nobody who they are, and is for loopback alone")
         self.say(f"deploying the graph ({options.config.name})")
         dashboard = serving.Dashboard(head, self.ray_logs)
         dashboard.deploy(application)
@@ -116,17 +125,22 @@ class Stack:
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
-        exposed = open_to_the_network(ours)
+        exposed = open_to_the_network(ours, meant=(options.host, options.http_port))
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
 
-    @staticmethod
-    def _application(options: Options, **args) -> serving.Application:
+    def _application(self, options: Options, **args) -> serving.Application:
         if options.engine:
             args["engine"] = options.engine
-        return serving.Application.read(options.config, options.http_port,
-                                        args | {"engine_options": options.engine_options}, options.web_page)
+        args["engine_options"] = options.engine_options
+        read = partial(serving.Application.read, options.config, options.http_port, host=options.host,
+                       web_page=options.web_page and is_loopback(options.host))
+        application = read(args)
+        keys_file = options.keys_file or self.run_dir / key.FILE
+        if options.keys_file or (keys_file.exists() and not application.keys_file):
+            application = read(args | {"access": {"keys_file": str(keys_file.resolve())}})
+        return application
 
     def _tracing(self, options: Options, state: State) -> dict:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless

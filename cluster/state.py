@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.ports import LOOPBACK
+from cluster.ports import LOOPBACK, reachable
 from cluster.problem import Problem
 from cluster.processes import Started
 from cluster.ray_head import RayHead
@@ -25,6 +25,7 @@ class State:
     began: str  #: local time, ISO 8601
     boot_id: str  #: of the machine; after a reboot nothing of this runs any more
     http_port: int
+    host: str = LOOPBACK  #: what the API listens on
     app: str = ""  #: the Serve application's name, once it was deployed
     module: str = ""  #: the Python module that builds it (and knows how to drain it)
     page_app: str = ""  #: the web page's application, where it was deployed
@@ -37,7 +38,7 @@ class State:
 
     @property
     def http_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.http_port}"
+        return f"http://{reachable(self.host)}:{self.http_port}"
 
     @property
     def page_url(self) -> str | None:

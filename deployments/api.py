@@ -5,45 +5,43 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
+import numpy as np
 import ray
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from deployments import form, messages
+from access.callers import Callers
+from deployments import access_control, answers
 from deployments.admission import Admission
-from deployments.api_docs import GENERATE
-from deployments.arrays import HOLD_S, InputLost, Nodes, Shelf
-from deployments.callers import Callers
-from deployments.client import Result, StageClient
+from deployments.arrays import HOLD_S, Nodes, Shelf
+from deployments.client import StageClient
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
+from deployments.routes import cosyvoice, generate, openai, voices
 from deployments.run import Run
 from deployments.settings import ApiConfig, LiveApi
+from deployments.speaking import Pipeline, Source, Speaking
+from deployments.stored_voices import StoredVoices
 from deployments.voice_cache import VoiceCache
-from deployments.wire import WAV
 from engines import contract
-from engines.contract import Utterance
 from speech import requests
 from speech.dialects import DIALECTS
-from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError, StageUnavailable, UnsupportedDialect
+from speech.errors import InternalError, InvalidInput, MethodNotAllowed, NotFound, SpeechError
+from speech.requests import Ask, Fallback
 from tracing import Tracer, vocabulary
+from tracing.routes import Routes
+from voices import VoiceRecord, Voices
 
 READY_TIMEOUT_S = 2.0
 READY_CACHE_S = 1.0
-
-
-class Pipeline(Protocol):
-    """The DAG, as `graph.py` defines it."""
-
-    stages: Mapping[str, StageClient]  #: by service name
-
-    def __call__(self, upload: bytes, utterance: Utterance, run: Run, voices: VoiceCache) -> Awaitable[Result]: ...
 
 
 @serve.ingress()
@@ -52,7 +50,7 @@ class CosyVoice3Api:
 
     service = "cosyvoice3-api"
 
-    def __init__(self, config: ApiConfig, pipeline: Pipeline) -> None:
+    def __init__(self, config: ApiConfig, pipeline: Pipeline, limiter: DeploymentHandle | None = None) -> None:
         self.config = config
         self.pipeline = pipeline
         self.engine = contract.create(config.engine, config.engine_options)  # capabilities only: loads no weights
@@ -61,16 +59,24 @@ class CosyVoice3Api:
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.shelf = Shelf(ray.get_runtime_context().get_node_id(), Nodes())
         self.voices = VoiceCache(self.engine.capabilities, self.shelf.unpack, config.voice_cache_mb)
+        self.voices_store = Voices.open(config.voices)
+        self.stored = StoredVoices(self.voices_store, pipeline, self.voices, self.engine.capabilities, self.shelf.unpack)
+        self.started_s = int(time.time())
+        self.speaking = Speaking(pipeline, self.engine.capabilities, self.shelf.unpack, config.limits.pieces_at_once)
         self.keeper = Keeper(config.tracing, self.registry)
-        self.callers = Callers(config.tracing.keys_file)
+        self.callers = Callers(config.keys_file, self.registry)
+        self.entrance = access_control.entrance(config.access, self.callers, limiter)
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):
         """Serve's hook: the ASGI app, built in the replica on its event loop."""
         for stage in self.pipeline.stages.values():
             stage.connect(self.shelf)
-        return Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=frozenset(ROUTES),
-                       deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url)
+        self.entrance.counting.start()
+        self.gateway = Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=Routes(vocabulary.ROUTES),
+                               deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url,
+                               entrance=self.entrance)
+        return self.gateway
 
     def reconfigure(self, user_config: dict) -> None:
         """Serve calls this at start and whenever `user_config` changes; the process lives on."""
@@ -78,47 +84,77 @@ class CosyVoice3Api:
         self.keeper.reconfigure(live)
         self.voices.configure(self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb)
 
-    async def generate(self, request: Request) -> Response:
-        run: Run = request.state.run
-        asked = await form.read(request)
-        utterance, dialect = requests.parse(asked.fields, self.registry)
+    async def answer(self, ask: Ask, source: Source, run: Run, written: answers.Written | None = None) -> Response:
+        """A request for speech, whatever its route, as its HTTP answer. `written`: another form of events than ours."""
         run.root.tags(**{
-            vocabulary.REQUEST_DIALECT: dialect.tag, vocabulary.REQUEST_LANGUAGE: dialect.language,
-            vocabulary.REQUEST_DIALECT_SOURCE: "request", vocabulary.REQUEST_MODE: utterance.mode,
-            vocabulary.TEXT_LENGTH: len(utterance.text)})
-        self._check_engine(utterance)
+            vocabulary.REQUEST_DIALECT: ask.dialect.tag, vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
+            vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source, vocabulary.REQUEST_MODE: ask.utterance.mode,
+            vocabulary.TEXT_LENGTH: len(ask.utterance.text)})
+        self.engine.check(ask.utterance)
+        if ask.long_form:
+            run.extend(self.config.limits.long_deadline_s)
+        rate = self.engine.capabilities.sample_rate
+        if ask.stream_format is None:
+            async with self._admitted(run):
+                samples = await self.speaking.whole(ask, source, run)
+            return await answers.whole(ask, samples, rate)
+        sounds = self._sounds(ask, source, run)
+        if ask.stream_format == "audio":
+            return await answers.stream(ask, sounds, rate, run)
+        return await answers.events(ask, sounds, rate, run, written or answers.Written(self.gateway.trace_url))
+
+    async def _sounds(self, ask: Ask, source: Source, run: Run) -> AsyncIterator[np.ndarray]:
+        async with self._admitted(run), aclosing(self.speaking.stream(ask, source, run)) as sounds:
+            async for samples in sounds:
+                yield samples
+
+    @asynccontextmanager
+    async def _admitted(self, run: Run) -> AsyncIterator[None]:
         arrived = time.time_ns()
         async with self.admission.enter():
             run.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
             try:
-                audio = await self.pipeline(asked.prompt_audio, utterance, run, self.voices)
+                yield
             finally:  # a refused clip too was put there
                 asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
-            wav = await self._wav(audio, run)
-        return Response(wav, media_type="audio/wav")
 
-    async def _wav(self, audio: Result, run: Run) -> bytes:
-        """The finished file, made again once if its replica has died with it."""
-        try:
-            parts = await self.shelf.unpack(audio.reply.parts)
-        except InputLost:
-            run.lost(vocabulary.VOCODE_WAV, vocabulary.VOCODER, time.time_ns(), StageUnavailable.type,
-                     messages.LOST_ARRAY)
-            try:
-                parts = await self.shelf.unpack((await audio.remake()).reply.parts)
-            except InputLost as error:
-                raise StageUnavailable("vocoder-service is not available; it is being restarted, try again shortly.",
-                                       retry_after_s=5) from error
-        return parts[WAV].tobytes()
+    async def asked(self, fields: Mapping[str, str], clip: bytes | None, run: Run,
+                    otherwise: str | None = None) -> tuple[Ask, Source]:
+        """What a request's fields ask for, and where its voice is: in the clip that came along, or in the store.
 
-    def _check_engine(self, utterance: Utterance) -> None:
-        can = self.engine.capabilities
-        if utterance.dialect not in can.dialects:
-            raise UnsupportedDialect(
-                f"The running engine ({can.name}) can't speak this dialect. It speaks "
-                f"{', '.join(sorted(can.dialects))}. Nothing is spoken in another dialect instead.",
-                param="dialect", code="unsupported_dialect")
-        self.engine.check(utterance)
+        Where no dialect is named, the stored voice's stands in, then the key's, then `otherwise`, the config's.
+        """
+        record = await self._record(fields.get("voice"), clip)
+        stands_in = ((record and record.dialect, "voice"), (run.caller.dialect, "key"), (otherwise, "config"))
+        fallback = next((Fallback(dialect, source) for dialect, source in stands_in if dialect), None)
+        ask = requests.parse(fields, self.registry, fallback)
+        self.engine.capabilities.check_dialect(ask.utterance.dialect)
+        if record is None:
+            return ask, lambda run: self.pipeline.voice(clip, ask.utterance.prompt_text, run, self.voices)
+        if ask.utterance.prompt_text is not None:
+            raise InvalidInput("A stored voice has its own transcript, given when it was stored; leave 'prompt_text' "
+                               "out.", param="prompt_text", code="transcript_of_stored_voice")
+        ask = replace(ask, utterance=replace(ask.utterance, prompt_text=record.transcript))
+        return ask, lambda run: self.stored.use(record, run)
+
+    async def _record(self, voice: str | None, clip: bytes | None) -> VoiceRecord | None:
+        if clip is not None and voice:
+            raise InvalidInput("Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
+                               param="voice", code="two_voices")
+        if clip is None and not voice:
+            raise InvalidInput("The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
+                               "file (curl: -F prompt_audio=@voice.wav). Or name a stored voice in 'voice'.",
+                               param="prompt_audio", code="clip_missing")
+        return await self.stored.find(voice) if voice else None
+
+    async def get_ready(self, record: VoiceRecord, run: Run) -> None:
+        """Find a stored voice in its clip, so that its first request need not."""
+        async with self._admitted(run):
+            await self.stored.use(record, run)
+
+    def administers(self, run: Run) -> bool:
+        """Whether a request's caller may delete what others have stored."""
+        return not self.entrance.required or "admin" in run.caller.roles
 
     async def dialects(self) -> JSONResponse:
         can = self.engine.capabilities
@@ -149,9 +185,12 @@ class CosyVoice3Api:
         return self.admission.in_flight + self.admission.waiting
 
     async def counters(self) -> dict[str, int]:
-        """What became of this replica's traces, and of its voices, for tests and operators."""
+        """What became of this replica's traces, of its voices and of callers at their limits, for tests and operators."""
         voices = {f"voice_cache_{name}": n for name, n in self.voices.counters().items()}
-        return self.keeper.counters() | voices | {"pid": os.getpid()}
+        if self.voices_store is not None:
+            voices |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}
+        return (self.keeper.counters() | voices | self.stored.counters() | self.entrance.counters()
+                | {"pid": os.getpid()})
 
     def __del__(self) -> None:
         if keeper := getattr(self, "keeper", None):  # absent where the constructor failed
@@ -167,17 +206,13 @@ async def _answers(stage: StageClient) -> bool:
     return True
 
 
-ROUTES = ("/api/generate", "/api/dialects", "/health", "/ready", "/docs", "/openapi.json")
-
-
 def _app(api: CosyVoice3Api) -> FastAPI:
     # FastAPI's own OpenTelemetry would wake up as soon as anybody sets a global provider.
     app = FastAPI(title="Cosygraph", description="Voice cloning as a Ray Serve graph; one request, one trace.",
                   telemetry={"tracing": False})
 
-    @app.post("/api/generate", summary="Speak a text in the voice of a clip", **GENERATE)
-    async def generate(request: Request):
-        return await api.generate(request)
+    for routes in (generate, openai, voices, cosyvoice):
+        routes.add(app, api)
 
     @app.get("/api/dialects", summary="Dialects and languages, and which of them the running engine can speak")
     async def dialects():

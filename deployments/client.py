@@ -1,42 +1,30 @@
-"""Typed clients of the four stages, as the DAG in `graph.py` calls them, and what to do when a stage is gone.
+"""Typed clients of the four stages, as the DAG in `graph.py` calls them. What is done when a stage is gone: `tries.py`.
 
-A call is retried once, inside the request's deadline, when its replica died (Serve does not retry what a replica has
-accepted; all four stages are idempotent). An input that is lost, with its replica or because it was not kept that long,
-is made again by the stage that made it. A stage past the deadline says so itself; the ingress waits a little longer,
-then speaks for it.
+A stage past the deadline says so itself; the ingress waits a little longer, then speaks for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import ray.exceptions
-from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import messages
-from deployments.arrays import Shelf
+from deployments.arrays import Parts, Shelf
 from deployments.run import Run
+from deployments.tries import Tries
 from deployments.voice_cache import KeptVoice
-from deployments.wire import UPLOAD, Reply
+from deployments.wire import FINAL, PART, SECONDS, SO_FAR, UPLOAD, Reply, SoFar
 from engines.contract import Utterance
-from speech.errors import DeadlineExceeded, StageUnavailable
 from tracing import Carrier, vocabulary
-
-log = logging.getLogger("ray.serve")
 
 #: How much longer than the stage itself the ingress waits for the stage's own "deadline exceeded".
 GRACE_S = 0.25
-TRIES = 2
-
-_DIED = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.WorkerCrashedError,
-         ray.exceptions.NodeDiedError, DeploymentUnavailableError)
 
 
 @dataclass(frozen=True)
@@ -45,6 +33,18 @@ class Result:
 
     reply: Reply
     remake: Callable[[], Awaitable[Result]]
+
+
+async def _answered(response: Awaitable[Reply]) -> Reply:
+    """The reply. Whoever is cancelled takes the remote call along: Serve does that only for a client that has left."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+
+
+Made = Result | KeptVoice  #: a voice as GENERATE_MEL takes it: just found, or kept by this ingress
 
 
 class StageClient:
@@ -74,42 +74,20 @@ class StageClient:
     async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
                     *inputs: Result) -> Result:
         """`send(carrier, inputs)` makes the remote call. Raises the stage's SpeechError, or one for a lost stage."""
-        died = lost = 0  # counted apart: when a stage dies late in its work, its inputs are mostly gone by then too
+        tries = Tries(self.stage, self.service, run)
         while True:
-            started = time.time_ns()
-            try:
+            with tries.guarding():
                 async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
-                    reply = await send(run.carrier(), inputs)
-            except asyncio.CancelledError:
-                run.lost(self.stage, self.service, started, "cancelled", messages.CLIENT_LEFT)
-                raise
-            except TimeoutError:
-                run.lost(self.stage, self.service, started, DeadlineExceeded.type, messages.NO_ANSWER)
-                raise DeadlineExceeded(f"{self.service} did not answer within the request's deadline; try again when "
-                                       "the service is less busy.") from None
-            except Exception as error:
-                cause = getattr(error, "cause", None) or error
-                if not isinstance(cause, _DIED):
-                    raise
-                log.warning("%s was lost (%s), trace %s", self.service, type(cause).__name__, run.trace_id)
-                run.lost(self.stage, self.service, started, StageUnavailable.type, messages.LOST_REPLICA)
-                died += 1
-                self._give_up_after(died, run)
-                continue
-            run.collect(reply.spans)
-            if reply.input_lost:  # the stage's own span says so
-                lost += 1
-                self._give_up_after(lost, run)
+                    reply = await _answered(send(run.carrier(), inputs))
+                if tries.accept(reply):
+                    return Result(reply, partial(self._call, run, send, *inputs))
+            if tries.remake:
                 inputs = tuple([await result.remake() for result in inputs])
-                continue
-            if reply.error is not None:
-                raise reply.error
-            return Result(reply, partial(self._call, run, send, *inputs))
 
-    def _give_up_after(self, times: int, run: Run) -> None:
-        if times == TRIES or run.remaining_s() <= 0:
-            raise StageUnavailable(f"{self.service} is not available; it is being restarted, try again shortly.",
-                                   retry_after_s=5)
+    async def _watched(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
+                       *inputs: Result) -> Result:
+        with run.watching(self.stage, self.service):
+            return await self._call(run, send, *inputs)
 
 
 class AudioClient(StageClient):
@@ -121,7 +99,7 @@ class AudioClient(StageClient):
             # Put anew for every try: the shelf doesn't keep it as long as a request may last.
             parts = self.shelf.pack({UPLOAD: np.frombuffer(upload, np.uint8)})
             return self.remote(carrier, parts, transcript)
-        return await self._call(run, send)
+        return await self._watched(run, send)
 
 
 class EmbeddingClient(StageClient):
@@ -130,28 +108,105 @@ class EmbeddingClient(StageClient):
     async def extract(self, clip: Result, run: Run) -> Result:
         def send(carrier, inputs):
             return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
-        return await self._call(run, send, clip)
+        return await self._watched(run, send, clip)
 
 
 class TtsClient(StageClient):
     stage, service, method = vocabulary.GENERATE_MEL, "tts-service", "generate"
+    remote_stream: Callable = None
 
-    async def generate(self, utterance: Utterance, voice: Result, run: Run) -> Result:
-        def send(carrier, inputs):
-            return self.remote(carrier, utterance, inputs[0].reply.parts)
-        return await self._call(run, send, voice)
+    def connect(self, shelf: Shelf) -> None:
+        super().connect(shelf)
+        self.remote_stream = self.handle.options(stream=True).stream.remote
 
-    async def generate_kept(self, utterance: Utterance, voice: KeptVoice, run: Run) -> Result:
-        """The same with a voice that this ingress has kept, and can hand out as often as it is lost."""
+    async def generate(self, utterance: Utterance, voice: Made, run: Run) -> Result:
         def send(carrier, inputs):
-            return self.remote(carrier, utterance, self.shelf.pack(voice.arrays))  # anew, like an upload
-        return await self._call(run, send)
+            return self.remote(carrier, utterance, self._parts(voice, inputs))
+        return await self._watched(run, send, *_inputs(voice))
+
+    async def stream(self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None = None) -> AsyncIterator[
+            Result]:
+        """The mel's chunks as they are made, but for those that reach no further than `beyond` (`MelChunk.reaches`).
+
+        A stage that dies on the way is replaced by another one, which says the same again (same seed, same tokens),
+        maybe cut elsewhere: what was given out already is passed over.
+        """
+        inputs, tries, ended = _inputs(voice), Tries(self.stage, self.service, run), False
+        with run.watching(self.stage, self.service):
+            while not ended:
+                with tries.guarding():
+                    replies = self.remote_stream(run.carrier(), utterance, self._parts(voice, inputs))
+                    try:
+                        while not ended:
+                            async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
+                                reply = await anext(replies)
+                            if not tries.accept(reply):
+                                break
+                            ended = not reply.facts
+                            if not ended and (beyond is None or reaches(reply.facts) > beyond):
+                                before, beyond = beyond, reaches(reply.facts)
+                                yield Result(reply, partial(self._again, utterance, voice, run, before))
+                    finally:
+                        if not ended:
+                            replies.cancel()
+                if tries.remake:
+                    inputs = tuple([await result.remake() for result in inputs])
+
+    async def _again(self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None) -> Result:
+        """A chunk in place of one that was lost; it may reach further."""
+        async with aclosing(self.stream(utterance, voice, run, beyond)) as chunks:
+            return await anext(chunks)
+
+    def _parts(self, voice: Made, inputs: tuple[Result, ...]) -> Parts:
+        """A kept voice is put on the shelf anew for every try, like an upload."""
+        return self.shelf.pack(voice.arrays) if isinstance(voice, KeptVoice) else inputs[0].reply.parts
+
+
+def reaches(facts: dict) -> tuple[int, float, bool]:
+    """`MelChunk.reaches`, of a chunk's reply."""
+    return facts[PART], facts[SECONDS], facts[FINAL]
+
+
+def _inputs(voice: Made) -> tuple[Result, ...]:
+    """What has to be made again where it is lost."""
+    return () if isinstance(voice, KeptVoice) else (voice,)
 
 
 class VocoderClient(StageClient):
     stage, service, method = vocabulary.VOCODE_WAV, "vocoder-service", "vocode"
+    remote_chunk: Callable = None
+
+    def connect(self, shelf: Shelf) -> None:
+        super().connect(shelf)
+        self.remote_chunk = self.handle.vocode_chunk.remote
 
     async def vocode(self, mel: Result, run: Run) -> Result:
         def send(carrier, inputs):
             return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
-        return await self._call(run, send, mel)
+        return await self._watched(run, send, mel)
+
+    async def follow(self, chunks: AsyncIterator[Result], run: Run) -> AsyncIterator[Result]:
+        """The audio that each chunk of a mel adds, as the chunks come.
+
+        vocoder-service makes one span of all its calls, with the last one. Where a stream ends before, the ingress
+        speaks for it.
+        """
+        so_far, silent = SoFar(), True
+
+        def send(carrier, inputs):
+            return self.remote_chunk(carrier, inputs[0].reply.facts, inputs[0].reply.parts, so_far)
+        with ExitStack() as watch:
+            try:
+                async for chunk in chunks:
+                    if so_far.reached is not None and reaches(chunk.reply.facts) <= so_far.reached:
+                        continue  # one that was made again in place of a lost one came as far
+                    if not so_far.chunks:
+                        watch.enter_context(run.watching(self.stage, self.service))
+                    silent = True  # a call that fails has a span, its own or the ingress's
+                    audio = await self._call(run, send, chunk)
+                    so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
+                    yield audio
+            except BaseException:
+                if not silent:
+                    run.lost(self.stage, self.service, so_far.started_ns, "cancelled", messages.STREAM_BROKEN)
+                raise

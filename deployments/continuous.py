@@ -8,8 +8,11 @@ One thread does everything with the model, turn by turn: take out who has left, 
 who is finished. It runs while anybody is there and needs no event loop between two steps, so a busy one does not slow
 them down.
 
+Who streams is handed chunks as they are made, and is there until the last one.
+
 Where a step raises, who had joined is taken out and computed again, each alone, so that only a bad one fails; the
-others wait until that is over. Who had not joined had no part in it, and just waits.
+others wait until that is over. Who had not joined had no part in it, and just waits. A stream that is computed again
+goes on where it was: the same seed says the same, and what was handed out already is passed over.
 """
 
 from __future__ import annotations
@@ -19,35 +22,38 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 
 from deployments.batching import Batched
 from deployments.trail import trail
-from engines.contract import ContinuousAcousticModel, Mel, Ticket, Utterance, Voice
-from speech.errors import SpeechError, StageUnavailable
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Utterance, Voice
+from speech.errors import StageUnavailable
 
 log = logging.getLogger("ray.serve")
 
 
 class _Member:
-    """One request. `future` belongs to its event loop; the compute thread only asks whether it was given up."""
+    """One request. `future` and `chunks` belong to its event loop; the compute thread only asks whether `future` was
+    given up. `chunks` is None for who wants the whole; a stream's results go there, and its future has none."""
 
-    __slots__ = ("item", "loop", "future", "arrived_ns")
+    __slots__ = ("item", "loop", "future", "arrived_ns", "chunks", "reached")
 
-    def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int) -> None:
+    def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool) -> None:
         self.item = item
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Batched[Mel | Exception]] = self.loop.create_future()
         self.arrived_ns = arrived_ns
+        self.chunks: asyncio.Queue[Batched[MelChunk | Exception]] | None = asyncio.Queue() if stream else None
+        self.reached: tuple | None = None  # `MelChunk.reaches` of the last one that was handed out
 
     @property
     def left(self) -> bool:
         return self.future.cancelled()
 
-    def answer(self, done: Batched[Mel | Exception]) -> None:
+    def answer(self, done: Batched[Mel | MelChunk | Exception]) -> None:
         try:
-            self.loop.call_soon_threadsafe(self._set, done)
+            self.loop.call_soon_threadsafe(self._set if self.chunks is None else self.chunks.put_nowait, done)
         except RuntimeError:
             pass  # its event loop is closed: nobody waits any more
 
@@ -107,7 +113,25 @@ class Continuous:
         Of the result, `started_ns` is when it joined, `size` with how many it was computed on average, `batch_id` the
         batch that finished it; the last two are None for one that never joined. Cancelled, it leaves at the next step.
         """
-        member = _Member(item, self._clock())
+        return await self._enter(item, stream=False).future
+
+    async def stream(self, item: tuple[Utterance, Voice]) -> AsyncIterator[Batched[MelChunk | Exception]]:
+        """The item's chunks as they are made, up to the one that is last, or to an exception as `value`.
+
+        Closed or cancelled before, it leaves at the next step.
+        """
+        member = self._enter(item, stream=True)
+        try:
+            while True:
+                done = await member.chunks.get()
+                yield done
+                if isinstance(done.value, Exception) or done.value.last:
+                    return
+        finally:
+            member.future.cancel()
+
+    def _enter(self, item: tuple[Utterance, Voice], stream: bool) -> _Member:
+        member = _Member(item, self._clock(), stream)
         with self._lock:
             if self._closed:
                 raise _stopping()
@@ -115,7 +139,7 @@ class Continuous:
             if not self._running:
                 self._executor.submit(self._run)
                 self._running = True
-        return await member.future
+        return member
 
     def close(self) -> None:
         """Stop after the step under way; who is still there is told so."""
@@ -175,7 +199,8 @@ class Continuous:
         if member.left:
             return False
         try:
-            found = self._model.submit(*member.item)
+            found = self._model.submit(*member.item) if member.chunks is None else self._model.submit(
+                *member.item, stream=True)
         except Exception as error:
             found = error
         if isinstance(found, Exception):
@@ -191,7 +216,16 @@ class Continuous:
             self._recover(error)
             return
         for ticket, value in finished:
-            self._answer(self._forget(ticket), ticket, value)
+            if isinstance(value, MelChunk) and not value.last:
+                self._hand_out(ticket, value)
+            else:
+                self._answer(self._forget(ticket), ticket, value)
+
+    def _hand_out(self, ticket: Ticket, chunk: MelChunk) -> None:
+        member = self._in_hand[ticket]
+        if member.reached is None or chunk.reaches > member.reached:
+            member.reached = chunk.reaches
+            self._answer(member, ticket, chunk)
 
     def _recover(self, error: Exception) -> None:
         """A step has raised: everybody leaves the model, and nobody is lost."""
@@ -241,7 +275,7 @@ class Continuous:
             self._answer(member, None, error)
         return False
 
-    def _answer(self, member: _Member, ticket: Ticket | None, value: Mel | SpeechError | Exception) -> None:
+    def _answer(self, member: _Member, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
         now = self._clock()
         joined = ticket.joined_ns if ticket is not None else None
         member.answer(Batched(value, ticket and ticket.batch_id, ticket and ticket.batch_size, member.arrived_ns,

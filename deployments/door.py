@@ -27,9 +27,9 @@ from collections.abc import Iterable
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.callers import Callers
 from deployments import early_body, messages
-from deployments.callers import Callers
-from deployments.gateway import send_error
+from deployments.gateway import BROKEN_OFF, send_error
 from deployments.keeper import Keeper
 from deployments.run import record
 from deployments.settings import Tracing
@@ -37,6 +37,7 @@ from deployments.trail import trail
 from speech.dialects import DIALECTS
 from speech.errors import NotFound, SpeechError, StageUnavailable
 from tracing import Tracer, extract, vocabulary
+from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
 
@@ -44,6 +45,7 @@ SETTINGS_VARIABLE = "COSYGRAPH_TRACING"
 #: Serve reads them with - and _ alike.
 STEERING = frozenset({"x-request-id", "x-request-timeout-seconds", "x-request-disconnect-disabled",
                       "serve-multiplexed-model-id", "x-session-id"})
+_ROUTES = Routes(vocabulary.ROUTES)
 _OWN_PAGES = ("/-/healthz", "/-/routes")
 #: What Serve's proxy answers by itself, always as plain text: no such application, timed out, died, none there.
 _OWN_STATUS = frozenset({404, 408, 429, 500, 503})
@@ -124,7 +126,7 @@ def _is_plain(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 def _route(path: str) -> str | None:
     """The route of ours that a path ends in, below whatever prefix; the path itself is the caller's text."""
-    return next((route for route in vocabulary.ROUTES if len(route) > 1 and path.endswith(route)), None)
+    return _ROUTES.find_below(path)
 
 
 class _Answer:
@@ -136,12 +138,12 @@ class _Answer:
         self.status: int | None = None
         self.own = False  #: the proxy's own answer
         self.left = False  #: the client has gone
-        self._whole = False
+        self._whole = self._broken_off = False
 
     @property
     def cut(self) -> bool:
-        """Begun and not ended: the ingress died over it."""
-        return self.status is not None and not self.own and not self._whole
+        """Begun and not ended, and not by the ingress's own will: it died over it."""
+        return self.status is not None and not self.own and not self._whole and not self._broken_off
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -154,6 +156,9 @@ class _Answer:
             self.own = self.status in _OWN_STATUS and _is_plain(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             self._whole = not message.get("more_body", False)
+            if message.get(BROKEN_OFF):
+                self._broken_off = True
+                return
         if not self.own:
             await self._send(message)
 

@@ -1,7 +1,8 @@
 """The outermost ASGI layer of the ingress: every HTTP request gets a trace, an id in its answer, and an ending.
 
 The trace is finished when the status is known and submitted before the first byte of the answer leaves, so that an
-answered request cannot lose its trace to a crash. Requests that are only looked at (health, docs) are kept out of
+answered request cannot lose its trace to a crash; of an answer that is streamed (`Run.streaming`), before the last byte
+leaves. Requests that are only looked at (health, docs) are kept out of
 Zipkin unless they fail. What becomes of a finished trace is the keeper's to say.
 """
 
@@ -16,16 +17,20 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments import early_body
-from deployments.callers import Callers
+from access.callers import Callers
+from access.entrance import Entrance
+from deployments import early_body, upload
 from deployments.keeper import Keeper
 from deployments.run import Run
 from deployments.trail import trail
 from speech.errors import Cancelled, InternalError, SpeechError
 from tracing import SilentTracer, Tracer, extract, vocabulary
+from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
 
+#: A key of the ASGI message that breaks an answer off: tells the door (`deployments/door.py`) that there is a trace.
+BROKEN_OFF = "cosygraph.broken_off"
 QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
 
 
@@ -37,8 +42,9 @@ def _path(scope: Scope) -> str:
 class Gateway:
     """Wraps `app`. `trace_url(id)` is where people find a kept trace, or None."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: frozenset[str],
-                 deadline_s: float, trace_url: Callable[[str], str | None]) -> None:
+    def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: Routes,
+                 deadline_s: float, trace_url: Callable[[str], str | None],
+                 entrance: Entrance | None = None) -> None:
         self._app = app
         self._tracer = tracer
         self._silent = SilentTracer()
@@ -46,6 +52,7 @@ class Gateway:
         self._deadline_s = deadline_s
         self._keeper = keeper
         self._callers = callers
+        self._entrance = entrance or Entrance()
         self._trace_url = trace_url
         self._closing: set[asyncio.Task] = set()
 
@@ -58,7 +65,10 @@ class Gateway:
         scope.setdefault("state", {})["run"] = run
         answer = _Answer(self, scope, run, send)
         try:
-            await self._app(scope, receive, answer)
+            async with self._entrance.enter(run.caller, scope["method"], _path(scope)):
+                await self._app(scope, upload.limited(receive, run), answer)
+            if not answer.ended:  # Starlette ends a stream whose client has left without a word
+                self._close_detached(answer)
         except asyncio.CancelledError:
             self._close_detached(answer)
             raise
@@ -70,6 +80,8 @@ class Gateway:
             run.error = error
             if not answer.started:
                 await send_error(error, answer)
+            elif not answer.ended:
+                await answer.break_off()
 
     def _open(self, scope: Scope) -> Run:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -77,14 +89,14 @@ class Gateway:
         caller = self._callers.identify(dict(headers), (scope.get("client") or (None,))[0])
         started = time.time_ns()
         path = _path(scope)
-        known = path in self._routes
+        route = self._routes.find(path)
         # An unknown path is the caller's text: it may be anything, so it is no span name.
-        name = f"{scope['method']} {path}" if known else "unknown route"
+        name = f"{scope['method']} {route}" if route else "unknown route"
         tracer = self._tracer if self._keeper.tracing else self._silent
         root = tracer.server(name, parent=incoming.parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
-        if known:
-            root.tag(vocabulary.HTTP_ROUTE, path)
+        if route:
+            root.tag(vocabulary.HTTP_ROUTE, route)
         if user := self._keeper.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
         return Run(tracer, root, self._deadline_s, started, incoming, caller)
@@ -100,18 +112,21 @@ class Gateway:
 
     def submit(self, run: Run, status: int, quiet: bool) -> bool:
         """Finish the trace; True where it was kept."""
-        run.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
-        records = run.finish()
+        records = run.finish(status)
         if quiet and status < 400:
             return False
         return self._keeper.finish(records, run.incoming, run.caller)
 
-    def trace_url(self, trace_id: str) -> str | None:
-        return self._trace_url(trace_id)
+    def trace_url(self, run: Run, kept: bool | None = None) -> str | None:
+        """Where people find the trace; None where it isn't kept, or not for certain while it goes on (`kept` None)."""
+        if kept is None:
+            root = run.root.preview()
+            kept = root is not None and self._keeper.foresee(root, run.incoming, run.caller)
+        return self._trace_url(run.trace_id) if kept else None
 
 
 class _Answer:
-    """`send`, watched: closes the trace at the response's start and adds its headers."""
+    """`send`, watched: closes the trace at the response's start, or a stream's at its end, and adds headers."""
 
     def __init__(self, gateway: Gateway, scope: Scope, run: Run, send: Send) -> None:
         self._gateway = gateway
@@ -119,14 +134,27 @@ class _Answer:
         self.run = run
         self._send = send
         self._closed = False
-        self.started = False
+        self._status = 0
+        self.started = self.ended = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self.started:
-            self.started = True
-            kept = self.close(message["status"])
+            self.started, self._status = True, message["status"]
+            kept = None if self.run.streaming else self.close(self._status)
             message = message | {"headers": [*message.get("headers", ()), *self._headers(kept)]}
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            if self.run.broken_off:
+                await self.break_off()
+                return
+            self.close(self._status)
+            self.ended = True
         await self._send(message)
+
+    async def break_off(self) -> None:
+        """An answer that has begun fails: it gets no end, so that whoever reads it notices. Closes the trace."""
+        self.close(self._status)
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True, BROKEN_OFF: True})
 
     def close(self, status: int) -> bool:
         if self._closed:
@@ -134,9 +162,9 @@ class _Answer:
         self._closed = True
         return self._gateway.submit(self.run, status, self._quiet)
 
-    def _headers(self, kept: bool) -> list[tuple[bytes, bytes]]:
+    def _headers(self, kept: bool | None) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-trace-id", self.run.trace_id.encode())]
-        if kept and (url := self._gateway.trace_url(self.run.trace_id)):
+        if url := self._gateway.trace_url(self.run, kept):
             headers.append((b"x-trace-url", url.encode()))
         return headers
 

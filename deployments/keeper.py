@@ -6,8 +6,8 @@ import hashlib
 import hmac
 from pathlib import Path
 
+from access.callers import Caller
 from deployments import messages
-from deployments.callers import Caller
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
 from tracing import Exporter, ExportSettings, Incoming, Record, encode, vocabulary
@@ -61,13 +61,16 @@ class Keeper:
         if not records:
             self._untraced += 1
             return False
-        verdict = self._sampler.decide(FinishedTrace.of(records, incoming, trusted=caller.trusted,
-                                                        principals=caller.principals))
+        verdict = self._sampler.decide(_judged(records, incoming, caller))
         if verdict.keep:
             spans = encode(records)
             verdict.stamp(spans)
             self.exporter.submit(spans)
         return verdict.keep
+
+    def foresee(self, root: Record, incoming: Incoming, caller: Caller) -> bool:
+        """Whether a trace is kept for certain, by what its root says before it is finished."""
+        return self._sampler.foresee(_judged([root], incoming, caller))
 
     def counters(self) -> dict[str, int]:
         """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
@@ -76,6 +79,10 @@ class Keeper:
 
     def close(self, timeout_s: float) -> None:
         self.exporter.close(timeout_s=timeout_s)
+
+
+def _judged(records: list[Record], incoming: Incoming, caller: Caller) -> FinishedTrace:
+    return FinishedTrace.of(records, incoming, trusted=caller.trusted, principals=caller.principals)
 
 
 def _secret(path: str | None) -> bytes | None:

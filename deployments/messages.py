@@ -8,10 +8,11 @@ LOST_REPLICA = "the replica died"
 LOST_ARRAY = "an earlier stage died with the array it had made"
 NO_ANSWER = "no answer within the deadline"
 CLIENT_LEFT = "the client left"
+STREAM_BROKEN = "the stream ended before its last chunk"
 LOST_INGRESS = "cosyvoice3-api was lost or can't be reached; it is being restarted, try again shortly."
 
 IN_TRACES = (
-    LOST_REPLICA, LOST_ARRAY, NO_ANSWER, CLIENT_LEFT, LOST_INGRESS,
+    LOST_REPLICA, LOST_ARRAY, NO_ANSWER, CLIENT_LEFT, STREAM_BROKEN, LOST_INGRESS,
     "Audio sample rate {}Hz, minimum required {}Hz",
     "The reference clip is {} s long; it must be {} to {} s.",
     "The reference clip is longer than {} s; cut it to its clearest part.",
@@ -20,4 +21,6 @@ IN_TRACES = (
     "The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; GET /api/dialects lists them all. "
     "Nothing is assumed where it is missing.",
     "The service is at its limit of {} requests in flight; try again after the time in Retry-After.",
+    "This caller's limit of {} requests a minute is reached; try again after the time in Retry-After.",
+    "This caller's limit of {} requests at a time is reached; wait for one of them to end.",
 )

@@ -6,8 +6,11 @@ Lives in the ingress alone, which is the only one that knows when a request is o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from deployments.callers import Caller
+from access.callers import Caller
 from speech.errors import SpeechError
 from tracing import Carrier, Decision, Incoming, Record, SilentSpan, SilentTracer, Span, Tracer, inject, vocabulary
 
@@ -16,6 +19,17 @@ def record(error: SpeechError, span: Span | SilentSpan) -> None:
     """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
     span.fail(error.type, error.message, error.status)
     span.tag(vocabulary.ERROR_CODE, error.code)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stage's work for a request has begun, or is done after `ms`. Pieces count from 1."""
+
+    stage: str
+    service: str
+    piece: int
+    pieces: int
+    ms: float | None = None
 
 
 class Run:
@@ -31,6 +45,10 @@ class Run:
         self.caller = caller
         self.deadline_ns = started_ns + int(deadline_s * 1e9)
         self.error: SpeechError | None = None
+        self.streaming = False  #: its answer is sent while it is made
+        self.broken_off = False  #: its answer has begun and will not be finished
+        self.abandoned = False  #: a part of it has failed, and the others are given up for that
+        self.listener: Callable[[Progress], None] | None = None  #: hears of every stage's beginning and end
         self._records: list[Record] = []
 
     @property
@@ -56,14 +74,67 @@ class Run:
     def collect(self, records: list[Record]) -> None:
         self._records.extend(records)
 
+    @contextmanager
+    def watching(self, stage: str, service: str, piece: int = 1, pieces: int = 1) -> Iterator[None]:
+        """Around a stage's work, for who listens."""
+        if self.listener is None:
+            yield
+            return
+        started, progress = time.monotonic(), Progress(stage, service, piece, pieces)
+        self.listener(progress)
+        yield
+        self.listener(replace(progress, ms=round((time.monotonic() - started) * 1000, 1)))
+
+    def piece(self, number: int, count: int) -> Piece:
+        return Piece(self, number, count)
+
+    @property
+    def records(self) -> list[Record]:
+        """The stages' spans so far, in the order in which they came in."""
+        return self._records
+
     def lost(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
         """Speak for a stage that cannot: a CLIENT span with the error, in its name."""
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
         self._records.extend(span.records())
 
-    def finish(self) -> list[Record]:
-        """The whole trace, root first. Call once; what comes in afterwards belongs to nobody."""
+    def extend(self, deadline_s: float) -> None:
+        """Another deadline, from the request's start."""
+        self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
+
+    def finish(self, status: int) -> list[Record]:
+        """The whole trace, root first. Call once; what comes in afterwards belongs to nobody.
+
+        `status`: as the client saw it. Of an answer that broke off, that is not the error's.
+        """
         if self.error is not None:
             record(self.error, self.root)
+        self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
         return [*self.root.records(), *self._records]
+
+
+class Piece:
+    """A request as the stages see it while they work for one of its pieces: a run whose spans say which piece it is."""
+
+    def __init__(self, run: Run, number: int, count: int) -> None:
+        self._run, self._number, self._count = run, number, count
+
+    def __getattr__(self, name: str):
+        return getattr(self._run, name)
+
+    def watching(self, stage: str, service: str):
+        return self._run.watching(stage, service, self._number, self._count)
+
+    def collect(self, records: list[Record]) -> None:
+        self._run.collect([self._numbered(record) for record in records])
+
+    def lost(self, *args, **kwargs) -> None:
+        before = len(self._run.records)
+        self._run.lost(*args, **kwargs)
+        self._run.records[before:] = [self._numbered(record) for record in self._run.records[before:]]
+
+    def _numbered(self, record: Record) -> Record:
+        if record.kind is None or self._count == 1:  # a stage's phases are below it
+            return record
+        return record.tagged({vocabulary.PIECE: self._number})

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from access.required import keys_file_of
+from access.settings import Access
+from deployments.strict import Strict
 from tracing.sampling import SamplingSettings
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys; frozen, because a replica's settings change only through `reconfigure`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_nearest(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key in data.keys() - cls.model_fields.keys():
-                near = get_close_matches(str(key), cls.model_fields, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
-                raise ValueError(f"unknown key '{key}' in {cls.__name__}; {hint}")
-        return data
+from voices.settings import VoiceSettings
 
 
 class StageConfig(Strict):
@@ -50,6 +37,8 @@ class Limits(Strict):
     max_waiting: int = Field(64, ge=0)  #: requests waiting to enter it; beyond that 503 with Retry-After
     max_wait_s: float = Field(10.0, gt=0)  #: longest wait to enter
     deadline_s: float = Field(60.0, gt=0)  #: from arrival to answer
+    long_deadline_s: float = Field(600.0, gt=0)  #: the same for long_form, up to the end of its stream
+    pieces_at_once: int = Field(4, ge=1)  #: of one long text, in the graph; they count as one request in flight
 
 
 class Tracing(Strict):
@@ -64,7 +53,7 @@ class Tracing(Strict):
     spool_dir: str | None = None  #: kept traces are appended here before the answer leaves
     retry_most_s: float = Field(30.0, gt=0)  #: longest pause between attempts while Zipkin fails
     sampling: SamplingSettings = SamplingSettings()  #: what is kept: see tracing/sampling.py
-    keys_file: str | None = None  #: whose word on sampling counts: see deployments/callers.py
+    keys_file: str | None = None  #: the older place of access.keys_file, where that is not set
     secret_file: str | None = None  #: at least 32 random bytes; without it no user.hash leaves, and no salt is used
 
     def trace_url(self, trace_id: str) -> str | None:
@@ -89,10 +78,32 @@ class LiveApi(LiveTracing):
     voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
 
 
-class ApiConfig(Strict):
+class Guarded(Strict):
+    """What the graph's config and the ingress's have in common: who may come in."""
+
+    tracing: Tracing = Tracing()
+    access: Access = Access()
+
+    @model_validator(mode="after")
+    def _one_key_file(self) -> Guarded:
+        keys_file_of(self.access, self.tracing.keys_file)
+        return self
+
+    @property
+    def keys_file(self) -> str | None:
+        return keys_file_of(self.access, self.tracing.keys_file)
+
+    @property
+    def limits_callers(self) -> bool:
+        """Whether there may be limits: keys can be given some while the graph serves."""
+        return self.keys_file is not None or self.access.default_limits.limited
+
+
+class ApiConfig(Guarded):
     engine: str
     engine_options: dict = Field(default_factory=dict)
     limits: Limits = Limits()
-    tracing: Tracing = Tracing()
     voice_cache_mb: VoiceCacheMb = 0.0
+    voices: VoiceSettings = VoiceSettings()  #: where stored voices lie
+    cosyvoice_dialect: str | None = None  #: for CosyVoice's own paths, whose clients can't name one
     dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
 import ray
 from ray import serve
@@ -21,7 +22,7 @@ from deployments.trail import trail
 from deployments.wire import Reply
 from engines import contract
 from speech.errors import DeadlineExceeded, InternalError, SpeechError, StageUnavailable
-from tracing import Carrier, Span, Tracer, vocabulary
+from tracing import Carrier, Record, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
 
@@ -86,58 +87,100 @@ class Stage:
         """For readiness: an answer proves a replica that can be reached."""
         return self.replica_id
 
-    async def answer(self, carrier: Carrier, work: Callable[[Span], Awaitable[dict]]) -> Reply:
+    async def answer(self, carrier: Carrier, work: Callable[[Span], Awaitable[dict]],
+                     span: Span | None = None) -> Reply:
         """Run `work(span)` inside the stage's span and the carrier's deadline; whatever happens becomes a Reply.
 
         `work` returns the Reply's fields beside the spans. A cancelled call has no reply: the ingress, which
-        cancelled it, closes the trace in this stage's name.
+        cancelled it, closes the trace in this stage's name. `span`: one that is open already.
         """
-        arrived = time.time_ns()
-        span = self.tracer.server(self.name, parent=carrier, start_ns=arrived)
-        span.tags(**{vocabulary.QUEUE_WAIT_MS: max(0.0, round((arrived - carrier.sent_ns) / 1e6, 3))}, **self._about)
+        span = span or self.open(carrier)
         try:
-            remaining = (carrier.deadline_ns - arrived) / 1e9
-            if remaining <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(remaining):
+            async with asyncio.timeout(_remaining_s(carrier)):
                 fields = await work(span)
-        except TimeoutError:
-            return self._failed(span, DeadlineExceeded(
-                f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
-                "or with a shorter text."))
-        except SpeechError as error:
-            return self._failed(span, error)
-        except InputLost as error:
-            log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
-            return self._failed(span, StageUnavailable(messages.LOST_ARRAY), input_lost=True)
         except Exception as error:
-            # The log says where; client and trace get no more than the stage's name, and nobody the message.
-            log.error("%s failed, trace %s: %s", self.name, span.trace_id, trail(error))
-            return self._failed(span, InternalError(f"{self.service} failed in a way it should not have; "
-                                                    "its log says where, under this trace's id."))
-        if len(self.shelf):
-            asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
+            return self._failed(span, error)
+        self._tidy_later()
+        return Reply(spans=self._closed(span), **fields)
+
+    async def answer_in_parts(self, carrier: Carrier,
+                              work: Callable[[Span], AsyncIterator[dict]]) -> AsyncIterator[Reply]:
+        """The same where `work(span)` gives the fields of one Reply after the other. They carry no spans; the last
+        Reply carries nothing else, but for the error where there was one."""
+        span = self.open(carrier)
+        try:
+            async with aclosing(work(span)) as parts:
+                while True:
+                    async with asyncio.timeout(_remaining_s(carrier)):
+                        fields = await anext(parts, None)
+                    if fields is None:
+                        break
+                    yield Reply(spans=[], **fields)
+        except Exception as error:
+            yield self._failed(span, error)
+            return
+        self._tidy_later()
+        yield Reply(spans=self._closed(span))
+
+    def open(self, carrier: Carrier, started_ns: int | None = None) -> Span:
+        """The stage's span. `started_ns` where it tells of earlier calls too; else it starts now."""
+        now = time.time_ns()
+        span = self.tracer.server(self.name, parent=carrier, start_ns=started_ns or now)
+        span.tags(**{vocabulary.QUEUE_WAIT_MS: max(0.0, round((now - carrier.sent_ns) / 1e6, 3))}, **self._about)
+        return span
+
+    def _closed(self, span: Span) -> list[Record]:
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
-        return Reply(spans=span.records(), **fields)
+        return span.records()
+
+    def _tidy_later(self) -> None:
+        if len(self.shelf):
+            asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
+
+    def _failed(self, span: Span, error: Exception) -> Reply:
+        """The log says where; client and trace get no more than our own words, and nobody a foreign message."""
+        if isinstance(error, TimeoutError):
+            error = DeadlineExceeded(
+                f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
+                "or with a shorter text.")
+        elif isinstance(error, InputLost):
+            log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
+            error = StageUnavailable(messages.LOST_ARRAY)
+            record(error, span)
+            return Reply(spans=span.records(), error=error, input_lost=True)
+        elif not isinstance(error, SpeechError):
+            log.error("%s failed, trace %s: %s", self.name, span.trace_id, trail(error))
+            error = InternalError(f"{self.service} failed in a way it should not have; its log says where, under this "
+                                  "trace's id.")
+        record(error, span)
+        return Reply(spans=span.records(), error=error)
 
     async def batched(self, span: Span, item) -> Batched:
         """Hand over to the batcher and tag the member's span with what became of it, also where it failed."""
         done = await self.batcher.settle(item)
-        if done.size is not None:
-            span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
-        span.tags(**{
-            vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
-            vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})
+        self.tell(span, done)
         if isinstance(done.value, Exception):
             raise done.value
         return done
 
     @staticmethod
-    def _failed(span: Span, error: SpeechError, input_lost: bool = False) -> Reply:
-        record(error, span)
-        return Reply(spans=span.records(), error=error, input_lost=input_lost)
+    def tell(span: Span, done: Batched) -> None:
+        """Tag a member's span with what became of it."""
+        if done.size is not None:
+            span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
+        span.tags(**{
+            vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
+            vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})
 
     def __del__(self) -> None:
         if batcher := getattr(self, "batcher", None):  # absent where the constructor failed
             batcher.close()
+
+
+def _remaining_s(carrier: Carrier) -> float:
+    """Until the request's deadline. Raises TimeoutError where it has passed."""
+    remaining = (carrier.deadline_ns - time.time_ns()) / 1e9
+    if remaining <= 0:
+        raise TimeoutError
+    return remaining

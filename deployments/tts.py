@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
 from deployments.arrays import Parts
 from deployments.continuous import Continuous
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import Reply
+from deployments.wire import FINAL, LAST, PART, SECONDS, Reply
 from engines.contract import ContinuousAcousticModel, Utterance, Voice
 from tracing import Carrier, Span, vocabulary
 
@@ -39,5 +42,30 @@ class TtsService(Stage):
             mel = done.value
             for phase in mel.phases:
                 span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
-            return {"parts": self.shelf.pack(mel.arrays), "facts": {"seconds": mel.seconds}}
+            return {"parts": self.shelf.pack(mel.arrays), "facts": {SECONDS: mel.seconds}}
         return await self.answer(carrier, work)
+
+    async def stream(self, carrier: Carrier, utterance: Utterance, parts: Parts) -> AsyncIterator[Reply]:
+        """As `generate`, in chunks as they are made, and a last Reply with the spans. Reply parts: the engine's mel
+        arrays, from their part's beginning; facts: a MelChunk's other fields. Only where the engine streams."""
+        async def work(span: Span) -> AsyncIterator[dict]:
+            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
+            count = 0
+            async with aclosing(self.batcher.stream((utterance, Voice(await self.shelf.unpack(parts))))) as chunks:
+                async for done in chunks:
+                    chunk = done.value
+                    if isinstance(chunk, Exception):
+                        self.tell(span, done)
+                        raise chunk
+                    count += 1
+                    if count == 1:
+                        span.annotate(vocabulary.FIRST_CHUNK)
+                    if chunk.last:
+                        self.tell(span, done)
+                        span.tag(vocabulary.STREAM_CHUNKS, count)
+                        for phase in chunk.phases:
+                            span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
+                    yield {"parts": self.shelf.pack(chunk.arrays), "facts": {
+                        SECONDS: chunk.seconds, PART: chunk.part, FINAL: chunk.final, LAST: chunk.last}}
+        async for reply in self.answer_in_parts(carrier, work):
+            yield reply

@@ -1,17 +1,23 @@
-"""vocoder-service: VOCODE_WAV. Acoustic features in, a WAV file out."""
+"""vocoder-service: VOCODE_WAV. Acoustic features in, audio out, whole or as far as a stream has come."""
 
 from __future__ import annotations
+
+import time
+from dataclasses import replace
 
 import numpy as np
 
 from deployments.arrays import Parts
+from deployments.batching import Batched
 from deployments.settings import StageConfig
 from deployments.stage import Stage
-from deployments.wire import WAV, Reply
-from engines.contract import Mel
-from speech.audio import to_wav
+from deployments.wire import FINAL, LAST, PART, PCM, SECONDS, SO_FAR, Reply, SoFar
+from engines.contract import Mel, MelChunk
 from speech.errors import SpeechError
+from speech.pcm import to_pcm
 from tracing import Carrier, Span, vocabulary
+
+Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the samples of its part that are given out
 
 
 class VocoderService(Stage):
@@ -24,16 +30,63 @@ class VocoderService(Stage):
         super().__init__(config)
         self._vocoder = self.load(self.engine.load_vocoder)
 
-    def compute(self, items):
-        """Encoding to 16 bit happens here too: it belongs in the compute thread, not on the event loop."""
-        rate = self.engine.capabilities.sample_rate
-        return [wav if isinstance(wav, SpeechError) else (len(wav) / rate, to_wav(wav, rate))
-                for wav in self._vocoder.vocode(items)]
+    def compute(self, items: list[Item]):
+        """Making it 16 bit happens here too: it belongs in the compute thread, not on the event loop."""
+        whole = [index for index, item in enumerate(items) if isinstance(item, Mel)]
+        begun = [index for index, item in enumerate(items) if not isinstance(item, Mel)]
+        sounds: dict[int, np.ndarray | SpeechError] = {}
+        if whole:
+            sounds.update(zip(whole, self._vocoder.vocode([items[i] for i in whole]), strict=True))
+        if begun:
+            sounds.update(zip(begun, self._vocoder.vocode_chunks([items[i] for i in begun]), strict=True))
+        return [sound if isinstance(sound, SpeechError) else to_pcm(sound)
+                for sound in (sounds[index] for index in range(len(items)))]
 
     async def vocode(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
-        """`parts`: tts-service's. Reply part: a 16-bit PCM WAV file at the engine's sample rate."""
+        """`parts`: tts-service's. Reply part: 16-bit PCM at the engine's sample rate."""
         async def work(span: Span) -> dict:
-            done = await self.batched(span, Mel(await self.shelf.unpack(parts), facts["seconds"]))
-            seconds, wav = done.value
-            return {"parts": self.shelf.pack({WAV: np.frombuffer(wav, np.uint8)}), "facts": {"seconds": seconds}}
+            done = await self.batched(span, Mel(await self.shelf.unpack(parts), facts[SECONDS]))
+            return self._fields(done.value)
         return await self.answer(carrier, work)
+
+    async def vocode_chunk(self, carrier: Carrier, facts: dict, parts: Parts, so_far: SoFar) -> Reply:
+        """`facts`, `parts`: a chunk of tts-service's stream. Reply part: the audio that follows what was given out,
+        maybe none; facts: the stream's new `SoFar`. Only with the last chunk, and with an error, comes the span.
+        """
+        span = self.open(carrier, so_far.started_ns)
+        now_so_far = replace(so_far, started_ns=span.start_ns, chunks=so_far.chunks + 1,
+                             queue_ms=so_far.queue_ms + max(0.0, (time.time_ns() - carrier.sent_ns) / 1e6))
+
+        async def work(span: Span) -> dict:
+            nonlocal now_so_far
+            chunk = MelChunk(await self.shelf.unpack(parts), facts[SECONDS], facts[PART], facts[FINAL])
+            done = await self.batcher.settle((chunk, so_far.given))
+            now_so_far = _later(now_so_far, done)
+            self._tell_all(span, now_so_far, done)
+            if isinstance(done.value, Exception):
+                raise done.value
+            now_so_far = replace(now_so_far, reached=chunk.reaches,
+                                 given=0 if chunk.final else so_far.given + len(done.value))
+            fields = self._fields(done.value)
+            return fields | {"facts": fields["facts"] | {SO_FAR: now_so_far}}
+        reply = await self.answer(carrier, work, span)
+        return reply if facts[LAST] or reply.error is not None else replace(reply, spans=[])
+
+    def _fields(self, pcm: np.ndarray) -> dict:
+        return {"parts": self.shelf.pack({PCM: pcm}),
+                "facts": {SECONDS: len(pcm) / self.engine.capabilities.sample_rate}}
+
+    def _tell_all(self, span: Span, so_far: SoFar, done: Batched) -> None:
+        """Of all the stream's calls: waits and compute are sums, the batch is the last one's."""
+        self.tell(span, done)
+        span.tags(**{
+            vocabulary.QUEUE_WAIT_MS: round(so_far.queue_ms, 3), vocabulary.BATCH_WAIT_MS: round(so_far.wait_ms, 3),
+            vocabulary.COMPUTE_MS: round(so_far.compute_ms, 3), vocabulary.STREAM_CHUNKS: so_far.chunks})
+        if so_far.first_ns is not None:
+            span.annotate(vocabulary.FIRST_CHUNK, at_ns=so_far.first_ns)
+
+
+def _later(so_far: SoFar, done: Batched) -> SoFar:
+    sounded = not isinstance(done.value, Exception) and len(done.value) > 0
+    return replace(so_far, wait_ms=so_far.wait_ms + done.wait_ms, compute_ms=so_far.compute_ms + done.compute_ms,
+                   first_ns=so_far.first_ns or (done.ended_ns if sounded else None))

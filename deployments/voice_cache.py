@@ -94,6 +94,11 @@ class VoiceCache:
                 self._voices.move_to_end(key)
             return voice
 
+    def keep(self, key: bytes, voice: KeptVoice) -> None:
+        """Keep a voice that is in hand already, its arrays the caller's no longer."""
+        if self._limit:
+            self._put(key, voice)
+
     def keep_later(self, key: bytes | None, clip: Reply, voice: Reply) -> None:
         """Begin to keep the voice that has just been found; call on the event loop. Failures are counted, not raised.
 

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from speech.errors import SpeechError
+from speech.errors import SpeechError, UnsupportedDialect
 from speech.requests import Utterance
 
 Arrays = Mapping[str, np.ndarray]
@@ -38,6 +38,14 @@ class Capabilities:
     #: a streamed text goes through the graph sentence by sentence
     streaming: bool = False
     notice: str = ""  #: what a user must know about the result ("steers a voice, is no true clone")
+
+    def check_dialect(self, code: str) -> None:
+        """Raise UnsupportedDialect for a dialect code that it can't speak."""
+        if code not in self.dialects:
+            raise UnsupportedDialect(
+                f"The running engine ({self.name}) can't speak this dialect. It speaks "
+                f"{', '.join(sorted(self.dialects))}. Nothing is spoken in another dialect instead.",
+                param="dialect", code="unsupported_dialect")
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,11 @@ class MelChunk:
     final: bool  #: the part is complete
     last: bool = False  #: and so is the utterance
     phases: tuple[Phase, ...] = ()  #: in the last one alone, of the whole utterance
+
+    @property
+    def reaches(self) -> tuple[int, float, bool]:
+        """How far into the utterance; chunks made a second time may be cut elsewhere, and this tells which are new."""
+        return self.part, self.seconds, self.final
 
 
 class SpeakerEncoder(Protocol):

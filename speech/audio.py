@@ -164,12 +164,5 @@ def resampled(samples: np.ndarray, rate: int, targets: Iterable[int]) -> dict[in
     return {target: samples if target == rate else soxr.resample(samples, rate, target) for target in targets}
 
 
-def to_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Mono float32 (n,) in ±1 as a 16-bit PCM WAV file."""
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(samples, -1.0, 1.0), rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
 def _refuse(message: str, code: str) -> InvalidInput:
     return InvalidInput(message, param="prompt_audio", code=code)

@@ -60,6 +60,30 @@ class UnsupportedDialect(SpeechError):
     status = 422
 
 
+class NotAuthorized(SpeechError):
+    """A key is required, and none was shown, or none that counts."""
+
+    type = "not_authorized"
+    status = 401
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"WWW-Authenticate": "Bearer"}
+
+
+class RoleMissing(SpeechError):
+    """The key counts, but not for this."""
+
+    type = "not_authorized"
+    status = 403
+
+
+class RateLimited(SpeechError):
+    """The caller has used up what its key may take. `retry_after_s`: when there will be some again."""
+
+    type = "rate_limited"
+    status = 429
+
+
 class NotFound(SpeechError):
     """No such path, or not with this method."""
 
@@ -70,6 +94,34 @@ class NotFound(SpeechError):
 class MethodNotAllowed(SpeechError):
     type = "method_not_allowed"
     status = 405
+
+
+class VoiceNotFound(SpeechError):
+    """No voice of this name or id is stored, or no longer."""
+
+    type = "voice_not_found"
+    status = 404
+
+
+class Conflict(SpeechError):
+    """What is stored already stands against it; the same request can succeed once that has changed."""
+
+    type = "conflict"
+    status = 409
+
+
+class NotOwner(SpeechError):
+    """The key may do this to its own alone, and this is somebody else's."""
+
+    type = "not_authorized"
+    status = 403
+
+
+class VoiceStoreUnavailable(SpeechError):
+    """Where the voices lie can't be reached, or refuses; what was asked for may or may not have happened."""
+
+    type = "voice_store_unavailable"
+    status = 503
 
 
 class Overloaded(SpeechError):

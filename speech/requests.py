@@ -1,18 +1,23 @@
-"""A request for speech as the client sends it: plain form fields in, one checked `Utterance` out."""
+"""A request for speech as the client sends it: plain fields in, one checked `Ask` out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
-from speech.text import check_instruction, check_text, check_transcript
+from speech.pieces import pieces
+from speech.text import check_instruction, check_long_text, check_text, check_transcript
 
 MODES = ("fast", "instruct")
-FIELDS = ("text", "dialect", "mode", "style_instruction", "prompt_text", "speed", "seed")
+#: Those of `speech.encoding`, which brings FFmpeg along: stages know requests, and need none of that.
+RESPONSE_FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
+STREAM_FORMATS = ("audio", "sse")
+FIELDS = ("text", "dialect", "voice", "mode", "style_instruction", "prompt_text", "speed", "seed", "long_form",
+          "response_format", "stream_format")
 SPEED_RANGE = (0.5, 2.0)
 MAX_SEED = 2**32 - 1
 
@@ -30,15 +35,50 @@ class Utterance:
     seed: int = 0
 
 
-def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> tuple[Utterance, Dialect]:
+@dataclass(frozen=True)
+class Ask:
+    """What a client asks for: an utterance, whose text may be a long one, and the form of the answer."""
+
+    utterance: Utterance
+    dialect: Dialect
+    dialect_source: str = "request"  #: request, voice or key
+    voice: str | None = None  #: name or id of a stored one, in place of a clip
+    long_form: bool = False
+    response_format: str = "wav"
+    stream_format: str | None = None  #: audio, sse, or None for one whole file
+
+    def pieces(self, early: bool) -> list[Utterance]:
+        """The utterances that are to be said one after the other.
+
+        Args:
+            early: a sentence each, for the first to be heard soon; else as few as the stages' limit allows, one for a
+                text that isn't long.
+        """
+        if not (early or self.long_form):
+            return [self.utterance]
+        found = pieces(self.utterance.text, self.dialect.language, join=not early)
+        return [replace(self.utterance, text=text) for text in found]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The dialect where a request names none, and whose it is: the stored voice's, or the key's."""
+
+    dialect: str
+    source: str
+
+
+def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fallback | None = None) -> Ask:
     """Check form fields. Raises InvalidInput whose `param` names the field; the client's text is never echoed."""
     for name in fields:
         if name not in FIELDS:
             raise _unknown_field(name)
-    dialect = registry.find(fields.get("dialect"))
+    asked = fields.get("dialect") or None
+    dialect = registry.find(fallback.dialect if fallback and not asked else asked)
     mode = _mode(fields.get("mode"))
+    long_form = _flag(fields.get("long_form"), "long_form")
     utterance = Utterance(
-        text=check_text(fields.get("text", "")),
+        text=(check_long_text if long_form else check_text)(fields.get("text", "")),
         dialect=dialect.code,
         mode=mode,
         style_instruction=_instruction(fields.get("style_instruction"), mode),
@@ -46,7 +86,24 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> tuple[Utt
         speed=_speed(fields.get("speed")),
         seed=_seed(fields.get("seed")),
     )
-    return utterance, dialect
+    source = fallback.source if fallback and not asked else "request"
+    return Ask(utterance, dialect, source, fields.get("voice") or None, long_form,
+               _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS, "wav"),
+               _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS, None))
+
+
+def _choice(value: str | None, name: str, known: tuple[str, ...], default: str | None) -> str | None:
+    if not value:
+        return default
+    if value not in known:
+        raise InvalidInput(f"The field '{name}' must be one of {', '.join(known)}.", param=name, code=f"{name}_unknown")
+    return value
+
+
+def _flag(value: str | None, name: str) -> bool:
+    if (value or "false").lower() not in ("true", "false", "1", "0"):
+        raise InvalidInput(f"The field '{name}' must be true or false.", param=name, code=f"{name}_unknown")
+    return (value or "").lower() in ("true", "1")
 
 
 def _unknown_field(name: str) -> InvalidInput:

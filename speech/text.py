@@ -13,6 +13,7 @@ import unicodedata
 from speech.errors import InvalidInput
 
 MAX_TEXT = 200
+MAX_LONG_TEXT = 5_000
 MAX_INSTRUCTION = 200
 MAX_TRANSCRIPT = 500
 
@@ -25,6 +26,12 @@ _MODEL_TOKEN = re.compile(r"<\s*\|.*?\|\s*>", re.DOTALL)
 def check_text(text: str) -> str:
     """The text to be spoken, stripped and in NFC, at most 200 characters. Raises InvalidInput (param `text`)."""
     return _check(text, "text", "text", "text", MAX_TEXT, "Shorten it, or split it over several requests.")
+
+
+def check_long_text(text: str) -> str:
+    """The text of a long form, stripped and in NFC, at most 5,000 characters. Raises InvalidInput (param `text`)."""
+    return _check(text, "text", "text", "text", MAX_LONG_TEXT,
+                  "Split it over several requests, for example by chapter or paragraph.")
 
 
 def check_instruction(instruction: str) -> str:

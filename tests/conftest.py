@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from serving import apps, fast, slow, stand_in, tracing, voice, watched, watched_spool  # noqa: E402, F401
+from serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
 
 from cluster import loopback, ports, processes  # noqa: E402
 from cluster import ray_head as ray_heads

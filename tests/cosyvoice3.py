@@ -31,7 +31,7 @@ def golden(name: str = "golden.npz") -> dict[str, np.ndarray]:
 def distance(one, other) -> float:
     """The largest difference; arrays of different shape are infinitely far apart."""
     one, other = np.asarray(one), np.asarray(other)
-    return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
+    return float(np.abs(one - other).max(initial=0)) if one.shape == other.shape else float("inf")
 
 
 @pytest.fixture(scope="session", name="tiny")

@@ -152,17 +152,24 @@ def watched_spool(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def apps(ray_head, zipkin, tracing, stand_in, watched_spool) -> dict[str, App]:
+def voices_folder(tmp_path_factory) -> Path:
+    """Where `fast` and `voice` store voices."""
+    return tmp_path_factory.mktemp("voices")
+
+
+@pytest.fixture(scope="session")
+def apps(ray_head, zipkin, tracing, stand_in, watched_spool, voices_folder) -> dict[str, App]:
     port = ports.any_free()
     through = tracing | {"zipkin_url": stand_in.url, "zipkin_ui_url": zipkin.url, "spool_dir": str(watched_spool),
                          "retry_most_s": 0.5}
     config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
               "logging_config": {"enable_access_log": False}, "applications": [
         _config("serve.cpu.yaml", "fast", {"engine": "simulated", "engine_options": FAST, "tracing": tracing,
-                                           "limits": {"deadline_s": 8}}),
+                                           "limits": {"deadline_s": 8}, "cosyvoice_dialect": "zh-CN",
+                                           "voices": {"url": str(voices_folder / "fast")}}),
         _quick_to_scale(_config("serve.gpu.yaml", "slow", {"engine": "simulated", "engine_options": SLOW,
                                                            "tracing": tracing})),
-        _config("serve.cpu.yaml", "voice", {"tracing": tracing}),
+        _config("serve.cpu.yaml", "voice", {"tracing": tracing, "voices": {"url": str(voices_folder / "voice")}}),
         _config("serve.cpu.yaml", "watched", {"engine": "simulated", "engine_options": WATCHED, "tracing": through,
                                               "limits": {"deadline_s": 4, "max_in_flight": 8, "max_waiting": 1,
                                                          "max_wait_s": 1}}),

@@ -1,5 +1,7 @@
 """Rows of different length share a batch and come out as alone; rows join, leave and are cancelled between steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -204,10 +206,22 @@ def rows(tokens: list[int], prompts: list[int]) -> list[FlowRow]:
 @pytest.mark.parametrize("chunked, final", [(False, True), (True, True), (True, False)])
 def test_flow_rows_come_out_as_alone(tiny, chunked, final):
     network = flow.load(tiny)
-    several = rows([4, 60, 33, 60], [50, 3, 20, 0])
-    for one, mel in zip(several, network(several, chunked, final), strict=True):
+    several = [replace(row, chunked=chunked, final=final) for row in rows([4, 60, 33, 60], [50, 3, 20, 0])]
+    for one, mel in zip(several, network(several), strict=True):
         assert mel.shape == (80, 2 * (len(one.tokens) - (0 if final else 3)))
-        assert distance(mel, network([one], chunked, final)[0]) < 1e-5
+        assert distance(mel, network([one])[0]) < 1e-5
+
+
+def test_flow_rows_of_every_kind_share_a_batch(tiny):
+    network = flow.load(tiny)
+    kinds = [(False, True), (True, True), (True, False), (False, True), (True, False)]
+    several = [replace(row, chunked=chunked, final=final) for row, (chunked, final)
+               in zip(rows([60, 60, 60, 4, 28], [50, 50, 50, 3, 47]), kinds, strict=True)]
+    together = network(several)
+    for one, mel in zip(several, together, strict=True):
+        assert distance(mel, network([one])[0]) < 1e-5
+    like = network([replace(several[0], chunked=chunked, final=final) for chunked, final in kinds[:3]])
+    assert distance(like[0], like[1]) > 1e-3 < distance(like[1][:, :114], like[2]), "the kinds should differ"
 
 
 @pytest.mark.parametrize("final", [True, False])

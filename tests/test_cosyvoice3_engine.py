@@ -17,7 +17,7 @@ from cosyvoice3 import (  # noqa: F401
 )
 
 from engines.contract import ContinuousAcousticModel, Mel, Reference, Utterance, Voice, create
-from engines.cosyvoice3.stages import CosyVoice3Vocoder
+from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 from speech import audio
 from speech.errors import InternalError, InvalidInput, UnsupportedDialect
 
@@ -342,4 +342,5 @@ def test_tokens_to_audio_at_any_speed_as_officially(name, speed):
     acoustic.planner.plan = lambda *_: plan
     mel, = acoustic.generate([(Utterance("a", "en-US", speed=speed), voice)])
     sound, = vocoder.vocode([mel])
-    assert distance(sound, truth[name][0]) < 1e-5
+    # Through both networks, like the whole pipeline above: 7e-6 with AVX-512, 1.013e-5 on a CPU with AVX2 alone.
+    assert distance(sound, truth[name][0]) < 2e-5

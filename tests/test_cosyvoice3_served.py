@@ -23,9 +23,9 @@ from serving import CLUSTER, App, tone
 
 from bench.load import multipart
 from cluster.serving import Application
-from engines.contract import Utterance, create
+from engines.contract import Utterance, Voice, create
 from engines.cosyvoice3.random_checkpoint import TINY, make
-from speech import audio
+from speech import audio, pcm
 
 NAME = "cosyvoice3"
 #: one part of at least 480 tokens: the longest the language model is ever at
@@ -86,13 +86,31 @@ class InOneProcess:
                                         self.engine.load_vocoder))
 
     def __call__(self, fields: dict) -> np.ndarray:
+        utterance, voice = self._read(fields)
+        mel, = self.acoustic.generate([(utterance, voice)])
+        sound, = self.vocoder.vocode([mel])
+        return samples(pcm.to_wav(sound, self.engine.capabilities.sample_rate))
+
+
+    def streamed(self, fields: dict) -> np.ndarray:
+        """Its chunks put together, as 16 bit."""
+        utterance, voice = self._read(fields)
+        ticket = self.acoustic.submit(utterance, voice, stream=True)
+        sounds, given, ended = [], 0, False
+        while not ended:
+            for found, chunk in self.acoustic.step():
+                assert found is ticket
+                sound, = self.vocoder.vocode_chunks([(chunk, given)])
+                sounds.append(sound)
+                given, ended = 0 if chunk.final else given + len(sound), chunk.last
+        return samples(pcm.to_wav(np.concatenate(sounds), self.engine.capabilities.sample_rate))
+
+    def _read(self, fields: dict) -> tuple[Utterance, Voice]:
         utterance = Utterance(**{name: {"seed": int, "speed": float}.get(name, str)(value)
                                  for name, value in fields.items()})
         heard = audio.decode(CLIP, seconds=self.engine.capabilities.reference_seconds)
         voice, = self.encoder.encode([self.engine.prepare(heard.samples, heard.rate, utterance.prompt_text)])
-        mel, = self.acoustic.generate([(utterance, voice)])
-        sound, = self.vocoder.vocode([mel])
-        return samples(audio.to_wav(sound, self.engine.capabilities.sample_rate))
+        return utterance, voice
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +293,68 @@ def test_errors_are_what_they_are_with_any_engine(served, change, status, kind, 
     assert failed == {"post /api/generate", stage} - {None}
     if stage == "generate_mel":
         assert not {"batch.id", "batch.size"} & spans[stage]["tags"].keys(), "it was refused before it had a row"
+
+
+@pytest.mark.parametrize("fields", [
+    LONG | {"seed": "5"}, {"text": "The quick brown fox jumps over the lazy dog. " * 4, "dialect": "en-US", "seed": "9"}],
+    ids=["one part", "in parts"])
+def test_a_stream_comes_in_chunks_and_sounds_like_the_engine_in_one_process(served, in_one_process, fields):
+    """What is streamed is attended to by chunks, so it is compared with the engine's own stream, and not with a whole."""
+    arrived = []
+    with httpx.stream("POST", f"{served.url}/api/generate", data=fields | {"stream_format": "audio",
+                                                                          "response_format": "pcm"},
+                      files={"prompt_audio": ("clip.wav", CLIP)}, timeout=60, trust_env=False) as answer:
+        assert answer.status_code == 200
+        for data in answer.iter_bytes():
+            arrived.append((time.monotonic(), data))
+    heard = np.frombuffer(b"".join(data for _, data in arrived), "<i2").astype(np.float32) / 32768
+    alone = in_one_process.streamed(fields)
+    assert heard.shape == alone.shape and np.abs(alone).max() > 1e-3
+    assert np.abs(heard - alone).max() <= 4 * ONE_LSB
+    spans = served.trace(answer.headers["x-trace-id"], spans=7)
+    servers = {span["name"]: span for span in spans if span.get("kind") == "SERVER"}
+    assert len([span for span in spans if span.get("kind") == "SERVER"]) == 5, "one span a stage, whatever the chunks"
+    mel, vocoder = servers["generate_mel"], servers["vocode_wav"]
+    assert int(mel["tags"]["stream.chunks"]) == int(vocoder["tags"]["stream.chunks"]) >= 3
+    firsts = [[note["timestamp"] for note in span["annotations"] if note["value"] == "first chunk"]
+              for span in (mel, vocoder, servers["post /api/generate"])]
+    assert [len(moments) for moments in firsts] == [1, 1, 1] and firsts[0] < firsts[1] < firsts[2]
+    assert firsts[2][0] < mel["timestamp"] + mel["duration"], "heard while the text was still being said"
+    assert sum(span["name"] == "flow_matching" for span in spans) >= 2
+
+
+def test_a_client_that_leaves_a_stream_frees_its_row(served, rows):
+    trace_id = os.urandom(16).hex()
+    request = multipart("127.0.0.1", LONG | {"stream_format": "audio"}, CLIP, path=f"/{NAME}/api/generate",
+                        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"})
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(request)
+        until(rows, decoding=1)
+        client.settimeout(20)
+        client.recv(4096)  # the headers, and so the first chunk
+    left = time.monotonic()
+    until(rows, decoding=0, waiting=0)
+    assert time.monotonic() - left < 2
+    spans = {span["name"]: span for span in served.trace(trace_id, spans=5)}
+    root = spans["post /api/generate"]
+    assert root["tags"]["error.type"] == "cancelled" and root["tags"]["http.status_code"] == "499"
+    assert spans["generate_mel"]["kind"] == "CLIENT"
+
+
+def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
+    def whole(seed: int) -> bytes:
+        return served.post(clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed),
+                           response_format="pcm").content
+
+    def streamed(seed: int) -> bytes:
+        return served.post(clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed), response_format="pcm",
+                           stream_format="audio").content
+    asked = [(streamed, 1), (whole, 2), (streamed, 3), (whole, 4)]
+    alone = [np.frombuffer(how(seed), "<i2").astype(int) for how, seed in asked]
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        company = pool.submit(served.post, clip=CLIP, **LONG)
+        until(rows, decoding=1)
+        together = [np.frombuffer(data, "<i2").astype(int) for data in pool.map(lambda one: one[0](one[1]), asked)]
+        assert company.result().status_code == 200
+    for one, other in zip(alone, together, strict=True):
+        assert one.shape == other.shape and np.abs(one - other).max() <= 4

@@ -129,7 +129,7 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     run = new_run()
     result = asyncio.run(Stub(None)._call(run, send, Result(Reply([]), remake)))
     assert made == [True] and seen == [{}, {"fresh": True}] and result.reply.error is None
-    spans = run.finish()
+    spans = run.finish(200)
     assert [span.tags for span in spans if span.name == "GENERATE_MEL"] == [{"error": "lost"}, {}]
 
 
@@ -168,7 +168,7 @@ def test_a_stage_that_dies_twice_is_a_503_with_two_client_spans():
     with pytest.raises(StageUnavailable, match="tts-service") as caught:
         asyncio.run(Stub(None)._call(run, send))
     assert caught.value.status == 503 and caught.value.retry_after_s
-    assert sum(span.kind == "CLIENT" for span in run.finish()) == 2
+    assert sum(span.kind == "CLIENT" for span in run.finish(200)) == 2
 
 
 def test_a_defect_is_not_retried():

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
+from access.callers import Callers
 from deployments.api import _app
-from deployments.callers import Callers
 from deployments.door import Door
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
@@ -16,6 +16,7 @@ from deployments.settings import LiveTracing, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 from tracing import Decision, Tracer, extract
+from tracing.routes import Routes
 from tracing.sampling import Rule, SamplingSettings
 
 T, S = "463ac35c9f6413ad48485a3953bb6124", "a2fb4a1d1a96d312"
@@ -33,7 +34,7 @@ class Ingress:
                                 sampling=SamplingSettings(**sampling))
         self.keeper = Keeper(self.settings, DIALECTS)
         tracer = Tracer("cosyvoice3-api")
-        self.app = Gateway(app, tracer, self.keeper, Callers(keys_file), routes=frozenset({ROUTE, "/health"}),
+        self.app = Gateway(app, tracer, self.keeper, Callers(keys_file), routes=Routes({ROUTE, "/health"}),
                            deadline_s=5, trace_url=lambda trace_id: f"http://zipkin/{trace_id}")
 
     def get(self, path=ROUTE, client=("127.0.0.1", 5), method="GET", **headers) -> httpx.Response:
@@ -135,20 +136,20 @@ def test_a_fine_health_check_is_no_trace_and_a_failing_one_is(tmp_path):
 
 def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_not_quoted(tmp_path, caplog):
     class Defective:
-        async def generate(self, request):
+        async def dialects(self):
             try:
                 raise ValueError("secret")
             except ValueError as error:
                 raise KeyError("a secret too") from error
     ingress = Ingress(tmp_path, _app(Defective()), ratio=0.0)
-    answer = ingress.get(method="POST")
+    answer = ingress.get("/api/dialects")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal")
     [[root]] = ingress.kept()
     assert root["tags"]["error.type"] == "internal" and root["tags"]["sampling.reason"] == "error"
     [record] = [record.getMessage() for record in caplog.records if "the ingress failed" in record.getMessage()]
     assert answer.headers["x-trace-id"] in record
     assert "builtins.KeyError at " in record and "caused by builtins.ValueError at " in record
-    assert "in generate" in record and __file__ in record
+    assert "in dialects" in record and __file__ in record
     assert "secret" not in answer.text + caplog.text
 
 

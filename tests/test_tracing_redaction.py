@@ -103,12 +103,12 @@ def test_a_known_message_leaves_with_its_numbers_and_no_more():
 
 
 def test_configuration_widens_names_and_narrows_values():
-    allow = Allow(span_names={"HUM"}, routes={"/v1/audio/speech"}, values={"request.dialect": {"mandarin"}})
+    allow = Allow(span_names={"HUM"}, routes={"/v2/audio/speech"}, values={"request.dialect": {"mandarin"}})
     redaction = Redaction(allow)
-    for name in ("HUM", "POST /v1/audio/speech"):
+    for name in ("HUM", "POST /v2/audio/speech"):
         assert redaction.trace([span(name=name)])[0][0]["name"] == name
         assert Redaction().trace([span(name=name)])[0][0]["name"] == "UNNAMED"
-    tags = {"request.dialect": "mandarin", "http.route": "/v1/audio/speech"}
+    tags = {"request.dialect": "mandarin", "http.route": "/v2/audio/speech"}
     assert redaction.trace([span(tags=tags)]) == ([span(tags=tags)], 0)
     assert redaction.trace([span(tags={"request.dialect": CANARY})])[0][0]["tags"] == {}
 
@@ -121,6 +121,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         words.AUDIO_CLIPPING: 0.00001, words.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512", words.MODEL_VERSION: "0.9.4+cpu",
         words.VOICE_CACHE: "miss", words.QUEUE_WAIT_MS: 0.0, words.BATCH_ID: "0123456789abcdef", words.BATCH_SIZE: 8,
         words.BATCH_WAIT_MS: 199.9, words.COMPUTE_MS: 12345.678,
+        words.STREAM_CHUNKS: 5, words.PIECE: 2, words.PIECES: 3,
         words.LM_STEPS: 250, words.LM_TOKENS_PER_SECOND: 61.237, words.FLOW_STEPS: 10, words.FLOW_FRAMES: 480,
         words.DEVICE: "cuda:0", words.GPU_UTILIZATION: 0.97,
         words.REPLICA_ID: "p0x3k2ab", words.RETRY: 1, words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate",

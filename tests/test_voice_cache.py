@@ -290,7 +290,7 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
     client.remote = remote
     voice = KeptVoice({"mel": mel, "embedding": np.array([1, 2])})
     try:
-        asyncio.run(client.generate_kept(SAID, voice, run))
+        asyncio.run(client.generate(SAID, voice, run))
     finally:
         client.shelf.close()
     return handed, run
@@ -303,7 +303,7 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
 def test_a_kept_voice_is_handed_out_anew_when_a_replica_or_an_array_is_lost(first, kind):
     handed, run = kept_voice_in([first, Reply([])])
     assert len(handed) == 2 and handed[0]["mel"].inode != handed[1]["mel"].inode
-    assert [span.kind for span in run.finish()[1:]] == ([kind] if kind else [])
+    assert [span.kind for span in run.finish(200)[1:]] == ([kind] if kind else [])
 
 
 def test_a_kept_voice_that_stays_lost_is_a_503():

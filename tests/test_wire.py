@@ -11,7 +11,7 @@ from serving import tone
 from deployments.arrays import MemoryTicket, Shelf
 from deployments.client import AudioClient, EmbeddingClient, Result
 from deployments.run import Run
-from deployments.wire import UPLOAD, WAV, Reply
+from deployments.wire import PCM, UPLOAD, Reply
 from engines.contract import Utterance
 from tracing import Tracer
 
@@ -36,7 +36,7 @@ def test_every_stage_replies_with_tickets(ray_driver, fast):
     sizes = {name: asyncio.run(shelf.take(part)).nbytes for reply in (clip, voice, mel)
              for name, part in reply.parts.items() if isinstance(part, MemoryTicket)}
     assert sizes == {"view_16000": 640_000, "prompt_mel": 160_000, "mel": 160_000}
-    assert wav.parts.keys() == {WAV} and asyncio.run(shelf.take(wav.parts[WAV])).nbytes == 44 + 480_000
+    assert wav.parts.keys() == {PCM} and asyncio.run(shelf.take(wav.parts[PCM])).nbytes == 480_000
     shelf.close()
     for reply in (clip, voice, mel, wav):
         assert len(pickle.dumps(reply)) < 5_000, "the whole reply, tickets and all, as it comes to the ingress"

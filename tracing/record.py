@@ -34,3 +34,6 @@ class Record(NamedTuple):
     @property
     def seconds(self) -> float:
         return (self.end_ns - self.start_ns) / 1e9
+
+    def tagged(self, more: dict[str, str | bool | int | float]) -> Record:
+        return self._replace(tags=self.tags | more)

@@ -192,6 +192,11 @@ class Sampler:
             self._counts[f"{'kept' if verdict.keep else 'dropped'}_{verdict.reason}"] += 1
         return verdict
 
+    def foresee(self, trace: FinishedTrace) -> bool:
+        """Whether this trace, which isn't finished, would be kept if it were; counts nothing. With the standard rules
+        it is then kept however it ends."""
+        return self._verdict(trace).keep
+
     def counters(self) -> dict[str, int]:
         """`kept_<reason>` and `dropped_<reason>`, in traces."""
         with self._lock:

@@ -61,6 +61,9 @@ class SilentSpan:
     def carrier(self, deadline_ns: int) -> Carrier:
         return Carrier(f"00-{self.trace_id}-{self.context.span_id:016x}-00", self._clock(), deadline_ns)
 
+    def preview(self) -> None:
+        return None
+
     def records(self, end_ns: int | None = None) -> list[Record]:
         return []
 

@@ -148,6 +148,10 @@ class Span:
         """What a call made now, as a part of this span, takes along."""
         return Carrier(f"00-{self.trace_id}-{self._id:016x}-01", self._tracer.clock(), deadline_ns)
 
+    def preview(self) -> Record:
+        """As it is now; the span goes on."""
+        return self._record(self._tracer.clock(), dict(self._tags))
+
     def records(self, end_ns: int | None = None) -> list[Record]:
         """Ends the span and returns it, then its children. Called again it returns the same.
 
@@ -156,12 +160,13 @@ class Span:
         with self._lock:
             if self._finished is None:
                 end_ns = self._tracer.clock() if end_ns is None else end_ns
-                self._finished = [
-                    Record(self._trace, self._id, self._parent, self._kind, self._name, self.start_ns,
-                           max(end_ns, self.start_ns + _MICROSECOND), self._tracer.service, self._tracer.ip,
-                           self._remote, self._tags, tuple(self._events)),
-                    *self._children]
+                self._finished = [self._record(end_ns, self._tags), *self._children]
             return self._finished
+
+    def _record(self, end_ns: int, tags: dict) -> Record:
+        return Record(self._trace, self._id, self._parent, self._kind, self._name, self.start_ns,
+                      max(end_ns, self.start_ns + _MICROSECOND), self._tracer.service, self._tracer.ip, self._remote,
+                      tags, tuple(self._events))
 
     def finish(self, end_ns: int | None = None) -> list[dict]:
         """As `records`, in Zipkin v2 JSON."""

@@ -32,9 +32,12 @@ PHASES = frozenset({
     "SPEECH_TOKENS", "SPEAKER_EMBEDDING", "LM_PREFILL", "LM_DECODE", "FLOW_MATCHING",
 })
 
-# What the ingress serves. A root span's name is a method and one of these; any other path is the caller's text.
+# What the ingress serves; what stands for braces is the caller's text. A root span's name is a method and one of these;
+# any other path is the caller's text as a whole.
 ROUTES = frozenset({
     "/", "/api/generate", "/api/dialects", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json",
+    "/v1/audio/speech", "/v1/audio/voices", "/v1/audio/voices/{voice}", "/v1/models", "/v1/models/{model}",
+    "/inference_sft", "/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2",
 })
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown route"
@@ -60,6 +63,9 @@ BATCH_WAIT_MS = "batch.wait_ms"
 COMPUTE_MS = "compute_ms"
 LM_STEPS = "lm.steps"
 LM_TOKENS_PER_SECOND = "lm.tokens_per_second"
+STREAM_CHUNKS = "stream.chunks"
+PIECE = "piece"
+PIECES = "pieces"
 FLOW_STEPS = "flow.steps"
 FLOW_FRAMES = "flow.frames"
 DEVICE = "device"
@@ -100,7 +106,7 @@ _STAGE = re.compile("|".join(STAGES))
 TAG_SHAPES: dict[str, re.Pattern[str]] = {
     STAGE: _STAGE,
     REQUEST_DIALECT: _IDENTIFIER,
-    REQUEST_DIALECT_SOURCE: re.compile("request|voice|key"),
+    REQUEST_DIALECT_SOURCE: re.compile("request|voice|key|config"),
     REQUEST_LANGUAGE: _IDENTIFIER,
     REQUEST_MODE: re.compile("fast|instruct"),
     TEXT_LENGTH: _COUNT,
@@ -110,7 +116,7 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     AUDIO_CLIPPING: re.compile(_FLAG.pattern + "|" + _NUMBER.pattern),
     MODEL_NAME: _NAME,
     MODEL_VERSION: _NAME,
-    VOICE_CACHE: re.compile("hit|miss"),
+    VOICE_CACHE: re.compile("hit|stored|miss"),
     QUEUE_WAIT_MS: _NUMBER,
     BATCH_ID: _HEX,
     BATCH_SIZE: _COUNT,
@@ -118,6 +124,9 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     COMPUTE_MS: _NUMBER,
     LM_STEPS: _COUNT,
     LM_TOKENS_PER_SECOND: _NUMBER,
+    STREAM_CHUNKS: _COUNT,
+    PIECE: _COUNT,
+    PIECES: _COUNT,
     FLOW_STEPS: _COUNT,
     FLOW_FRAMES: _COUNT,
     DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),

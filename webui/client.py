@@ -101,7 +101,7 @@ class Done:
     seconds: float  #: of speech
     first_audio_ms: float | None = None
     total_ms: float
-    real_time_factor: float
+    real_time_factor: float | None = None
     stages: tuple[Timing, ...]
 
 

@@ -114,8 +114,9 @@ def _finished(done: Done, pcm: bytes, rate: int, live: Live, progress: Progress,
 
 def summary(done: Done, words: Mapping[str, str]) -> str:
     """Figures, waterfall and the way to the trace."""
-    figures = [(words["seconds"], f"{done.seconds:.1f} s", ""), (words["total"], f"{done.total_ms / 1000:.2f} s", ""),
-               (words["rtf"], f"{done.real_time_factor:.2f}", words["rtf_hint"])]
+    figures = [(words["seconds"], f"{done.seconds:.1f} s", ""), (words["total"], f"{done.total_ms / 1000:.2f} s", "")]
+    if done.real_time_factor is not None:
+        figures.append((words["rtf"], f"{done.real_time_factor:.2f}", words["rtf_hint"]))
     if done.first_audio_ms is not None:
         figures.insert(1, (words["first_audio"], f"{done.first_audio_ms / 1000:.2f} s", ""))
     tiles = "".join(f'<div title="{escape(hint)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'

@@ -46,7 +46,7 @@ class CosyVoice3Engine:
         parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
             it: it does not enforce the least length of speech, because it masks the wrong control token
             (sampling.py); it counts the prefix as text in cross-lingual mode (plan.py); and it computes a stream's last
-            chunk with attention over everything, unlike the chunks before it (streaming.py).
+            chunk with attention over everything, unlike the chunks before it (ticket.py).
 
     Raises:
         WeightsError: no directory is named, or it or a file in it is missing; says what, and where it is published.
@@ -72,7 +72,8 @@ class CosyVoice3Engine:
             name="fun-cosyvoice3-0.5b", version=f"1-{self._directory.fingerprint()}", sample_rate=24_000,
             dialects=SPOKEN, modes=frozenset({"fast", "instruct"}), reference_rates=(16_000, 24_000),
             reference_seconds=(3.0, 30.0), embedding_size=EMBEDDING_SIZE,
-            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch}, notice=NOTICE)
+            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch}, streaming=True,
+            notice=NOTICE)
 
     def check(self, utterance: Utterance) -> None:
         """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or a missing instruction."""
@@ -97,8 +98,8 @@ class CosyVoice3Engine:
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
         import torch
 
+        from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
         from engines.cosyvoice3.flow_batches import Limits
-        from engines.cosyvoice3.stages import CosyVoice3AcousticModel
 
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
         rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
@@ -106,6 +107,6 @@ class CosyVoice3Engine:
                                        limits=Limits(rows=rows), **self._decoding)
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
-        from engines.cosyvoice3.stages import CosyVoice3Vocoder
+        from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 
         return CosyVoice3Vocoder(self._directory, device, threads)

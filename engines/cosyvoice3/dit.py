@@ -167,17 +167,19 @@ class Dit(nn.Module):
         return self.proj_out(_normed(x) * (1 + scale) + shift)
 
 
-def seen(lengths: Tensor, frames: int, chunk: int | None) -> Tensor | None:
-    """The attention mask of rows of `lengths` (n,) frames, padded to `frames` at the right.
+def seen(lengths: Tensor, chunks: Tensor) -> Tensor | None:
+    """The attention mask of rows of `lengths` (n,) frames, padded at the right to the longest.
 
-    A frame sees its whole row, or with `chunk` all up to the end of the chunk of that many frames it lies in. None
-    where that is no restriction at all.
+    A frame sees its row up to the end of the chunk it lies in: `chunks` (n,) is how long they are in each row; one as
+    long as the row lets all see all. None where that is no restriction at all.
     """
-    place = torch.arange(frames, device=lengths.device)
-    mask = (place < lengths[:, None])[:, None, None]
-    if chunk is not None:
-        return mask & (place < (place[:, None] // chunk + 1) * chunk)
-    return None if bool((lengths == frames).all()) else mask
+    longest = int(lengths.max())
+    place = torch.arange(longest, device=lengths.device)
+    own = (place < lengths[:, None])[:, None, None]
+    if bool((chunks < lengths).any()):
+        end = (place // chunks[:, None] + 1) * chunks[:, None]  # (n, frames): of each frame's chunk
+        return own & (place < end[..., None])[:, None]
+    return None if bool((lengths == longest).all()) else own
 
 
 def _normed(x: Tensor) -> Tensor:

@@ -28,12 +28,19 @@ STEPS = 10
 @dataclass(frozen=True)
 class FlowRow:
     """One row: `tokens` (n,) to be sounded; of the reference clip `prompt_tokens` (p,), `prompt_mel` (m, 80) float32
-    and `embedding` (192,) float32. m is 2p where the front end aligned them."""
+    and `embedding` (192,) float32. m is 2p where the front end aligned them.
+
+    Args:
+        chunked: attention by chunks, so that what is made of a beginning stays as it is when more tokens come.
+        final: False where more tokens will come: the last three are then only looked at, not sounded.
+    """
 
     tokens: Tensor
     prompt_tokens: Tensor
     prompt_mel: Tensor
     embedding: Tensor
+    chunked: bool = False
+    final: bool = True
 
 
 class LookAhead(nn.Module):
@@ -77,30 +84,32 @@ class Flow(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.spk_embed_affine_layer.weight.dtype
 
-    def frames(self, row: FlowRow, final: bool = True) -> int:
+    @property
+    def look_ahead(self) -> int:
+        """Tokens at the end of a row that are only looked at while more are to come."""
+        return self.size.pre_lookahead_len
+
+    def frames(self, row: FlowRow) -> int:
         """Mel frames of prompt and speech together: what a row costs."""
         tokens = len(row.prompt_tokens) + len(row.tokens)
-        return self.size.token_mel_ratio * (tokens - (0 if final else self.size.pre_lookahead_len))
+        return self.size.token_mel_ratio * (tokens - (0 if row.final else self.look_ahead))
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[FlowRow], chunked: bool = False, final: bool = True) -> list[Tensor]:
-        """The mel of each row's `tokens`, (80, 2n) float32, without the prompt's.
-
-        Args:
-            chunked: attention by chunks, so that what is made of a beginning stays as it is when more tokens come.
-            final: False where more tokens will come: the last three are then only looked at, not sounded.
+    def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
+        """The mel of each row's `tokens`, (80, 2n) float32, without the prompt's. Rows of any kind may be together.
 
         Raises:
             ValueError: prompt and speech together are longer than 300 s.
         """
-        lengths = [self.frames(row, final) for row in rows]
+        lengths = [self.frames(row) for row in rows]
         if max(lengths) > noise.MEL_FRAMES:
             raise ValueError(f"prompt and speech are {max(lengths) / 50:.0f} s together; the flow's noise is "
                              f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text.")
         mu, cond, speaker = self._conditions(rows, lengths)
-        sizes = torch.tensor(lengths, device=self.device)
-        chunk = self.size.decoder.estimator.static_chunk_size if chunked else None
-        mel = self._solve(mu, cond, speaker, seen(sizes, max(lengths), chunk))
+        chunk = self.size.decoder.estimator.static_chunk_size
+        chunks = [chunk if row.chunked else length for row, length in zip(rows, lengths, strict=True)]
+        mask = seen(*(torch.tensor(each, device=self.device) for each in (lengths, chunks)))
+        mel = self._solve(mu, cond, speaker, mask)
         return [mel[i, len(row.prompt_mel):length].T.float() for i, (row, length)
                 in enumerate(zip(rows, lengths, strict=True))]
 

@@ -1,7 +1,8 @@
 """Which rows share a flow batch: neighbours in length, so that little of the batch is padding.
 
 The limits are those of the fastest servers of this model (vLLM-Omni, SGLang-Omni). `batches` is the whole rule;
-`FlowBatcher` adds the waiting, for rows that come one by one out of a decoder.
+`FlowBatcher` adds the waiting, for rows that come one by one out of a decoder. Only the first chunk of a stream does
+not wait: until then somebody listens in silence.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -45,8 +46,19 @@ def _fits(lengths: list[int], limits: Limits) -> bool:
     return limits.allow(min(lengths), max(lengths), len(lengths), sum(lengths))
 
 
+class _Entry(NamedTuple):
+    since: float
+    frames: int
+    row: object
+    first: bool
+
+
 class FlowBatcher(Generic[T]):
     """Collects rows until a batch is full or its oldest row has waited long enough.
+
+    First chunks of streams don't wait. They are the next batch, before all others, and with no company but each
+    other's, because more of it would make the batch longer. Once the time of others is up, they are overtaken by one
+    such batch at most.
 
     Args:
         limits: see `Limits`.
@@ -56,7 +68,8 @@ class FlowBatcher(Generic[T]):
     def __init__(self, limits: Limits = Limits(), clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._waiting: list[tuple[float, int, T]] = []  # since when, frames, row; oldest first
+        self._waiting: list[_Entry] = []  # oldest first
+        self._overtaken = False  # the oldest, by the last batch
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -65,40 +78,49 @@ class FlowBatcher(Generic[T]):
         """Other limits, from the next batch on."""
         self._limits = limits
 
-    def add(self, row: T, frames: int) -> None:
-        self._waiting.append((self._clock(), frames, row))
+    def add(self, row: T, frames: int, first: bool = False) -> None:
+        """`first`: it is the first chunk of a stream."""
+        self._waiting.append(_Entry(self._clock(), frames, row, first))
 
     def remove(self, row: T) -> None:
         """Forget a row whose request was cancelled; does nothing for one that is gone."""
-        self._waiting = [entry for entry in self._waiting if entry[2] is not row]
+        self._waiting = [entry for entry in self._waiting if entry.row is not row]
 
     def due_in(self) -> float | None:
         """Seconds until `take` gives a batch though none is full; None while nothing waits."""
         if not self._waiting:
             return None
-        return max(0.0, self._waiting[0][0] + self._limits.wait_ms / 1000 - self._clock())
+        return max(0.0, self._waiting[0].since + self._limits.wait_ms / 1000 - self._clock())
 
     def take(self, idle: bool = False) -> list[T]:
-        """The next batch, always with the oldest row in it; empty while it is better to wait.
+        """The next batch, with first chunks in it or else with the oldest row; empty while it is better to wait.
 
         Args:
             idle: nothing else is coming (no row is being decoded), so that waiting could gain nothing.
         """
         if not self._waiting:
             return []
-        members = self._company()
+        members = self._firsts() or self._company(range(len(self._waiting)))
+        ahead = self._waiting[members[0]].first
         full = len(members) == self._limits.rows or len(members) < len(self._waiting)
-        if not (idle or full or self.due_in() == 0.0):
+        if not (ahead or idle or full or self.due_in() == 0.0):
             return []
-        taken = [self._waiting[index][2] for index in members]
+        self._overtaken = members[0] != 0
+        taken = [self._waiting[index].row for index in members]
         self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in set(members)]
         return taken
 
-    def _company(self) -> list[int]:
-        """The oldest row, and whoever fits to it, nearest in length first."""
-        oldest = self._waiting[0][1]
-        members = [0]
-        for index in sorted(range(1, len(self._waiting)), key=lambda i: (abs(self._waiting[i][1] - oldest), i)):
-            if _fits([self._waiting[member][1] for member in (*members, index)], self._limits):
+    def _firsts(self) -> list[int]:
+        if self._overtaken and self.due_in() == 0.0:
+            return []
+        firsts = [index for index, entry in enumerate(self._waiting) if entry.first]
+        return self._company(firsts) if firsts else []
+
+    def _company(self, candidates: Sequence[int]) -> list[int]:
+        """The oldest of them, and whoever fits to it, nearest in length first."""
+        oldest = self._waiting[candidates[0]].frames
+        members = [candidates[0]]
+        for index in sorted(candidates[1:], key=lambda i: (abs(self._waiting[i].frames - oldest), i)):
+            if _fits([self._waiting[member].frames for member in (*members, index)], self._limits):
                 members.append(index)
         return sorted(members)

@@ -33,11 +33,16 @@ class Plan:
     speed: float
     phase: Phase
 
-    def row(self, tokens: list[int]) -> FlowRow:
-        """What the flow makes of one part's speech tokens."""
+    @property
+    def clip_tokens(self) -> int:
+        """Speech tokens that the flow continues."""
+        return len(self.voice.arrays["speech_tokens"])
+
+    def row(self, tokens: list[int], chunked: bool = False, final: bool = True) -> FlowRow:
+        """For the flow: one part's speech tokens, to be made as a FlowRow's arguments say."""
         arrays = self.voice.arrays
         return FlowRow(torch.tensor(tokens, dtype=torch.int64), torch.tensor(arrays["speech_tokens"]),
-                       torch.tensor(arrays["prompt_mel"]), torch.tensor(arrays["embedding"]))
+                       torch.tensor(arrays["prompt_mel"]), torch.tensor(arrays["embedding"]), chunked, final)
 
 
 class Planner:

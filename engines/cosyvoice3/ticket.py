@@ -1,34 +1,38 @@
-"""One utterance on its way: its parts in the language model, then in the flow, and what its spans will say of both."""
+"""One utterance on its way: its parts in the language model, then in the flow, whole or in chunks."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from engines.contract import Mel, Phase
+from engines.contract import Arrays, Mel, MelChunk, Phase
+from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Row
-from engines.cosyvoice3.flow import STEPS, FlowRow
 from engines.cosyvoice3.plan import Plan
-from speech.errors import SpeechError
+from engines.cosyvoice3.stretch import Stretch
 
-LM_DECODE, FLOW_MATCHING = "LM_DECODE", "FLOW_MATCHING"
+LM_DECODE = "LM_DECODE"
 FRAMES_PER_SECOND = 50
 
 
 @dataclass(eq=False)
 class Ticket:
-    """An `engines.contract.Ticket`. Its parts are the plan's, each with a row of the decoder."""
+    """An `engines.contract.Ticket`. Its parts are the plan's, each with a row of the decoder.
+
+    Streamed, its first part is made chunk by chunk while it is said, and each later one from when all of the parts
+    before it are on their way through the flow: what nobody could hear yet is not cut, because the flow computes each
+    chunk from the part's beginning. At another speed than 1 a part is one chunk, because it is squeezed as a whole.
+    """
 
     plan: Plan
+    stream: bool = False
     parts: list[Part] = field(default_factory=list)
     batch_id: str | None = None
-    flows: list[FlowBatch] = field(default_factory=list)  #: those that had a part of it, in order
+    flows: list[Phase] = field(default_factory=list)  #: the flow batches that had a part of it
+    _given: int = 0  # parts that were given out to their end
     _last: tuple[int | None, int | None] = (None, None)  # joined_ns and batch_size, once it has ended
 
     @property
@@ -47,22 +51,52 @@ class Ticket:
 
     @property
     def finished(self) -> bool:
-        return all(part.mel is not None for part in self.parts)
+        return all(part.complete for part in self.parts)
+
+    @property
+    def mute(self) -> bool:
+        """A part ended before its first token."""
+        return any(part.row.done and not part.row.tokens for part in self.parts)
+
+    def due(self) -> list[Stretch]:
+        """What the flow is to make now, of what its parts have said. Each stretch is given once."""
+        stretches, turn = [], True
+        for part in self.parts:
+            if stretch := part.due(turn):
+                stretches.append(stretch)
+            turn = turn and part.closing
+        return stretches
+
+    def results(self) -> list[Mel | MelChunk]:
+        """What there is to give out by now. Each is given once."""
+        if self.stream:
+            return self._chunks()
+        return [self._mel()] if self.finished else []
 
     def end(self) -> None:
-        """Keep what its span will say and let go of the rest. Parts and flow batches refer back to their ticket: whole
-        mels would wait for the garbage collector."""
+        """Keep what its span will say and let go of the rest. Parts refer back to their ticket: whole mels would wait
+        for the garbage collector."""
         if self.parts:
             self._last = self.joined_ns, self.batch_size
             self.parts, self.flows = [], []
 
-    def mel(self) -> Mel:
-        """All parts, one behind the other. Only of one that is finished."""
-        mels = [_at_speed(part.mel, self.plan.speed) for part in self.parts]
-        whole = torch.cat(mels, dim=1).numpy()
-        return Mel({"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
-                   whole.shape[1] / FRAMES_PER_SECOND,
-                   (self.plan.phase, self._decoding(), *(batch.phase(self) for batch in self.flows)))
+    def _mel(self) -> Mel:
+        """All parts, one behind the other."""
+        return Mel(*_arrays([part.mel for part in self.parts]), self._phases())
+
+    def _chunks(self) -> list[MelChunk]:
+        """In the order of the audio: a part's only when those before it were given out to their end."""
+        chunks = []
+        while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
+            last = part.complete and self._given == len(self.parts) - 1
+            chunks.append(MelChunk(*_arrays([part.mel]), self._given, part.complete, last,
+                                   self._phases() if last else ()))
+            part.fresh = False
+            self._given += part.complete
+        return chunks
+
+    def _phases(self) -> tuple[Phase, ...]:
+        return self.plan.phase, self._decoding(), *self.flows
 
     def _decoding(self) -> Phase:
         """From when the first part joined the batch until the last had left it."""
@@ -78,42 +112,62 @@ class Ticket:
 
 @dataclass(eq=False)
 class Part:
-    """A part of a ticket's text: a row of the decoder, then one of the flow, at last `mel` (80, n) float32."""
+    """A part of a ticket's text: a row of the decoder, then one of the flow, once or for each chunk.
+
+    Args:
+        chunks: where it is cut; None: nowhere.
+        chunked_end: whether its last chunk is made as those before it. Without `chunks` none is.
+    """
 
     ticket: Ticket
     row: Row
-    mel: torch.Tensor | None = None
+    chunks: ChunkPlan | None = None
+    chunked_end: bool = True
+    stretch: Stretch | None = None  #: waits for the flow, or is in it
+    complete: bool = False
+    fresh: bool = False  #: there is more of it than was given out
+    _made: torch.Tensor | None = None  # (80, n) float32, from its beginning
 
     @property
-    def flow_row(self) -> FlowRow:
-        return self.ticket.plan.row(self.row.tokens)
+    def mel(self) -> torch.Tensor:
+        """(80, n) float32 at the ticket's speed, what there is of it."""
+        return _at_speed(self._made, self.ticket.plan.speed)
+
+    @property
+    def closing(self) -> bool:
+        """All of it is made, or on its way through the flow."""
+        return self.complete or self.stretch is not None and self.stretch.row.final
+
+    def due(self, turn: bool) -> Stretch | None:
+        """What is now to be made of it, if anything is. `turn`: chunks are, too."""
+        said, final = len(self.row.tokens), self.row.done
+        if self.stretch is not None or self.complete or not said:
+            return None
+        # Tokens are only ever added: what a chunk is made of is what the whole will begin with.
+        count = said if final else self.chunks.reached(said) if self.chunks and turn else None
+        if count is None:
+            return None
+        chunked = self.chunks is not None and (self.chunked_end or not final)
+        first = self.ticket.stream and self is self.ticket.parts[0] and self._made is None
+        self.stretch = Stretch(self, self.ticket.plan.row(self.row.tokens[:count], chunked, final), first)
+        return self.stretch
+
+    def sounded(self, mel: torch.Tensor) -> int:
+        """`mel` (80, n) of the stretch that was on its way; returns how many frames of it are new.
+
+        What there was already stays: the end may be made otherwise than it (`chunked_end`).
+        """
+        before = 0 if self._made is None else self._made.shape[1]
+        self._made = mel if self._made is None else torch.cat((self._made, mel[:, before:]), dim=1)
+        self.complete, self.fresh, self.stretch = self.stretch.row.final, True, None
+        return self._made.shape[1] - before
 
 
-class FlowBatch:
-    """Parts whose flow is computed together, and when that was. Times in ns since the epoch."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.id = secrets.token_hex(8)
-        self.parts = parts
-        self.start_ns = self.end_ns = time.time_ns()
-
-    def end(self, results: Sequence[torch.Tensor | SpeechError]) -> None:
-        """`results`: each part's."""
-        self.end_ns = time.time_ns()
-        for part, result in zip(self.parts, results, strict=True):
-            if not isinstance(result, SpeechError):
-                part.mel = result
-            part.ticket.batch_id = self.id
-            if self not in part.ticket.flows:
-                part.ticket.flows.append(self)
-
-    def phase(self, ticket: Ticket) -> Phase:
-        """As `ticket` saw it."""
-        own = [part for part in self.parts if part.ticket is ticket]
-        return Phase(FLOW_MATCHING, self.start_ns, self.end_ns, {
-            "batch.id": self.id, "batch.size": len(self.parts),
-            "batch.wait_ms": round((self.start_ns - min(part.row.ended_ns for part in own)) / 1e6, 3),
-            "flow.steps": STEPS, "flow.frames": sum(part.mel.shape[1] for part in own)})
+def _arrays(mels: list[torch.Tensor]) -> tuple[Arrays, float]:
+    """As a Mel has them, and its seconds."""
+    whole = torch.cat(mels, dim=1).numpy()
+    return ({"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
+            whole.shape[1] / FRAMES_PER_SECOND)
 
 
 def _at_speed(mel: torch.Tensor, speed: float) -> torch.Tensor:

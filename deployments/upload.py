@@ -1,0 +1,39 @@
+"""A request's body under two limits, whatever reads it: so many bytes, and within the request's deadline.
+
+Without the second, a client that sends a byte now and then would hold its place, and its connection, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Message, Receive
+
+from deployments.run import Run
+from speech.errors import DeadlineExceeded, InvalidInput
+
+#: A clip of 20 MB as base64, and some. Readers refuse earlier what they can know earlier.
+MAX_BYTES = 32 * 1024 * 1024
+
+
+def limited(receive: Receive, run: Run) -> Receive:
+    """Raises DeadlineExceeded or InvalidInput into whoever reads the body; behind its end nothing is limited."""
+    received, whole = 0, False
+
+    async def within_limits() -> Message:
+        nonlocal received, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(max(0.0, run.remaining_s())):
+                message = await receive()
+        except TimeoutError:
+            raise DeadlineExceeded("The request's body did not arrive within the request's deadline; send it in one go, "
+                                   "or over a quicker connection.", code="upload_too_slow") from None
+        whole = message["type"] != "http.request" or not message.get("more_body", False)
+        received += len(message.get("body", b""))
+        if received > MAX_BYTES:
+            raise InvalidInput(f"The request's body is larger than {MAX_BYTES // 1024 ** 2} MB, more than any request "
+                               "needs; send a shorter clip.", code="body_too_large")
+        return message
+    return within_limits

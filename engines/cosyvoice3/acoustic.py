@@ -1,0 +1,193 @@
+"""The acoustic model behind the engine contract: utterances in at any step, mels out, whole or in chunks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+import numpy as np
+import torch
+
+from engines.contract import Mel, MelChunk, Utterance, Voice
+from engines.cosyvoice3 import flow, speech_lm
+from engines.cosyvoice3.chunks import ChunkPlan
+from engines.cosyvoice3.decoder import Decoder
+from engines.cosyvoice3.directory import ModelDirectory
+from engines.cosyvoice3.flow_batches import FlowBatcher, Limits
+from engines.cosyvoice3.guard import guarded
+from engines.cosyvoice3.plan import Plan, Planner, warm
+from engines.cosyvoice3.stretch import FlowBatch, Stretch
+from engines.cosyvoice3.ticket import Part, Ticket
+from engines.cosyvoice3.tokenizer import TextTokenizer
+from speech.errors import InternalError, InvalidInput, SpeechError
+
+_log = logging.getLogger(__name__)
+
+
+class CosyVoice3AcousticModel:
+    """An `engines.contract.ContinuousAcousticModel`: language model and flow.
+
+    Each step is one token for every row of the language model, and then, where enough rows have come out of it or
+    have waited long enough, one batch of the flow. The first chunk of a stream goes through the flow in the very step
+    that said its last token, whoever else waits (`FlowBatcher`). A Mel's arrays: `mel` float32 (80, n), and `parts`
+    int64, the frames of each part of the text; they add up to n. A MelChunk's are the same, of one part.
+
+    Args:
+        dtype: of language model and flow; what the flow's steps add up stays float32.
+        rows, positions: of the decoder's cache, which is allocated here and never grows: who finds no row waits.
+        greedy: always the likeliest token, whatever the seed.
+        parity: see `CosyVoice3Engine`.
+        limits: of the flow's batches.
+    """
+
+    def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1,
+                 dtype: torch.dtype = torch.float32, rows: int = 8, positions: int = 3072, greedy: bool = False,
+                 parity: bool = False, limits: Limits = Limits()) -> None:
+        torch.set_num_threads(threads)
+        numbers = directory.numbers
+        lm = speech_lm.load(directory, device, dtype)
+        self.planner = Planner(TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens,
+                               parity)
+        self.decoder = Decoder(lm, rows, positions)
+        self.rows = rows
+        self.flow = flow.load(directory, device, dtype)
+        self._limits = limits
+        self._parity = parity
+        self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits)
+        self._tickets: dict[Ticket, None] = {}  # under way, in the order in which they join
+        self._warm_up()
+        _log.info("the language model's cache has %d rows of %d positions: %.0f MB", rows, positions,
+                  self.decoder.cache.bytes / 1e6)
+
+    @property
+    def decoding(self) -> int:
+        return self.decoder.active
+
+    @property
+    def waiting(self) -> int:
+        return self.decoder.waiting
+
+    def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
+        """`rows`: of the decoder; `wait_ms`: of the flow's rows."""
+        if rows is not None:
+            if not 1 <= rows <= self.rows:
+                raise ValueError(f"the language model's cache has {self.rows} rows, not {rows}; set lm_rows")
+            self.decoder.limit = rows
+        if wait_ms is not None:
+            if wait_ms < 0:
+                raise ValueError(f"wait_ms must not be negative, not {wait_ms}")
+            self._limits = replace(self._limits, wait_ms=wait_ms)
+            self._flow_batcher.configure(self._limits)
+
+    def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
+        """A mel for each job. One that can't be said gives its SpeechError in its place.
+
+        RuntimeError where tickets are under way: their results would be lost.
+        """
+        if self._tickets:
+            raise RuntimeError("tickets are under way; `generate` would take their results")
+        results: list = [self.submit(utterance, voice) for utterance, voice in jobs]
+        places = {result: index for index, result in enumerate(results) if isinstance(result, Ticket)}
+        try:
+            while self._tickets:
+                for ticket, result in self.step():
+                    results[places[ticket]] = result
+        finally:
+            for ticket in places:
+                self.cancel(ticket)  # after a failed step nobody else may find it
+        return results
+
+    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False) -> Ticket | SpeechError:
+        """SpeechErrors: the planner's, and InvalidInput for what is longer than a row.
+
+        `stream`: as it is said, chunk by chunk; at another speed than 1, part by part.
+        """
+        return guarded(self._submit, utterance, voice, stream)
+
+    def _submit(self, utterance: Utterance, voice: Voice, stream: bool) -> Ticket:
+        plan = self.planner.plan(utterance, voice)
+        if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
+            raise InvalidInput("Text, transcript and reference clip are together longer than the language model's "
+                               "cache allows here. Shorten the text, or use a shorter clip.", param="text",
+                               code="text_too_long_spoken")
+        ticket = Ticket(plan, stream)
+        ticket.parts = [Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None,
+                             chunked_end=not self._parity) for job in plan.jobs]
+        self._tickets[ticket] = None
+        return ticket
+
+    def _chunks(self, plan: Plan) -> ChunkPlan | None:
+        return ChunkPlan(plan.clip_tokens, self.flow.look_ahead) if plan.speed == 1.0 else None
+
+    def cancel(self, ticket: Ticket) -> None:
+        self._tickets.pop(ticket, None)
+        for part in ticket.parts:
+            self.decoder.cancel(part.row)
+            self._flow_batcher.remove(part.stretch)
+            part.stretch = None
+        ticket.end()
+
+    def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+        self.decoder.step()
+        results = self._decoded()
+        # With nobody left in the language model nobody else is coming, and a row would wait for nothing.
+        nobody_comes = not self.decoder.active and not self.decoder.waiting
+        if stretches := self._flow_batcher.take(idle=nobody_comes):
+            results += self._sounded(FlowBatch(stretches))
+        return results
+
+    def _decoded(self) -> list[tuple[Ticket, SpeechError]]:
+        """Hand on to the flow what was said; returns the tickets that go no further."""
+        mute = []
+        # Rows join in the order of their tickets: behind the first that has none yet, nobody has said anything.
+        for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
+            if ticket.mute:
+                self.cancel(ticket)
+                mute.append((ticket, NothingSaid(
+                    "The speech model made no sound of this text. Try another seed, or word it differently.",
+                    param="text", code="nothing_said")))
+                continue
+            for stretch in ticket.due():
+                self._flow_batcher.add(stretch, self.flow.frames(stretch.row), stretch.first)
+        return mute
+
+    def _sounded(self, batch: FlowBatch) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+        """Compute a batch of the flow; returns what it completes, and who failed in it."""
+        mels = guarded(self._mels, batch.stretches)
+        if isinstance(mels, SpeechError):
+            # The flow does not say for which row it failed: each alone, so that only the bad one does.
+            mels = [mels] if len(batch.stretches) == 1 else [_first(guarded(self._mels, [stretch]))
+                                                             for stretch in batch.stretches]
+        batch.end(mels)
+        failed = {stretch.ticket: mel for stretch, mel in zip(batch.stretches, mels, strict=True)
+                  if isinstance(mel, SpeechError)}
+        results = []
+        for ticket in batch.tickets:
+            found = failed.get(ticket) or guarded(ticket.results)
+            lost = isinstance(found, SpeechError)
+            results += [(ticket, result) for result in ([found] if lost else found)]
+            if lost or ticket.finished:
+                self.cancel(ticket)
+        return results
+
+    def _mels(self, stretches: Sequence[Stretch]) -> list[torch.Tensor]:
+        return [mel.cpu() for mel in self.flow([stretch.row for stretch in stretches])]
+
+    def _warm_up(self) -> None:
+        for language in ("zh", "en", "ja"):
+            warm(language)
+        voice = Voice({"speech_tokens": np.zeros(50, np.int32), "prompt_mel": np.zeros((100, 80), np.float32),
+                       "embedding": np.ones(192, np.float32)})
+        result, = self.generate([(Utterance("Warm.", "en-US"), voice)])
+        if isinstance(result, SpeechError) and not isinstance(result, NothingSaid):
+            raise RuntimeError("the warm-up sentence could not be said") from result
+
+
+class NothingSaid(InternalError):
+    """The language model ended before its first token."""
+
+
+def _first(found: list[torch.Tensor] | SpeechError) -> torch.Tensor | SpeechError:
+    return found if isinstance(found, SpeechError) else found[0]

@@ -1,0 +1,40 @@
+"""What stands in a text for a sound or a manner, and is never torn apart.
+
+Tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`,
+`read[R][EH1][D]`), as both engines know them. What a bracket means, and whether it may be there at all, is the engine's
+to say.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BRACKET = r"\[[^\[\]<>]{1,20}\]"
+_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]{0,30}>")
+_PAIR = re.compile(r"<([A-Za-z]+)>.*?</\1>", re.DOTALL)
+_RUN = re.compile(rf"(?:[A-Za-zÀ-ɏ'’]{{1,30}}|\w)?(?:{_BRACKET})+")
+#: A syllable in two brackets begins with its initial; finals, and finals alone, begin with a vowel.
+_SYLLABLE = re.compile(rf"{_BRACKET}(?:\[[aeiouüāáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ][^\[\]<>]{{0,19}}\])?")
+_SOUND = re.compile(r"\[(?:[a-z_-]{5,}|sigh|mn)\]")
+
+
+def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
+    """The [start, end) that a piece of at most `limit` characters must not be cut inside of.
+
+    A pair of tags, or a row of pronunciations, that is longer than `limit` can't be kept together: then it is only
+    each tag, each syllable and each bracket.
+    """
+    spans = [match.span() for match in (*_TAG.finditer(text), *_PAIR.finditer(text))]
+    for run in _RUN.finditer(text):
+        parts = [run] if len(run[0]) <= limit else _SYLLABLE.finditer(text, *run.span())
+        spans += [part.span() for part in parts]
+    return [span for span in spans if span[1] - span[0] <= limit]
+
+
+def speakable(text: str) -> list[bool]:
+    """For each character, whether it is one that an engine would say: letters and digits, outside of tags."""
+    said = [char.isalnum() for char in text]
+    for pattern in (_TAG, _SOUND):
+        for match in pattern.finditer(text):
+            said[match.start():match.end()] = [False] * len(match[0])
+    return said
