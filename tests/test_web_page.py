@@ -86,7 +86,7 @@ def test_choose_upload_generate_hear_and_open_the_trace(page, voice):
         const sound = await context.decodeAudioData(await (await fetch(url)).arrayBuffer());
         return [sound.duration, context.state];
     }""", page.locator("#file a[download]").first.get_attribute("href"))
-    assert played == [pytest.approx(len(sound) / rate, abs=0.01), "running"], "the browser can decode it and may play it"
+    assert played == [pytest.approx(len(sound) / rate, abs=0.01), "running"], "the browser decodes and may play it"
 
     for name in STAGES:
         page.locator("#progress li.done", has_text=name).wait_for()
