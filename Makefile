@@ -41,11 +41,11 @@ proof: $(TESTS) ## the long tests: faults, heavy backends
 bench: $(TESTS) ## measure, print tables, write bench/results
 	$(BIN)/python -m bench $(ARGS)
 
-clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/, API keys)
+clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/, API keys, stored voices)
 	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
-	if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name keys.yaml -exec rm -rf {} +; fi
+	if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name keys.yaml ! -name voices -exec rm -rf {} +; fi
 	rm -rf $(VENV) .pytest_cache __pycache__
-	find access bench cluster deployments engines speech tests tracing -name __pycache__ -type d -prune -exec rm -rf {} +
+	find access bench cluster deployments engines speech tests tracing webui -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian ships python3 without venv, and its own message names a package that not every release has.
 $(BIN)/uv:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster import demo, key, links, reach, signals, status
+from cluster import demo, key, links, reach, say, signals, status
 from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
@@ -28,6 +28,7 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster demo --clip me.wav --text '你好，世界。' --dialect zh-CN
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
+  python -m cluster say '你好，世界。' --clip me.wav --dialect zh-CN -o out.wav    ask what runs, or --url
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status
   python -m cluster down                     let requests finish, then stop what `up` started
@@ -35,7 +36,7 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
 """
 ENVIRONMENT = """\
 environment:
-  COSYGRAPH_KEY    the API key that `demo` sends, where the graph asks for one
+  COSYGRAPH_KEY    the API key that `demo` and `say` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
   ZIPKIN_STORAGE_PASSWORD    of the user in --zipkin-storage-url
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--haproxy", action="store_true",
                        help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
                             "by itself has no trace (docs/haproxy.md)")
+    group.add_argument("--no-webui", action="store_false", dest="web_page", help="leave the web page (/ui/) out; it is for loopback, and is left out with any other --host")
     group.add_argument("--sampling", type=_share, default=Options.sampling, metavar="SHARE",
                        help="share of unremarkable traces that is kept, 0 to 1 (default %(default)g; errors and slow "
                             "requests are always kept)")
@@ -108,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     speak.add_argument("--outputs", type=Path, default=ROOT / "outputs", metavar="DIR",
                        help="where the speech is written (default: outputs)")
 
+    say.add_command(commands, where)
     commands.add_parser("up", parents=[stack], help="start everything and leave it running", epilog=ENVIRONMENT,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     down = commands.add_parser("down", parents=[where], help="let requests finish, then stop what `up` started")
@@ -186,7 +189,7 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port,
                    dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port, ray_port=args.ray_port,
                    config=args.config, engine=args.engine, engine_options=dict(args.engine_options),
-                   with_zipkin=not args.no_zipkin, haproxy=args.haproxy, sampling=args.sampling,
+                   with_zipkin=not args.no_zipkin, haproxy=args.haproxy, web_page=args.web_page, sampling=args.sampling,
                    storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url), run_dir=args.run_dir)
 
 
@@ -210,6 +213,13 @@ def _demo(args: argparse.Namespace, stack: Stack) -> int:
     finally:
         with stack.file.locked():
             stack.stop(state)
+    return 0
+
+
+def _say(args: argparse.Namespace, stack: Stack) -> int:
+    running = stack.file.load() if args.url is None else None
+    url = args.url or (running.http_url if running is not None and running.alive else "http://127.0.0.1:8000")
+    say.run(say.Order.of(args, url))
     return 0
 
 
@@ -252,5 +262,5 @@ def _links(args: argparse.Namespace, stack: Stack) -> int:
     return 0
 
 
-_COMMANDS = {"demo": _demo, "up": _up, "down": _down, "status": _status, "links": _links,
-             "key": lambda args, stack: key.run(args)}
+_COMMANDS = {"demo": _demo, "say": _say, "up": _up, "down": _down, "status": _status,
+             "links": _links, "key": lambda args, stack: key.run(args)}

@@ -96,6 +96,8 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
 def links(state: State, trace_id: str | None = None) -> str:
     """Where to look: the trace, if there is one yet, and everything else that has a page."""
     lines = [f"trace             {_trace_link(state, trace_id)}"] if trace_id else []
+    if state.page_url is not None:
+        lines.append(f"web page          {state.page_url}")
     if state.zipkin is not None:
         lines.append(f"dependency graph  {state.zipkin.ui_url}/dependency")
     if state.ray is not None:

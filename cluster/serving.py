@@ -14,7 +14,7 @@ import yaml
 
 from access.callers import Callers
 from access.required import is_loopback, keys_required
-from cluster.ports import LOOPBACK
+from cluster.ports import LOOPBACK, reachable
 from cluster.problem import Problem
 from cluster.ray_head import RayHead, auth_headers
 from deployments.settings import Guarded
@@ -22,20 +22,24 @@ from engines import contract
 from speech.dialects import DIALECTS
 
 READY_WITHIN_S = 300.0
+WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
 _STILL_WAITING_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
 class Application:
-    """A Serve config with one application, read from a file and completed by the launcher."""
+    """A Serve config read from a file and completed by the launcher: the graph's application first, and behind it the
+    web page's, where there is one."""
 
     config: dict
 
     @classmethod
-    def read(cls, path: Path, http_port: int, args: Mapping, host: str = LOOPBACK) -> Application:
-        """The config in `path`, with the HTTP server's host and port set and `args` laid over its application's own.
+    def read(cls, path: Path, http_port: int, args: Mapping, host: str = LOOPBACK,
+             web_page: bool = False) -> Application:
+        """The config in `path`, with the HTTP server's host and port set and `args` laid over its graph's own.
 
         The file's engine options are for the file's engine: where `args` names another one, they are left out.
+        Without `web_page` the file's web page is left out; with it, it is told where the API and Zipkin are.
         """
         try:
             config = yaml.safe_load(path.read_text())
@@ -45,13 +49,19 @@ class Application:
                 from failure
         except (yaml.YAMLError, KeyError, TypeError) as failure:
             raise Problem(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
-        if not isinstance(applications, list) or len(applications) != 1:
-            raise Problem(f"{path} must describe exactly one application.")
+        graph, page = _graph_and_page(applications, path)
         config["http_options"] = {**config.get("http_options", {}), "host": host, "port": http_port}
-        own = applications[0].get("args") or {}
+        own = graph.get("args") or {}
         if args.get("engine", own.get("engine")) != own.get("engine"):
             own = {key: value for key, value in own.items() if key != "engine_options"}
-        applications[0]["args"] = _laid_over(own, args)
+        graph["args"] = _laid_over(own, args)
+        config["applications"] = [graph]
+        if page is not None and web_page:
+            api = (graph.get("route_prefix") or "/").rstrip("/")
+            page["args"] = _laid_over(page.get("args") or {}, {
+                "api_url": f"http://{reachable(host)}:{http_port}{api}", "api_docs_url": f"{api}/docs",
+                "zipkin_ui_url": graph["args"].get("tracing", {}).get("zipkin_ui_url")})
+            config["applications"].append(page)
         return cls(config)
 
     def check_engine(self) -> None:
@@ -100,10 +110,21 @@ class Application:
     def name(self) -> str:
         return self.config["applications"][0].get("name", "default")
 
+    @property
+    def web_page(self) -> tuple[str, str] | None:
+        """Name and path of the web page's application, where the config has one."""
+        page = next((one for one in self.config["applications"] if one.get("import_path") == WEB_PAGE), None)
+        return page and (page.get("name", "webui"), (page.get("route_prefix") or "").rstrip("/") + "/")
+
     def proxy_environment(self) -> dict[str, str]:
         """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""
         tracing = self._args.get("tracing") or {}
         return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
+
+    @property
+    def stores_voices(self) -> bool:
+        """Whether it says where; one that is not ours is not told."""
+        return self.module != "graph" or bool((self._args.get("voices") or {}).get("url"))
 
     @property
     def keys_file(self) -> str | None:
@@ -117,6 +138,16 @@ class Application:
     @property
     def module(self) -> str:
         return self.config["applications"][0]["import_path"].partition(":")[0]
+
+
+def _graph_and_page(applications: object, path: Path) -> tuple[dict, dict | None]:
+    entries = applications if isinstance(applications, list) else []
+    pages = [one for one in entries if isinstance(one, dict) and one.get("import_path") == WEB_PAGE]
+    others = [one for one in entries if isinstance(one, dict) and one not in pages]
+    if len(others) != 1 or len(pages) > 1 or len(entries) != len(others) + len(pages):
+        raise Problem(f"{path} must describe exactly one application, and beside it at most the web page "
+                      f"(import_path: {WEB_PAGE}).")
+    return others[0], pages[0] if pages else None
 
 
 def _laid_over(below: Mapping, above: Mapping) -> dict:
@@ -173,12 +204,12 @@ class Dashboard:
                     say(f"  {service} is healthy")
             failure = _failure(application)
             if failure:
-                raise Problem(f"The graph can't be deployed. {failure}\nLogs: {self.logs}/serve")
+                raise Problem(f"{name} can't be deployed. {failure}\nLogs: {self.logs}/serve")
             if application.get("status") == "RUNNING":
                 return
             waiting = sorted(deployments.keys() - healthy)
             if time.monotonic() - began > within_s:
-                raise Problem(f"The graph was not up within {within_s:.0f} s; still waiting for "
+                raise Problem(f"{name} was not up within {within_s:.0f} s; still waiting for "
                               f"{', '.join(waiting) or 'Serve itself'}. {_messages(application)}\n"
                               f"Logs: {self.logs}/serve")
             if time.monotonic() - spoke > _STILL_WAITING_EVERY_S:

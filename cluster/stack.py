@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from access.required import is_loopback
 from cluster import key, ray_head, serving, zipkin
 from cluster.ports import LOOPBACK, open_to_the_network, require_free
 from cluster.problem import Problem
@@ -22,6 +23,8 @@ from cluster.state import State, StateFile, boot_id
 from cluster.storage import Storage, prepare
 from cluster.storage_mariadb import MariaDb
 
+#: Below the run folder: where voices are stored, unless the config names another place. `make clean` leaves it.
+VOICES = "voices"
 DRAIN_WITHIN_S = 30.0
 
 
@@ -40,6 +43,7 @@ class Options:
     engine_options: Mapping[str, object] = field(default_factory=dict)  #: laid over the config's
     haproxy: bool = False  #: Serve's HAProxy mode
     with_zipkin: bool = True
+    web_page: bool = True  #: where the config has one
     storage: Storage = Storage()  #: of the Zipkin that is started
     sampling: float = 1.0  #: share of unremarkable traces that is kept
     run_dir: Path = ROOT / ".run"
@@ -109,10 +113,16 @@ class Stack:
                               env=application.proxy_environment(), behind_haproxy=options.haproxy)
         state.app, state.module = application.name, application.module
         self.file.save(state)
+        if options.web_page and not is_loopback(options.host):
+            self.say("the web page is left out: it asks nobody who they are, and is for loopback alone")
         self.say(f"deploying the graph ({options.config.name})")
         dashboard = serving.Dashboard(head, self.ray_logs)
         dashboard.deploy(application)
         dashboard.wait_until_running(application.name, self.say)
+        if application.web_page is not None:
+            page, state.page_path = application.web_page
+            dashboard.wait_until_running(page, self.say)
+            state.page_app = page
         serving.wait_until_ready(state.http_url)
         state.ready = True
         self.file.save(state)
@@ -120,14 +130,18 @@ class Stack:
         exposed = open_to_the_network(ours, meant=(options.host, options.http_port))
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
-        self.say(f"ready: {state.http_url}")
+        self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
 
     def _application(self, options: Options, **args) -> serving.Application:
         if options.engine:
             args["engine"] = options.engine
         args["engine_options"] = options.engine_options
-        read = partial(serving.Application.read, options.config, options.http_port, host=options.host)
+        read = partial(serving.Application.read, options.config, options.http_port, host=options.host,
+                       web_page=options.web_page and is_loopback(options.host))
         application = read(args)
+        if not application.stores_voices:
+            args["voices"] = {"url": str(self.run_dir / VOICES)}
+            application = read(args)
         keys_file = options.keys_file or self.run_dir / key.FILE
         if options.keys_file or (keys_file.exists() and not application.keys_file):
             application = read(args | {"access": {"keys_file": str(keys_file.resolve())}})

@@ -28,6 +28,8 @@ class State:
     host: str = LOOPBACK  #: what the API listens on
     app: str = ""  #: the Serve application's name, once it was deployed
     module: str = ""  #: the Python module that builds it (and knows how to drain it)
+    page_app: str = ""  #: the web page's application, where it was deployed
+    page_path: str = ""  #: and its path
     ready: bool = False
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces
@@ -37,6 +39,10 @@ class State:
     @property
     def http_url(self) -> str:
         return f"http://{reachable(self.host)}:{self.http_port}"
+
+    @property
+    def page_url(self) -> str | None:
+        return f"{self.http_url}{self.page_path}" if self.page_app else None
 
     @property
     def started(self) -> list[Started]:

@@ -24,8 +24,13 @@ def report(state: State | None) -> tuple[str, bool]:
     if state.database is not None:
         lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
     if state.ray is not None and state.ray.process.alive:
-        application = serving.Dashboard(state.ray).applications().get(state.app, {})
-        for service, deployment in sorted(application.get("deployments", {}).items()):
+        applications = serving.Dashboard(state.ray).applications()
+        if state.page_url is not None:
+            lines.insert(1, f"Web page   {state.page_url}   "
+                            f"{applications.get(state.page_app, {}).get('status', 'GONE').lower()}")
+        ours = {name: deployment for app in (state.app, state.page_app)
+                for name, deployment in applications.get(app, {}).get("deployments", {}).items()}
+        for service, deployment in sorted(ours.items()):
             replicas = deployment.get("replicas", [])
             running = sum(replica.get("state") == "RUNNING" for replica in replicas)
             lines.append(f"  {service:<18} {deployment['status']:<10} {running} of {len(replicas)} replicas run")

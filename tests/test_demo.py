@@ -88,6 +88,14 @@ def test_status_knows_every_service(place):
     assert len(re.findall(r"-(?:api|service) +HEALTHY +1 of 1", answer.stdout)) == 5
 
 
+def test_the_web_page_is_up_beside_the_graph(place):
+    assert f"web page          {place.url}/ui/" in place.said
+    assert re.search(rf"Web page +{place.url}/ui/ +running", place.run("status").stdout)
+    answer = httpx.get(f"{place.url}/ui", headers={"Accept-Language": "zh-CN"}, follow_redirects=True, trust_env=False)
+    assert answer.status_code == 200 and answer.url.path == "/ui/zh/"
+    assert httpx.get(f"{place.url}/ui/zh/config", trust_env=False).json()["analytics_enabled"] is False
+
+
 def test_demo_uses_what_runs_and_shows_the_trace_from_zipkin(place):
     answer = place.run("demo", "--outputs", str(place.outputs))
     assert answer.returncode == 0, answer.stdout
@@ -109,6 +117,14 @@ def test_a_second_demo_finds_the_voice_known(place):
     assert "voice.cache=hit" in answer.stdout and "  3 spans" in answer.stdout
     assert [stage for stage in STAGES if any(stage in line and "%" in line for line in answer.stdout.splitlines())] \
         == ["GENERATE_MEL", "VOCODE_WAV"]
+
+
+def test_say_asks_what_runs_and_writes_the_file(place, tmp_path):
+    answer = place.run("say", "Good morning.", "--clip", str(demo.CLIP), "--dialect", "en-GB", "-o",
+                       str(tmp_path / "out.mp3"))
+    assert answer.returncode == 0, answer.stdout
+    assert soundfile.info(str(tmp_path / "out.mp3")).duration > 1
+    assert "GENERATE_MEL" in answer.stdout and "/zipkin/traces/" in answer.stdout
 
 
 def test_a_refused_request_shows_the_servers_words_and_fails(place):
@@ -145,7 +161,7 @@ def test_ctrl_c_stops_a_demo_without_zipkin(tmp_path):
     """The whole demo in one process: spans to a file, serving until the signal, nothing left behind."""
     place = Place(tmp_path)
     log = tmp_path / "demo.log"
-    command = place.command("demo", *place.options, "--no-zipkin", "--outputs", str(place.outputs))
+    command = place.command("demo", *place.options, "--no-zipkin", "--no-webui", "--outputs", str(place.outputs))
     with open(log, "w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=place.env, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -163,6 +179,6 @@ def test_ctrl_c_stops_a_demo_without_zipkin(tmp_path):
         place.run("down", "--force")
     spans = json.loads((place.run_dir / "spans.jsonl").read_text().splitlines()[0])
     assert {span["name"].upper() for span in spans} >= set(STAGES)
-    assert all(stage in log.read_text() for stage in STAGES)
+    assert all(stage in log.read_text() for stage in STAGES) and "web page" not in log.read_text()
     assert [process for process in ours if process.is_running() and process.status() != "zombie"] == []
     assert not (place.run_dir / "state.json").exists()

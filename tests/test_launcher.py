@@ -237,6 +237,30 @@ class TestServing:
             "engine": "simulated", "tracing": {"zipkin_url": "z", "spool_dir": "y"}}
         assert (application.name, application.module) == ("a", "graph")
 
+    PAGE = "{name: page, route_prefix: /ui, import_path: 'deployments.webui:build', args: {api_url: x}}"
+
+    def test_the_web_page_is_told_where_the_api_and_zipkin_are(self, tmp_path):
+        path = self.config(tmp_path, f"applications: [{self.PAGE}, {{name: a, route_prefix: /a/, "
+                                     "import_path: 'graph:build', args: {engine: embedded}}]")
+        tracing = {"tracing": {"zipkin_ui_url": "http://127.0.0.1:9"}}
+        application = serving.Application.read(path, 8080, tracing, web_page=True)
+        assert [one["name"] for one in application.config["applications"]] == ["a", "page"], "the graph comes first"
+        assert application.config["applications"][1]["args"] == {
+            "api_url": "http://127.0.0.1:8080/a", "api_docs_url": "/a/docs", "zipkin_ui_url": "http://127.0.0.1:9"}
+        assert (application.name, application.module, application.web_page) == ("a", "graph", ("page", "/ui/"))
+
+    def test_and_is_left_out_where_nobody_wants_it(self, tmp_path):
+        path = self.config(tmp_path, f"applications: [{{name: a, import_path: 'graph:build'}}, {self.PAGE}]")
+        application = serving.Application.read(path, 8080, {})
+        assert [one["name"] for one in application.config["applications"]] == ["a"]
+        assert application.web_page is None
+
+    @pytest.mark.parametrize("applications", [f"[{PAGE}]", f"[{{name: a}}, {PAGE}, {PAGE}]",
+                                              f"[{{name: a}}, {PAGE}, x]"])
+    def test_beside_one_graph_there_is_one_web_page_at_most(self, tmp_path, applications):
+        with pytest.raises(Problem, match="exactly one application, and beside it at most the web page"):
+            serving.Application.read(self.config(tmp_path, f"applications: {applications}"), 1, {}, web_page=True)
+
     @pytest.mark.parametrize("text", ["applications: [", "[]", "applications: {}", "applications: [{}, {}]"])
     def test_a_config_that_is_none_is_named(self, tmp_path, text):
         with pytest.raises(Problem, match="serve.yaml"):
@@ -278,8 +302,9 @@ class TestServing:
     @pytest.mark.parametrize("name", ["serve.cpu.yaml", "serve.gpu.yaml", "serve.cosyvoice3.yaml"])
     def test_the_projects_own_configs_are_valid_for_serve(self, name):
         from ray.serve.schema import ServeDeploySchema
-        application = serving.Application.read(ROOT / "cluster" / name, 8000, {})
+        application = serving.Application.read(ROOT / "cluster" / name, 8000, {}, web_page=True)
         ServeDeploySchema.model_validate(application.config)
+        assert application.web_page == ("webui", "/ui/")
 
     def test_the_error_is_found_in_serves_message(self):
         message = ("The deployment failed to start 2 times in a row. Error:\nray::ServeReplica() (pid=1)\n"
@@ -309,6 +334,10 @@ class TestDemo:
             demo.Request(text="你好").check()
         assert demo.Request(seed=0).form() == {"text": demo.TEXT, "dialect": "en-US", "mode": "fast", "seed": "0"}
 
+    def test_the_links_name_the_web_page_where_there_is_one(self):
+        assert "web page          http://127.0.0.1:8000/ui/\n" in demo.links(state(page_app="webui", page_path="/ui/"))
+        assert "web page" not in demo.links(state())
+
     def test_a_trace_is_found_in_the_spans_file(self, tmp_path):
         file = tmp_path / "spans.jsonl"
         file.write_text('[{"traceId": "a", "id": "1"}]\n[{"traceId": "b", "id": "2"}]\n')
@@ -323,9 +352,10 @@ class TestCommandLine:
             cli.main(["--help"])
         text = capsys.readouterr().out
         assert exit_.value.code == 0
-        assert all(word in text for word in ("demo", "up", "down", "status", "--once", "ZIPKIN_URL", "ZIPKIN_JAR"))
+        assert all(word in text for word in ("demo", "say", "up", "down", "status", "--once", "ZIPKIN_URL",
+                                             "ZIPKIN_JAR"))
 
-    @pytest.mark.parametrize("command", ["demo", "up", "down", "status"])
+    @pytest.mark.parametrize("command", ["demo", "say", "up", "down", "status"])
     def test_every_command_explains_its_options(self, command, capsys):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])

@@ -4,27 +4,15 @@ COSYGRAPH_SCREENSHOT=docs/trace.png makes the picture in the README while testin
 """
 
 import os
-import shutil
 
 import pytest
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# A browser that asks nobody on the internet anything.
-OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync"]
+from browser import chromium
 
 
 @pytest.fixture(scope="module")
 def page():
-    from playwright.sync_api import sync_playwright
-
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine; on Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        window = playwright.chromium.launch(executable_path=browser, args=OFFLINE)
+    with chromium() as window:
         yield window.new_page(viewport={"width": 1400, "height": 760})
-        window.close()
 
 
 def test_a_person_sees_five_spans_of_five_services(page, voice):

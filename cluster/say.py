@@ -1,0 +1,231 @@
+"""`python -m cluster say`: one request to a running API, its progress on a terminal, its speech in a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from cluster.demo import MAX_CLIP_BYTES
+from cluster.problem import Problem
+from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, Speech, Stage
+from webui.sound import finished
+
+KEY_VARIABLE = "COSYGRAPH_KEY"  #: the launcher takes it out of its own environment, into `args.api_key`
+_SUFFIXES = {".wav": "wav", ".pcm": "pcm", ".raw": "pcm", ".flac": "flac", ".mp3": "mp3", ".opus": "opus",
+             ".ogg": "opus", ".aac": "aac"}
+_STAGES = 4
+_WIDTH = 28
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks for."""
+
+    text: str
+    output: Path
+    url: str
+    voice: str | None = None
+    clip: Path | None = None
+    dialect: str | None = None
+    mode: str | None = None  #: instruct where a style is given, else fast
+    style: str | None = None
+    prompt_text: str | None = None
+    speed: float | None = None
+    seed: int | None = None
+    long_form: bool = False
+    format: str | None = None  #: else by the output's extension
+    key_file: Path | None = None
+    key: str | None = field(default=None, repr=False)  #: the environment's
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, url: str) -> Order:
+        return cls(text=args.text, output=args.output, url=url, voice=args.voice, clip=args.clip, dialect=args.dialect,
+                   mode=args.mode, style=args.style, prompt_text=args.prompt_text, speed=args.speed, seed=args.seed,
+                   long_form=args.long_form, format=args.format, key_file=args.key_file, key=args.api_key)
+
+    @property
+    def response_format(self) -> str:
+        """Problem where neither --format nor the extension says it."""
+        found = self.format or _SUFFIXES.get(self.output.suffix.lower())
+        if found is None:
+            raise Problem(f"-o {self.output}: its extension names no audio format. Use one of "
+                          f"{', '.join(sorted(_SUFFIXES))}, or say --format {'|'.join(FORMATS)}.")
+        return found
+
+    def api_key(self) -> str | None:
+        if self.key_file is None:
+            return self.key or None
+        try:
+            return self.key_file.read_text().strip() or None
+        except (OSError, UnicodeDecodeError) as failure:
+            raise Problem(f"--key-file {self.key_file} can't be read ({type(failure).__name__}). It holds the key and "
+                          "nothing else.") from failure
+
+    def speech(self) -> Speech:
+        """Problem where something in it can't be sent at all; everything else is the API's to judge."""
+        if not self.text.strip():
+            raise Problem("There is nothing to say: the text is empty.")
+        if (self.voice is None) == (self.clip is None):
+            raise Problem("Say whose voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
+        return Speech(text=self.text, dialect=self.dialect, voice=self.voice,
+                      clip=None if self.clip is None else _read(self.clip),
+                      mode=self.mode or ("instruct" if self.style else "fast"), style_instruction=self.style,
+                      prompt_text=self.prompt_text, speed=self.speed, seed=self.seed, long_form=self.long_form,
+                      response_format=self.response_format)
+
+
+def _read(path: Path) -> Clip:
+    try:
+        size = path.stat().st_size
+        if not 0 < size <= MAX_CLIP_BYTES:
+            raise Problem(f"--clip {path} has {size} bytes; a clip has more than none and at most 20 MB.")
+        # Under a name of ours: the file's own is nobody's business.
+        return Clip(f"clip{path.suffix.lower()[:6]}", path.read_bytes())
+    except OSError as failure:
+        raise Problem(f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg or mp3.") \
+            from failure
+
+
+def run(order: Order, out: TextIO | None = None) -> None:
+    """Ask, show what happens, write the file, say where the time went. Problem where any of that fails."""
+    out = out or sys.stdout
+    speech, key = order.speech(), order.api_key()
+    if not order.output.parent.is_dir():
+        raise Problem(f"-o {order.output}: its folder does not exist; make it first.")
+    bar = _Bar(out)
+    try:
+        with Api(order.url, key) as api:
+            if order.dialect is None and order.clip is not None:
+                raise Problem(_choose_a_dialect(api))
+            done, content = _ask(api, speech, bar)
+    except ApiError as error:
+        bar.end()
+        raise Problem(_said(error)) from error
+    except BaseException:
+        bar.end()
+        raise
+    try:
+        order.output.write_bytes(finished(content, speech.response_format))
+    except OSError as failure:
+        raise Problem(f"-o {order.output} can't be written ({failure.strerror}).") from failure
+    factor = "" if done.real_time_factor is None else f"real-time factor {done.real_time_factor:.2f}"
+    first = "" if done.first_audio_ms is None else f"first audio after {done.first_audio_ms / 1e3:.2f} s"
+    figures = ", ".join(filter(None, (factor, first)))
+    print(f"{done.seconds:.1f} s of speech in {done.total_ms / 1e3:.1f} s ({figures}): {order.output}", file=out)
+    kept = done.trace_url or f"{done.trace_id} was not kept (`--sampling 1` of `up` keeps every one)"
+    print(f"trace: {kept}", file=out)
+
+
+def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
+    parts = []
+    with closing(api.generate(speech)) as events:
+        for event in events:
+            if isinstance(event, Stage):
+                bar.stage(event)
+            elif isinstance(event, Audio):
+                parts.append(event.content)
+                bar.audio(event.seconds)
+            else:
+                bar.end()
+                return event, b"".join(parts)
+    raise AssertionError("generate() ends with Done, or raises")
+
+
+def _choose_a_dialect(api: Api) -> str:
+    lines = ["--clip needs --dialect beside it: nothing is assumed about what is spoken. This engine speaks:"]
+    lines += [f"  {one['code']:<14} {one['name']} ({one['english_name']})"
+              for one in api.dialects()["dialects"] if one["supported"]]
+    return "\n".join(lines)
+
+
+def _said(error: ApiError) -> str:
+    trace = error.trace_url or error.trace_id
+    hint = ""
+    if error.status in (401, 403):
+        hint = f"\nThe key comes from {KEY_VARIABLE} or --key-file."
+    return f"{error.message}{hint}" + (f"\nIts trace: {trace}" if trace else "")
+
+
+class _Bar:
+    """On a terminal one line that fills; elsewhere a line for each stage that is done."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty()
+        self._done: set[tuple[str, int]] = set()
+        self._pieces = 1
+        self._seconds = 0.0
+        self._now = ""
+        self._drawn = False
+
+    def stage(self, event: Stage) -> None:
+        self._pieces = max(self._pieces, event.pieces)
+        piece = f" {event.piece}/{event.pieces}" if event.pieces > 1 else ""
+        if event.state != "done":
+            self._now = f"{event.stage}{piece}"
+        elif (event.stage, event.piece) not in self._done:
+            self._done.add((event.stage, event.piece))
+            if not self._terminal:
+                print(f"{event.stage:<17} {event.service:<18}{piece} {event.ms or 0:9.1f} ms", file=self._out,
+                      flush=True)
+        self._draw()
+
+    def audio(self, seconds: float) -> None:
+        self._seconds += seconds
+        self._draw()
+
+    def _draw(self) -> None:
+        if not self._terminal:
+            return
+        # A voice is prepared once; every piece is generated and vocoded. A known voice skips the first two.
+        names = {stage for stage, _ in self._done}
+        known = self._pieces * 2 + (0 if names and "PREPROCESS_AUDIO" not in names else _STAGES - 2)
+        share = min(len(self._done) / known, 1.0)
+        filled = round(share * _WIDTH)
+        self._out.write(f"\r\x1b[K{'█' * filled}{'░' * (_WIDTH - filled)} {100 * share:3.0f} %  "
+                        f"{self._seconds:5.1f} s of speech  {self._now}")
+        self._out.flush()
+        self._drawn = True
+
+    def end(self) -> None:
+        """Takes the bar away, once."""
+        if self._drawn:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+            self._drawn = False
+
+
+def add_command(commands, where: argparse.ArgumentParser) -> None:
+    """The subcommand `say`, beside the launcher's others; `where` has the options of them all."""
+    command = commands.add_parser(
+        "say", parents=[where], formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="one request to a running API, its speech in a file",
+        description="Sends one request to the graph that runs here, or to --url, shows its progress, writes the speech "
+                    "and\nnames the trace.",
+        epilog="examples:\n  python -m cluster say 'Good morning.' --voice anna -o out.wav\n  python -m cluster say "
+               "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n\n"
+               f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n")
+    command.add_argument("text", help="what to say: 200 characters, with --long 5,000")
+    whose = command.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id")
+    whose.add_argument("--clip", type=Path, metavar="FILE",
+                       help="a recording of the voice, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3")
+    command.add_argument("--dialect", help="of the text: en-US, zh-CN, zh-Sichuan …; required with --clip, else the "
+                                           "stored voice's own")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+                         help="its extension chooses the format: .wav .flac .mp3 .opus .aac .pcm")
+    command.add_argument("--format", choices=FORMATS, help="instead of the extension's")
+    command.add_argument("--mode", choices=("fast", "instruct"),
+                         help="3s极速复刻 or 自然语言控制 (default: instruct where there is a --style)")
+    command.add_argument("--style", metavar="TEXT", help="how to say it (mode instruct)")
+    command.add_argument("--prompt-text", metavar="TEXT", help="what the recording says")
+    command.add_argument("--speed", type=float, help="0.5 to 2")
+    command.add_argument("--seed", type=int)
+    command.add_argument("--long", action="store_true", dest="long_form", help="split a long text by sentence")
+    command.add_argument("--url", help="of the API (default: the graph that runs here, or http://127.0.0.1:8000)")
+    command.add_argument("--key-file", type=Path, metavar="FILE",
+                         help=f"holds the API key (default: the variable {KEY_VARIABLE})")

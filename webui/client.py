@@ -1,0 +1,234 @@
+"""The HTTP API as a client sees it (docs/api.md): for the web page and for `python -m cluster say`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from webui import sse
+
+#: Nothing is said between two events for as long as a stage computes; the service's own deadline is shorter.
+SILENCE_S = 180.0
+FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
+
+
+class ApiError(Exception):
+    """What the API answered instead of what was asked for, in its own words, or that it could not be reached."""
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None, status: int | None = None,
+                 trace_id: str | None = None, trace_url: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.status = status
+        self.trace_id = trace_id
+        self.trace_url = trace_url
+
+
+@dataclass(frozen=True)
+class Clip:
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What POST /api/generate is asked for; None leaves a field out. One of `clip` and `voice`."""
+
+    text: str
+    dialect: str | None = None
+    clip: Clip | None = None
+    voice: str | None = None
+    mode: str = "fast"
+    style_instruction: str | None = None
+    prompt_text: str | None = None
+    speed: float | None = None
+    seed: int | None = None
+    long_form: bool = False
+    response_format: str = "wav"
+
+    def form(self) -> dict[str, str]:
+        fields = {"text": self.text, "dialect": self.dialect, "voice": self.voice, "mode": self.mode,
+                  "style_instruction": self.style_instruction, "prompt_text": self.prompt_text, "speed": self.speed,
+                  "seed": self.seed, "long_form": "true" if self.long_form else None,
+                  "response_format": self.response_format, "stream_format": "sse"}
+        return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage began or ended one piece of the text."""
+
+    stage: str
+    service: str
+    state: str  #: started, done
+    piece: int = 1
+    pieces: int = 1
+    ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Audio:
+    content: bytes  #: the next bytes of the file
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One stage of one piece, in milliseconds since the request arrived."""
+
+    stage: str
+    service: str
+    start_ms: float
+    duration_ms: float
+    piece: int = 1
+    queue_ms: float = 0.0
+    batch_wait_ms: float = 0.0
+    batch_size: int = 1
+    compute_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    trace_id: str
+    trace_url: str | None = None  #: None: the trace was not kept
+    seconds: float  #: of speech
+    first_audio_ms: float | None = None
+    total_ms: float
+    real_time_factor: float | None = None
+    stages: tuple[Timing, ...]
+
+
+Event = Stage | Audio | Done
+
+
+class Api:
+    """One API at `url`, asked with `key` where keys are in force. Every method raises ApiError."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # A key that is no header value (a line break, Chinese) is a wrong key.
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False,
+                                      timeout=httpx.Timeout(SILENCE_S, connect=10))
+        except (UnicodeEncodeError, ValueError) as failure:
+            raise ApiError("The key holds characters that no key has; copy it again.", code="key_malformed") \
+                from failure
+
+    def dialects(self) -> dict:
+        """GET /api/dialects: `engine`, `languages`, `dialects`."""
+        return self._json(self._ask("GET", "/api/dialects"))
+
+    def voices(self) -> list[dict]:
+        return self._json(self._ask("GET", "/v1/audio/voices")).get("data", [])
+
+    def keep_voice(self, clip: Clip, *, name: str, dialect: str, consent: str, prompt_text: str | None = None) -> dict:
+        """Store a voice; `consent` is what its speaker agreed to, in words."""
+        fields = {"name": name, "dialect": dialect, "consent": consent}
+        if prompt_text:
+            fields["prompt_text"] = prompt_text
+        return self._json(self._ask("POST", "/v1/audio/voices", data=fields,
+                                    files={"audio_sample": (clip.name, clip.content)}))
+
+    def generate(self, speech: Speech) -> Iterator[Event]:
+        """What happens to a request, as it happens; ends with Done. Closing the iterator cancels the request."""
+        # A form of fields alone would go urlencoded: a part without a file name makes it multipart.
+        fields = [(name, (None, value)) for name, value in speech.form().items()]
+        if speech.clip is not None:
+            fields.append(("prompt_audio", (speech.clip.name, speech.clip.content)))
+        with self._told(), self._http.stream("POST", "/api/generate", files=fields) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                raise _error(answer)
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                raise ApiError(f"{self.url} answers, but not with events: it is no Cosygraph, or an older one.",
+                               code="no_events")
+            trace_id = answer.headers.get("x-trace-id")
+            for name, data in sse.events(answer.iter_bytes()):
+                event = _event(name, data, trace_id)
+                if event is not None:
+                    yield event
+                if isinstance(event, Done):
+                    return
+        raise ApiError("The answer broke off before its end; its trace says which stage did. Try again.",
+                       code="broken_off", trace_id=trace_id)
+
+    def _ask(self, method: str, path: str, **what) -> httpx.Response:
+        with self._told():
+            return self._http.request(method, path, **what)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as failure:
+            raise ApiError(f"{self.url} did not answer in time. Is it overloaded? `make status` says what runs.",
+                           code="timeout") from failure
+        except httpx.ConnectError as failure:
+            raise ApiError(f"Nobody answers at {self.url}. `make up` starts the service, `make status` says where it "
+                           "is.", code="unreachable") from failure
+        except httpx.HTTPError as failure:
+            raise ApiError(f"The connection to {self.url} broke ({type(failure).__name__}). Try again.",
+                           code="connection_broke") from failure
+
+    def _json(self, answer: httpx.Response) -> dict:
+        if not answer.is_success:
+            raise _error(answer)
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ApiError(f"{self.url} answers, but is no Cosygraph.", code="not_json")
+        return found
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self.close()
+
+
+def _error(answer: httpx.Response) -> ApiError:
+    try:
+        error = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {}
+    message = error.get("message") or f"The service answered {answer.status_code} and did not say why."
+    return ApiError(message, code=error.get("code"), param=error.get("param"), status=answer.status_code,
+                    trace_id=answer.headers.get("x-trace-id"), trace_url=answer.headers.get("x-trace-url"))
+
+
+def _event(name: str, data: str, trace_id: str | None) -> Event | None:
+    """None for an event of a kind that is not known: a newer service may have more."""
+    try:
+        fields = json.loads(data)
+        if name == "stage":
+            return Stage(**_known(Stage, fields))
+        if name == "audio":
+            return Audio(base64.b64decode(fields["audio"], validate=True), float(fields.get("seconds") or 0))
+        if name == "done":
+            stages = tuple(Timing(**_known(Timing, one)) for one in fields.get("stages", ()))
+            return Done(**_known(Done, fields) | {"stages": stages})
+        if name == "error":
+            error = fields["error"]
+            raise ApiError(error["message"], code=error.get("code"), param=error.get("param"),
+                           trace_id=fields.get("trace_id") or trace_id, trace_url=fields.get("trace_url"))
+    except (ValueError, KeyError, TypeError) as failure:
+        raise ApiError(f"The service sent an event of the kind {name!r} that can't be read; it is of another version.",
+                       code="event_malformed", trace_id=trace_id) from failure
+    return None
+
+
+def _known(kind: type, fields: dict) -> dict:
+    return {name: fields[name] for name in kind.__dataclass_fields__ if fields.get(name) is not None}

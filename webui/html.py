@@ -1,0 +1,53 @@
+"""Gradio's HTML in the page's language. Its own words (drop a file, record …) follow the browser's language, which they
+read before anything of ours runs, so the answer to it is put into the document itself.
+"""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from webui.words import HTML_LANGUAGE
+
+#: Three spans of a trace; without an icon of the page's own the browser asks for /favicon.ico.
+ICON = ("<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+        "<path stroke='%231f7a8c' stroke-width='3' d='M1 3h10M4 8h7M7 13h8'/></svg>\">")
+
+
+def head(language: str) -> bytes:
+    name = HTML_LANGUAGE[language]
+    return (f"<script>Object.defineProperty(navigator, 'language', {{get: () => '{name}'}});"
+            f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});</script>{ICON}").encode()
+
+
+class InLanguage:
+    """ASGI middleware around one language's page: `head` goes to the beginning of the document's own."""
+
+    def __init__(self, app: ASGIApp, language: str) -> None:
+        self._app = app
+        self._language = language
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].endswith(f"/{self._language}/"):
+            await self._app(scope, receive, send)
+            return
+        # Gradio would compress the document.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message | None = None
+        body = b""
+
+        async def changed(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if message["type"] != "http.response.body":  # what is a server's own business
+                await send(message)
+                return
+            body += message.get("body", b"")
+            if message.get("more_body", False):
+                return
+            whole = body.replace(b"<head>", b"<head>" + head(self._language), 1)
+            named = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            await send(start | {"headers": [*named, (b"content-length", str(len(whole)).encode())]})
+            await send({"type": "http.response.body", "body": whole})
+        await self._app({**scope, "headers": headers}, receive, changed)

@@ -1,0 +1,45 @@
+"""The player of what is still being made: 16 bit PCM from Gradio's events into the browser's Web Audio.
+
+Gradio's own streaming output wants FFmpeg's program, which a machine need not have, and compresses what it plays.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+SCRIPT = (Path(__file__).parent / "player.js").read_text()
+#: Chunks in every value: Gradio may show several updates as one, but hardly this many.
+WINDOW = 16
+
+
+def template(words: Mapping[str, str]) -> str:
+    return (f'<div class="live" data-state="idle" data-seconds="0" data-chunks="0" data-missed="0"'
+            f' data-playing="{escape(words["live_playing"])}" data-gap="{escape(words["live_gap"])}">'
+            f'<label><input type="checkbox" checked> {escape(words["live"])}</label>'
+            f'<span role="status"></span><button type="button" hidden>{escape(words["live_silence"])}</button></div>')
+
+
+class Live:
+    """The value of the player during one run."""
+
+    def __init__(self, run: str, rate: int) -> None:
+        self._run = run
+        self._rate = rate
+        self._chunks: dict[str, str] = {}
+        self._count = 0
+        self._rest = b""
+
+    def add(self, pcm: bytes) -> None:
+        # A chunk may end within a sample.
+        pcm = self._rest + pcm
+        whole = len(pcm) - len(pcm) % 2
+        self._rest = pcm[whole:]
+        self._chunks[str(self._count)] = base64.b64encode(pcm[:whole]).decode()
+        self._chunks.pop(str(self._count - WINDOW), None)
+        self._count += 1
+
+    def value(self, over: bool = False) -> dict:
+        return {"run": self._run, "rate": self._rate, "chunks": dict(self._chunks), "over": over}

@@ -1,0 +1,172 @@
+"""Every text of the page, in Chinese and in English."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LANGUAGES = {"zh": "中文", "en": "English"}
+HTML_LANGUAGE = {"zh": "zh-CN", "en": "en"}
+
+_TEXTS: dict[str, tuple[str, str]] = {
+    # name: (Chinese, English)
+    "tagline": ("语音克隆，每一步都看得见", "Voice cloning you can see through"),
+    "language": ("界面语言", "Language of this page"),
+    "engine": ("引擎", "Engine"),
+    "api_docs": ("API 文档", "API"),
+    "voice": ("1. 音色", "1. Voice"),
+    "source": ("音色来源", "Where the voice comes from"),
+    "from_clip": ("上传或录音", "Upload or record"),
+    "from_store": ("已保存的音色", "Stored voice"),
+    "clip": ("参考音频：3 至 15 秒，16 kHz 以上，wav / flac / ogg / mp3，不超过 20 MB",
+             "Reference: 3 to 15 s, 16 kHz or more, wav / flac / ogg / mp3, at most 20 MB"),
+    "stored": ("已保存的音色", "Stored voice"),
+    "refresh": ("刷新列表", "Refresh the list"),
+    "no_voices": ("还没有保存的音色。", "No voice is stored yet."),
+    "keep": ("保存这个音色", "Keep this voice"),
+    "keep_name": ("名称", "Name"),
+    "keep_consent": ("说话人同意了什么（必填，将与时间一起保存）",
+                     "What the speaker agreed to, in words (required, stored with the time)"),
+    "keep_button": ("保存音色", "Store the voice"),
+    "kept": ("已保存：{name}", "Stored: {name}"),
+    "keep_needs": ("请先提供参考音频、方言、名称和同意说明。",
+                   "This needs the reference, its dialect, a name and what was agreed to."),
+    "prompt_text": ("参考音频里说的话（可选，能提高相似度）", "What is said in the reference (optional)"),
+    "what": ("2. 文本", "2. Text"),
+    "dialect": ("方言或语言（必选）", "Dialect or language (required)"),
+    "choose_dialect": ("请选择…", "Choose…"),
+    "group_zh": ("中文与方言", "Chinese and its dialects"),
+    "group_other": ("其他语言", "Other languages"),
+    "not_spoken": ("当前引擎不会说", "not spoken by this engine"),
+    "text": ("要说的话", "What to say"),
+    "text_placeholder": ("例如：今天天气很好，我们去海边走走吧。", "For example: The harbour was quiet that evening."),
+    "long_form": ("长文本：按句拆分，最多 5000 字", "Long text: split by sentence, up to 5,000 characters"),
+    "help": ("读音标注说明", "How to say how a word is read"),
+    "how": ("3. 说法", "3. Delivery"),
+    "mode": ("模式", "Mode"),
+    "mode_fast": ("3s极速复刻", "3s极速复刻 · clone from a clip"),
+    "mode_instruct": ("自然语言控制", "自然语言控制 · steer in words"),
+    "preset": ("风格预设", "Style presets"),
+    "style": ("风格指令（自由填写）", "Style instruction, in your own words"),
+    "style_placeholder": ("例如：请非常开心地说一句话。", "For example: speak slowly and gently"),
+    "speed": ("语速", "Speed"),
+    "seed": ("随机种子", "Seed"),
+    "dice": ("⚄ 换一个", "⚄ Roll"),
+    "key": ("API 密钥（仅在服务要求时填写；只留在本页）",
+            "API key (only where the service asks for one; kept in this page alone)"),
+    "more": ("更多：参考文本、API 密钥", "More: transcript, API key"),
+    "generate": ("生成语音", "Generate"),
+    "stop": ("停止", "Stop"),
+    "wait_dialect": ("请先选择方言", "First choose a dialect"),
+    "wait_clip": ("请先上传或录制参考音频", "First upload or record a reference"),
+    "wait_voice": ("请先选择一个已保存的音色", "First choose a stored voice"),
+    "wait_text": ("请先填写要说的话", "First write what to say"),
+    "wait_style": ("请先填写风格指令", "First say how: choose a style or write one"),
+    "wait_unspoken": ("当前引擎不会说这种方言，请另选", "This engine can't speak that dialect: choose another one"),
+    "working": ("正在生成…", "Working…"),
+    "stopped": ("已停止。", "Stopped."),
+    "result": ("结果", "Result"),
+    "idle": ("生成后，这里会显示进度、音频和每一步的耗时。", "Progress, speech and where the time went appear here."),
+    "live": ("边生成边播放", "Play while it is being made"),
+    "live_playing": ("正在播放", "playing"),
+    "live_silence": ("静音", "Silence"),
+    "live_gap": ("播放时漏了一段；下面的文件是完整的。", "A part was missed while playing; the file below is whole."),
+    "file": ("完整音频", "The finished file"),
+    "state_waiting": ("等待", "waiting"),
+    "state_started": ("进行中", "running"),
+    "state_done": ("完成", "done"),
+    "state_skipped": ("跳过：音色已知", "skipped: this voice is known"),
+    "stage_PREPROCESS_AUDIO": ("处理参考音频", "Prepare reference"),
+    "stage_EXTRACT_SPEAKER": ("提取音色", "Extract voice"),
+    "stage_GENERATE_MEL": ("生成声学特征", "Generate speech"),
+    "stage_VOCODE_WAV": ("合成波形", "Make waveform"),
+    "pieces": ("{done} / {all} 段", "{done} of {all} pieces"),
+    "piece": ("第 {piece} 段", "piece {piece}"),
+    "progress": ("各阶段进度", "Progress by stage"),
+    "waterfall": ("这次请求的时间去了哪里", "Where this request's time went"),
+    "queue": ("排队", "queue"),
+    "batch": ("等待成批", "batch"),
+    "compute": ("计算", "compute"),
+    "other": ("其他（传输等）", "other (transport …)"),
+    "first_audio": ("首段音频", "first audio"),
+    "seconds": ("音频时长", "Speech"),
+    "total": ("总耗时", "Total time"),
+    "rtf": ("实时率", "Real-time factor"),
+    "rtf_hint": ("耗时 ÷ 音频时长；小于 1 即快于实时", "time ÷ speech; below 1 is faster than real time"),
+    "figures": ("以表格显示", "The same as a table"),
+    "col_stage": ("阶段", "Stage"),
+    "col_start": ("开始", "Start"),
+    "col_duration": ("时长", "Duration"),
+    "col_size": ("批大小", "Batch size"),
+    "ms": ("毫秒", "ms"),
+    "trace": ("在 Zipkin 中打开这次请求的链路", "Open this request's trace in Zipkin"),
+    "no_trace": ("这次的链路没有保留（采样）。想保留每一条，请用 --sampling 1 启动，或在 Serve 配置中设置 "
+                 "tracing.sampling.ratio: 1；出错和慢的请求总会保留。编号：{id}",
+                 "This trace was not kept: it was not sampled. To keep every one, start with --sampling 1, or set "
+                 "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests always are. Its id: {id}"),
+    "failed": ("没有成功", "That did not work"),
+    "trace_id": ("链路编号", "Trace id"),
+}
+
+TEXTS: dict[str, dict[str, str]] = {
+    language: {name: texts[index] for name, texts in _TEXTS.items()} for index, language in enumerate(LANGUAGES)}
+
+HELP = {
+    "zh": """\
+在字后用方括号写拼音的**声母**和**带调韵母**，或在英文单词后写 CMU 音素（数字为重音）：
+
+| 写法 | 读作 |
+|---|---|
+| `他的爱好[h][ào]很多。` | 好 读 hào |
+| `[ài]`，`[m][a]` | 没有声母；轻声不标调 |
+| `I read[R][EH1][D] it yesterday.` | read 读作 /rɛd/ |
+
+- **embedded 引擎**：也可以写整个音节 `[hào]`、`[hao4]`；字的读音里有这个音节时，标注代替它的读音，否则单独读出来
+  （`报道[j][ǐ]予好评`）。`[laughter]`、`<strong>` 这类标签它不会念，会说明原因并拒绝。
+- **cosyvoice3 引擎**：声母和韵母分开写；另外支持 `[breath]`、`[laughter]`、`[sigh]`、`<strong>…</strong>` 和
+  `<laughter>…</laughter>`。
+""",
+    "en": """\
+Behind a Chinese character, write a pinyin **initial** and a **toned final** in brackets; behind an English word, CMU
+phones with their stress:
+
+| write | read as |
+|---|---|
+| `他的爱好[h][ào]很多。` | 好 as hào |
+| `[ài]`, `[m][a]` | no initial; no mark is the light tone |
+| `I read[R][EH1][D] it yesterday.` | read as /rɛd/ |
+
+- **engine embedded**: whole syllables are the same, `[hào]`, `[hao4]`. Where the character has that syllable among its
+  readings they replace its reading, else they are spoken by themselves (`报道[j][ǐ]予好评`). Tags such as `[laughter]`
+  or `<strong>` it can't perform, and says so.
+- **engine cosyvoice3**: initial and final in brackets of their own; beside them `[breath]`, `[laughter]`, `[sigh]`,
+  `<strong>…</strong>` and `<laughter>…</laughter>`.
+""",
+}
+
+#: (what the button says, the instruction), by language of the page: CosyVoice3's own where it has one, and all of them
+#: understood by the embedded engine.
+PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
+    "zh": (("开心", "请非常开心地说一句话。"), ("伤心", "请非常伤心地说一句话。"), ("生气", "请非常生气地说一句话。"),
+           ("快", "请用尽可能快地语速说一句话。"), ("慢", "请用尽可能慢地语速说一句话。"),
+           ("大声", "Please say a sentence as loudly as possible."),
+           ("轻柔", "Please say a sentence in a very soft voice."),
+           ("平静", "请平静地说一句话。"), ("温柔", "请温柔地说一句话。")),
+    "en": (("happy", "请非常开心地说一句话。"), ("sad", "请非常伤心地说一句话。"), ("angry", "请非常生气地说一句话。"),
+           ("fast", "请用尽可能快地语速说一句话。"), ("slow", "请用尽可能慢地语速说一句话。"),
+           ("loud", "Please say a sentence as loudly as possible."),
+           ("soft", "Please say a sentence in a very soft voice."),
+           ("calm", "Please say it calmly."), ("gentle", "Please say it gently.")),
+}
+
+
+def language_of(accept: str | None, languages: Iterable[str] = LANGUAGES) -> str:
+    """The page's language for a browser that sends this Accept-Language; English where it asks for neither."""
+    asked = []
+    for position, part in enumerate((accept or "").split(",")):
+        name, _, parameters = part.strip().partition(";")
+        try:
+            quality = float(parameters.strip().removeprefix("q=") or 1)
+        except ValueError:
+            quality = 0.0
+        asked.append((-quality, position, name.split("-")[0].lower()))
+    return next((name for quality, _, name in sorted(asked) if quality < 0 and name in languages), "en")
