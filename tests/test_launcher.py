@@ -239,6 +239,15 @@ class TestServing:
 
     PAGE = "{name: page, route_prefix: /ui, import_path: 'deployments.webui:build', args: {api_url: x}}"
 
+    def test_voices_lie_in_the_run_folder_unless_the_config_names_a_place(self, tmp_path):
+        def of(text: str) -> str:
+            options = stack.Options(config=self.config(tmp_path, text), run_dir=tmp_path / "run")
+            application = stack.Stack(options.run_dir, print)._application(options)
+            return application.config["applications"][0]["args"]["voices"]["url"]
+        entry = "applications: [{name: a, import_path: 'graph:build', args: {engine: simulated%s}}]"
+        assert of(entry % "") == str((tmp_path / "run" / "voices").resolve())
+        assert of(entry % ", voices: {url: /elsewhere}") == "/elsewhere"
+
     def test_the_web_page_is_told_where_the_api_and_zipkin_are(self, tmp_path):
         path = self.config(tmp_path, f"applications: [{self.PAGE}, {{name: a, route_prefix: /a/, "
                                      "import_path: 'graph:build', args: {engine: embedded}}]")
