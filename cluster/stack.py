@@ -144,7 +144,8 @@ class Stack:
             application = read(args)
         keys_file = options.keys_file or self.run_dir / key.FILE
         if options.keys_file or (keys_file.exists() and not application.keys_file):
-            application = read(args | {"access": {"keys_file": str(keys_file.resolve())}})
+            named = {"keys_file": str(keys_file.resolve())}  # in both places, should the config name it in the older one
+            application = read(args | {"access": named, "tracing": {**args.get("tracing", {}), **named}})
         return application
 
     def _tracing(self, options: Options, state: State) -> dict:

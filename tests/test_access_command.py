@@ -193,6 +193,11 @@ class TestApplication:
         config = tmp_path / "serve.yaml"
         config.write_text("applications: [{import_path: 'graph:build', args: {tracing: {keys_file: named}}}]")
         assert keys_file(config=config) == "named"
+        KeyEditor(tmp_path / "other.yaml").add("bob")
+        options = stack.Options(run_dir=tmp_path, config=config, keys_file=tmp_path / "other.yaml", host="0.0.0.0")
+        application = stack.Stack(tmp_path, print)._application(options, tracing={"spans_file": "s"})
+        assert self.checked(application) == "API keys are required (1 known)", "and the config's other file is not in it"
+        assert json.loads(application.proxy_environment()["COSYGRAPH_TRACING"])["spans_file"] == "s"
 
 
 def test_the_one_port_that_is_meant_to_be_open_is_no_warning():
