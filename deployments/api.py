@@ -17,9 +17,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from access.callers import Callers
-from deployments import access_control, answers
+from deployments import access_control, answers, api_docs
 from deployments.admission import Admission
 from deployments.arrays import HOLD_S, Nodes, Shelf
 from deployments.client import StageClient
@@ -208,22 +209,24 @@ async def _answers(stage: StageClient) -> bool:
 
 
 def _app(api: CosyVoice3Api) -> FastAPI:
-    # FastAPI's own OpenTelemetry would wake up as soon as anybody sets a global provider.
+    # FastAPI's own OpenTelemetry would wake up as soon as anybody sets a global provider. A redirect to where a slash
+    # less is would quote the request's path and Host.
     app = FastAPI(title="Cosygraph", description="Voice cloning as a Ray Serve graph; one request, one trace.",
-                  telemetry={"tracing": False})
+                  telemetry={"tracing": False}, redirect_slashes=False)
 
     for routes in (generate, openai, voices, cosyvoice):
         routes.add(app, api)
 
-    @app.get("/api/dialects", summary="Dialects and languages, and which of them the running engine can speak")
+    @app.get("/api/dialects", summary="Dialects and languages, and which of them the running engine can speak",
+             **api_docs.DIALECTS)
     async def dialects():
         return await api.dialects()
 
-    @app.get("/health", summary="The ingress lives")
+    @app.get("/health", summary="The ingress lives", **api_docs.HEALTH)
     async def health():
         return {"status": "ok"}
 
-    @app.get("/ready", summary="Every stage has a replica that answers")
+    @app.get("/ready", summary="Every stage has a replica that answers", **api_docs.READY)
     async def ready():
         return await api.ready()
 
@@ -233,7 +236,8 @@ def _app(api: CosyVoice3Api) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException):
-        return _answer(request, _translated(error), error.headers)
+        more = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
+        return _answer(request, _translated(error), more)
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception):
@@ -245,6 +249,12 @@ def _app(api: CosyVoice3Api) -> FastAPI:
     async def client_left(request: Request, error: ClientDisconnect):
         raise asyncio.CancelledError from error
     return app
+
+
+def _methods(request: Request) -> str:
+    """What a path takes; Starlette names the methods of the first of its routes alone."""
+    return ", ".join(sorted({method for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL
+                             for method in route.methods}))
 
 
 def _translated(error: HTTPException) -> SpeechError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fastapi import Response
+
+from deployments.answers_docs import GATE, RETRY, TRACE, errors, json
+from speech.encoding import FORMATS
 from speech.requests import RESPONSE_FORMATS, STREAM_FORMATS
 from speech.text import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
 
-_ERROR = {"content": {"application/json": {"schema": {
-    "type": "object", "properties": {"error": {"type": "object", "properties": {
-        "message": {"type": "string"}, "type": {"type": "string"},
-        "param": {"type": "string", "nullable": True}, "code": {"type": "string", "nullable": True}}}}}}}}
-
+_STRING = {"type": "string"}
 _CLIP = {"type": "string", "format": "binary",
          "description": "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB"}
 _DIALECT = {"type": "string", "description": "en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."}
@@ -41,34 +41,35 @@ _FIELDS = {
                                                "whole file"},
 }
 
-_TRACE = {"X-Trace-Id": {"schema": {"type": "string"}}, "X-Trace-Url": {"schema": {"type": "string"}}}
-_AUDIO = {media: {} for media in ("audio/wav", "audio/pcm", "audio/flac", "audio/mpeg", "audio/ogg", "audio/aac",
-                                  "text/event-stream")}
-_REFUSALS = {
-    400: {"description": "The request is wrong (input_validation)", **_ERROR},
-    401: {"description": "A key is needed and none that counts was shown (not_authorized)", **_ERROR},
-    403: {"description": "The key may not do this (not_authorized)", **_ERROR},
-    404: {"description": "No such voice or model (voice_not_found, not_found)", **_ERROR},
-    422: {"description": "The engine can't speak that dialect (unsupported_dialect)", **_ERROR},
-    429: {"description": "The key's limits are reached (rate_limited); see Retry-After", **_ERROR},
-    503: {"description": "Overloaded, stopping, or a stage is down; see Retry-After", **_ERROR},
-    504: {"description": "The deadline passed (deadline_exceeded)", **_ERROR},
-}
+_EVENTS = "text/event-stream"
+_EVENT = {"type": "object", "required": ["data"], "description": "one of many", "properties": {
+    "event": {"type": "string", "enum": ["stage", "audio", "done", "error"], "description": "ours have it"},
+    "data": {"type": "string", "contentMediaType": "application/json"}}}
+_BYTES = {"type": "string", "format": "binary"}
+_OR_VOICE = {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}
 
 
-def _speech(fields: Mapping[str, dict], required: tuple[str, ...], *media: str) -> dict:
-    schema = {"type": "object", "required": list(required), "properties": dict(fields)}
-    return {"responses": {200: {"description": "Speech", "content": _AUDIO, "headers": _TRACE}, **_REFUSALS},
+def _speech(fields: Mapping[str, dict], required: tuple[str, ...], *kinds: str, media: tuple[str, ...] = (),
+            **more: object) -> dict:
+    """`kinds` of bodies, `media` types of answers; `more` of the body's schema."""
+    schema = {"type": "object", "required": list(required), "properties": dict(fields),
+              "additionalProperties": False} | more
+    media = media or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
+    answer = {"description": "Speech", "headers": TRACE,
+              "content": {kind: {"schema": _EVENT if kind == _EVENTS else _BYTES} for kind in media}}
+    return {"response_class": Response,  # FastAPI would list JSON too
+            "responses": {200: answer, **errors(400, 404, 422, 503, 504, *GATE)},
             "openapi_extra": {"requestBody": {"required": True, "content": {
-                kind: {"schema": schema} for kind in media}}}}
+                kind: {"schema": schema} for kind in kinds}}}}
 
 
-GENERATE = _speech(_FIELDS, ("text",), "multipart/form-data")
+GENERATE = _speech(_FIELDS, ("text",), "multipart/form-data", **_OR_VOICE)
 
 SPEECH = _speech({
-    "model": {"type": "string"},
+    "model": _STRING | {"description": "one of GET /v1/models"},
     "input": {"type": "string", "minLength": 1, "maxLength": MAX_LONG_TEXT},
-    "voice": {"type": "string", "description": "a stored voice; of no account where ref_audio is sent"},
+    "voice": {"oneOf": [_STRING, {"type": "object", "required": ["id"], "properties": {"id": _STRING}}],
+              "description": "a stored voice; of no account where ref_audio is sent"},
     "instructions": {"type": "string", "maxLength": MAX_INSTRUCTION},
     "response_format": _FORMAT | {"default": "mp3"},
     "speed": _SPEED,
@@ -78,10 +79,39 @@ SPEECH = _speech({
     "language": {"type": "string", "description": "in place of dialect, where the engine speaks one dialect of it"},
     "dialect": _DIALECT,
     "seed": _SEED,
+    "long_form": {"type": "boolean", "description": "true by itself where input is longer than one piece"},
+    "stream": {"type": "boolean", "default": True, "description": "false: one whole file"},
+    "task_type": {"type": "string", "enum": ["Base"]},
 }, ("input",), "application/json", "multipart/form-data")
 
-MODELS = {"responses": {200: {"description": "As OpenAI's API has it", "content": {"application/json": {}}},
-                        404: {"description": "No such model", **_ERROR}}}
+_MODEL = {"type": "object", "required": ["id", "object", "created", "owned_by"], "properties": {
+    "id": _STRING, "object": {"type": "string", "enum": ["model"]},
+    "created": {"type": "integer", "description": "seconds since the epoch"}, "owned_by": _STRING}}
+
+MODELS = {"responses": {200: json("As OpenAI's API has it", {
+    "type": "object", "required": ["object", "data"], "properties": {
+        "object": {"type": "string", "enum": ["list"]}, "data": {"type": "array", "items": _MODEL}}}), **errors(*GATE)}}
+
+MODEL = {"responses": {200: json("The model", _MODEL), **errors(*GATE, _404="No such model (not_found)")}}
+
+_DIALECT_ENTRY = {"type": "object", "required": ["code", "supported"], "properties": {
+    "code": _STRING, "supported": {"type": "boolean", "description": "whether the running engine can speak it"}}}
+
+DIALECTS = {"responses": {200: json("All of them", {
+    "type": "object", "required": ["engine", "languages", "dialects"], "properties": {
+        "engine": {"type": "object", "required": ["name", "version", "notice", "modes", "sample_rate"]},
+        "languages": {"type": "array", "items": _STRING}, "dialects": {"type": "array", "items": _DIALECT_ENTRY}}}),
+    **errors()}}
+
+HEALTH = {"responses": {200: json("It does", {"type": "object", "required": ["status"], "properties": {
+    "status": {"type": "string", "enum": ["ok"]}}}), **errors()}}
+
+_READY = {"type": "object", "required": ["ready", "draining", "stages"], "properties": {
+    "ready": {"type": "boolean"}, "draining": {"type": "boolean"},
+    "stages": {"type": "object", "additionalProperties": {"type": "boolean"}}}}
+
+READY = {"responses": {200: json("Every stage answers", _READY), **errors(),
+                       503: json("Some stage doesn't, or the service is stopping", _READY, RETRY)}}
 
 _THEIRS = {"tts_text": _FIELDS["text"], "prompt_text": _TRANSCRIPT, "prompt_wav": _CLIP,
            "instruct_text": _FIELDS["style_instruction"], "dialect": _DIALECT,
@@ -91,4 +121,6 @@ _THEIRS = {"tts_text": _FIELDS["text"], "prompt_text": _TRANSCRIPT, "prompt_wav"
 def cosyvoice(needed: tuple[str, ...]) -> dict:
     """Of one of CosyVoice's paths."""
     fields = {name: _THEIRS[name] for name in (*needed, "dialect")}
-    return _speech(fields, needed, "multipart/form-data")
+    kinds = ("multipart/form-data",) if "prompt_wav" in needed else (
+        "multipart/form-data", "application/x-www-form-urlencoded")
+    return _speech(fields, needed, *kinds, media=(FORMATS["pcm"].media_type,))

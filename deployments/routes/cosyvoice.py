@@ -38,8 +38,9 @@ _IN_DIALECT = re.compile(r"请用(?:这句话用)?(.{2,5}?)(?:表达|说(?:这�
 def add(app: FastAPI, api) -> None:
     """`api`: the ingress replica (`deployments.api.CosyVoice3Api`)."""
     for path, needed in PATHS.items():
-        app.add_api_route(path, _endpoint(api, needed), methods=["GET", "POST"], response_model=None,
-                          summary="As CosyVoice's own server has it", **docs(needed))
+        for method in ("GET", "POST"):  # a route each: an operation's id is its own
+            app.add_api_route(path, _endpoint(api, needed), methods=[method], response_model=None,
+                              summary="As CosyVoice's own server has it", **docs(needed))
 
 
 def _endpoint(api, needed: tuple[str, ...]):

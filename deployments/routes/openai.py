@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from deployments import answers, form, json_body
-from deployments.api_docs import MODELS, SPEECH
+from deployments.api_docs import MODEL, MODELS, SPEECH
 from deployments.run import Progress, Run
 from speech import data_url
 from speech.audio import MAX_BYTES
@@ -45,7 +45,7 @@ def add(app: FastAPI, api) -> None:
     async def models():
         return JSONResponse({"object": "list", "data": [_model(api)]})
 
-    @app.get("/v1/models/{model}", summary="The same by its name", **MODELS)
+    @app.get("/v1/models/{model}", summary="The same by its name", **MODEL)
     async def model(model: str):
         _check_model(model, api)
         return JSONResponse(_model(api))

@@ -1,8 +1,11 @@
 """What `/docs` says of the voices' endpoints."""
 
+from deployments.answers_docs import GATE, errors, json
+
 _STRING = {"type": "string"}
 
-_VOICE = {"type": "object", "properties": {
+_VOICE = {"type": "object", "required": ["id", "object", "name", "dialect", "language", "created_at", "consent",
+                                        "has_transcript", "clip"], "properties": {
     "id": _STRING, "object": {"type": "string", "enum": ["audio.voice"]}, "name": _STRING, "dialect": _STRING,
     "language": _STRING, "created_at": {"type": "integer", "description": "seconds since the epoch"},
     "consent": {"type": "object", "properties": {"agreed": _STRING, "at": {"type": "string", "format": "date-time"}}},
@@ -11,17 +14,9 @@ _VOICE = {"type": "object", "properties": {
         "seconds": {"type": "number"}, "sample_rate": {"type": "integer"}, "format": _STRING,
         "bytes": {"type": "integer"}}}}}
 
-_ERROR = {"type": "object", "properties": {"error": {"type": "object", "properties": {
-    "message": _STRING, "type": _STRING, "param": {"type": "string", "nullable": True},
-    "code": {"type": "string", "nullable": True}}}}}
-
-
-def _json(description: str, schema: dict) -> dict:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-_OFF_OR_UNKNOWN = _json("No such voice (voice_not_found), or no voices are stored here (not_found)", _ERROR)
-_STORE_DOWN = _json("The voices' place can't be reached (voice_store_unavailable); see Retry-After", _ERROR)
+_NO_VOICES = "No voices are stored here (not_found)"
+_NO_VOICE = "No such voice (voice_not_found), or no voices are stored here (not_found)"
+_DOWN = "The voices' place can't be reached (voice_store_unavailable); see Retry-After"
 
 _FIELDS = {
     "name": {"type": "string", "minLength": 1, "maxLength": 64,
@@ -37,26 +32,25 @@ _FIELDS = {
 
 ENROL = {
     "responses": {
-        201: _json("Stored", _VOICE),
-        200: _json("It was stored already, under this name", _VOICE),
-        400: _json("The request is wrong (input_validation)", _ERROR),
-        404: _json("No voices are stored here (not_found)", _ERROR),
-        409: _json("The name or the clip is taken, or the limit is reached (conflict)", _ERROR),
-        422: _json("The engine can't speak that dialect (unsupported_dialect)", _ERROR),
-        503: _STORE_DOWN,
+        201: json("Stored", _VOICE),
+        200: json("It was stored already, under this name", _VOICE),
+        **errors(400, 422, 504, *GATE, _404=_NO_VOICES, _503=_DOWN,
+                 _409="The name or the clip is taken, or the limit is reached (conflict)"),
     },
     "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-        "type": "object", "required": ["name", "audio_sample", "dialect", "consent"], "properties": _FIELDS}}}}},
+        "type": "object", "required": ["name", "audio_sample", "dialect", "consent"], "properties": _FIELDS,
+        "additionalProperties": False}}}}},
 }
 
 LIST = {"responses": {
-    200: _json("All of them, the oldest first", {"type": "object", "properties": {
+    200: json("All of them, the oldest first", {"type": "object", "required": ["object", "data"], "properties": {
         "object": {"type": "string", "enum": ["list"]}, "data": {"type": "array", "items": _VOICE}}}),
-    404: _json("No voices are stored here (not_found)", _ERROR), 503: _STORE_DOWN}}
+    **errors(*GATE, _404=_NO_VOICES, _503=_DOWN)}}
 
-ONE = {"responses": {200: _json("The voice", _VOICE), 404: _OFF_OR_UNKNOWN, 503: _STORE_DOWN}}
+ONE = {"responses": {200: json("The voice", _VOICE), **errors(*GATE, _404=_NO_VOICE, _503=_DOWN)}}
 
 DELETE = {"responses": {
-    200: _json("Deleted", {"type": "object", "properties": {
+    200: json("Deleted", {"type": "object", "required": ["id", "object", "deleted"], "properties": {
         "id": _STRING, "object": {"type": "string", "enum": ["audio.voice.deleted"]}, "deleted": {"type": "boolean"}}}),
-    403: _json("It was stored with another key (not_authorized)", _ERROR), 404: _OFF_OR_UNKNOWN, 503: _STORE_DOWN}}
+    **errors(*GATE, _403="The key may not do this, or the voice was stored with another (not_authorized)",
+             _404=_NO_VOICE, _503=_DOWN)}}
