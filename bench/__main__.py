@@ -1,8 +1,8 @@
 """`make bench`: every measurement, one after the other, each in a process of its own.
 
-    python -m bench [engine|served|overhead|tracing|tracing_served|access|voice …]     all of them where none is named
+    python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice …]   all where none is named
 
-Apart, because they take long or need more: `bench.soak`, `bench.storage`, `bench.cosyvoice3`.
+Apart, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 BENCHES = {
     "engine": ["bench.engine"],
     "served": ["bench.served"],
+    "first_audio": ["bench.first_audio"],
     "overhead": ["bench.overhead"],
     "tracing": ["bench.tracing"],
     "tracing_served": ["bench.tracing_served"],
