@@ -60,7 +60,12 @@ def page(browser, site_url):
 
 
 def waits(page, words: str) -> None:
-    page.locator("#generate").filter(has_text=re.compile(rf"{words}\s*$")).wait_for(timeout=WITHIN_MS)
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+    try:
+        page.locator("#generate").filter(has_text=re.compile(rf"{words}\s*$")).wait_for(timeout=WITHIN_MS)
+    except PlaywrightTimeout:
+        raise AssertionError(f"the button says {page.inner_text('#generate')!r}, not {words!r}") from None
 
 
 def test_choose_upload_generate_hear_and_open_the_trace(page, voice):
@@ -72,8 +77,8 @@ def test_choose_upload_generate_hear_and_open_the_trace(page, voice):
     page.fill("#text textarea", TEXT)
     waits(page, "^\\s*Generate")
     page.click("#generate")
+    page.locator("#result .summary").wait_for(timeout=WITHIN_MS)
     link = page.get_by_role("link", name="Open this request's trace")
-    link.wait_for(timeout=WITHIN_MS)
 
     with page.expect_download() as download:
         page.locator("#file a[download], #file button[aria-label*=ownload]").first.click()
@@ -124,7 +129,8 @@ def test_the_keyboard_alone_is_enough(page):
     chooser.value.set_files(str(CLIP))
     waits(page, "First choose a dialect")
     tab_to("#dialect")
-    page.keyboard.type("English (UK)")
+    page.keyboard.type("Eng")
+    waits(page, "First write what to say")
     tab_to("#text textarea")
     page.keyboard.type("Good morning.")
     tab_to("#mode input")
@@ -135,7 +141,7 @@ def test_the_keyboard_alone_is_enough(page):
     waits(page, "^\\s*Generate")
     tab_to("#generate")
     page.keyboard.press("Enter")
-    page.get_by_role("link", name="Open this request's trace").wait_for(timeout=WITHIN_MS)
+    page.locator("#result .summary").wait_for(timeout=WITHIN_MS)
     tab_to("#file button")
     tab_to("#result a")
 
@@ -162,6 +168,6 @@ def test_a_long_text_goes_in_pieces(page):
     waits(page, "^\\s*Generate")
     page.click("#generate")
     page.locator("#progress", has_text=re.compile(r"of [2-9]\d* pieces")).wait_for(timeout=WITHIN_MS)
-    page.get_by_role("link", name="Open this request's trace").wait_for(timeout=2 * WITHIN_MS)
+    page.locator("#result .summary").wait_for(timeout=2 * WITHIN_MS)
     assert page.evaluate("document.querySelector('.live').dataset.missed") == "0"
     assert page.locator(".waterfall .row .name", has_text="piece 2").count() > 0

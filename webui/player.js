@@ -20,8 +20,9 @@ function silence() {
   end = 0;
   show('idle');
 }
-window.cosygraphSilence = silence;
-hush.addEventListener('click', () => { box.dataset.hushed = run; silence(); });
+// What is still on its way of this run stays silent too.
+window.cosygraphSilence = () => { box.dataset.hushed = run; silence(); };
+hush.addEventListener('click', window.cosygraphSilence);
 wanted.addEventListener('change', () => { if (!wanted.checked) silence(); });
 
 function show(state) {
