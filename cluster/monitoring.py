@@ -77,7 +77,8 @@ def rules(zipkin_url: str = ZIPKIN, thresholds: Thresholds = Thresholds()) -> st
     text = (CONFIGS / "prometheus" / "rules.yml").read_text().replace(ZIPKIN, zipkin_url)
     window, slow, default = thresholds.window_s, thresholds.slow_s, Thresholds()
     if slow != default.slow_s:
-        text = text.replace("[5m]))) > 10\n", f"[5m]))) > {slow:g}\n").replace("more than 10 s", f"more than {slow:g} s")
+        text = text.replace("[5m]))) > 10\n", f"[5m]))) > {slow:g}\n")
+        text = text.replace("more than 10 s", f"more than {slow:g} s")
         text = text.replace("minDuration=10000000", f"minDuration={round(slow * 1e6)}")
     if window != default.window_s:
         text = text.replace("[5m]", f"[{window}s]").replace("offset 5m", f"offset {window}s")
@@ -137,21 +138,22 @@ class Monitoring:
         # Without an address for its cluster it would listen for other Alertmanagers, on every interface.
         self._run("alertmanager", [alertmanager, f"--config.file={config}", "--cluster.listen-address=",
                                    f"--storage.path={self._folder / 'alertmanager'}", "--log.level=warn",
-                                   f"--web.listen-address={LOOPBACK}:{alertmanager_port}"], alertmanager_port, "/-/ready")
+                                   f"--web.listen-address={LOOPBACK}:{alertmanager_port}"], alertmanager_port)
         self._say(f"starting Prometheus on http://{LOOPBACK}:{prometheus_port}")
         (self._folder / "rules.yml").write_text(rules(zipkin_url or ZIPKIN, self._thresholds))
         config = self._write("prometheus.yml", prometheus_config(Path(head.folder) / TARGETS, zipkin_url,
                                                                  alertmanager_port))
         self._run("prometheus", [prometheus, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}",
                                  "--storage.tsdb.retention.time=15d", "--log.level=warn",
-                                 f"--web.listen-address={LOOPBACK}:{prometheus_port}"], prometheus_port, "/-/ready")
+                                 f"--web.listen-address={LOOPBACK}:{prometheus_port}"], prometheus_port)
 
     def _start_adapter(self) -> Server:
         port = any_free()
         command = [sys.executable, "-m", "cluster.wecom_adapter", str(port)]
-        return self._run("wecom", command, port, "/health", env=self._wecom.robot.environment())
+        return self._run("wecom", command, port, health="/health", env=self._wecom.robot.environment())
 
-    def _run(self, name: str, command: list, port: int, health: str, env: Mapping[str, str] | None = None) -> Server:
+    def _run(self, name: str, command: list, port: int, *, health: str = "/-/ready",
+             env: Mapping[str, str] | None = None) -> Server:
         log = self._logs / f"{name}.log"
         began = time.monotonic()
         server = Server(processes.start(name, [str(part) for part in command], log, env=env, cwd=ROOT), port)

@@ -1,5 +1,5 @@
-"""WeCom (企业微信), two ways in: an application's own API, which Alertmanager speaks, and a group robot's webhook, which
-`wecom_adapter` speaks. Both are asked for by the environment alone, because both need a secret.
+"""WeCom (企业微信), two ways in: an application's own API, which Alertmanager speaks, and a group robot's webhook,
+which `wecom_adapter` speaks. Both are asked for by the environment alone, because both need a secret.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Robot:
             return None
         key = parse_qs(urlsplit(named).query).get("key", [""])[0] if "://" in named else named
         if not _KEY.fullmatch(key):
-            raise Problem(f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the address "
-                          "in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…")
+            raise Problem(f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the "
+                          "address in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…")
         return cls(key, api)
 
 

@@ -1,8 +1,9 @@
 """Every metric of ours, all in this file, fed from one place: the gateway, at the end of each request (`Metrics.tell`).
 
-All requests count here, whatever becomes of their traces. They go Ray's way: `ray.serve.metrics` adds which deployment,
-application and replica spoke, Ray's agent shows them to Prometheus, with `ray_` in front (docs/metrics.md). A request's
-stages are told by their spans; one that was made while tracing is switched off has none, and only its own figures count.
+All requests count here, whatever becomes of their traces. They go Ray's way: `ray.serve.metrics` adds which
+deployment, application and replica spoke, Ray's agent shows them to Prometheus, with `ray_` in front
+(docs/metrics.md). A request's stages are told by their spans; one that was made while tracing is switched off has none,
+and only its own figures count.
 
 Labels have closed lists of values, and nothing of a caller's is among them. No failure in here reaches a request.
 
@@ -51,8 +52,8 @@ class Instrument(Protocol):
 
 
 class Metrics:
-    """One ingress replica's. `registry`: the dialects whose tags may be labels. `kinds`: a module with Histogram, Counter
-    and Gauge as `ray.serve.metrics` has them, which is the default."""
+    """One ingress replica's. `registry`: the dialects whose tags may be labels. `kinds`: a module with Histogram,
+    Counter and Gauge as `ray.serve.metrics` has them, which is the default."""
 
     def __init__(self, registry: Registry, kinds=None) -> None:
         if kinds is None:
@@ -90,7 +91,8 @@ class Metrics:
         self._failures = 0
 
     def tell(self, run: Run, records: list[Record], status: int, kept: bool) -> None:
-        """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it."""
+        """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it.
+        """
         try:
             self._tell_request(run, status)
             if records:

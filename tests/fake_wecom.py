@@ -12,7 +12,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-CORP, SECRET, AGENT, KEY, TOKEN = "ww0123456789", "application-secret-0123", "1000002", "robot-key-0123456789abcdef", "t0ken"
+CORP, AGENT, TOKEN = "ww0123456789", "1000002", "t0ken"
+SECRET, KEY = "application-secret-0123", "robot-key-0123456789abcdef"
 
 
 class FakeWecom:

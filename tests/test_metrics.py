@@ -140,7 +140,8 @@ def test_nothing_of_a_caller_becomes_a_label():
 def test_there_is_an_edge_wherever_a_rule_has_its_threshold():
     kinds = Kinds()
     Metrics(DIALECTS, kinds)
-    assert EXACT_EDGE in kinds.edges["cosygraph_request_seconds"] and EXACT_EDGE in kinds.edges["cosygraph_stage_seconds"]
+    for name in ("cosygraph_request_seconds", "cosygraph_stage_seconds"):
+        assert EXACT_EDGE in kinds.edges[name]
     assert all(list(edges) == sorted(set(edges)) and edges[0] > 0 for edges in kinds.edges.values())
     assert not {"deployment", "replica", "application"} & set(chain(*kinds.keys.values())), "those are Serve's"
 

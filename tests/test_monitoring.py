@@ -24,8 +24,8 @@ ZIPKIN = "http://127.0.0.1:19411"
 
 
 def tool(name: str) -> str:
-    return shutil.which(name) or pytest.skip(f"no {name}; on Debian and Ubuntu: apt-get install --no-install-recommends "
-                                             "prometheus prometheus-alertmanager")
+    return shutil.which(name) or pytest.skip(f"no {name}; on Debian and Ubuntu: apt-get install "
+                                             "--no-install-recommends prometheus prometheus-alertmanager")
 
 
 def run(*command) -> None:

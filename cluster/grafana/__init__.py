@@ -1,4 +1,5 @@
-"""Grafana's dashboards as code: `python -m cluster.grafana` writes the JSON files in `dashboards/`, which Grafana reads.
+"""Grafana's dashboards as code: `python -m cluster.grafana` writes the JSON files in `dashboards/`, which Grafana
+reads.
 
 A panel is a title, a unit and its queries; where it stands follows from its order. What the metrics mean:
 docs/metrics.md.
