@@ -14,6 +14,7 @@ shares are to be read from the buckets, and there is an edge wherever a rule or 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -147,7 +148,8 @@ class Metrics:
             while True:
                 self.look(counters)
                 await asyncio.sleep(EVERY_S)
-        self._looking = asyncio.get_running_loop().create_task(look())
+        # In a fresh context: Serve cancels what shares a cancelled request's.
+        self._looking = asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
 
     def look(self, counters: Callable[[], Mapping[str, int]]) -> None:
         try:

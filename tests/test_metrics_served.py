@@ -16,6 +16,7 @@ import psutil
 import pytest
 from fake_wecom import AGENT, CORP, KEY, SECRET, FakeWecom
 from serving import tone
+from test_trace_page import page  # noqa: F401
 
 from cluster import monitoring, ports
 from cluster.grafana import queries
@@ -152,6 +153,13 @@ def test_an_alert_reaches_wecom_both_ways_and_links_to_exactly_its_traces(load, 
         for root in roots:
             assert root["duration"] >= least_us
             assert end_ms - lookback_ms <= root["timestamp"] / 1000 <= end_ms
+
+
+def test_zipkins_page_opens_at_the_link_with_its_traces(load, wecom, page):  # noqa: F811
+    content = wecom.wait_for(lambda: next((one for one in wecom.robot if "RequestsSlow" in one), None), 30)
+    page.goto(re.search(r"\[its traces\]\((\S+)\)", content)[1])
+    page.get_by_text("post /api/generate").first.wait_for(timeout=30_000)
+    assert "minDuration=100000" in page.inner_text("body").replace(" ", "")
 
 
 def test_prometheus_has_what_the_requests_were(load, prometheus):
