@@ -41,7 +41,8 @@ STAGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 3
 WAIT_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 FIRST_AUDIO_S = (0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 REAL_TIME = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)  # 0.1 on a GPU and 0.35 on a CPU are the goals
-BATCH = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)  # a batch of 3 is in the bucket up to 3
+# Small sizes have narrow buckets of their own: the median of batches of 1 is then 1 and not 0.5.
+BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0, 32.0, 64.0)
 
 #: The exporter's counters (`Exporter.counters`) that say a kept trace, or a part of one, never reached Zipkin.
 LOSSES = ("spool_full", "queue_full", "poison", "closed", "no_destination", "empty", "spans_rejected", "spool_damaged")
