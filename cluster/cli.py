@@ -19,6 +19,7 @@ from cluster.ray_head import ROOT
 from cluster.stack import DRAIN_WITHIN_S, Options, Stack
 from cluster.storage import KINDS, PASSWORD, Storage
 from cluster.storage_elasticsearch import Server
+from cluster.wecom import Wecom
 
 OVERVIEW = """\
 Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 127.0.0.1 unless --host says otherwise.
@@ -39,6 +40,8 @@ environment:
   COSYGRAPH_KEY    the API key that `demo` and `say` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
+  COSYGRAPH_WECOM_ROBOT      key or address of a WeCom group robot that hears of alerts (--with-monitoring)
+  COSYGRAPH_WECOM_CORP_ID, _AGENT_ID, _SECRET, _TO    a WeCom application that sends them, and to whom
   ZIPKIN_STORAGE_PASSWORD    of the user in --zipkin-storage-url
   RAY_AUTH_MODE    `token` makes Ray ask for a token, for machines shared with people you don't trust
 """
@@ -85,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--zipkin-storage-url", metavar="URL",
                        help="of its server: mysql://user@host:port/database (without one a MariaDB is started "
                             "here, its data in the run folder), http://host:9200")
+    group.add_argument("--with-monitoring", action="store_true",
+                       help="start Prometheus and Alertmanager too (Debian's packages; docs/runbook.md)")
+    group.add_argument("--prometheus-port", type=_port, default=Options.prometheus_port,
+                       help="of the Prometheus started here (default %(default)s)")
+    group.add_argument("--alertmanager-port", type=_port, default=Options.alertmanager_port,
+                       help="of the Alertmanager started here (default %(default)s)")
 
     speak = commands.add_parser(
         "demo", parents=[stack], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -186,10 +195,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
+    wecom = Wecom.of()  # also where nothing needs it: not for the processes that are started
     return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port,
                    dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port, ray_port=args.ray_port,
                    config=args.config, engine=args.engine, engine_options=dict(args.engine_options),
                    with_zipkin=not args.no_zipkin, haproxy=args.haproxy, web_page=args.web_page, sampling=args.sampling,
+                   with_monitoring=args.with_monitoring, prometheus_port=args.prometheus_port,
+                   alertmanager_port=args.alertmanager_port, wecom=wecom,
                    storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url), run_dir=args.run_dir)
 
 

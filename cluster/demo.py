@@ -102,6 +102,10 @@ def links(state: State, trace_id: str | None = None) -> str:
         lines.append(f"dependency graph  {state.zipkin.ui_url}/dependency")
     if state.ray is not None:
         lines.append(f"Ray dashboard     {state.ray.dashboard_url}")
+    if state.prometheus is not None:
+        lines.append(f"Prometheus        {state.prometheus.url}/alerts")
+    if state.alertmanager is not None:
+        lines.append(f"Alertmanager      {state.alertmanager.url}")
     return "\n".join([*lines, f"API               {state.http_url}/docs"])
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from access.required import is_loopback
-from cluster import key, ray_head, serving, zipkin
+from cluster import key, monitoring, ray_head, serving, zipkin
 from cluster.ports import LOOPBACK, open_to_the_network, require_free
 from cluster.problem import Problem
 from cluster.processes import family, last_lines
@@ -22,6 +22,7 @@ from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
 from cluster.storage import Storage, prepare
 from cluster.storage_mariadb import MariaDb
+from cluster.wecom import Wecom
 
 #: Below the run folder: where voices are stored, unless the config names another place. `make clean` leaves it.
 VOICES = "voices"
@@ -46,6 +47,11 @@ class Options:
     web_page: bool = True  #: where the config has one
     storage: Storage = Storage()  #: of the Zipkin that is started
     sampling: float = 1.0  #: share of unremarkable traces that is kept
+    with_monitoring: bool = False
+    prometheus_port: int = 9090
+    alertmanager_port: int = 9093
+    wecom: Wecom = Wecom()  #: where alerts go beside Alertmanager's page
+    thresholds: monitoring.Thresholds = monitoring.Thresholds()
     run_dir: Path = ROOT / ".run"
 
 
@@ -82,6 +88,8 @@ class Stack:
             application.check_access(self.say)
             require_free(options.http_port, "the API", "--http-port", host=options.host)
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
+            if options.with_monitoring:
+                monitoring.check()
             state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port,
                           options.host)
             self.started = state
@@ -124,6 +132,7 @@ class Stack:
             dashboard.wait_until_running(page, self.say)
             state.page_app = page
         serving.wait_until_ready(state.http_url)
+        self._start_monitoring(options, state, head)
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
@@ -185,6 +194,17 @@ class Stack:
                      "fetched once; or set ZIPKIN_JAR, or ZIPKIN_URL, or start a Docker engine")
         self.say(f"  going on without; spans are written to {state.spans_file}")
 
+    def _start_monitoring(self, options: Options, state: State, head: ray_head.RayHead) -> None:
+        if not options.with_monitoring:
+            return
+
+        def remember(name: str, server: monitoring.Server) -> None:
+            setattr(state, name, server)
+            self.file.save(state)
+        monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom, options.thresholds).start(
+            head, state.zipkin.url if state.zipkin is not None else None, options.prometheus_port,
+            options.alertmanager_port)
+
     def down(self, drain_within_s: float = DRAIN_WITHIN_S, force: bool = False) -> bool:
         """Stop what the state file names, from whichever terminal. False where nothing was running."""
         with self.file.locked():
@@ -200,6 +220,11 @@ class Stack:
 
     def stop(self, state: State, drain: bool = True, drain_within_s: float = DRAIN_WITHIN_S) -> None:
         """Requests under way first, then the graph, Ray and Zipkin. Safe to call again after an interruption."""
+        if state.monitoring:
+            # First: what is stopped on purpose wakes nobody up.
+            self.say("stopping Prometheus and Alertmanager")
+            for server in state.monitoring:
+                server.stop()
         if state.ray is not None:
             if drain and state.ready and state.ray.process.alive:
                 self._drain(state, drain_within_s)

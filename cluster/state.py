@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.monitoring import Server
 from cluster.ports import LOOPBACK, reachable
 from cluster.problem import Problem
 from cluster.processes import Started
@@ -34,6 +35,9 @@ class State:
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces
     ray: RayHead | None = None
+    prometheus: Server | None = None
+    alertmanager: Server | None = None
+    wecom: Server | None = None  #: the adapter to its group robots
     spans_file: str | None = None
 
     @property
@@ -47,8 +51,12 @@ class State:
     @property
     def started(self) -> list[Started]:
         """The processes that are ours to stop."""
-        parts = (self.ray, self.zipkin, self.database)
+        parts = (self.ray, self.zipkin, self.database, *self.monitoring)
         return [part.process for part in parts if part is not None and part.process is not None]
+
+    @property
+    def monitoring(self) -> list[Server]:
+        return [server for server in (self.prometheus, self.alertmanager, self.wecom) if server is not None]
 
     @property
     def alive(self) -> bool:
@@ -85,7 +93,8 @@ class StateFile:
             raise Problem(f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, "
                           "remove it.") from failure
         try:
-            for name, part in (("ray", RayHead), ("zipkin", Zipkin), ("database", MariaDb)):
+            for name, part in (("ray", RayHead), ("zipkin", Zipkin), ("database", MariaDb), ("prometheus", Server),
+                               ("alertmanager", Server), ("wecom", Server)):
                 if saved[name] is not None:
                     process = saved[name]["process"]
                     saved[name] = part(**saved[name] | {"process": Started(**process) if process else None})

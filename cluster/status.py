@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster import serving, zipkin
+from cluster import monitoring, serving, zipkin
 from cluster.state import State
 
 
@@ -23,6 +23,11 @@ def report(state: State | None) -> tuple[str, bool]:
         lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
     if state.database is not None:
         lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
+    for name, server, path in (("Prometheus", state.prometheus, "/-/ready"), ("Alerts", state.alertmanager, "/-/ready"),
+                               ("WeCom", state.wecom, "/health")):
+        if server is not None:
+            health = "healthy" if monitoring.healthy(server.url, path) else "NOT HEALTHY"
+            lines.append(f"{name:<10} {server.url}   {health}, {_process(server.process)}")
     if state.ray is not None and state.ray.process.alive:
         applications = serving.Dashboard(state.ray).applications()
         if state.page_url is not None:

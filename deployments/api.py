@@ -26,6 +26,7 @@ from deployments.arrays import HOLD_S, Nodes, Shelf
 from deployments.client import StageClient
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
+from deployments.metrics import Metrics
 from deployments.routes import cosyvoice, generate, openai, voices
 from deployments.run import Run
 from deployments.settings import ApiConfig, LiveApi
@@ -68,6 +69,7 @@ class CosyVoice3Api:
         self.keeper = Keeper(config.tracing, self.registry)
         self.callers = Callers(config.keys_file, self.registry)
         self.entrance = access_control.entrance(config.access, self.callers, limiter)
+        self.metrics = Metrics(self.registry)
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
 
     def __serve_build_asgi_app__(self):
@@ -75,9 +77,10 @@ class CosyVoice3Api:
         for stage in self.pipeline.stages.values():
             stage.connect(self.shelf)
         self.entrance.counting.start()
+        self.metrics.watch(self._counted)
         self.gateway = Gateway(_app(self), self.tracer, self.keeper, self.callers, routes=Routes(vocabulary.ROUTES),
                                deadline_s=self.config.limits.deadline_s, trace_url=self.config.tracing.trace_url,
-                               entrance=self.entrance)
+                               entrance=self.entrance, metrics=self.metrics)
         return self.gateway
 
     def reconfigure(self, user_config: dict) -> None:
@@ -99,6 +102,7 @@ class CosyVoice3Api:
         if ask.stream_format is None:
             async with self._admitted(run):
                 samples = await self.speaking.whole(ask, source, run)
+            run.audio_s = len(samples) / rate
             return await answers.whole(ask, samples, rate)
         sounds = self._sounds(ask, source, run)
         if ask.stream_format == "audio":
@@ -108,6 +112,7 @@ class CosyVoice3Api:
     async def _sounds(self, ask: Ask, source: Source, run: Run) -> AsyncIterator[np.ndarray]:
         async with self._admitted(run), aclosing(self.speaking.stream(ask, source, run)) as sounds:
             async for samples in sounds:
+                run.audio_s += len(samples) / self.engine.capabilities.sample_rate
                 yield samples
 
     @asynccontextmanager
@@ -130,6 +135,7 @@ class CosyVoice3Api:
         stands_in = ((record and record.dialect, "voice"), (run.caller.dialect, "key"), (otherwise, "config"))
         fallback = next((Fallback(dialect, source) for dialect, source in stands_in if dialect), None)
         ask = requests.parse(fields, self.registry, fallback)
+        run.dialect, run.mode = ask.dialect.tag, ask.utterance.mode
         self.engine.capabilities.check_dialect(ask.utterance.dialect)
         if record is None:
             return ask, lambda run: self.pipeline.voice(clip, ask.utterance.prompt_text, run, self.voices)
@@ -185,6 +191,9 @@ class CosyVoice3Api:
         """Refuse new requests from now on; returns how many are still in the graph. Called through a handle."""
         self.admission.draining = True
         return self.admission.in_flight + self.admission.waiting
+
+    def _counted(self) -> dict[str, int]:
+        return self.keeper.counters() | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
 
     async def counters(self) -> dict[str, int]:
         """What became of this replica's traces, voices and callers at their limits, for tests and operators."""

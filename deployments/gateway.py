@@ -21,6 +21,7 @@ from access.callers import Callers
 from access.entrance import Entrance
 from deployments import early_body, upload
 from deployments.keeper import Keeper
+from deployments.metrics import Metrics
 from deployments.run import Run
 from deployments.trail import trail
 from speech.errors import Cancelled, InternalError, SpeechError
@@ -44,7 +45,7 @@ class Gateway:
 
     def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: Routes,
                  deadline_s: float, trace_url: Callable[[str], str | None],
-                 entrance: Entrance | None = None) -> None:
+                 entrance: Entrance | None = None, metrics: Metrics | None = None) -> None:
         self._app = app
         self._tracer = tracer
         self._silent = SilentTracer()
@@ -53,6 +54,7 @@ class Gateway:
         self._keeper = keeper
         self._callers = callers
         self._entrance = entrance or Entrance()
+        self._metrics = metrics
         self._trace_url = trace_url
         self._closing: set[asyncio.Task] = set()
 
@@ -99,7 +101,9 @@ class Gateway:
             root.tag(vocabulary.HTTP_ROUTE, route)
         if user := self._keeper.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
-        return Run(tracer, root, self._deadline_s, started, incoming, caller)
+        run = Run(tracer, root, self._deadline_s, started, incoming, caller)
+        run.route = route
+        return run
 
     def _close_detached(self, answer: _Answer) -> None:
         """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""
@@ -113,9 +117,10 @@ class Gateway:
     def submit(self, run: Run, status: int, quiet: bool) -> bool:
         """Finish the trace; True where it was kept."""
         records = run.finish(status)
-        if quiet and status < 400:
-            return False
-        return self._keeper.finish(records, run.incoming, run.caller)
+        kept = not (quiet and status < 400) and self._keeper.finish(records, run.incoming, run.caller)
+        if self._metrics is not None:
+            self._metrics.tell(run, records, status, kept)
+        return kept
 
     def trace_url(self, run: Run, kept: bool | None = None) -> str | None:
         """Where people find the trace; None where it isn't kept, or not for certain while it goes on (`kept` None)."""

@@ -49,11 +49,22 @@ class Run:
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a part of it has failed, and the others are given up for that
         self.listener: Callable[[Progress], None] | None = None  #: hears of every stage's beginning and end
+        # For metrics, which also tell of requests whose spans record nothing:
+        self.route: str | None = None
+        self.dialect: str | None = None  #: the registry's tag
+        self.mode: str | None = None
+        self.audio_s = 0.0  #: of speech, made so far
+        self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
         self._records: list[Record] = []
 
     @property
     def trace_id(self) -> str:
         return self.root.trace_id
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return max(0.0, (time.time_ns() - self.started_ns) / 1e9)
 
     def remaining_s(self) -> float:
         return (self.deadline_ns - time.time_ns()) / 1e9

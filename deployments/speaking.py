@@ -95,6 +95,7 @@ class Speaking:
                     continue
                 if first:
                     run.root.annotate(vocabulary.FIRST_CHUNK)
+                    run.first_audio_s = run.seconds
                 first = False
                 yield samples
 

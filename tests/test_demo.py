@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ from cluster.ray_head import ROOT
 from cluster.state import StateFile
 
 GENERATE_MS = 2500
+ROBOT = "robot-key-0123456789"
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
 
@@ -38,6 +41,7 @@ class Place:
         self.config = folder / "serve.yaml"
         self.config.write_text(yaml.safe_dump(config))
         self.env = {**os.environ} | ({"ZIPKIN_URL": zipkin_url} if zipkin_url else {})
+        self.monitoring: list[str] = []  #: options
 
     @property
     def url(self) -> str:
@@ -67,7 +71,11 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, zipkin):
     place = Place(tmp_path_factory.mktemp("up"), zipkin.url)
-    answer = place.run("up", *place.options)
+    if shutil.which("prometheus") and shutil.which("prometheus-alertmanager"):
+        place.monitoring = ["--with-monitoring", "--prometheus-port", str(ports.any_free()), "--alertmanager-port",
+                            str(ports.any_free())]
+        place.env["COSYGRAPH_WECOM_ROBOT"] = ROBOT
+    answer = place.run("up", *place.options, *place.monitoring)
     try:
         assert answer.returncode == 0, answer.stdout
         place.said = answer.stdout
@@ -94,6 +102,18 @@ def test_the_web_page_is_up_beside_the_graph(place):
     answer = httpx.get(f"{place.url}/ui", headers={"Accept-Language": "zh-CN"}, follow_redirects=True, trust_env=False)
     assert answer.status_code == 200 and answer.url.path == "/ui/zh/"
     assert httpx.get(f"{place.url}/ui/zh/config", trust_env=False).json()["analytics_enabled"] is False
+
+
+def test_monitoring_went_up_with_it_and_the_robots_key_is_nowhere(place):
+    if not place.monitoring:
+        pytest.skip("no Prometheus or Alertmanager; on Debian and Ubuntu: apt-get install --no-install-recommends "
+                    "prometheus prometheus-alertmanager")
+    assert len(re.findall(r"(?:Prometheus|Alerts|WeCom) .* healthy, pid", place.run("status").stdout)) == 3
+    adapter = StateFile(place.run_dir).load().wecom.process.pid
+    for process in place.family():
+        with suppress(psutil.Error):
+            assert (ROBOT in " ".join(process.environ().values())) == (process.pid == adapter), process.name()
+            assert ROBOT not in " ".join(process.cmdline())
 
 
 def test_demo_uses_what_runs_and_shows_the_trace_from_zipkin(place):
