@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from cluster import demo, key, links, signals, status
+from cluster.gate import options as gate_options
 from cluster.ports import LOOPBACK
 from cluster.problem import Problem
 from cluster.progress import Progress
@@ -30,6 +31,7 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster demo --clip me.wav --text '你好，世界。' --dialect zh-CN
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
+  python -m cluster up --with-gate           with keys before Zipkin too (docs/gate.md)
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status
   python -m cluster down                     let requests finish, then stop what `up` started
@@ -89,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--zipkin-storage-url", metavar="URL",
                        help="of its server: mysql://user@host:port/database (without one a MariaDB is started "
                             "here, its data in the run folder), http://host:9200")
+
+    gate_options.add(stack)
 
     speak = commands.add_parser(
         "demo", parents=[stack], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -199,7 +203,7 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port, dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port,
                    ray_port=args.ray_port, config=args.config, engine=args.engine,
                    engine_options=dict(args.engine_options), with_zipkin=not args.no_zipkin,
-                   haproxy=args.haproxy,
+                   haproxy=args.haproxy, gate=gate_options.wanted(args),
                    sampling=args.sampling, storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
                    run_dir=args.run_dir)
 

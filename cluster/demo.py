@@ -97,7 +97,7 @@ def links(state: State, trace_id: str | None = None) -> str:
     """Where to look: the trace, if there is one yet, and everything else that has a page."""
     lines = [f"trace             {_trace_link(state, trace_id)}"] if trace_id else []
     if state.zipkin is not None:
-        lines.append(f"dependency graph  {state.zipkin.ui_url}/dependency")
+        lines.append(f"dependency graph  {state.traces_url}/zipkin/dependency")
     if state.ray is not None:
         lines.append(f"Ray dashboard     {state.ray.dashboard_url}")
     return "\n".join([*lines, f"API               {state.http_url}/docs"])
@@ -125,7 +125,7 @@ def _message(answer: httpx.Response) -> str:
 
 def _trace_link(state: State, trace_id: str) -> str:
     if state.zipkin is not None:
-        return f"{state.zipkin.ui_url}/traces/{trace_id}"
+        return f"{state.traces_url}/zipkin/traces/{trace_id}"
     return f"{trace_id} in {state.spans_file}"
 
 
