@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from access.callers import Callers
+from cluster.gate.configuration import BURST_S
 from cluster.gate.stripped import Stripped
 from cluster.gate.viewers import Viewers
 from cluster.ports import LOOPBACK
@@ -27,8 +28,8 @@ _PR_SET_PDEATHSIG = 1
 ZIPKIN_ANSWERS_WITHIN_S = 25.0  #: before nginx gives up
 
 
-def application(callers: Callers, zipkin: httpx.AsyncClient) -> Starlette:
-    return Starlette(routes=[Route("/who", Viewers(callers).who), *Stripped(zipkin).routes])
+def application(viewers: Viewers, zipkin: httpx.AsyncClient) -> Starlette:
+    return Starlette(routes=[Route("/who", viewers.who), *Stripped(zipkin).routes])
 
 
 class Server(uvicorn.Server):
@@ -40,6 +41,7 @@ class Server(uvicorn.Server):
 async def run(nginx: Path, folder: Path, app: Starlette, port: int) -> int:
     """Until SIGTERM or SIGINT (0), or until either of the two ends by itself (1)."""
     server = Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off",
+                                   timeout_keep_alive=90,  # longer than nginx keeps a connection
                                    timeout_graceful_shutdown=5))
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,9 +72,10 @@ def main() -> int:
     parser.add_argument("--viewers", required=True)
     parser.add_argument("--zipkin", required=True)
     parser.add_argument("--authority-port", type=int, required=True)
+    parser.add_argument("--rate", type=int, required=True)
     args = parser.parse_args()
     zipkin = httpx.AsyncClient(base_url=args.zipkin, timeout=ZIPKIN_ANSWERS_WITHIN_S, trust_env=False)
-    app = application(Callers(args.viewers), zipkin)
+    app = application(Viewers(Callers(args.viewers), args.rate, args.rate * BURST_S), zipkin)
     return asyncio.run(run(args.nginx, args.folder, app, args.authority_port))
 
 

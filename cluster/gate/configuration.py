@@ -17,8 +17,10 @@ from cluster.problem import Problem
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 MOST_TRACES = 200  #: of one search
 LONGEST_LOOKBACK_MS = 31 * 86_400_000
-#: of one address: a page of Zipkin's is eight requests
-ADDRESS_RATE, ADDRESS_BURST = 50, 200
+#: Of one key, a second: a page of Zipkin's is eight requests. Six times as many at once, after a pause; and one address
+#: may ask five times as much, with whatever keys or none.
+REQUESTS_PER_SECOND = 10
+BURST_S, KEYS_AT_AN_ADDRESS = 6, 5
 #: what a search may say; `limit` and `lookback` are capped
 PARAMETERS = ("serviceName", "spanName", "remoteServiceName", "annotationQuery", "minDuration", "maxDuration", "endTs",
               "traceIds", "key")
@@ -36,6 +38,8 @@ class Wanted:
     tls: tuple[Path, Path] | None = None  #: certificate with its chain, and its key, both PEM
     origins: tuple[str, ...] = ()  #: of other pages that may read, such as https://grafana.example
     url: str | None = None  #: what people open, where that isn't the address it listens on
+
+    rate: int = REQUESTS_PER_SECOND
 
     @property
     def own_url(self) -> str:
@@ -55,8 +59,8 @@ class Wanted:
             if not file.is_file():
                 raise Problem(f"--gate-tls: {file} is no file. It takes a certificate and its key, both as PEM.")
             if _UNQUOTABLE.search(str(file.resolve())):
-                raise Problem("--gate-tls: a path with a quote, a backslash, a brace or $ in it can't be named in nginx's "
-                              "configuration; move the file.")
+                raise Problem("--gate-tls: a path with a quote, a backslash, a brace or $ in it can't be named in "
+                              "nginx's configuration; move the file.")
 
 
 def fill(wanted: Wanted, zipkin_url: str, authority_port: int, template: str | None = None) -> str:
@@ -77,8 +81,8 @@ def fill(wanted: Wanted, zipkin_url: str, authority_port: int, template: str | N
         "lookback": up_to(LONGEST_LOOKBACK_MS),
         "longest_lookback": LONGEST_LOOKBACK_MS,
         "parameters": _parameters(),
-        "address_rate": ADDRESS_RATE,
-        "address_burst": ADDRESS_BURST,
+        "address_rate": wanted.rate * KEYS_AT_AN_ADDRESS,
+        "address_burst": wanted.rate * KEYS_AT_AN_ADDRESS * BURST_S,
     }
     return _filled(TEMPLATE.read_text() if template is None else template, values)
 
@@ -94,7 +98,8 @@ def up_to(most: int) -> str:
 
 def _parameters() -> str:
     sources = {name: f"$arg_{name}" for name in PARAMETERS} | {"limit": "$at_most", "lookback": "$back"}
-    lines = [f'    map {source} $say_{name} {{ "" ""; default "&{name}={source}"; }}' for name, source in sources.items()]
+    lines = [f'    map {source} $say_{name} {{ "" ""; default "&{name}={source}"; }}'
+             for name, source in sources.items()]
     together = "".join(f"$say_{name}" for name in sources)
     return "\n".join([*lines, f'    map "" $query {{ default "{together}"; }}'])
 
@@ -106,8 +111,8 @@ def _filled(template: str, values: Mapping[str, object]) -> str:
 def _behind(zipkin_url: str) -> str:
     url = urlsplit(zipkin_url)
     if url.scheme != "http" or url.path.strip("/") or not url.hostname or _UNQUOTABLE.search(zipkin_url):
-        raise Problem(f"The gate can stand before a Zipkin at http://host:port, not at {zipkin_url}. Have one started here "
-                      "(unset ZIPKIN_URL), or leave --with-gate out.")
+        raise Problem(f"The gate can stand before a Zipkin at http://host:port, not at {zipkin_url}. Have one started "
+                      "here (unset ZIPKIN_URL), or leave --with-gate out.")
     return f"{url.hostname}:{url.port or 80}"
 
 

@@ -22,6 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     gate.add_argument("--gate-url", metavar="URL",
                       help="what people open, where that is another address: a host's name, a proxy")
     gate.add_argument("--gate-tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files")
+    gate.add_argument("--gate-rate", type=_rate, metavar="N",
+                      help=f"requests a second of one key (default {Wanted.rate})")
     gate.add_argument("--gate-origin", action="append", metavar="ORIGIN",
                       help="of another page that may read (https://grafana.example); may be repeated")
 
@@ -29,14 +31,21 @@ def add(parser: argparse.ArgumentParser) -> None:
 def wanted(args: argparse.Namespace) -> Wanted | None:
     """Problem where something is said of a gate that isn't there."""
     said = {"host": args.gate_host, "port": args.gate_port, "viewers": args.viewers, "url": args.gate_url,
-            "tls": tuple(args.gate_tls) if args.gate_tls else None,
+            "rate": args.gate_rate, "tls": tuple(args.gate_tls) if args.gate_tls else None,
             "origins": tuple(args.gate_origin) if args.gate_origin else None}
     said = {name: value for name, value in said.items() if value is not None}
     if not args.with_gate:
         if said:
-            raise Problem("--viewers and the options that begin with --gate- say something of the gate: add --with-gate.")
+            raise Problem("--viewers and the options that begin with --gate- say something of the gate: add "
+                          "--with-gate.")
         return None
     return Wanted(**said)
+
+
+def _rate(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is no rate (1 to 10000)")
+    return int(text)
 
 
 def _address(text: str) -> str:

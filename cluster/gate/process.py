@@ -39,7 +39,7 @@ class Gate:
 
     @property
     def asks_for_a_key(self) -> bool:
-        """Whether nginx and the server behind it both answer. Its certificate is not looked at: it's our own machine."""
+        """Whether nginx and the server behind it answer. The certificate is not looked at: it's our own machine."""
         try:
             answer = httpx.get(f"{self.own_url}/zipkin/", timeout=5, trust_env=False, verify=False)
         except httpx.HTTPError:
@@ -74,7 +74,8 @@ def start(wanted: Wanted, zipkin_url: str, keys_file: Path | None, run_dir: Path
     if not (wanted.tls or wanted.host.startswith("127.")):
         say("WARNING: the gate is open to the network without TLS, and keys travel as they are (--gate-tls)")
     command = [sys.executable, "-m", "cluster.gate", "--nginx", str(find()), "--folder", str(folder.resolve()),
-               "--viewers", str(viewers.resolve()), "--zipkin", zipkin_url, "--authority-port", str(port)]
+               "--viewers", str(viewers.resolve()), "--zipkin", zipkin_url, "--authority-port", str(port),
+               "--rate", str(wanted.rate)]
     process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
     gate = Gate(process, wanted.ui_base, wanted.own_url, wanted.host, wanted.port, str(viewers),
                 str(folder / "audit.jsonl"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,8 +14,6 @@ from access.callers import Callers
 
 #: what a role lets see, the most first
 SIGHTS = (("admin", "all"), ("view-traces", "all"), ("view-services", "services"))
-#: of one key: quick clicking, or a dashboard, but no crawling
-PER_SECOND, AT_ONCE = 20.0, 100
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="traces", charset="UTF-8"'}
 
 
@@ -26,12 +23,12 @@ def sight(roles: frozenset[str]) -> str | None:
 
 
 class Viewers:
-    """By the keys of `callers`. The answer to nginx is a status and headers: 204 with X-Viewer and X-Sight, 401 with a
-    challenge that makes a browser ask, 403 with X-Refused."""
+    """By the keys of `callers`, each of which may ask so often. The answer to nginx is a status and headers: 204 with
+    X-Viewer and X-Sight, 401 with a challenge that makes a browser ask, 403 with X-Viewer and X-Refused."""
 
-    def __init__(self, callers: Callers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, callers: Callers, per_second: int, at_once: int) -> None:
         self._callers = callers
-        self._clock = clock
+        self._limits = float(per_second), at_once
         self._buckets: dict[str, Bucket] = {}
 
     async def who(self, request: Request) -> Response:
@@ -48,8 +45,8 @@ class Viewers:
         return Response(status_code=204, headers=said | {"X-Sight": seen})
 
     def _take(self, viewer: str) -> bool:
-        now = self._clock()
-        bucket = self._buckets.setdefault(viewer, Bucket(PER_SECOND, AT_ONCE, now))
+        now = time.monotonic()
+        bucket = self._buckets.setdefault(viewer, Bucket(*self._limits, now))
         return bucket.take(now)
 
 
