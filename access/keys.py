@@ -27,7 +27,7 @@ from deployments.strict import Strict
 from speech.dialects import Registry
 from speech.errors import InvalidInput
 
-Role = Literal["synthesize", "voices", "view-traces", "admin"]
+Role = Literal["synthesize", "voices", "view-traces", "view-services", "admin"]
 ROLES: frozenset[str] = frozenset(Role.__args__)
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from cluster import demo, key, links, reach, say, signals, status
+from cluster.gate import options as gate_options
 from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
@@ -30,6 +31,7 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
   python -m cluster say '你好，世界。' --clip me.wav --dialect zh-CN -o out.wav    ask what runs, or --url
+  python -m cluster up --with-gate           with keys before Zipkin too (docs/gate.md)
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status
   python -m cluster down                     let requests finish, then stop what `up` started
@@ -94,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
                        help="of the Prometheus started here (default %(default)s)")
     group.add_argument("--alertmanager-port", type=_port, default=Options.alertmanager_port,
                        help="of the Alertmanager started here (default %(default)s)")
+
+    gate_options.add(stack)
 
     speak = commands.add_parser(
         "demo", parents=[stack], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -201,7 +205,7 @@ def _options(args: argparse.Namespace) -> Options:
                    config=args.config, engine=args.engine, engine_options=dict(args.engine_options),
                    with_zipkin=not args.no_zipkin, haproxy=args.haproxy, web_page=args.web_page, sampling=args.sampling,
                    with_monitoring=args.with_monitoring, prometheus_port=args.prometheus_port,
-                   alertmanager_port=args.alertmanager_port, wecom=wecom,
+                   alertmanager_port=args.alertmanager_port, wecom=wecom, gate=gate_options.wanted(args),
                    storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url), run_dir=args.run_dir)
 
 

@@ -99,7 +99,7 @@ def links(state: State, trace_id: str | None = None) -> str:
     if state.page_url is not None:
         lines.append(f"web page          {state.page_url}")
     if state.zipkin is not None:
-        lines.append(f"dependency graph  {state.zipkin.ui_url}/dependency")
+        lines.append(f"dependency graph  {state.traces_url}/zipkin/dependency")
     if state.ray is not None:
         lines.append(f"Ray dashboard     {state.ray.dashboard_url}")
     if state.prometheus is not None:
@@ -131,7 +131,7 @@ def _message(answer: httpx.Response) -> str:
 
 def _trace_link(state: State, trace_id: str) -> str:
     if state.zipkin is not None:
-        return f"{state.zipkin.ui_url}/traces/{trace_id}"
+        return f"{state.traces_url}/zipkin/traces/{trace_id}"
     return f"{trace_id} in {state.spans_file}"
 
 

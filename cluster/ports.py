@@ -72,17 +72,18 @@ def require_free(port: int, purpose: str, option: str, remedy: str = "", host: s
                   f"{', or stop that process' if holder else ''}.{' ' + remedy if remedy else ''}")
 
 
-def open_to_the_network(session_pids: set[int], meant: tuple[str, int] | None = None) -> list[str]:
+def open_to_the_network(session_pids: set[int], meant: tuple[str, int] | None = None,
+                        also: tuple[str, int] | None = None) -> list[str]:
     """Listeners of these processes that are not on loopback, as `address:port (name)`. Empty is how it should be.
 
-    `meant`: the address and port of the one that is to be reached from the network, where there is one.
+    `meant`, `also`: address and port of those that are to be reached from the network, where there are any.
     """
     found = []
     for connection in psutil.net_connections(kind="tcp"):
         if connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
             continue
         address = connection.laddr.ip.removeprefix("::ffff:")
-        if (address, connection.laddr.port) == meant:
+        if (address, connection.laddr.port) in (meant, also):
             continue
         if address != "::1" and not address.startswith("127."):
             found.append(f"{connection.laddr.ip}:{connection.laddr.port} ({psutil.Process(connection.pid).name()})")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from access.required import is_loopback
 from cluster import key, monitoring, ray_head, serving, zipkin
+from cluster.gate import process as gates
+from cluster.gate.configuration import Wanted
 from cluster.ports import LOOPBACK, open_to_the_network, require_free
 from cluster.problem import Problem
 from cluster.processes import family, last_lines
@@ -46,6 +48,7 @@ class Options:
     with_zipkin: bool = True
     web_page: bool = True  #: where the config has one
     storage: Storage = Storage()  #: of the Zipkin that is started
+    gate: Wanted | None = None  #: before Zipkin
     sampling: float = 1.0  #: share of unremarkable traces that is kept
     with_monitoring: bool = False
     prometheus_port: int = 9090
@@ -86,6 +89,8 @@ class Stack:
             application = self._application(options)
             application.check_engine()
             application.check_access(self.say)
+            if options.gate is not None:
+                gates.check(options.gate, self._keys_file(options))
             require_free(options.http_port, "the API", "--http-port", host=options.host)
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
             if options.with_monitoring:
@@ -110,6 +115,7 @@ class Stack:
 
     def _start(self, options: Options, state: State) -> None:
         self._start_zipkin(options, state)
+        self._start_gate(options, state)
         self.say(f"starting Ray (dashboard on port {options.dashboard_port})")
 
         def remember(head: ray_head.RayHead) -> None:
@@ -136,7 +142,8 @@ class Stack:
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
-        exposed = open_to_the_network(ours, meant=(options.host, options.http_port))
+        exposed = open_to_the_network(ours, meant=(options.host, options.http_port),
+                                       also=state.gate and (state.gate.host, state.gate.port))
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
@@ -161,7 +168,7 @@ class Stack:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless
         told otherwise, so that a newcomer always finds his own."""
         url = state.zipkin.url if state.zipkin is not None else None
-        return {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": url, "zipkin_ui_url": url,
+        return {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": url, "zipkin_ui_url": state.traces_url,
                 "spans_file": state.spans_file, "secret_file": str(secret_file(self.run_dir)),
                 "sampling": {"ratio": options.sampling}}
 
@@ -205,6 +212,21 @@ class Stack:
             head, state.zipkin.url if state.zipkin is not None else None, options.prometheus_port,
             options.alertmanager_port)
 
+    def _start_gate(self, options: Options, state: State) -> None:
+        if options.gate is None:
+            return
+        if state.zipkin is None:
+            raise Problem("--with-gate needs a Zipkin to stand before, and there is none here; leave one of them out.")
+
+        def remember(gate: gates.Gate) -> None:
+            state.gate = gate
+            self.file.save(state)
+        gates.start(options.gate, state.zipkin.url, self._keys_file(options), self.run_dir, self.say, remember)
+
+    def _keys_file(self, options: Options) -> Path | None:
+        keys_file = self._application(options).keys_file
+        return Path(keys_file) if keys_file else None
+
     def down(self, drain_within_s: float = DRAIN_WITHIN_S, force: bool = False) -> bool:
         """Stop what the state file names, from whichever terminal. False where nothing was running."""
         with self.file.locked():
@@ -232,6 +254,9 @@ class Stack:
                 serving.Dashboard(state.ray).delete()
             self.say("stopping Ray")
             state.ray.stop(keep_logs_in=self.ray_logs)
+        if state.gate is not None:
+            self.say("stopping the gate")
+            state.gate.stop()
         if state.zipkin is not None and state.zipkin.process is not None:
             self.say("stopping Zipkin")
             zipkin.stop(state.zipkin.process, state.zipkin.container)

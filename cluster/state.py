@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.gate.process import Gate
 from cluster.monitoring import Server
 from cluster.ports import LOOPBACK, reachable
 from cluster.problem import Problem
@@ -34,6 +35,7 @@ class State:
     ready: bool = False
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces
+    gate: Gate | None = None  #: before Zipkin
     ray: RayHead | None = None
     prometheus: Server | None = None
     alertmanager: Server | None = None
@@ -49,9 +51,14 @@ class State:
         return f"{self.http_url}{self.page_path}" if self.page_app else None
 
     @property
+    def traces_url(self) -> str | None:
+        """What people open to see traces, without /zipkin: the gate, where there is one."""
+        return self.gate.url if self.gate is not None else self.zipkin and self.zipkin.url
+
+    @property
     def started(self) -> list[Started]:
         """The processes that are ours to stop."""
-        parts = (self.ray, self.zipkin, self.database, *self.monitoring)
+        parts = (self.ray, self.gate, self.zipkin, self.database, *self.monitoring)
         return [part.process for part in parts if part is not None and part.process is not None]
 
     @property
@@ -93,8 +100,8 @@ class StateFile:
             raise Problem(f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, "
                           "remove it.") from failure
         try:
-            for name, part in (("ray", RayHead), ("zipkin", Zipkin), ("database", MariaDb), ("prometheus", Server),
-                               ("alertmanager", Server), ("wecom", Server)):
+            for name, part in (("ray", RayHead), ("gate", Gate), ("zipkin", Zipkin), ("database", MariaDb),
+                               ("prometheus", Server), ("alertmanager", Server), ("wecom", Server)):
                 if saved[name] is not None:
                     process = saved[name]["process"]
                     saved[name] = part(**saved[name] | {"process": Started(**process) if process else None})

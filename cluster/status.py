@@ -21,6 +21,10 @@ def report(state: State | None) -> tuple[str, bool]:
         health = "healthy" if zipkin.healthy(state.zipkin.url) else "NOT HEALTHY"
         whose = _process(state.zipkin.process) if state.zipkin.process else "not started here"
         lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
+    if state.gate is not None:
+        asks = "asks for keys" if state.gate.asks_for_a_key else "DOESN'T ANSWER"
+        lines.append(f"Gate       {state.gate.url}/zipkin/   {asks}, {_process(state.gate.process)}; keys in "
+                     f"{state.gate.viewers}, who looked at what in {state.gate.audit_log}")
     if state.database is not None:
         lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
     for name, server, path in (("Prometheus", state.prometheus, "/-/ready"), ("Alerts", state.alertmanager, "/-/ready"),

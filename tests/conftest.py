@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gating import nginx, start_gate, zipkin_with_canaries  # noqa: E402, F401
 from serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
 
 from cluster import loopback, ports, processes  # noqa: E402
