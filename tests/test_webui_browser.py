@@ -132,7 +132,10 @@ def test_stop_cancels_the_request(page, api):
     page.click("#stop")
     says(page, "#result", "Stopped")
     says(page, "#generate", "^Generate$")
-    page.wait_for_timeout(500)
+    for _ in range(100):
+        if api.cancelled:
+            break
+        page.wait_for_timeout(100)
     assert api.cancelled == 1 and live(page)["state"] == "idle"
 
 
