@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from browser import BROWSERS, OFFLINE
 from gating import CANARY, CLIENT, FRIEND, OTHER, SERVICE, TRACE, TRACES, Place, wait_until
-from test_trace_page import BROWSERS, OFFLINE
 
 from cluster.gate.configuration import LONGEST_LOOKBACK_MS, MOST_TRACES, Wanted, fill, up_to
 from cluster.gate.viewers import key_in

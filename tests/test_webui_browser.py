@@ -125,7 +125,7 @@ def test_speech_plays_while_it_is_made_and_can_be_kept(page, api):
 
 
 def test_stop_cancels_the_request(page, api):
-    api.chunks = 1000
+    api.chunks, api.pause_s = 1000, 0.1
     fill_in(page)
     page.click("#generate")
     page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 2")
