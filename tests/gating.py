@@ -20,7 +20,7 @@ CANARY = "canary7secret"
 SERVICE, OTHER = "gate-front", "gate-back"
 TRACES = MOST_TRACES + 50
 FRIEND = "https://grafana.example:3000"
-TRACE = f"{7:032x}"
+TRACE, NEXT = (f"{2**124 + number:032x}" for number in (7, 8))
 CLIENT = httpx.Client(trust_env=False)  # one for all: making one takes longer than a request
 
 
@@ -47,7 +47,7 @@ def spans() -> list[dict]:
     now = int(time.time() * 1e6) - 10_000_000
     found = []
     for number in range(1, TRACES + 1):
-        trace, root = f"{number:032x}", f"{number:016x}"
+        trace, root = f"{2**124 + number:032x}", f"{number:016x}"
         secret = {"tags": {f"{CANARY}.name": f"{CANARY} value", "error": f"{CANARY} error", "stage": f"{CANARY}stage"},
                   "annotations": [{"timestamp": now, "value": f"{CANARY} annotation"}]}
         found += [{"traceId": trace, "id": root, "kind": "SERVER", "name": "post /api/generate",

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from browser import BROWSERS, OFFLINE
-from gating import CANARY, CLIENT, FRIEND, OTHER, SERVICE, TRACE, TRACES, Place, wait_until
+from gating import CANARY, CLIENT, FRIEND, NEXT, OTHER, SERVICE, TRACE, TRACES, Place, wait_until
 
 from cluster.gate.configuration import LONGEST_LOOKBACK_MS, MOST_TRACES, Wanted, fill, up_to
 from cluster.gate.viewers import key_in
@@ -25,7 +25,7 @@ def place(start_gate) -> Place:
 READABLE = ["/zipkin/", "/zipkin/config.json", "/zipkin/dependency", f"/zipkin/traces/{TRACE}", "/zipkin/favicon.ico",
             "/api/v2/services", f"/api/v2/spans?serviceName={SERVICE}", f"/api/v2/remoteServices?serviceName={SERVICE}",
             f"/api/v2/traces?serviceName={SERVICE}&limit=5", f"/api/v2/trace/{TRACE}",
-            f"/api/v2/traceMany?traceIds={TRACE},{8:032x}",
+            f"/api/v2/traceMany?traceIds={TRACE},{NEXT}",
             "/api/v2/dependencies?endTs=4102444800000&lookback=86400000",
             "/api/v2/autocompleteKeys", "/api/v2/autocompleteValues?key=stage", "/zipkin/api/v2/services",
             f"/zipkin/api/v2/trace/{TRACE}"]
@@ -69,7 +69,8 @@ def test_a_span_does_not_get_in(place):
     span = {"traceId": "ab" * 16, "id": "ab" * 8, "name": "forged", "localEndpoint": {"serviceName": "forged"}}
     assert place.get("/api/v2/spans", place.all, "POST", json=[span]).status_code == 405
     assert place.get("/api/v2/spans", place.all, "POST", json=[span] * 100).status_code == 413
-    assert place.get("/api/v2/spans", place.all, "GET", headers={"X-HTTP-Method-Override": "POST"}).status_code == 200
+    overridden = place.get("/api/v2/spans?serviceName=x", place.all, headers={"X-HTTP-Method-Override": "POST"})
+    assert overridden.status_code == 200
     time.sleep(0.3)
     assert "forged" not in place.get("/api/v2/services", place.all).json()
 
@@ -118,7 +119,7 @@ def test_everything_is_seen_with_view_traces(place):
     assert one["tags"]["stage"] == f"{CANARY}stage" and one["annotations"]
     found = place.get(f"/api/v2/traces?annotationQuery=stage%3D{CANARY}stage&limit=3", place.all).json()
     assert len(found) == 3
-    assert place.get("/api/v2/autocompleteValues?key=stage", place.all).json() == [f"{CANARY}stage"]
+    assert f"{CANARY}stage" in place.get("/api/v2/autocompleteValues?key=stage", place.all).json()
 
 
 def test_services_and_durations_are_seen_with_view_services_and_no_tag(place):
@@ -226,28 +227,44 @@ def test_refusals_say_what_to_do(place):
         assert says in answer.json()["error"]["message"]
 
 
-def test_the_page_shows_a_trace_through_the_gate(place):
+@pytest.fixture(scope="module")
+def browser():
     from playwright.sync_api import sync_playwright
 
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
         pytest.skip("no Chromium on this machine; on Debian and Ubuntu: apt-get install chromium")
     with sync_playwright() as playwright:
-        window = playwright.chromium.launch(executable_path=browser, args=OFFLINE)
-        for key, sees in ((place.all, True), (place.services, False)):
-            said, failed, got = [], [], []
-            context = window.new_context(http_credentials={"username": "me", "password": key})
-            page = context.new_page()
-            page.on("console", lambda message, said=said: message.type == "error" and said.append(message.text))
-            page.on("response", lambda answer, failed=failed, got=got: (
-                got.append(answer.url), answer.status >= 400 and answer.status != 401 and failed.append(answer.url)))
-            page.goto(f"{place.gate.own_url}/zipkin/traces/{TRACE}")
-            page.get_by_text("post /api/generate", exact=False).first.wait_for(timeout=20_000)
-            shown = page.inner_text("body")
-            assert SERVICE in shown.lower() and (CANARY in page.content()) == sees
-            page.goto(f"{place.gate.own_url}/zipkin/?serviceName={SERVICE}&limit=10")
-            page.get_by_text(f"{SERVICE}:", exact=False).first.wait_for(timeout=20_000)
-            assert failed == [] and [text for text in said if "401" not in text] == []
-            assert any("/api/v2/traces?" in url for url in got)
-            context.close()
+        window = playwright.chromium.launch(executable_path=program, args=OFFLINE)
+        yield window
         window.close()
+
+
+@pytest.mark.parametrize("role, sees", [("view-traces", True), ("view-services", False)])
+def test_the_page_works_through_the_gate(place, browser, role, sees):
+    key = place.all if sees else place.services
+    context = browser.new_context(http_credentials={"username": "me", "password": key})
+    page, said, answers = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("response", answers.append)
+    page.goto(f"{place.gate.own_url}/zipkin/traces/{TRACE}")
+    page.get_by_text("post /api/generate", exact=False).first.wait_for(timeout=20_000)
+    assert SERVICE in page.inner_text("body").lower()
+    shown = page.content()
+    page.goto(f"{place.gate.own_url}/zipkin/?serviceName={SERVICE}&lookback=15m&limit=10"
+              f"&endTs={int(time.time() * 1000) + 60_000}")
+    page.get_by_text("post /api/generate", exact=False).first.wait_for(timeout=20_000)
+    shown += page.content()
+    page.goto(f"{place.gate.own_url}/zipkin/dependency")
+    page.get_by_role("button", name="Run Query").click()
+    page.wait_for_timeout(500)
+    shown += page.content()
+    api = [answer for answer in answers if "/api/v2/" in answer.url and answer.status == 200]
+    assert {answer.url.partition("/api/v2/")[2].partition("?")[0] for answer in api} >= {
+        f"trace/{TRACE}", "traces", "services", "spans", "dependencies"}
+    assert [answer.url for answer in answers if answer.status >= 400 and answer.status != 401] == []
+    # The page's libraries try `new Function` and have another way; everything else that it does is allowed.
+    assert [text for text in said if "Content Security Policy" in text and "unsafe-eval" not in text] == []
+    if not sees:
+        assert CANARY not in shown
+    context.close()

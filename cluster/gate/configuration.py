@@ -101,7 +101,8 @@ def _parameters() -> str:
     lines = [f'    map {source} $say_{name} {{ "" ""; default "&{name}={source}"; }}'
              for name, source in sources.items()]
     together = "".join(f"$say_{name}" for name in sources)
-    return "\n".join([*lines, f'    map "" $query {{ default "{together}"; }}'])
+    without_first = f'    map "{together}" $query {{ default ""; "~^&(?<rest>.*)$" $rest; }}'
+    return "\n".join([*lines, without_first])
 
 
 def _filled(template: str, values: Mapping[str, object]) -> str:
