@@ -54,7 +54,6 @@ class Options:
     prometheus_port: int = 9090
     alertmanager_port: int = 9093
     wecom: Wecom = Wecom()  #: where alerts go beside Alertmanager's page
-    thresholds: monitoring.Thresholds = monitoring.Thresholds()
     run_dir: Path = ROOT / ".run"
 
 
@@ -138,7 +137,8 @@ class Stack:
             dashboard.wait_until_running(page, self.say)
             state.page_app = page
         serving.wait_until_ready(state.http_url)
-        self._start_monitoring(options, state, head)
+        if options.with_monitoring:
+            self._start_monitoring(options, state, head)
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
@@ -202,15 +202,11 @@ class Stack:
         self.say(f"  going on without; spans are written to {state.spans_file}")
 
     def _start_monitoring(self, options: Options, state: State, head: ray_head.RayHead) -> None:
-        if not options.with_monitoring:
-            return
-
         def remember(name: str, server: monitoring.Server) -> None:
             setattr(state, name, server)
             self.file.save(state)
-        monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom, options.thresholds).start(
-            head, state.zipkin.url if state.zipkin is not None else None, options.prometheus_port,
-            options.alertmanager_port)
+        servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
+        servers.start(head, state.zipkin and state.zipkin.url, options.prometheus_port, options.alertmanager_port)
 
     def _start_gate(self, options: Options, state: State) -> None:
         if options.gate is None:

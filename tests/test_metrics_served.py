@@ -92,6 +92,20 @@ def roots(zipkin: str, **asked) -> dict[str, dict]:
             if span["localEndpoint"]["serviceName"] == "cosyvoice3-api" and span.get("kind") == "SERVER"}
 
 
+def exactly(zipkin: str, window: dict, least_us: int, limit: int, within_s: float = 20.0) -> dict[str, dict]:
+    """What Zipkin finds from that duration on: all that there is in the window, and nothing else. Waits, since a request
+    of the window may still be under way."""
+    end = time.monotonic() + within_s
+    while True:
+        found = roots(zipkin, **window, minDuration=least_us, limit=limit)
+        slow = {trace_id for trace_id, root in roots(zipkin, **window, limit=5000).items()
+                if root["duration"] >= least_us}
+        if found and set(found) <= slow and len(found) == min(len(slow), limit):
+            return found
+        assert time.monotonic() < end, f"the link finds {len(found)} of {len(slow)}"
+        time.sleep(1)
+
+
 @pytest.fixture(scope="module")
 def wecom():
     fake = FakeWecom()
@@ -153,14 +167,7 @@ def test_an_alert_reaches_wecom_both_ways_and_links_to_exactly_its_traces(load, 
         assert least_us == SLOW_S * 1e6 and lookback_ms == (WINDOW_S + HOLD_S) * 1000
         # What Zipkin's page asks its server for when it is opened at this address.
         window = {"serviceName": asked["serviceName"], "endTs": end_ms, "lookback": lookback_ms}
-
-        def both():
-            """What the link finds, where that is all there is; a request of the window may still be under way."""
-            found = roots(fast.zipkin, **window, minDuration=least_us, limit=asked["limit"])
-            slow = {trace_id for trace_id, root in roots(fast.zipkin, **window, limit=5000).items()
-                    if root["duration"] >= least_us}
-            return found if set(found) <= slow and len(found) == min(len(slow), int(asked["limit"])) else None
-        found = wecom.wait_for(both, 20)
+        found = exactly(fast.zipkin, window, least_us, int(asked["limit"]))
         assert set(found) & set(load.slow), "and they are those that were slow for their client"
         for root in found.values():
             assert end_ms - lookback_ms <= root["timestamp"] / 1000 <= end_ms
