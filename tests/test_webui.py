@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+import threading
+import time
 
 import pytest
 from standin_api import RATE, TRACE, StandInApi
@@ -15,6 +17,7 @@ from webui import dialects, waterfall
 from webui.client import Done, Stage, Timing
 from webui.progress import Progress
 from webui.run import Wish, run
+from webui.under_way import UnderWay
 from webui.words import _TEXTS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
 
 ZH, EN = TEXTS["zh"], TEXTS["en"]
@@ -206,3 +209,29 @@ class TestRun:
         api.key = "secret"
         assert "key is missing or wrong" in self.shown(api)[-1].result
         assert "Real-time factor" in self.shown(api, key="secret")[-1].result
+
+    @pytest.mark.parametrize("asked_on", [False, True])
+    def test_what_is_ended_is_cancelled_whoever_still_holds_it(self, api, asked_on):
+        api.chunks, api.pause_s = 1000, 0.05
+        under_way = UnderWay()
+        watched = under_way.watch("a page", run(wish(), api.url, None, EN))
+        while next(watched).live is None:
+            pass
+        thread = threading.Thread(target=lambda: list(watched))
+        if asked_on:  # in the middle of waiting for the next event
+            thread.start()
+        under_way.end("a page")
+        end = time.monotonic() + 10
+        while not api.cancelled:
+            assert time.monotonic() < end, "the API still works for nobody"
+            time.sleep(0.02)
+        if asked_on:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert list(watched) == []
+
+    def test_a_run_that_is_over_is_forgotten(self, api):
+        under_way = UnderWay()
+        list(under_way.watch("a page", run(wish(), api.url, None, EN)))
+        assert under_way._runs == {}
+        under_way.end("a page")

@@ -73,6 +73,13 @@ def says(page, selector: str, pattern: str, timeout: float = 20_000) -> None:
     page.locator(selector).filter(has_text=re.compile(spaced)).wait_for(timeout=timeout)
 
 
+def cancelled(api, page, within_s: float = 15) -> None:
+    end = time.monotonic() + within_s
+    while not api.cancelled:
+        assert time.monotonic() < end, "the API still works for nobody"
+        page.wait_for_timeout(100)
+
+
 def live(page) -> dict:
     return dict(page.evaluate("({...document.querySelector('.live').dataset})"))
 
@@ -132,11 +139,18 @@ def test_stop_cancels_the_request(page, api):
     page.click("#stop")
     says(page, "#result", "Stopped")
     says(page, "#generate", "^Generate$")
-    for _ in range(100):
-        if api.cancelled:
-            break
-        page.wait_for_timeout(100)
-    assert api.cancelled == 1 and live(page)["state"] == "idle"
+    cancelled(api, page)
+    assert live(page)["state"] == "idle"
+
+
+def test_leaving_the_page_cancels_it_too(page, api):
+    api.chunks = 10_000
+    fill_in(page)
+    page.click("#generate")
+    page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 2")
+    page.get_by_role("link", name="中文").click()
+    ready(page)
+    cancelled(api, page, within_s=40)
 
 
 def test_an_error_is_shown_as_the_api_says_it(page, api):

@@ -10,6 +10,7 @@ from webui import dialects, live
 from webui.client import Api, ApiError
 from webui.offline import gr
 from webui.run import Shown, Wish, failed, read_clip, run
+from webui.under_way import UnderWay
 from webui.words import HELP, LANGUAGES, PRESETS, TEXTS
 
 MOST_TEXT = 5000
@@ -29,6 +30,7 @@ class Page:
         self.api_url = api_url
         self.zipkin_ui_url = zipkin_ui_url
         self.api_docs_url = api_docs_url
+        self.under_way = UnderWay()
 
     def build(self) -> gr.Blocks:
         # Files are looked at every ten minutes, and gone an hour after they were made.
@@ -148,6 +150,7 @@ class Page:
         running = self.button.click(self._run, wish, shown, concurrency_limit=MOST_RUNS, **_QUIET)
         self.stop.click(self._stopped, wish, [self.result, self.button, self.stop], cancels=[running], queue=False,
                         js="(...all) => { window.cosygraphSilence?.(); return all; }", **_QUIET)
+        blocks.unload(self._left)
         self.file.play(None, js="() => window.cosygraphSilence?.()", api_visibility="private")
 
     def _opened(self):
@@ -191,14 +194,19 @@ class Page:
         return {"value": f"{self.words['generate']} — {self.words[missing]}" if missing else self.words["generate"],
                 "variant": "secondary" if missing else "primary"}
 
-    def _stopped(self, *wish):
+    def _left(self, request: gr.Request) -> None:
+        self.under_way.end(request.session_hash)
+
+    def _stopped(self, request: gr.Request, *wish):
+        self.under_way.end(request.session_hash)
         return (f'<p role="status">{escape(self.words["stopped"])}</p>', gr.update(**self._button(Wish(*wish))),
                 gr.update(visible=False))
 
-    def _run(self, *controls) -> Iterator[dict]:
+    def _run(self, request: gr.Request, *controls) -> Iterator[dict]:
         wish = Wish(*controls)
         working = False
-        for now in run(wish, self.api_url, self.zipkin_ui_url, self.words):
+        shown = run(wish, self.api_url, self.zipkin_ui_url, self.words)
+        for now in self.under_way.watch(request.session_hash, shown):
             changed = self._changes(now)
             if now.over:
                 changed |= {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}

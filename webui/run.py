@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -73,7 +73,7 @@ def read_clip(path: str) -> Clip:
     return Clip(f"clip{Path(path).suffix.lower()[:6]}", Path(path).read_bytes())
 
 
-def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Iterator[Shown]:
+def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Generator[Shown]:
     """Ask the API; yields what to show, the last one with `over`. Closing it cancels the request."""
     if missing := wish.waits_for():
         yield Shown(result=_alert(words[missing]), over=True)

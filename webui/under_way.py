@@ -1,0 +1,43 @@
+"""The runs under way, by the page that began them, so that stopping or leaving a page cancels its request.
+
+Gradio stops asking a cancelled run for more, and leaves it to the garbage collector to close it: some day.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_ROUND_S = 0.05
+
+
+class UnderWay:
+    def __init__(self) -> None:
+        self._runs: dict[str, Generator] = {}
+
+    def watch(self, page: str, run: Generator[Item]) -> Iterator[Item]:
+        """`run`, known from now on as what `page` waits for."""
+        self._runs[page] = run
+        try:
+            yield from run
+        finally:
+            if self._runs.get(page) is run:
+                del self._runs[page]
+
+    def end(self, page: str) -> None:
+        """Close what `page` waits for, if anything; returns at once."""
+        run = self._runs.pop(page, None)
+        if run is not None:
+            threading.Thread(target=_close, args=(run,), name="end-of-a-run", daemon=True).start()
+
+
+def _close(run: Generator) -> None:
+    while True:
+        try:
+            run.close()
+            return
+        except ValueError:  # it is just being asked for its next event, in another thread
+            time.sleep(_ROUND_S)
