@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -22,8 +23,13 @@ class UnderWay:
         """`run`, known from now on as what `page` waits for."""
         self._runs[page] = run
         try:
-            yield from run
+            for item in run:
+                if self._runs.get(page) is not run:  # ended while it was asked for this one
+                    return
+                yield item
         finally:
+            with suppress(ValueError):  # then it is being closed by `end`
+                run.close()
             if self._runs.get(page) is run:
                 del self._runs[page]
 
