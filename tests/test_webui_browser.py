@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 import soundfile
@@ -144,7 +145,7 @@ def test_stop_cancels_the_request(page, api):
 
 
 def test_leaving_the_page_cancels_it_too(page, api):
-    api.chunks = 10_000
+    api.chunks, api.pause_s = 10_000, 0.1
     fill_in(page)
     page.click("#generate")
     page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 2")
