@@ -91,10 +91,6 @@ class CosyVoice3Api:
 
     async def answer(self, ask: Ask, source: Source, run: Run, written: answers.Written | None = None) -> Response:
         """A request for speech, whatever its route, as its HTTP answer. `written`: another form of events than ours."""
-        run.root.tags(**{
-            vocabulary.REQUEST_DIALECT: ask.dialect.tag, vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
-            vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source, vocabulary.REQUEST_MODE: ask.utterance.mode,
-            vocabulary.TEXT_LENGTH: len(ask.utterance.text)})
         self.engine.check(ask.utterance)
         if ask.long_form:
             run.extend(self.config.limits.long_deadline_s)
@@ -135,6 +131,10 @@ class CosyVoice3Api:
         stands_in = ((record and record.dialect, "voice"), (run.caller.dialect, "key"), (otherwise, "config"))
         fallback = next((Fallback(dialect, source) for dialect, source in stands_in if dialect), None)
         ask = requests.parse(fields, self.registry, fallback)
+        run.root.tags(**{
+            vocabulary.REQUEST_DIALECT: ask.dialect.tag, vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
+            vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source, vocabulary.REQUEST_MODE: ask.utterance.mode,
+            vocabulary.TEXT_LENGTH: len(ask.utterance.text)})
         run.dialect, run.mode = ask.dialect.tag, ask.utterance.mode
         self.engine.capabilities.check_dialect(ask.utterance.dialect)
         if record is None:

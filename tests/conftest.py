@@ -44,8 +44,10 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("terminated", returncode=143))
 
 
-#: Files that leave an application of the whole session unusable.
-LAST = {"test_shutdown.py"}
+#: Files that leave an application of the whole session unusable, and, of the long tests, those that need these
+#: applications: they would run beside everything that comes after.
+LAST = {"test_shutdown.py", "test_access_served.py", "test_cosyvoice3_served.py", "test_metrics_served.py",
+        "test_web_page.py"}
 
 
 def pytest_collection_modifyitems(config, items):

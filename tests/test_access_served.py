@@ -23,6 +23,8 @@ from bench.load import multipart
 from cluster.serving import Application
 from deployments.access_control import http_host
 
+pytestmark = pytest.mark.proof
+
 NAME = "guarded"
 UNKNOWN = "cosygraph_nobody-has-this-one"
 

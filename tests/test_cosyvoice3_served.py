@@ -27,6 +27,8 @@ from engines.contract import Utterance, Voice, create
 from engines.cosyvoice3.random_checkpoint import TINY, make
 from speech import audio, pcm
 
+pytestmark = pytest.mark.proof
+
 NAME = "cosyvoice3"
 #: one part of at least 480 tokens: the longest the language model is ever at
 LONG = {"text": "一二三四五六七八九十" * 8, "dialect": "zh-CN"}

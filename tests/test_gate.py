@@ -246,7 +246,7 @@ def test_the_page_works_through_the_gate(place, browser, role, sees):
     context = browser.new_context(http_credentials={"username": "me", "password": key})
     page, said, answers = context.new_page(), [], []
     page.on("console", lambda message: said.append(message.text))
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(f"{place.gate.own_url}/zipkin/traces/{TRACE}")
     page.get_by_text("post /api/generate", exact=False).first.wait_for(timeout=20_000)
     assert SERVICE in page.inner_text("body").lower()

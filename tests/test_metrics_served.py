@@ -28,6 +28,8 @@ from deployments.metrics import ERROR_TYPES, MODES
 from speech.dialects import DIALECTS
 from tracing.vocabulary import ROUTES, STAGES
 
+pytestmark = pytest.mark.proof
+
 SLOW_S = 0.1  #: an edge below what `fast` takes: its models alone sleep for 180 ms
 WINDOW_S, HOLD_S = 30, 5
 

@@ -1,6 +1,7 @@
 """The voice cache by itself: what it keeps, for how long, and whose."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -191,6 +192,7 @@ def test_what_is_kept_is_a_copy_that_holds_no_file_open():
 
     async def scenario():
         voices = cache(1000, shelf.unpack)
+        gc.collect()  # what others have left open is not to be closed meanwhile
         before = len(os.listdir("/proc/self/fd"))
         found = Reply([], shelf.pack({"mel": mel, "small": small}), {"engine": ("engine", "1")})
         key = await voices.key(b"a", None)

@@ -17,6 +17,8 @@ from serving import CLUSTER, App
 from cluster.demo import CLIP
 from cluster.serving import WEB_PAGE, Application
 
+pytestmark = pytest.mark.proof
+
 TEXT = "Although the evening was cold, they walked along the harbour."
 STAGES = ("Prepare reference", "Extract voice", "Generate speech", "Make waveform")
 WITHIN_MS = 60_000

