@@ -20,8 +20,9 @@ from deployments.api import CosyVoice3Api
 from deployments.audio import AudioService
 from deployments.client import AudioClient, EmbeddingClient, Made, Result, StageClient, TtsClient, VocoderClient
 from deployments.embedding import EmbeddingService
+from deployments.fallback import Fallback
 from deployments.run import Run
-from deployments.settings import ApiConfig, Guarded, Limits, StageConfig, Strict, VoiceCacheMb
+from deployments.settings import ApiConfig, FallbackEngine, Guarded, Limits, StageConfig, Strict, VoiceCacheMb
 from deployments.tts import TtsService
 from deployments.vocoder import VocoderService
 from deployments.voice_cache import VoiceCache
@@ -37,6 +38,8 @@ class StageOptions(Strict):
 
     threads: int = Field(1, ge=1)
     device: str = "auto"
+    stuck_after_s: float = Field(10.0, gt=0)
+    wedged_after_s: float | None = Field(None, gt=0)
 
 
 class GraphConfig(Guarded):
@@ -44,6 +47,7 @@ class GraphConfig(Guarded):
 
     engine: str = "embedded"
     engine_options: dict = Field(default_factory=dict)
+    fallback: FallbackEngine | None = None
     limits: Limits = Limits()
     voice_cache_mb: VoiceCacheMb = 0.0
     voices: VoiceSettings = VoiceSettings()
@@ -55,13 +59,13 @@ class GraphConfig(Guarded):
     vocoder: StageOptions = StageOptions()
 
     def stage(self, options: StageOptions) -> StageConfig:
-        return StageConfig(engine=self.engine, engine_options=self.engine_options, device=options.device,
-                           threads=options.threads)
+        return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
 
     def api(self) -> ApiConfig:
-        return ApiConfig(engine=self.engine, engine_options=self.engine_options, limits=self.limits,
-                         tracing=self.tracing, access=self.access, voice_cache_mb=self.voice_cache_mb,
-                         voices=self.voices, cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
+        return ApiConfig(engine=self.engine, engine_options=self.engine_options, fallback=self.fallback,
+                         limits=self.limits, tracing=self.tracing, access=self.access,
+                         voice_cache_mb=self.voice_cache_mb, voices=self.voices,
+                         cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
 
 
 class Graph:
@@ -108,7 +112,7 @@ class Graph:
 def _deployment(cls: type, name: str, **options) -> serve.Deployment:
     # Waiting happens in our own queues, where it is measured: Serve's limits stay above the ingress's.
     defaults = {"max_ongoing_requests": 256, "max_queued_requests": -1, "ray_actor_options": {"num_cpus": 0.25},
-                "health_check_period_s": 5, "health_check_timeout_s": 10, "graceful_shutdown_timeout_s": 30}
+                "health_check_period_s": 3, "health_check_timeout_s": 3, "graceful_shutdown_timeout_s": 30}
     return serve.deployment(cls, name=name, **(defaults | options))
 
 
@@ -123,7 +127,12 @@ def build(args: GraphConfig) -> Application:
     # One replica, or its counts would not be all; hardly any work, so hardly any CPU.
     limiter = _deployment(Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000,
                           ray_actor_options={"num_cpus": 0.05}).bind() if args.limits_callers else None
-    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph, limiter)
+    fallback = None
+    if args.fallback is not None:
+        config = StageConfig(**args.fallback.model_dump())
+        whole = _deployment(Fallback, Fallback.service, graceful_shutdown_timeout_s=60).bind(config)
+        fallback = Graph(whole, whole, whole, whole)
+    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph, limiter, fallback)
 
 
 def drain(app_name: str = APP_NAME, timeout_s: float = 30.0) -> int:

@@ -106,8 +106,8 @@ DIALECTS = {"responses": {200: json("All of them", {
 HEALTH = {"responses": {200: json("It does", {"type": "object", "required": ["status"], "properties": {
     "status": {"type": "string", "enum": ["ok"]}}}), **errors()}}
 
-_READY = {"type": "object", "required": ["ready", "draining", "stages"], "properties": {
-    "ready": {"type": "boolean"}, "draining": {"type": "boolean"},
+_READY = {"type": "object", "required": ["ready", "draining", "line", "stages"], "properties": {
+    "ready": {"type": "boolean"}, "draining": {"type": "boolean"}, "line": {"enum": ["primary", "fallback"]},
     "stages": {"type": "object", "additionalProperties": {"type": "boolean"}}}}
 
 READY = {"responses": {200: json("Every stage answers", _READY), **errors(),

@@ -4,7 +4,8 @@
 the last request waits longest. This batcher looks at the compute thread instead:
 
 - idle and alone: start at once, a lone request never waits for company;
-- compute has just become free: take the whole backlog, up to `max_batch_size`;
+- compute has just become free: take the whole backlog, up to `max_batch_size`, those first whose deadline is nearest:
+  the second piece of a stream whose first is being heard goes before a request that has just come;
 - the backlog is not full: linger for one more member only while that pays, that is while delaying the n that wait by
   the usual gap between arrivals costs less than the batch the newcomer would otherwise need for itself
   (`n * gap < compute time`), and never beyond `batch_wait_ms` after the oldest arrived.
@@ -16,6 +17,7 @@ A member that is cancelled while waiting leaves; one that is cancelled while com
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
 import time
 from collections import deque
@@ -52,12 +54,17 @@ class Batched(Generic[R]):
 
 
 class _Member(Generic[T]):
-    __slots__ = ("item", "future", "arrived_ns")
+    __slots__ = ("item", "future", "arrived_ns", "deadline_ns")
 
-    def __init__(self, item: T, future: asyncio.Future, arrived_ns: int) -> None:
+    def __init__(self, item: T, future: asyncio.Future, arrived_ns: int, deadline_ns: float) -> None:
         self.item = item
         self.future = future
         self.arrived_ns = arrived_ns
+        self.deadline_ns = deadline_ns
+
+
+def _urgency(member: _Member) -> tuple[float, int]:
+    return member.deadline_ns, member.arrived_ns
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -119,16 +126,19 @@ class Batcher(Generic[T, R]):
         started = self._running_since_ns
         return 0.0 if started is None else (self._clock() - started) / 1e9
 
-    async def submit(self, item: T) -> Batched[R]:
+    async def submit(self, item: T, deadline_ns: float = float("inf")) -> Batched[R]:
         """Wait for a batch and its result. Raises what `compute` gave for this member."""
-        done = await self.settle(item)
+        done = await self.settle(item, deadline_ns)
         if isinstance(done.value, Exception):
             raise done.value
         return done
 
-    async def settle(self, item: T) -> Batched[R | Exception]:
-        """Like `submit`, but a member that failed has its exception as `value`: it too has a batch to tell of."""
-        member = _Member(item, asyncio.get_running_loop().create_future(), self._clock())
+    async def settle(self, item: T, deadline_ns: float = float("inf")) -> Batched[R | Exception]:
+        """Like `submit`, but a member that failed has its exception as `value`: it too has a batch to tell of.
+
+        `deadline_ns`: when its request must be answered; nobody is thrown out for it here.
+        """
+        member = _Member(item, asyncio.get_running_loop().create_future(), self._clock(), deadline_ns)
         self._note_arrival(member.arrived_ns)
         self._waiting.append(member)
         self._arrival.set()
@@ -154,10 +164,20 @@ class Batcher(Generic[T, R]):
         while self._drop_cancelled():
             if lingering:
                 await self._linger()
-            members = [self._waiting.popleft() for _ in range(min(self._drop_cancelled(), self.max_batch_size))]
-            if members:
+            if members := self._most_urgent():
                 await self._compute_batch(members)
             lingering = True
+
+    def _most_urgent(self) -> list[_Member[T]]:
+        """The next batch, taken out of those who wait: in the order of their deadlines, and then of their arrivals."""
+        if self._drop_cancelled() <= self.max_batch_size:
+            members = sorted(self._waiting, key=_urgency)
+            self._waiting.clear()
+            return members
+        members = heapq.nsmallest(self.max_batch_size, self._waiting, key=_urgency)
+        chosen = set(map(id, members))
+        self._waiting = deque(member for member in self._waiting if id(member) not in chosen)
+        return members
 
     def _drop_cancelled(self) -> int:
         self._waiting = deque(member for member in self._waiting if not member.future.done())

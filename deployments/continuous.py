@@ -107,8 +107,10 @@ class Continuous:
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
 
-    async def settle(self, item: tuple[Utterance, Voice]) -> Batched[Mel | Exception]:
-        """Wait for the item's result. One that failed has its exception as `value`.
+    async def settle(self, item: tuple[Utterance, Voice],
+                     deadline_ns: float = float("inf")) -> Batched[Mel | Exception]:
+        """Wait for the item's result. One that failed has its exception as `value`. Rows are given out in the order of
+        arrival: a deadline changes nothing, as who comes later does not wait for who came before to be through.
 
         Of the result, `started_ns` is when it joined, `size` with how many it was computed on average, `batch_id` the
         batch that finished it; the last two are None for one that never joined. Cancelled, it leaves at the next step.

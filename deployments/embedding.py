@@ -29,7 +29,8 @@ class EmbeddingService(Stage):
             found = await self.shelf.unpack(parts)
             views = {int(name.removeprefix(VIEW)): array for name, array in found.items() if name.startswith(VIEW)}
             arrays = {name: array for name, array in found.items() if not name.startswith(VIEW)}
-            done = await self.batched(span, Reference(views, arrays, facts["transcript"]))
+            clip = Reference(views, arrays, facts["transcript"])
+            done = await self.batched(span, clip, carrier.deadline_ns)
             can = self.engine.capabilities
             return {"parts": self.shelf.pack(done.value.arrays), "facts": {ENGINE: (can.name, can.version)}}
         return await self.answer(carrier, work)

@@ -32,6 +32,8 @@ log = logging.getLogger("ray.serve")
 
 #: A key of the ASGI message that breaks an answer off: tells the door (`deployments/door.py`) that there is a trace.
 BROKEN_OFF = "cosygraph.broken_off"
+#: A trusted caller's `primary`: go there even while the fallback engine is in use. How the watchdog tries it.
+LINE_HEADER = "x-cosygraph-line"
 QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
 
 
@@ -103,6 +105,7 @@ class Gateway:
             root.tag(vocabulary.USER_HASH, user)
         run = Run(tracer, root, self._deadline_s, started, incoming, caller)
         run.route = route
+        run.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == "primary"
         return run
 
     def _close_detached(self, answer: _Answer) -> None:

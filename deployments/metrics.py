@@ -80,6 +80,8 @@ class Metrics:
             "cosygraph_first_audio_seconds", "From arrival to a stream's first audio", FIRST_AUDIO_S, ("dialect",))
         self._voices = kinds.Counter(
             "cosygraph_voice_cache", "Requests by whether the ingress knew their voice", ("result",))
+        self._fallback = kinds.Counter(
+            "cosygraph_fallback_requests", "Requests that went to the fallback engine", ("outcome",))
         self._spans = kinds.Counter("cosygraph_spans", "Spans by what became of them", ("fate",))
         self._untraced = kinds.Counter("cosygraph_untraced_requests", "Requests made while tracing was off", ())
         self._lost = kinds.Counter("cosygraph_traces_lost", "Kept traces that never reached Zipkin", ("cause",))
@@ -112,6 +114,8 @@ class Metrics:
                   "mode": run.mode if run.mode in MODES else NONE}
         self._request_s.observe(seconds, labels)
         self._requests.inc(1, {**labels, "error_type": error_type})
+        if run.fallback:
+            self._fallback.inc(1, {"outcome": outcome})
         if run.first_audio_s is not None:
             self._first_audio_s.observe(run.first_audio_s, {"dialect": labels["dialect"]})
         if outcome == OK and run.audio_s:

@@ -48,9 +48,11 @@ class Run:
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a part of it has failed, and the others are given up for that
+        self.wants_primary = False  #: it is to go on the primary line, whichever is in use
         self.listener: Callable[[Progress], None] | None = None  #: hears of every stage's beginning and end
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
+        self.fallback = False  #: it goes on the fallback engine's line
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None
         self.audio_s = 0.0  #: of speech, made so far

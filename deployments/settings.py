@@ -20,7 +20,8 @@ class StageConfig(Strict):
     engine_options: dict = Field(default_factory=dict)
     device: str = "auto"  #: cuda where the replica was given one, else cpu
     threads: int = Field(1, ge=1)  #: torch threads; Ray would leave a fractional replica with one
-    wedged_after_s: float = Field(120.0, gt=0)  #: a batch that computes longer makes the replica unhealthy
+    stuck_after_s: float = Field(10.0, gt=0)  #: with work, and without using any CPU: makes the replica unhealthy
+    wedged_after_s: float | None = Field(None, gt=0)  #: a longer batch does too; default 120 on a CPU, 20 on a GPU
 
 
 class BatchSettings(Strict):
@@ -78,6 +79,15 @@ class LiveApi(LiveTracing):
     voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
 
 
+class FallbackEngine(Strict):
+    """Another engine, which speaks while the watchdog finds that the graph's own doesn't."""
+
+    engine: str
+    engine_options: dict = Field(default_factory=dict)
+    device: str = "auto"
+    threads: int = Field(1, ge=1)  #: torch threads of each of its stages
+
+
 class Guarded(Strict):
     """What the graph's config and the ingress's have in common: who may come in."""
 
@@ -102,6 +112,7 @@ class Guarded(Strict):
 class ApiConfig(Guarded):
     engine: str
     engine_options: dict = Field(default_factory=dict)
+    fallback: FallbackEngine | None = None
     limits: Limits = Limits()
     voice_cache_mb: VoiceCacheMb = 0.0
     voices: VoiceSettings = VoiceSettings()  #: where stored voices lie

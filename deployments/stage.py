@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
 from contextlib import aclosing
 
+import numpy as np
 import ray
 from ray import serve
 
@@ -19,12 +21,16 @@ from deployments.device import gpu_utilization, pick_device
 from deployments.run import record
 from deployments.settings import BatchSettings, StageConfig
 from deployments.trail import trail
+from deployments.vitals import Unhealthy, Vitals
 from deployments.wire import Reply
 from engines import contract
 from speech.errors import DeadlineExceeded, InternalError, SpeechError, StageUnavailable
 from tracing import Carrier, Record, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
+
+#: Longest batch or step before a replica counts as wedged. On two busy cores a batch may honestly take a minute.
+WEDGED_AFTER_S = {"cpu": 120.0, "gpu": 20.0}
 
 
 class Stage:
@@ -66,7 +72,21 @@ class Stage:
         threads than cores, and libgomp then puts them to sleep at every barrier instead of letting them spin (2,900
         voluntary switches a request in VOCODE_WAV, which took a third longer for it).
         """
-        return self.batcher.in_thread(lambda: loader(self.device, self.config.threads))
+        model = self.batcher.in_thread(lambda: loader(self.device, self.config.threads))
+        self.vitals = self.watched(self.batcher.executor, model.probe if isinstance(model, contract.Probed) else None)
+        return model
+
+    def watched(self, executor: Executor, probe: Callable[[], np.ndarray] | None) -> Vitals:
+        """What `check_health` looks at: the threads of `executor`."""
+        limit = self.config.wedged_after_s
+        if limit is None:
+            limit = WEDGED_AFTER_S["cpu" if self.device.startswith("cpu") else "gpu"]
+        return Vitals(self.service, executor, probe, self.running_s, wedged_after_s=limit,
+                      stuck_after_s=self.config.stuck_after_s)
+
+    def running_s(self) -> float:
+        """How long what computes now has been computing, in seconds; 0 when idle."""
+        return self.batcher.running_s()
 
     def compute(self, items):
         """A batch of what `submit` was given; runs in the batcher's thread."""
@@ -77,11 +97,13 @@ class Stage:
         settings = BatchSettings(**user_config)
         self.batcher.configure(**settings.model_dump(exclude_none=True))
 
-    def check_health(self) -> None:
-        """Serve replaces the replica when this raises. Runs beside the compute thread, so it sees a wedged one."""
-        running = self.batcher.running_s()
-        if running > self.config.wedged_after_s:
-            raise RuntimeError(f"{self.service}: one batch or step has been computing for {running:.0f} s")
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises three times in a row."""
+        try:
+            await self.vitals.check()
+        except Unhealthy as sick:
+            log.error("%s", sick)
+            raise
 
     async def ping(self) -> str:
         """For readiness: an answer proves a replica that can be reached."""
@@ -156,9 +178,9 @@ class Stage:
         record(error, span)
         return Reply(spans=span.records(), error=error)
 
-    async def batched(self, span: Span, item) -> Batched:
+    async def batched(self, span: Span, item, deadline_ns: int) -> Batched:
         """Hand over to the batcher and tag the member's span with what became of it, also where it failed."""
-        done = await self.batcher.settle(item)
+        done = await self.batcher.settle(item, deadline_ns)
         self.tell(span, done)
         if isinstance(done.value, Exception):
             raise done.value

@@ -38,7 +38,8 @@ class TtsService(Stage):
         """`parts`: embedding-service's. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
         async def work(span: Span) -> dict:
             span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
-            done = await self.batched(span, (utterance, Voice(await self.shelf.unpack(parts))))
+            item = utterance, Voice(await self.shelf.unpack(parts))
+            done = await self.batched(span, item, carrier.deadline_ns)
             mel = done.value
             for phase in mel.phases:
                 span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)

@@ -45,7 +45,8 @@ class VocoderService(Stage):
     async def vocode(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
         """`parts`: tts-service's. Reply part: 16-bit PCM at the engine's sample rate."""
         async def work(span: Span) -> dict:
-            done = await self.batched(span, Mel(await self.shelf.unpack(parts), facts[SECONDS]))
+            mel = Mel(await self.shelf.unpack(parts), facts[SECONDS])
+            done = await self.batched(span, mel, carrier.deadline_ns)
             return self._fields(done.value)
         return await self.answer(carrier, work)
 
@@ -60,7 +61,7 @@ class VocoderService(Stage):
         async def work(span: Span) -> dict:
             nonlocal now_so_far
             chunk = MelChunk(await self.shelf.unpack(parts), facts[SECONDS], facts[PART], facts[FINAL])
-            done = await self.batcher.settle((chunk, so_far.given))
+            done = await self.batcher.settle((chunk, so_far.given), carrier.deadline_ns)
             now_so_far = _later(now_so_far, done)
             self._tell_all(span, now_so_far, done)
             if isinstance(done.value, Exception):

@@ -184,6 +184,16 @@ class StreamingVocoder(Vocoder, Protocol):
         ...
 
 
+@runtime_checkable
+class Probed(Protocol):
+    """A model that can show that its device still computes; asked between two batches, by the thread that loaded it."""
+
+    def probe(self) -> np.ndarray:
+        """Float array of something small that its own weights give on its own device: the same every time, in a few
+        milliseconds. Nothing of it is anybody's request."""
+        ...
+
+
 class Engine(Protocol):
     """`device` is a torch device string (`cpu`, `cuda`), `threads` the torch threads a replica may use.
 

@@ -4,7 +4,8 @@
 - `slow`: simulated engine, 1.5 s of GENERATE_MEL, one at a time; from `cluster/serve.gpu.yaml`, on logical GPUs;
 - `voice`: the embedded engine; from `cluster/serve.cpu.yaml`;
 - `watched`: simulated engine that fails on demand, hardly any service times, its spans sent through a stand-in
-  (`standin.py`) that keeps them and can fail too, a spool of its own; from `cluster/serve.cpu.yaml`.
+  (`standin.py`) that keeps them and can fail too, a spool of its own, and a fallback engine that does not fail; from
+  `cluster/serve.cpu.yaml`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ CLUSTER = Path(__file__).resolve().parent.parent / "cluster"
 FAST = {"prepare_ms": 30, "encode_ms": 40, "generate_ms": 60, "vocode_ms": 50, "seconds": 10}
 SLOW = {"generate_ms": 1500, "batch_slope": 1.0, "seconds": 3}
 WATCHED = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1, "faults": True}
+SPARE = WATCHED | {"faults": False}  # of the fallback engine: it does not fail on demand
 SERVICES = {"cosyvoice3-api", "audio-service", "embedding-service", "tts-service", "vocoder-service"}
 
 
@@ -177,6 +179,7 @@ def apps(ray_head, zipkin, tracing, stand_in, watched_spool, voices_folder) -> d
                                                            "tracing": tracing})),
         _config("serve.cpu.yaml", "voice", {"tracing": tracing, "voices": {"url": str(voices_folder / "voice")}}),
         _config("serve.cpu.yaml", "watched", {"engine": "simulated", "engine_options": WATCHED, "tracing": through,
+                                              "fallback": {"engine": "simulated", "engine_options": SPARE},
                                               "limits": {"deadline_s": 4, "max_in_flight": 8, "max_waiting": 1,
                                                          "max_wait_s": 1}}),
     ]}

@@ -222,3 +222,22 @@ def test_settings_change_live():
         with pytest.raises(ValueError):
             batcher.configure(max_batch_size=0)
     asyncio.run(scenario())
+
+
+def test_who_must_be_answered_first_is_computed_first():
+    async def scenario():
+        clock = Clock()
+        gate = Gate(clock)
+        batcher = Batcher(gate, max_batch_size=2, batch_wait_ms=0, clock=clock, wait=only_for_the_event)
+        tasks = [asyncio.create_task(batcher.submit(0))]
+        await until(lambda: gate.batches)
+        for item, deadline_ns in ((1, 900), (2, 900), (3, 500), (4, 700), (5, float("inf"))):
+            clock.advance(1)
+            tasks.append(asyncio.create_task(batcher.submit(item, deadline_ns)))
+            await settle()
+        for _ in range(4):
+            gate.released.release()
+        done = await asyncio.gather(*tasks)
+        assert [one.value for one in done] == [0, 10, 20, 30, 40, 50]
+        return gate.batches
+    assert asyncio.run(scenario()) == [[0], [3, 4], [1, 2], [5]]

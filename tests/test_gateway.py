@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from access.callers import Callers
-from deployments.api import _app
+from deployments.app import build
 from deployments.door import Door
 from deployments.gateway import Gateway
 from deployments.keeper import Keeper
@@ -141,7 +141,7 @@ def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_n
                 raise ValueError("secret")
             except ValueError as error:
                 raise KeyError("a secret too") from error
-    ingress = Ingress(tmp_path, _app(Defective()), ratio=0.0)
+    ingress = Ingress(tmp_path, build(Defective()), ratio=0.0)
     answer = ingress.get("/api/dialects")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal")
     [[root]] = ingress.kept()

@@ -116,7 +116,8 @@ def test_configuration_widens_names_and_narrows_values():
 def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
     tags = {
         words.STAGE: words.VOCODE_WAV, words.REQUEST_DIALECT: "english-us", words.REQUEST_DIALECT_SOURCE: "request",
-        words.REQUEST_LANGUAGE: "zh", words.REQUEST_MODE: "instruct", words.TEXT_LENGTH: 200,
+        words.REQUEST_LANGUAGE: "zh", words.REQUEST_MODE: "instruct",
+        words.REQUEST_FALLBACK: True, words.TEXT_LENGTH: 200,
         words.AUDIO_SAMPLE_RATE: 24000, words.AUDIO_DURATION: 5.123456789, words.AUDIO_FORMAT: "WAV",
         words.AUDIO_CLIPPING: 0.00001, words.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512", words.MODEL_VERSION: "0.9.4+cpu",
         words.VOICE_CACHE: "miss", words.QUEUE_WAIT_MS: 0.0, words.BATCH_ID: "0123456789abcdef", words.BATCH_SIZE: 8,

@@ -48,6 +48,7 @@ REQUEST_DIALECT = "request.dialect"
 REQUEST_DIALECT_SOURCE = "request.dialect.source"
 REQUEST_LANGUAGE = "request.language"
 REQUEST_MODE = "request.mode"
+REQUEST_FALLBACK = "request.fallback"
 TEXT_LENGTH = "text.length"
 AUDIO_SAMPLE_RATE = "audio.sample_rate"
 AUDIO_DURATION = "audio.duration"
@@ -109,6 +110,7 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     REQUEST_DIALECT_SOURCE: re.compile("request|voice|key|config"),
     REQUEST_LANGUAGE: _IDENTIFIER,
     REQUEST_MODE: re.compile("fast|instruct"),
+    REQUEST_FALLBACK: _FLAG,
     TEXT_LENGTH: _COUNT,
     AUDIO_SAMPLE_RATE: _COUNT,
     AUDIO_DURATION: _NUMBER,

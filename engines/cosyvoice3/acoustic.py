@@ -51,6 +51,7 @@ class CosyVoice3AcousticModel:
         self.planner = Planner(TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens,
                                parity)
         self.decoder = Decoder(lm, rows, positions)
+        self._lm = lm
         self.rows = rows
         self.flow = flow.load(directory, device, dtype)
         self._limits = limits
@@ -60,6 +61,12 @@ class CosyVoice3AcousticModel:
         self._warm_up()
         _log.info("the language model's cache has %d rows of %d positions: %.0f MB", rows, positions,
                   self.decoder.cache.bytes / 1e6)
+
+    @torch.inference_mode()
+    def probe(self) -> np.ndarray:
+        """The language model's logarithms of probabilities (n,) for a fixed state."""
+        hidden = torch.linspace(-1, 1, self._lm.llm_decoder.in_features, dtype=self._lm.dtype, device=self._lm.device)
+        return self._lm.log_probabilities(hidden).cpu().numpy()
 
     @property
     def decoding(self) -> int:

@@ -33,6 +33,10 @@ class CosyVoice3Vocoder:
         for frames in (100, 200):
             self._sounds([torch.zeros(80, frames)])
 
+    def probe(self) -> np.ndarray:
+        """0.2 s of silence's sound (n,)."""
+        return self._sounds([torch.zeros(80, 10)])[0]
+
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         """Mono float32 (n,) within ±0.99 for each Mel: its parts, one behind the other."""
         return _each(self._vocode, mels)

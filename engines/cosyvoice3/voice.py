@@ -42,6 +42,10 @@ class CosyVoice3SpeakerEncoder:
         noise = np.random.default_rng(0).normal(0, 0.1, 3 * 24_000).astype(np.float32)
         self._one(reference(noise, 24_000, None))
 
+    def probe(self) -> np.ndarray:
+        """Two speech tokens of silence, as floats: the tokenizer is what runs on the device."""
+        return self._tokenizer(np.zeros((128, 8), np.float32)).astype(np.float32)
+
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
         """One Voice a clip. Its arrays: `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32
         (192,), and `transcript`, its UTF-8 as uint8, where there is one."""

@@ -86,6 +86,11 @@ class SpeakerEncoder:
         with torch.inference_mode():
             self._network([np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)])
 
+    @torch.inference_mode()
+    def probe(self) -> np.ndarray:
+        """The d-vector (256,) of 0.1 s of noise."""
+        return self._network([np.random.default_rng(0).normal(0, 0.1, RATE // 10).astype(np.float32)]).cpu().numpy()[0]
+
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
         """One Voice a clip, its arrays: `style_offset` (256,), `log_f0` (1,) ln of Hz, `dvector` (256,); float32.
 

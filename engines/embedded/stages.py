@@ -65,6 +65,12 @@ class EmbeddedAcousticModel:
         mels = iter(self._compute([plan for plan in plans if isinstance(plan, _Plan)]))
         return [next(mels) if isinstance(plan, _Plan) else plan for plan in plans]
 
+    @torch.inference_mode()
+    def probe(self) -> np.ndarray:
+        """(5, 512): how the first part of the network, its largest, reads three phonemes."""
+        ids, _ = acoustic.pad([[50, 83, 54]], self._device)
+        return self._network.narrow(self._network.albert(ids, None))[0].cpu().numpy()
+
     def _plan(self, utterance: Utterance, voice: Voice) -> _Plan:
         start = time.time_ns()
         language = DIALECTS.find(utterance.dialect).language
@@ -133,6 +139,10 @@ class EmbeddedVocoder:
             logger.exception("a batch of %d could not be vocoded; trying its members one by one", len(mels))
             return [_guarded(self._one, mel) for mel in mels]
 
+    def probe(self) -> np.ndarray:
+        """50 ms of sound (n,)."""
+        return self._one(_noise(4))
+
     def _one(self, mel: Mel) -> np.ndarray:
         return self._batch([mel])[0]
 
@@ -150,12 +160,15 @@ class EmbeddedVocoder:
                 for waveform, valid, mel in zip(waveforms, columns, mels, strict=True)]
 
     def _warm_up(self) -> None:
-        # Random features, two lengths: the first call of each size is slower than the next.
-        random = np.random.default_rng(0)
-        for columns in (100, 200):
-            self._batch([Mel({"features": random.standard_normal((512, columns), np.float32),
-                              "f0": np.full(columns, 120, np.float32), "style": np.zeros(128, np.float32),
-                              "gain": np.ones(1, np.float32), "seed": np.zeros(1, np.int64)}, columns / 80)])
+        for columns in (100, 200):  # the first call of each size is slower than the next
+            self._batch([_noise(columns)])
+
+
+def _noise(columns: int) -> Mel:
+    """Random features, the same every time."""
+    features = np.random.default_rng(0).standard_normal((512, columns), np.float32)
+    return Mel({"features": features, "f0": np.full(columns, 120, np.float32), "style": np.zeros(128, np.float32),
+                "gain": np.ones(1, np.float32), "seed": np.zeros(1, np.int64)}, columns / 80)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,18 @@ whole batch in the time of one.
 With `faults`, a request asks for its own misfortune: `fault:<stage>` in the transcript (prepare, encode) or in the text
 (generate, vocode) makes that stage raise as a careless model would, quoting the text in the message and in the cause;
 `refuse:generate` makes GENERATE_MEL return an error in this member's place and compute the others.
+
+A device that hangs: while `hang_file` exists, and is empty or holds the number of this process, GENERATE_MEL's compute
+does not return, and nor does its probe; nothing wakes it but the end of its process.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +42,7 @@ class Options(BaseModel):
     vocode_ms: float = Field(6.0, ge=0)
     batch_slope: float = Field(0.25, ge=0, le=1)
     seconds: float = Field(10.0, gt=0, le=30)  #: of prompt and of speech made
+    hang_file: str | None = None  #: see above; for tests
     faults: bool = False  #: obey `fault:…` and `refuse:…` in texts; for tests
 
     def obey(self, stage: str, *texts: str | None) -> None:
@@ -77,10 +84,18 @@ class SimulatedEngine:
         return _Vocoder(self.options)
 
 
-class _SpeakerEncoder:
+class _Probed:
+    """A matrix product in place of a network's."""
+
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._weights = np.random.default_rng(0).standard_normal((64, 64), np.float32)
 
+    def probe(self) -> np.ndarray:
+        return self._weights @ self._weights[0]
+
+
+class _SpeakerEncoder(_Probed):
     def encode(self, references: Sequence[Reference]) -> list[Voice]:
         _work(self._options.encode_ms, len(references), self._options.batch_slope)
         self._options.obey("encode", *(reference.transcript for reference in references))
@@ -89,11 +104,18 @@ class _SpeakerEncoder:
                        "prompt_mel": mel}) for reference in references]
 
 
-class _AcousticModel:
-    def __init__(self, options: Options) -> None:
-        self._options = options
+class _AcousticModel(_Probed):
+    def probe(self) -> np.ndarray:
+        self._hang()
+        return super().probe()
+
+    def _hang(self) -> None:
+        file = Path(self._options.hang_file or "/nowhere")
+        if file.exists() and file.read_text().strip() in ("", str(os.getpid())):
+            threading.Event().wait()
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel]:
+        self._hang()
         _work(self._options.generate_ms, len(jobs), self._options.batch_slope)
         self._options.obey("generate", *(utterance.text for utterance, _ in jobs))
         return [self._one(utterance, voice) for utterance, voice in jobs]
@@ -108,10 +130,7 @@ class _AcousticModel:
         return Mel(arrays, self._options.seconds)
 
 
-class _Vocoder:
-    def __init__(self, options: Options) -> None:
-        self._options = options
-
+class _Vocoder(_Probed):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray]:
         _work(self._options.vocode_ms, len(mels), self._options.batch_slope)
         if self._options.faults:
@@ -133,8 +152,12 @@ def _tone(hz: float, seconds: float) -> np.ndarray:
 
 
 def _work(stage_ms: float, count: int, slope: float) -> None:
-    time.sleep(stage_ms / 1000 * (1 + slope * (count - 1)))
+    _sleep_until(time.perf_counter() + stage_ms / 1000 * (1 + slope * (count - 1)))
 
 
 def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.perf_counter()))
+    """In parts: a thread that uses no CPU at all for seconds is one that hangs (`deployments/vitals.py`)."""
+    while (left := moment - time.perf_counter()) > 0:
+        if left > 0.5:
+            sum(range(20_000))
+        time.sleep(min(left, 0.5))

@@ -1,0 +1,120 @@
+"""A replica that hangs is replaced within 30 s, under load and on a busy machine, and nobody else is.
+
+A graph of its own with two replicas of tts-service, clients that never stop, and processes that keep every core busy.
+About three minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import yaml
+from serving import CLUSTER
+from test_proof_failure_truth import CLIENTS, Truth, check_whole, failed, load, named, now, serves_again, settled
+
+from cluster import ports, ray_head
+from cluster.serving import Application, Dashboard, wait_until_ready
+
+pytestmark = pytest.mark.proof
+
+TTS, WITHIN_S = "tts-service", 30.0
+TIMES = {"prepare_ms": 5, "encode_ms": 5, "generate_ms": 60, "vocode_ms": 20, "seconds": 2}
+BUSY = "sum(x * x for x in iter(int, 1))"  # without end
+
+
+@pytest.fixture(scope="module")
+def graph(zipkin, tmp_path_factory) -> Iterator[Truth]:
+    folder = tmp_path_factory.mktemp("hangs")
+    tracing = {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 0.0}}
+    entry = yaml.safe_load((CLUSTER / "serve.cpu.yaml").read_text())["applications"][0]
+    for deployment in entry["deployments"]:
+        deployment.pop("autoscaling_config", None)
+        deployment["num_replicas"] = 2 if deployment["name"] == TTS else 1
+        assert (deployment["health_check_period_s"], deployment["health_check_timeout_s"]) == (3, 3)
+    entry |= {"name": "truth", "args": {
+        "engine": "simulated", "engine_options": TIMES | {"hang_file": str(folder / "hang")}, "tracing": tracing}}
+    port = ports.any_free()
+    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
+              "logging_config": {"enable_access_log": False}, "applications": [entry]}
+    heads = []
+    try:
+        head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, remember=heads.append,
+                              env={"COSYGRAPH_TRACING": json.dumps(tracing)})
+        dashboard = Dashboard(head)
+        dashboard.deploy(Application(config))
+        dashboard.wait_until_running("truth", print)
+        wait_until_ready(f"http://127.0.0.1:{port}")
+        yield Truth(port, zipkin.url, dashboard, config, folder / "spool")
+    finally:
+        for head in heads:
+            head.stop(keep_logs_in=folder / "logs")
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Two endless loops for every core."""
+    hogs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2 * os.cpu_count())]
+    yield
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+
+
+def replicas(graph: Truth) -> dict[str, int]:
+    """Pid of every running replica, by its id."""
+    deployments = graph.dashboard.applications()["truth"]["deployments"].values()
+    return {replica["replica_id"]: replica["pid"] for deployment in deployments
+            for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
+
+
+def hang_and_wait(graph: Truth, hang) -> None:
+    """`hang(pid)` one of two replicas of tts-service under load, and see what becomes of it and of everybody else."""
+    before, count = replicas(graph), len(graph.seen)
+    victim = next(name for name, replica in (
+        (replica["replica_id"], replica)
+        for replica in graph.dashboard.applications()["truth"]["deployments"][TTS]["replicas"]))
+    with load(graph):
+        serves_again(graph, now())
+        began = time.monotonic()
+        hang(before[victim])
+        while psutil.pid_exists(before[victim]) or len(replicas(graph)) < len(before):
+            assert time.monotonic() - began < 90, "the replica that hangs was never replaced"
+            time.sleep(0.25)
+        took = time.monotonic() - began
+        time.sleep(15)  # five checks of everybody else
+        serves_again(graph, now())
+    after, seen = replicas(graph), graph.seen[count:]
+    assert before.keys() - after.keys() == {victim}, "no other replica was replaced"
+    wrong = {request.trace_id for request in seen if request.status != 200}
+    traces = settled(graph, wrong)
+    met = [trace for trace in traces.values() if trace[0]["traceId"] in {request.trace_id for request in seen}
+           and any(failed(span) and span.get("kind") == "CLIENT" for span in trace)]
+    print(f"replaced after {took:.1f} s; {len(seen)} requests, {len(wrong)} failed, {len(met)} were in flight on it")
+    assert took <= WITHIN_S
+    assert 1 <= len(met) <= CLIENTS and all(named(trace) == {TTS} for trace in met)
+    assert len(wrong) <= len(met)
+    for trace in met:
+        check_whole(trace)
+
+
+def test_a_device_that_hangs(graph, busy_machine):
+    """The process answers its health checks all the same; what does not return is the thread that computes."""
+    file = graph.config["applications"][0]["args"]["engine_options"]["hang_file"]
+
+    def hang(pid: int) -> None:
+        with open(file + ".new", "w") as new:
+            new.write(str(pid))
+        os.rename(file + ".new", file)
+    hang_and_wait(graph, hang)
+
+
+def test_a_process_that_hangs(graph, busy_machine):
+    hang_and_wait(graph, lambda pid: os.kill(pid, signal.SIGSTOP))
