@@ -1,18 +1,18 @@
 """Does a replica still compute? What `check_health` looks at, beyond the event loop that answers it.
 
 Serve's own check only proves that the process's event loop turns. Models compute in other threads, where a wedged
-device or driver keeps a call for ever. So each check
+device or driver keeps a call for ever. So
 
-- has something small computed (`engines.contract.Probed`) by the very thread that computes for requests, between two
-  batches, and compares it with what came out when the replica had just been loaded: a device that raises, or gives
-  something else, is broken;
-- tells a thread that waits for nothing from one that works: who has had work for `stuck_after_s` and used no CPU
-  all that time is stuck. However busy the machine is, a thread that could run gets its share of that time, so other
-  work on the machine makes nobody look ill;
-- has a limit, `wedged_after_s`, for a single batch or step, for what spins without an end (as a thread does that waits
-  for a hung CUDA kernel).
+- every ten seconds something small is computed (`engines.contract.Probed`) by the very thread that computes for
+  requests, between two batches, and compared with what came out when the replica had just been loaded: a device that
+  raises, or gives something else, is broken;
+- a thread that hangs is told from one that works: who has had work for `stuck_after_s` and used no CPU all that time
+  is stuck. However busy the machine is, a thread that could run gets its share of that time, so other work on the
+  machine makes nobody look ill;
+- a single batch or step has a limit, `wedged_after_s`, for what spins without an end (as a thread does that waits for a
+  hung CUDA kernel).
 
-A check that finds nothing takes no time of the event loop's. Serve replaces a replica after three that raise in a row.
+Nothing of it holds up the event loop. Serve replaces a replica after three checks in a row that raise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from threading import Thread
 
 import numpy as np
 
+PROBE_EVERY_S = 10.0  #: tens of milliseconds of CPU each, on a CPU; after one that failed, at every check
 WAIT_S = 0.5  #: how long a check waits for its own probe; one that comes later is the next check's
 PROGRESS_S = 0.001  #: of CPU time: less than this is none
-_TOLERANCE = 1e-3  #: of the first probe's largest value; another batch size or thread count may round differently
+_TOLERANCE = 0.02  #: of the first probe's largest value: low precision may round, a broken device is far off
 
 
 class Unhealthy(RuntimeError):
@@ -58,7 +59,8 @@ class Vitals:
         self._cpu_s = cpu_s or (lambda: cpu_seconds(getattr(executor, "_threads", ())))
         self._clock = clock
         self._pending: Future | None = None
-        self._progress = (clock(), 0.0)  # when CPU time was last seen to have grown, and what it was
+        self._next_probe = clock()
+        self._progress: tuple[float, float] | None = None  # when CPU time was last seen to grow, and it; None: no work
         self._expected = executor.submit(probe).result() if probe else None
 
     async def check(self) -> None:
@@ -66,17 +68,24 @@ class Vitals:
         running = self._running_s()
         if running > self._wedged_after_s:
             raise Unhealthy(f"{self._service}: one batch or step has been computing for {running:.0f} s")
-        if self._probe is None:
-            return
-        if self._pending is None:
-            self._progress = (self._clock(), self._cpu_s())
+        if self._probe is not None:
+            await self._ask()
+        if self._pending is None and self._running_s() == 0:
+            self._progress = None
+        else:
+            self._look_for_progress()
+
+    async def _ask(self) -> None:
+        if self._pending is None and self._clock() >= self._next_probe:
             self._pending = self._executor.submit(self._probe)
+        if self._pending is None:
+            return
         await _settled(self._pending)
         if self._pending.done():
             done, self._pending = self._pending, None
+            self._next_probe = self._clock()  # where it fails, the next check asks again
             self._judge(done)
-        else:
-            self._look_for_progress()
+            self._next_probe += PROBE_EVERY_S
 
     def _judge(self, done: Future) -> None:
         try:
@@ -92,7 +101,7 @@ class Vitals:
 
     def _look_for_progress(self) -> None:
         now, cpu = self._clock(), self._cpu_s()
-        since, before = self._progress
+        since, before = self._progress or (now, float("-inf"))
         if cpu - before >= PROGRESS_S:
             self._progress = (now, cpu)
         elif now - since > self._stuck_after_s:

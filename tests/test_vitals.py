@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from cosyvoice3 import tiny_checkpoint  # noqa: F401
+
 from deployments import vitals
 from deployments.vitals import Unhealthy, Vitals, cpu_seconds
+from engines import contract
 
 
 class Replica:
@@ -40,9 +43,29 @@ def replica(monkeypatch):
     made.executor.shutdown()
 
 
-def test_an_idle_replica_computes_its_probe_at_each_check(replica):
-    for _ in range(3):
+def test_a_replica_computes_its_probe_now_and_then():
+    asked = []
+
+    def probe():
+        asked.append(None)
+        return np.ones(4)
+    replica = Replica(probe)
+    for second in (0, 3, 6, 9, 12, 15, 18, 21, 24):
+        replica.now = second
         replica.check()
+    assert len(asked) == 1 + 3  # the first when it had been loaded
+
+
+def test_a_batch_that_does_not_move_is_stuck_before_any_probe_is_due(replica):
+    replica.check()
+    replica.running = 1.0
+    for replica.now in (3, 6, 9):
+        replica.check()
+    replica.now, replica.running = 13.1, 11.0
+    with pytest.raises(Unhealthy, match="has had work for 10 s and has not moved"):
+        replica.check()
+    replica.running = 0.0  # and is idle again
+    replica.check()
 
 
 def test_a_thread_that_has_work_and_does_not_move_is_stuck(replica):
@@ -88,11 +111,12 @@ def test_without_anything_to_probe_a_long_batch_is_seen_all_the_same():
 
 @pytest.mark.parametrize("found", [np.full(4, 1.1), np.full(4, np.nan), np.ones(3)])
 def test_a_device_that_computes_something_else_is_seen(found):
-    values = iter([np.ones(4), np.ones(4) + 1e-6, found])
-    replica = Replica(lambda: next(values))
+    values = iter([np.ones(4), np.ones(4) + 1e-6])
+    replica = Replica(lambda: next(values, found))
     replica.check()
-    with pytest.raises(Unhealthy, match="no longer computes what it did"):
-        replica.check()
+    for replica.now in (10, 13, 16):  # a probe that failed is made again at the next check, or Serve would forget it
+        with pytest.raises(Unhealthy, match="no longer computes what it did"):
+            replica.check()
 
 
 def test_a_device_that_raises_is_seen_and_not_quoted():
@@ -116,3 +140,14 @@ def test_cpu_time_is_the_threads_own():
     assert asleep < 0.01 < cpu_seconds(executor._threads) - asleep
     executor.shutdown()
     assert cpu_seconds(executor._threads) == 0.0  # they have ended
+
+
+@pytest.mark.parametrize("part", ["load_speaker_encoder", "load_acoustic_model", "load_vocoder"])
+@pytest.mark.parametrize("name", ["embedded", "cosyvoice3", "simulated"])
+def test_every_engine_can_be_probed_and_says_the_same_every_time(name, part, tiny):
+    options = {"model_dir": str(tiny.path)} if name == "cosyvoice3" else {}
+    model = getattr(contract.create(name, options), part)()
+    assert isinstance(model, contract.Probed)
+    first = model.probe()
+    assert first.size and np.isfinite(first).all() and np.abs(first).max() > 0
+    np.testing.assert_array_equal(model.probe(), first)

@@ -43,8 +43,9 @@ class CosyVoice3SpeakerEncoder:
         self._one(reference(noise, 24_000, None))
 
     def probe(self) -> np.ndarray:
-        """Two speech tokens of silence, as floats: the tokenizer is what runs on the device."""
-        return self._tokenizer(np.zeros((128, 8), np.float32)).astype(np.float32)
+        """(1,): how many speech tokens a bit of silence has. The tokenizer is what runs on the device; which tokens
+        they are may hang on its rounding."""
+        return np.array([len(self._tokenizer(np.zeros((128, 8), np.float32)))], np.float32)
 
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
         """One Voice a clip. Its arrays: `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32

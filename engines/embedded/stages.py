@@ -140,13 +140,17 @@ class EmbeddedVocoder:
             return [_guarded(self._one, mel) for mel in mels]
 
     def probe(self) -> np.ndarray:
-        """50 ms of sound (n,)."""
-        return self._one(_noise(4))
+        """50 ms of sound (n,), unfinished: how edges are cut may hang on rounding."""
+        return self._waveforms([_noise(4)])[0]
 
     def _one(self, mel: Mel) -> np.ndarray:
         return self._batch([mel])[0]
 
     def _batch(self, mels: Sequence[Mel]) -> list[np.ndarray]:
+        return [finish(waveform[:mel.arrays["features"].shape[1] * vocoder.SAMPLES_PER_COLUMN], vocoder.SAMPLE_RATE,
+                       mel.arrays["gain"][0]) for waveform, mel in zip(self._waveforms(mels), mels, strict=True)]
+
+    def _waveforms(self, mels: Sequence[Mel]) -> np.ndarray:
         columns = [mel.arrays["features"].shape[1] for mel in mels]
         features = torch.zeros(len(mels), 512, max(columns), device=self._device)
         pitch = torch.zeros(len(mels), max(columns), device=self._device)
@@ -155,9 +159,7 @@ class EmbeddedVocoder:
             pitch[i, :valid] = torch.tensor(mel.arrays["f0"])
         styles = torch.tensor(np.stack([mel.arrays["style"] for mel in mels]), device=self._device)
         seeds = [int(mel.arrays["seed"][0]) for mel in mels]
-        waveforms = self._network(features, pitch, styles, torch.tensor(columns), seeds).cpu().numpy()
-        return [finish(waveform[:valid * vocoder.SAMPLES_PER_COLUMN], vocoder.SAMPLE_RATE, mel.arrays["gain"][0])
-                for waveform, valid, mel in zip(waveforms, columns, mels, strict=True)]
+        return self._network(features, pitch, styles, torch.tensor(columns), seeds).cpu().numpy()
 
     def _warm_up(self) -> None:
         for columns in (100, 200):  # the first call of each size is slower than the next
