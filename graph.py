@@ -38,7 +38,7 @@ class StageOptions(Strict):
 
     threads: int = Field(1, ge=1)
     device: str = "auto"
-    stuck_after_s: float = Field(10.0, gt=0)
+    stuck_after_s: float = Field(5.0, gt=0)
     wedged_after_s: float | None = Field(None, gt=0)
 
 

@@ -79,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--haproxy", action="store_true",
                        help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
                             "by itself has no trace (docs/haproxy.md)")
-    group.add_argument("--no-webui", action="store_false", dest="web_page", help="leave the web page (/ui/) out; it is for loopback, and is left out with any other --host")
+    group.add_argument("--no-webui", action="store_false", dest="web_page",
+                       help="leave the web page (/ui/) out; it is for loopback, and is left out with any other --host")
+    group.add_argument("--no-watchdog", action="store_false", dest="watchdog",
+                       help="leave out what checks the graph and restarts what is ill (docs/watchdog.md)")
     group.add_argument("--sampling", type=_share, default=Options.sampling, metavar="SHARE",
                        help="share of unremarkable traces that is kept, 0 to 1 (default %(default)g; errors and slow "
                             "requests are always kept)")
@@ -203,7 +206,8 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(host=args.host, keys_file=args.keys_file, http_port=args.http_port,
                    dashboard_port=args.dashboard_port, zipkin_port=args.zipkin_port, ray_port=args.ray_port,
                    config=args.config, engine=args.engine, engine_options=dict(args.engine_options),
-                   with_zipkin=not args.no_zipkin, haproxy=args.haproxy, web_page=args.web_page, sampling=args.sampling,
+                   with_zipkin=not args.no_zipkin, haproxy=args.haproxy, web_page=args.web_page,
+                   watchdog=args.watchdog, sampling=args.sampling,
                    with_monitoring=args.with_monitoring, prometheus_port=args.prometheus_port,
                    alertmanager_port=args.alertmanager_port, wecom=wecom, gate=gate_options.wanted(args),
                    storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url), run_dir=args.run_dir)

@@ -22,24 +22,29 @@ from engines import contract
 from speech.dialects import DIALECTS
 
 READY_WITHIN_S = 300.0
+#: Of the graph's tracing settings, what says where traces go.
+_WAY_OUT = ("zipkin_url", "zipkin_ui_url", "protocol", "kafka", "kafka_options", "spans_file", "spool_dir",
+            "retry_most_s")
 WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
+WATCHDOG = "deployments.watchdog:build"  #: and of the one that watches the graph
 _STILL_WAITING_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
 class Application:
     """A Serve config read from a file and completed by the launcher: the graph's application first, and behind it the
-    web page's, where there is one."""
+    web page's and the watchdog's, where there are any."""
 
     config: dict
 
     @classmethod
     def read(cls, path: Path, http_port: int, args: Mapping, host: str = LOOPBACK,
-             web_page: bool = False) -> Application:
+             web_page: bool = False, watchdog: bool = False) -> Application:
         """The config in `path`, with the HTTP server's host and port set and `args` laid over its graph's own.
 
         The file's engine options are for the file's engine: where `args` names another one, they are left out.
-        Without `web_page` the file's web page is left out; with it, it is told where the API and Zipkin are.
+        Without `web_page` the file's web page is left out; with it, it is told where the API and Zipkin are. The same
+        for `watchdog`, which is told how the graph traces too.
         """
         try:
             config = yaml.safe_load(path.read_text())
@@ -49,19 +54,24 @@ class Application:
                 from failure
         except (yaml.YAMLError, KeyError, TypeError) as failure:
             raise Problem(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
-        graph, page = _graph_and_page(applications, path)
+        graph, page, dog = _sorted(applications, path)
         config["http_options"] = {**config.get("http_options", {}), "host": host, "port": http_port}
         own = graph.get("args") or {}
         if args.get("engine", own.get("engine")) != own.get("engine"):
             own = {key: value for key, value in own.items() if key != "engine_options"}
         graph["args"] = _laid_over(own, args)
         config["applications"] = [graph]
+        api = (graph.get("route_prefix") or "/").rstrip("/")
+        api_url, tracing = f"http://{reachable(host)}:{http_port}{api}", graph["args"].get("tracing", {})
         if page is not None and web_page:
-            api = (graph.get("route_prefix") or "/").rstrip("/")
             page["args"] = _laid_over(page.get("args") or {}, {
-                "api_url": f"http://{reachable(host)}:{http_port}{api}", "api_docs_url": f"{api}/docs",
-                "zipkin_ui_url": graph["args"].get("tracing", {}).get("zipkin_ui_url")})
+                "api_url": api_url, "api_docs_url": f"{api}/docs", "zipkin_ui_url": tracing.get("zipkin_ui_url")})
             config["applications"].append(page)
+        if dog is not None and watchdog:
+            way_out = {name: tracing[name] for name in _WAY_OUT if tracing.get(name) is not None}
+            dog["args"] = _laid_over(dog.get("args") or {}, {
+                "api_url": api_url, "app_name": graph.get("name", "default"), "tracing": way_out})
+            config["applications"].append(dog)
         return cls(config)
 
     def check_engine(self) -> None:
@@ -116,6 +126,12 @@ class Application:
         page = next((one for one in self.config["applications"] if one.get("import_path") == WEB_PAGE), None)
         return page and (page.get("name", "webui"), (page.get("route_prefix") or "").rstrip("/") + "/")
 
+    @property
+    def watchdog(self) -> str | None:
+        """Name of the watchdog's application, where the config has one."""
+        dog = next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
+        return dog and dog.get("name", "watchdog")
+
     def proxy_environment(self) -> dict[str, str]:
         """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""
         tracing = self._args.get("tracing") or {}
@@ -140,14 +156,16 @@ class Application:
         return self.config["applications"][0]["import_path"].partition(":")[0]
 
 
-def _graph_and_page(applications: object, path: Path) -> tuple[dict, dict | None]:
-    entries = applications if isinstance(applications, list) else []
-    pages = [one for one in entries if isinstance(one, dict) and one.get("import_path") == WEB_PAGE]
-    others = [one for one in entries if isinstance(one, dict) and one not in pages]
-    if len(others) != 1 or len(pages) > 1 or len(entries) != len(others) + len(pages):
+def _sorted(applications: object, path: Path) -> tuple[dict, dict | None, dict | None]:
+    """The graph's application, the web page's and the watchdog's."""
+    applications = applications if isinstance(applications, list) else []
+    entries = [one for one in applications if isinstance(one, dict)]
+    pages, dogs = ([one for one in entries if one.get("import_path") == ours] for ours in (WEB_PAGE, WATCHDOG))
+    others = [one for one in entries if one not in pages and one not in dogs]
+    if len(others) != 1 or len(pages) > 1 or len(dogs) > 1 or len(entries) != len(applications):
         raise Problem(f"{path} must describe exactly one application, and beside it at most the web page "
-                      f"(import_path: {WEB_PAGE}).")
-    return others[0], pages[0] if pages else None
+                      f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG}).")
+    return others[0], pages[0] if pages else None, dogs[0] if dogs else None
 
 
 def _laid_over(below: Mapping, above: Mapping) -> dict:

@@ -47,6 +47,7 @@ class Options:
     haproxy: bool = False  #: Serve's HAProxy mode
     with_zipkin: bool = True
     web_page: bool = True  #: where the config has one
+    watchdog: bool = True  #: the same
     storage: Storage = Storage()  #: of the Zipkin that is started
     gate: Wanted | None = None  #: before Zipkin
     sampling: float = 1.0  #: share of unremarkable traces that is kept
@@ -136,6 +137,9 @@ class Stack:
             page, state.page_path = application.web_page
             dashboard.wait_until_running(page, self.say)
             state.page_app = page
+        if application.watchdog is not None:
+            dashboard.wait_until_running(application.watchdog, self.say)
+            state.watchdog_app = application.watchdog
         serving.wait_until_ready(state.http_url)
         if options.with_monitoring:
             self._start_monitoring(options, state, head)
@@ -153,7 +157,7 @@ class Stack:
             args["engine"] = options.engine
         args["engine_options"] = options.engine_options
         read = partial(serving.Application.read, options.config, options.http_port, host=options.host,
-                       web_page=options.web_page and is_loopback(options.host))
+                       web_page=options.web_page and is_loopback(options.host), watchdog=options.watchdog)
         application = read(args)
         if not application.stores_voices:
             args["voices"] = {"url": str(self.run_dir / VOICES)}

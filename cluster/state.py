@@ -32,6 +32,7 @@ class State:
     module: str = ""  #: the Python module that builds it (and knows how to drain it)
     page_app: str = ""  #: the web page's application, where it was deployed
     page_path: str = ""  #: and its path
+    watchdog_app: str = ""  #: the watchdog's application, where it was deployed
     ready: bool = False
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces

@@ -37,7 +37,7 @@ def report(state: State | None) -> tuple[str, bool]:
         if state.page_url is not None:
             lines.insert(1, f"Web page   {state.page_url}   "
                             f"{applications.get(state.page_app, {}).get('status', 'GONE').lower()}")
-        ours = {name: deployment for app in (state.app, state.page_app)
+        ours = {name: deployment for app in (state.app, state.page_app, state.watchdog_app)
                 for name, deployment in applications.get(app, {}).get("deployments", {}).items()}
         for service, deployment in sorted(ours.items()):
             replicas = deployment.get("replicas", [])

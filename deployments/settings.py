@@ -20,7 +20,7 @@ class StageConfig(Strict):
     engine_options: dict = Field(default_factory=dict)
     device: str = "auto"  #: cuda where the replica was given one, else cpu
     threads: int = Field(1, ge=1)  #: torch threads; Ray would leave a fractional replica with one
-    stuck_after_s: float = Field(10.0, gt=0)  #: with work, and without using any CPU: makes the replica unhealthy
+    stuck_after_s: float = Field(5.0, gt=0)  #: with work, and without using any CPU: makes the replica unhealthy
     wedged_after_s: float | None = Field(None, gt=0)  #: a longer batch does too; default 120 on a CPU, 20 on a GPU
 
 

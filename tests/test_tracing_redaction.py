@@ -127,6 +127,8 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         words.DEVICE: "cuda:0", words.GPU_UTILIZATION: 0.97,
         words.REPLICA_ID: "p0x3k2ab", words.RETRY: 1, words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate",
         words.HTTP_STATUS_CODE: 503, words.ERROR_TYPE: "stage_unavailable", words.ERROR_CODE: "text_too_long",
+        words.WATCHDOG_CAUSE: "canary_failed", words.WATCHDOG_SERVICE: "tts-service", words.WATCHDOG_FAILURES: 3,
+        words.WATCHDOG_LINE: "fallback", words.CANARY_TRACE_ID: "0123456789abcdef" * 2,
         words.CANCELLED: True, words.USER_HASH: pseudonym("someone", b"k" * 16),
         words.SAMPLING_REASON: "caller_demanded", words.SAMPLING_ADJUSTED_COUNT: "6.667",
     }

@@ -32,7 +32,8 @@ class Redaction:
     def __init__(self, allow: Allow = Allow(), services: Iterable[str] = words.SERVICES) -> None:
         self._services = frozenset(services)
         self._routes = words.ROUTES | allow.routes
-        self._names = (frozenset(words.STAGES) | words.PHASES | allow.span_names | {words.UNKNOWN_ROUTE}
+        self._names = (frozenset(words.STAGES) | words.PHASES | words.ACTIONS | allow.span_names
+                       | {words.UNKNOWN_ROUTE}
                        | {f"{method} {route}" for method in words.METHODS for route in self._routes})
         self._values = allow.values
         templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in allow.error_messages]

@@ -32,6 +32,9 @@ PHASES = frozenset({
     "SPEECH_TOKENS", "SPEAKER_EMBEDDING", "LM_PREFILL", "LM_DECODE", "FLOW_MATCHING",
 })
 
+# What the watchdog did: the names of its spans, each a trace of its own.
+ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
+
 # What the ingress serves; what stands for braces is the caller's text. A root span's name is a method and one of these;
 # any other path is the caller's text as a whole.
 ROUTES = frozenset({
@@ -81,6 +84,11 @@ ERROR_TYPE = "error.type"
 ERROR_CODE = "error.code"
 CANCELLED = "cancelled"
 USER_HASH = "user.hash"
+WATCHDOG_CAUSE = "watchdog.cause"
+WATCHDOG_SERVICE = "watchdog.service"
+WATCHDOG_FAILURES = "watchdog.failures"
+WATCHDOG_LINE = "watchdog.line"
+CANARY_TRACE_ID = "canary.trace_id"
 SAMPLING_REASON = "sampling.reason"
 SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
 
@@ -141,6 +149,11 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     ERROR_CODE: _IDENTIFIER,
     CANCELLED: _FLAG,
     USER_HASH: _HEX,
+    WATCHDOG_CAUSE: _IDENTIFIER,
+    WATCHDOG_SERVICE: _IDENTIFIER,
+    WATCHDOG_FAILURES: _COUNT,
+    WATCHDOG_LINE: re.compile("primary|fallback"),
+    CANARY_TRACE_ID: _HEX,
     SAMPLING_REASON: _IDENTIFIER,
     SAMPLING_ADJUSTED_COUNT: _NUMBER,
 }

@@ -1,0 +1,209 @@
+"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no time but the test's."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from pydantic import ValidationError
+
+from deployments import serve_view
+from watchdog.budget import Budget
+from watchdog.canary import Checked, Outcome, judged
+from watchdog.judge import FALLBACK, PRIMARY, CheckFailed, Judge, Restart, Switch, Withheld
+from watchdog.replicas import Replica, Replicas, Service
+from watchdog.settings import WatchdogSettings
+
+INGRESS = "cosyvoice3-api"
+SERVICES = (INGRESS, "audio-service", "embedding-service", "tts-service", "vocoder-service")
+
+
+def checked(outcome: Outcome, service: str | None = None, at: int = 0) -> Checked:
+    return Checked(outcome, at, at + 1, service)
+
+
+class Case:
+    """A judge and its clock; each `take` is a minute later than the one before."""
+
+    def __init__(self, fallback: bool = False, **settings) -> None:
+        self.now = 0.0
+        found = WatchdogSettings(**settings)
+        self.judge = Judge(found, Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s,
+                                         vary=lambda: 0.5), fallback, INGRESS)
+
+    def take(self, *outcomes: Outcome, service: str | None = None, suspect: str | None = None, settled: bool = True):
+        decided = []
+        for outcome in outcomes:
+            self.now += 60
+            decided.append(self.judge.take(checked(outcome, service, int(self.now)), suspect, settled, self.now))
+        return decided
+
+
+FAILED, OK = Outcome.FAILED, Outcome.OK
+
+
+def test_one_failure_is_told_and_nothing_is_done():
+    case = Case()
+    [decisions] = case.take(FAILED)
+    assert [type(one) for one in decisions] == [CheckFailed] and decisions[0].failures == 1
+    assert case.judge.suspicious
+    assert case.take(OK) == [[]] and not case.judge.suspicious
+
+
+def test_failures_in_a_row_restart_who_is_at_fault_and_a_good_one_between_them_starts_anew():
+    case = Case()
+    case.take(FAILED, FAILED, OK)
+    *_, third = case.take(FAILED, FAILED, FAILED, service="tts-service")
+    told, restart = third
+    assert restart == Restart("tts-service", "canary_failed", 3, since_ns=240) and told.failures == 3
+
+
+@pytest.mark.parametrize(("service", "suspect", "restarted"), [
+    ("tts-service", "audio-service", "tts-service"), (None, "audio-service", "audio-service"), (None, None, INGRESS)])
+def test_whose_fault_it_is(service, suspect, restarted):
+    *_, third = Case().take(*[Outcome.SLOW] * 3, service=service, suspect=suspect)
+    assert third[1].service == restarted and third[1].cause == "canary_slow"
+
+
+def test_what_says_nothing_of_the_stages_counts_neither_way():
+    case = Case()
+    case.take(FAILED, FAILED, Outcome.BUSY, Outcome.REFUSED)
+    [third] = case.take(FAILED)
+    assert isinstance(third[1], Restart)
+
+
+def test_nobody_is_restarted_while_serve_is_at_work_on_it_or_where_the_watchdog_may_only_watch():
+    assert all(len(decisions) == 1 for decisions in Case().take(*[FAILED] * 3, settled=False))
+    assert all(len(decisions) == 1 for decisions in Case(on_failure="watch").take(*[FAILED] * 3))
+
+
+def test_restarts_are_withheld_beyond_the_budget_and_that_is_told_once():
+    case = Case(restarts_at_most=2, restarts_within_s=3600, backoff_s=0)
+    kinds = [type(decisions[-1]) for decisions in case.take(*[FAILED] * 15, service="tts-service")][2::3]
+    assert kinds == [Restart, Restart, Withheld, CheckFailed, CheckFailed]
+    case.now += 3600
+    *_, later = case.take(*[FAILED] * 3, service="tts-service")
+    assert isinstance(later[-1], Restart)
+
+
+def test_a_pause_after_each_restart_doubles():
+    budget = Budget(10, 10_000, backoff_s=30, vary=lambda: 0.5)
+    for at, pause in ((0, 30), (30, 60), (90, 120)):
+        assert budget.allows("tts-service", at)
+        budget.spend("tts-service", at)
+        assert not budget.allows("tts-service", at + pause - 1) and budget.allows("tts-service", at + pause)
+    assert budget.allows("audio-service", 91), "each service has its own"
+    lucky, unlucky = (Budget(10, 10_000, 100, vary=lambda share=share: share) for share in (0.0, 1.0))
+    for one, earliest in ((lucky, 80), (unlucky, 120)):
+        one.spend("x", 0)
+        assert not one.allows("x", earliest - 1) and one.allows("x", earliest)
+
+
+def test_traffic_goes_to_the_other_engine_first_and_back_after_good_checks_on_the_first_one():
+    case = Case(fallback=True, successes=2)
+    *_, third = case.take(*[FAILED] * 3, service="tts-service")
+    assert third[1] == Switch(FALLBACK, "canary_failed", 3, since_ns=60)
+    *_, sixth = case.take(*[FAILED] * 3, service="tts-service")
+    assert isinstance(sixth[1], Restart), "the first engine is to be healed meanwhile"
+    assert case.judge.suspicious
+    assert case.take(OK, FAILED, OK)[-1] == [] and case.judge.line == FALLBACK
+    [back] = case.take(OK)
+    assert back == [Switch(PRIMARY, "recovered", 0, since_ns=181)] and case.judge.line == PRIMARY
+    assert not case.judge.suspicious
+
+
+def wav(level: float = 0.3, seconds: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, level * np.sin(np.arange(int(seconds * 24_000)) / 20), 24_000, format="WAV")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("status", "body", "error", "outcome", "service"), [
+    (200, wav(), {}, OK, None),
+    (200, wav(level=0.001), {}, Outcome.WRONG, None),
+    (200, wav(seconds=0.05), {}, Outcome.WRONG, None),
+    (200, b"", {}, Outcome.WRONG, None),
+    (500, b"", {"type": "internal", "message": "tts-service failed in a way"}, FAILED, "tts-service"),
+    (503, b"", {"type": "stage_unavailable", "message": "audio-service is not available"}, FAILED, "audio-service"),
+    (503, b"", {"type": "overloaded", "message": "The service is at its limit"}, Outcome.BUSY, None),
+    (429, b"", {"type": "rate_limited", "message": ""}, Outcome.BUSY, None),
+    (401, b"", {"type": "not_authorized", "message": ""}, Outcome.REFUSED, None),
+    (422, b"", {"type": "unsupported_dialect", "message": "tts-service"}, Outcome.REFUSED, None),
+    (500, b"", {"type": 7, "message": None}, FAILED, None),
+    (502, b"<html>", {}, FAILED, None)])
+def test_what_an_answer_means(status, body, error, outcome, service):
+    assert judged(status, body, error, SERVICES) == (outcome, service)
+
+
+def service(*states: str, status: str = "HEALTHY", target: int | None = None) -> Service:
+    """Replicas as `a:RUNNING`."""
+    replicas = tuple(Replica(*one.split(":")) for one in states)
+    return Service(status, len(replicas) if target is None else target, replicas)
+
+
+def looks(*seen: Service) -> list[tuple[list, list]]:
+    """(ids lost, (lost, successor) replaced) of each look, ten seconds apart."""
+    replicas, found = Replicas(), []
+    for number, one in enumerate(seen):
+        lost, replaced = replicas.see({"tts-service": one}, number * 10.0)
+        found.append(([one.replica.id for one in lost],
+                      [(one.lost.replica.id, one.successor, one.at_s - one.lost.seen_s) for one in replaced]))
+    return found
+
+
+def test_a_replica_that_died_is_lost_and_then_replaced():
+    assert looks(service("a:RUNNING", "b:RUNNING"), service("b:RUNNING", "c:STARTING"),
+                 service("b:RUNNING", "c:STARTING"), service("b:RUNNING", "c:RUNNING")) == [
+        ([], []), (["a"], []), ([], []), ([], [("a", "c", 30.0)])]
+
+
+def test_a_replica_that_serve_stops_because_it_is_ill_is_lost():
+    assert looks(service("a:RUNNING"), service("a:STOPPING", "b:STARTING", status="UNHEALTHY", target=1),
+                 service("b:RUNNING")) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
+
+
+def test_lost_and_replaced_between_two_looks():
+    assert looks(service("a:RUNNING"), service("b:RUNNING")) == [([], []), (["a"], [("a", "b", 10.0)])]
+
+
+@pytest.mark.parametrize("second", [
+    service("a:RUNNING", target=1), service("a:RUNNING", "b:STOPPING", status="DOWNSCALING", target=1),
+    service("a:RUNNING", "c:STARTING", status="UPDATING", target=2)])
+def test_what_is_meant_is_no_loss(second):
+    assert looks(service("a:RUNNING", "b:RUNNING"), second)[1] == ([], [])
+
+
+def test_scaling_up_replaces_nobody_and_a_silent_serve_says_nothing():
+    replicas = Replicas()
+    replicas.see({"x": service("a:RUNNING")}, 0)
+    assert replicas.see({"x": service("a:RUNNING", "b:RUNNING")}, 5) == ([], [])
+    assert replicas.see({}, 10) == ([], [])
+    lost, replaced = replicas.see({"x": service("a:RUNNING", "c:RUNNING")}, 15)
+    assert [one.replica.id for one in lost] == ["b"] and [one.successor for one in replaced] == ["c"]
+    assert replicas.see({"y": service("d:RUNNING")}, 20) == ([], []), "an application that is gone is nobody's loss"
+
+
+def test_settled_is_a_service_that_serve_has_nothing_to_do_with():
+    assert service("a:RUNNING", "b:RUNNING").settled
+    assert not service("a:RUNNING", "b:STARTING").settled and not service("a:RUNNING", target=2).settled
+    assert not service("a:STOPPING", "b:RUNNING", target=1).settled
+
+
+def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
+    healthy = SimpleNamespace(value="HEALTHY")
+    found = serve_view.parsed({"deployments": {
+        "tts-service": {"status": healthy, "target_num_replicas": 1, "replicas": [
+            {"replica_id": "a", "state": SimpleNamespace(value="RUNNING"), "actor_name": "n", "actor_id": "i"}]},
+        "odd": {"status": healthy}}})
+    assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i"),))}
+    assert serve_view.parsed({}) == {}
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValidationError, match="check_every_s must not be above canary_every_s"):
+        WatchdogSettings(check_every_s=60, canary_every_s=10)
+    with pytest.raises(ValidationError, match="canary_evry_s"):
+        WatchdogSettings(canary_evry_s=10)
