@@ -61,7 +61,8 @@ class Vitals:
         self._pending: Future | None = None
         self._next_probe = clock()
         self._progress: tuple[float, float] | None = None  # when CPU time was last seen to grow, and it; None: no work
-        self._expected = executor.submit(probe).result() if probe else None
+        # With a limit: Serve waits for a constructor for ever, and tries again when it raises.
+        self._expected = executor.submit(probe).result(timeout=wedged_after_s) if probe else None
 
     async def check(self) -> None:
         """Raises Unhealthy."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -40,10 +41,13 @@ def graph(zipkin, tmp_path_factory) -> Iterator[Truth]:
         deployment["num_replicas"] = 2 if deployment["name"] == TTS else 1
         assert (deployment["health_check_period_s"], deployment["health_check_timeout_s"]) == (3, 3)
     entry |= {"name": "truth", "args": {
-        "engine": "simulated", "engine_options": TIMES | {"hang_file": str(folder / "hang")}, "tracing": tracing}}
+        "engine": "simulated", "engine_options": TIMES | {"fault_file": str(folder / "fault")}, "tracing": tracing}}
     port = ports.any_free()
+    watching = {"name": "watchdog", "route_prefix": None, "import_path": "deployments.watchdog:build", "args": {
+        "api_url": f"http://127.0.0.1:{port}", "app_name": "truth", "tracing": {"zipkin_url": zipkin.url},
+        "check_every_s": 1, "canary_every_s": 3600, "on_failure": "watch"}}
     config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
-              "logging_config": {"enable_access_log": False}, "applications": [entry]}
+              "logging_config": {"enable_access_log": False}, "applications": [entry, watching]}
     heads = []
     try:
         head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, remember=heads.append,
@@ -51,6 +55,7 @@ def graph(zipkin, tmp_path_factory) -> Iterator[Truth]:
         dashboard = Dashboard(head)
         dashboard.deploy(Application(config))
         dashboard.wait_until_running("truth", print)
+        dashboard.wait_until_running("watchdog", print)
         wait_until_ready(f"http://127.0.0.1:{port}")
         yield Truth(port, zipkin.url, dashboard, config, folder / "spool")
     finally:
@@ -106,15 +111,20 @@ def hang_and_wait(graph: Truth, hang) -> None:
     assert len(wrong) <= len(met)
     for trace in met:
         check_whole(trace)
+    answer = httpx.get(f"{graph.zipkin}/api/v2/traces", trust_env=False, params={
+        "serviceName": "watchdog", "spanName": "replica_replaced", "limit": 100})
+    told = [span for trace in answer.json() for span in trace if span["tags"]["replica.id"] == victim]
+    assert [(span["tags"]["watchdog.service"], span["tags"]["watchdog.cause"]) for span in told] == [(TTS, "unhealthy")]
+    assert told[0]["duration"] < took * 1e6 and "error" not in told[0]["tags"]
 
 
 def test_a_device_that_hangs(graph, busy_machine):
     """The process answers its health checks all the same; what does not return is the thread that computes."""
-    file = graph.config["applications"][0]["args"]["engine_options"]["hang_file"]
+    file = graph.config["applications"][0]["args"]["engine_options"]["fault_file"]
 
     def hang(pid: int) -> None:
         with open(file + ".new", "w") as new:
-            new.write(str(pid))
+            new.write(f"hang {pid}")
         os.rename(file + ".new", file)
     hang_and_wait(graph, hang)
 

@@ -1,4 +1,4 @@
-"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no time but the test's."""
+"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no clock."""
 
 from __future__ import annotations
 

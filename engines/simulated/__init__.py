@@ -9,8 +9,9 @@ With `faults`, a request asks for its own misfortune: `fault:<stage>` in the tra
 (generate, vocode) makes that stage raise as a careless model would, quoting the text in the message and in the cause;
 `refuse:generate` makes GENERATE_MEL return an error in this member's place and compute the others.
 
-A device that hangs: while `hang_file` exists, and is empty or holds the number of this process, GENERATE_MEL's compute
-does not return, and nor does its probe; nothing wakes it but the end of its process.
+A device that is ill: while `fault_file` exists, GENERATE_MEL does what it says, `hang` (compute and probe do not
+return, and nothing wakes them but the end of the process) or `raise`; with a number behind it, only the process of that
+number does.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Options(BaseModel):
     vocode_ms: float = Field(6.0, ge=0)
     batch_slope: float = Field(0.25, ge=0, le=1)
     seconds: float = Field(10.0, gt=0, le=30)  #: of prompt and of speech made
-    hang_file: str | None = None  #: see above; for tests
+    fault_file: str | None = None  #: see above; for tests
     faults: bool = False  #: obey `fault:…` and `refuse:…` in texts; for tests
 
     def obey(self, stage: str, *texts: str | None) -> None:
@@ -106,16 +107,23 @@ class _SpeakerEncoder(_Probed):
 
 class _AcousticModel(_Probed):
     def probe(self) -> np.ndarray:
-        self._hang()
+        if self._fault() == "hang":
+            threading.Event().wait()
         return super().probe()
 
-    def _hang(self) -> None:
-        file = Path(self._options.hang_file or "/nowhere")
-        if file.exists() and file.read_text().strip() in ("", str(os.getpid())):
-            threading.Event().wait()
+    def _fault(self) -> str | None:
+        try:
+            what, *process = Path(self._options.fault_file or "").read_text().split()
+        except (OSError, ValueError):
+            return None
+        return what if process in ([], [str(os.getpid())]) else None
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel]:
-        self._hang()
+        match self._fault():
+            case "hang":
+                threading.Event().wait()
+            case "raise":
+                raise RuntimeError("the simulated device is ill")
         _work(self._options.generate_ms, len(jobs), self._options.batch_slope)
         self._options.obey("generate", *(utterance.text for utterance, _ in jobs))
         return [self._one(utterance, voice) for utterance, voice in jobs]

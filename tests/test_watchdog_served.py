@@ -1,0 +1,129 @@
+"""The watchdog beside a running graph: what it sees and does is in Zipkin, and the graph is well again afterwards.
+
+A graph of its own (private Ray head, simulated engine, a second one that stands by). About two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import tone
+
+from bench.private_graph import CONFIG
+from cluster import ports, ray_head
+from cluster.serving import Application, Dashboard, wait_until_ready
+
+pytestmark = pytest.mark.proof
+
+TTS = "tts-service"
+TIMES = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1}
+QUICK = {"check_every_s": 1, "canary_every_s": 2, "canary_within_s": 5, "failures": 2, "successes": 2, "backoff_s": 1}
+
+
+@dataclass(frozen=True)
+class Watched:
+    url: str
+    zipkin: str
+    dashboard: Dashboard
+    fault: Path
+
+    def replica(self) -> dict:
+        [replica] = [one for one in self.dashboard.applications()["cosygraph"]["deployments"][TTS]["replicas"]
+                     if one["state"] == "RUNNING"]
+        return replica
+
+    def post(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/api/generate", data={"text": "Hello", "dialect": "en-US"},
+                          files={"prompt_audio": ("clip.wav", tone())}, timeout=60, trust_env=False)
+
+    def told(self, name: str, count: int = 1, within_s: float = 60.0,
+             which: Callable[[dict], bool] = lambda span: True) -> list[dict]:
+        """The watchdog's spans of that name, the latest last, once there are `count`."""
+        end = time.monotonic() + within_s
+        while True:
+            traces = httpx.get(f"{self.zipkin}/api/v2/traces", trust_env=False, params={
+                "serviceName": "watchdog", "spanName": name.lower(), "limit": 100}).json()
+            spans = sorted((span for trace in traces for span in trace if which(span)), key=lambda s: s["timestamp"])
+            if len(spans) >= count:
+                return spans
+            assert time.monotonic() < end, f"{name}: Zipkin has {len(spans)} and not {count}"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def graph(zipkin, tmp_path_factory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    port, fault = ports.any_free(), folder / "fault"
+    application = Application.read(CONFIG, port, {
+        "engine": "simulated", "engine_options": TIMES | {"fault_file": str(fault)},
+        "fallback": {"engine": "simulated", "engine_options": TIMES},
+        "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 0.0}}},
+        watchdog=True)
+    *_, watchdog = application.config["applications"]
+    watchdog["args"] |= QUICK
+    for deployment in application.config["applications"][0]["deployments"]:
+        deployment.pop("autoscaling_config", None)
+    heads = []
+    try:
+        head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, remember=heads.append)
+        dashboard = Dashboard(head)
+        dashboard.deploy(application)
+        for name in ("cosygraph", "watchdog"):
+            dashboard.wait_until_running(name, print)
+        wait_until_ready(f"http://127.0.0.1:{port}")
+        yield Watched(f"http://127.0.0.1:{port}", zipkin.url, dashboard, fault)
+    finally:
+        for head in heads:
+            head.stop(keep_logs_in=folder / "logs")
+
+
+def test_a_replica_that_dies_is_told_with_its_cause_and_its_duration(graph):
+    time.sleep(3)  # it has been seen to run
+    before = graph.replica()
+    os.kill(before["pid"], signal.SIGKILL)
+    [span] = graph.told("REPLICA_REPLACED", which=lambda span: span["tags"]["replica.id"] == before["replica_id"])
+    assert (span["tags"]["watchdog.service"], span["tags"]["watchdog.cause"]) == (TTS, "died")
+    assert 0.2e6 < span["duration"] < 60e6
+    assert span["tags"]["sampling.reason"] == "watchdog" and span["localEndpoint"]["serviceName"] == "watchdog"
+    wait_until_ready(graph.url)
+
+
+def test_an_engine_that_fails_loses_its_traffic_is_restarted_and_gets_it_back(graph):
+    before = graph.replica()
+    graph.fault.write_text(f"raise {before['pid']}")
+    failed = graph.told("CHECK_FAILED", 2)
+    assert failed[0]["tags"]["error.type"] == failed[0]["tags"]["watchdog.cause"] == "canary_failed"
+    assert failed[0]["tags"]["watchdog.service"] == TTS and [
+        span["tags"]["watchdog.failures"] for span in failed[:2]] == ["1", "2"]
+    canary = httpx.get(f"{graph.zipkin}/api/v2/trace/{failed[0]['tags']['canary.trace_id']}", trust_env=False).json()
+    assert any(span["name"] == "generate_mel" and "error" in span["tags"] for span in canary), "the canary's own trace"
+    away = graph.told("TRAFFIC_SWITCHED")[0]
+    assert (away["tags"]["watchdog.line"], away["tags"]["watchdog.cause"]) == ("fallback", "canary_failed")
+    answer = graph.post()
+    assert answer.status_code == 200, "the other engine answers meanwhile"
+    restarted = graph.told("REPLICA_RESTARTED")[0]
+    assert restarted["tags"]["replica.id"] == before["replica_id"] and restarted["tags"]["watchdog.service"] == TTS
+    assert graph.replica()["pid"] != before["pid"]
+    back = graph.told("TRAFFIC_SWITCHED", 2)[1]
+    assert (back["tags"]["watchdog.line"], back["tags"]["watchdog.cause"]) == ("primary", "recovered")
+    assert httpx.get(f"{graph.url}/ready", trust_env=False).json()["line"] == "primary"
+    graph.fault.unlink()
+    replaced = [span["tags"]["replica.id"] for span in graph.told("REPLICA_REPLACED")]
+    assert before["replica_id"] not in replaced, "a restart of its own is told once"
+
+
+def test_an_ingress_that_dies_is_unreachable_and_nothing_is_restarted_while_serve_replaces_it(graph):
+    ingress, = graph.dashboard.applications()["cosygraph"]["deployments"]["cosyvoice3-api"]["replicas"]
+    restarts = len(graph.told("REPLICA_RESTARTED"))
+    os.kill(ingress["pid"], signal.SIGKILL)
+    graph.told("REPLICA_REPLACED", which=lambda span: span["tags"]["watchdog.service"] == "cosyvoice3-api")
+    wait_until_ready(graph.url)
+    assert graph.post().status_code == 200
+    assert len(graph.told("REPLICA_RESTARTED")) == restarts
