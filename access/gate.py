@@ -18,6 +18,7 @@ _BY_PATH = {
     "/inference_sft": _SYNTHESIZE,
     "/inference_zero_shot": _SYNTHESIZE,
     "/inference_cross_lingual": _SYNTHESIZE,
+    "/inference_instruct": _SYNTHESIZE,
     "/inference_instruct2": _SYNTHESIZE,
 }
 _READING = frozenset({"GET", "HEAD"})

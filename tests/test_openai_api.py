@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import requests
 import soundfile
 from serving import App, tone
 
@@ -137,10 +138,13 @@ def test_voices_are_kept_by_its_client_too(client, fast):
         client.audio.speech.create(model="cosygraph", voice="bob", input="Hello.")
 
 
-def theirs(app: App, path: str, method: str = "GET", clip: bytes | None = None, **fields: str) -> httpx.Response:
-    """As their client sends it: a form, by GET."""
-    return httpx.request(method, f"{app.url}{path}", data=fields, timeout=30, trust_env=False,
-                         files={"prompt_wav": ("prompt_wav", clip or tone(), "application/octet-stream")})
+def theirs(app: App, path: str, method: str = "GET", *, clip: bytes | None = b"", **fields: str) -> requests.Response:
+    """As their client sends it, with the library it uses: a form by GET, in their order of fields, the clip without a
+    name or a type; multipart with a clip, else one line. `clip`: None for none."""
+    files = None if clip is None else [("prompt_wav", ("prompt_wav", clip or tone(), "application/octet-stream"))]
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, f"{app.url}{path}", data=fields, files=files, timeout=30)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -162,13 +166,23 @@ def test_cosyvoices_own_paths_answer_int16_at_24_khz(fast, method, path, fields,
 
 
 def test_a_speaker_of_theirs_is_a_stored_voice_of_ours(fast, anna):
-    def ask(**fields: str) -> httpx.Response:  # not a multipart form, there being no file
-        return httpx.request("GET", f"{fast.url}/inference_sft", data=fields, timeout=30, trust_env=False)
-    answer = ask(tts_text="Hello.", spk_id="anna")
-    assert answer.status_code == 200, answer.text
-    assert np.frombuffer(answer.content, np.int16).size == 240_000
-    assert ask(tts_text="Hello.", spk_id="nobody").json()["error"]["param"] == "spk_id"
-    assert ask(tts_text="x" * 100_000, spk_id="anna").json()["error"]["code"] == "form_too_long"
+    answer = theirs(fast, "/inference_sft", clip=None, tts_text="Hello.", spk_id="anna")
+    assert answer.status_code == 200 and np.frombuffer(answer.content, np.int16).size == 240_000
+    tags = of_trace(fast, answer, 3)["get /inference_sft"]["tags"]
+    assert (tags["request.dialect"], tags["request.dialect.source"]) == ("english-gb", "voice")
+    refused = theirs(fast, "/inference_sft", clip=None, tts_text="Hello.", spk_id="nobody")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, "spk_id")
+    refused = theirs(fast, "/inference_sft", clip=None, tts_text="x" * 100_000, spk_id="anna")
+    assert refused.json()["error"]["code"] == "form_too_long"
+
+
+def test_and_takes_an_instruction(fast, anna):
+    """Their client's mode `instruct`; line breaks and all, as its default has them."""
+    answer = theirs(fast, "/inference_instruct", clip=None, tts_text="Hello.", spk_id="anna",
+                    instruct_text="A rebel leader. \\\n          Fights with fervor.")
+    assert answer.status_code == 200 and np.frombuffer(answer.content, np.int16).size == 240_000
+    tags = of_trace(fast, answer, 3)["get /inference_instruct"]["tags"]
+    assert (tags["request.mode"], tags["request.dialect"]) == ("instruct", "english-gb")
 
 
 @pytest.mark.parametrize("path, fields, param", [
@@ -176,6 +190,7 @@ def test_a_speaker_of_theirs_is_a_stored_voice_of_ours(fast, anna):
     ("/inference_instruct2", {"tts_text": "Hi."}, "instruct_text"),
     ("/inference_cross_lingual", {}, "tts_text"),
     ("/inference_cross_lingual", {"tts_text": ""}, "tts_text"),
+    ("/inference_instruct", {"tts_text": "Hi.", "instruct_text": "happy"}, "spk_id"),
 ])
 def test_what_is_missing_is_named_as_they_call_it(fast, path, fields, param):
     answer = theirs(fast, path, **fields)

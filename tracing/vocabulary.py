@@ -40,7 +40,8 @@ ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "R
 ROUTES = frozenset({
     "/", "/api/generate", "/api/dialects", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json",
     "/v1/audio/speech", "/v1/audio/voices", "/v1/audio/voices/{voice}", "/v1/models", "/v1/models/{model}",
-    "/inference_sft", "/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct2",
+    "/inference_sft", "/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct",
+    "/inference_instruct2",
 })
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown route"

@@ -28,6 +28,7 @@ PATHS = {
     "/inference_sft": ("tts_text", "spk_id"),
     "/inference_zero_shot": ("tts_text", "prompt_text", "prompt_wav"),
     "/inference_cross_lingual": ("tts_text", "prompt_wav"),
+    "/inference_instruct": ("tts_text", "spk_id", "instruct_text"),
     "/inference_instruct2": ("tts_text", "instruct_text", "prompt_wav"),
 }
 #: What their instructions are wrapped in; the engine adds its own.
