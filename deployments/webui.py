@@ -35,9 +35,9 @@ class WebUi:
         return site.build(self.config.api_url, self.config.zipkin_ui_url, self.config.api_docs_url)
 
     def __del__(self) -> None:
-        from webui import offline
+        from webui import folder
 
-        offline.tidy()
+        folder.tidy()
 
 
 def build(args: WebUiConfig) -> Application:

@@ -6,22 +6,12 @@ version, the runs that it would otherwise keep in the browser (they hold texts),
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 
-#: Clips and speech, while the page may want them: a folder of this process alone, for its user's eyes only.
-FOLDER = tempfile.mkdtemp(prefix="cosygraph-webui-")
+from webui import folder
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
-os.environ["GRADIO_TEMP_DIR"] = FOLDER
+os.environ["GRADIO_TEMP_DIR"] = str(folder.own() / "gradio")
 
 import gradio as gr  # noqa: E402, F401
-
-
-@atexit.register
-def tidy() -> None:
-    """Nothing of what people uploaded outlives the process."""
-    shutil.rmtree(FOLDER, ignore_errors=True)

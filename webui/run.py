@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from webui import sound, waterfall
+from webui import folder, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.live import Live
 from webui.progress import Progress
@@ -105,8 +105,8 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
 def _finished(done: Done, pcm: bytes, rate: int, live: Live, progress: Progress,
               words: Mapping[str, str]) -> Iterator[Shown]:
     # Gradio takes a copy, for as long as the page may want it (delete_cache).
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"speech-{done.trace_id[:12]}.wav"
+    with tempfile.TemporaryDirectory(dir=folder.own()) as place:
+        file = Path(place) / f"speech-{done.trace_id[:12]}.wav"
         file.write_bytes(sound.wav(pcm, rate))
         yield Shown(progress=progress.html(words), live=live.value(over=True), file=file, result=summary(done, words),
                     over=True)
