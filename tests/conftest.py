@@ -1,4 +1,4 @@
-"""Shared by all tests: what may be skipped, which tests take long, and the two real servers.
+"""Shared by all tests: what may be skipped, which tests take long, the two real servers, and a stand-in for the API.
 
 The servers are started on the first use, on free ports of loopback, once a session; their logs lie in pytest's
 temporary folder. Every other helper belongs into the test file that uses it.
@@ -122,3 +122,19 @@ def ray_driver(ray_head):
     ray.init(address=ray_head.address, namespace="serve", log_to_driver=False)
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def standing_in():
+    from standin_api import StandInApi  # brings a web server along, which few tests need
+
+    server = StandInApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def api(standing_in):
+    """A stand-in for the HTTP API (`.url`), as good as new: for tests of its clients."""
+    standing_in.reset()
+    return standing_in

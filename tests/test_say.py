@@ -6,23 +6,10 @@ import io
 
 import pytest
 import soundfile
-from standin_api import TRACE, StandInApi
+from standin_api import TRACE
 
 from cluster import cli, ports, say
 from cluster.demo import CLIP
-
-
-@pytest.fixture(scope="module")
-def serving():
-    api = StandInApi()
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def api(serving):
-    serving.reset()
-    return serving
 
 
 @pytest.fixture

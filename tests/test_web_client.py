@@ -7,26 +7,13 @@ import time
 
 import pytest
 import soundfile
-from standin_api import RATE, TRACE, StandInApi
+from standin_api import RATE, TRACE
 
 from cluster import ports
 from webui import sound, sse
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 
 CLIP = Clip("clip.wav", b"a clip")
-
-
-@pytest.fixture(scope="module")
-def serving():
-    api = StandInApi()
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def api(serving):
-    serving.reset()
-    return serving
 
 
 def ask(api, **fields) -> list:

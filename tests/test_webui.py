@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from standin_api import RATE, TRACE, StandInApi
+from standin_api import RATE, TRACE
 
 from cluster.demo import CLIP
 from engines.cosyvoice3.prompts import _style
@@ -141,19 +141,6 @@ class TestWish:
 
     def test_the_name_of_the_file_stays_here(self):
         assert wish().speech().clip.name == "clip.flac"
-
-
-@pytest.fixture(scope="module")
-def serving():
-    api = StandInApi()
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def api(serving):
-    serving.reset()
-    return serving
 
 
 class TestRun:

@@ -9,23 +9,16 @@ import time
 import pytest
 import soundfile
 from browser import Asked, chromium
-from standin_api import RATE, TRACE, StandInApi, serve
+from standin_api import RATE, TRACE, serve
 
 from cluster.demo import CLIP
 
 
 @pytest.fixture(scope="module")
-def serving():
-    api = StandInApi()
-    yield api
-    api.close()
-
-
-@pytest.fixture(scope="module")
-def site_url(serving):
+def site_url(standing_in):
     from webui import site
 
-    server, url = serve(site.build(serving.url, "http://127.0.0.1:9411"))
+    server, url = serve(site.build(standing_in.url, "http://127.0.0.1:9411"))
     yield url
     server.should_exit = True
 
@@ -34,12 +27,6 @@ def site_url(serving):
 def browser():
     with chromium() as window:
         yield window
-
-
-@pytest.fixture
-def api(serving):
-    serving.reset()
-    return serving
 
 
 @pytest.fixture
