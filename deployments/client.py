@@ -206,18 +206,21 @@ class VocoderClient(StageClient):
 
         def send(carrier, inputs):
             return self.remote_chunk(carrier, inputs[0].reply.facts, inputs[0].reply.parts, so_far)
-        with ExitStack() as watch:
-            try:
-                async for chunk in chunks:
-                    if so_far.reached is not None and reaches(chunk.reply.facts) <= so_far.reached:
-                        continue  # one that was made again in place of a lost one came as far
-                    if not so_far.chunks:
-                        watch.enter_context(run.watching(self.stage, self.service))
-                    silent = True  # a call that fails has a span, its own or the ingress's
-                    audio = await self._call(run, send, chunk)
-                    so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
-                    yield audio
-            except BaseException:
-                if not silent:
-                    run.lost(self.stage, self.service, so_far.started_ns, "cancelled", messages.STREAM_BROKEN)
-                raise
+        async with aclosing(chunks):  # or whoever made them would go on, for as long as a failure's traceback is kept
+            with ExitStack() as watch:
+                try:
+                    async for chunk in chunks:
+                        if so_far.reached is not None and reaches(chunk.reply.facts) <= so_far.reached:
+                            continue  # one that was made again in place of a lost one came as far
+                        if not so_far.chunks:
+                            watch.enter_context(run.watching(self.stage, self.service))
+                        silent = True  # a call that fails has a span, its own or the ingress's
+                        audio = await self._call(run, send, chunk)
+                        so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
+                        yield audio
+                except BaseException as error:
+                    if isinstance(error, Exception):
+                        run.abandoned = True  # who is closed now was not left by the client
+                    if not silent:
+                        run.lost(self.stage, self.service, so_far.started_ns, "cancelled", messages.STREAM_BROKEN)
+                    raise

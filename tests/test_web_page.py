@@ -135,8 +135,8 @@ def test_the_keyboard_alone_is_enough(page):
     waits(page, "First write what to say")
     tab_to("#text textarea")
     page.keyboard.type("Good morning.")
-    tab_to("#mode input[value=instruct]")  # each of Gradio's choices is a stop of its own
-    page.keyboard.press("Space")
+    tab_to("#mode input:checked")
+    page.keyboard.press("ArrowRight")
     waits(page, "First say how: choose a style or write one")
     tab_to("#presets button")
     page.keyboard.press("Space")

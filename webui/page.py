@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 
 from webui import dialects, live
 from webui.client import Api, ApiError
@@ -17,6 +18,7 @@ MOST_TEXT = 5000
 MAX_SEED = 2**32 - 1
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
+RADIOS = (Path(__file__).parent / "radios.js").read_text()
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -132,6 +134,7 @@ class Page:
                 self.speed, self.seed, self.long_form, self.key]
         shown = [self.progress, self.live, self.file, self.result, self.button, self.stop]
         blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
+        blocks.load(None, js=RADIOS, api_visibility="private")
         self.source.change(lambda source: (gr.update(visible=source == "clip"), gr.update(visible=source == "voice"),
                                            gr.update(visible=source == "clip")),
                            self.source, [self.clip, self.stored, self.keep_box], queue=False, **_QUIET)
