@@ -95,6 +95,25 @@ def test_the_button_says_what_it_waits_for(page, api):
     assert not api.asked
 
 
+def test_arrow_keys_choose_and_a_group_is_one_tab_stop(page):
+    def within(group: str) -> bool:
+        return page.evaluate("group => document.activeElement.closest(group) !== null", group)
+    for group, after in (("#mode", "#style"), ("#source", "#voice")):
+        page.locator(f"{group} input:checked").focus()
+        for _ in range(2):  # the second time under the names that Gradio gave them anew
+            page.keyboard.press("ArrowRight")
+            page.locator(after).wait_for(state="visible")
+            page.keyboard.press("ArrowLeft")
+            page.locator(after).wait_for(state="hidden")
+        page.keyboard.press("ArrowDown")
+        page.locator(after).wait_for(state="visible")
+        assert within(group)
+        page.keyboard.press("Tab")
+        assert not within(group)
+        page.keyboard.press("Shift+Tab")
+        assert page.locator(f"{group} input:checked").evaluate("input => input === document.activeElement")
+
+
 def test_a_dialect_that_cannot_be_spoken_is_shown_and_cannot_be_chosen(page):
     unspoken = page.locator("#dialect option[value=zh-Sichuan]")
     assert unspoken.is_disabled() and "四川话" in unspoken.text_content()
