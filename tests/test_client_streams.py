@@ -1,14 +1,15 @@
-"""A stream's two stages as the ingress drives them, with stages of the test's own: whose end ends the other."""
+"""A stream's two stages as the ingress drives them, with stages of the test's own: what a death and an end mean."""
 
 import asyncio
 from contextlib import aclosing, suppress
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from deployments.client import Result, VocoderClient
 from deployments.run import Run
 from deployments.wire import FINAL, LAST, PART, SECONDS, SO_FAR, Reply, SoFar
-from speech.errors import InternalError
+from speech.errors import InternalError, StageUnavailable
 from tracing import Tracer
 
 
@@ -28,11 +29,17 @@ class Mel:
             raise
 
 
-def vocoder(*replies: Reply) -> VocoderClient:
+def vocoder(*replies: Reply | Exception, asked: list | None = None) -> VocoderClient:
+    """Whose stage answers, or dies, in this order; `asked` gets what it was called with."""
     waiting = list(replies)
 
-    async def vocode_chunk(*args) -> Reply:
-        return waiting.pop(0)
+    async def vocode_chunk(carrier, facts: dict, parts: dict, so_far: SoFar) -> Reply:
+        if asked is not None:
+            asked.append((facts[SECONDS], so_far))
+        reply = waiting.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
     client = VocoderClient(None)
     client.remote_chunk = lambda *args: asyncio.ensure_future(vocode_chunk(*args))
     return client
@@ -73,4 +80,46 @@ def test_where_the_listener_leaves_nobody_does_either(how):
         assert mel.closed and not mel.abandoned
         [span] = mel.run.records
         assert span.name == "VOCODE_WAV" and span.tags["error.type"] == "cancelled"
+    asyncio.run(main())
+
+
+def chunk(seconds: float, remake=None) -> Result:
+    return Result(Reply([], facts={PART: 0, SECONDS: seconds, FINAL: seconds == 3, LAST: seconds == 3}), remake)
+
+
+def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses_and_repeats_nothing():
+    """The vocoder dies with the second chunk, whose arrays are gone by the time there is another one. Made again, it
+    reaches as far as the third, which is passed over then."""
+    first, third = (Reply([], facts={SO_FAR: SoFar(1, chunks=count, reached=(0, seconds, seconds == 3), given=given)})
+                    for count, seconds, given in ((1, 1.0, 24_000), (2, 3.0, 0)))
+    died, gone = ActorUnavailableError("it died", None), Reply([], input_lost=True)
+    asked, run = [], new_run()
+
+    async def further() -> Result:
+        return chunk(3)
+
+    async def chunks():
+        yield chunk(1)
+        yield chunk(2, further)
+        yield chunk(3)
+
+    async def main():
+        client = vocoder(first, died, gone, third, asked=asked)
+        assert [sound.reply async for sound in client.follow(chunks(), run)] == [first, third]
+    asyncio.run(main())
+    assert [seconds for seconds, _ in asked] == [1, 2, 2, 3]
+    assert [so_far.given for _, so_far in asked] == [0, 24_000, 24_000, 24_000], "what was given out goes along"
+    [span] = run.records
+    assert (span.name, span.tags["error"]) == ("VOCODE_WAV", "the replica died")
+
+
+def test_what_dies_twice_is_given_up():
+    died = [ActorUnavailableError("it died", None) for _ in range(2)]
+
+    async def main():
+        mel = Mel(new_run())
+        with pytest.raises(StageUnavailable, match="vocoder-service is not available"):
+            async for _ in vocoder(*died).follow(mel.chunks(), mel.run):
+                pass
+        assert mel.closed and len(mel.run.records) == 2
     asyncio.run(main())

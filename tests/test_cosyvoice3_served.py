@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -59,6 +61,7 @@ def served(apps, options, tracing) -> App:
     on_cpu = {"device": "cpu", "threads": 1}
     entry["args"] |= {"engine_options": options, "tracing": tracing, "voice_cache_mb": 0, "embedding": on_cpu,
                       "tts": on_cpu, "vocoder": on_cpu}
+    entry["args"]["limits"]["deadline_s"] = 120  # for a replica to be killed and another to start, beside other work
     for deployment in entry["deployments"]:
         if scaling := deployment.get("autoscaling_config"):
             scaling["max_replicas"] = 1  # whoever is in the language model is in this one
@@ -360,3 +363,79 @@ def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
         assert company.result().status_code == 200
     for one, other in zip(alone, together, strict=True):
         assert one.shape == other.shape and np.abs(one - other).max() <= 4
+
+
+def heard(served: App, fields: dict, at_first: Callable[[], None]) -> tuple[np.ndarray, str]:
+    """What a stream says, and its trace. `at_first` is called when its first audio has come."""
+    data = b""
+    with httpx.stream("POST", f"{served.url}/api/generate", timeout=120, trust_env=False,
+                      data=fields | {"stream_format": "audio", "response_format": "pcm"},
+                      files={"prompt_audio": ("clip.wav", CLIP)}) as answer:
+        assert answer.status_code == 200, answer.read()
+        for chunk in answer.iter_bytes():
+            if not data:
+                at_first()
+            data += chunk
+    return np.frombuffer(data, "<i2").astype(np.float32) / 32768, answer.headers["x-trace-id"]
+
+
+def pid_of(served: App, service: str) -> int:
+    [replica] = served.replicas(service)
+    return replica["pid"]
+
+
+#: many chunks, and said twice in a test's time
+FOR_A_WHILE = {"text": "一二三四五六七八九十" * 4, "dialect": "zh-CN", "seed": "6"}
+
+
+@pytest.mark.parametrize("service, stage", [("tts-service", "generate_mel"), ("vocoder-service", "vocode_wav")])
+def test_a_stream_whose_stage_dies_in_the_middle_goes_on_where_it_was(served, in_one_process, service, stage):
+    """The only replica, so that a new one goes on: it says the same again, and what was heard is passed over."""
+    pid = pid_of(served, service)
+
+    def die() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1)  # the other stage goes on meanwhile
+        os.kill(pid, signal.SIGKILL)
+    try:
+        sound, trace_id = heard(served, FOR_A_WHILE, die)
+    finally:
+        served.wait_ready()
+    assert pid_of(served, service) != pid
+    alone = in_one_process.streamed(FOR_A_WHILE)
+    assert sound.shape == alone.shape and np.abs(sound - alone).max() <= 4 * ONE_LSB
+    spans = served.trace(trace_id, spans=5)
+    [root] = [span for span in spans if span["name"] == "post /api/generate"]
+    assert "error" not in root["tags"] and root["tags"]["http.status_code"] == "200"
+    lost = [span for span in spans if span.get("kind") == "CLIENT"]
+    # A call that a replica has not taken yet goes to another one, by Serve itself: tts-service had taken it for sure.
+    assert [span["name"] for span in lost] == [stage] or (service == "vocoder-service" and not lost)
+    assert all(span["tags"]["error"] == "the replica died" for span in lost)
+    [went_on] = [span for span in spans if span.get("kind") == "SERVER" and span["name"] == stage
+                 and "error" not in span["tags"]]
+    assert went_on["tags"]["replica.id"] in [replica["replica_id"] for replica in served.replicas(service)]
+
+
+def test_one_whose_stage_dies_twice_ends_with_an_error(served):
+    killed, told = set(), []
+    with httpx.stream("POST", f"{served.url}/api/generate", timeout=120, trust_env=False,
+                      data=FOR_A_WHILE | {"stream_format": "sse"},
+                      files={"prompt_audio": ("clip.wav", CLIP)}) as answer:
+        assert answer.status_code == 200
+        for line in answer.iter_lines():
+            told += [line] if line else []
+            if line == "event: audio":  # the first of the first replica, and of the next one
+                for pid in {replica["pid"] for replica in served.replicas("tts-service")} - killed:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+    served.wait_ready()
+    assert len(killed) == 2 and told[-2] == "event: error" and "event: done" not in told
+    error = json.loads(told[-1].removeprefix("data: "))
+    assert error["status"] == 503 and error["error"]["type"] == "stage_unavailable"
+    assert "tts-service is not available" in error["error"]["message"]
+    spans = served.trace(answer.headers["x-trace-id"], spans=5)
+    [root] = [span for span in spans if span["name"] == "post /api/generate"]
+    assert root["tags"]["error.type"] == "stage_unavailable"
+    lost = [span["tags"]["error"] for span in spans if span.get("kind") == "CLIENT" and span["name"] == "generate_mel"]
+    assert lost == ["the replica died"] * 2
+    assert sum(span["name"] == "vocode_wav" for span in spans) == 1, "or its work would not show"
