@@ -1,7 +1,7 @@
 """Serve's HAProxy mode, on loopback alone: HAProxy in front of the ingress replicas instead of Serve's own proxy.
 
 It spares each request a hop through a Python process. What it costs is in docs/haproxy.md: an answer that HAProxy gives
-by itself has no trace, and a client that leaves before its answer begins may not be noticed.
+by itself has no trace.
 """
 
 from __future__ import annotations
