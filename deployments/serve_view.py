@@ -18,8 +18,9 @@ log = logging.getLogger("ray.serve")
 
 NAMESPACE = "serve"
 ANSWERS_WITHIN_S = 5.0
-#: What Ray calls the end of an actor -> what became of the replica. Whoever is killed by Serve was found ill.
-_ENDS = {"RAY_KILL": "unhealthy", "WORKER_DIED": "died", "NODE_DIED": "node_died", "OUT_OF_MEMORY": "out_of_memory"}
+#: What Ray's record of an actor's end has in it -> what became of the replica. Whom Serve has killed was found ill.
+_ENDS = {"NODE_DIED": "node_died", "oom_context": "out_of_memory", "reason: RAY_KILL": "unhealthy",
+         "worker process has died": "died", "WORKER_DIED": "died"}
 
 
 def services(app_name: str) -> dict[str, Service]:
@@ -47,11 +48,10 @@ def _word(value) -> str:
 
 def end_of(replica: Replica) -> str:
     """Why a replica's actor ended: died, unhealthy, node_died, out_of_memory, or gone where Ray doesn't say."""
-    from ray.util.state import get_actor
+    from ray._private.state import actors  # ray.util.state would need the dashboard's address, and a token
 
     try:
-        state = get_actor(replica.actor_id, timeout=int(ANSWERS_WITHIN_S))
-        cause = str(getattr(state, "death_cause", ""))
+        cause = str(actors(replica.actor_id).get("DeathCause", ""))
     except Exception as error:
         log.warning("why a replica ended can't be found out (%s)", type(error).__name__)
         return "gone"

@@ -40,8 +40,7 @@ class Watchdog:
         self.told = Told(settings.tracing, serve.get_replica_context().replica_id.unique_id, Metrics())
         self.replicas = Replicas()
         self.services: dict = {}
-        self.judge = Judge(settings, Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s),
-                           fallback=False, ingress=INGRESS)
+        self.judge = Judge(settings, Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s))
         self.counts = dict.fromkeys(("looks", "canaries", "defects"), 0)
         self._ends: dict[str, str] = {}  # why each lost replica ended
         self._restarted: dict[str, Restart] = {}  # by the replica that was
@@ -62,12 +61,12 @@ class Watchdog:
     def _forever(self, work: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> asyncio.Task:
         async def run() -> None:
             while True:
+                await asyncio.sleep(pause_s())
                 try:
                     await work()
                 except Exception as error:  # it must outlive whatever it looks at
                     self.counts["defects"] += 1
                     log.error("the watchdog failed at something, and goes on: %s", trail(error))
-                await asyncio.sleep(pause_s())
         return asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
 
     def _pause(self) -> float:
@@ -90,6 +89,8 @@ class Watchdog:
             await self._steer()
 
     async def _check(self) -> None:
+        if not self.services:
+            return
         checked = await self.canary.ask(self.services)
         self.counts["canaries"] += 1
         self.told.canary(checked)

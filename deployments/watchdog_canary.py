@@ -57,9 +57,11 @@ class Canary:
             error = _error(answer) if answer.status_code != 200 else {}
             outcome, service = judged(answer.status_code, answer.content, error, services)
         except TimeoutError:
-            return Checked(Outcome.SLOW, began, time.time_ns())
+            return Checked(Outcome.SILENT, began, time.time_ns())
         except (httpx.HTTPError, ValueError, KeyError):
             return Checked(Outcome.UNREACHABLE, began, time.time_ns(), INGRESS)
+        if outcome is Outcome.OK and time.time_ns() - began > self._settings.canary_slow_s * 1e9:
+            outcome = Outcome.SLOW
         if outcome is Outcome.REFUSED and answer.status_code != self._said:
             log.warning("the watchdog's canary is refused with %d (%s), so it sees nothing; %s", answer.status_code,
                         error.get("code") or error.get("type"), "set canary_key_file to a file with an API key that "

@@ -18,8 +18,9 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"  #: an answer that says that the service is ill
     WRONG = "wrong"  #: 200, and no speech in it
-    SLOW = "slow"
-    UNREACHABLE = "unreachable"  #: no answer at all
+    SLOW = "slow"  #: good, but late
+    SILENT = "silent"  #: no answer in time
+    UNREACHABLE = "unreachable"  #: no connection, or one that broke
     BUSY = "busy"  #: at its limits, or stopping: no illness
     REFUSED = "refused"  #: our own fault: no key, or a request that is not taken
 

@@ -2,7 +2,8 @@
 
 One check that fails is told and nothing more. After `failures` in a row there is something to be done: where another
 engine stands by, traffic goes there first, because that helps at once; then, and where there is none, the replica at
-fault is restarted, as often as the budget allows. Traffic goes back after `successes` in a row on the first engine.
+fault is restarted, as often as the budget allows: where somebody is known to be at fault. A graph that is slow as a
+whole is not made quicker by restarts. Traffic goes back after `successes` in a row on the first engine.
 """
 
 from __future__ import annotations
@@ -54,11 +55,10 @@ Decision = CheckFailed | Restart | Withheld | Switch
 class Judge:
     """`fallback`: whether another engine stands by."""
 
-    def __init__(self, settings: WatchdogSettings, budget: Budget, fallback: bool, ingress: str) -> None:
+    def __init__(self, settings: WatchdogSettings, budget: Budget, fallback: bool = False) -> None:
         self._settings = settings
         self._budget = budget
         self.fallback = fallback
-        self._ingress = ingress
         self.line = PRIMARY
         self.failures = 0
         self._successes = 0
@@ -89,8 +89,9 @@ class Judge:
         if self.fallback and self.line == PRIMARY:
             self.line, self._switched_ns = FALLBACK, checked.ended_ns
             return [*decisions, Switch(FALLBACK, cause, self.failures, self._since_ns)]
-        if self._settings.on_failure == "restart" and settled:
-            decisions += self._restart(checked.service or suspect or self._ingress, cause, now)
+        service = checked.service or suspect
+        if self._settings.on_failure == "restart" and service is not None and settled:
+            decisions += self._restart(service, cause, now)
         return decisions
 
     def _good(self, checked: Checked) -> list[Decision]:

@@ -16,7 +16,9 @@ class WatchdogSettings(Strict):
     tracing: Tracing = Tracing()  #: where its own traces go; all of them are kept
     check_every_s: float = Field(5.0, gt=0)  #: between looks at readiness and replicas
     canary_every_s: float = Field(60.0, gt=0)  #: between canaries; while one fails, `check_every_s`
-    canary_within_s: float = Field(30.0, gt=0)  #: a canary that takes longer has failed
+    canary_slow_s: float = Field(30.0, gt=0)  #: a good answer that takes longer is a failed check all the same
+    #: how long it is waited for: longer than the graph's own deadline, so that the graph says who did not answer
+    canary_within_s: float = Field(65.0, gt=0)
     canary_text: str = Field("One.", min_length=1, max_length=200)
     canary_dialect: str | None = None  #: default: one that the engine speaks, English where it can
     canary_key_file: str | None = None  #: holds the API key to send, where the graph asks for one
