@@ -45,7 +45,7 @@ clean: ## remove what this Makefile and the launcher made, but not what you made
 	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
 	if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name keys.yaml ! -name voices -exec rm -rf {} +; fi
 	rm -rf $(VENV) .pytest_cache __pycache__
-	find access bench cluster deployments engines speech tests tracing webui -name __pycache__ -type d -prune -exec rm -rf {} +
+	find access bench cluster deployments engines speech tests tracing voices watchdog webui -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian ships python3 without venv, and its own message names a package that not every release has.
 $(BIN)/uv:

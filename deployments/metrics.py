@@ -1,4 +1,4 @@
-"""Every metric of requests, all in this file, fed from one place: the gateway, at the end of each request (`Metrics.tell`).
+"""Every metric of requests, fed from one place: the gateway, at the end of each request (`Metrics.tell`).
 
 All requests count here, whatever becomes of their traces. They go Ray's way: `ray.serve.metrics` adds which
 deployment, application and replica spoke, Ray's agent shows them to Prometheus, with `ray_` in front

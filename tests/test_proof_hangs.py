@@ -105,7 +105,8 @@ def hang_and_wait(graph: Truth, hang) -> None:
     traces = settled(graph, wrong)
     met = [trace for trace in traces.values() if trace[0]["traceId"] in {request.trace_id for request in seen}
            and any(failed(span) and span.get("kind") == "CLIENT" for span in trace)]
-    print(f"gone after {gone:.1f} s, replaced after {took:.1f} s; {len(seen)} requests, {len(wrong)} failed, {len(met)} were in flight on it")
+    print(f"gone after {gone:.1f} s, replaced after {took:.1f} s; {len(seen)} requests, {len(wrong)} failed, "
+          f"{len(met)} were in flight on it")
     assert took <= WITHIN_S
     assert 1 <= len(met) <= CLIENTS and all(named(trace) == {TTS} for trace in met)
     assert len(wrong) <= len(met)

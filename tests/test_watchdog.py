@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
 from pydantic import ValidationError
 
 from deployments import serve_view
+from deployments.watchdog_canary import Canary
 from watchdog.budget import Budget
 from watchdog.canary import Checked, Outcome, judged
 from watchdog.judge import FALLBACK, PRIMARY, CheckFailed, Judge, Restart, Switch, Withheld
@@ -212,3 +215,79 @@ def test_settings_that_contradict_each_other_are_refused():
         WatchdogSettings(check_every_s=60, canary_every_s=10)
     with pytest.raises(ValidationError, match="canary_evry_s"):
         WatchdogSettings(canary_evry_s=10)
+
+
+class Graph:
+    """Answers the canary's requests; `said` is what POST /api/generate answers."""
+
+    def __init__(self, **said) -> None:
+        self.said = {"status_code": 200, "content": wav(), "headers": {"x-trace-id": "ab" * 16}} | said
+        self.sent: list[httpx.Request] = []
+        self.ready = {"stages": {"audio-service": True, "tts-service": True}}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/dialects":
+            return httpx.Response(200, json={"dialects": [{"code": "ja-JP", "supported": False},
+                                                          {"code": "zh-CN", "supported": True}]})
+        if request.url.path == "/ready":
+            return httpx.Response(200, json=self.ready)
+        self.sent.append(request)
+        if isinstance(self.said.get("error"), Exception):
+            raise self.said["error"]
+        return httpx.Response(**self.said)
+
+    def ask(self, count: int = 1, **settings) -> list[Checked]:
+        async def several():
+            async with httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://x") as http:
+                canary = Canary(WatchdogSettings(**settings), http)
+                self.suspect = await canary.ready()
+                return [await canary.ask(SERVICES) for _ in range(count)]
+        return asyncio.run(several())
+
+
+def test_a_canary_is_a_request_for_the_first_engine_in_a_dialect_it_speaks_and_never_the_same_clip():
+    graph = Graph()
+    one, other = graph.ask(2)
+    assert one.ok and one.trace_id == "ab" * 16 and one.began_ns <= one.ended_ns and graph.suspect is None
+    first, second = (request.content for request in graph.sent)
+    assert b'name="dialect"\r\n\r\nzh-CN' in first and graph.sent[0].headers["x-cosygraph-line"] == "primary"
+    assert first.split(b"RIFF")[1] != second.split(b"RIFF")[1], "or the voice cache would skip two stages"
+
+
+def test_a_canary_brings_the_key_that_it_is_given_and_a_refusal_is_said_once(tmp_path, caplog):
+    key = tmp_path / "key"
+    key.write_text("secret-key\n")
+    graph = Graph(status_code=401, content=b"", headers={})
+    assert [one.outcome for one in graph.ask(2, canary_key_file=str(key))] == [Outcome.REFUSED] * 2
+    assert graph.sent[0].headers["authorization"] == "Bearer secret-key"
+    refusals = [record.getMessage() for record in caplog.records if "is refused with 401" in record.getMessage()]
+    assert len(refusals) == 1 and "set canary_key_file" in refusals[0] and "secret-key" not in caplog.text
+
+
+def test_a_key_file_that_can_not_be_read_is_said(tmp_path, caplog):
+    Graph().ask(canary_key_file=str(tmp_path / "none"))
+    assert "canary_key_file can't be read (No such file or directory)" in caplog.text
+
+
+def test_no_connection_no_answer_and_an_answer_that_comes_late():
+    [unreachable] = Graph(error=httpx.ConnectError("no")).ask()
+    assert (unreachable.outcome, unreachable.service) == (Outcome.UNREACHABLE, INGRESS)
+    [late] = Graph().ask(canary_slow_s=1e-6)
+    assert (late.outcome, late.service) == (Outcome.SLOW, None)
+
+    async def silent():
+        async def never(request):
+            await asyncio.sleep(60)
+        async with httpx.AsyncClient(transport=httpx.MockTransport(never), base_url="http://x") as http:
+            return await Canary(WatchdogSettings(canary_within_s=0.05, canary_dialect="en-US"), http).ask(SERVICES)
+    assert asyncio.run(silent()).outcome is Outcome.SILENT
+
+
+def test_who_is_not_ready_is_the_suspect_unless_several_are():
+    graph = Graph()
+    graph.ready = {"stages": {"audio-service": True, "tts-service": False}}
+    graph.ask()
+    assert graph.suspect == "tts-service"
+    graph.ready = {"stages": {"audio-service": False, "tts-service": False}}
+    graph.ask()
+    assert graph.suspect is None

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.proof
 
 TTS = "tts-service"
 TIMES = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1}
-QUICK = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 6, "canary_within_s": 8, "failures": 2, "successes": 2,
-         "backoff_s": 1}
+QUICK = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 6, "canary_within_s": 8, "failures": 2,
+         "successes": 2, "backoff_s": 1}
 
 
 @dataclass(frozen=True)
