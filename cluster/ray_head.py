@@ -58,6 +58,9 @@ SETTINGS: dict[str, str] = {
     # Serve's controller looks round ten times a second and takes 5 % of a core for it, idle or not; twice is enough for
     # health checks of 5 s and autoscaling delays of seconds.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # Ray makes its workers as nice as batch jobs (15): any other process of the machine would starve replicas, whom
+    # people wait for, and their health checks.
+    "RAY_worker_niceness": "0",
     # How long an OpenMP thread spins at a barrier before it sleeps (about 0.04 ms). libgomp's own 3 ms suit one process
     # alone on the machine; here tts and vocoder share cores, and four requests in flight took twice as long (0.35 req/s
     # against 0.61 with this; never spinning gave 0.65, but 1.63 s for a lone request against 1.47).
