@@ -1,0 +1,64 @@
+"""Arithmetic over weighted samples: a kept trace stands for as many requests as its adjusted count says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+Weighted = Sequence[tuple[float, float]]  #: (value, weight)
+
+
+def mean(samples: Weighted) -> float:
+    """0 where there are none."""
+    total = sum(weight for _, weight in samples)
+    return sum(value * weight for value, weight in samples) / total if total else 0.0
+
+
+def quantile(samples: Weighted, share: float) -> float:
+    """The smallest value at or below which `share` of the weight lies; 0 where there are none."""
+    ordered = sorted(samples)
+    left = share * sum(weight for _, weight in ordered)
+    for value, weight in ordered:
+        left -= weight
+        if left <= 1e-9:
+            return value
+    return ordered[-1][0] if ordered else 0.0
+
+
+def wilson(good: float, count: float, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share of which `good` of `count` were seen; (0, 1) where none were."""
+    if count <= 0:
+        return 0.0, 1.0
+    share = min(max(good / count, 0.0), 1.0)
+    middle = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (middle - spread) / (1 + z * z / count)), min(1.0, (middle + spread) / (1 + z * z / count))
+
+
+def successes(kept: int, weight: float, failures: float) -> tuple[float, float]:
+    """The 95 % interval of the share of successes, of which `kept` were kept, each for `weight`, beside all
+    `failures`. How many there really were is unsure too, as the count of rare events is."""
+    if weight <= 1:
+        return wilson(kept, kept + failures)
+    fewest, most = weight * max(0.0, kept - 2 * math.sqrt(kept)), weight * (kept + 2 * math.sqrt(kept) + 3)
+    return wilson(fewest, fewest + failures)[0], wilson(most, most + failures)[1]
+
+
+def percent(share: float) -> str:
+    """'15 %', '0.4 %'."""
+    share *= 100
+    return f"{share:.1f} %" if 0 < share < 9.95 and round(share, 1) != round(share) else f"{share:.0f} %"
+
+
+def ms(value: float) -> str:
+    """'412 ms', '12.3 s'."""
+    return f"{value / 1000:.1f} s" if value >= 9_999.5 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def count(number: float) -> str:
+    """'1,204'."""
+    return f"{round(number):,}"
+
+
+def total(weights: Iterable[float]) -> float:
+    return math.fsum(weights)
