@@ -35,7 +35,7 @@ class Evidence:
     @cached_property
     def all_requests(self) -> tuple[float | None, str]:
         """(how many requests there were, in words where that is known from). None where only failures are kept."""
-        if self.counts is not None and self.counts.requests:
+        if self.counts is not None and self.counts.requests >= len(self.requests):  # else it lags behind
             return self.counts.requests, "Prometheus's count"
         sampled = [trace for trace in self.requests if trace.by_ratio]
         if not sampled:
