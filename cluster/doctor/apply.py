@@ -39,8 +39,8 @@ def _apply(change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str]
     details = serve.details()
     deployment = serve.deployments(details).get(change.deployment)
     if deployment is None:
-        raise Problem(f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph whose "
-                      "traces these are with --dashboard-url.")
+        raise Problem(f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph "
+                      "whose traces these are with --dashboard-url.")
     config, before = changed(details, deployment, change)
     after = before | change.user_config
     say(f"{deployment.name} ({deployment.application}), user_config:\n  now   {json.dumps(before)}\n  then  "
@@ -104,12 +104,12 @@ def _wait(serve: ServeReader, before: Deployment, wanted: dict) -> None:
             break
         if time.monotonic() > end:
             raise Problem(f"Serve took the change, and after {WITHIN_S:.0f} s {before.name} is {status or 'gone'}, "
-                          f"{before.application} {application.get('status', 'gone')}. `python -m cluster status` and the "
-                          "logs of Serve's controller say more.")
+                          f"{before.application} {application.get('status', 'gone')}. `python -m cluster status` and "
+                          "the logs of Serve's controller say more.")
         time.sleep(0.5)
     if gone := set(before.replicas) - set(now.replicas):
-        raise Problem(f"The setting is in force, but {len(gone)} of {len(before.replicas)} replicas of {before.name} were "
-                      "replaced meanwhile: it was not a live change for them. Look at their logs.")
+        raise Problem(f"The setting is in force, but {len(gone)} of {len(before.replicas)} replicas of {before.name} "
+                      "were replaced meanwhile: it was not a live change for them. Look at their logs.")
 
 
 def _undo(url: str, deployment: Deployment, before: dict) -> str:

@@ -72,9 +72,9 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
     if limit is None:  # nobody says: the largest batch seen is the least it can be
         limit, told = batches.largest, "seems to be"
     ratio = batches.member_ratio
-    said = (f"{times.service} computes {batches.mean_size:.1f} requests at a time ({percent(batches.alone)} of them alone; "
-            f"max_batch_size {told} {limit}), and requests wait {ms(times.batch_wait_ms)} for its device, which then "
-            f"takes {ms(times.compute_ms)}")
+    said = (f"{times.service} computes {batches.mean_size:.1f} requests at a time ({percent(batches.alone)} of them "
+            f"alone; max_batch_size {told} {limit}), and requests wait {ms(times.batch_wait_ms)} for its device, which "
+            f"then takes {ms(times.compute_ms)}")
     detail = [f"batches of {size}: {ms(took)} compute, {seen} seen"
               for size, (took, seen) in sorted(batches.by_size.items())]
     detail.append("whether larger batches pay is not known: all had one size" if ratio is None else

@@ -27,7 +27,8 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
     if admission >= 1:
         detail.append(f"waiting to be let into the graph: {ms(admission)} a request")
     first = stages[0]
-    summary = f"{first.stage} ({first.service}) takes {percent(min(first.share, 1))} of the requests' time: {_split(first)}"
+    share = percent(min(first.share, 1))
+    summary = f"{first.stage} ({first.service}) takes {share} of the requests' time: {_split(first)}"
     if len(good) < ENOUGH:
         return [Finding("bottleneck", "fine", f"{summary}; of only {len(good)} traces", detail, figures=figures)]
     waits = first.wait_ms + admission > first.compute_ms

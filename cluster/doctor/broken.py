@@ -7,13 +7,13 @@ from collections import Counter
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import count
 from cluster.doctor.finding import Finding
-from cluster.doctor.traces import SPEECH_STAGES, VOICE_STAGES, Trace
+from cluster.doctor.traces import SPEECH_STAGES, VOICE_STAGES, Span, Trace
 from tracing import vocabulary as words
 
 DIED_OFTEN = 3  #: times that a stage did not answer, from which on something is to be done
 
 
-def traces(evidence: Evidence) -> list[Finding]:
+def broken(evidence: Evidence) -> list[Finding]:
     found = [*_broken(evidence), *_lost_stages(evidence), *_never_arrived(evidence)]
     if not found and evidence.requests:
         found = [Finding("traces", "fine", f"all of {len(evidence.read.traces)} kept traces are whole")]
@@ -23,8 +23,8 @@ def traces(evidence: Evidence) -> list[Finding]:
 def what_is_missing(trace: Trace) -> str | None:
     """Why this trace of the ingress's is not whole; None where it is."""
     ids = {span.id for span in trace.spans}
-    if any(span is not trace.root and span.parent not in ids for span in trace.spans
-           if span.service in words.SERVICES and not _from_elsewhere(span, trace)):
+    if any(span.parent not in ids for span in trace.spans
+           if span.service in words.SERVICES and not _is_a_request(span)):
         return "a span's parent is missing"
     if trace.root is None:
         return "the request's own span is missing"
@@ -38,8 +38,8 @@ def what_is_missing(trace: Trace) -> str | None:
     return None
 
 
-def _from_elsewhere(span, trace: Trace) -> bool:
-    """A second root in one trace: the caller's own trace may have several requests below it."""
+def _is_a_request(span: Span) -> bool:
+    """The span above it is its caller's: a trace of the caller's may hold several requests."""
     return span.service == words.INGRESS and span.kind == "SERVER"
 
 
@@ -54,14 +54,14 @@ def _broken(evidence: Evidence) -> list[Finding]:
         "traces", "look", f"{len(wrong)} of {looked_at} traces are not whole: " + "; ".join(
             f"{number} times {missing}" for missing, number in kinds.most_common(3)),
         [f"{trace.id}: {missing}" for trace, missing in wrong[:5]],
-        advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still be writing the newest; "
+        advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still write the newest; "
                "ask again in a minute. What stays so was lost in between.",
         figures={"broken": len(wrong), "orphans": len(evidence.read.orphans), "kinds": dict(kinds)})]
 
 
 def _lost_stages(evidence: Evidence) -> list[Finding]:
     found = []
-    by_service: dict[str, list] = {}
+    by_service: dict[str, list[tuple[Trace, Span]]] = {}
     for trace in evidence.read.traces:
         for span in trace.lost:
             by_service.setdefault(span.remote or words.STAGE_SERVICE[span.name], []).append((trace, span))
@@ -71,8 +71,8 @@ def _lost_stages(evidence: Evidence) -> list[Finding]:
         requests = len({trace.id for trace, _ in calls})
         found.append(Finding(
             "traces", "act" if len(calls) >= DIED_OFTEN else "look",
-            f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a second "
-            "try", [f"{cause}: {number}" for cause, number in kinds.most_common()],
+            f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a "
+            "second try", [f"{cause}: {number}" for cause, number in kinds.most_common()],
             advice=f"Its log says why it ended or hung; `python -m cluster status` shows whether {service} runs now.",
             traces=evidence.window.link("error", span=calls[0][1].name),
             figures={"service": service, "calls": len(calls), "requests": requests, "saved": saved}))
@@ -89,7 +89,7 @@ def _never_arrived(evidence: Evidence) -> list[Finding]:
         found.append(Finding("traces", "act", f"{count(lost)} kept traces never reached Zipkin: {causes}",
                              advice="docs/runbook.md, TracesLost.", figures={"lost": counts.lost_traces}))
     if counts.zipkin_dropped:
-        found.append(Finding("traces", "act", f"Zipkin dropped {count(counts.zipkin_dropped)} spans that it had received",
+        found.append(Finding("traces", "act", f"Zipkin dropped {count(counts.zipkin_dropped)} spans it had received",
                              advice="Its log says why; its storage may be full or slow (docs/storage.md).",
                              figures={"zipkin_dropped": counts.zipkin_dropped}))
     if counts.untraced:

@@ -37,8 +37,8 @@ class Places:
         running = state if state is not None and state.alive else None
         zipkin = args.zipkin_url or (running and running.zipkin and running.zipkin.url)
         if not zipkin:
-            raise Problem("The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start it "
-                          "(`make up`), or name one with --zipkin-url http://127.0.0.1:9411.")
+            raise Problem("The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start "
+                          "it (`make up`), or name one with --zipkin-url http://127.0.0.1:9411.")
         zipkin = zipkin.rstrip("/").removesuffix("/zipkin")
         page = zipkin if args.zipkin_url else running.traces_url or zipkin
         return cls(zipkin, args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
@@ -92,10 +92,10 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
         help="what is wrong, and what to do about it, from the last hour's traces and figures",
         description="Reads the last hour from Zipkin, from Prometheus and from Serve, of the stack that runs here or "
                     "those that are\nnamed, and says in words which stage takes the time and why, whose requests fail "
-                    "of what, which dialects\ndepart, what stood in, and which traces are broken. It changes nothing by "
-                    "itself. docs/doctor.md",
-        epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something to "
-               "act on, 1 it could not look or not apply\n\nexamples:\n"
+                    "of what, which dialects\ndepart, what stood in, and which traces are broken. It changes nothing "
+                    "by itself. docs/doctor.md",
+        epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "
+               "to act on, 1 it could not look or not apply\n\nexamples:\n"
                "  python -m cluster doctor --since 15m\n"
                "  python -m cluster doctor --json | jq '.findings[] | select(.severity == \"act\").summary'\n"
                "  python -m cluster doctor --apply batch      shows the change, asks, and makes it live\n")
@@ -106,7 +106,7 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
     command.add_argument("--prometheus-url", metavar="URL", help="default: that stack's, if it has one")
     command.add_argument("--dashboard-url", metavar="URL", help="Ray's, to ask for settings (default: that stack's)")
     command.add_argument("--apply", choices=("batch",),
-                         help="make the change that a `batching` finding proposes, after asking; live, nothing restarts")
+                         help="make the change that a `batching` finding proposes, after asking; nothing restarts")
     command.add_argument("--yes", action="store_true", help="with --apply: don't ask")
 
 

@@ -1,7 +1,7 @@
 """Dialects whose success or time departs from the rest, where that can't be chance.
 
-All failures are kept, and of the successes a part: how many there were is estimated, and the interval of a share is wide
-enough for both. A dialect is named where its interval and that of all others together do not meet.
+All failures are kept, and of the successes a part: how many there were is estimated, and the interval of a share is
+wide enough for both. A dialect is named where its interval and that of all others together do not meet.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
     codes = Counter(trace.tag(words.ERROR_CODE) or trace.tag(words.ERROR_TYPE) or "unknown" for trace in failed)
     users = Counter(trace.user for trace in failed)
     [(code, most)], [(user, theirs)] = codes.most_common(1), users.most_common(1)
-    one_caller = theirs >= 0.8 * len(failed) and user is not None and any(not trace.user == user for trace in own)
+    one_caller = theirs >= 0.8 * len(failed) and user is not None
     detail = [f"{percent(most / len(failed))} of its {len(failed)} failures are {code}",
               f"{percent(theirs / len(failed))} of them are from {short(user)}",
               f"95 % intervals: {percent(mine[0])} to {percent(mine[1])}, others {percent(others[0])} to "
@@ -57,7 +57,8 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
     ours = sum((trace.status or 500) >= 500 for trace in failed)
     return Finding(
         "dialect", "act" if ours >= len(failed) / 2 or not one_caller else "look",
-        f"{name}: at most {percent(mine[1])} of its requests succeed, of the others at least {percent(others[0])}", detail,
+        f"{name}: at most {percent(mine[1])} of its requests succeed, of the others at least {percent(others[0])}",
+        detail,
         advice="One caller fails, not the dialect: see `errors`." if one_caller else
                f"Speak something in {name} yourself, and look at the traces: {code} is what most of them say.",
         traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name} and error"),
@@ -90,8 +91,8 @@ def _duration(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence
     if took < SLOWER * usual or middle(mine, _a_character) < SLOWER * middle(others, _a_character):
         return None
     return Finding(
-        "dialect", "look", f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, and "
-        "its texts are not longer", [f"{len(mine)} kept traces of it, {len(others)} of the others"],
+        "dialect", "look", f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, "
+        "and its texts are not longer", [f"{len(mine)} kept traces of it, {len(others)} of the others"],
         traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name}"),
         figures={"dialect": name, "p50_ms": round(took, 1), "others_p50_ms": round(usual, 1), "kept": len(mine)})
 

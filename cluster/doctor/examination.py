@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.doctor.batching import batching
 from cluster.doctor.bottleneck import bottleneck
-from cluster.doctor.broken import traces
+from cluster.doctor.broken import broken
 from cluster.doctor.dialects import dialects
 from cluster.doctor.errors import errors
 from cluster.doctor.evidence import Evidence
@@ -16,6 +16,6 @@ from cluster.doctor.watchdog import watchdog
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    found = [finding for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, traces, sources)
+    found = [finding for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, sources)
              for finding in kind(evidence)]
     return sorted(found, key=lambda finding: ORDER.index(finding.severity))

@@ -51,16 +51,17 @@ def _judged(evidence: Evidence, stage: str, service: str, waits: list[tuple[floa
     have = "" if replicas is None else f", which has {replicas} of at most {most or 'unknown'} replicas"
     detail = _replica_lines(evidence)
     if counted:
-        detail.append(f"Prometheus: 95 % of the waits on the way were below {ms(counted[0] * 1000)} in the first half of "
-                      f"the time, {ms(counted[1] * 1000)} in the second")
+        detail.append(f"Prometheus: 95 % of the waits on the way were below {ms(counted[0] * 1000)} in the first half "
+                      f"of the time, {ms(counted[1] * 1000)} in the second")
     if evidence.counts and evidence.counts.waiting:
         detail.append(f"{evidence.counts.waiting:.0f} requests wait to be let in just now")
     advice = ("Replicas are being added (autoscaling): look again in a minute." if room else
               f"See first whether a `batching` finding speaks of {service}. Else raise its max_replicas, or "
               "refuse earlier (`limits.max_waiting`).")
-    longest = stage_times(evidence)
-    act = grows and not room and p95 >= LONG_MS and (
-        stage == ADMISSION or bool(longest) and longest[0].stage == stage and longest[0].wait_ms >= longest[0].compute_ms)
+    longest = next(iter(stage_times(evidence)), None)
+    in_the_way = stage == ADMISSION or (longest is not None and longest.stage == stage
+                                        and longest.wait_ms >= longest.compute_ms)
+    act = grows and not room and p95 >= LONG_MS and in_the_way
     return Finding("queue", "act" if act else "look", f"5 % of the requests wait {ms(p95)} or longer {what_for}{have}"
                    f"{trend}", detail, advice, traces=evidence.window.link(service=service), figures={
         "stage": stage, "service": service, "p95_wait_ms": round(p95, 1), "first_third_ms": _rounded(first),

@@ -21,7 +21,8 @@ def watchdog(evidence: Evidence) -> list[Finding]:
     if not spans:
         return []
     names = Counter(span.name for span in spans)
-    by_cause = Counter((span.name, span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown")) for span in spans)
+    by_cause = Counter((span.name, span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown"))
+                       for span in spans)
     line = next((span.tags.get(LINE) for span in reversed(spans) if span.name == "TRAFFIC_SWITCHED"), None)
     on_fallback = line == "fallback"
     withheld = names["RESTART_WITHHELD"]
