@@ -6,7 +6,10 @@ A graph of its own, simulated engine: what a batch costs is stated below (8 memb
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ pytestmark = pytest.mark.proof
 TIMES = {"prepare_ms": 2, "encode_ms": 4, "generate_ms": 120, "vocode_ms": 4, "batch_slope": 0.1, "seconds": 2}
 COUNTED_S = 17.0  #: Ray's agent is told every 10 s, and scraped every 5 s
 CLIENTS, REQUESTS, NARROW = 8, 80, 16
+BATCHES = {"max_batch_size": 8, "batch_wait_ms": 200}
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Stack:
     def doctor(self, capsys, *options: str) -> tuple[int, str]:
         """Exit status and what was printed."""
         capsys.readouterr()
-        since = f"{time.time() - self.began:.0f}s"
+        since = f"{math.ceil(time.time() - self.began) + 1}s"
         code = cli.main(["doctor", "--since", since, "--run-dir", str(self.run_dir), *options])
         told = capsys.readouterr()
         return code, told.out + told.err
@@ -64,9 +68,10 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
     run_dir = tmp_path_factory.mktemp("run")
     servers: dict[str, Server] = {}
     try:
-        with private_graph({"engine": "simulated", "engine_options": TIMES}, num_cpus=8, zipkin_url=zipkin.url) as graph:
-            Monitoring(run_dir / "monitoring", print, servers.__setitem__).start(graph.head, zipkin.url, ports.any_free(),
-                                                                                 ports.any_free())
+        with private_graph({"engine": "simulated", "engine_options": TIMES}, num_cpus=8,
+                           zipkin_url=zipkin.url) as graph:
+            Monitoring(run_dir / "monitoring", print, servers.__setitem__).start(
+                graph.head, zipkin.url, ports.any_free(), ports.any_free())
             StateFile(run_dir).save(State(
                 datetime.now().isoformat(timespec="seconds"), boot_id(), graph.port, app=graph.application.name,
                 module=graph.application.module, ready=True, zipkin=Zipkin(zipkin.url), ray=graph.head, **servers))
@@ -85,7 +90,7 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
             server.stop()
 
 
-def test_it_finds_both_and_mends_the_batches_in_the_same_processes(stack, capsys):
+def test_it_finds_both_and_mends_the_batches_in_the_same_processes(stack, capsys, monkeypatch):
     stack.began = time.time()
     before = stack.send(16_000, REQUESTS)
     assert {sample.status for sample in stack.send(8_000, NARROW)} == {400}
@@ -100,19 +105,21 @@ def test_it_finds_both_and_mends_the_batches_in_the_same_processes(stack, capsys
     assert refused["severity"] == "act" and refused["summary"].startswith("100 % of the 400s are 8 kHz audio")
     assert "17 % of all requests" in refused["summary"] and refused["figures"]["share_is"] == "Prometheus's count"
     [batches] = [one for one in told["findings"] if one["kind"] == "batching"]
-    assert batches["change"] == {"deployment": "tts-service", "user_config": {"max_batch_size": 8, "batch_wait_ms": 200}}
+    assert batches["change"] == {"deployment": "tts-service", "user_config": BATCHES}
     assert "is set to 1" in batches["summary"]
     assert [one["severity"] for one in told["findings"] if one["kind"] in ("traces", "sources")] == ["fine", "fine"]
     print(stack.doctor(capsys)[1])
 
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     code, text = stack.doctor(capsys, "--apply", "batch")
-    assert code == 1 and "--yes" in text and stack.deployed()["tts-service"].max_batch_size == 1, "no terminal, no change"
+    assert code == 1 and "--yes" in text, "there is no terminal"
+    assert stack.deployed()["tts-service"].max_batch_size == 1
 
     replicas = {name: deployment.replicas for name, deployment in stack.deployed().items()}
     code, text = stack.doctor(capsys, "--apply", "batch", "--yes")
     assert code == 0 and "Undo:" in text, text
     now = stack.deployed()
-    assert now["tts-service"].user_config == {"max_batch_size": 8, "batch_wait_ms": 200}
+    assert now["tts-service"].user_config == BATCHES
     assert {name: deployment.replicas for name, deployment in now.items()} == replicas, "ids and pids"
     assert now["vocoder-service"].max_batch_size == 1, "nothing else changed"
 

@@ -48,8 +48,8 @@ def _apply(change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str]
     _agree(yes, ask)
     serve.put(config)
     _wait(serve, deployment, after)
-    say(f"Done, in the same {len(deployment.replicas)} replicas. It lasts until the graph is deployed again: write it "
-        "into the Serve config too.")
+    say("Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it into "
+        "the Serve config too.")
     say(f"Undo: {_undo(serve.url, deployment, before)}")
 
 
@@ -72,7 +72,7 @@ def changed(details: dict, deployment: Deployment, change: Change) -> tuple[dict
     if entry is None:
         entry = {"name": deployment.name}
         entries.append(entry)
-    before = dict(entry.get("user_config") or {})
+    before = dict(entry.get("user_config") or deployment.user_config)
     entry["user_config"] = before | change.user_config
     return config, before
 
