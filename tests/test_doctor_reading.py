@@ -72,6 +72,24 @@ class TestZipkin:
         found, _ = read([spans(at=-0.05, lost=words.VOCODE_WAV), spans(at=5)], page=10)
         assert len(found.traces) == 1
 
+    def test_several_requests_below_one_span_of_their_callers_count_each(self):
+        one, two = spans(), spans(at=20, status=400, error="input_validation", failing=words.PREPROCESS_AUDIO)
+        caller = {"traceId": one[0]["traceId"], "id": "f" * 16, "kind": "CLIENT", "name": "talk", "duration": 1,
+                  "timestamp": one[0]["timestamp"], "localEndpoint": {"serviceName": "shop"}, "tags": {"error": "x"}}
+        for span in two:
+            span["traceId"] = one[0]["traceId"]
+        one[0]["parentId"] = two[0]["parentId"] = caller["id"]
+        found, _ = read([[caller, *two, *one]])
+        assert [trace.ok for trace in found.traces] == [False, True]
+        assert [len(trace.spans) for trace in found.traces] == [2, 5]
+
+    def test_a_loop_of_parents_ends(self):
+        one, two = spans(), spans(at=20)
+        two = [span | {"traceId": one[0]["traceId"]} for span in two]
+        one[1]["parentId"], one[2]["parentId"] = one[2]["id"], one[1]["id"]
+        found, _ = read([[*one, *two]])
+        assert len(found.traces) == 2 and sum(len(trace.spans) for trace in found.traces) == 10
+
     def test_stages_without_a_request_are_orphans(self):
         found, _ = read([*many(3), [span for span in spans() if span["name"] == "generate_mel"]])
         assert len(found.traces) == 3 and len(found.orphans) == 1 and found.orphans[0].root is None

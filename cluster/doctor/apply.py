@@ -48,8 +48,8 @@ def _apply(change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str]
     _agree(yes, ask)
     serve.put(config)
     _wait(serve, deployment, after)
-    say("Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it into "
-        "the Serve config too.")
+    say("Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it "
+        "into the Serve config too.")
     say(f"Undo: {_undo(serve.url, deployment, before)}")
 
 

@@ -24,7 +24,7 @@ def what_is_missing(trace: Trace) -> str | None:
     """Why this trace of the ingress's is not whole; None where it is."""
     ids = {span.id for span in trace.spans}
     if any(span.parent not in ids for span in trace.spans
-           if span.service in words.SERVICES and not _is_a_request(span)):
+           if span.service in words.SERVICES and not span.is_request):
         return "a span's parent is missing"
     if trace.root is None:
         return "the request's own span is missing"
@@ -36,11 +36,6 @@ def what_is_missing(trace: Trace) -> str | None:
         if needed - has:
             return f"no span of {', '.join(stage for stage in words.STAGES if stage in needed - has)}"
     return None
-
-
-def _is_a_request(span: Span) -> bool:
-    """The span above it is its caller's: a trace of the caller's may hold several requests."""
-    return span.service == words.INGRESS and span.kind == "SERVER"
 
 
 def _broken(evidence: Evidence) -> list[Finding]:

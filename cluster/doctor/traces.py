@@ -51,6 +51,11 @@ class Span:
         return words.ERROR in self.tags
 
     @property
+    def is_request(self) -> bool:
+        """The ingress's own: what is above it is its caller's."""
+        return self.service == words.INGRESS and self.kind == "SERVER"
+
+    @property
     def device_is_cpu(self) -> bool:
         return self.tags.get(words.DEVICE, "").startswith("cpu")
 
@@ -68,10 +73,34 @@ class Trace:
             seen.setdefault((span["id"], span.get("kind")), Span.of(span))
         return cls(spans[0]["traceId"], tuple(seen.values()))
 
+    @classmethod
+    def requests(cls, spans: Iterable[Mapping]) -> list[Trace]:
+        """One for each request in a trace of Zipkin's, which holds several where a caller made them below one span of
+        its own. Spans of ours that hang below none of them go to the first; the caller's own are left out."""
+        whole = cls.of(spans)
+        roots = [span for span in whole.spans if span.is_request]
+        if len(roots) <= 1:
+            return [whole]
+        above = {span.id: span for span in whole.spans}
+        of_root: dict[str, list[Span]] = {root.id: [root] for root in roots}
+        for span in whole.spans:
+            if not span.is_request and span.service in words.SERVICES:
+                top = span
+                for _ in whole.spans:  # so many steps at most: a loop of parents would never end
+                    if top.is_request or top.parent not in above:
+                        break
+                    top = above[top.parent]
+                of_root[top.id if top.is_request else roots[0].id].append(span)
+        return [cls(whole.id, tuple(spans)) for spans in of_root.values()]
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        return self.id, self.root and self.root.id
+
     @cached_property
     def root(self) -> Span | None:
         """The ingress's span; also where a caller's own trace is above it."""
-        return next((span for span in self.spans if span.service == words.INGRESS and span.kind == "SERVER"), None)
+        return next((span for span in self.spans if span.is_request), None)
 
     @cached_property
     def stages(self) -> tuple[Span, ...]:

@@ -56,23 +56,24 @@ class ZipkinReader:
             begin = max(window.begin, read.cut_at or 0)
             found: dict[str, Trace] = {}
             for service in STAGE_SERVICES:  # the newest of each: a broken exporter breaks more than one trace
-                for trace in self._ask(service, Window(begin, window.end), window.end, read):
+                for [trace, *_] in self._ask(service, Window(begin, window.end), window.end, read):
                     if trace.id not in known and trace.root is None:
                         found[trace.id] = trace
             read.orphans = list(found.values())
         return read
 
     def _all(self, service: str, window: Window, read: Read, most: int) -> list[Trace]:
-        found: dict[str, Trace] = {}
+        found: dict[tuple, Trace] = {}
         end = window.end
         while True:
             page = self._ask(service, window, end, read)
-            fresh = [trace for trace in page if trace.id not in found]
-            found.update((trace.id, trace) for trace in fresh)
+            fresh = [request for trace in page for request in trace if request.key not in found]
+            found.update((request.key, request) for request in fresh)
             if len(page) < self._page:
                 break
-            oldest = min(max(span.start_ms for span in trace.spans if span.service == service) for trace in page) / 1000
-            earlier = math.ceil(oldest * 1000) / 1000
+            oldest = min(max((span.start_ms for request in trace for span in request.spans if span.service == service),
+                             default=math.inf) for trace in page) / 1000
+            earlier = math.ceil(oldest * 1000) / 1000 if oldest < end else end
             if not fresh or earlier >= end:  # more of one millisecond than a page holds
                 earlier = end - 0.001
                 read.skipped += 1
@@ -84,7 +85,8 @@ class ZipkinReader:
                 break
         return [trace for trace in found.values() if _began(trace) >= window.begin]
 
-    def _ask(self, service: str, window: Window, end: float, read: Read) -> list[Trace]:
+    def _ask(self, service: str, window: Window, end: float, read: Read) -> list[list[Trace]]:
+        """A page: of each trace the requests in it."""
         asked = {"serviceName": service, "endTs": round(end * 1000), "limit": self._page,
                  "lookback": max(1, round((end - window.begin) * 1000))}
         try:
@@ -98,7 +100,7 @@ class ZipkinReader:
         try:
             traces = answer.raise_for_status().json()
             read.pages += 1
-            return [Trace.of(spans) for spans in traces if spans]
+            return [Trace.requests(spans) for spans in traces if spans]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as failure:
             raise Problem(f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
                           "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411.") from failure
