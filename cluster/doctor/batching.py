@@ -79,7 +79,10 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
               for size, (took, seen) in sorted(batches.by_size.items())]
     detail.append("whether larger batches pay is not known: all had one size" if ratio is None else
                   f"in the largest batches a member costs {percent(ratio)} of what it costs in the smallest")
-    figures = {"stage": times.stage, "mean_size": round(batches.mean_size, 2), "alone": round(batches.alone, 3),
+    busy = [(load, weight) for span, weight in times.spans if (load := span.number(words.GPU_UTILIZATION)) is not None]
+    if busy:
+        detail.append(f"its GPU is busy {mean(busy):.0f} % of the time, as its spans say")
+    figures = {"gpu_percent": round(mean(busy), 1) if busy else None, "stage": times.stage, "mean_size": round(batches.mean_size, 2), "alone": round(batches.alone, 3),
                "largest": batches.largest, "max_batch_size": limit, "max_is_known": told == "is set to",
                "member_cost_ratio": None if ratio is None else round(ratio, 3),
                "batch_wait_ms": round(times.batch_wait_ms, 1), "compute_ms": round(times.compute_ms, 1)}

@@ -95,7 +95,8 @@ def _finding(group: Group, traces: list[Trace], of_status: int, total: float | N
                f"{len(traces)} requests, {of_all}")
     detail = [f"share of all requests: {source}", f"error.type {group.type}, error.code {group.code or 'none'}, "
               f"service {group.service}"]
-    detail += [f"{short(user)}: {count}" for user, count in callers.most_common(5)] if len(callers) > 1 else []
+    if 1 < len(callers) < len(traces):
+        detail += [f"{short(user)}: {count}" for user, count in callers.most_common(5)]
     query = f"{words.HTTP_STATUS_CODE}={group.status} and {words.ERROR_TYPE}={group.type}"
     return Finding("errors", _severity(group, len(traces), share), summary, detail, _advice(group, traces),
                    traces=evidence.window.link(query), figures={

@@ -51,7 +51,9 @@ def percent(share: float) -> str:
 
 
 def ms(value: float) -> str:
-    """'412 ms', '12.3 s'."""
+    """'412 ms', '12.3 s'; '0 ms' where nothing is to be seen of it."""
+    if value < 0.05:
+        return "0 ms"
     return f"{value / 1000:.1f} s" if value >= 9_999.5 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
