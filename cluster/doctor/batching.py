@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cluster.doctor.evidence import ENOUGH, Evidence
 from cluster.doctor.figures import mean, ms, percent, quantile
-from cluster.doctor.finding import Change, Finding
+from cluster.doctor.finding import Change, Finding, Severity
 from cluster.doctor.stage_times import StageTimes, stage_times
 from tracing import vocabulary as words
 
@@ -67,48 +67,59 @@ def batching(evidence: Evidence) -> list[Finding]:
 
 
 def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottleneck: bool) -> Finding | None:
+    """None where there is nothing to say of it."""
     deployment = evidence.deployments.get(times.service)
-    limit, told = (deployment.max_batch_size, "is set to") if deployment else (None, "")
-    if limit is None:  # nobody says: the largest batch seen is the least it can be
-        limit, told = batches.largest, "seems to be"
+    told = deployment.max_batch_size if deployment else None
+    limit = told or batches.largest  # where nobody says: the largest batch seen is the least it can be
     ratio = batches.member_ratio
     said = (f"{times.service} computes {batches.mean_size:.1f} requests at a time ({percent(batches.alone)} of them "
-            f"alone; max_batch_size {told} {limit}), and requests wait {ms(times.batch_wait_ms)} for its device, which "
-            f"then takes {ms(times.compute_ms)}")
-    detail = [f"batches of {size}: {ms(took)} compute, {seen} seen"
-              for size, (took, seen) in sorted(batches.by_size.items())]
-    detail.append("whether larger batches pay is not known: all had one size" if ratio is None else
-                  f"in the largest batches a member costs {percent(ratio)} of what it costs in the smallest")
-    busy = [(load, weight) for span, weight in times.spans if (load := span.number(words.GPU_UTILIZATION)) is not None]
-    if busy:
-        detail.append(f"its GPU is busy {mean(busy):.0f} % of the time, as its spans say")
-    figures = {"gpu_percent": round(mean(busy), 1) if busy else None, "stage": times.stage, "mean_size": round(batches.mean_size, 2), "alone": round(batches.alone, 3),
-               "largest": batches.largest, "max_batch_size": limit, "max_is_known": told == "is set to",
-               "member_cost_ratio": None if ratio is None else round(ratio, 3),
-               "batch_wait_ms": round(times.batch_wait_ms, 1), "compute_ms": round(times.compute_ms, 1)}
-    waits = is_bottleneck and times.batch_wait_ms >= times.compute_ms > 0
-    at_the_limit = _share_at(times, limit) >= 0.5
+            f"alone; max_batch_size {'is set to' if told else 'seems to be'} {limit}), and requests wait "
+            f"{ms(times.batch_wait_ms)} for its device, which then takes {ms(times.compute_ms)}")
+
+    def finding(severity: Severity, summary: str, advice: str | None, change: Change | None = None) -> Finding:
+        return Finding("batching", severity, summary, _detail(times, batches), advice, change,
+                       evidence.window.link(words.BATCH_SIZE, service=times.service),
+                       _figures(times, batches) | {"max_batch_size": limit, "max_is_known": told is not None})
     if ratio is not None and ratio > 1.05 and batches.mean_size > 1.05:
-        return Finding("batching", "look", f"batches don't pay at {times.service}: {said}", detail,
-                       advice="A member of a batch costs more here than alone: on this device max_batch_size 1 may be "
-                              "quicker.", figures=figures)
-    if not waits:
+        return finding("look", f"batches don't pay at {times.service}: {said}",
+                       "A member of a batch costs more here than alone: on this device max_batch_size 1 may be quicker.")
+    if not is_bottleneck or not times.batch_wait_ms >= times.compute_ms > 0:
         return None
-    link = evidence.window.link(words.BATCH_SIZE, service=times.service)
-    if not at_the_limit:
-        return Finding("batching", "look", f"{said}; its batches do not fill up to what is allowed", detail,
-                       figures=figures, traces=link)
+    if _share_at(times, limit) < 0.5:
+        return finding("look", f"{said}; its batches do not fill up to what is allowed", None)
     if limit >= BATCH or (ratio is not None and ratio > PAYS_BELOW):
-        return Finding("batching", "look", f"{said}; its batches are full", detail, traces=link, figures=figures,
-                       advice="Larger batches would gain little: it needs more replicas, or a faster device.")
+        return finding("look", f"{said}; its batches are full",
+                       "Larger batches would gain little: it needs more replicas, or a faster device.")
     if ratio is None and times.stage == words.VOCODE_WAV and _on_cpu(times):
-        return Finding("batching", "look", f"{said}; on a CPU its batches are of 1 on purpose", detail, traces=link,
-                       advice="A vocoder on a CPU is quicker one by one: it needs more replicas, or a GPU.",
-                       figures=figures)
-    change = Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS})
-    return Finding("batching", "act", said, detail, figures=figures, change=change, traces=link,
-                   advice=f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: {WAIT_MS}: it "
-                          "changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.")
+        return finding("look", f"{said}; on a CPU its batches are of 1 on purpose",
+                       "A vocoder on a CPU is quicker one by one: it needs more replicas, or a GPU.")
+    return finding("act", said, f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: "
+                   f"{WAIT_MS}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
+                   Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS}))
+
+
+def _detail(times: StageTimes, batches: Batches) -> list[str]:
+    lines = [f"batches of {size}: {ms(took)} compute, {seen} seen"
+             for size, (took, seen) in sorted(batches.by_size.items())]
+    if (busy := _gpu_percent(times)) is not None:
+        lines.append(f"its GPU is busy {busy:.0f} % of the time, as its spans say")
+    ratio = batches.member_ratio
+    return lines + ["whether larger batches pay is not known: too few of a second size" if ratio is None else
+                    f"in the largest batches a member costs {percent(ratio)} of what it costs in the smallest"]
+
+
+def _figures(times: StageTimes, batches: Batches) -> dict:
+    ratio, busy = batches.member_ratio, _gpu_percent(times)
+    return {"stage": times.stage, "mean_size": round(batches.mean_size, 2), "alone": round(batches.alone, 3),
+            "largest": batches.largest, "member_cost_ratio": None if ratio is None else round(ratio, 3),
+            "batch_wait_ms": round(times.batch_wait_ms, 1), "compute_ms": round(times.compute_ms, 1),
+            "gpu_percent": None if busy is None else round(busy, 1)}
+
+
+def _gpu_percent(times: StageTimes) -> float | None:
+    """None on a CPU."""
+    loads = [(load, weight) for span, weight in times.spans if (load := span.number(words.GPU_UTILIZATION)) is not None]
+    return mean(loads) if loads else None
 
 
 def _share_at(times: StageTimes, limit: int) -> float:
