@@ -82,7 +82,7 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
                        _figures(times, batches) | {"max_batch_size": limit, "max_is_known": told is not None})
     if ratio is not None and ratio > 1.05 and batches.mean_size > 1.05:
         return finding("look", f"batches don't pay at {times.service}: {said}",
-                       "A member of a batch costs more here than alone: on this device max_batch_size 1 may be quicker.")
+                       "A member of a batch costs more than alone: max_batch_size 1 may be quicker here.")
     if not is_bottleneck or not times.batch_wait_ms >= times.compute_ms > 0:
         return None
     if _share_at(times, limit) < 0.5:
