@@ -95,7 +95,9 @@ class TestErrors:
 
     def test_a_stream_that_broke_off_after_200_is_an_error(self):
         broken = spans(error="stage_unavailable", failing=VOCODER)
-        assert of("errors", findings([*many(20), broken]))[0].figures["count"] == 1
+        [error] = of("errors", findings([*many(20), broken]))
+        assert error.figures["count"] == 1 and "of the answers that broke off are stage_unavailable" in error.summary
+        assert acts(findings([*many(20), *([broken] * 10)]))
 
     def test_missing_dialects_are_said_in_words(self):
         [error] = of("errors", findings([*many(50), *many(90, status=400, error="input_validation",

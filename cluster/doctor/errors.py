@@ -39,7 +39,12 @@ class Group:
 
     @property
     def ours(self) -> bool:
-        return self.status >= 500
+        return self.status >= 500 or self.broke_off
+
+    @property
+    def broke_off(self) -> bool:
+        """Its answer had begun, with a 200, when it failed."""
+        return self.status < 400
 
 
 def errors(evidence: Evidence) -> list[Finding]:
@@ -64,7 +69,6 @@ def _group(trace: Trace) -> Group:
     own = stage.tags if stage is not None else {}
     kind = root.tags.get(words.ERROR_TYPE) or own.get(words.ERROR_TYPE) or "unknown"
     code = root.tags.get(words.ERROR_CODE) or own.get(words.ERROR_CODE) or ""
-    # A stream that broke off was answered with 200: its error's own status is not in the trace.
     status = trace.status or 500
     service = words.INGRESS if stage is None else stage.remote or stage.service
     return Group(status, kind, code, service, _about(trace, kind, code, service, stage))
@@ -91,7 +95,8 @@ def _finding(group: Group, traces: list[Trace], of_status: int, total: float | N
     weight = sum(trace.weight for trace in traces)
     share = None if not total else min(1.0, weight / total)
     of_all = f"{percent(share)} of all requests" if share is not None else "their share of all requests is not known"
-    summary = (f"{percent(len(traces) / of_status)} of the {group.status}s are {group.about}{_from(callers)}: "
+    which = "answers that broke off" if group.broke_off else f"{group.status}s"
+    summary = (f"{percent(len(traces) / of_status)} of the {which} are {group.about}{_from(callers)}: "
                f"{len(traces)} requests, {of_all}")
     detail = [f"share of all requests: {source}", f"error.type {group.type}, error.code {group.code or 'none'}, "
               f"service {group.service}"]
