@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from doctoring import ALICE, BOB, LENGTH, acts, evidence, findings, many, narrow, of, spans
+from doctoring import ALICE, BEGIN, BOB, LENGTH, acts, evidence, findings, many, narrow, of, spans
 
 from cluster.doctor import report
 from cluster.doctor.evidence import Evidence
@@ -84,6 +84,36 @@ class TestErrors:
     def test_a_count_that_lags_behind_the_traces_is_not_used(self):
         [error] = of("errors", findings([*many(85), *narrow(150)], counts=Counts(outcomes={"refused": 3})))
         assert "15 % of all requests" in error.summary and "weights" in error.figures["share_is"]
+
+    def test_a_count_of_fewer_than_the_weights_stand_for_is_not_used(self):
+        """More than the traces, far less than they stand for: Prometheus lags, or knows one ingress of two."""
+        [error] = of("errors", findings([*many(85), *narrow(150)], counts=Counts(outcomes={"ok": 300, "refused": 80})))
+        assert "15 % of all requests" in error.summary and "weights" in error.figures["share_is"]
+
+    def test_where_zipkin_forgot_the_oldest_failures_are_not_held_against_the_whole_time(self):
+        """15 % fail all along, and a fifth of the traces is left."""
+        found = findings([*many(85), *narrow(150)], counts=Counts(outcomes={"ok": 4250, "refused": 750}))
+        [error] = [one for one in of("errors", found) if one.figures.get("code")]
+        assert "15 % of all requests" in error.summary
+        assert error.figures["share_is"].endswith("which stand for 1,000 of the 5,000 requests that Prometheus counted")
+        [read] = of("sources", found)
+        assert read.severity == "look" and any("stand for 1,000 of these" in line for line in read.detail)
+
+    def test_what_chance_explains_is_no_gap(self):
+        """85 kept of a tenth are 850, give or take 260."""
+        found = findings([*many(85), *narrow(150)], counts=Counts(outcomes={"ok": 1050, "refused": 150}))
+        assert of("errors", found)[0].figures["share_is"] == "Prometheus's count"
+        assert of("sources", found)[0].severity == "fine"
+
+    def test_where_more_came_than_is_read_the_whole_count_is_no_measure(self):
+        seen = evidence([*many(85), *narrow(150)], counts=Counts(outcomes={"ok": 850, "refused": 150}))
+        assert seen.all_requests[1] == "Prometheus's count"
+        cut = evidence([*many(85), *narrow(150)], counts=seen.counts)
+        cut.read.cut_at = BEGIN + 1
+        assert cut.all_requests == (1000, "by the kept traces' weights")
+        only_failures = evidence(narrow(150), counts=seen.counts)
+        only_failures.read.cut_at = BEGIN + 1
+        assert only_failures.all_requests[0] is None
 
     def test_ours_are_acted_on_sooner_and_name_the_stage(self):
         [error] = of("errors", findings([*many(50), *many(10, status=500, error="internal", failing=TTS)]))
@@ -220,6 +250,15 @@ class TestDialects:
         found = of("dialect", findings([*many(60), *many(5, dialect="sichuan"), *many(
             3, dialect="sichuan", status=500, error="internal")]))
         assert [finding.severity for finding in found] == ["fine"]
+
+    def test_a_ratio_that_was_changed_meanwhile_weighs_each_by_its_own(self):
+        """All kept for a while, then a tenth: 800 of mandarin were good, and not the 7,280 of a tenth all along. What is
+        known of 92 % and 83 % is not ten points apart."""
+        mandarin = [*many(720, weight=1), *many(8), *many(70, status=500, error="internal", failing=TTS)]
+        sichuan = [*many(100, dialect="sichuan"),
+                   *many(200, dialect="sichuan", status=500, error="internal", failing=TTS)]
+        found = of("dialect", findings([*mandarin, *sichuan]))
+        assert [finding.severity for finding in found] == ["fine"], found
 
     def test_where_only_errors_are_kept_nothing_is_known(self):
         found = of("dialect", findings([*narrow(40), *narrow(40, dialect="sichuan")]))

@@ -66,18 +66,15 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
                  "others": [round(bound, 4) for bound in others], "failures": len(failed), "kept": len(own)})
 
 
-def _interval(traces: list[Trace], weight: float) -> tuple[float, float] | None:
+def _interval(traces: list[Trace], heaviest: float) -> tuple[float, float] | None:
     """Of the share of successes; None where too few are known."""
-    # Those kept on purpose (slow ones, a test account's) stand for themselves, and say nothing of how many there were.
-    kept = sum(trace.ok and trace.by_ratio for trace in traces)
-    on_purpose = sum(trace.ok and not trace.by_ratio for trace in traces)
-    failures = sum(not trace.ok for trace in traces)
-    if kept + on_purpose + failures < FEWEST:
+    good = [trace for trace in traces if trace.ok]
+    failures = len(traces) - len(good)
+    if len(traces) < FEWEST:
         return None
-    low, high = successes(kept, weight, failures)
-    if on_purpose and kept == 0:
-        low, high = successes(on_purpose, 1, failures)[0], 1.0
-    return low, high
+    low, high = successes([trace.weight for trace in good], heaviest, failures)
+    # Those kept on purpose (slow ones, a test account's) stand for themselves, and say nothing of how many there were.
+    return low, high if any(trace.by_ratio for trace in good) or not good else 1.0
 
 
 def _duration(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence) -> Finding | None:

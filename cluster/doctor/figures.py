@@ -35,12 +35,13 @@ def wilson(good: float, count: float, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, (middle - spread) / (1 + z * z / count)), min(1.0, (middle + spread) / (1 + z * z / count))
 
 
-def successes(kept: int, weight: float, failures: float) -> tuple[float, float]:
-    """The 95 % interval of the share of successes, of which `kept` were kept, each for `weight`, beside all
-    `failures`. How many there really were is unsure too, as the count of rare events is."""
-    if weight <= 1:
-        return wilson(kept, kept + failures)
-    fewest, most = weight * max(0.0, kept - 2 * math.sqrt(kept)), weight * (kept + 2 * math.sqrt(kept) + 3)
+def successes(weights: Sequence[float], heaviest: float, failures: float) -> tuple[float, float]:
+    """The 95 % interval of the share of successes, of which those with `weights` were kept, beside all `failures`.
+
+    How many there really were is unsure too, as the count of rare events is: one that was kept for `w` adds `w (w - 1)`
+    to the variance. `heaviest`: the weight of those of whom none may have been kept."""
+    seen, spread = math.fsum(weights), 2 * math.sqrt(math.fsum(weight * (weight - 1) for weight in weights))
+    fewest, most = max(0.0, seen - spread), seen + spread + (3 * heaviest if heaviest > 1 else 0)
     return wilson(fewest, fewest + failures)[0], wilson(most, most + failures)[1]
 
 

@@ -24,6 +24,10 @@ def sources(evidence: Evidence) -> list[Finding]:
         detail.append(f"Prometheus: not asked or silent ({evidence.no_counts}); shares are by the kept traces' weights")
     else:
         detail.append(f"Prometheus: {count(evidence.counts.requests)} requests for speech")
+    if evidence.partial:
+        severity = "look"
+        detail.append(f"the traces stand for {count(evidence.stood_for)} of these: Zipkin has forgotten its oldest "
+                      "(memory storage), more came than are read, or callers refused to be traced")
     if not evidence.deployments:
         detail.append(f"Serve: not asked or silent ({evidence.no_deployments}); settings and replicas are not known")
     if not evidence.requests:
