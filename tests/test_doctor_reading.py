@@ -104,6 +104,68 @@ class TestZipkin:
         assert "--zipkin-url" in str(caught.value)
 
 
+class Gate:
+    """As the gate before Zipkin answers: a key or 401, at most 200 traces, now and then "later"."""
+
+    def __init__(self, zipkin: StandInZipkin, later: int = 0) -> None:
+        self.zipkin, self.later = zipkin, later
+        self.keys: list[str | None] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers.get("authorization"))
+        if self.later and len(self.keys) % 2 == 0:
+            self.later -= 1
+            return httpx.Response(429, headers={"Retry-After": "3"})
+        if self.keys[-1] != "Bearer cosygraph_x":
+            return httpx.Response(401)
+        return self.zipkin(httpx.Request("GET", request.url.copy_set_param(
+            "limit", str(min(200, int(request.url.params["limit"]))))))
+
+
+class TestGate:
+    @staticmethod
+    def read(gate, url: str = "https://traces.example", key: str | None = "cosygraph_x", slept=None):
+        slept = [] if slept is None else slept
+        return ZipkinReader(url, httpx.MockTransport(gate), key=key, sleep=slept.append).read(WINDOW)
+
+    def test_all_is_read_though_a_page_has_fewer_than_were_asked_for(self):
+        gate = Gate(StandInZipkin(many(450)))
+        assert len(self.read(gate).traces) == 450
+        assert gate.keys[0] is None and None not in gate.keys[1:], "the key is shown to who asks for one"
+
+    def test_it_waits_as_long_as_the_gate_says(self):
+        slept: list[float] = []
+        assert len(self.read(Gate(StandInZipkin(many(30)), later=2), slept=slept).traces) == 30
+        assert slept == [3, 3]
+
+    def test_one_that_never_lets_it_through_is_given_up(self):
+        with pytest.raises(Problem, match="429.*--since"):
+            self.read(lambda request: httpx.Response(429))
+
+    def test_a_plain_zipkin_never_sees_the_key(self):
+        gate = Gate(StandInZipkin(many(3)))
+        self.read(lambda request: gate.keys.append(request.headers.get("authorization")) or gate.zipkin(request))
+        assert set(gate.keys) == {None}
+
+    def test_a_key_is_not_sent_where_others_could_read_it(self):
+        gate = Gate(StandInZipkin(many(3)))
+        with pytest.raises(Problem, match="https"):
+            self.read(gate, "http://traces.example")
+        assert set(gate.keys) == {None}
+        assert len(self.read(gate, "http://127.0.0.1:9412").traces) == 3
+
+    @pytest.mark.parametrize("key", [None, "cosygraph_old"])
+    def test_no_key_or_a_wrong_one_is_said_and_never_repeated(self, key):
+        with pytest.raises(Problem, match="COSYGRAPH_KEY") as caught:
+            self.read(Gate(StandInZipkin(many(3))), key=key)
+        assert "cosygraph_old" not in str(caught.value)
+
+    def test_a_key_that_sees_no_tags_is_not_taken_for_a_silent_graph(self):
+        bare = [[span | {"tags": {}} for span in trace] for trace in many(3)]
+        with pytest.raises(Problem, match="view-traces"):
+            self.read(Gate(StandInZipkin(bare)))
+
+
 def _always(answer: httpx.Response | Exception) -> Callable[[httpx.Request], httpx.Response]:
     def respond(request: httpx.Request) -> httpx.Response:
         if isinstance(answer, Exception):

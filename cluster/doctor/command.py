@@ -48,7 +48,7 @@ class Places:
 def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None] = print) -> int:
     """The exit status. Problem where Zipkin can't be read, or a change can't be made."""
     places = Places.of(args, state)
-    evidence = gather(places, args.since)
+    evidence = gather(places, args.since, key=args.api_key)
     findings = examine(evidence)
     if args.apply:
         apply.batch(findings, places.dashboard, yes=args.yes, say=say)
@@ -58,12 +58,14 @@ def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None
     return SOMETHING_TO_DO if any(finding.severity == "act" for finding in findings) else NOTHING_TO_DO
 
 
-def gather(places: Places, since_s: float, now: float | None = None) -> Evidence:
+def gather(places: Places, since_s: float, now: float | None = None, key: str | None = None) -> Evidence:
+    """`key`: for the gate before Zipkin, where there is one."""
     end = time.time() if now is None else now
     window = Window(end - since_s, end, places.page)
     counts, no_counts = _counts(places.prometheus, window)
     deployments, no_deployments = _deployments(places.dashboard)
-    return Evidence(window, ZipkinReader(places.zipkin).read(window), counts, no_counts, deployments, no_deployments)
+    return Evidence(window, ZipkinReader(places.zipkin, key=key).read(window), counts, no_counts, deployments,
+                    no_deployments)
 
 
 def _counts(url: str | None, window: Window) -> tuple[Counts | None, str | None]:
@@ -102,7 +104,8 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
     command.add_argument("--since", type=_since, default=3600.0, metavar="TIME",
                          help="how far back: 90s, 15m, 1h (default), 2d; at most 7d")
     command.add_argument("--json", action="store_true", help="for programs")
-    command.add_argument("--zipkin-url", metavar="URL", help="default: the Zipkin of the stack that runs here")
+    command.add_argument("--zipkin-url", metavar="URL",
+                         help="default: the Zipkin of the stack that runs here; a gate gets the key in COSYGRAPH_KEY")
     command.add_argument("--prometheus-url", metavar="URL", help="default: that stack's, if it has one")
     command.add_argument("--dashboard-url", metavar="URL", help="Ray's, to ask for settings (default: that stack's)")
     command.add_argument("--apply", choices=("batch",),

@@ -2,22 +2,31 @@
 
 Zipkin answers with the newest traces first and at most `limit` of them. The next page ends where the oldest of this one
 was found: at the last moment at which a span of the asked service began, for that is what Zipkin sorts by.
+
+Where the gate before Zipkin (docs/gate.md) asks for a key, it gets one if there is one, and is asked for smaller pages,
+as slowly as it wants.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import httpx
 
+from access.required import is_loopback
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
+from cluster.gate.configuration import MOST_TRACES
 from cluster.problem import Problem
 from tracing import vocabulary as words
 
 PAGE = 500  #: traces an answer
 MOST = 20_000  #: traces of the ingress that are read at most; the newest
+PATIENCE = 30  #: times in a row that the gate may say "later"
 STAGE_SERVICES = tuple(words.STAGE_SERVICE.values())
 
 
@@ -39,12 +48,13 @@ class Read:
 
 
 class ZipkinReader:
-    """Problem, with cause and remedy, where Zipkin can't be read."""
+    """Problem, with cause and remedy, where Zipkin can't be read. `key`: for the gate, shown only if it asks."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None, *, page: int = PAGE,
-                 most: int = MOST) -> None:
+                 most: int = MOST, key: str | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
         self.url = url.rstrip("/").removesuffix("/zipkin")
         self._page, self._most = page, most
+        self._key, self._sleep = key, sleep
         self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, transport=transport)
 
     def read(self, window: Window) -> Read:
@@ -89,21 +99,54 @@ class ZipkinReader:
         """A page: of each trace the requests in it."""
         asked = {"serviceName": service, "endTs": round(end * 1000), "limit": self._page,
                  "lookback": max(1, round((end - window.begin) * 1000))}
-        try:
-            answer = self._http.get("/api/v2/traces", params=asked)
-        except httpx.HTTPError as failure:
-            raise Problem(f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), or "
-                          "name the one that runs with --zipkin-url.") from failure
+        answer = self._get(asked)
+        if answer.status_code == 401 and self._show_key():
+            answer = self._get(asked | {"limit": self._page})
         if answer.status_code in (401, 403):
             raise Problem(f"What answers at {self.url} asks for a key ({answer.status_code}): it is the gate before "
-                          "Zipkin. Name Zipkin itself with --zipkin-url, on the machine where it runs.")
+                          "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
+                          "Zipkin itself with --zipkin-url, on the machine where it runs.")
         try:
             traces = answer.raise_for_status().json()
             read.pages += 1
+            if self._shown and traces and not any(span.get("tags") for spans in traces for span in spans):
+                raise Problem(f"The gate at {self.url} shows this key no tags, and the doctor reads little else. It "
+                              "needs a key with the role view-traces (docs/gate.md) in COSYGRAPH_KEY, or --zipkin-url "
+                              "of Zipkin itself.")
             return [Trace.requests(spans) for spans in traces if spans]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as failure:
             raise Problem(f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
                           "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411.") from failure
+
+    def _get(self, asked: dict) -> httpx.Response:
+        for _ in range(PATIENCE):
+            try:
+                answer = self._http.get("/api/v2/traces", params=asked)
+            except httpx.HTTPError as failure:
+                raise Problem(f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), "
+                              "or name the one that runs with --zipkin-url.") from failure
+            if answer.status_code != 429:
+                return answer
+            wait = answer.headers.get("retry-after", "")
+            self._sleep(min(float(wait), 10.0) if wait.isdecimal() else 1.0)
+        raise Problem(f"The gate at {self.url} lets no more requests through for now (429). Ask again in a minute, or "
+                      "for less with --since.")
+
+    @property
+    def _shown(self) -> bool:
+        return "Authorization" in self._http.headers
+
+    def _show_key(self) -> bool:
+        """Whether there is a key that was not shown yet; from now on it is. Problem where all could read it."""
+        if self._key is None or self._shown:
+            return False
+        where = urlsplit(self.url)
+        if where.scheme != "https" and not is_loopback(where.hostname):
+            raise Problem(f"{self.url} asks for a key, and over http everybody on the way could read it. Name the "
+                          "gate's https address with --zipkin-url.")
+        self._http.headers["Authorization"] = f"Bearer {self._key}"
+        self._page = min(self._page, MOST_TRACES)
+        return True
 
 
 def _began(trace: Trace) -> float:
