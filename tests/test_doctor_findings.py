@@ -252,7 +252,7 @@ class TestDialects:
         assert [finding.severity for finding in found] == ["fine"]
 
     def test_a_ratio_that_was_changed_meanwhile_weighs_each_by_its_own(self):
-        """All kept for a while, then a tenth: 800 of mandarin were good, and not the 7,280 of a tenth all along. What is
+        """All kept, then a tenth: 800 of mandarin were good, and not the 7,280 of a tenth all along. What is
         known of 92 % and 83 % is not ten points apart."""
         mandarin = [*many(720, weight=1), *many(8), *many(70, status=500, error="internal", failing=TTS)]
         sichuan = [*many(100, dialect="sichuan"),
