@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from cluster import demo, key, links, reach, say, signals, status
+from cluster.doctor import command as doctor
 from cluster.gate import options as gate_options
 from cluster.problem import Problem
 from cluster.progress import Progress
@@ -34,6 +35,7 @@ Runs Cosygraph on this machine: Zipkin, Ray and the graph of services, all on 12
   python -m cluster up --with-gate           with keys before Zipkin too (docs/gate.md)
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status
+  python -m cluster doctor --since 15m       what is wrong, and what to do about it (docs/doctor.md)
   python -m cluster down                     let requests finish, then stop what `up` started
   python -m cluster links --day yesterday    the dependency graph of a day, for Zipkin on Elasticsearch
 """
@@ -147,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     graph.add_argument("--index", default=os.environ.get("ES_INDEX") or "zipkin", metavar="PREFIX",
                        help="first word of Zipkin's indices (default: ES_INDEX, or zipkin)")
     key.add_parser(commands, where)
+    doctor.add_command(commands, where)
     commands.add_parser("status", parents=[where], help="what runs; exit status 0 where the graph is ready")
     return top
 
@@ -283,4 +286,5 @@ def _links(args: argparse.Namespace, stack: Stack) -> int:
 
 
 _COMMANDS = {"demo": _demo, "say": _say, "up": _up, "down": _down, "status": _status,
-             "links": _links, "key": lambda args, stack: key.run(args)}
+             "links": _links, "key": lambda args, stack: key.run(args),
+             "doctor": lambda args, stack: doctor.run(args, stack.file.load())}

@@ -1,0 +1,94 @@
+"""Traces that are not whole, stages that did not answer, traces that never arrived."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cluster.doctor.evidence import Evidence
+from cluster.doctor.figures import count
+from cluster.doctor.finding import Finding
+from cluster.doctor.traces import SPEECH_STAGES, VOICE_STAGES, Span, Trace
+from tracing import vocabulary as words
+
+DIED_OFTEN = 3  #: times that a stage did not answer, from which on something is to be done
+
+
+def broken(evidence: Evidence) -> list[Finding]:
+    found = [*_broken(evidence), *_lost_stages(evidence), *_never_arrived(evidence)]
+    if not found and evidence.requests:
+        found = [Finding("traces", "fine", f"all of {len(evidence.read.traces)} kept traces are whole")]
+    return found
+
+
+def what_is_missing(trace: Trace) -> str | None:
+    """Why this trace of the ingress's is not whole; None where it is."""
+    ids = {span.id for span in trace.spans}
+    if any(span.parent not in ids for span in trace.spans
+           if span.service in words.SERVICES and not span.is_request):
+        return "a span's parent is missing"
+    if trace.root is None:
+        return "the request's own span is missing"
+    if trace.ok and trace.is_speech and trace.tag(words.REQUEST_FALLBACK) != "true":
+        has = {span.name for span in trace.stages}
+        needed = set(SPEECH_STAGES)
+        if trace.tag(words.VOICE_CACHE) not in ("hit", "stored"):
+            needed |= set(VOICE_STAGES)
+        if needed - has:
+            return f"no span of {', '.join(stage for stage in words.STAGES if stage in needed - has)}"
+    return None
+
+
+def _broken(evidence: Evidence) -> list[Finding]:
+    wrong = [(trace, missing) for trace in (*evidence.read.traces, *evidence.read.orphans)
+             if (missing := what_is_missing(trace))]
+    if not wrong:
+        return []
+    kinds = Counter(missing for _, missing in wrong)
+    looked_at = len(evidence.read.traces) + len(evidence.read.orphans)
+    return [Finding(
+        "traces", "look", f"{len(wrong)} of {looked_at} traces are not whole: " + "; ".join(
+            f"{number} times {missing}" for missing, number in kinds.most_common(3)),
+        [f"{trace.id}: {missing}" for trace, missing in wrong[:5]],
+        advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still write the newest; "
+               "ask again in a minute. What stays so was lost in between.",
+        figures={"broken": len(wrong), "orphans": len(evidence.read.orphans), "kinds": dict(kinds)})]
+
+
+def _lost_stages(evidence: Evidence) -> list[Finding]:
+    found = []
+    by_service: dict[str, list[tuple[Trace, Span]]] = {}
+    for trace in evidence.read.traces:
+        for span in trace.lost:
+            by_service.setdefault(span.remote or words.STAGE_SERVICE[span.name], []).append((trace, span))
+    for service, calls in sorted(by_service.items(), key=lambda item: -len(item[1])):
+        kinds = Counter(span.tags.get(words.ERROR, "unknown") for _, span in calls)
+        saved = len({trace.id for trace, _ in calls if trace.ok})
+        requests = len({trace.id for trace, _ in calls})
+        found.append(Finding(
+            "traces", "act" if len(calls) >= DIED_OFTEN else "look",
+            f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a "
+            "second try", [f"{cause}: {number}" for cause, number in kinds.most_common()],
+            advice=f"Its log says why it ended or hung; `python -m cluster status` shows whether {service} runs now.",
+            traces=evidence.window.link("error", span=calls[0][1].name),
+            figures={"service": service, "calls": len(calls), "requests": requests, "saved": saved}))
+    return found
+
+
+def _never_arrived(evidence: Evidence) -> list[Finding]:
+    counts = evidence.counts
+    if counts is None:
+        return []
+    found = []
+    if lost := sum(counts.lost_traces.values()):
+        causes = ", ".join(f"{cause} {count(number)}" for cause, number in sorted(counts.lost_traces.items()))
+        found.append(Finding("traces", "act", f"{count(lost)} kept traces never reached Zipkin: {causes}",
+                             advice="docs/runbook.md, TracesLost.", figures={"lost": counts.lost_traces}))
+    if counts.zipkin_dropped:
+        found.append(Finding("traces", "act", f"Zipkin dropped {count(counts.zipkin_dropped)} spans it had received",
+                             advice="Its log says why; its storage may be full or slow (docs/storage.md).",
+                             figures={"zipkin_dropped": counts.zipkin_dropped}))
+    if counts.untraced:
+        found.append(Finding("traces", "look", f"{count(counts.untraced)} requests were made while tracing was off",
+                             advice="user_config `tracing: true` of cosyvoice3-api switches it on, without a restart.",
+                             figures={"untraced": counts.untraced}))
+    return found

@@ -1,0 +1,99 @@
+"""Counts of all requests, sampled or not, out of Prometheus.
+
+What a counter grew by in a time is its last value there less its value before, series by series: `increase()` does not
+see what a new series starts with, and guesses beyond its points. Where Prometheus doesn't reach back to the start of
+the time, nothing is known of it, and nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import httpx
+
+from cluster.doctor.traces import SPEECH_ROUTES
+from cluster.doctor.window import Window
+
+_ROUTES = "|".join(sorted(SPEECH_ROUTES))
+
+
+class Silent(Exception):
+    """Prometheus can't be asked; the message says why."""
+
+
+@dataclass
+class Counts:
+    """Of the requests for speech of a time, but for what is said otherwise."""
+
+    outcomes: dict[str, float] = field(default_factory=dict)  #: ok, refused, failed, cancelled: requests
+    error_types: dict[str, float] = field(default_factory=dict)
+    lost_traces: dict[str, float] = field(default_factory=dict)  #: by cause
+    untraced: float = 0.0  #: requests, of every route
+    zipkin_dropped: float = 0.0  #: spans
+    queue_p95_s: dict[str, tuple[float, float]] = field(default_factory=dict)  #: stage: first half, second half
+    replicas: dict[str, float] = field(default_factory=dict)  #: healthy now, by deployment
+    waiting: float = 0.0  #: requests that wait to be let in now
+
+    @property
+    def requests(self) -> float:
+        return sum(self.outcomes.values())
+
+    def counts(self) -> dict:
+        return {"requests": round(self.requests), "outcomes": {name: round(n) for name, n in self.outcomes.items()}}
+
+
+class PrometheusReader:
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=20, trust_env=False, transport=transport)
+        self._end = 0.0
+
+    def read(self, window: Window) -> Counts:
+        """Raises Silent where it doesn't answer, doesn't know the graph, or doesn't reach back that far."""
+        self._end = window.end
+        length = f"{max(1, round(window.length_s))}s"
+        half = f"{max(1, round(window.length_s / 2))}s"
+        with self._http:
+            if not self._by("max(up{job='ray'})"):
+                raise Silent("it has nothing of Ray's: is it the graph's own?")
+            if not self._by(f"max(up{{job='ray'}} offset {length})"):
+                raise Silent("it does not reach back to the start of this time; a later --since would be counted")
+            requests = f"ray_cosygraph_requests_total{{route=~'{_ROUTES}'}}"
+            return Counts(
+                outcomes=self._by(_grew(requests, length, "outcome"), "outcome"),
+                error_types=self._by(_grew(requests, length, "error_type"), "error_type"),
+                lost_traces=self._by(_grew("ray_cosygraph_traces_lost_total", length, "cause"), "cause"),
+                untraced=self._one(_grew("ray_cosygraph_untraced_requests_total", length, "job")),
+                zipkin_dropped=self._one(_grew("zipkin_collector_spans_dropped_total", length, "job")),
+                queue_p95_s=self._halves(half),
+                replicas=self._by("sum by (deployment) (ray_serve_deployment_replica_healthy)", "deployment"),
+                waiting=self._one("sum(ray_cosygraph_requests_waiting)"))
+
+    def _halves(self, half: str) -> dict[str, tuple[float, float]]:
+        def asked(offset: str) -> dict[str, float]:
+            rate = f"sum by (stage, le) (rate(ray_cosygraph_queue_wait_seconds_bucket[{half}]{offset}))"
+            return self._by(f"histogram_quantile(0.95, {rate})", "stage")
+        first, second = asked(f" offset {half}"), asked("")
+        return {stage: (first[stage], second[stage]) for stage in first.keys() & second.keys()}
+
+    def _one(self, query: str) -> float:
+        return sum(self._by(query, "job").values())
+
+    def _by(self, query: str, label: str = "job") -> dict[str, float]:
+        try:
+            answer = self._http.get("/api/v1/query", params={"query": query, "time": f"{self._end:.3f}"})
+            found = answer.json()
+            if found["status"] != "success":
+                raise Silent(f"it does not answer {query}: {found.get('error')}")
+            values = {one["metric"].get(label, ""): float(one["value"][1]) for one in found["data"]["result"]}
+        except httpx.HTTPError as failure:
+            raise Silent(f"{self.url} doesn't answer ({type(failure).__name__})") from failure
+        except (ValueError, KeyError, TypeError) as failure:
+            raise Silent(f"what answers at {self.url} is no Prometheus") from failure
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _grew(counter: str, length: str, label: str) -> str:
+    now = f"max_over_time({counter}[{length}])"
+    return f"sum by ({label}) ({now} - ({counter} offset {length} or 0 * {now})) > 0"

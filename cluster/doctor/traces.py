@@ -1,0 +1,154 @@
+"""Traces as typed values, from Zipkin's v2 JSON. What is missing in a span, or is no number, is None here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from tracing import vocabulary as words
+
+#: What asks for speech; other routes (health, pages, the voice store) are no part of any share here.
+SPEECH_ROUTES = frozenset(route for route in words.ROUTES if route in ("/api/generate", "/v1/audio/speech")
+                          or route.startswith("/inference_"))
+VOICE_STAGES = (words.PREPROCESS_AUDIO, words.EXTRACT_SPEAKER)
+SPEECH_STAGES = (words.GENERATE_MEL, words.VOCODE_WAV)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One span. Times in milliseconds; `start_ms` since the epoch."""
+
+    id: str
+    parent: str | None
+    kind: str | None
+    name: str  #: in capitals where Zipkin has a stage's: Zipkin stores names in lower case
+    service: str
+    remote: str | None  #: the service that a CLIENT span speaks for
+    start_ms: float
+    duration_ms: float
+    tags: Mapping[str, str]
+
+    @classmethod
+    def of(cls, span: Mapping) -> Span:
+        return cls(span["id"], span.get("parentId"), span.get("kind"), (span.get("name") or "").upper(),
+                   (span.get("localEndpoint") or {}).get("serviceName") or "",
+                   (span.get("remoteEndpoint") or {}).get("serviceName"), (span.get("timestamp") or 0) / 1000,
+                   (span.get("duration") or 0) / 1000, span.get("tags") or {})
+
+    def number(self, tag: str) -> float | None:
+        try:
+            return float(self.tags[tag])
+        except (KeyError, ValueError):
+            return None
+
+    def ms(self, tag: str) -> float:
+        """A wait or a time; 0 where it has none."""
+        return self.number(tag) or 0.0
+
+    @property
+    def failed(self) -> bool:
+        return words.ERROR in self.tags
+
+    @property
+    def is_request(self) -> bool:
+        """The ingress's own: what is above it is its caller's."""
+        return self.service == words.INGRESS and self.kind == "SERVER"
+
+    @property
+    def device_is_cpu(self) -> bool:
+        return self.tags.get(words.DEVICE, "").startswith("cpu")
+
+
+@dataclass(frozen=True)
+class Trace:
+    id: str
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, spans: Iterable[Mapping]) -> Trace:
+        spans = list(spans)
+        seen = {}
+        for span in spans:  # a span that was sent twice counts once
+            seen.setdefault((span["id"], span.get("kind")), Span.of(span))
+        return cls(spans[0]["traceId"], tuple(seen.values()))
+
+    @classmethod
+    def requests(cls, spans: Iterable[Mapping]) -> list[Trace]:
+        """One for each request in a trace of Zipkin's, which holds several where a caller made them below one span of
+        its own. Spans of ours that hang below none of them go to the first; the caller's own are left out."""
+        whole = cls.of(spans)
+        roots = [span for span in whole.spans if span.is_request]
+        if len(roots) <= 1:
+            return [whole]
+        above = {span.id: span for span in whole.spans}
+        of_root: dict[str, list[Span]] = {root.id: [root] for root in roots}
+        for span in whole.spans:
+            if not span.is_request and span.service in words.SERVICES:
+                top = span
+                for _ in whole.spans:  # so many steps at most: a loop of parents would never end
+                    if top.is_request or top.parent not in above:
+                        break
+                    top = above[top.parent]
+                of_root[top.id if top.is_request else roots[0].id].append(span)
+        return [cls(whole.id, tuple(spans)) for spans in of_root.values()]
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        return self.id, self.root and self.root.id
+
+    @cached_property
+    def root(self) -> Span | None:
+        """The ingress's span; also where a caller's own trace is above it."""
+        return next((span for span in self.spans if span.is_request), None)
+
+    @cached_property
+    def stages(self) -> tuple[Span, ...]:
+        """The stages' own spans: of a long text, or of a second try, several of a name."""
+        return tuple(span for span in self.spans if span.kind == "SERVER" and span.name in words.STAGE_SERVICE)
+
+    @cached_property
+    def lost(self) -> tuple[Span, ...]:
+        """What the ingress says on behalf of stages that could not answer; not of clients that left."""
+        return tuple(span for span in self.spans if span.kind == "CLIENT" and span.failed
+                     and span.name in words.STAGE_SERVICE and span.tags.get(words.ERROR_TYPE) != "cancelled")
+
+    def tag(self, key: str) -> str | None:
+        return self.root.tags.get(key) if self.root else None
+
+    @property
+    def weight(self) -> float:
+        """For how many requests it stands: 10 where a tenth is kept and this was not kept on purpose."""
+        return (self.root and self.root.number(words.SAMPLING_ADJUSTED_COUNT)) or 1.0
+
+    @property
+    def by_ratio(self) -> bool:
+        """Kept by chance, as a sample of the unremarkable ones."""
+        return self.tag(words.SAMPLING_REASON) in ("ratio", None)
+
+    @property
+    def status(self) -> int | None:
+        text = self.tag(words.HTTP_STATUS_CODE)
+        return int(text) if text and text.isdecimal() else None
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.root) and not self.root.failed and (self.status or 0) < 400
+
+    @property
+    def cancelled(self) -> bool:
+        return self.tag(words.ERROR_TYPE) == "cancelled"
+
+    @property
+    def is_speech(self) -> bool:
+        return self.tag(words.HTTP_ROUTE) in SPEECH_ROUTES
+
+    @property
+    def user(self) -> str | None:
+        return self.tag(words.USER_HASH)
+
+    @property
+    def failed_stage(self) -> Span | None:
+        """The last stage that failed, in its own words or in the ingress's."""
+        failed = [span for span in (*self.stages, *self.lost) if span.failed]
+        return max(failed, key=lambda span: span.start_ms, default=None)
