@@ -218,9 +218,7 @@ class VocoderClient(StageClient):
                         audio = await self._call(run, send, chunk)
                         so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
                         yield audio
-                except BaseException as error:
-                    if isinstance(error, Exception):
-                        run.abandoned = True  # who is closed now was not left by the client
+                except BaseException:
                     if not silent:
                         run.lost(self.stage, self.service, so_far.started_ns, "cancelled", messages.STREAM_BROKEN)
                     raise

@@ -45,7 +45,10 @@ class Tries:
         self.remake = False
         try:
             yield
-        except (asyncio.CancelledError, GeneratorExit):
+        except GeneratorExit:  # whoever took the stream's chunks wants no more of them
+            run.lost(self._stage, self._service, started, "cancelled", messages.STREAM_BROKEN)
+            raise
+        except asyncio.CancelledError:
             run.lost(self._stage, self._service, started, "cancelled",
                      messages.STREAM_BROKEN if run.abandoned else messages.CLIENT_LEFT)
             raise

@@ -6,9 +6,10 @@ from contextlib import aclosing, suppress
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from deployments.client import Result, VocoderClient
+from deployments.client import Result, TtsClient, VocoderClient
 from deployments.run import Run
 from deployments.wire import FINAL, LAST, PART, SECONDS, SO_FAR, Reply, SoFar
+from engines.contract import Utterance
 from speech.errors import InternalError, StageUnavailable
 from tracing import Tracer
 
@@ -18,14 +19,14 @@ class Mel:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.closed = self.abandoned = False
+        self.closed = False
 
     async def chunks(self):
         try:
             for part in range(2):
                 yield Result(Reply([], facts={PART: part, SECONDS: 1.0, FINAL: True, LAST: part == 1}), None)
         except GeneratorExit:
-            self.closed, self.abandoned = True, self.run.abandoned
+            self.closed = True
             raise
 
 
@@ -57,7 +58,6 @@ def test_where_the_vocoder_fails_nobody_goes_on_making_what_it_would_have_sounde
             async for _ in vocoder(Reply([], error=InternalError("it broke"))).follow(mel.chunks(), mel.run):
                 pass
         assert failure.value.__traceback__ is not None and mel.closed, "at once, though the failure is still held"
-        assert mel.abandoned, "or its span would say that the client had left"
     asyncio.run(main())
 
 
@@ -77,7 +77,7 @@ def test_where_the_listener_leaves_nobody_does_either(how):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        assert mel.closed and not mel.abandoned
+        assert mel.closed
         [span] = mel.run.records
         assert span.name == "VOCODE_WAV" and span.tags["error.type"] == "cancelled"
     asyncio.run(main())
@@ -122,4 +122,38 @@ def test_what_dies_twice_is_given_up():
             async for _ in vocoder(*died).follow(mel.chunks(), mel.run):
                 pass
         assert mel.closed and len(mel.run.records) == 2
+    asyncio.run(main())
+
+
+class Replies:
+    """tts-service's stream: a chunk for each second, and at the end the spans."""
+
+    def __init__(self) -> None:
+        self.seconds = iter((1, 2, 3))
+        self.cancelled = False
+
+    async def __anext__(self) -> Reply:
+        seconds = next(self.seconds, None)
+        return chunk(seconds).reply if seconds else Reply([])
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client():
+    async def main():
+        run, streams, client = new_run(), [], TtsClient(None)
+
+        def begin(*args) -> Replies:
+            streams.append(Replies())
+            return streams[-1]
+        client.remote_stream = begin
+        chunks = client.stream(Utterance("Hello", "en-US"), Result(Reply([]), None), run)
+        second = [found async for found in chunks][1]
+        assert run.records == [] and not streams[0].cancelled
+        again = await second.remake()
+        assert again.reply.facts[SECONDS] == 2, "what was given out before it is passed over"
+        assert streams[1].cancelled
+        [span] = run.records
+        assert (span.tags["error.type"], span.tags["error"]) == ("cancelled", "the stream ended before its last chunk")
     asyncio.run(main())

@@ -407,10 +407,11 @@ def test_a_stream_whose_stage_dies_in_the_middle_goes_on_where_it_was(served, in
     spans = served.trace(trace_id, spans=5)
     [root] = [span for span in spans if span["name"] == "post /api/generate"]
     assert "error" not in root["tags"] and root["tags"]["http.status_code"] == "200"
-    lost = [span for span in spans if span.get("kind") == "CLIENT"]
-    # A call that a replica has not taken yet goes to another one, by Serve itself: tts-service had taken it for sure.
-    assert [span["name"] for span in lost] == [stage] or (service == "vocoder-service" and not lost)
-    assert all(span["tags"]["error"] == "the replica died" for span in lost)
+    clients = [(span["name"], span["tags"]["error"]) for span in spans if span.get("kind") == "CLIENT"]
+    if service == "tts-service":
+        assert clients == [(stage, "the replica died")]
+    else:  # Serve gives a call that was not taken yet to the new one; by then the chunk may have to be made again
+        assert set(clients) <= {(stage, "the replica died"), ("generate_mel", "the stream ended before its last chunk")}
     [went_on] = [span for span in spans if span.get("kind") == "SERVER" and span["name"] == stage
                  and "error" not in span["tags"]]
     assert went_on["tags"]["replica.id"] in [replica["replica_id"] for replica in served.replicas(service)]
