@@ -56,6 +56,7 @@ class Bench:
         self.ingress = serve.get_deployment_handle("cosyvoice3-api", graph.application.name)
         self.servers = [process for server in servers.values() for process in processes.family(server.process)]
         self.ray = processes.family(graph.head.process)
+        self.agents = [process for process in self.ray if "DashboardAgent" in " ".join(process.cmdline())]
         self.request = multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(5))
         self.mode = "on"
         self.told = 0  #: requests that were made while monitoring was on
@@ -79,16 +80,17 @@ class Bench:
         self.mode = mode
 
     def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
-        """Requests a second, ms of CPU a request, and of it the two servers'."""
+        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped.
+        """
         self.switch(mode)
         self.load(settle)
-        ray, servers = cpu_s(self.ray), cpu_s(self.servers)
+        ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
         rate = self.load(count)
         ours = cpu_s(self.servers) - servers
         if mode == "off" and ours:
             raise RuntimeError(f"servers that should stand still have computed for {ours:.3f} s")
         return {"req_per_s": rate, "cpu_ms": 1000 * (cpu_s(self.ray) - ray + ours) / count,
-                "servers_ms": 1000 * ours / count}
+                "servers_ms": 1000 * ours / count, "agents_ms": 1000 * (cpu_s(self.agents) - agents) / count}
 
     def check(self, within_s: float = 40.0) -> int:
         """What Prometheus has counted. RuntimeError where that isn't what was told."""
