@@ -35,9 +35,10 @@ from bench.load import percentile
 from bench.watched_graph import LOOKS_ROUND_S, WatchedGraph, watched_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 150, "vocode_ms": 6, "batch_slope": 0.1, "seconds": 5}
-BATCHES, NO_BATCHES = {"max_batch_size": 8, "batch_wait_ms": 200}, {"max_batch_size": 1, "batch_wait_ms": 0}
+NO_BATCHES = {"max_batch_size": 1, "batch_wait_ms": 0}  #: in place of 8 and 200, which cluster/serve.cpu.yaml has
 PER_S, NEAR_THE_LIMIT_PER_S = 8.0, 6.3
 RATIO = 0.1  #: of unremarkable traces that are kept
+SEED = 7  #: of the last load
 WARM_S = 5.0
 COUNTED_S = 17.0  #: Ray's agent is told every 10 s, and scraped every 5 s
 IMPROVES_BY = 0.6
@@ -65,8 +66,7 @@ class Episode:
     def figures(self) -> dict:
         good = [sample.ms for sample in self.answers.of() if sample.status == 200]
         return {"seconds": self.answers.seconds, "requests": len(self.answers.samples), "good": len(good),
-                "refused": len(self.answers.refused),
-                "unexpected": self.answers.unexpected,
+                "refused": len(self.answers.refused), "unexpected": self.answers.unexpected,
                 "p50_ms": round(percentile(good, 50)), "p95_ms": round(percentile(good, 95)),
                 "doctor": self.report.said["findings"]}
 
@@ -129,25 +129,27 @@ class Incidents:
         saved = sum(len(one.of("school", "forgotten")) for one in sent)
         return doctor.names_forgetful_caller(report, self.hashes["radio"]) + doctor.shows_fallback(report, saved)
 
-    def no_batches(self, seconds: float) -> tuple[Episode, Episode]:
-        """Before and after the doctor's change."""
+    def no_batches(self, seconds: float) -> Episode:
         self.graph.set_batches(NO_BATCHES)
-        processes = self.graph.processes()
-        before = self.episode(EVERY_DAY, NEAR_THE_LIMIT_PER_S, seconds, seed=4)
-        before.wrong += self.all_at_once()
-        change = doctor.change_of_batches(before.report)
+        episode = self.episode(EVERY_DAY, NEAR_THE_LIMIT_PER_S, seconds, SEED)
+        change = doctor.change_of_batches(episode.report)
         if change is None or change["deployment"] != "tts-service":
-            before.wrong.append(f"the doctor would change {change}, and not the batches of tts-service")
-            self.graph.set_batches(BATCHES)
-        else:
-            self.doctor.apply_batch(before.since_s)
-            time.sleep(LOOKS_ROUND_S)
-        after = self.episode(EVERY_DAY, NEAR_THE_LIMIT_PER_S, seconds, seed=4)
+            episode.wrong.append(f"the doctor would change {change}, and not the batches of tts-service")
+        episode.wrong += self.all_at_once()
+        return episode
+
+    def as_the_doctor_says(self, before: Episode) -> Episode:
+        """The same requests once more, after its change."""
+        processes = self.graph.processes()
+        self.doctor.apply_batch(before.since_s)
+        time.sleep(LOOKS_ROUND_S)
+        after = self.episode(EVERY_DAY, NEAR_THE_LIMIT_PER_S, before.answers.seconds, SEED)
         if self.graph.processes() != processes:
             after.wrong.append("replicas were replaced: the change was not live")
         after.wrong += doctor.nothing_to_do(after.report)
-        return before, after
-
+        if (less := improvement(before, after)) < IMPROVES_BY:
+            after.wrong.append(f"P95 is lower by {less:.0%}, and not by {IMPROVES_BY:.0%}")
+        return after
 
     def all_at_once(self) -> list[str]:
         """Asked about everything there has been."""
@@ -157,43 +159,44 @@ class Incidents:
                                                     *self.names_forgotten_dialects(report, self.sent))]
 
 
+def improvement(before: Episode, after: Episode) -> float:
+    """By which share of itself P95 is lower."""
+    return 1 - after.figures()["p95_ms"] / before.figures()["p95_ms"]
+
+
 def run(incidents: Incidents, seconds: float, load_seconds: float) -> dict[str, Episode]:
     """All episodes by name, told as they end."""
     found: dict[str, Episode] = {}
 
-    def tell(**episodes: Episode) -> None:
-        for name, episode in episodes.items():
-            found[name] = episode
-            figures = episode.figures()
-            print(f"== {name}: {figures['requests']} requests, {figures['refused']} refused, P95 {figures['p95_ms']} "
-                  "ms", *episode.report.lines, *(f"WRONG: {text}" for text in episode.wrong), sep="\n  ", flush=True)
-    tell(every_day=incidents.every_day(seconds))
-    tell(narrow=incidents.narrow(seconds))
-    tell(forgotten=incidents.forgotten(seconds))
-    before, after = incidents.no_batches(load_seconds)
-    improved = 1 - after.figures()["p95_ms"] / before.figures()["p95_ms"]
-    if improved < IMPROVES_BY:
-        after.wrong.append(f"P95 is lower by {improved:.0%}, and not by {IMPROVES_BY:.0%}")
-    tell(no_batches=before, batches=after)
+    def tell(name: str, episode: Episode) -> None:
+        found[name] = episode
+        figures = episode.figures()
+        print(f"== {name}: {figures['requests']} requests, {figures['refused']} refused, P95 {figures['p95_ms']} ms",
+              *episode.report.lines, *(f"WRONG: {text}" for text in episode.wrong), sep="\n  ", flush=True)
+    tell("every_day", incidents.every_day(seconds))
+    tell("narrow", incidents.narrow(seconds))
+    tell("forgotten", incidents.forgotten(seconds))
+    tell("no_batches", incidents.no_batches(load_seconds))
+    tell("as_the_doctor_says", incidents.as_the_doctor_says(found["no_batches"]))
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=45, help="of requests, in the first three")
-    parser.add_argument("--load-seconds", type=float, default=60, help="the same in the last, each time")
+    parser.add_argument("--load-seconds", type=float, default=75, help="the same in the last, each time")
     options = parser.parse_args()
     with watched_graph(SIMULATED, RATIO) as graph:
         incidents = Incidents(graph)
         found = run(incidents, options.seconds, options.load_seconds)
     wrong = [f"{name}: {text}" for name, episode in found.items() for text in episode.wrong]
-    before, after = (found[name].figures()["p95_ms"] for name in ("no_batches", "batches"))
-    print(f"P95 {before} ms before and {after} ms after: lower by {1 - after / before:.1%}")
+    less = improvement(found["no_batches"], found["as_the_doctor_says"])
+    print(f"after the doctor's change P95 is lower by {less:.1%}")
     print("\n".join(wrong) or "nothing is wrong")
     results.write("incidents", {
-        "simulated": SIMULATED, "batches": {"before": NO_BATCHES, "with": BATCHES}, "per_s": PER_S,
-        "per_s_without_batches": NEAR_THE_LIMIT_PER_S, "arrivals": "Poisson, seeds 1 to 4", "sampling_ratio": RATIO,
-        "p95_improved_by": round(1 - after / before, 3), "wrong": wrong,
+        "simulated": SIMULATED, "no_batches": NO_BATCHES, "per_s": PER_S,
+        "per_s_without_batches": NEAR_THE_LIMIT_PER_S, "arrivals": f"Poisson, seeds 1, 2, 3, {SEED}, {SEED}", "sampling_ratio": RATIO,
+        "p95_improved_by": round(less, 3), "wrong": wrong,
         "episodes": {name: episode.figures() for name, episode in found.items()}})
     return int(bool(wrong))
 
