@@ -30,6 +30,10 @@ class Report:
     def act(self) -> list[dict]:
         return [finding for finding in self.said["findings"] if finding["severity"] == "act"]
 
+    def short(self) -> list[dict]:
+        """Without details and links, to be kept."""
+        return [{key: one[key] for key in ("kind", "severity", "summary", "change")} for one in self.said["findings"]]
+
     @property
     def lines(self) -> list[str]:
         """For people: severity, kind and the one line of each finding."""
