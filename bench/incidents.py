@@ -25,13 +25,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
 
 from bench import doctor, results
 from bench.callers import KEYS, Answers, Kind, Mix
 from bench.doctor import Report
+from bench.episode import Episode, improvement
 from bench.kept import has_rate
-from bench.load import percentile
 from bench.watched_graph import LOOKS_ROUND_S, WatchedGraph, watched_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 150, "vocode_ms": 6, "batch_slope": 0.1, "seconds": 5}
@@ -48,27 +47,6 @@ NARROW: Mix = {Kind("shop"): 0.35, Kind("shop", "empty"): 0.02, Kind("radio"): 0
                Kind("phone", "narrow"): 0.15}
 FORGOTTEN: Mix = {Kind("shop"): 0.38, Kind("shop", "empty"): 0.02, Kind("radio", "forgotten"): 0.15,
                   Kind("school", "forgotten"): 0.25, Kind("phone"): 0.2}
-
-
-@dataclass
-class Episode:
-    """One run of requests, what the doctor said of it, and what was wrong."""
-
-    answers: Answers
-    began: float  #: of time.monotonic
-    report: Report
-    wrong: list[str]
-
-    @property
-    def since_s(self) -> float:
-        return time.monotonic() - self.began
-
-    def figures(self) -> dict:
-        good = [sample.ms for sample in self.answers.of() if sample.status == 200]
-        return {"seconds": self.answers.seconds, "requests": len(self.answers.samples), "good": len(good),
-                "refused": len(self.answers.refused), "unexpected": self.answers.unexpected,
-                "p50_ms": round(percentile(good, 50)), "p95_ms": round(percentile(good, 95)),
-                "doctor": self.report.short()}
 
 
 class Incidents:
@@ -159,11 +137,6 @@ class Incidents:
                                                     *self.names_forgotten_dialects(report, self.sent))]
 
 
-def improvement(before: Episode, after: Episode) -> float:
-    """By which share of itself P95 is lower."""
-    return 1 - after.figures()["p95_ms"] / before.figures()["p95_ms"]
-
-
 def run(incidents: Incidents, seconds: float, load_seconds: float) -> dict[str, Episode]:
     """All episodes by name, told as they end."""
     found: dict[str, Episode] = {}
@@ -195,8 +168,9 @@ def main() -> int:
     print("\n".join(wrong) or "nothing is wrong")
     results.write("incidents", {
         "simulated": SIMULATED, "no_batches": NO_BATCHES, "per_s": PER_S, "per_s_without_batches": NEAR_THE_LIMIT_PER_S,
-        "arrivals": f"Poisson, seeds 1, 2, 3, {SEED}, {SEED}", "sampling_ratio": RATIO, "p95_improved_by": round(less, 3),
-        "wrong": wrong, "episodes": {name: episode.figures() for name, episode in found.items()}})
+        "arrivals": f"Poisson, seeds 1, 2, 3, {SEED}, {SEED}", "sampling_ratio": RATIO,
+        "p95_improved_by": round(less, 3), "wrong": wrong,
+        "episodes": {name: episode.figures() for name, episode in found.items()}})
     return int(bool(wrong))
 
 
