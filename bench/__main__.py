@@ -1,6 +1,8 @@
 """`make bench`: every measurement, one after the other, each in a process of its own.
 
-    python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice …]   all where none is named
+    python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice|monitoring|incidents …]
+
+All where none is named.
 
 Apart, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`.
 """
@@ -19,6 +21,8 @@ BENCHES = {
     "tracing_served": ["bench.tracing_served"],
     "access": ["bench.access"],
     "voice": ["bench.voice"],
+    "monitoring": ["bench.monitoring"],
+    "incidents": ["bench.incidents"],
 }
 
 

@@ -7,9 +7,11 @@ itself.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -44,8 +46,10 @@ def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/
     return head.encode() + body
 
 
-async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> Sample:
-    sent = time.time_ns()
+async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes,
+               due_ns: int | None = None) -> Sample:
+    """`due_ns`: when it should have been sent, where that counts instead of when it was."""
+    sent = due_ns or time.time_ns()
     writer.write(request)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -80,6 +84,32 @@ async def closed_loop(host: str, port: int, request: bytes | Callable[[int], byt
 
     async with asyncio.timeout(timeout_s):
         return [sample for samples in await asyncio.gather(*(client() for _ in range(clients))) for sample in samples]
+
+
+def arrivals(per_s: float, seconds: float, seed: int) -> list[float]:
+    """Seconds after the start at which a Poisson process of this rate has its arrivals; the same for the same seed."""
+    chance = random.Random(seed)
+    moments = itertools.accumulate(chance.expovariate(per_s) for _ in itertools.count())
+    return list(itertools.takewhile(lambda moment: moment < seconds, moments))
+
+
+async def open_loop(host: str, port: int, planned: Sequence[tuple[float, bytes]], *,
+                    timeout_s: float = 120.0) -> list[Sample]:
+    """Each request at its moment, in seconds after the start, whether those before it are answered or not. Returned in
+    the same order; their times begin when they were due, so that a client that falls behind hides nothing."""
+    began_ns = time.time_ns() + 50_000_000  # the first ones too are in the future
+
+    async def client(at_s: float, request: bytes) -> Sample:
+        due_ns = began_ns + int(at_s * 1e9)
+        await asyncio.sleep((due_ns - time.time_ns()) / 1e9)
+        reader, writer = await asyncio.open_connection(host, port, limit=2**20)
+        try:
+            return await _one(reader, writer, request, due_ns)
+        finally:
+            writer.close()
+
+    async with asyncio.timeout(timeout_s):
+        return list(await asyncio.gather(*(client(at_s, request) for at_s, request in planned)))
 
 
 def percentile(values: list[float], share: float) -> float:

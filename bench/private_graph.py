@@ -42,8 +42,9 @@ def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = (), 
         try:
             port, spans = ports.any_free(), Path(folder) / "spans.jsonl"
             out = {"zipkin_url": zipkin_url} if zipkin_url else {"spans_file": str(spans)}
-            tracing = {**out, "spool_dir": str(Path(folder) / "spool"), "sampling": {"ratio": ratio}}
-            application = Application.read(CONFIG, port, {"tracing": tracing, "voice_cache_mb": 0, **args})
+            tracing = {**out, "spool_dir": str(Path(folder) / "spool"), "sampling": {"ratio": ratio},
+                       **args.get("tracing", {})}
+            application = Application.read(CONFIG, port, {"voice_cache_mb": 0, **args, "tracing": tracing})
             for deployment in application.config["applications"][0]["deployments"]:
                 deployment.pop("autoscaling_config", None)  # one replica each, all along
             first = application.config["applications"][0]

@@ -88,6 +88,7 @@ class CosyVoice3Api:
         """Serve calls this at start and whenever `user_config` changes; the process lives on."""
         live = LiveApi(**user_config)
         self.keeper.reconfigure(live)
+        self.metrics.on = live.metrics
         self.lines.primary.voices.configure(
             self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb)
 

@@ -90,6 +90,7 @@ class Metrics:
         self._in_flight = kinds.Gauge("cosygraph_requests_in_flight", "Inside the graph", ())
         self._queued = kinds.Gauge("cosygraph_requests_waiting", "Waiting to be let into the graph", ())
         self._gpu = kinds.Gauge("cosygraph_gpu_utilization", "Percent, as a stage's replica last said", ("stage",))
+        self.on = True  #: False: nothing is told
         self._seen: dict[str, int] = {}
         self._looking: asyncio.Task | None = None
         self._failures = 0
@@ -97,6 +98,8 @@ class Metrics:
     def tell(self, run: Run, records: list[Record], status: int, kept: bool) -> None:
         """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it.
         """
+        if not self.on:
+            return
         try:
             self._tell_request(run, status)
             if records:
@@ -157,6 +160,8 @@ class Metrics:
         self._looking = asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
 
     def look(self, counters: Callable[[], Mapping[str, int]]) -> None:
+        if not self.on:
+            return
         try:
             now = counters()
             self._waiting.set(now["export_waiting"], {})

@@ -76,6 +76,7 @@ VoiceCacheMb = Annotated[float, Field(ge=0, le=100_000)]
 class LiveApi(LiveTracing):
     """cosyvoice3-api's whole `user_config`."""
 
+    metrics: bool = True  #: False: what requests were is not counted, and each metric stays as it is
     voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
 
 

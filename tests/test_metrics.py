@@ -183,3 +183,20 @@ def test_ray_takes_them_as_they_are_meant():
     ours.look(lambda: {"export_waiting": 0, "in_flight": 0, "waiting": 0, "export_dropped_poison": 1})
     assert ours._failures == 0
     assert metrics.ERROR_TYPES >= {"internal", "overloaded", "rate_limited", "voice_not_found"}
+
+
+def test_switched_off_nothing_is_told_and_losses_are_told_later():
+    kinds = Kinds()
+    metrics = Metrics(DIALECTS, kinds)
+    tracer = Tracer("cosyvoice3-api")
+    run = Run(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
+    lost = {"export_waiting": 1, "in_flight": 2, "waiting": 0, "export_dropped_poison": 3}
+    metrics.on = False
+    metrics.tell(run, run.finish(200), 200, True)
+    metrics.look(lambda: lost)
+    assert not kinds.seen
+    metrics.on = True
+    metrics.look(lambda: lost)
+    assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "poison"})]
+    metrics.tell(run, run.finish(200), 200, True)
+    assert len(kinds.seen["cosygraph_requests"]) == 1

@@ -1,0 +1,166 @@
+"""What monitoring costs the running graph: `python -m bench.monitoring`.
+
+One graph (simulated engine, four stages of 20 ms, batching, so that the CPU is the limit) with Prometheus and
+Alertmanager beside it, and 16 clients in a closed loop. Monitoring is
+
+- `on`: the ingress tells its metrics of every request, Prometheus scrapes Ray's agent and Zipkin every 5 s and goes
+  through the project's rules, Alertmanager runs;
+- `off`: the ingress tells nothing (`metrics: false`), and both servers are stopped by a signal, as they stand.
+
+The two take turns, in random order within a pair and in the same processes, so that no mode has a favourite. After each
+switch come requests that count in no window: servers that wake up catch up first. A figure is the change against `off`
+within a pair, the mean over the pairs (of logarithms), with the 95 % interval of a bootstrap over the pairs.
+
+CPU time is that of all of Ray's processes and of both servers; Zipkin and the client share the machine with them. What
+stays in both modes is Ray's own: its agent is told all series of each process every 10 s, whether they change or not.
+At the end Prometheus must have counted exactly the requests that were made while monitoring was on, or the switch did
+not work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import time
+
+import httpx
+import numpy as np
+import psutil
+
+from bench import results
+from bench.load import closed_loop, multipart
+from bench.overhead import clip
+from bench.private_graph import PrivateGraph, private_graph
+from bench.private_monitoring import private_monitoring
+from bench.private_zipkin import private_zipkin
+from bench.tracing_served import SIMULATED, cpu_s, interval, of_means
+from cluster import loopback, processes
+from cluster.monitoring import Server
+from cluster.serving import Application
+
+CLIENTS, WARM_UP = 16, 400
+SETTLE_S, WINDOW_S = 2.0, 6.0  #: as requests, by the rate of the warm-up: windows of equal work, not of equal time
+MODES = ("on", "off")
+COUNTED = 'sum(ray_cosygraph_requests_total{route="/api/generate"})'
+
+
+class Bench:
+    def __init__(self, graph: PrivateGraph, servers: dict[str, Server]) -> None:
+        from ray import serve
+
+        self.graph = graph
+        self.prometheus = servers["prometheus"].url
+        self.ingress = serve.get_deployment_handle("cosyvoice3-api", graph.application.name)
+        self.servers = [process for server in servers.values() for process in processes.family(server.process)]
+        self.ray = processes.family(graph.head.process)
+        self.agents = [process for process in self.ray if "DashboardAgent" in " ".join(process.cmdline())]
+        self.request = multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(5))
+        self.mode = "on"
+        self.told = 0  #: requests that were made while monitoring was on
+
+    def load(self, count: int) -> float:
+        """Requests a second."""
+        began = time.monotonic()
+        samples = asyncio.run(closed_loop("127.0.0.1", self.graph.port, self.request, clients=CLIENTS, count=count))
+        took = time.monotonic() - began
+        failed = sorted({sample.status for sample in samples} - {200})
+        if failed:
+            raise RuntimeError(f"requests failed: {failed}")
+        self.told += count * (self.mode == "on")
+        return count / took
+
+    def switch(self, mode: str) -> None:
+        """Between two loads: no request is under way."""
+        for process in self.servers:
+            os.kill(process.pid, signal.SIGCONT if mode == "on" else signal.SIGSTOP)
+        self.ingress.broadcast("reconfigure", {"metrics": mode == "on"}).results(timeout_s=20)
+        self.mode = mode
+
+    def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
+        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped.
+        """
+        self.switch(mode)
+        self.load(settle)
+        ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
+        rate = self.load(count)
+        ours = cpu_s(self.servers) - servers
+        if mode == "off" and ours:
+            raise RuntimeError(f"servers that should stand still have computed for {ours:.3f} s")
+        return {"req_per_s": rate, "cpu_ms": 1000 * (cpu_s(self.ray) - ray + ours) / count,
+                "servers_ms": 1000 * ours / count, "agents_ms": 1000 * (cpu_s(self.agents) - agents) / count}
+
+    def check(self, within_s: float = 40.0) -> int:
+        """What Prometheus has counted. RuntimeError where that isn't what was told."""
+        self.switch("on")
+        end, counted = time.monotonic() + within_s, 0
+        while counted != self.told:
+            if time.monotonic() > end:
+                raise RuntimeError(f"Prometheus has {counted} requests, not {self.told}: the switch did not work")
+            time.sleep(1)
+            found = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": COUNTED}, trust_env=False).json()
+            counted = sum(int(float(one["value"][1])) for one in found["data"]["result"])
+        return counted
+
+
+def run(bench: Bench, pairs: int) -> list[dict[str, dict[str, float]]]:
+    rate = bench.load(WARM_UP)
+    chance, found = random.Random(7), []
+    for number in range(pairs):
+        windows = {mode: bench.window(mode, round(rate * SETTLE_S), round(rate * WINDOW_S))
+                   for mode in chance.sample(MODES, len(MODES))}
+        found.append(windows)
+        print(f"pair {number + 1:3}", *(f"{mode}: {windows[mode]['req_per_s']:.1f} req/s, "
+              f"{windows[mode]['cpu_ms']:.2f} ms CPU;" for mode in MODES), flush=True)
+    return found
+
+
+def of_pairs(found: list[dict[str, dict[str, float]]], figure: str) -> dict[str, float]:
+    return interval([(windows["on"][figure], windows["off"][figure]) for windows in found], of_means)
+
+
+def with_batches(graph: PrivateGraph) -> None:
+    """The vocoder too: by the CPU's config it doesn't, and would be the limit in the CPU's place."""
+    for deployment in graph.application.config["applications"][0]["deployments"]:
+        if deployment["name"] == "vocoder-service":
+            deployment["user_config"] = {"max_batch_size": 8, "batch_wait_ms": 0}
+    graph.dashboard.deploy(Application(graph.application.config))
+    time.sleep(2)  # the controller looks round every half second
+    graph.dashboard.wait_until_running(graph.application.name, lambda text: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=30)
+    options = parser.parse_args()
+    loopback.keep()
+    import ray
+
+    with private_zipkin() as zipkin, \
+            private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=8, zipkin_url=zipkin,
+                          ratio=0.1) as graph, private_monitoring(graph.head, zipkin) as servers:
+        ray.init(address=graph.head.address, namespace="serve", log_to_driver=False)
+        try:
+            with_batches(graph)
+            bench = Bench(graph, servers)
+            busy = psutil.getloadavg()[0]
+            found = run(bench, options.pairs)
+            counted = bench.check()
+        finally:
+            ray.shutdown()
+    change = {figure: of_pairs(found, figure) for figure in ("req_per_s", "cpu_ms")}
+    for figure, values in change.items():
+        print(f"{figure:10} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
+              f"{values['turns']} pairs)")
+    means = {mode: {figure: round(float(np.mean([windows[mode][figure] for windows in found])), 3)
+                    for figure in found[0][mode]} for mode in MODES}
+    print(f"counted by Prometheus: {counted}; means: {means}")
+    results.write("monitoring", {"simulated": SIMULATED, "clients": CLIENTS, "pairs": options.pairs,
+                                 "load_average_before": round(busy, 2), "counted": counted, "change": change,
+                                 "means": means, "windows": found})
+
+
+if __name__ == "__main__":
+    main()
