@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
         pytest.skip(str(missing))
     run_dir = tmp_path_factory.mktemp("run")
     servers: dict[str, Server] = {}
+    on_terminate = signal.getsignal(signal.SIGTERM)  # private_graph has its own
     try:
         with private_graph({"engine": "simulated", "engine_options": TIMES}, num_cpus=8,
                            zipkin_url=zipkin.url) as graph:
@@ -86,6 +88,7 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
             time.sleep(COUNTED_S)
             yield found
     finally:
+        signal.signal(signal.SIGTERM, on_terminate)
         for server in servers.values():
             server.stop()
 
