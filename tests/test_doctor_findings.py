@@ -208,6 +208,17 @@ class TestBatching:
                                             deployments=deployment("tts-service", max_batch_size=1)))
         assert "batches of 2: 165 ms compute, 1 seen" in finding.detail
 
+    def test_streams_do_not_tell_what_a_batch_costs(self):
+        """Ten chunks are computed in ten batches; their span has the sum, and the last one's size."""
+        streamed = {VOCODER: {words.BATCH_SIZE: 2, words.COMPUTE_MS: 900, words.STREAM_CHUNKS: 10, "ms": 900}}
+        whole = {VOCODER: {words.BATCH_SIZE: 1, words.COMPUTE_MS: 90, "ms": 90}}
+        assert not of("batching", findings([*many(40, stages=whole), *many(30, stages=streamed, ms=1200)]))
+
+    def test_streams_alone_still_show_waits_for_a_batch_of_one(self):
+        waits = {TTS: {words.BATCH_WAIT_MS: 900, words.COMPUTE_MS: 150, words.STREAM_CHUNKS: 4, "ms": 1050}}
+        [finding] = of("batching", findings(many(40, stages=waits, ms=1300)))
+        assert finding.change and "not known" in finding.detail[-1]
+
 
 class TestQueues:
     @staticmethod

@@ -24,15 +24,13 @@ PAYS_BELOW = 0.85  #: compute for a member in the larger batches, over that in t
 
 @dataclass(frozen=True)
 class Batches:
-    """Of one stage. `by_size`: mean compute in ms of the batches that were seen of each size, and how many."""
+    """Of one stage. `by_size`: mean compute in ms of the batches that were seen of each size, and how many. Of streams
+    nothing is in it: their compute is the sum over all their chunks, and their batch is the last chunk's alone."""
 
     by_size: dict[int, tuple[float, int]]
+    largest: int
     mean_size: float
     alone: float  #: share of the stage's spans that were computed alone
-
-    @property
-    def largest(self) -> int:
-        return max(self.by_size)
 
     @property
     def member_ratio(self) -> float | None:
@@ -48,11 +46,12 @@ def batches_of(times: StageTimes) -> Batches | None:
         return None
     took: dict[int, dict[str, float]] = defaultdict(dict)
     for span, _ in times.spans:
-        if (size := span.number(words.BATCH_SIZE)) and (compute := span.number(words.COMPUTE_MS)) is not None:
-            took[int(size)][span.tags.get(words.BATCH_ID) or span.id] = compute
+        if words.STREAM_CHUNKS not in span.tags and (size := span.number(words.BATCH_SIZE)) \
+                and (compute := span.number(words.COMPUTE_MS)) is not None:
+            took[round(size)][span.tags.get(words.BATCH_ID) or span.id] = compute
     by_size = {size: (sum(batches.values()) / len(batches), len(batches)) for size, batches in took.items()}
     alone = sum(weight for size, weight in sizes if size <= 1) / sum(weight for _, weight in sizes)
-    return Batches(by_size, mean(sizes), alone) if by_size else None
+    return Batches(by_size, max(1, round(max(size for size, _ in sizes))), mean(sizes), alone)
 
 
 def batching(evidence: Evidence) -> list[Finding]:
