@@ -101,6 +101,17 @@ def test_a_replica_that_was_replaced_is_told(serve):
         apply.batch(PROPOSES, "http://dashboard", yes=True, say=lambda text: None)
 
 
+def test_what_somebody_else_deployed_while_it_asked_is_not_undone(serve, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+
+    def meanwhile(question: str) -> str:
+        serve.state["applications"]["webui"]["deployed_app_config"]["args"] = {"api_url": "http://127.0.0.1:8001"}
+        return "y"
+    with pytest.raises(Problem, match="Somebody else"):
+        apply.batch(PROPOSES, serve.url, yes=False, say=print, ask=meanwhile)
+    assert serve.put_config is None
+
+
 def test_what_was_not_deployed_by_a_config_is_not_risked(serve):
     serve.state["applications"]["webui"]["deployed_app_config"] = None
     with pytest.raises(Problem, match="webui was not deployed from a config"):

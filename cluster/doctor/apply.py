@@ -46,6 +46,9 @@ def _apply(change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str]
     say(f"{deployment.name} ({deployment.application}), user_config:\n  now   {json.dumps(before)}\n  then  "
         f"{json.dumps(after)}\nIt changes while it runs; no replica restarts.")
     _agree(yes, ask)
+    if changed(serve.details(), deployment, change)[0] != config:
+        raise Problem("Somebody else has deployed meanwhile, and putting back what was read would undo it. Nothing was "
+                      "changed: run the doctor again.")
     serve.put(config)
     _wait(serve, deployment, after)
     say("Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it "
