@@ -196,6 +196,14 @@ class TestPrometheus:
         with pytest.raises(Silent, match="does not reach back"):
             self.ask(lambda query: [({}, "1")] if "max(up" in query and "offset" not in query else [])
 
+    def test_how_far_it_does_reach_is_said(self):
+        def answers(query: str):
+            if query.startswith("time()"):
+                return [({}, "1199")]
+            return [({}, "1")] if "max(up" in query and "offset" not in query else []
+        with pytest.raises(Silent, match="--since 19m would be counted"):
+            self.ask(answers)
+
     def test_one_that_knows_no_ray_is_not_believed(self):
         with pytest.raises(Silent, match="nothing of Ray's"):
             self.ask(lambda query: [])

@@ -58,7 +58,7 @@ class PrometheusReader:
             if not self._by("max(up{job='ray'})"):
                 raise Silent("it has nothing of Ray's: is it the graph's own?")
             if not self._by(f"max(up{{job='ray'}} offset {length})"):
-                raise Silent("it does not reach back to the start of this time; a later --since would be counted")
+                raise Silent("it does not reach back to the start of this time" + self._reaches(window.length_s))
             requests = f"ray_cosygraph_requests_total{{route=~'{_ROUTES}'}}"
             return Counts(
                 outcomes=self._by(_grew(requests, length, "outcome"), "outcome"),
@@ -69,6 +69,13 @@ class PrometheusReader:
                 queue_p95_s=self._halves(half),
                 replicas=self._by("sum by (deployment) (ray_serve_deployment_replica_healthy)", "deployment"),
                 waiting=self._one("sum(ray_cosygraph_requests_waiting)"))
+
+    def _reaches(self, length_s: float) -> str:
+        """How far it does reach back, as an option; the last scrapes of a window may be anywhere between two steps."""
+        step = max(15, round(length_s / 240))
+        first = self._by(f"time() - min(min_over_time(timestamp(up{{job='ray'}})[{round(length_s)}s:{step}s]))")
+        reaches = max(first.values(), default=0.0) - step
+        return f"; --since {reaches // 60:.0f}m would be counted" if reaches >= 60 else ""
 
     def _halves(self, half: str) -> dict[str, tuple[float, float]]:
         def asked(offset: str) -> dict[str, float]:
