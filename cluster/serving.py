@@ -94,16 +94,18 @@ class Application:
             raise Problem(f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
                           "NAME=VALUE, or engine_options in the config file.") from error
 
-    def check_access(self, say: Callable[[str], None]) -> None:
-        """Raise Problem where the key file can't be used, or where the API would be open to the network and ask for no
-        key. The ingress refuses too, but later. An application that is not ours is not looked at.
+    def check_access(self, say: Callable[[str], None]) -> bool:
+        """Whether keys are required. The ingress finds the same, but later. An application that is not ours is not
+        looked at.
+
+        Raises Problem where the key file can't be used, or where the API would be open to the network and ask for no key.
         """
         application = self.config["applications"][0]
         host = self.config["http_options"]["host"]
         if application.get("import_path") != "graph:build":
             if not is_loopback(host):
                 say(f"WARNING: {host} is open to the network, and what this application asks of callers is not known")
-            return
+            return False
         try:
             args = application["args"]
             settings = Guarded(access=args.get("access") or {}, tracing=args.get("tracing") or {})
@@ -115,6 +117,7 @@ class Application:
             say(f"API keys are required ({known} known)")
         elif not is_loopback(host):
             say(f"WARNING: {host} is open to the network, and no key is asked for: access.required is false")
+        return required
 
     @property
     def name(self) -> str:
@@ -129,8 +132,20 @@ class Application:
     @property
     def watchdog(self) -> str | None:
         """Name of the watchdog's application, where the config has one."""
-        dog = next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
-        return dog and dog.get("name", "watchdog")
+        return self._watchdog and self._watchdog.get("name", "watchdog")
+
+    @property
+    def canary_has_key(self) -> bool:
+        """Whether the config names a file with one, or has no watchdog that would need it."""
+        return self._watchdog is None or bool((self._watchdog.get("args") or {}).get("canary_key_file"))
+
+    def give_canary_key(self, path: Path) -> None:
+        """Name the file that holds the API key for the watchdog's canary."""
+        self._watchdog["args"] = {**(self._watchdog.get("args") or {}), "canary_key_file": str(path)}
+
+    @property
+    def _watchdog(self) -> dict | None:
+        return next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
 
     def proxy_environment(self) -> dict[str, str]:
         """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""

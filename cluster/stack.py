@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from access.required import is_loopback
-from cluster import key, monitoring, ray_head, serving, zipkin
+from cluster import key, monitoring, ray_head, serving, watchdog_key, zipkin
 from cluster.gate import process as gates
 from cluster.gate.configuration import Wanted
 from cluster.ports import LOOPBACK, open_to_the_network, require_free
@@ -88,7 +88,7 @@ class Stack:
             self._refuse_if_running()
             application = self._application(options)
             application.check_engine()
-            application.check_access(self.say)
+            keys_required = application.check_access(self.say)
             if options.gate is not None:
                 gates.check(options.gate, self._keys_file(options))
             require_free(options.http_port, "the API", "--http-port", host=options.host)
@@ -99,7 +99,7 @@ class Stack:
                           options.host)
             self.started = state
             try:
-                self._start(options, state)
+                self._start(options, state, keys_required)
             except BaseException:
                 # Also for Ctrl-C, which is no Exception.
                 self.say("stopping what was started")
@@ -113,7 +113,7 @@ class Stack:
             raise Problem(f"A graph has been running here since {running.began}, at {running.http_url}. "
                           "Stop it with `make down`, or use another folder for this one with --run-dir.")
 
-    def _start(self, options: Options, state: State) -> None:
+    def _start(self, options: Options, state: State, keys_required: bool) -> None:
         self._start_zipkin(options, state)
         self._start_gate(options, state)
         self.say(f"starting Ray (dashboard on port {options.dashboard_port})")
@@ -122,6 +122,8 @@ class Stack:
             state.ray = head
             self.file.save(state)
         application = self._application(options, tracing=self._tracing(options, state))
+        if keys_required:
+            self._give_canary_key(application)
         head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
                               num_cpus=max(2, os.cpu_count() or 1), remember=remember,
                               env=application.proxy_environment(), behind_haproxy=options.haproxy)
@@ -167,6 +169,17 @@ class Stack:
             named = {"keys_file": str(keys_file.resolve())}  # in both places, should the config name it in the older one
             application = read(args | {"access": named, "tracing": {**args.get("tracing", {}), **named}})
         return application
+
+    def _give_canary_key(self, application: serving.Application) -> None:
+        if application.canary_has_key or application.keys_file is None:
+            return
+        try:
+            path = watchdog_key.ready(self.run_dir, Path(application.keys_file), self.say)
+        except (OSError, ValueError) as error:
+            raise Problem(f"The watchdog's canary can't be given an API key: {error}. --no-watchdog does without.") \
+                from error
+        if path is not None:
+            application.give_canary_key(path)
 
     def _tracing(self, options: Options, state: State) -> dict:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless

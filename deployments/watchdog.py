@@ -24,7 +24,7 @@ from deployments.watchdog_told import Metrics, Told
 from watchdog.budget import Budget
 from watchdog.canary import Checked
 from watchdog.judge import FALLBACK, CheckFailed, Judge, Restart, Switch, Withheld
-from watchdog.replicas import Replaced, Replicas
+from watchdog.replicas import Replaced, Replicas, deploying
 from watchdog.settings import WatchdogSettings
 
 log = logging.getLogger("ray.serve")
@@ -96,7 +96,7 @@ class Watchdog:
         self.told.canary(checked)
         suspect = None if checked.ok or checked.service else await self.canary.ready()
         service = self.services.get(checked.service or suspect or INGRESS)
-        settled = service is not None and service.settled
+        settled = service is not None and service.settled and not deploying(self.services)
         for decision in self.judge.take(checked, suspect, settled, time.monotonic()):
             await self._do(decision, checked)
 
@@ -126,8 +126,10 @@ class Watchdog:
         log.warning("watchdog: restarting %s of %s, %s", replica.id, decision.service, decision.cause)
         try:
             await asyncio.to_thread(serve_view.kill, replica)
-        except ValueError:
-            del self._restarted[replica.id]  # gone by itself meanwhile
+        except Exception as error:
+            del self._restarted[replica.id]  # or its end, some day, would be told as our doing
+            if not isinstance(error, ValueError):  # gone by itself meanwhile
+                raise
 
     def _tell_replaced(self, one: Replaced) -> None:
         replica, ended_ns = one.lost.replica.id, time.time_ns()

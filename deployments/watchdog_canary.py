@@ -36,30 +36,40 @@ class Canary:
         samples, self._rate = soundfile.read(CLIP, dtype="float32")
         self._samples = samples[:int(CLIP_S * self._rate)]
         self._said: int | None = None
+        self._key_said = False
+        self._spoken: str | None = None  # a dialect that the first engine speaks
 
     async def ready(self) -> str | None:
-        """The service that `/ready` misses, or None; the ingress where nothing answers."""
+        """The service that `/ready` misses, or None; the ingress where it does not answer, or fails.
+
+        Where there is no connection the ingress is not at fault: connections are made to the proxy before it.
+        """
         try:
             answer = await self._http.get("/ready", timeout=10)
-            missing = [service for service, ok in answer.json().get("stages", {}).items() if not ok]
-        except (httpx.HTTPError, ValueError, AttributeError):
+        except httpx.ReadTimeout:
             return INGRESS
+        except httpx.HTTPError:
+            return None
+        try:
+            missing = [service for service, ok in answer.json()["stages"].items() if not ok]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return INGRESS if answer.status_code >= 500 else None
         return missing[0] if len(missing) == 1 else None
 
     async def ask(self, services: Collection[str]) -> Checked:
         """One canary, on the first engine. Never raises for what comes back."""
-        began = time.time_ns()
+        began, headers = time.time_ns(), self._headers()
         try:
             async with asyncio.timeout(self._settings.canary_within_s):
                 answer = await self._http.post(
-                    "/api/generate", headers=self._headers(), files={"prompt_audio": ("canary.wav", self._clip())},
+                    "/api/generate", headers=headers, files={"prompt_audio": ("canary.wav", self._clip())},
                     data={"text": self._settings.canary_text, "dialect": await self._dialect(), "seed": "1"})
-            error = _error(answer) if answer.status_code != 200 else {}
-            outcome, service = judged(answer.status_code, answer.content, error, services)
         except TimeoutError:
             return Checked(Outcome.SILENT, began, time.time_ns())
-        except (httpx.HTTPError, ValueError, KeyError):
-            return Checked(Outcome.UNREACHABLE, began, time.time_ns(), INGRESS)
+        except httpx.HTTPError:
+            return Checked(Outcome.UNREACHABLE, began, time.time_ns())
+        error = _error(answer) if answer.status_code != 200 else {}
+        outcome, service = judged(answer.status_code, answer.content, error, services)
         if outcome is Outcome.OK and time.time_ns() - began > self._settings.canary_slow_s * 1e9:
             outcome = Outcome.SLOW
         if outcome is Outcome.REFUSED and answer.status_code != self._said:
@@ -67,6 +77,8 @@ class Canary:
                         error.get("code") or error.get("type"), "set canary_key_file to a file with an API key that "
                         "may synthesize" if answer.status_code in (401, 403) else "set canary_dialect or canary_text")
         self._said = answer.status_code if outcome in NOTHING_SAID else None
+        if outcome is Outcome.REFUSED:
+            self._spoken = None  # the graph may have another engine now
         return Checked(outcome, began, time.time_ns(), service, answer.headers.get("x-trace-id"))
 
     def _clip(self) -> bytes:
@@ -78,17 +90,28 @@ class Canary:
         headers = {LINE_HEADER: PRIMARY}
         if self._settings.canary_key_file is not None:
             try:
-                headers["Authorization"] = f"Bearer {Path(self._settings.canary_key_file).read_text().strip()}"
-            except OSError as error:
-                log.warning("canary_key_file can't be read (%s)", error.strerror)
+                key = Path(self._settings.canary_key_file).read_text().strip()
+                if not (key.isascii() and key.isprintable()):
+                    raise ValueError
+                headers["Authorization"] = f"Bearer {key}"
+                self._key_said = False
+            except (OSError, ValueError) as error:
+                if not self._key_said:
+                    log.warning("canary_key_file can't be read (%s)", getattr(error, "strerror", "it holds no API key"))
+                self._key_said = True
         return headers
 
     async def _dialect(self) -> str:
-        if self._settings.canary_dialect is not None:
-            return self._settings.canary_dialect
+        """Remembered: while traffic is on the other engine, that one's dialects are what the API lists."""
+        if (known := self._settings.canary_dialect or self._spoken) is not None:
+            return known
         answer = await self._http.get("/api/dialects")
-        spoken = [one["code"] for one in answer.json()["dialects"] if one["supported"]]
-        return next((code for code in PREFERRED if code in spoken), spoken[0] if spoken else PREFERRED[0])
+        try:
+            spoken = [one["code"] for one in answer.json()["dialects"] if one["supported"]]
+        except (ValueError, KeyError, TypeError):
+            return PREFERRED[0]  # what is wrong there, the canary's own answer says better
+        self._spoken = next((code for code in PREFERRED if code in spoken), spoken[0] if spoken else None)
+        return self._spoken or PREFERRED[0]
 
 
 def _error(answer: httpx.Response) -> dict:

@@ -17,7 +17,7 @@ from deployments.watchdog_canary import Canary
 from watchdog.budget import Budget
 from watchdog.canary import Checked, Outcome, judged
 from watchdog.judge import FALLBACK, PRIMARY, CheckFailed, Judge, Restart, Switch, Withheld
-from watchdog.replicas import Replica, Replicas, Service
+from watchdog.replicas import Replica, Replicas, Service, deploying
 from watchdog.settings import WatchdogSettings
 
 INGRESS = "cosyvoice3-api"
@@ -271,7 +271,7 @@ def test_a_key_file_that_can_not_be_read_is_said(tmp_path, caplog):
 
 def test_no_connection_no_answer_and_an_answer_that_comes_late():
     [unreachable] = Graph(error=httpx.ConnectError("no")).ask()
-    assert (unreachable.outcome, unreachable.service) == (Outcome.UNREACHABLE, INGRESS)
+    assert (unreachable.outcome, unreachable.service) == (Outcome.UNREACHABLE, None)
     [late] = Graph().ask(canary_slow_s=1e-6)
     assert (late.outcome, late.service) == (Outcome.SLOW, None)
 
@@ -291,3 +291,67 @@ def test_who_is_not_ready_is_the_suspect_unless_several_are():
     graph.ready = {"stages": {"audio-service": False, "tts-service": False}}
     graph.ask()
     assert graph.suspect is None
+
+
+@pytest.mark.parametrize("answer", [
+    httpx.Response(401, json={"error": {"type": "not_authorized"}}), httpx.Response(429, text="later"),
+    httpx.Response(503, json={"error": {"type": "overloaded"}}), httpx.Response(404, text="no such page"),
+    httpx.Response(200, json=[])], ids=["key", "limit", "overload", "page", "list"])
+def test_dialects_that_can_not_be_read_are_nobodys_fault(answer):
+    class Odd(Graph):
+        def __call__(self, request):
+            return answer if request.url.path == "/api/dialects" else super().__call__(request)
+    [checked] = Odd().ask()
+    assert checked.ok, "the canary's own answer decides"
+    [refused] = Odd(status_code=401, content=b"", headers={}).ask()
+    assert (refused.outcome, refused.service) == (Outcome.REFUSED, None)
+
+
+def test_the_first_engines_dialect_is_remembered_while_the_other_ones_are_listed_and_asked_for_anew_once_refused():
+    spoken = ["zh-CN", "en-US", "en-US", "ja-JP"]
+    asked = []
+
+    class Changing(Graph):
+        def __call__(self, request):
+            if request.url.path == "/api/dialects":
+                asked.append(spoken[len(asked)])
+                return httpx.Response(200, json={"dialects": [{"code": asked[-1], "supported": True}]})
+            return super().__call__(request)
+    graph = Changing()
+    graph.ask(3)
+    assert asked == ["zh-CN"] and all(b"\r\n\r\nzh-CN" in request.content for request in graph.sent)
+    Changing(status_code=422, content=b"", headers={}).ask(2)
+    assert asked == ["zh-CN", "en-US", "en-US"]
+
+
+@pytest.mark.parametrize("content", [b"k\xff", "schlüssel".encode(), b"two\nlines"])
+def test_a_key_file_that_holds_no_key_is_said_once_and_blames_nobody(tmp_path, caplog, content):
+    (tmp_path / "key").write_bytes(content)
+    graph = Graph(status_code=401, content=b"", headers={})
+    checked = graph.ask(2, canary_key_file=str(tmp_path / "key"))
+    assert [(one.outcome, one.service) for one in checked] == [(Outcome.REFUSED, None)] * 2
+    assert caplog.text.count("it holds no API key") == 1 and "authorization" not in graph.sent[0].headers
+
+
+@pytest.mark.parametrize("answer, suspect", [
+    (httpx.Response(500, text="Internal Server Error"), INGRESS), (httpx.Response(404, text="no"), None),
+    (httpx.Response(200, json=[]), None), (httpx.ReadTimeout("hangs"), INGRESS), (httpx.ConnectError("no"), None)],
+    ids=["fails", "elsewhere", "odd", "hangs", "no-proxy"])
+def test_the_ingress_is_suspected_where_it_hangs_or_fails_and_not_where_nobody_can_be_reached(answer, suspect):
+    class Unready(Graph):
+        def __call__(self, request):
+            if request.url.path != "/ready":
+                return super().__call__(request)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+    graph = Unready()
+    graph.ask()
+    assert graph.suspect == suspect
+
+
+def test_a_deploy_of_any_service_is_a_deploy_and_scaling_or_an_ill_replica_is_none():
+    def of(status: str) -> dict[str, Service]:
+        return {"audio-service": Service("HEALTHY", 1, ()), "tts-service": Service(status, 1, ())}
+    assert deploying(of("UPDATING"))
+    assert not any(deploying(of(status)) for status in ("HEALTHY", "UNHEALTHY", "UPSCALING", "DOWNSCALING"))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 RUNNING, STOPPING = "RUNNING", "STOPPING"
 #: Serve's words for a deployment that is being changed on purpose.
-CHANGING = frozenset({"UPDATING", "DOWNSCALING"})
+UPDATING = "UPDATING"
+CHANGING = frozenset({UPDATING, "DOWNSCALING"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Service:
     def settled(self) -> bool:
         """All that are wanted run, and nothing starts or stops."""
         return len(self.running) == len(self.replicas) == self.target
+
+
+def deploying(services: Mapping[str, Service]) -> bool:
+    """Whether any of an application's services is being changed by a deploy."""
+    return any(service.status == UPDATING for service in services.values())
 
 
 @dataclass(frozen=True)

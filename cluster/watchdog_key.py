@@ -1,0 +1,45 @@
+"""The API key that the watchdog's canary shows, made by the launcher: without one it sees nothing where keys are asked
+for. Only in the run folder's own key file: one that somebody else keeps is not written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from access.key_editor import KeyEditor
+from access.keys import digest
+from cluster import key
+
+NAME = "watchdog-canary"  #: of its entry
+FILE = "watchdog.key"  #: in the run folder, for its owner alone
+
+
+def ready(run_dir: Path, keys_file: Path, say: Callable[[str], None]) -> Path | None:
+    """The file that holds the key, made where there is none that works; None, and said, where `keys_file` is not the
+    run folder's. Raises ValueError where that file can't be changed."""
+    if keys_file.resolve() != (run_dir / key.FILE).resolve():
+        say(f"WARNING: the watchdog's canary has no API key, so it sees nothing. Make one (python -m cluster key "
+            f"watchdog --file {keys_file}), put it into a file, and name that in the config: canary_key_file, in the "
+            "watchdog's args")
+        return None
+    path, editor = run_dir / FILE, KeyEditor(keys_file)
+    entry = next((one for one in editor.entries().keys if one.name == NAME), None)
+    if entry is not None:
+        if _holds(path, entry.sha256):
+            path.chmod(0o600)
+            return path
+        editor.revoke(NAME)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(editor.add(NAME, roles=["synthesize"]) + "\n")
+    partial.replace(path)
+    return path
+
+
+def _holds(path: Path, sha256: tuple[str, ...]) -> bool:
+    try:
+        return digest(path.read_text().strip()) in sha256
+    except (OSError, ValueError):
+        return False
