@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import time
 
+import ray
+
 _last: tuple[float, int | None] = (0.0, None)
 
 
 def pick_device(wanted: str) -> str:
     """`auto` is the GPU that Ray gave this replica, else the CPU. RuntimeError where cuda is asked for but absent."""
+    if wanted == "auto" and not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        return "cpu"  # without torch, which takes seconds to import: a replica that replaces another one is waited for
     import torch
 
     if wanted == "auto":

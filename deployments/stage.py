@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
@@ -60,9 +61,7 @@ class Stage:
 
         Ray starts replicas with a fraction of a CPU with OMP_NUM_THREADS=1.
         """
-        if self.uses_device:
-            import torch
-
+        if torch := sys.modules.get("torch"):  # else the engine's loader imports it in this thread, and sets it
             torch.set_num_threads(self.config.threads)
 
     def load(self, loader: Callable):
