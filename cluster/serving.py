@@ -98,7 +98,8 @@ class Application:
         """Whether keys are required. The ingress finds the same, but later. An application that is not ours is not
         looked at.
 
-        Raises Problem where the key file can't be used, or where the API would be open to the network and ask for no key.
+        Raises Problem where the key file can't be used, or where the API would be open to the network and ask for no
+        key.
         """
         application = self.config["applications"][0]
         host = self.config["http_options"]["host"]
