@@ -1,6 +1,6 @@
 """The watchdog beside a running graph: what it sees and does is in Zipkin, and the graph is well again afterwards.
 
-A graph of its own (private Ray head, simulated engine, a second one that stands by). About two minutes on two cores.
+A graph of its own (private Ray head, simulated engine, a second one that stands by). About four minutes on two cores.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ TTS = "tts-service"
 TIMES = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1}
 QUICK = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 6, "canary_within_s": 8, "failures": 2,
          "successes": 2, "backoff_s": 1}
+AT_MOST = 3  #: restarts of a service, in the hour that is the default
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Watched:
                 return spans
             assert time.monotonic() < end, f"{name}: Zipkin has {len(spans)} and not {count}"
             time.sleep(0.5)
+
+
+def ended(span: dict) -> int:
+    return span["timestamp"] + span["duration"]
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +152,31 @@ def test_an_ingress_that_dies_is_unreachable_and_nothing_is_restarted_while_serv
     wait_until_ready(graph.url)
     assert graph.post().status_code == 200
     assert len(graph.told("REPLICA_RESTARTED", 0)) == restarts
+
+
+def test_an_engine_that_goes_on_failing_is_restarted_no_oftener_than_the_budget_allows(graph):
+    """Whichever process runs is ill, so that no restart helps."""
+    began, ill, quiet_until = graph.wait_well(), 0, None
+    end = time.monotonic() + 180
+
+    def since(span: dict) -> bool:
+        return span["timestamp"] > began and span["tags"]["watchdog.service"] == TTS
+    while quiet_until is None or time.monotonic() < quiet_until:
+        assert time.monotonic() < end, "no restart was withheld"
+        with suppress(ValueError):  # none runs at the moment
+            if (pid := graph.replica()["pid"]) != ill:
+                ill = pid
+                graph.fault.write_text(f"raise {ill}")
+        if quiet_until is None and len(ours := graph.told("REPLICA_RESTARTED", 0)) >= AT_MOST and graph.told(
+                "RESTART_WITHHELD", 0, which=lambda span: since(span) and ended(span) > ended(ours[-1])):
+            quiet_until = time.monotonic() + 15  # many more checks that fail
+        time.sleep(0.3)
+    graph.fault.unlink()
+    restarted = [span for span in graph.told("REPLICA_RESTARTED") if span["tags"]["watchdog.service"] == TTS]
+    withheld = graph.told("RESTART_WITHHELD", which=since)
+    late = [span for span in graph.told("CHECK_FAILED", which=since) if ended(span) > ended(withheld[-1])]
+    print(f"{len(restarted)} restarts, {len(withheld)} withheld, {len(late)} failed checks after the last of them")
+    assert len(restarted) == AT_MOST, "with the one of the test before"
+    assert len([span for span in withheld if ended(span) > ended(restarted[-1])]) == 1, "told once, not at each check"
+    assert len(late) >= 4
+    graph.wait_well()
