@@ -136,7 +136,7 @@ class CosyVoice3Api:
 
         Where no dialect is named, the stored voice's stands in, then the key's, then `otherwise`, the config's.
         """
-        line = self.lines.primary if run.wants_primary else self.lines.current
+        line = self._line_of(run)
         run.fallback = line is self.lines.fallback
         run.root.tag(vocabulary.REQUEST_FALLBACK, "true" if run.fallback else None)
         record = await self._record(fields.get("voice"), clip)
@@ -157,6 +157,9 @@ class CosyVoice3Api:
         ask = replace(ask, utterance=replace(ask.utterance, prompt_text=record.transcript))
         return ask, Source(line, lambda run: line.stored.use(record, run))
 
+    def _line_of(self, run: Run) -> Line:
+        return self.lines.primary if run.wants_primary else self.lines.current
+
     async def _record(self, voice: str | None, clip: bytes | None) -> VoiceRecord | None:
         if clip is not None and voice:
             raise InvalidInput("Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
@@ -176,8 +179,8 @@ class CosyVoice3Api:
         """Whether a request's caller may delete what others have stored."""
         return not self.entrance.required or "admin" in run.caller.roles
 
-    async def dialects(self) -> JSONResponse:
-        can = self.lines.current.engine.capabilities
+    async def dialects(self, run: Run) -> JSONResponse:
+        can = self._line_of(run).engine.capabilities
         return JSONResponse({
             "engine": {"name": can.name, "version": can.version, "notice": can.notice,
                        "modes": sorted(can.modes), "sample_rate": can.sample_rate},

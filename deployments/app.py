@@ -28,8 +28,8 @@ def build(api) -> FastAPI:
 
     @app.get("/api/dialects", summary="Dialects and languages, and which of them the running engine can speak",
              **api_docs.DIALECTS)
-    async def dialects():
-        return await api.dialects()
+    async def dialects(request: Request):
+        return await api.dialects(request.state.run)
 
     @app.get("/health", summary="The ingress lives", **api_docs.HEALTH)
     async def health():

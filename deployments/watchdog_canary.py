@@ -63,7 +63,7 @@ class Canary:
             async with asyncio.timeout(self._settings.canary_within_s):
                 answer = await self._http.post(
                     "/api/generate", headers=headers, files={"prompt_audio": ("canary.wav", self._clip())},
-                    data={"text": self._settings.canary_text, "dialect": await self._dialect(), "seed": "1"})
+                    data={"text": self._settings.canary_text, "dialect": await self._dialect(headers), "seed": "1"})
         except TimeoutError:
             return Checked(Outcome.SILENT, began, time.time_ns())
         except httpx.HTTPError:
@@ -101,11 +101,11 @@ class Canary:
                 self._key_said = True
         return headers
 
-    async def _dialect(self) -> str:
-        """Remembered: while traffic is on the other engine, that one's dialects are what the API lists."""
+    async def _dialect(self, headers: dict[str, str]) -> str:
+        """One of the first engine's, remembered."""
         if (known := self._settings.canary_dialect or self._spoken) is not None:
             return known
-        answer = await self._http.get("/api/dialects")
+        answer = await self._http.get("/api/dialects", headers=headers)
         try:
             spoken = [one["code"] for one in answer.json()["dialects"] if one["supported"]]
         except (ValueError, KeyError, TypeError):
