@@ -136,7 +136,7 @@ def test_a_fine_health_check_is_no_trace_and_a_failing_one_is(tmp_path):
 
 def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_not_quoted(tmp_path, caplog):
     class Defective:
-        async def dialects(self):
+        async def dialects(self, run):
             try:
                 raise ValueError("secret")
             except ValueError as error:
