@@ -31,6 +31,11 @@ class StandInApi:
     """Serves at `url` until `close`. What it does next is in its attributes; what it was asked, in `asked`."""
 
     def __init__(self) -> None:
+        self.reset()
+        self._server, self.url = serve(self._app())
+
+    def reset(self) -> None:
+        """As good as new."""
         self.key: str | None = None  #: required where it is set
         self.refusal: tuple[int, dict] | None = None  #: status and error, before any audio
         self.late_error: dict | None = None  #: sent as an event, after the first chunk of audio
@@ -44,16 +49,9 @@ class StandInApi:
         self.voices: list[dict] = []
         self.asked: list[dict] = []  #: the forms; a file as its size
         self.cancelled = 0
-        self._server, self.url = serve(self._app())
 
     def close(self) -> None:
         self._server.should_exit = True
-
-    def reset(self) -> None:
-        fresh = {"key": None, "refusal": None, "late_error": None, "breaks_off": False, "keeps_trace": True,
-                 "knows_voice": False, "pieces": 1, "chunks": 4, "pause_s": 0.01, "voices": [], "asked": [],
-                 "cancelled": 0}
-        self.__dict__.update(fresh)
 
     def _app(self) -> FastAPI:
         app = FastAPI(telemetry={"tracing": False})

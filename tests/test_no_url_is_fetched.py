@@ -23,12 +23,23 @@ def clients(path: Path) -> set[str]:
     return {name for name in imported(path) for client in CLIENTS if name == client or name.startswith(f"{client}.")}
 
 
+#: Asks the API under its own, configured address. It is asked nothing itself.
+WATCHDOG = {ROOT / "deployments" / "watchdog.py", ROOT / "deployments" / "watchdog_canary.py"}
+
+
 def test_what_answers_requests_has_no_http_client():
-    files = [ROOT / "graph.py", *(file for room in ("access", "deployments", "speech", "engines")
-                                  for file in (ROOT / room).rglob("*.py"))]
+    files = {ROOT / "graph.py", *(file for room in ("access", "deployments", "speech", "engines")
+                                  for file in (ROOT / room).rglob("*.py"))} - WATCHDOG
     assert len(files) > 60
     assert {str(file.relative_to(ROOT)): found for file in files if (found := clients(file))} == {}
 
 
+def test_nor_does_it_use_the_one_of_the_watchdog():
+    names = {f"deployments.{file.stem}" for file in WATCHDOG}
+    users = {file.name for file in (ROOT / "deployments").glob("*.py") if imported(file) & names}
+    assert users <= {file.name for file in WATCHDOG}
+
+
 def test_the_search_finds_one():
+    assert all(clients(file) for file in WATCHDOG)
     assert clients(ROOT / "tracing" / "http_transport.py") == {"httpx"}, "which sends spans, to configured addresses"

@@ -29,13 +29,15 @@ def test_a_config_names_every_service_and_listens_on_loopback(file):
 
 def test_replicas_are_placed_by_their_fraction_of_a_gpu(ray_driver, slow):
     """`slow` runs from serve.gpu.yaml on logical GPUs."""
+    import ray
     from ray.util.state import list_actors
 
     wanted = {name: entry["ray_actor_options"].get("num_gpus", 0) for name, entry in
               deployments("serve.gpu.yaml").items()}
     assert len({fraction for fraction in wanted.values() if fraction}) >= 3, "each stage has its own fraction"
     held = {}
-    for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000):
+    here = ray.get_runtime_context().gcs_address  # else Ray searches, and other Rays may run on this machine
+    for actor in list_actors(address=here, filters=[("state", "=", "ALIVE")], detail=True, limit=1000):
         for name in SERVICES:
             if f"slow#{name}#" in (actor.name or ""):
                 held[name] = (actor.required_resources or {}).get("GPU", 0)

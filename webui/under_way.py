@@ -23,10 +23,17 @@ class UnderWay:
         """`run`, known from now on as what `page` waits for."""
         self._runs[page] = run
         try:
-            for item in run:
-                if self._runs.get(page) is not run:  # ended while it was asked for this one
+            while self._runs.get(page) is run:
+                try:
+                    item = next(run)
+                except StopIteration:
                     return
-                yield item
+                except ValueError:  # `end` is closing it just now
+                    if self._runs.get(page) is run:
+                        raise
+                    return
+                if self._runs.get(page) is run:  # else ended while it was asked for this one
+                    yield item
         finally:
             with suppress(ValueError):  # then it is being closed by `end`
                 run.close()
