@@ -98,7 +98,8 @@ def main() -> None:
             time.sleep(3600)
     with private_graph(ours, num_cpus=8, beside=bare, behind_haproxy=options.haproxy) as graph:
         floor = run(graph, options.rounds, {name: (None, path) for name, path, *_ in BARE})
-    results.write("overhead_haproxy" if options.haproxy else "overhead", {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
+    results.write("overhead_haproxy" if options.haproxy else "overhead",
+                  {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
 
 
 def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict:

@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import ports
-from cluster.monitoring import Monitoring, Server
+from cluster.monitoring import Monitoring, Server, Thresholds
 from cluster.ray_head import RayHead
 
 
 @contextmanager
-def private_monitoring(head: RayHead, zipkin_url: str | None) -> Iterator[dict[str, Server]]:
+def private_monitoring(head: RayHead, zipkin_url: str | None,
+                       thresholds: Thresholds = Thresholds()) -> Iterator[dict[str, Server]]:
     """Both by name, as the launcher starts them, with the project's rules; nobody is told of an alert.
     Raises cluster.problem.Problem where a program is missing."""
     servers: dict[str, Server] = {}
     with tempfile.TemporaryDirectory(prefix="bench-monitoring-") as folder:
         try:
-            Monitoring(Path(folder), print, servers.__setitem__).start(head, zipkin_url, ports.any_free(),
-                                                                       ports.any_free())
+            monitoring = Monitoring(Path(folder), print, servers.__setitem__, thresholds=thresholds)
+            monitoring.start(head, zipkin_url, ports.any_free(), ports.any_free())
             yield servers
         finally:
             for server in servers.values():

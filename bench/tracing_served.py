@@ -12,8 +12,8 @@ random order. After each round the modes move on to the next copy, by `user_conf
 mode has a favourite process. A figure is the change against `off` within a turn: of the median latencies, or the mean
 over the turns (of logarithms); with the 95 % interval of a bootstrap over the turns.
 
-The vocoder batches, so that the CPU is the limit and not a simulated device. CPU time is that of all of Ray's processes,
-replicas and proxy among them; Zipkin and the client share the machine with them.
+The vocoder batches, so that the CPU is the limit and not a simulated device. CPU time is that of all of Ray's
+processes, replicas and proxy among them; Zipkin and the client share the machine with them.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def main() -> None:
     for mode in ("tenth", "all"):
         found[f"p50, {mode}"] = interval([(turn[mode], turn["off"]) for turn in alone], of_medians)
         for place, figure in enumerate(("throughput", "cpu")):
-            found[f"{figure}, {mode}"] = interval([(turn[mode][place], turn["off"][place]) for turn in together], of_means)
+            found[f"{figure}, {mode}"] = interval([(turn[mode][place], turn["off"][place]) for turn in together],
+                                                  of_means)
     for name, values in found.items():
         print(f"{name:18} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
               f"{values['turns']} turns)")

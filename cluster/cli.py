@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
                        help="of the engine, over the config file's; may be repeated (--engine cosyvoice3 "
                             "--engine-option model_dir=/models/Fun-CosyVoice3-0.5B)")
     group.add_argument("--haproxy", action="store_true",
-                       help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it answers "
-                            "by itself has no trace (docs/haproxy.md)")
+                       help="HAProxy in front of the ingress instead of Serve's own proxy: quicker, but what it "
+                            "answers by itself has no trace (docs/haproxy.md)")
     group.add_argument("--no-webui", action="store_false", dest="web_page",
                        help="leave the web page (/ui/) out; it is for loopback, and is left out with any other --host")
     group.add_argument("--no-watchdog", action="store_false", dest="watchdog",

@@ -16,7 +16,7 @@ WRAPPER = Path(__file__).with_name("haproxy-on-loopback")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """For a Ray head whose Serve uses HAProxy; its sockets and configuration go to `folder`, private to its owner, whose
+    """For a Ray head whose Serve uses HAProxy; its sockets and configuration go to `folder`, private to its owner. Its
     path must be short: Serve adds 68 characters to it, and a socket's may have 97.
 
     Raises Problem where there is no HAProxy.
@@ -34,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(any_free()),
         # Threads for more requests than a machine can compute.
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # How long an ingress that is to go waits for load balancers to notice. Ours is told at once, through its socket.
+        # How long an ingress that is to go waits for load balancers to notice. Ours is told at once, by its socket.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 

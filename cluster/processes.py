@@ -114,7 +114,7 @@ def stop(started: Started, grace_s: float = 10.0) -> bool:
         # Looking through every process of the machine is slow: only once those already known have ended.
         members = [process for process in members if _runs(process)] or family(started)
     complied = not members
-    for _ in range(_KILL_ROUNDS):  # one that is told to end may start another before it does, as Serve's HAProxy manager
+    for _ in range(_KILL_ROUNDS):  # one that is told to end may start another first, as Serve's HAProxy manager
         if not members:
             break
         for process in members:

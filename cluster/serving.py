@@ -24,7 +24,7 @@ from speech.dialects import DIALECTS
 READY_WITHIN_S = 300.0
 #: Of the graph's tracing settings, what says where traces go.
 _WAY_OUT = ("zipkin_url", "zipkin_ui_url", "protocol", "kafka", "kafka_options", "spans_file", "spool_dir",
-            "retry_most_s")
+            "spool_limit_mb", "retry_most_s")
 WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
 WATCHDOG = "deployments.watchdog:build"  #: and of the one that watches the graph
 _STILL_WAITING_EVERY_S = 15.0
@@ -88,8 +88,8 @@ class Application:
         try:
             contract.create(name, args.get("engine_options"))
         except contract.WeightsError as error:
-            raise Problem(f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the config "
-                          "file.") from error
+            raise Problem(f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the "
+                          "config file.") from error
         except (TypeError, ValueError) as error:
             raise Problem(f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
                           "NAME=VALUE, or engine_options in the config file.") from error

@@ -166,7 +166,7 @@ class Stack:
             application = read(args)
         keys_file = options.keys_file or self.run_dir / key.FILE
         if options.keys_file or (keys_file.exists() and not application.keys_file):
-            named = {"keys_file": str(keys_file.resolve())}  # in both places, should the config name it in the older one
+            named = {"keys_file": str(keys_file.resolve())}  # in both places: a config may name it in the older one
             application = read(args | {"access": named, "tracing": {**args.get("tracing", {}), **named}})
         return application
 

@@ -37,7 +37,7 @@ class Keeper:
         self.exporter = Exporter(ExportSettings(
             zipkin_url=settings.zipkin_url, protocol=settings.protocol, kafka=settings.kafka,
             kafka_options=settings.kafka_options, file=settings.spans_file, spool_dir=settings.spool_dir,
-            retry_most_s=settings.retry_most_s,
+            spool_limit_bytes=int(settings.spool_limit_mb * 1e6), retry_most_s=settings.retry_most_s,
             allow=Allow(error_messages=messages.IN_TRACES, values={
                 vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
                 vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry)})))

@@ -52,6 +52,7 @@ class Tracing(Strict):
     kafka_options: dict[str, str] = Field(default_factory=dict)  #: further settings of librdkafka
     spans_file: str | None = None  #: JSON lines, where no Zipkin can be had
     spool_dir: str | None = None  #: kept traces are appended here before the answer leaves
+    spool_limit_mb: float = Field(256.0, ge=2, le=1e6)  #: of each ingress process; beyond it the oldest traces go
     retry_most_s: float = Field(30.0, gt=0)  #: longest pause between attempts while Zipkin fails
     sampling: SamplingSettings = SamplingSettings()  #: what is kept: see tracing/sampling.py
     keys_file: str | None = None  #: the older place of access.keys_file, where that is not set

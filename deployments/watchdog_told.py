@@ -38,7 +38,8 @@ class Told:
         self.exporter = Exporter(ExportSettings(
             zipkin_url=tracing.zipkin_url, protocol=tracing.protocol, kafka=tracing.kafka,
             kafka_options=tracing.kafka_options, file=tracing.spans_file, spool_dir=tracing.spool_dir,
-            retry_most_s=tracing.retry_most_s, allow=Allow(error_messages=messages.IN_TRACES)))
+            spool_limit_bytes=int(tracing.spool_limit_mb * 1e6), retry_most_s=tracing.retry_most_s,
+            allow=Allow(error_messages=messages.IN_TRACES)))
 
     def canary(self, checked: Checked) -> None:
         self._metrics.canaries.inc(1, {"outcome": str(checked.outcome)})
