@@ -147,12 +147,25 @@ class NoRoom(Misfortune):
 
     def look(self, place: Place, alert: Alert) -> str:
         expect(alert.notes["stage"] == "audio-service", f"the alert names {alert.notes['stage']}")
-        found = alert.traces()
+        waited, found = self._first_to_fail(place)
         status = place.status("audio-service")
         message = " ".join(status["message"].split())
         expect(status["status"] == "UPDATING" and bool(re.search("100(\\.0)?", message)),
                f"Serve says {status['status']}: {message}")
-        return f"{len(found)} failed traces; Serve: {status['status']}, and names the 100 CPUs it waits for"
+        return (f"the link finds the first traces ({len(found)}) {waited:.0f} s later: requests waited for their "
+                f"deadline of 20 s; Serve: {status['status']}, and names the 100 CPUs it waits for")
+
+    def _first_to_fail(self, place: Place) -> tuple[float, list[list[dict]]]:
+        """Seconds until the alert's link, which Prometheus renews, finds something; and what."""
+        began = time.monotonic()
+        while True:
+            try:
+                if again := place.alerts.firing().get(self.alert):
+                    return time.monotonic() - began, again.traces()
+            except Unlike:
+                pass
+            expect(time.monotonic() - began < 60, "the link finds nothing within a minute")
+            time.sleep(1)
 
     def mend(self, place: Place) -> None:
         place.config("audio-service")["ray_actor_options"]["num_cpus"] = self._before

@@ -82,6 +82,7 @@ def rules(zipkin_url: str = ZIPKIN, thresholds: Thresholds = Thresholds()) -> st
         text = text.replace("minDuration=10000000", f"minDuration={round(slow * 1e6)}")
     if window != default.window_s:
         text = text.replace("[5m]", f"[{window}s]").replace("offset 5m", f"offset {window}s")
+        text = text.replace("within five minutes", f"within {window} s")
     if thresholds.hold_s is not None:
         text = re.sub(r"( for: )\w+", rf"\g<1>{thresholds.hold_s}s", text)
         text = re.sub(r"millis=\d+", f"millis={(window + thresholds.hold_s) * 1000}", text)
