@@ -107,6 +107,7 @@ def test_neither_a_failing_zipkin_nor_a_full_disk_is_felt(ray_driver, watched, s
             watched.trace(trace_id, spans=STAGES)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ingress_killed_after_its_answers_loses_no_kept_trace(ray_driver, watched, stand_in, number):
     watched.wait_ready()
@@ -128,6 +129,7 @@ def test_an_ingress_killed_after_its_answers_loses_no_kept_trace(ray_driver, wat
         assert counters(ray_driver)["export_adopted"] >= len(kept)
 
 
+@pytest.mark.proof
 def test_what_is_in_flight_when_the_ingress_dies_is_answered_with_a_trace(watched):
     watched.wait_ready()
     [ingress], [stage] = watched.replicas("cosyvoice3-api"), watched.replicas("tts-service")

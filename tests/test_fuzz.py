@@ -112,6 +112,7 @@ def one_field_at_a_time(operation) -> Iterator[Case]:
             yield operation.Case(body=good | {name: CANARY}, media_type=media_type)
 
 
+@pytest.mark.proof
 def test_no_request_that_fits_or_misses_the_description_fails(fast, schema, session):
     operations = [found.ok() for found in schema.get_all_operations()]
     ours = json.dumps(schema.raw_schema) + session.get(f"{fast.url}/api/dialects", timeout=30).text

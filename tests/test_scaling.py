@@ -44,6 +44,7 @@ def test_replicas_are_placed_by_their_fraction_of_a_gpu(ray_driver, slow):
     assert held == pytest.approx(wanted)
 
 
+@pytest.mark.proof
 def test_tts_scales_up_under_load_and_down_again(slow):
     slow.wait_ready()
     assert len(slow.replicas("tts-service")) == 1

@@ -131,6 +131,7 @@ def test_a_bad_clip_fails_each_time_in_its_own_words(fast):
     assert after["misses"] == before["misses"] + 2 and after["voices"] == before["voices"]
 
 
+@pytest.mark.proof
 def test_a_replica_killed_with_a_known_voice_is_retried(apps, ray_driver):
     with cache_of(apps["slow"], 5) as slow:
         end = time.monotonic() + 60
