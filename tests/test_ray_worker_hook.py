@@ -13,8 +13,9 @@ from cluster.ray_head import ROOT
 AFTER = "from cluster.ray_worker_hook import import_serve; import_serve(); import sys; "
 
 
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", AFTER + code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+def python(code: str, before: str = "") -> str:
+    done = subprocess.run([sys.executable, "-c", before + AFTER + code], capture_output=True, text=True, timeout=120,
+                          cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -28,15 +29,11 @@ def test_who_wants_pandas_has_it():
 
 
 def test_pandas_that_is_there_is_left_alone():
-    done = subprocess.run([sys.executable, "-c", "import sys; sys.modules['pandas'] = sys; " + AFTER +
-                           "print(sys.modules['pandas'] is sys)"], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert done.stdout.strip() == "True", done.stderr
+    assert python("print(sys.modules['pandas'] is sys)", before="import sys; sys.modules['pandas'] = sys; ") == "True"
 
 
 def test_a_serve_that_can_not_be_imported_stops_no_worker():
-    done = subprocess.run([sys.executable, "-c", "import sys; sys.modules['ray.serve'] = None; " + AFTER +
-                           "print('pandas' in sys.modules)"], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+    assert python("print('pandas' in sys.modules)", before="import sys; sys.modules['ray.serve'] = None; ") == "False"
 
 
 def test_the_running_graphs_replicas_are_without(fast):
