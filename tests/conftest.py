@@ -44,10 +44,17 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("terminated", returncode=143))
 
 
-#: Files that leave an application of the whole session unusable, and, of the long tests, those that need these
-#: applications: they would run beside everything that comes after.
-LAST = {"test_shutdown.py", "test_access_served.py", "test_cosyvoice3_served.py", "test_metrics_served.py",
-        "test_web_page.py"}
+LAST = "test_shutdown.py"  #: leaves an application of the whole session unusable
+
+
+def _order(items: list[pytest.Item]) -> dict[Path, int]:
+    """By file: those that need the session's Ray come last, because its two dozen idle replicas take almost a core from
+    whatever runs beside them."""
+    order: dict[Path, int] = {}
+    for item in items:
+        place = 2 if item.path.name == LAST else int("ray_head" in item.fixturenames)
+        order[item.path] = max(place, order.get(item.path, 0))
+    return order
 
 
 def pytest_collection_modifyitems(config, items):
@@ -57,7 +64,8 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = chosen
-    items.sort(key=lambda item: item.path.name in LAST)
+    order = _order(items)
+    items.sort(key=lambda item: order[item.path])
 
 
 @pytest.hookimpl(hookwrapper=True)

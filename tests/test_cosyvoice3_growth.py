@@ -50,7 +50,7 @@ def test_nothing_of_five_hundred_requests_stays(tiny):
     serve([request(14, 5 * 24_000, seed) for seed in range(TOGETHER)])
     live, used = [], []
     for number in range(0, REQUESTS, TOGETHER):
-        serve([request(int(random.integers(1, 8)), int(random.integers(3 * 24_000, 5 * 24_000)), number + place)
+        serve([request(int(random.integers(1, 5)), int(random.integers(3 * 24_000, 4 * 24_000)), number + place)
                for place in range(TOGETHER)])
         if number % READ_EVERY == 0:
             live.append(tensors())

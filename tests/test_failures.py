@@ -32,6 +32,7 @@ def stage_span(**tags: str) -> Record:
     return Record(1, 2, 3, "SERVER", "GENERATE_MEL", 4, 5, "tts-service", None, None, tags, ())
 
 
+@pytest.mark.proof
 def test_an_8_khz_clip_is_answered_at_once_while_sixteen_wait_for_tts(slow):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         waiting = [pool.submit(slow.post) for _ in range(16)]
