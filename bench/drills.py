@@ -2,8 +2,8 @@
 
 A graph of its own (simulated engine, a second one that stands by, the watchdog), a real Zipkin, a real Prometheus with
 the project's rules and a real Alertmanager. The rules' windows are 30 s in place of five minutes, what must hold must
-for 5 s, slow is above 1 s, and a canary comes every two seconds; nothing else of the rules is changed. Traffic goes on
-all the time.
+for 5 s, looks are 5 s apart and not 15, slow is above 1 s, and a canary comes every two seconds; nothing else of the
+rules is changed. Traffic goes on all the time.
 
 For each: nothing fires; something happens (`bench/misfortunes.py`); its alert fires; the link in it is opened as
 Zipkin's page would; what the runbook says to look at shows what it says; what is at fault is mended; the alert is gone.
@@ -13,9 +13,11 @@ Exits with 1 where one of these is not so. It takes about a quarter of an hour, 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import results
@@ -28,7 +30,7 @@ from bench.private_zipkin import private_zipkin
 from bench.traffic import Traffic
 from cluster.monitoring import Thresholds
 
-THRESHOLDS = Thresholds(window_s=30, hold_s=5, slow_s=1.0)
+THRESHOLDS = Thresholds(window_s=30, hold_s=5, slow_s=1.0, every_s=5)
 SIMULATED = {"prepare_ms": 1, "encode_ms": 2, "generate_ms": 100, "vocode_ms": 2, "batch_slope": 0.1, "seconds": 1}
 WATCHDOG = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 20, "canary_within_s": 30, "failures": 3,
             "successes": 3, "backoff_s": 5}
@@ -58,9 +60,10 @@ def drill(kind: Misfortune, place: Place) -> dict:
     if kind.ends:
         place.alerts.wait_until_gone({kind.alert}, GONE_WITHIN_S)
         gone_s = time.monotonic() - mended
-    return {"alert": kind.alert, "happens": kind.happens, "fired_s": round(fired_s, 1), "value": alert.notes["value"],
-            "stage": alert.notes["stage"], "summary": alert.notes["summary"], "seen": seen, "beside": beside,
-            "mended": kind.mended, "gone_s": gone_s and round(gone_s, 1)}
+    return {"date": datetime.now(UTC).date().isoformat(), "alert": kind.alert, "happens": kind.happens,
+            "fired_s": round(fired_s, 1), "value": alert.notes["value"], "stage": alert.notes["stage"],
+            "summary": alert.notes["summary"], "seen": seen, "beside": beside, "mended": kind.mended,
+            "gone_s": gone_s and round(gone_s, 1)}
 
 
 def row(found: dict) -> str:
@@ -71,9 +74,22 @@ def row(found: dict) -> str:
             f"{found['seen']} | {beside} | {gone} |")
 
 
+def before(only: list[str] | None) -> list[dict]:
+    """What the last run found of the alerts that this one leaves out."""
+    file = results.FOLDER / "drills.json"
+    found = json.loads(file.read_text())["drills"] if only and file.exists() else []
+    return [one for one in found if one["alert"] not in only]
+
+
+def merged(rows: list[dict], others: list[dict]) -> list[dict]:
+    """In the order in which they are tried."""
+    order = [(kind.alert, kind.happens) for kind in ALL]
+    return sorted((*rows, *others), key=lambda one: order.index((one["alert"], one["happens"])))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="ALERT", help="these alone; no result is written then")
+    parser.add_argument("--only", nargs="+", metavar="ALERT", help="these alone; the others stay as they were measured")
     options = parser.parse_args()
     kinds = [kind() for kind in ALL if not options.only or kind.alert in options.only]
     rows, wrong = [], []
@@ -96,11 +112,11 @@ def main() -> int:
                     wrong.append(f"{kind.alert}: {error}")
                     print(f"WRONG: {error}", flush=True)
             place.traffic.stop()
+    rows = merged(rows, before(options.only))
     print(*map(row, rows), sep="\n")
     print("\n".join(wrong) or "all went as the runbook says")
-    if not options.only:
-        results.write("drills", {"simulated": SIMULATED, "thresholds": vars(THRESHOLDS), "watchdog": WATCHDOG,
-                                 "drills": rows, "not_tried": NOT_TRIED, "wrong": wrong})
+    results.write("drills", {"simulated": SIMULATED, "thresholds": vars(THRESHOLDS), "watchdog": WATCHDOG,
+                             "drills": rows, "not_tried": NOT_TRIED, "wrong": wrong})
     return int(bool(wrong))
 
 

@@ -16,6 +16,7 @@ from bench.kept import Kept
 from bench.private_graph import PrivateGraph, private_graph
 from bench.private_monitoring import private_monitoring
 from bench.private_zipkin import private_zipkin
+from cluster.monitoring import Thresholds
 from cluster.serving import Application
 from cluster.state import State, StateFile, boot_id
 from cluster.zipkin import Zipkin
@@ -52,7 +53,7 @@ def watched_graph(simulated: Mapping, ratio: float) -> Iterator[WatchedGraph]:
     with keyed() as (args, keys), private_zipkin() as zipkin_url, tempfile.TemporaryDirectory() as run_dir, \
             private_graph({"engine": "simulated", "engine_options": simulated, **args}, num_cpus=8,
                           zipkin_url=zipkin_url, ratio=ratio) as graph, \
-            private_monitoring(graph.head, zipkin_url) as servers:
+            private_monitoring(graph.head, zipkin_url, Thresholds(every_s=5)) as servers:
         StateFile(Path(run_dir)).save(State(
             datetime.now().isoformat(timespec="seconds"), boot_id(), graph.port, app=graph.application.name,
             module=graph.application.module, ready=True, zipkin=Zipkin(zipkin_url), ray=graph.head, **servers))

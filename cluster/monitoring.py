@@ -51,11 +51,12 @@ class Server:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Of the rules; the defaults are the files'. Tests shorten them."""
+    """Of the rules, and how often they are looked at; the defaults are the files'. Tests shorten them."""
 
     window_s: int = 300
     hold_s: int | None = None  #: how long a rule must hold; each has its own
     slow_s: float = 10.0  #: must be an edge of cosygraph_request_seconds
+    every_s: int = 15  #: between two scrapes, and between two looks at the rules
 
 
 def find(*names: str, env: Mapping[str, str] = os.environ) -> Path:
@@ -89,8 +90,10 @@ def rules(zipkin_url: str = ZIPKIN, thresholds: Thresholds = Thresholds()) -> st
     return text
 
 
-def prometheus_config(targets: Path, zipkin_url: str | None, alertmanager_port: int) -> dict:
+def prometheus_config(targets: Path, zipkin_url: str | None, alertmanager_port: int,
+                      every_s: int = Thresholds.every_s) -> dict:
     config = yaml.safe_load((CONFIGS / "prometheus" / "prometheus.yml").read_text())
+    config["global"] |= {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"{LOOPBACK}:{alertmanager_port}"]
     ray, zipkin = config["scrape_configs"]
     ray["file_sd_configs"][0]["files"] = [str(targets)]
@@ -143,7 +146,7 @@ class Monitoring:
         self._say(f"starting Prometheus on http://{LOOPBACK}:{prometheus_port}")
         (self._folder / "rules.yml").write_text(rules(zipkin_url or ZIPKIN, self._thresholds))
         config = self._write("prometheus.yml", prometheus_config(Path(head.folder) / TARGETS, zipkin_url,
-                                                                 alertmanager_port))
+                                                                 alertmanager_port, self._thresholds.every_s))
         self._run("prometheus", [prometheus, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}",
                                  "--storage.tsdb.retention.time=15d", "--log.level=warn",
                                  f"--web.listen-address={LOOPBACK}:{prometheus_port}"], prometheus_port)

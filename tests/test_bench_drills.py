@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from bench.alerts import Alert, Unlike
-from bench.drills import THRESHOLDS, row
+from bench.drills import THRESHOLDS, merged, row
 from bench.misfortunes import ALL, NOT_TRIED
 from bench.traffic import Traffic
 from cluster.monitoring import rules
@@ -62,6 +62,14 @@ def test_a_row_says_when_it_fired_and_when_it_was_gone():
              "beside": [], "mended": "so", "gone_s": 20.7}
     assert row(found) == "| OnFallback | this | 12 s, “fallback” | that | – | so: gone after 21 s |"
     assert row(found | {"beside": ["CanaryFails"], "gone_s": None}).endswith("| CanaryFails | so |")
+
+
+def test_what_is_left_out_stays_as_it_was_in_its_place():
+    others = [{"alert": kind.alert, "happens": kind.happens, "was": 1} for kind in ALL if kind.alert != "StageDown"]
+    [down] = [{"alert": kind.alert, "happens": kind.happens} for kind in ALL if kind.alert == "StageDown"]
+    found = merged([down], others)
+    assert [one["happens"] for one in found] == [kind.happens for kind in ALL]
+    assert [one for one in found if "was" not in one] == [down]
 
 
 def test_traffic_outlives_a_server_that_is_not_there():

@@ -24,7 +24,7 @@ from bench.load import Sample, closed_loop, multipart, percentile
 from bench.private_graph import PrivateGraph, private_graph
 from cluster import cli, monitoring, ports
 from cluster.doctor.serve_reader import ServeReader
-from cluster.monitoring import Monitoring, Server
+from cluster.monitoring import Monitoring, Server, Thresholds
 from cluster.problem import Problem
 from cluster.state import State, StateFile, boot_id
 from cluster.zipkin import Zipkin
@@ -72,7 +72,7 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
     try:
         with private_graph({"engine": "simulated", "engine_options": TIMES}, num_cpus=8,
                            zipkin_url=zipkin.url) as graph:
-            Monitoring(run_dir / "monitoring", print, servers.__setitem__).start(
+            Monitoring(run_dir / "monitoring", print, servers.__setitem__, thresholds=Thresholds(every_s=5)).start(
                 graph.head, zipkin.url, ports.any_free(), ports.any_free())
             StateFile(run_dir).save(State(
                 datetime.now().isoformat(timespec="seconds"), boot_id(), graph.port, app=graph.application.name,

@@ -125,8 +125,9 @@ def stack(ray_head, zipkin, apps, wecom, tmp_path_factory):
     servers: dict[str, monitoring.Server] = {}
     ways = Wecom(Application(CORP, AGENT, SECRET, "@all", wecom.api), Robot(KEY, wecom.api))
     try:
-        Monitoring(tmp_path_factory.mktemp("monitoring"), print, servers.__setitem__, ways,
-                   Thresholds(WINDOW_S, HOLD_S, SLOW_S)).start(ray_head, zipkin.url, ports.any_free(), ports.any_free())
+        started = Monitoring(tmp_path_factory.mktemp("monitoring"), print, servers.__setitem__, ways,
+                             Thresholds(WINDOW_S, HOLD_S, SLOW_S, every_s=5))
+        started.start(ray_head, zipkin.url, ports.any_free(), ports.any_free())
         yield servers
     finally:
         for server in servers.values():

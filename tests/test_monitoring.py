@@ -65,6 +65,15 @@ def test_its_threshold_is_an_edge_of_the_histogram():
     assert Thresholds().slow_s in metrics.REQUEST_S
 
 
+def test_how_often_prometheus_looks_is_the_files_or_what_is_asked_for(tmp_path):
+    written = yaml.safe_load((monitoring.CONFIGS / "prometheus" / "prometheus.yml").read_text())["global"]
+    assert monitoring.prometheus_config(tmp_path, None, 1)["global"] == written
+    quicker = monitoring.prometheus_config(tmp_path, None, 1, every_s=5)["global"]
+    assert quicker == {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    source = yaml.safe_load((monitoring.CONFIGS / "grafana/provisioning/datasources/prometheus.yml").read_text())
+    assert source["datasources"][0]["jsonData"]["timeInterval"] == written["scrape_interval"]
+
+
 def test_the_filled_in_files_are_valid(tmp_path):
     (tmp_path / "rules.yml").write_text(monitoring.rules(ZIPKIN, Thresholds(30, 5, 0.1)))
     wecom = Wecom(Application(CORP, AGENT, SECRET), Robot(KEY))
