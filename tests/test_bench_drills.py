@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 
 import httpx
 import pytest
@@ -41,7 +42,7 @@ def test_a_link_that_finds_nothing_is_told(zipkin):
 
 def test_a_link_is_asked_as_zipkins_page_asks(zipkin):
     began_us = int(time.time() * 1e6)
-    span = {"traceId": f"{began_us:032x}", "id": f"{7:016x}", "name": "check_failed", "timestamp": began_us,
+    span = {"traceId": uuid.uuid4().hex, "id": f"{7:016x}", "name": "check_failed", "timestamp": began_us,
             "duration": 5, "localEndpoint": {"serviceName": "drilled"}}
     httpx.post(f"{zipkin.url}/api/v2/spans", json=[span], trust_env=False).raise_for_status()
     link = (f"{zipkin.url}/zipkin/?serviceName=drilled&spanName=check_failed&lookback=millis&millis=60000"

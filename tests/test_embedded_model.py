@@ -85,6 +85,7 @@ def test_the_cpu_vocoder_gives_the_same_numbers(network, styles, spoken):
         np.testing.assert_allclose(exact[i, :samples], expected[i, :samples], atol=1e-3, rtol=0)
 
 
+@pytest.mark.proof
 def test_bfloat16_is_not_to_be_heard(network, styles, spoken):
     columns = 2 * int(spoken.frames[0])
     member = spoken.features[:1, :, :columns], spoken.pitch[:1, :columns], styles[:1]

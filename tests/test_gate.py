@@ -240,6 +240,7 @@ def browser():
         window.close()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("role, sees", [("view-traces", True), ("view-services", False)])
 def test_the_page_works_through_the_gate(place, browser, role, sees):
     key = place.all if sees else place.services

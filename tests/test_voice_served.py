@@ -60,6 +60,7 @@ def test_other_languages_are_spoken(voice, dialect, text):
     assert len(samples(answer.content)) / 24_000 > 0.8
 
 
+@pytest.mark.proof
 def test_an_instruction_changes_what_it_says_it_changes(voice):
     clip = REFERENCE.read_bytes()
     plain = samples(voice.post(clip=clip, text=SENTENCE).content)
