@@ -2,7 +2,7 @@
 
 A graph of its own (simulated engine, a second one that stands by, the watchdog), a real Zipkin, a real Prometheus with
 the project's rules and a real Alertmanager. The rules' windows are 30 s in place of five minutes, what must hold must
-for 5 s, looks are 5 s apart and not 15, slow is above 1 s, and a canary comes every two seconds; nothing else of the
+for 5 s, looks are 5 s apart and not 30, slow is above 1 s, and a canary comes every two seconds; nothing else of the
 rules is changed. Traffic goes on all the time.
 
 For each: nothing fires; something happens (`bench/misfortunes.py`); its alert fires; the link in it is opened as

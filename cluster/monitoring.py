@@ -56,7 +56,7 @@ class Thresholds:
     window_s: int = 300
     hold_s: int | None = None  #: how long a rule must hold; each has its own
     slow_s: float = 10.0  #: must be an edge of cosygraph_request_seconds
-    every_s: int = 15  #: between two scrapes, and between two looks at the rules
+    every_s: int = 30  #: between two scrapes, and between two looks at the rules
 
 
 def find(*names: str, env: Mapping[str, str] = os.environ) -> Path:
