@@ -148,12 +148,19 @@ class NoRoom(Misfortune):
     def look(self, place: Place, alert: Alert) -> str:
         expect(alert.notes["stage"] == "audio-service", f"the alert names {alert.notes['stage']}")
         waited, found = self._first_to_fail(place)
-        status = place.status("audio-service")
-        message = " ".join(status["message"].split())
-        expect(status["status"] == "UPDATING" and bool(re.search("100(\\.0)?", message)),
-               f"Serve says {status['status']}: {message}")
+        status = self._what_serve_says(place)
         return (f"the link finds the first traces ({len(found)}) {waited:.0f} s later: requests waited for their "
                 f"deadline of 20 s; Serve: {status['status']}, and names the 100 CPUs it waits for")
+
+    def _what_serve_says(self, place: Place) -> dict:
+        """It waits for half a minute before it says why a replica does not start."""
+        began = time.monotonic()
+        while True:
+            status = place.status("audio-service")
+            if status["status"] == "UPDATING" and re.search(r"\b100(\.0)?\b", status["message"]):
+                return status
+            expect(time.monotonic() - began < 60, f"Serve says {status['status']}: {status['message']}")
+            time.sleep(1)
 
     def _first_to_fail(self, place: Place) -> tuple[float, list[list[dict]]]:
         """Seconds until the alert's link, which Prometheus renews, finds something; and what."""
