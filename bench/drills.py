@@ -6,7 +6,8 @@ for 5 s, looks are 5 s apart and not 30, slow is above 1 s, and a canary comes e
 rules is changed. Traffic goes on all the time.
 
 For each: nothing fires; something happens (`bench/misfortunes.py`); its alert fires; the link in it is opened as
-Zipkin's page would; what the runbook says to look at shows what it says; what is at fault is mended; the alert is gone.
+Zipkin's page would (not where Zipkin is stopped, or no trace is at fault); the runbook's steps for this trouble show
+what they say; what is at fault is mended; the alert is gone.
 Exits with 1 where one of these is not so. It takes about a quarter of an hour, and makes the runbook's table.
 """
 

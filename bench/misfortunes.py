@@ -202,7 +202,7 @@ class RefusedTexts(Misfortune):
 class ZipkinStops(Misfortune):
     alert = "TracesStuck"
     happens = "Zipkin stopped (SIGSTOP), two callers"
-    mended = "Zipkin goes on; what waited was sent"
+    mended = "Zipkin goes on"
 
     def begin(self, place: Place) -> None:
         place.traffic.clients, place.traffic.pause_s = 2, 1.0

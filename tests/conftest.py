@@ -48,8 +48,8 @@ LAST = "test_shutdown.py"  #: leaves an application of the whole session unusabl
 
 
 def _order(items: list[pytest.Item]) -> dict[Path, int]:
-    """By file: those that need the session's Ray come last, because its two dozen idle replicas take almost a core from
-    whatever runs beside them."""
+    """By file: those that need the session's Ray come last, because its two dozen replicas, idle, take CPU time
+    from whatever runs beside them (0.7 of a core in one reading)."""
     order: dict[Path, int] = {}
     for item in items:
         place = 2 if item.path.name == LAST else int("ray_head" in item.fixturenames)
