@@ -195,9 +195,11 @@ def test_while_the_limiter_is_away_requests_go_on_and_then_it_counts_again(guard
         statuses = Counter(post(guarded, made, text="").status_code for _ in range(16))
         assert time.monotonic() - began < 10, "nobody waits for it"
         assert set(statuses) == {400, 429} and 3 <= statuses[400] <= 8, "each replica gave at most the whole limit"
-        until(lambda: min(counted(guarded, "lost")) >= 1, "both have noticed")
+        # Serve sends requests to the replica that holds none, and where a limiter is replaced within a heartbeat's
+        # patience, the other one need not notice.
+        assert sum(counted(guarded, "lost")) >= 1 and sum(counted(guarded, "alone")) >= 1
+        until(lambda: [one["pid"] for one in guarded.replicas("limiter")] not in ([], [limiter["pid"]]), "no new limiter")
         connected(guarded)
-        assert guarded.replicas("limiter")[0]["pid"] != limiter["pid"]
         other = keys.add("other", limits={"concurrent": 1})
         time.sleep(1)
         with under_way(guarded, other):
