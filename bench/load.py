@@ -25,6 +25,7 @@ class Sample:
     answered_ns: int
     size: int
     kept: bool = False  #: the answer says where in Zipkin its trace is
+    closes: bool = False  #: the server closes the connection after it
 
     @property
     def ms(self) -> float:
@@ -63,7 +64,7 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
             await reader.readline()
         await reader.readline()
     return Sample(int(head[0].split()[1]), headers.get("x-trace-id", ""), sent, time.time_ns(), size,
-                  "x-trace-url" in headers)
+                  "x-trace-url" in headers, headers.get("connection", "").lower() == "close")
 
 
 async def closed_loop(host: str, port: int, request: bytes | Callable[[int], bytes], *, clients: int, count: int,
@@ -76,11 +77,20 @@ async def closed_loop(host: str, port: int, request: bytes | Callable[[int], byt
     made = request if callable(request) else lambda number: request
 
     async def client() -> list[Sample]:
-        reader, writer = await asyncio.open_connection(host, port, limit=2**20)
+        samples: list[Sample] = []
+        connection = None
         try:
-            return [await _one(reader, writer, made(number)) for number in left]
+            for number in left:
+                if connection is None:
+                    connection = await asyncio.open_connection(host, port, limit=2**20)
+                samples.append(await _one(*connection, made(number)))
+                if samples[-1].closes:  # as a server's answers do that is about to be replaced
+                    connection[1].close()
+                    connection = None
         finally:
-            writer.close()
+            if connection is not None:
+                connection[1].close()
+        return samples
 
     async with asyncio.timeout(timeout_s):
         return [sample for samples in await asyncio.gather(*(client() for _ in range(clients))) for sample in samples]
