@@ -62,17 +62,26 @@ class GraphConfig(Guarded):
         return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
 
     def api(self) -> ApiConfig:
-        return ApiConfig(engine=self.engine, engine_options=self.engine_options, fallback=self.fallback,
-                         limits=self.limits, tracing=self.tracing, access=self.access,
-                         voice_cache_mb=self.voice_cache_mb, voices=self.voices,
-                         cosyvoice_dialect=self.cosyvoice_dialect, dialects=self.dialects)
+        return ApiConfig(
+            engine=self.engine,
+            engine_options=self.engine_options,
+            fallback=self.fallback,
+            limits=self.limits,
+            tracing=self.tracing,
+            access=self.access,
+            voice_cache_mb=self.voice_cache_mb,
+            voices=self.voices,
+            cosyvoice_dialect=self.cosyvoice_dialect,
+            dialects=self.dialects,
+        )
 
 
 class Graph:
     """The DAG. Arrays go from stage to stage by ticket; only small replies come back here, and the finished audio."""
 
-    def __init__(self, audio: DeploymentHandle, embedding: DeploymentHandle, tts: DeploymentHandle,
-                 vocoder: DeploymentHandle) -> None:
+    def __init__(
+        self, audio: DeploymentHandle, embedding: DeploymentHandle, tts: DeploymentHandle, vocoder: DeploymentHandle
+    ) -> None:
         self.audio = AudioClient(audio)
         self.embedding = EmbeddingClient(embedding)
         self.tts = TtsClient(tts)
@@ -111,8 +120,14 @@ class Graph:
 
 def _deployment(cls: type, name: str, **options) -> serve.Deployment:
     # Waiting happens in our own queues, where it is measured: Serve's limits stay above the ingress's.
-    defaults = {"max_ongoing_requests": 256, "max_queued_requests": -1, "ray_actor_options": {"num_cpus": 0.25},
-                "health_check_period_s": 3, "health_check_timeout_s": 3, "graceful_shutdown_timeout_s": 30}
+    defaults = {
+        "max_ongoing_requests": 256,
+        "max_queued_requests": -1,
+        "ray_actor_options": {"num_cpus": 0.25},
+        "health_check_period_s": 3,
+        "health_check_timeout_s": 3,
+        "graceful_shutdown_timeout_s": 30,
+    }
     return serve.deployment(cls, name=name, **(defaults | options))
 
 
@@ -125,8 +140,13 @@ def build(args: GraphConfig) -> Application:
         vocoder=_deployment(VocoderService, VocoderService.service).bind(args.stage(args.vocoder)),
     )
     # One replica, or its counts would not be all; hardly any work, so hardly any CPU.
-    limiter = _deployment(Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000,
-                          ray_actor_options={"num_cpus": 0.05}).bind() if args.limits_callers else None
+    limiter = (
+        _deployment(
+            Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0.05}
+        ).bind()
+        if args.limits_callers
+        else None
+    )
     fallback = None
     if args.fallback is not None:
         config = StageConfig(**args.fallback.model_dump())

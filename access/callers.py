@@ -30,14 +30,14 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 @dataclass(frozen=True)
 class Caller:
     """Attributes:
-        trusted: whether its "sampled" and "debug" count, and the user it names.
-        key: name of the key it has shown.
-        user: whom it acts for, as it says; its key's owner where it says nothing. Never leaves as it is.
-        roles: what its key may do.
-        limits: of its key; None where that has none of its own.
-        dialect: of its key, a registry code: stands in where a request may name none and names none.
-        refused: what was wrong with a key that was shown and doesn't count.
-        address: the peer's network, by which callers without a key are told apart. Never leaves.
+    trusted: whether its "sampled" and "debug" count, and the user it names.
+    key: name of the key it has shown.
+    user: whom it acts for, as it says; its key's owner where it says nothing. Never leaves as it is.
+    roles: what its key may do.
+    limits: of its key; None where that has none of its own.
+    dialect: of its key, a registry code: stands in where a request may name none and names none.
+    refused: what was wrong with a key that was shown and doesn't count.
+    address: the peer's network, by which callers without a key are told apart. Never leaves.
     """
 
     trusted: bool = False
@@ -61,8 +61,12 @@ class Callers:
     there but no key file, at the start alone.
     """
 
-    def __init__(self, keys_file: str | None, dialects: Registry | None = None,
-                 now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        keys_file: str | None,
+        dialects: Registry | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._path = Path(keys_file) if keys_file else None
         self._dialects = dialects
         self._now = now
@@ -94,8 +98,15 @@ class Callers:
         if key.ends is not None and key.ends <= self._now():
             return Caller(refused="expired", address=_network(client))
         user = _named_user(headers) if key.trusted else None
-        return Caller(key.trusted, key.name, user or key.owner or key.name, key.roles, key.limits, key.dialect,
-                      address=_network(client))
+        return Caller(
+            key.trusted,
+            key.name,
+            user or key.owner or key.name,
+            key.roles,
+            key.limits,
+            key.dialect,
+            address=_network(client),
+        )
 
     def _reload(self) -> None:
         if time.monotonic() - self._looked < _LOOK_EVERY_S:

@@ -48,8 +48,13 @@ class Lease:
 class Counting:
     """Use on one event loop. `limiter` None: this replica is the only one, or there is nothing to limit."""
 
-    def __init__(self, limiter: Limiter | None, answer_within_s: float = ANSWER_WITHIN_S,
-                 heartbeat_s: float = HEARTBEAT_S, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(
+        self,
+        limiter: Limiter | None,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        heartbeat_s: float = HEARTBEAT_S,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
         self._limiter = limiter
         self._answer_within_s = answer_within_s
         self._heartbeat_s = heartbeat_s
@@ -128,8 +133,10 @@ class Counting:
         if self.present:
             self.present = False
             self.lost += 1
-            log.warning("the limiter is away (%s): until it is back, every ingress replica counts for itself",
-                        type(error).__name__)
+            log.warning(
+                "the limiter is away (%s): until it is back, every ingress replica counts for itself",
+                type(error).__name__,
+            )
 
     def _spawn(self, work) -> None:
         # Serve cancels what shares a cancelled request's context.
@@ -138,15 +145,26 @@ class Counting:
         task.add_done_callback(self._tasks.discard)
 
     def counters(self) -> dict[str, int]:
-        return {"refused": self.refused, "alone": self.alone, "lost": self.lost, "under_way": len(self._held),
-                "limiter_present": int(self.present)}
+        return {
+            "refused": self.refused,
+            "alone": self.alone,
+            "lost": self.lost,
+            "under_way": len(self._held),
+            "limiter_present": int(self.present),
+        }
 
 
 def _too_many(refusal: Refusal, limits: CallerLimits) -> RateLimited:
     if refusal.limit == "concurrent":
-        return RateLimited(f"This caller's limit of {limits.concurrent} requests at a time is reached; wait for one of "
-                           "them to end.", code="too_many_at_once", retry_after_s=refusal.retry_after_s)
+        return RateLimited(
+            f"This caller's limit of {limits.concurrent} requests at a time is reached; wait for one of them to end.",
+            code="too_many_at_once",
+            retry_after_s=refusal.retry_after_s,
+        )
     # Rounded up: whoever comes back at the time said gets through.
-    return RateLimited(f"This caller's limit of {limits.requests_per_minute:g} requests a minute is reached; try again "
-                       "after the time in Retry-After.", code="too_many_requests",
-                       retry_after_s=math.ceil(refusal.retry_after_s))
+    return RateLimited(
+        f"This caller's limit of {limits.requests_per_minute:g} requests a minute is reached; try again "
+        "after the time in Retry-After.",
+        code="too_many_requests",
+        retry_after_s=math.ceil(refusal.retry_after_s),
+    )

@@ -14,8 +14,9 @@ from access.settings import CallerLimits
 class Entrance:
     """`required`: whether keys are; `default_limits`: of callers whose key has none of its own."""
 
-    def __init__(self, required: bool = False, counting: Counting | None = None,
-                 default_limits: CallerLimits = CallerLimits()) -> None:
+    def __init__(
+        self, required: bool = False, counting: Counting | None = None, default_limits: CallerLimits = CallerLimits()
+    ) -> None:
         self.required = required
         self.counting = counting or Counting(None)
         self._default_limits = default_limits

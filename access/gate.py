@@ -48,15 +48,23 @@ def check(caller: Caller, method: str, path: str) -> None:
     if caller.key is None:
         raise _who_are_you(caller)
     if "admin" not in caller.roles and not needed & caller.roles:
-        raise RoleMissing(f"This key may not do this: it takes the role {' or '.join(sorted(needed))}. Ask whoever "
-                          "gave you the key for one with that role.", code="role_missing")
+        raise RoleMissing(
+            f"This key may not do this: it takes the role {' or '.join(sorted(needed))}. Ask whoever "
+            "gave you the key for one with that role.",
+            code="role_missing",
+        )
 
 
 def _who_are_you(caller: Caller) -> NotAuthorized:
     if caller.refused == "expired":
         return NotAuthorized("This key has expired; ask whoever gave it to you for a new one.", code="key_expired")
     if caller.refused == "unknown":
-        return NotAuthorized("This key is not known here, or no longer; check that it was sent whole, as "
-                             "`Authorization: Bearer KEY`.", code="key_unknown")
-    return NotAuthorized("A key is required: send it as `Authorization: Bearer KEY` (or `X-API-Key: KEY`); whoever "
-                         "runs this service gives them out.", code="key_missing")
+        return NotAuthorized(
+            "This key is not known here, or no longer; check that it was sent whole, as `Authorization: Bearer KEY`.",
+            code="key_unknown",
+        )
+    return NotAuthorized(
+        "A key is required: send it as `Authorization: Bearer KEY` (or `X-API-Key: KEY`); whoever "
+        "runs this service gives them out.",
+        code="key_missing",
+    )

@@ -33,8 +33,9 @@ class KeyEditor:
     def add(self, name: str, **fields) -> str:
         """A new key, which is returned and kept nowhere. `fields` are those of `access.keys.Key` as YAML has them."""
         if not NAME.fullmatch(name):
-            raise ValueError("that is no key name: lower-case letters, digits, - and _, at most 40, beginning with a "
-                             "letter or digit")
+            raise ValueError(
+                "that is no key name: lower-case letters, digits, - and _, at most 40, beginning with a letter or digit"
+            )
         key = _fresh()
         with self._changed() as entries:
             if any(entry["name"] == name for entry in entries):

@@ -103,8 +103,10 @@ def read(path: Path, dialects: Registry | None = None) -> KeyFile:
     except UnicodeDecodeError:
         raise _damaged(path, "it is not in UTF-8") from None
     except OSError as error:
-        raise ValueError(f"the key file {path} can't be read ({error.strerror}); make it with `python -m cluster key "
-                         "NAME --file FILE`, or leave access.keys_file out") from error
+        raise ValueError(
+            f"the key file {path} can't be read ({error.strerror}); make it with `python -m cluster key "
+            "NAME --file FILE`, or leave access.keys_file out"
+        ) from error
     return parse(text, path, dialects)
 
 
@@ -118,8 +120,10 @@ def _spoken(key: Key, path: Path, dialects: Registry) -> Key:
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is no key file: {why}. It needs a list `keys`, each with `name` (lower-case letters, "
-                      "digits, - and _) and `sha256` (64 hex digits); docs/access.md has the rest")
+    return ValueError(
+        f"{path} is no key file: {why}. It needs a list `keys`, each with `name` (lower-case letters, "
+        "digits, - and _) and `sha256` (64 hex digits); docs/access.md has the rest"
+    )
 
 
 def _first(error: ValidationError) -> str:

@@ -6,16 +6,20 @@ import ipaddress
 
 from access.settings import Access
 
-REMEDY = ("make a key with `python -m cluster key NAME`, whose file the launcher finds by itself, or with `--file "
-          "FILE` and name that file as access.keys_file; or listen on 127.0.0.1 alone; or, where something in front of "
-          "the service checks who calls, say so with access.required: false")
+REMEDY = (
+    "make a key with `python -m cluster key NAME`, whose file the launcher finds by itself, or with `--file "
+    "FILE` and name that file as access.keys_file; or listen on 127.0.0.1 alone; or, where something in front of "
+    "the service checks who calls, say so with access.required: false"
+)
 
 
 def keys_file_of(access: Access, tracing_keys_file: str | None) -> str | None:
     """The one key file. `tracing.keys_file` is its older place. Raises ValueError where the two differ."""
     if access.keys_file and tracing_keys_file and access.keys_file != tracing_keys_file:
-        raise ValueError("access.keys_file and tracing.keys_file name different files, but there is one key file: "
-                         "leave tracing.keys_file out")
+        raise ValueError(
+            "access.keys_file and tracing.keys_file name different files, but there is one key file: "
+            "leave tracing.keys_file out"
+        )
     return access.keys_file or tracing_keys_file
 
 
@@ -29,9 +33,15 @@ def keys_required(access: Access, host: str | None, keys: int) -> bool:
     if access.required == "auto" and is_loopback(host):
         return False
     if keys == 0:
-        where = "access.required is true" if access.required is True else (
-            f"the HTTP server listens on {host}, which is open to the network" if host else
-            "what the HTTP server listens on can't be found out, and so counts as open to the network")
+        where = (
+            "access.required is true"
+            if access.required is True
+            else (
+                f"the HTTP server listens on {host}, which is open to the network"
+                if host
+                else "what the HTTP server listens on can't be found out, and so counts as open to the network"
+            )
+        )
         raise ValueError(f"{where}, and there are no keys: {REMEDY}")
     return True
 

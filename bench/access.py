@@ -34,14 +34,19 @@ WARM_UP = 30
 def measure(port: int, keys: dict[str, str], turns: int) -> list[dict[str, float]]:
     """Milliseconds of one request of each caller, for each turn."""
     fields = {"text": "Hello there", "dialect": "en-US"}
-    requests = {caller: multipart(f"127.0.0.1:{port}", fields, clip(),
-                                  headers={"X-API-Key": keys[caller]} if caller in keys else None) for caller in LIMITS}
+    requests = {
+        caller: multipart(
+            f"127.0.0.1:{port}", fields, clip(), headers={"X-API-Key": keys[caller]} if caller in keys else None
+        )
+        for caller in LIMITS
+    }
 
     def once(caller: str) -> float:
-        sample, = asyncio.run(closed_loop("127.0.0.1", port, requests[caller], clients=1, count=1))
+        (sample,) = asyncio.run(closed_loop("127.0.0.1", port, requests[caller], clients=1, count=1))
         if sample.status != 200:
             raise RuntimeError(f"{caller}: answered {sample.status}")
         return sample.ms
+
     for _ in range(WARM_UP):
         for caller in LIMITS:
             once(caller)
@@ -55,15 +60,21 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-keys-") as folder:
         file = Path(folder) / "keys.yaml"
-        keys = {caller: KeyEditor(file).add(f"k{number}", **({"limits": limits} if limits else {}))
-                for number, (caller, limits) in enumerate(LIMITS.items()) if limits is not None}
+        keys = {
+            caller: KeyEditor(file).add(f"k{number}", **({"limits": limits} if limits else {}))
+            for number, (caller, limits) in enumerate(LIMITS.items())
+            if limits is not None
+        }
         args = {"engine": "simulated", "engine_options": SIMULATED, "access": {"keys_file": str(file)}}
         with private_graph(args, num_cpus=16) as graph:
             time.sleep(2)  # until the ingress has found the limiter
             turns = measure(graph.port, keys, options.turns)
     medians = {caller: round(float(np.median([turn[caller] for turn in turns])), 2) for caller in LIMITS}
-    changes = {caller: interval([(turn[caller], turn["no key"]) for turn in turns], of_medians)
-               for caller in LIMITS if caller != "no key"}
+    changes = {
+        caller: interval([(turn[caller], turn["no key"]) for turn in turns], of_medians)
+        for caller in LIMITS
+        if caller != "no key"
+    }
     for caller, p50 in medians.items():
         more = changes.get(caller)
         said = f"{more['change']:+.2%}  ({more['low']:+.2%} to {more['high']:+.2%})" if more else ""

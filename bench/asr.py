@@ -43,8 +43,10 @@ def word_errors(said: list[str], got: list[str]) -> int:
     for row, word in enumerate(said, start=1):
         diagonal, costs[0] = costs[0], row
         for column, other in enumerate(got, start=1):
-            diagonal, costs[column] = costs[column], min(costs[column] + 1, costs[column - 1] + 1,
-                                                         diagonal + (word != other))
+            diagonal, costs[column] = (
+                costs[column],
+                min(costs[column] + 1, costs[column - 1] + 1, diagonal + (word != other)),
+            )
     return costs[-1]
 
 
@@ -52,5 +54,6 @@ def word_errors(said: list[str], got: list[str]) -> int:
 def _model():
     from faster_whisper import WhisperModel
 
-    return WhisperModel(str(find(*_MODEL).parent), device="cpu", compute_type="int8", cpu_threads=2,
-                        local_files_only=True)
+    return WhisperModel(
+        str(find(*_MODEL).parent), device="cpu", compute_type="int8", cpu_threads=2, local_files_only=True
+    )

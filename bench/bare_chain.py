@@ -48,5 +48,4 @@ def build(args: dict) -> Application:
     """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on, and
     whether replicas are called `by_reference` (Ray's actor calls) or as the environment says."""
     stages = [Stage.options(name=f"stage-{number}").bind() for number in range(4)]
-    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]),
-                        args.get("by_reference", False))
+    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]), args.get("by_reference", False))

@@ -54,8 +54,9 @@ class Answers:
     seconds: float
 
     def of(self, caller: str | None = None, variant: str | None = None) -> list[Sample]:
-        return [sample for kind, sample in self.samples if caller in (None, kind.caller)
-                and variant in (None, kind.variant)]
+        return [
+            sample for kind, sample in self.samples if caller in (None, kind.caller) and variant in (None, kind.variant)
+        ]
 
     @property
     def refused(self) -> list[Sample]:
@@ -64,8 +65,13 @@ class Answers:
     @property
     def unexpected(self) -> dict[str, int]:
         """Answers with another status than they must have, by what was sent and what came back."""
-        return dict(Counter(f"{kind.caller}, {kind.variant}: {sample.status}" for kind, sample in self.samples
-                            if sample.status != kind.status))
+        return dict(
+            Counter(
+                f"{kind.caller}, {kind.variant}: {sample.status}"
+                for kind, sample in self.samples
+                if sample.status != kind.status
+            )
+        )
 
 
 class Callers:
@@ -74,9 +80,11 @@ class Callers:
     def __init__(self, port: int, keys: Mapping[str, str]) -> None:
         self._port = port
         clips = {rate: clip(CLIP_S, rate) for _, rate in VARIANTS.values()}
-        self._requests = {Kind(caller, variant): multipart(
-            f"127.0.0.1:{port}", fields, clips[rate], headers={"X-API-Key": key})
-            for caller, key in keys.items() for variant, (fields, rate) in VARIANTS.items()}
+        self._requests = {
+            Kind(caller, variant): multipart(f"127.0.0.1:{port}", fields, clips[rate], headers={"X-API-Key": key})
+            for caller, key in keys.items()
+            for variant, (fields, rate) in VARIANTS.items()
+        }
 
     def send(self, mix: Mix, per_s: float, seconds: float, seed: int) -> Answers:
         """In an open loop: nobody waits for an answer before he sends the next. `per_s`: of the Poisson process."""

@@ -35,8 +35,10 @@ def sizes(directory: ModelDirectory) -> str:
     """The checkpoint's dimensions in words."""
     qwen, numbers = directory.qwen, directory.numbers
     dit = numbers.flow.decoder.estimator
-    return (f"language model {qwen['num_hidden_layers']} layers x {qwen['hidden_size']}, flow {dit.depth} layers x "
-            f"{dit.dim}, vocoder {numbers.hift.base_channels} channels")
+    return (
+        f"language model {qwen['num_hidden_layers']} layers x {qwen['hidden_size']}, flow {dit.depth} layers x "
+        f"{dit.dim}, vocoder {numbers.hift.base_channels} channels"
+    )
 
 
 def measured(directory: ModelDirectory, options: argparse.Namespace) -> list[dict]:
@@ -44,18 +46,29 @@ def measured(directory: ModelDirectory, options: argparse.Namespace) -> list[dic
     networks = Networks(directory, options.device, getattr(torch, options.dtype))
     size = Size(options.tokens, options.prompt)
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
-    shared = {"device": device, "dtype": options.dtype, "threads": options.threads, "tokens": size.tokens,
-              "audio_s": size.tokens / TOKENS_PER_SECOND, "prompt_tokens": size.prompt, "text_tokens": TEXT_TOKENS,
-              "sizes": sizes(directory), "weights": options.model_dir.name if options.model_dir else "random",
-              "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    shared = {
+        "device": device,
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "tokens": size.tokens,
+        "audio_s": size.tokens / TOKENS_PER_SECOND,
+        "prompt_tokens": size.prompt,
+        "text_tokens": TEXT_TOKENS,
+        "sizes": sizes(directory),
+        "weights": options.model_dir.name if options.model_dir else "random",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
     rows = []
 
     def add(code: str, part: str, in_flight: int, figures: dict) -> None:
         figures = {name: float(f"{value:.4g}") for name, value in figures.items()}
         row = {"code": code, "part": part, "in_flight": in_flight, **figures, **shared}
         rows.append(row | {"dtype": "float32"} if part == "VOCODE_WAV" else row)
-        print(f"{code:9}{part:14}{in_flight:3}  " + "  ".join(f"{name} {value:g}" for name, value in figures.items()),
-              flush=True)
+        print(
+            f"{code:9}{part:14}{in_flight:3}  " + "  ".join(f"{name} {value:g}" for name, value in figures.items()),
+            flush=True,
+        )
+
     for part in options.parts:
         for in_flight in options.in_flight:
             with torch.inference_mode():
@@ -79,8 +92,14 @@ def kept(rows: list[dict]) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.cosyvoice3", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["LM_DECODE", "VOCODE_WAV"], metavar="PART",
-                        help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=list(PARTS),
+        default=["LM_DECODE", "VOCODE_WAV"],
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}",
+    )
     parser.add_argument("--in-flight", nargs="+", type=int, default=[1, 8], metavar="N")
     parser.add_argument("--tokens", type=int, default=250, help="speech tokens a request says; 25 are a second")
     parser.add_argument("--prompt", type=int, default=250, help="speech tokens of its reference clip")
@@ -95,8 +114,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         directory = ModelDirectory(options.model_dir) if options.model_dir else make(Path(folder) / "full", FULL)
-        print(f"{sizes(directory)}; {options.device}, {options.dtype}, {options.threads} threads; {options.tokens} "
-              f"tokens a request after a clip of {options.prompt}", flush=True)
+        print(
+            f"{sizes(directory)}; {options.device}, {options.dtype}, {options.threads} threads; {options.tokens} "
+            f"tokens a request after a clip of {options.prompt}",
+            flush=True,
+        )
         rows = measured(directory, options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.1f} GiB; {results.write(NAME, {'sample_rate': SAMPLE_RATE, 'rows': kept(rows)})}")

@@ -41,8 +41,15 @@ def _importable(clone: Path) -> None:
         raise SystemExit(f"{clone} is no clone of the official repository (it has no folder cosyvoice)")
     sys.path.insert(0, str(clone))
     import_module("transformers")  # looks for torchaudio, and must not find what stands in for it
-    empty = ("torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi", "matcha", "matcha.models",
-             "matcha.models.components", "matcha.models.components.flow_matching")
+    empty = (
+        "torchaudio",
+        "torchaudio.compliance",
+        "torchaudio.compliance.kaldi",
+        "matcha",
+        "matcha.models",
+        "matcha.models.components",
+        "matcha.models.components.flow_matching",
+    )
     for name in empty:
         sys.modules.setdefault(name, types.ModuleType(name))
         parent, _, child = name.rpartition(".")
@@ -95,24 +102,41 @@ class Official:
         ahead = flow.pre_lookahead_layer
         ahead = PreLookaheadLayer(ahead.in_channels, ahead.channels, ahead.pre_lookahead_len)
         # From here to the vocoder's noise nothing else may draw: both noises come from the seed that is set in here.
-        settings = DictConfig({"sigma_min": 1e-6, "training_cfg_rate": 0.2, "reg_loss_type": "l1",
-                               **flow.decoder.cfm_params.content.model_dump()})
+        settings = DictConfig(
+            {
+                "sigma_min": 1e-6,
+                "training_cfg_rate": 0.2,
+                "reg_loss_type": "l1",
+                **flow.decoder.cfm_params.content.model_dump(),
+            }
+        )
         estimator = DiT(**flow.decoder.estimator.model_dump(), out_channels=flow.output_size)
-        decoder = CausalConditionalCFM(3 * flow.output_size, settings, spk_emb_dim=flow.output_size,
-                                       estimator=estimator)
+        decoder = CausalConditionalCFM(
+            3 * flow.output_size, settings, spk_emb_dim=flow.output_size, estimator=estimator
+        )
         return CausalMaskedDiffWithDiT(
-            input_size=flow.input_size, output_size=flow.output_size, spk_embed_dim=flow.spk_embed_dim,
-            vocab_size=flow.vocab_size, input_frame_rate=flow.input_frame_rate, token_mel_ratio=flow.token_mel_ratio,
-            pre_lookahead_len=flow.pre_lookahead_len, pre_lookahead_layer=ahead, decoder=decoder)
+            input_size=flow.input_size,
+            output_size=flow.output_size,
+            spk_embed_dim=flow.spk_embed_dim,
+            vocab_size=flow.vocab_size,
+            input_frame_rate=flow.input_frame_rate,
+            token_mel_ratio=flow.token_mel_ratio,
+            pre_lookahead_len=flow.pre_lookahead_len,
+            pre_lookahead_layer=ahead,
+            decoder=decoder,
+        )
 
     def _build_hift(self) -> nn.Module:
         from cosyvoice.hifigan.f0_predictor import CausalConvRNNF0Predictor
         from cosyvoice.hifigan.generator import CausalHiFTGenerator
 
-        numbers = {name: list(value) if isinstance(value, tuple) else value
-                   for name, value in self._numbers.hift.model_dump().items()}
-        return CausalHiFTGenerator(**numbers | {"f0_predictor": CausalConvRNNF0Predictor(
-            **self._numbers.hift.f0_predictor.model_dump())})
+        numbers = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self._numbers.hift.model_dump().items()
+        }
+        return CausalHiFTGenerator(
+            **numbers | {"f0_predictor": CausalConvRNNF0Predictor(**self._numbers.hift.f0_predictor.model_dump())}
+        )
 
     @torch.inference_mode()
     def tokens(self, text: list[int], prompt_tokens: list[int], count: int) -> list[int]:
@@ -124,8 +148,9 @@ class Official:
         lm, sampling = self.lm, self.lm.sampling
 
         def without_controls(scores: Tensor, said: list[int], top_k: int) -> int:
-            scores[lm.speech_token_size:] = -float("inf")
+            scores[lm.speech_token_size :] = -float("inf")
             return sampling(scores, said, top_k)
+
         ids = torch.tensor([text]), torch.tensor([prompt_tokens], dtype=torch.int64)
         sos, task = (lm.speech_embedding.weight[control].reshape(1, 1, -1) for control in (lm.sos, lm.task_id))
         embedded = torch.cat((sos, lm.llm.model.model.embed_tokens(ids[0]), task, lm.speech_embedding(ids[1])), dim=1)
@@ -137,10 +162,18 @@ class Official:
 
     def mel(self, row: FlowRow) -> Tensor:
         """(80, 2n) of the row's tokens."""
+
         def one(value: Tensor) -> tuple[Tensor, Tensor]:
             return value[None], torch.tensor([len(value)])
-        mel, _ = self.flow.inference(*one(row.tokens), *one(row.prompt_tokens), *one(row.prompt_mel),
-                                     row.embedding[None], streaming=False, finalize=True)
+
+        mel, _ = self.flow.inference(
+            *one(row.tokens),
+            *one(row.prompt_tokens),
+            *one(row.prompt_mel),
+            row.embedding[None],
+            streaming=False,
+            finalize=True,
+        )
         return mel[0]
 
     def audio(self, mel: Tensor) -> Tensor:
@@ -164,8 +197,13 @@ def _generate_mel(official: Official, networks: Networks, size: Size) -> dict:
     mel = official.mel(row)
     end = networks.now()
     apart = float((mel - networks.flow([row])[0]).abs().max())
-    return {"requests_per_second": 1 / (end - start), "lm_ms": 1000 * (decoded - start),
-            "flow_ms": 1000 * (end - decoded), "rtf": (end - start) / size.seconds, "apart": apart}
+    return {
+        "requests_per_second": 1 / (end - start),
+        "lm_ms": 1000 * (decoded - start),
+        "flow_ms": 1000 * (end - decoded),
+        "rtf": (end - start) / size.seconds,
+        "apart": apart,
+    }
 
 
 def _vocode(official: Official, networks: Networks, size: Size) -> dict:
@@ -181,4 +219,7 @@ def _vocode(official: Official, networks: Networks, size: Size) -> dict:
 
 #: the parts it can be measured in, one request at a time
 PARTS: dict[str, Callable[[Official, Networks, Size], dict]] = {
-    "LM_DECODE": _lm_decode, "GENERATE_MEL": _generate_mel, "VOCODE_WAV": _vocode}
+    "LM_DECODE": _lm_decode,
+    "GENERATE_MEL": _generate_mel,
+    "VOCODE_WAV": _vocode,
+}

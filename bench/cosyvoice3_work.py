@@ -56,14 +56,21 @@ class Networks:
         """A request of a fixed length: control tokens are not picked before its end, and there it ends."""
         random = np.random.default_rng(seed)
         sampler = Sampler(self.numbers.llm.sampling, self.lm.speech_tokens, seed, least=size.tokens)
-        return Job(random.integers(0, 250, TEXT_TOKENS).tolist(), self._sounds(random, size.prompt).tolist(), sampler,
-                   most=size.tokens)
+        return Job(
+            random.integers(0, 250, TEXT_TOKENS).tolist(),
+            self._sounds(random, size.prompt).tolist(),
+            sampler,
+            most=size.tokens,
+        )
 
     def row(self, tokens: list[int], size: Size, seed: int) -> FlowRow:
         random = np.random.default_rng(seed)
-        return FlowRow(torch.tensor(tokens), torch.from_numpy(self._sounds(random, size.prompt)),
-                       torch.from_numpy(random.standard_normal((2 * size.prompt, 80)).astype(np.float32)),
-                       torch.from_numpy(random.standard_normal(192).astype(np.float32)))
+        return FlowRow(
+            torch.tensor(tokens),
+            torch.from_numpy(self._sounds(random, size.prompt)),
+            torch.from_numpy(random.standard_normal((2 * size.prompt, 80)).astype(np.float32)),
+            torch.from_numpy(random.standard_normal(192).astype(np.float32)),
+        )
 
     def decoder(self, size: Size, rows: int) -> Decoder:
         return Decoder(self.lm, rows, positions=self.job(size, 0).positions)
@@ -93,9 +100,13 @@ def lm_decode(networks: Networks, size: Size, in_flight: int) -> dict:
     decoder.run()
     end = networks.now()
     said = sum(len(row.job.sampler.picked) for row in rows)
-    return {"tokens_per_second": said / (end - start), "requests_per_second": in_flight / (end - start),
-            "step_ms": 1000 * (end - read) / (size.tokens - 1), "read_ms": 1000 * (read - start),
-            "cache_mib": decoder.cache.bytes / 2**20}
+    return {
+        "tokens_per_second": said / (end - start),
+        "requests_per_second": in_flight / (end - start),
+        "step_ms": 1000 * (end - read) / (size.tokens - 1),
+        "read_ms": 1000 * (read - start),
+        "cache_mib": decoder.cache.bytes / 2**20,
+    }
 
 
 def generate_mel(networks: Networks, size: Size, in_flight: int) -> dict:
@@ -108,8 +119,12 @@ def generate_mel(networks: Networks, size: Size, in_flight: int) -> dict:
     decoded = networks.now()
     mels(networks, [networks.row(row.tokens, size, seed) for seed, row in enumerate(rows)])
     end = networks.now()
-    return {"requests_per_second": in_flight / (end - start), "lm_ms": 1000 * (decoded - start),
-            "flow_ms": 1000 * (end - decoded), "rtf": (end - start) / (in_flight * size.seconds)}
+    return {
+        "requests_per_second": in_flight / (end - start),
+        "lm_ms": 1000 * (decoded - start),
+        "flow_ms": 1000 * (end - decoded),
+        "rtf": (end - start) / (in_flight * size.seconds),
+    }
 
 
 def mels(networks: Networks, rows: list[FlowRow]) -> None:
@@ -126,7 +141,7 @@ def vocode(networks: Networks, size: Size, in_flight: int) -> dict:
     networks.hift(several[:at_once], networks.excitation)
     start = networks.now()
     for first in range(0, in_flight, at_once):
-        networks.hift(several[first:first + at_once], networks.excitation)
+        networks.hift(several[first : first + at_once], networks.excitation)
     seconds = networks.now() - start
     return {"requests_per_second": in_flight / seconds, "rtf": seconds / (in_flight * size.seconds)}
 
@@ -151,6 +166,7 @@ def whole(networks: Networks, size: Size, in_flight: int, requests_each: int = 4
             last_began = networks.now()
             tokens = round(size.tokens * shares[seed % in_flight])
             begun[decoder.submit(networks.job(Size(tokens, size.prompt), seed))] = last_began, seed
+
     for _ in range(in_flight):
         begin()
     while begun:
@@ -169,8 +185,12 @@ def whole(networks: Networks, size: Size, in_flight: int, requests_each: int = 4
                 begin()
     counted = [(took, audio) for when, took, audio in ended if settled < when <= last_began]
     took = [took for took, _ in counted]
-    return {"requests_per_second": len(counted) / (last_began - settled), "p50_ms": 1000 * statistics.median(took),
-            "max_ms": 1000 * max(took), "rtf": statistics.median(took / audio for took, audio in counted)}
+    return {
+        "requests_per_second": len(counted) / (last_began - settled),
+        "p50_ms": 1000 * statistics.median(took),
+        "max_ms": 1000 * max(took),
+        "rtf": statistics.median(took / audio for took, audio in counted),
+    }
 
 
 def first_chunk(networks: Networks, size: Size, in_flight: int) -> dict:
@@ -206,5 +226,9 @@ def _decoded(networks: Networks, decoder: Decoder, size: Size, count: int) -> li
 
 #: name in the table -> what measures it
 PARTS: dict[str, Callable[[Networks, Size, int], dict]] = {
-    "LM_DECODE": lm_decode, "GENERATE_MEL": generate_mel, "VOCODE_WAV": vocode, "WHOLE": whole,
-    "FIRST_CHUNK": first_chunk}
+    "LM_DECODE": lm_decode,
+    "GENERATE_MEL": generate_mel,
+    "VOCODE_WAV": vocode,
+    "WHOLE": whole,
+    "FIRST_CHUNK": first_chunk,
+}

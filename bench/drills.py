@@ -33,8 +33,15 @@ from cluster.monitoring import Thresholds
 
 THRESHOLDS = Thresholds(window_s=30, hold_s=5, slow_s=1.0, every_s=5)
 SIMULATED = {"prepare_ms": 1, "encode_ms": 2, "generate_ms": 100, "vocode_ms": 2, "batch_slope": 0.1, "seconds": 1}
-WATCHDOG = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 20, "canary_within_s": 30, "failures": 3,
-            "successes": 3, "backoff_s": 5}
+WATCHDOG = {
+    "check_every_s": 1,
+    "canary_every_s": 2,
+    "canary_slow_s": 20,
+    "canary_within_s": 30,
+    "failures": 3,
+    "successes": 3,
+    "backoff_s": 5,
+}
 HISTORY_S = 75.0  #: of good traffic before the first: what a window is compared with
 FIRES_WITHIN_S, GONE_WITHIN_S = 150.0, 240.0
 
@@ -61,18 +68,29 @@ def drill(kind: Misfortune, place: Place) -> dict:
     if kind.ends:
         place.alerts.wait_until_gone({kind.alert}, GONE_WITHIN_S)
         gone_s = time.monotonic() - mended
-    return {"date": datetime.now(UTC).date().isoformat(), "alert": kind.alert, "happens": kind.happens,
-            "fired_s": round(fired_s, 1), "value": alert.notes["value"], "stage": alert.notes["stage"],
-            "summary": alert.notes["summary"], "seen": seen, "beside": beside, "mended": kind.mended,
-            "gone_s": gone_s and round(gone_s, 1)}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "alert": kind.alert,
+        "happens": kind.happens,
+        "fired_s": round(fired_s, 1),
+        "value": alert.notes["value"],
+        "stage": alert.notes["stage"],
+        "summary": alert.notes["summary"],
+        "seen": seen,
+        "beside": beside,
+        "mended": kind.mended,
+        "gone_s": gone_s and round(gone_s, 1),
+    }
 
 
 def row(found: dict) -> str:
     """Of the runbook's table."""
     gone = f"{found['mended']}: gone after {found['gone_s']:.0f} s" if found["gone_s"] else found["mended"]
     beside = ", ".join(found["beside"]) or "–"
-    return (f"| {found['alert']} | {found['happens']} | {found['fired_s']:.0f} s, “{found['value']}” | "
-            f"{found['seen']} | {beside} | {gone} |")
+    return (
+        f"| {found['alert']} | {found['happens']} | {found['fired_s']:.0f} s, “{found['value']}” | "
+        f"{found['seen']} | {beside} | {gone} |"
+    )
 
 
 def before(only: list[str] | None) -> list[dict]:
@@ -96,11 +114,17 @@ def main() -> int:
     rows, wrong = [], []
     with tempfile.TemporaryDirectory(prefix="bench-drills-") as folder, private_zipkin() as zipkin_url:
         fault = Path(folder) / "fault"
-        args = {"engine": "simulated", "engine_options": SIMULATED | {"faults": True, "fault_file": str(fault)},
-                "fallback": {"engine": "simulated", "engine_options": SIMULATED}, "limits": {"deadline_s": 20},
-                "tracing": {"spool_limit_mb": 2, "retry_most_s": 2}}
-        with private_graph(args, num_cpus=8, zipkin_url=zipkin_url, watchdog=WATCHDOG) as graph, \
-                private_monitoring(graph.head, zipkin_url, THRESHOLDS) as servers:
+        args = {
+            "engine": "simulated",
+            "engine_options": SIMULATED | {"faults": True, "fault_file": str(fault)},
+            "fallback": {"engine": "simulated", "engine_options": SIMULATED},
+            "limits": {"deadline_s": 20},
+            "tracing": {"spool_limit_mb": 2, "retry_most_s": 2},
+        }
+        with (
+            private_graph(args, num_cpus=8, zipkin_url=zipkin_url, watchdog=WATCHDOG) as graph,
+            private_monitoring(graph.head, zipkin_url, THRESHOLDS) as servers,
+        ):
             place = Place(graph, zipkin_url, Alerts(servers["prometheus"].url), Traffic(graph.port, GOOD, *CALM), fault)
             place.traffic.start()
             time.sleep(HISTORY_S)
@@ -116,8 +140,17 @@ def main() -> int:
     rows = merged(rows, before(options.only))
     print(*map(row, rows), sep="\n")
     print("\n".join(wrong) or "all went as the runbook says")
-    results.write("drills", {"simulated": SIMULATED, "thresholds": vars(THRESHOLDS), "watchdog": WATCHDOG,
-                             "drills": rows, "not_tried": NOT_TRIED, "wrong": wrong})
+    results.write(
+        "drills",
+        {
+            "simulated": SIMULATED,
+            "thresholds": vars(THRESHOLDS),
+            "watchdog": WATCHDOG,
+            "drills": rows,
+            "not_tried": NOT_TRIED,
+            "wrong": wrong,
+        },
+    )
     return int(bool(wrong))
 
 

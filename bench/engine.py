@@ -134,8 +134,10 @@ def main() -> None:
     for stage in STAGES:
         milliseconds = figures["stage_ms_p50"][stage]
         print(f"{stage:18} {milliseconds:8.1f} ms   {milliseconds / figures['total_ms_p50']:4.0%}")
-    print(f"{'whole request':18} {figures['total_ms_p50']:8.1f} ms   real-time factor p50 {figures['rtf_p50']} "
-          f"({figures['rtf_min']} to {figures['rtf_max']}) on {figures['speech_seconds_p50']} s of speech")
+    print(
+        f"{'whole request':18} {figures['total_ms_p50']:8.1f} ms   real-time factor p50 {figures['rtf_p50']} "
+        f"({figures['rtf_min']} to {figures['rtf_max']}) on {figures['speech_seconds_p50']} s of speech"
+    )
     print(f"{result['cpu']}, {options.threads} threads, {result['dtype']}, torch {result['torch']}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")

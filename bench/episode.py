@@ -25,10 +25,16 @@ class Episode:
 
     def figures(self) -> dict:
         good = [sample.ms for sample in self.answers.of() if sample.status == 200]
-        return {"seconds": self.answers.seconds, "requests": len(self.answers.samples), "good": len(good),
-                "refused": len(self.answers.refused), "unexpected": self.answers.unexpected,
-                "p50_ms": round(percentile(good, 50)), "p95_ms": round(percentile(good, 95)),
-                "doctor": self.report.short()}
+        return {
+            "seconds": self.answers.seconds,
+            "requests": len(self.answers.samples),
+            "good": len(good),
+            "refused": len(self.answers.refused),
+            "unexpected": self.answers.unexpected,
+            "p50_ms": round(percentile(good, 50)),
+            "p95_ms": round(percentile(good, 95)),
+            "doctor": self.report.short(),
+        }
 
 
 def improvement(before: Episode, after: Episode) -> float:

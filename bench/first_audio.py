@@ -22,8 +22,12 @@ from bench import engine as in_process
 from bench import results
 from bench.private_graph import private_graph
 
-SENTENCES = ("They walked along the quiet harbour every night.", "The old lighthouse sent its beam across the sea.",
-             "A fisherman mended his nets beside the red boat.", "Nobody wanted to go home before the rain began.")
+SENTENCES = (
+    "They walked along the quiet harbour every night.",
+    "The old lighthouse sent its beam across the sea.",
+    "A fisherman mended his nets beside the red boat.",
+    "Nobody wanted to go home before the rain began.",
+)
 TEXT = " ".join(SENTENCES)
 TARGET = 0.45
 WAV_HEADER, BYTES_PER_S = 44, 2 * 24_000
@@ -48,8 +52,9 @@ class Listener:
         """Raises httpx.HTTPStatusError where the answer is not 200."""
         body = {"text": TEXT, "dialect": "en-US", "speed": f"{speed:.3f}"} | fields
         sent, size, first = time.perf_counter(), 0, 0.0
-        with self._client.stream("POST", "/api/generate", data=body,
-                                 files={"prompt_audio": ("clip.wav", self._clip)}) as answer:
+        with self._client.stream(
+            "POST", "/api/generate", data=body, files={"prompt_audio": ("clip.wav", self._clip)}
+        ) as answer:
             answer.raise_for_status()
             for chunk in answer.iter_raw():
                 size += len(chunk)
@@ -77,10 +82,16 @@ def summary(streamed: list[Heard], whole: list[Heard]) -> dict:
 
     turns = [one.first_ms / other.whole_ms for one, other in zip(streamed, whole, strict=True)]
     first, all_of_it = median(one.first_ms for one in streamed), median(one.whole_ms for one in whole)
-    return {"characters": len(TEXT), "turns": len(turns), "speech_s": round(whole[0].seconds, 2),
-            "first_audio_p50_ms": first, "whole_p50_ms": all_of_it,
-            "stream_p50_ms": median(one.whole_ms for one in streamed), "ratio": round(first / all_of_it, 3),
-            "ratio_of_turns": {"best": round(min(turns), 3), "worst": round(max(turns), 3)}}
+    return {
+        "characters": len(TEXT),
+        "turns": len(turns),
+        "speech_s": round(whole[0].seconds, 2),
+        "first_audio_p50_ms": first,
+        "whole_p50_ms": all_of_it,
+        "stream_p50_ms": median(one.whole_ms for one in streamed),
+        "ratio": round(first / all_of_it, 3),
+        "ratio_of_turns": {"best": round(min(turns), 3), "worst": round(max(turns), 3)},
+    }
 
 
 def main() -> int:

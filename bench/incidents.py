@@ -41,12 +41,27 @@ SEED = 7  #: of the last load
 WARM_S = 5.0
 COUNTED_S = 17.0  #: Ray's agent is told every 10 s, and scraped every 5 s
 IMPROVES_BY = 0.6
-EVERY_DAY: Mix = {Kind("shop"): 0.35, Kind("shop", "empty"): 0.02, Kind("radio"): 0.23, Kind("school"): 0.2,
-                  Kind("phone"): 0.2}
-NARROW: Mix = {Kind("shop"): 0.35, Kind("shop", "empty"): 0.02, Kind("radio"): 0.23, Kind("school"): 0.25,
-               Kind("phone", "narrow"): 0.15}
-FORGOTTEN: Mix = {Kind("shop"): 0.38, Kind("shop", "empty"): 0.02, Kind("radio", "forgotten"): 0.15,
-                  Kind("school", "forgotten"): 0.25, Kind("phone"): 0.2}
+EVERY_DAY: Mix = {
+    Kind("shop"): 0.35,
+    Kind("shop", "empty"): 0.02,
+    Kind("radio"): 0.23,
+    Kind("school"): 0.2,
+    Kind("phone"): 0.2,
+}
+NARROW: Mix = {
+    Kind("shop"): 0.35,
+    Kind("shop", "empty"): 0.02,
+    Kind("radio"): 0.23,
+    Kind("school"): 0.25,
+    Kind("phone", "narrow"): 0.15,
+}
+FORGOTTEN: Mix = {
+    Kind("shop"): 0.38,
+    Kind("shop", "empty"): 0.02,
+    Kind("radio", "forgotten"): 0.15,
+    Kind("school", "forgotten"): 0.25,
+    Kind("phone"): 0.2,
+}
 
 
 class Incidents:
@@ -92,11 +107,16 @@ class Incidents:
         return episode
 
     def names_narrow_recordings(self, report: Report, sent: list[Answers]) -> list[str]:
-        narrow, refused, all_of_them = (sum(counts) for counts in zip(*(
-            (len(one.of("phone", "narrow")), len(one.refused), len(one.samples)) for one in sent), strict=True))
+        narrow, refused, all_of_them = (
+            sum(counts)
+            for counts in zip(
+                *((len(one.of("phone", "narrow")), len(one.refused), len(one.samples)) for one in sent), strict=True
+            )
+        )
         others = [user for caller, user in self.hashes.items() if caller != "phone"]
-        return doctor.names_narrow_recordings(report, self.hashes["phone"], others,
-                                              (narrow / all_of_them, narrow / refused))
+        return doctor.names_narrow_recordings(
+            report, self.hashes["phone"], others, (narrow / all_of_them, narrow / refused)
+        )
 
     def forgotten(self, seconds: float) -> Episode:
         episode = self.episode(FORGOTTEN, PER_S, seconds, seed=3)
@@ -133,8 +153,13 @@ class Incidents:
         """Asked about everything there has been."""
         report = self.doctor.ask(time.monotonic() - self.began)
         print("== all at once", *report.lines, sep="\n  ", flush=True)
-        return [f"all at once: {text}" for text in (*self.names_narrow_recordings(report, self.sent),
-                                                    *self.names_forgotten_dialects(report, self.sent))]
+        return [
+            f"all at once: {text}"
+            for text in (
+                *self.names_narrow_recordings(report, self.sent),
+                *self.names_forgotten_dialects(report, self.sent),
+            )
+        ]
 
 
 def run(incidents: Incidents, seconds: float, load_seconds: float) -> dict[str, Episode]:
@@ -144,8 +169,14 @@ def run(incidents: Incidents, seconds: float, load_seconds: float) -> dict[str, 
     def tell(name: str, episode: Episode) -> None:
         found[name] = episode
         figures = " ".join(f"{figure} {value};" for figure, value in episode.figures().items() if figure != "doctor")
-        print(f"== {name}: {figures}", *episode.report.lines, *(f"WRONG: {text}" for text in episode.wrong),
-              sep="\n  ", flush=True)
+        print(
+            f"== {name}: {figures}",
+            *episode.report.lines,
+            *(f"WRONG: {text}" for text in episode.wrong),
+            sep="\n  ",
+            flush=True,
+        )
+
     tell("every_day", incidents.every_day(seconds))
     tell("narrow", incidents.narrow(seconds))
     tell("forgotten", incidents.forgotten(seconds))
@@ -166,11 +197,20 @@ def main() -> int:
     less = improvement(found["no_batches"], found["as_the_doctor_says"])
     print(f"after the doctor's change P95 is lower by {less:.1%}")
     print("\n".join(wrong) or "nothing is wrong")
-    results.write("incidents", {
-        "simulated": SIMULATED, "no_batches": NO_BATCHES, "per_s": PER_S, "per_s_without_batches": NEAR_THE_LIMIT_PER_S,
-        "arrivals": f"Poisson, seeds 1, 2, 3, {SEED}, {SEED}", "sampling_ratio": RATIO,
-        "p95_improved_by": round(less, 3), "wrong": wrong,
-        "episodes": {name: episode.figures() for name, episode in found.items()}})
+    results.write(
+        "incidents",
+        {
+            "simulated": SIMULATED,
+            "no_batches": NO_BATCHES,
+            "per_s": PER_S,
+            "per_s_without_batches": NEAR_THE_LIMIT_PER_S,
+            "arrivals": f"Poisson, seeds 1, 2, 3, {SEED}, {SEED}",
+            "sampling_ratio": RATIO,
+            "p95_improved_by": round(less, 3),
+            "wrong": wrong,
+            "episodes": {name: episode.figures() for name, episode in found.items()},
+        },
+    )
     return int(bool(wrong))
 
 

@@ -28,8 +28,12 @@ class Kept:
             time.sleep(0.5)
 
     def _find(self, query: str, since_s: float) -> list[list[dict]]:
-        asked = {"serviceName": words.INGRESS, "annotationQuery": query, "lookback": round(since_s * 1000),
-                 "limit": LIMIT}
+        asked = {
+            "serviceName": words.INGRESS,
+            "annotationQuery": query,
+            "lookback": round(since_s * 1000),
+            "limit": LIMIT,
+        }
         return self._http.get("/api/v2/traces", params=asked).raise_for_status().json()
 
     def user_hash(self, samples: list[Sample], within_s: float = 20.0) -> str:

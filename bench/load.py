@@ -32,23 +32,33 @@ class Sample:
         return (self.answered_ns - self.sent_ns) / 1e6
 
 
-def multipart(host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate",
-              headers: dict[str, str] | None = None) -> bytes:
+def multipart(
+    host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate", headers: dict[str, str] | None = None
+) -> bytes:
     """A whole HTTP/1.1 request as bytes."""
     boundary = "cosygraph-load-boundary"
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-             for name, value in fields.items()]
-    parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="prompt_audio"; filename="clip.wav"\r\n'
-                 f"Content-Type: audio/wav\r\n\r\n".encode() + clip + b"\r\n")
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="prompt_audio"; filename="clip.wav"\r\n'
+        f"Content-Type: audio/wav\r\n\r\n".encode()
+        + clip
+        + b"\r\n"
+    )
     body = b"".join(parts) + f"--{boundary}--\r\n".encode()
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    head = (f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={boundary}\r\n"
-            f"{more}Content-Length: {len(body)}\r\n\r\n")
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={boundary}\r\n"
+        f"{more}Content-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
-async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes,
-               due_ns: int | None = None) -> Sample:
+async def _one(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, due_ns: int | None = None
+) -> Sample:
     """`due_ns`: when it should have been sent, where that counts instead of when it was."""
     sent = due_ns or time.time_ns()
     writer.write(request)
@@ -63,12 +73,20 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
             size += len(await reader.readexactly(length))
             await reader.readline()
         await reader.readline()
-    return Sample(int(head[0].split()[1]), headers.get("x-trace-id", ""), sent, time.time_ns(), size,
-                  "x-trace-url" in headers, headers.get("connection", "").lower() == "close")
+    return Sample(
+        int(head[0].split()[1]),
+        headers.get("x-trace-id", ""),
+        sent,
+        time.time_ns(),
+        size,
+        "x-trace-url" in headers,
+        headers.get("connection", "").lower() == "close",
+    )
 
 
-async def closed_loop(host: str, port: int, request: bytes | Callable[[int], bytes], *, clients: int, count: int,
-                      timeout_s: float = 120.0) -> list[Sample]:
+async def closed_loop(
+    host: str, port: int, request: bytes | Callable[[int], bytes], *, clients: int, count: int, timeout_s: float = 120.0
+) -> list[Sample]:
     """`clients` at a time, `count` in all, each client waiting for its answer before it sends again.
 
     `request` is what all of them send, or makes the one of a number from 0 to `count` - 1.
@@ -103,8 +121,9 @@ def arrivals(per_s: float, seconds: float, seed: int) -> list[float]:
     return list(itertools.takewhile(lambda moment: moment < seconds, moments))
 
 
-async def open_loop(host: str, port: int, planned: Sequence[tuple[float, bytes]], *,
-                    timeout_s: float = 120.0) -> list[Sample]:
+async def open_loop(
+    host: str, port: int, planned: Sequence[tuple[float, bytes]], *, timeout_s: float = 120.0
+) -> list[Sample]:
     """Each request at its moment, in seconds after the start, whether those before it are answered or not. Returned in
     the same order; their times begin when they were due, so that a client that falls behind hides nothing."""
     began_ns = time.time_ns() + 50_000_000  # the first ones too are in the future

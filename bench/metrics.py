@@ -64,10 +64,15 @@ def in_a_worker() -> list[float]:
 def main() -> None:
     figures = {}
     for name, took in (("alone", rounds()), ("in a Ray worker", in_a_worker())):
-        figures[name] = {"median_us": round(statistics.median(took), 1), "lowest_us": round(min(took), 1),
-                         "highest_us": round(max(took), 1)}
-        print(f"{name:16} {figures[name]['median_us']:6.1f} µs a request ({figures[name]['lowest_us']} to "
-              f"{figures[name]['highest_us']})")
+        figures[name] = {
+            "median_us": round(statistics.median(took), 1),
+            "lowest_us": round(min(took), 1),
+            "highest_us": round(max(took), 1),
+        }
+        print(
+            f"{name:16} {figures[name]['median_us']:6.1f} µs a request ({figures[name]['lowest_us']} to "
+            f"{figures[name]['highest_us']})"
+        )
     results.write("metrics", {"rounds": ROUNDS, "requests": REQUESTS, "us": figures})
 
 

@@ -25,8 +25,9 @@ CALM, CROWD = (12, 0.8), (24, 0.0)  #: clients and the pause of each, s
 
 
 def of_stages(trace: list[dict]) -> list[dict]:
-    return [span for span in trace if span.get("kind") == "SERVER"
-            and span["localEndpoint"]["serviceName"] != words.INGRESS]
+    return [
+        span for span in trace if span.get("kind") == "SERVER" and span["localEndpoint"]["serviceName"] != words.INGRESS
+    ]
 
 
 def tags(traces: list[list[dict]], name: str) -> Counter[str]:
@@ -71,12 +72,16 @@ class NoBatches(Misfortune):
         slowest = max(found, key=lambda trace: max(span["duration"] for span in trace))
         widest = max(of_stages(slowest), key=lambda span: span["duration"])
         waits = {name: float(widest["tags"][name]) for name in (words.BATCH_WAIT_MS, words.COMPUTE_MS)}
-        expect(widest["name"] == "generate_mel" and waits[words.BATCH_WAIT_MS] > 5 * waits[words.COMPUTE_MS],
-               f"the widest is {widest['name']} with {waits}")
+        expect(
+            widest["name"] == "generate_mel" and waits[words.BATCH_WAIT_MS] > 5 * waits[words.COMPUTE_MS],
+            f"the widest is {widest['name']} with {waits}",
+        )
         sizes = tags([[widest]], words.BATCH_SIZE)
-        return (f"{len(found)} traces; the widest span of the slowest is GENERATE_MEL, "
-                f"{widest['duration'] / 1e6:.1f} s, `batch.wait_ms` {waits[words.BATCH_WAIT_MS]:.0f}, "
-                f"`compute_ms` {waits[words.COMPUTE_MS]:.0f}, `batch.size` {', '.join(sizes)}")
+        return (
+            f"{len(found)} traces; the widest span of the slowest is GENERATE_MEL, "
+            f"{widest['duration'] / 1e6:.1f} s, `batch.wait_ms` {waits[words.BATCH_WAIT_MS]:.0f}, "
+            f"`compute_ms` {waits[words.COMPUTE_MS]:.0f}, `batch.size` {', '.join(sizes)}"
+        )
 
     def mend(self, place: Place) -> None:
         place.traffic.clients, place.traffic.pause_s = CALM
@@ -126,8 +131,10 @@ class Deaths(Misfortune):
         died = [span for span in place.told("REPLICA_REPLACED") if span["tags"]["watchdog.cause"] == "died"]
         expect(bool(died), "the watchdog tells of no replica that died")
         kinds = tags(found, words.ERROR_TYPE)
-        return (f"{len(self._killed)} deaths; {len(found)} traces, `error.type` "
-                f"{', '.join(sorted(kinds)) or 'none'}; the watchdog's `REPLICA_REPLACED` with cause died")
+        return (
+            f"{len(self._killed)} deaths; {len(found)} traces, `error.type` "
+            f"{', '.join(sorted(kinds)) or 'none'}; the watchdog's `REPLICA_REPLACED` with cause died"
+        )
 
     def mend(self, place: Place) -> None:
         place.traffic.clients, place.traffic.pause_s = CALM
@@ -149,8 +156,10 @@ class NoRoom(Misfortune):
         expect(alert.notes["stage"] == "audio-service", f"the alert names {alert.notes['stage']}")
         waited, found = self._first_to_fail(place)
         status = self._what_serve_says(place)
-        return (f"the link finds the first traces ({len(found)}) {waited:.0f} s later: requests waited for their "
-                f"deadline of 20 s; Serve: {status['status']}, and names the 100 CPUs it waits for")
+        return (
+            f"the link finds the first traces ({len(found)}) {waited:.0f} s later: requests waited for their "
+            f"deadline of 20 s; Serve: {status['status']}, and names the 100 CPUs it waits for"
+        )
 
     def _what_serve_says(self, place: Place) -> dict:
         """It waits for half a minute before it says why a replica does not start."""
@@ -255,8 +264,10 @@ class EngineIll(Misfortune):
         request = next(iter(tags(found, "canary.trace_id")))
         answer = httpx.get(f"{place.zipkin_url}/api/v2/trace/{request}", trust_env=False, timeout=30)
         expect(answer.status_code == 200, f"the canary's request {request} is not in Zipkin")
-        return (f"{len(found)} failed checks, `watchdog.service` tts-service, `error.type` "
-                f"{', '.join(tags(found, words.ERROR_TYPE))}; `canary.trace_id` leads to the request")
+        return (
+            f"{len(found)} failed checks, `watchdog.service` tts-service, `error.type` "
+            f"{', '.join(tags(found, words.ERROR_TYPE))}; `canary.trace_id` leads to the request"
+        )
 
     def mend(self, place: Place) -> None:
         """It stays ill."""
@@ -277,8 +288,10 @@ class OnTheOther(Misfortune):
         time.sleep(5)
         expect(set(place.traffic.statuses) == {200}, f"answers meanwhile: {dict(place.traffic.statuses)}")
         answered = place.alerts.ask("sum(ray_cosygraph_fallback_requests_total)")
-        return (f"`TRAFFIC_SWITCHED` is found; {answered.get((), 0):.0f} requests answered by the fallback, "
-                "and no other answer than 200")
+        return (
+            f"`TRAFFIC_SWITCHED` is found; {answered.get((), 0):.0f} requests answered by the fallback, "
+            "and no other answer than 200"
+        )
 
     def mend(self, place: Place) -> None:
         place.fault.unlink()
@@ -291,8 +304,9 @@ class AgentSilent(Misfortune):
 
     def begin(self, place: Place) -> None:
         head = psutil.Process(place.graph.head.process.pid)
-        self._agents = [one for one in (head, *head.children(recursive=True))
-                        if "DashboardAgent" in " ".join(one.cmdline())]
+        self._agents = [
+            one for one in (head, *head.children(recursive=True)) if "DashboardAgent" in " ".join(one.cmdline())
+        ]
         expect(bool(self._agents), "no agent of Ray's runs")
         for agent in self._agents:
             agent.suspend()
@@ -326,6 +340,17 @@ class RayEnds(AgentSilent):
         """There is nothing to be mended here."""
 
 
-ALL: tuple[type[Misfortune], ...] = (NoBatches, Defect, RefusedTexts, Deaths, NoRoom, EngineIll, OnTheOther,
-                                     ZipkinStops, SpoolFull, AgentSilent, RayEnds)
+ALL: tuple[type[Misfortune], ...] = (
+    NoBatches,
+    Defect,
+    RefusedTexts,
+    Deaths,
+    NoRoom,
+    EngineIll,
+    OnTheOther,
+    ZipkinStops,
+    SpoolFull,
+    AgentSilent,
+    RayEnds,
+)
 NOT_TRIED = {"GpuUnderused": "needs a GPU"}

@@ -84,8 +84,7 @@ class Bench:
         self.mode = mode
 
     def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
-        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped.
-        """
+        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped."""
         self.switch(mode)
         self.load(settle)
         ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
@@ -93,8 +92,12 @@ class Bench:
         ours = cpu_s(self.servers) - servers
         if mode == "off" and ours:
             raise RuntimeError(f"servers that should stand still have computed for {ours:.3f} s")
-        return {"req_per_s": rate, "cpu_ms": 1000 * (cpu_s(self.ray) - ray + ours) / count,
-                "servers_ms": 1000 * ours / count, "agents_ms": 1000 * (cpu_s(self.agents) - agents) / count}
+        return {
+            "req_per_s": rate,
+            "cpu_ms": 1000 * (cpu_s(self.ray) - ray + ours) / count,
+            "servers_ms": 1000 * ours / count,
+            "agents_ms": 1000 * (cpu_s(self.agents) - agents) / count,
+        }
 
     def check(self, within_s: float = 90.0) -> int:
         """What Prometheus has counted. RuntimeError where that isn't what was told."""
@@ -113,11 +116,19 @@ def run(bench: Bench, pairs: int) -> list[dict[str, dict[str, float]]]:
     rate = bench.load(WARM_UP)
     chance, found = random.Random(7), []
     for number in range(pairs):
-        windows = {mode: bench.window(mode, round(rate * SETTLE_S), round(rate * WINDOW_S))
-                   for mode in chance.sample(MODES, len(MODES))}
+        windows = {
+            mode: bench.window(mode, round(rate * SETTLE_S), round(rate * WINDOW_S))
+            for mode in chance.sample(MODES, len(MODES))
+        }
         found.append(windows)
-        print(f"pair {number + 1:3}", *(f"{mode}: {windows[mode]['req_per_s']:.1f} req/s, "
-              f"{windows[mode]['cpu_ms']:.2f} ms CPU;" for mode in MODES), flush=True)
+        print(
+            f"pair {number + 1:3}",
+            *(
+                f"{mode}: {windows[mode]['req_per_s']:.1f} req/s, {windows[mode]['cpu_ms']:.2f} ms CPU;"
+                for mode in MODES
+            ),
+            flush=True,
+        )
     return found
 
 
@@ -127,8 +138,19 @@ def of_pairs(found: list[dict[str, dict[str, float]]], figure: str) -> dict[str,
 
 def accounted(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
     """What the servers and Ray's agent take more, as a share of a request's CPU time; as `interval` has it."""
-    return interval([(windows["off"]["cpu_ms"] - windows["off"]["agents_ms"] + windows["on"]["agents_ms"]
-                      + windows["on"]["servers_ms"], windows["off"]["cpu_ms"]) for windows in found], of_means)
+    return interval(
+        [
+            (
+                windows["off"]["cpu_ms"]
+                - windows["off"]["agents_ms"]
+                + windows["on"]["agents_ms"]
+                + windows["on"]["servers_ms"],
+                windows["off"]["cpu_ms"],
+            )
+            for windows in found
+        ],
+        of_means,
+    )
 
 
 def with_batches(graph: PrivateGraph) -> None:
@@ -148,9 +170,13 @@ def main() -> None:
     loopback.keep()
     import ray
 
-    with private_zipkin() as zipkin, \
-            private_graph({"engine": "simulated", "engine_options": SIMULATED}, num_cpus=8, zipkin_url=zipkin,
-                          ratio=0.1) as graph, private_monitoring(graph.head, zipkin) as servers:
+    with (
+        private_zipkin() as zipkin,
+        private_graph(
+            {"engine": "simulated", "engine_options": SIMULATED}, num_cpus=8, zipkin_url=zipkin, ratio=0.1
+        ) as graph,
+        private_monitoring(graph.head, zipkin) as servers,
+    ):
         ray.init(address=graph.head.address, namespace="serve", log_to_driver=False)
         try:
             with_batches(graph)
@@ -163,14 +189,30 @@ def main() -> None:
     change = {figure: of_pairs(found, figure) for figure in ("req_per_s", "cpu_ms")}
     change["accounted"] = accounted(found)
     for figure, values in change.items():
-        print(f"{figure:10} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
-              f"{values['turns']} pairs)")
-    means = {mode: {figure: round(float(np.mean([windows[mode][figure] for windows in found])), 3)
-                    for figure in found[0][mode]} for mode in MODES}
+        print(
+            f"{figure:10} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
+            f"{values['turns']} pairs)"
+        )
+    means = {
+        mode: {
+            figure: round(float(np.mean([windows[mode][figure] for windows in found])), 3) for figure in found[0][mode]
+        }
+        for mode in MODES
+    }
     print(f"counted by Prometheus: {counted}; means: {means}")
-    results.write("monitoring", {"simulated": SIMULATED, "clients": CLIENTS, "pairs": options.pairs,
-                                 "load_average_before": round(busy, 2), "counted": counted, "change": change,
-                                 "means": means, "windows": found})
+    results.write(
+        "monitoring",
+        {
+            "simulated": SIMULATED,
+            "clients": CLIENTS,
+            "pairs": options.pairs,
+            "load_average_before": round(busy, 2),
+            "counted": counted,
+            "change": change,
+            "means": means,
+            "windows": found,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ from bench.private_graph import PrivateGraph, private_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
-BARE = (("bare chain", "/bare", [0, 0, 0, 0], False), ("bare actors", "/actors", [0, 0, 0, 0], True),
-        ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0], True))
+BARE = (
+    ("bare chain", "/bare", [0, 0, 0, 0], False),
+    ("bare actors", "/actors", [0, 0, 0, 0], True),
+    ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0], True),
+)
 LOADS = ((1, 40), (8, 120), (16, 240))
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
@@ -72,12 +75,16 @@ def measure(port: int, clients: int, count: int, traces: Traces | None, path: st
         raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
     computed = [computed_ms(trace) for trace in traces.of(samples)] if traces else [sum(BARE_MS)] * count
     overhead = [sample.ms - compute for sample, compute in zip(samples, computed, strict=True)]
-    return {"clients": clients, "requests": count, "req_per_s": round(count / took, 1),
-            "e2e_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
-            "e2e_p95_ms": round(percentile([sample.ms for sample in samples], 95), 1),
-            "compute_p50_ms": round(statistics.median(computed), 1),
-            "overhead_p50_ms": round(percentile(overhead, 50), 1),
-            "answer_bytes": samples[0].size}
+    return {
+        "clients": clients,
+        "requests": count,
+        "req_per_s": round(count / took, 1),
+        "e2e_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
+        "e2e_p95_ms": round(percentile([sample.ms for sample in samples], 95), 1),
+        "compute_p50_ms": round(statistics.median(computed), 1),
+        "overhead_p50_ms": round(percentile(overhead, 50), 1),
+        "answer_bytes": samples[0].size,
+    }
 
 
 def main() -> None:
@@ -86,9 +93,15 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="keep the graph up afterwards, for a profiler")
     parser.add_argument("--haproxy", action="store_true", help="with HAProxy in front, for both; docs/haproxy.md")
     options = parser.parse_args()
-    bare = [{"name": name, "route_prefix": path, "import_path": "bench.bare_chain:build",
-             "args": {"milliseconds": BARE_MS, "sizes": sizes, "by_reference": by_reference}}
-            for name, path, sizes, by_reference in BARE]
+    bare = [
+        {
+            "name": name,
+            "route_prefix": path,
+            "import_path": "bench.bare_chain:build",
+            "args": {"milliseconds": BARE_MS, "sizes": sizes, "by_reference": by_reference},
+        }
+        for name, path, sizes, by_reference in BARE
+    ]
     ours = {"engine": "simulated", "engine_options": SIMULATED}
     # Apart: fifteen more replicas beside the graph would take a fifth of a core from it, idle as they are.
     with private_graph(ours, num_cpus=8, behind_haproxy=options.haproxy) as graph:
@@ -98,8 +111,10 @@ def main() -> None:
             time.sleep(3600)
     with private_graph(ours, num_cpus=8, beside=bare, behind_haproxy=options.haproxy) as graph:
         floor = run(graph, options.rounds, {name: (None, path) for name, path, *_ in BARE})
-    results.write("overhead_haproxy" if options.haproxy else "overhead",
-                  {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}})
+    results.write(
+        "overhead_haproxy" if options.haproxy else "overhead",
+        {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}},
+    )
 
 
 def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict:
@@ -111,8 +126,13 @@ def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, s
             if number:  # the first round warms up connections, code paths and Ray's caches
                 found[name].append(rows)
                 print(*(f"round {number} {name:12} {row}" for row in rows), sep="\n", flush=True)
-    medians = {name: [{key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
-                      for rows in zip(*every, strict=True)] for name, every in found.items()}
+    medians = {
+        name: [
+            {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
+            for rows in zip(*every, strict=True)
+        ]
+        for name, every in found.items()
+    }
     for name, rows in medians.items():
         print(*(f"median  {name:12} {row}" for row in rows), sep="\n", flush=True)
     return {"median": medians, "rounds": found}

@@ -28,24 +28,38 @@ class PrivateGraph:
 
 
 @contextmanager
-def private_graph(args: Mapping, *, num_cpus: int, beside: Sequence[dict] = (), copies: Sequence[str] = (),
-                  zipkin_url: str | None = None, ratio: float = 1.0,
-                  behind_haproxy: bool = False, watchdog: Mapping | None = None) -> Iterator[PrivateGraph]:
+def private_graph(
+    args: Mapping,
+    *,
+    num_cpus: int,
+    beside: Sequence[dict] = (),
+    copies: Sequence[str] = (),
+    zipkin_url: str | None = None,
+    ratio: float = 1.0,
+    behind_haproxy: bool = False,
+    watchdog: Mapping | None = None,
+) -> Iterator[PrivateGraph]:
     """`cluster/serve.cpu.yaml` with `args` laid over its application's own, and further applications `beside` it;
     `copies` are more of the same, each under its name as a path; `watchdog` are settings of one. Voices are not kept,
     unless `args` says so: a benchmark repeats one clip, and all four stages are to be measured.
     Traces are kept at `ratio`, in a file or in the Zipkin that is named."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        head = ray_head.start(ports.any_free(), Path(folder) / "ray.log", num_cpus=num_cpus,
-                              behind_haproxy=behind_haproxy)
+        head = ray_head.start(
+            ports.any_free(), Path(folder) / "ray.log", num_cpus=num_cpus, behind_haproxy=behind_haproxy
+        )
         try:
             port, spans = ports.any_free(), Path(folder) / "spans.jsonl"
             out = {"zipkin_url": zipkin_url} if zipkin_url else {"spans_file": str(spans)}
-            tracing = {**out, "spool_dir": str(Path(folder) / "spool"), "sampling": {"ratio": ratio},
-                       **args.get("tracing", {})}
-            application = Application.read(CONFIG, port, {"voice_cache_mb": 0, **args, "tracing": tracing},
-                                           watchdog=watchdog is not None)
+            tracing = {
+                **out,
+                "spool_dir": str(Path(folder) / "spool"),
+                "sampling": {"ratio": ratio},
+                **args.get("tracing", {}),
+            }
+            application = Application.read(
+                CONFIG, port, {"voice_cache_mb": 0, **args, "tracing": tracing}, watchdog=watchdog is not None
+            )
             if watchdog is not None:
                 application.config["applications"][-1]["args"] |= watchdog
             for deployment in application.config["applications"][0]["deployments"]:

@@ -13,8 +13,9 @@ from cluster.ray_head import RayHead
 
 
 @contextmanager
-def private_monitoring(head: RayHead, zipkin_url: str | None,
-                       thresholds: Thresholds = Thresholds()) -> Iterator[dict[str, Server]]:
+def private_monitoring(
+    head: RayHead, zipkin_url: str | None, thresholds: Thresholds = Thresholds()
+) -> Iterator[dict[str, Server]]:
     """Both by name, as the launcher starts them, with the project's rules; nobody is told of an alert.
     Raises cluster.problem.Problem where a program is missing."""
     servers: dict[str, Server] = {}

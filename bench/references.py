@@ -36,5 +36,8 @@ def recordings(language: str) -> list[Recording]:
 
 def chosen(per_language: int) -> list[Recording]:
     """`per_language` English and as many German speakers, spread evenly over the names."""
-    return [everyone[index * len(everyone) // per_language]
-            for everyone in (recordings("en"), recordings("de")) for index in range(per_language)]
+    return [
+        everyone[index * len(everyone) // per_language]
+        for everyone in (recordings("en"), recordings("de"))
+        for index in range(per_language)
+    ]

@@ -21,8 +21,12 @@ def hardware() -> dict:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "ray")}}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "ray")},
+    }
 
 
 def _version(package: str) -> str | None:
@@ -37,6 +41,12 @@ def write(name: str, figures: dict) -> Path:
     """`bench/results/<name>.json`; returns its path."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
-    path.write_text(json.dumps({"date": datetime.now(UTC).isoformat(timespec="seconds"), **hardware(), **figures},
-                               indent=2, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps(
+            {"date": datetime.now(UTC).isoformat(timespec="seconds"), **hardware(), **figures},
+            indent=2,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
     return path

@@ -26,14 +26,23 @@ def serve_and_measure(clip: bytes, count: int) -> dict:
         samples = asyncio.run(closed_loop("127.0.0.1", graph.port, request, clients=1, count=count))
         traces = Traces(graph.spans).of(samples)
     seconds = (samples[0].size - 44) / 2 / 24_000
-    return {"requests": count, "statuses": sorted({sample.status for sample in samples}),
-            "speech_s": round(seconds, 2),
-            "request_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
-            "compute_p50_ms": round(statistics.median(map(computed_ms, traces)), 1),
-            "rtf_p50": round(percentile([sample.ms for sample in samples], 50) / 1000 / seconds, 3),
-            "stages_p50_ms": {name: round(statistics.median(
-                float(span["tags"]["compute_ms"]) for trace in traces for span in trace if span["name"] == name), 1)
-                for name in ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")}}
+    return {
+        "requests": count,
+        "statuses": sorted({sample.status for sample in samples}),
+        "speech_s": round(seconds, 2),
+        "request_p50_ms": round(percentile([sample.ms for sample in samples], 50), 1),
+        "compute_p50_ms": round(statistics.median(map(computed_ms, traces)), 1),
+        "rtf_p50": round(percentile([sample.ms for sample in samples], 50) / 1000 / seconds, 3),
+        "stages_p50_ms": {
+            name: round(
+                statistics.median(
+                    float(span["tags"]["compute_ms"]) for trace in traces for span in trace if span["name"] == name
+                ),
+                1,
+            )
+            for name in ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
+        },
+    }
 
 
 def main() -> None:

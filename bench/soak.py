@@ -30,8 +30,11 @@ CLIENTS, AT_A_TIME, READ_EVERY_S, WARM_UP_SHARE = 16, 480, 10.0, 0.2
 def processes_of(graph: PrivateGraph) -> dict[str, psutil.Process]:
     """By service name, and Serve's proxy; with a graph that doesn't scale, one replica each."""
     deployments = graph.dashboard.applications()[graph.application.name]["deployments"]
-    found = {service: psutil.Process(replica["pid"]) for service, status in deployments.items()
-             for replica in status["replicas"]}
+    found = {
+        service: psutil.Process(replica["pid"])
+        for service, status in deployments.items()
+        for replica in status["replicas"]
+    }
     for process in psutil.process_iter(["cmdline"]):
         if "ProxyActor" in " ".join(process.info["cmdline"] or ()):
             found["proxy"] = process
@@ -45,8 +48,14 @@ def soak(graph: PrivateGraph, minutes: float) -> tuple[list[dict], int]:
 
     def read() -> None:
         while not end.wait(READ_EVERY_S):
-            readings.append({"s": round(time.monotonic() - began, 1), "requests": done[0],
-                             **{name: process.memory_full_info().uss for name, process in found.items()}})
+            readings.append(
+                {
+                    "s": round(time.monotonic() - began, 1),
+                    "requests": done[0],
+                    **{name: process.memory_full_info().uss for name, process in found.items()},
+                }
+            )
+
     reader = threading.Thread(target=read)
     reader.start()
     request = multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(5))
@@ -65,15 +74,18 @@ def soak(graph: PrivateGraph, minutes: float) -> tuple[list[dict], int]:
 
 def verdict(readings: list[dict], name: str) -> dict:
     """First and last quarter, slope, and whether it is flat, of the readings after the warm-up."""
-    later = readings[int(len(readings) * WARM_UP_SHARE):]
+    later = readings[int(len(readings) * WARM_UP_SHARE) :]
     quarter = max(1, len(later) // 4)
     first = statistics.median(row[name] for row in later[:quarter])
     last = statistics.median(row[name] for row in later[-quarter:])
     seconds, requests, used = (np.array([row[key] for row in later], float) for key in ("s", "requests", name))
-    return {"first_quarter_mib": round(first / 2**20, 1), "last_quarter_mib": round(last / 2**20, 1),
-            "kib_per_hour": round(float(np.polyfit(seconds, used, 1)[0]) * 3600 / 1024),
-            "bytes_per_request": round(float(np.polyfit(requests, used, 1)[0]), 1),
-            "flat": abs(last - first) <= max(0.02 * first, 2 * 2**20)}
+    return {
+        "first_quarter_mib": round(first / 2**20, 1),
+        "last_quarter_mib": round(last / 2**20, 1),
+        "kib_per_hour": round(float(np.polyfit(seconds, used, 1)[0]) * 3600 / 1024),
+        "bytes_per_request": round(float(np.polyfit(requests, used, 1)[0]), 1),
+        "flat": abs(last - first) <= max(0.02 * first, 2 * 2**20),
+    }
 
 
 def main() -> None:

@@ -43,8 +43,11 @@ def agreement(made: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
     similarity = made @ references.T
     own = np.eye(len(made), dtype=bool)
-    return {"own": float(similarity[own].mean()), "other": float(similarity[~own].mean()),
-            "top1": float((similarity.argmax(axis=1) == np.arange(len(made))).mean())}
+    return {
+        "own": float(similarity[own].mean()),
+        "other": float(similarity[~own].mean()),
+        "top1": float((similarity.argmax(axis=1) == np.arange(len(made))).mean()),
+    }
 
 
 def _speech(wav: np.ndarray, rate: int) -> np.ndarray:
@@ -82,6 +85,7 @@ def _filterbank(samples: torch.Tensor) -> torch.Tensor:
 @cache
 def _mel_banks() -> torch.Tensor:
     """Kaldi's triangles, equal in mel from 20 Hz to 8 kHz: (80, 257)."""
+
     def mel(hz):
         return 1127 * np.log1p(np.asarray(hz) / 700)
 

@@ -51,13 +51,17 @@ class Feeder:
         began = time.monotonic()
         start = time.time_ns() - 3_600 * 10**9
         for first in range(0, count, BATCH_TRACES):
-            batch = [span for number in range(first, min(first + BATCH_TRACES, count))
-                     for span in traces.request(number, start_ns=start + number * 10**7)]
+            batch = [
+                span
+                for number in range(first, min(first + BATCH_TRACES, count))
+                for span in traces.request(number, start_ns=start + number * 10**7)
+            ]
             self.spans += len(batch)
             body = json.dumps(batch, separators=(",", ":")).encode()
             self.json_bytes += len(body)
-            self.client.post("/api/v2/spans", content=body,
-                             headers={"Content-Type": "application/json"}).raise_for_status()
+            self.client.post(
+                "/api/v2/spans", content=body, headers={"Content-Type": "application/json"}
+            ).raise_for_status()
             self._wait(self.spans - MOST_UNDER_WAY)
         self._wait(self.spans)
         return time.monotonic() - began
@@ -78,8 +82,13 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
     env = {name: value for name, value in os.environ.items() if name != "ZIPKIN_URL"}
     try:
         server, missing = zipkin.find_or_start(
-            ports.any_free(), folder / "zipkin.log", print, env, remember=servers.append,
-            storage=lambda: prepare(storage, folder, print, databases.append) | more)
+            ports.any_free(),
+            folder / "zipkin.log",
+            print,
+            env,
+            remember=servers.append,
+            storage=lambda: prepare(storage, folder, print, databases.append) | more,
+        )
         if server is None:
             raise Problem("; ".join(missing))
         meter = {"mem": Memory, "mysql": Tables, "elasticsearch": Indices}[kind](server, storage, databases)
@@ -89,9 +98,13 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
         took = feeder.feed(count)
         spans = feeder.spans - sent
         grown = {name: value - size[name] for name, value in meter.size().items()}
-        return {"spans": spans, "json_bytes_a_span": round(feeder.json_bytes / feeder.spans),
-                **{f"{name}_a_span": round(value / spans) for name, value in grown.items()},
-                "spans_a_second": round(spans / took), **meter.about()}
+        return {
+            "spans": spans,
+            "json_bytes_a_span": round(feeder.json_bytes / feeder.spans),
+            **{f"{name}_a_span": round(value / spans) for name, value in grown.items()},
+            "spans_a_second": round(spans / took),
+            **meter.about(),
+        }
     finally:
         for server in servers:
             zipkin.stop(server.process, server.container)
@@ -111,13 +124,15 @@ class Memory:
 
     def stored(self) -> int:
         counters = self._client.get("/metrics").json()
-        taken, dropped = (counters.get(f"counter.zipkin_collector.{name}.http", 0)
-                          for name in ("spans", "spans_dropped"))
+        taken, dropped = (
+            counters.get(f"counter.zipkin_collector.{name}.http", 0) for name in ("spans", "spans_dropped")
+        )
         return round(taken - dropped)
 
     def size(self) -> dict[str, int]:
-        histogram = subprocess.run([self._jcmd, str(self._pid), "GC.class_histogram"], capture_output=True, text=True,
-                                   timeout=120, check=True).stdout
+        histogram = subprocess.run(
+            [self._jcmd, str(self._pid), "GC.class_histogram"], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
         return {"heap_bytes": int(re.search(r"^Total\s+\d+\s+(\d+)", histogram, re.MULTILINE)[1])}
 
     def about(self) -> dict:
@@ -131,8 +146,21 @@ class Tables:
         self._data = Path(databases[0].folder) / "data"
 
     def _ask(self, sql: str) -> str:
-        return subprocess.run([storage_mariadb.find("mariadb"), f"--socket={self._data / 'mariadb.sock'}", "-N", "-B",
-                               "zipkin", "-e", sql], capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(
+            [
+                storage_mariadb.find("mariadb"),
+                f"--socket={self._data / 'mariadb.sock'}",
+                "-N",
+                "-B",
+                "zipkin",
+                "-e",
+                sql,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
 
     def stored(self) -> int:
         return int(self._ask("SELECT COUNT(*) FROM zipkin_spans"))
@@ -175,13 +203,17 @@ class Indices:
         indices = self._client.get(f"/_cat/indices/{INDEX}-*", params={"format": "json"}).json()
         for index in indices:
             self._client.delete(f"/{index['index']}")
-        return {"server": self._server.ask(), "primary_shards": max(int(index["pri"]) for index in indices),
-                "links": {"spans": linked.spans, "seconds": round(took, 1)}}
+        return {
+            "server": self._server.ask(),
+            "primary_shards": max(int(index["pri"]) for index in indices),
+            "links": {"spans": linked.spans, "seconds": round(took, 1)},
+        }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.storage", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.storage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kinds", nargs="*", default=["mem", "mysql"], choices=("mem", "mysql", "elasticsearch"))
     parser.add_argument("--traces", type=int, default=10_000)
     parser.add_argument("--elasticsearch", metavar="URL")

@@ -28,22 +28,34 @@ def request(number: int, *, start_ns: int | None = None, parent=None) -> list[di
     """
     chance = random.Random(number)
     start = start_ns if start_ns is not None else time.time_ns() - 2000 * MS
-    tracers = {service: Tracer(service, instance=f"{chance.getrandbits(32):08x}", ip="10.0.0.7")
-               for service in words.SERVICES}
+    tracers = {
+        service: Tracer(service, instance=f"{chance.getrandbits(32):08x}", ip="10.0.0.7") for service in words.SERVICES
+    }
     root = tracers[words.INGRESS].server("POST /api/generate", parent=parent, start_ns=start)
     dialect, language = DIALECTS[number % len(DIALECTS)]
-    root.tags({words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate", words.REQUEST_DIALECT: dialect,
-               words.REQUEST_DIALECT_SOURCE: "request", words.REQUEST_LANGUAGE: language, words.REQUEST_MODE: "fast",
-               words.TEXT_LENGTH: chance.randint(5, 200), words.QUEUE_WAIT_MS: 0.02, words.VOICE_CACHE: "miss",
-               words.USER_HASH: f"{chance.getrandbits(128):032x}"})
+    root.tags(
+        {
+            words.HTTP_METHOD: "POST",
+            words.HTTP_ROUTE: "/api/generate",
+            words.REQUEST_DIALECT: dialect,
+            words.REQUEST_DIALECT_SOURCE: "request",
+            words.REQUEST_LANGUAGE: language,
+            words.REQUEST_MODE: "fast",
+            words.TEXT_LENGTH: chance.randint(5, 200),
+            words.QUEUE_WAIT_MS: 0.02,
+            words.VOICE_CACHE: "miss",
+            words.USER_HASH: f"{chance.getrandbits(128):032x}",
+        }
+    )
     failing = {0: words.PREPROCESS_AUDIO}.get(number % 10) or {7: words.GENERATE_MEL}.get(number % 25)
     lost = words.VOCODE_WAV if number % 40 == 13 else None
     records, at, status = [], start + 3 * MS, 200
     for stage in words.STAGES:
         took = chance.randint(20, 400) * MS
         if stage == lost:
-            span = tracers[words.INGRESS].client(stage, parent=root.context, start_ns=at,
-                                                 remote_service=words.STAGE_SERVICE[stage])
+            span = tracers[words.INGRESS].client(
+                stage, parent=root.context, start_ns=at, remote_service=words.STAGE_SERVICE[stage]
+            )
             span.fail("stage_unavailable", status=503)
             status = 503
         else:
@@ -70,13 +82,33 @@ _EVERYTHING = Sampler(SamplingSettings(ratio=1.0))
 def _stage(tracer: Tracer, stage: str, parent, at: int, took: int, chance: random.Random):
     span = tracer.server(stage, parent=parent, start_ns=at)
     wait = chance.randint(100, 9000) / 1000
-    span.tags({words.STAGE: stage, words.DEVICE: "cuda:0", words.MODEL_NAME: "Fun-CosyVoice3-0.5B",
-               words.MODEL_VERSION: "2512", words.QUEUE_WAIT_MS: wait, words.COMPUTE_MS: (took - 2 * MS) / MS})
+    span.tags(
+        {
+            words.STAGE: stage,
+            words.DEVICE: "cuda:0",
+            words.MODEL_NAME: "Fun-CosyVoice3-0.5B",
+            words.MODEL_VERSION: "2512",
+            words.QUEUE_WAIT_MS: wait,
+            words.COMPUTE_MS: (took - 2 * MS) / MS,
+        }
+    )
     if stage == words.PREPROCESS_AUDIO:
-        span.tags({words.AUDIO_SAMPLE_RATE: 44100, words.AUDIO_FORMAT: "WAV",
-                   words.AUDIO_DURATION: chance.randint(3000, 15000) / 1000, words.AUDIO_CLIPPING: 0.0})
+        span.tags(
+            {
+                words.AUDIO_SAMPLE_RATE: 44100,
+                words.AUDIO_FORMAT: "WAV",
+                words.AUDIO_DURATION: chance.randint(3000, 15000) / 1000,
+                words.AUDIO_CLIPPING: 0.0,
+            }
+        )
     else:
-        span.tags({words.BATCH_ID: f"{chance.getrandbits(64):016x}", words.BATCH_SIZE: chance.randint(1, 8),
-                   words.BATCH_WAIT_MS: wait, words.GPU_UTILIZATION: 0.63})
+        span.tags(
+            {
+                words.BATCH_ID: f"{chance.getrandbits(64):016x}",
+                words.BATCH_SIZE: chance.randint(1, 8),
+                words.BATCH_WAIT_MS: wait,
+                words.GPU_UTILIZATION: 0.63,
+            }
+        )
         span.annotate(words.BATCH_STARTED, at_ns=at + int(wait * MS))
     return span

@@ -21,17 +21,34 @@ from tracing import vocabulary as words
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
-HEADERS = [("host", "localhost"), ("user-agent", "bench"), ("accept", "*/*"), ("content-type", "multipart/form-data"),
-           ("content-length", "300000"), ("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1")]
+HEADERS = [
+    ("host", "localhost"),
+    ("user-agent", "bench"),
+    ("accept", "*/*"),
+    ("content-type", "multipart/form-data"),
+    ("content-length", "300000"),
+    ("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1"),
+]
 STAGE_TAGS = {
-    words.STAGE: words.GENERATE_MEL, words.MODEL_NAME: "kokoro-82m", words.QUEUE_WAIT_MS: 1.234,
-    words.BATCH_ID: "0123456789abcdef", words.BATCH_SIZE: 3, words.BATCH_WAIT_MS: 12.5, words.COMPUTE_MS: 345.678,
+    words.STAGE: words.GENERATE_MEL,
+    words.MODEL_NAME: "kokoro-82m",
+    words.QUEUE_WAIT_MS: 1.234,
+    words.BATCH_ID: "0123456789abcdef",
+    words.BATCH_SIZE: 3,
+    words.BATCH_WAIT_MS: 12.5,
+    words.COMPUTE_MS: 345.678,
     words.DEVICE: "cpu",
 }
 ROOT_TAGS = {
-    words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate", words.REQUEST_DIALECT: "mandarin",
-    words.REQUEST_LANGUAGE: "zh", words.REQUEST_MODE: "fast", words.TEXT_LENGTH: 42, words.AUDIO_SAMPLE_RATE: 24000,
-    words.AUDIO_DURATION: 5.25, words.HTTP_STATUS_CODE: 200,
+    words.HTTP_METHOD: "POST",
+    words.HTTP_ROUTE: "/api/generate",
+    words.REQUEST_DIALECT: "mandarin",
+    words.REQUEST_LANGUAGE: "zh",
+    words.REQUEST_MODE: "fast",
+    words.TEXT_LENGTH: 42,
+    words.AUDIO_SAMPLE_RATE: 24000,
+    words.AUDIO_DURATION: 5.25,
+    words.HTTP_STATUS_CODE: 200,
 }
 
 
@@ -88,7 +105,8 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     results = {
         "headers: extract": cost(lambda: extract(HEADERS), rounds),
         "span: create, 9 tags, finish": cost(
-            lambda: stage_span(stages[words.GENERATE_MEL], words.GENERATE_MEL, carrier), rounds),
+            lambda: stage_span(stages[words.GENERATE_MEL], words.GENERATE_MEL, carrier), rounds
+        ),
         "trace: all six spans": cost(lambda: whole_trace(api, stages), rounds),
         "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(records)), rounds),
         "trace: encoding": cost(lambda: encode(records), rounds),
@@ -106,9 +124,19 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     body = json.dumps(redaction.trace(trace)[0], separators=(",", ":")).encode()
     results["trace: bytes of JSON"] = {"bytes": len(body)}
     results["trace: bytes gzipped, in batches of 100"] = {
-        "bytes": round(len(gzip.compress(b",".join(
-            json.dumps(redaction.trace(encode(whole_trace(api, stages)))[0], separators=(",", ":")).encode()
-            for _ in range(100)), 1)) / 100)}
+        "bytes": round(
+            len(
+                gzip.compress(
+                    b",".join(
+                        json.dumps(redaction.trace(encode(whole_trace(api, stages)))[0], separators=(",", ":")).encode()
+                        for _ in range(100)
+                    ),
+                    1,
+                )
+            )
+            / 100
+        )
+    }
     return results
 
 

@@ -48,15 +48,22 @@ class Bench:
         self.graph = graph
         self.ray = processes.family(graph.head.process)
         self.applications = graph.application.config["applications"]
-        self.requests = [multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(),
-                                   path=f"{entry['route_prefix'].rstrip('/')}/api/generate")
-                         for entry in self.applications]
+        self.requests = [
+            multipart(
+                f"127.0.0.1:{graph.port}",
+                {"text": "Hello there", "dialect": "en-US"},
+                clip(),
+                path=f"{entry['route_prefix'].rstrip('/')}/api/generate",
+            )
+            for entry in self.applications
+        ]
         self.place = dict.fromkeys(MODES, 0)  #: which copy is in which mode
         self.kept: dict[str, list[bool]] = {}
 
     def load(self, mode: str, clients: int, count: int) -> list[Sample]:
-        samples = asyncio.run(closed_loop("127.0.0.1", self.graph.port, self.requests[self.place[mode]],
-                                          clients=clients, count=count))
+        samples = asyncio.run(
+            closed_loop("127.0.0.1", self.graph.port, self.requests[self.place[mode]], clients=clients, count=count)
+        )
         failed = [sample.status for sample in samples if sample.status != 200]
         if failed:
             raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
@@ -116,8 +123,12 @@ def interval(turns: list[tuple[float, float]], change: Callable[[np.ndarray], np
     pairs = np.array(turns)
     draws = np.random.default_rng(0).integers(0, len(pairs), (4000, len(pairs)))
     low, high = np.percentile(change(pairs[draws]), [2.5, 97.5])
-    return {"change": round(float(change(pairs)), 4), "low": round(float(low), 4), "high": round(float(high), 4),
-            "turns": len(pairs)}
+    return {
+        "change": round(float(change(pairs)), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "turns": len(pairs),
+    }
 
 
 def of_medians(pairs: np.ndarray) -> np.ndarray:
@@ -137,9 +148,16 @@ def run(bench: Bench, rounds: int) -> tuple[list[dict], list[dict]]:
         alone += [bench.lone_requests() for _ in range(ALONE)]
         together += [bench.full_load() for _ in range(SLICES)]
         bench.check()
-        print(f"round {number + 1}", *(f"{mode}: {np.median([turn[mode] for turn in alone[-ALONE:]]):.1f} ms, "
-              f"{np.mean([turn[mode][0] for turn in together[-SLICES:]]):.1f} req/s, "
-              f"{np.mean([turn[mode][1] for turn in together[-SLICES:]]):.2f} ms CPU;" for mode in MODES), flush=True)
+        print(
+            f"round {number + 1}",
+            *(
+                f"{mode}: {np.median([turn[mode] for turn in alone[-ALONE:]]):.1f} ms, "
+                f"{np.mean([turn[mode][0] for turn in together[-SLICES:]]):.1f} req/s, "
+                f"{np.mean([turn[mode][1] for turn in together[-SLICES:]]):.2f} ms CPU;"
+                for mode in MODES
+            ),
+            flush=True,
+        )
     return alone, together
 
 
@@ -154,16 +172,27 @@ def main() -> None:
     for mode in ("tenth", "all"):
         found[f"p50, {mode}"] = interval([(turn[mode], turn["off"]) for turn in alone], of_medians)
         for place, figure in enumerate(("throughput", "cpu")):
-            found[f"{figure}, {mode}"] = interval([(turn[mode][place], turn["off"][place]) for turn in together],
-                                                  of_means)
+            found[f"{figure}, {mode}"] = interval(
+                [(turn[mode][place], turn["off"][place]) for turn in together], of_means
+            )
     for name, values in found.items():
-        print(f"{name:18} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
-              f"{values['turns']} turns)")
-    results.write("tracing_served", {
-        "simulated": SIMULATED, "rounds": options.rounds, "change": found,
-        "off": {"p50_ms": round(float(np.median([turn["off"] for turn in alone])), 1),
+        print(
+            f"{name:18} {values['change']:+.2%}  ({values['low']:+.2%} to {values['high']:+.2%}, "
+            f"{values['turns']} turns)"
+        )
+    results.write(
+        "tracing_served",
+        {
+            "simulated": SIMULATED,
+            "rounds": options.rounds,
+            "change": found,
+            "off": {
+                "p50_ms": round(float(np.median([turn["off"] for turn in alone])), 1),
                 "req_per_s": round(float(np.mean([turn["off"][0] for turn in together])), 1),
-                "cpu_ms": round(float(np.mean([turn["off"][1] for turn in together])), 2)}})
+                "cpu_ms": round(float(np.mean([turn["off"][1] for turn in together])), 2),
+            },
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -49,8 +49,9 @@ class Traffic(threading.Thread):
             form = self.mix[next(self._turns) % len(self.mix)]
             status = 0
             with suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-                [sample] = await closed_loop("127.0.0.1", self._port,
-                                             multipart(f"127.0.0.1:{self._port}", form, self._clip), clients=1, count=1)
+                [sample] = await closed_loop(
+                    "127.0.0.1", self._port, multipart(f"127.0.0.1:{self._port}", form, self._clip), clients=1, count=1
+                )
                 status = sample.status
             self.statuses[status] += 1
             await asyncio.sleep(self.pause_s)

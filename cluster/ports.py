@@ -27,8 +27,9 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
             probe.bind((host, port))
         except OSError as failure:
             if failure.errno == errno.EADDRNOTAVAIL:
-                raise Problem(f"{host} is no address of this machine; --host takes one of its own, or {ALL} for all.") \
-                    from failure
+                raise Problem(
+                    f"{host} is no address of this machine; --host takes one of its own, or {ALL} for all."
+                ) from failure
             return False
     return not _accepts(port, reachable(host))
 
@@ -67,13 +68,16 @@ def require_free(port: int, purpose: str, option: str, remedy: str = "", host: s
         return
     holder = owner(port)
     by = f" by {holder}" if holder else " by another process (of another user, so its name can't be read)"
-    raise Problem(f"Port {port} on {host}, wanted for {purpose}, is taken{by}. "
-                  f"Choose another one with {option}, for example {option} {port + 1}"
-                  f"{', or stop that process' if holder else ''}.{' ' + remedy if remedy else ''}")
+    raise Problem(
+        f"Port {port} on {host}, wanted for {purpose}, is taken{by}. "
+        f"Choose another one with {option}, for example {option} {port + 1}"
+        f"{', or stop that process' if holder else ''}.{' ' + remedy if remedy else ''}"
+    )
 
 
-def open_to_the_network(session_pids: set[int], meant: tuple[str, int] | None = None,
-                        also: tuple[str, int] | None = None) -> list[str]:
+def open_to_the_network(
+    session_pids: set[int], meant: tuple[str, int] | None = None, also: tuple[str, int] | None = None
+) -> list[str]:
     """Listeners of these processes that are not on loopback, as `address:port (name)`. Empty is how it should be.
 
     `meant`, `also`: address and port of those that are to be reached from the network, where there are any.

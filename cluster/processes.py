@@ -49,14 +49,22 @@ def start_ticks(pid: int) -> int | None:
     return None if state in "ZX" else int(fields[18])
 
 
-def start(name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None,
-          cwd: Path | None = None) -> Started:
+def start(
+    name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Started:
     """Start `command` in a session of its own with its output in `log`. Raises OSError where it can't be started."""
     mark = uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
-        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                   env={**os.environ, **(env or {}), MARK: mark}, cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(env or {}), MARK: mark},
+            cwd=cwd,
+            start_new_session=True,
+        )
     _OURS[process.pid] = process
     return Started(name, process.pid, start_ticks(process.pid) or 0, mark, str(log))
 

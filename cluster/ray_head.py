@@ -112,13 +112,24 @@ class RayHead:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What Ray's processes, and drivers that we start, have beyond our own environment."""
     path = [str(Path(loopback.__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), **SETTINGS, **(extra or {}),
-            "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    return {
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+        **SETTINGS,
+        **(extra or {}),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+    }
 
 
-def start(dashboard_port: int, log: Path, gcs_port: int = 0, num_cpus: int | None = None, num_gpus: int | None = None,
-          env: Mapping[str, str] | None = None, behind_haproxy: bool = False,
-          remember: Callable[[RayHead], None] = lambda head: None) -> RayHead:
+def start(
+    dashboard_port: int,
+    log: Path,
+    gcs_port: int = 0,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    env: Mapping[str, str] | None = None,
+    behind_haproxy: bool = False,
+    remember: Callable[[RayHead], None] = lambda head: None,
+) -> RayHead:
     """Start a head and wait until its dashboard answers.
 
     `gcs_port` 0 takes any free one. `num_gpus` may name GPUs that aren't there: Ray then only does the bookkeeping.
@@ -131,11 +142,33 @@ def start(dashboard_port: int, log: Path, gcs_port: int = 0, num_cpus: int | Non
     folder = tempfile.mkdtemp(prefix="cosygraph-", dir="/tmp")
     if behind_haproxy:
         env = {**(env or {}), **haproxy.environment(Path(folder) / "h")}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-               "--node-ip-address", LOOPBACK, "--port", str(gcs_port),
-               "--dashboard-host", LOOPBACK, "--dashboard-port", str(dashboard_port),
-               "--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0",
-               "--temp-dir", folder, "--object-store-memory", str(OBJECT_STORE_BYTES)]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address",
+        LOOPBACK,
+        "--port",
+        str(gcs_port),
+        "--dashboard-host",
+        LOOPBACK,
+        "--dashboard-port",
+        str(dashboard_port),
+        "--dashboard-agent-listen-port",
+        "0",
+        "--min-worker-port",
+        "0",
+        "--max-worker-port",
+        "0",
+        "--temp-dir",
+        folder,
+        "--object-store-memory",
+        str(OBJECT_STORE_BYTES),
+    ]
     if num_cpus is not None:
         command += ["--num-cpus", str(num_cpus)]
     if num_gpus is not None:
@@ -164,8 +197,10 @@ def auth_headers() -> dict[str, str]:
     if not token:
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         if not path.is_file():
-            raise Problem(f"RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN nor {path} holds one. "
-                          "Make one with `.venv/bin/ray get-auth-token --generate`.")
+            raise Problem(
+                f"RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN nor {path} holds one. "
+                "Make one with `.venv/bin/ray get-auth-token --generate`."
+            )
         token = path.read_text().strip()
     return {"Authorization": f"Bearer {token}"}
 
@@ -177,14 +212,17 @@ def _wait_until_ready(head: RayHead, log: Path) -> None:
             raise Problem(f"Ray ended while it started. The end of {log}:\n{processes.last_lines(log)}")
         try:
             # Answered by the part that deploys applications: the last one to come up.
-            answer = httpx.get(f"{head.dashboard_url}/api/serve/applications/", headers=auth_headers(), timeout=20,
-                               trust_env=False)
+            answer = httpx.get(
+                f"{head.dashboard_url}/api/serve/applications/", headers=auth_headers(), timeout=20, trust_env=False
+            )
             if answer.status_code == 200:
                 return
             reason = f"it answers {answer.status_code}"
         except httpx.HTTPError as failure:
             reason = type(failure).__name__
         if time.monotonic() - began > READY_WITHIN_S:
-            raise Problem(f"Ray's dashboard was not ready within {READY_WITHIN_S:.0f} s ({reason}). The end of {log}:\n"
-                          f"{processes.last_lines(log)}")
+            raise Problem(
+                f"Ray's dashboard was not ready within {READY_WITHIN_S:.0f} s ({reason}). The end of {log}:\n"
+                f"{processes.last_lines(log)}"
+            )
         time.sleep(0.25)

@@ -11,11 +11,20 @@ from cluster.ports import LOOPBACK
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--host", type=_address, default=LOOPBACK, metavar="ADDRESS",
-                       help="of the API: an IPv4 address of this machine, 0.0.0.0 for all of them; beyond loopback "
-                            "keys are required (default %(default)s)")
-    group.add_argument("--keys-file", type=Path, metavar="FILE",
-                       help=f"API keys (default: the config file's, else {key.FILE} in the run folder, if it is there)")
+    group.add_argument(
+        "--host",
+        type=_address,
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help="of the API: an IPv4 address of this machine, 0.0.0.0 for all of them; beyond loopback "
+        "keys are required (default %(default)s)",
+    )
+    group.add_argument(
+        "--keys-file",
+        type=Path,
+        metavar="FILE",
+        help=f"API keys (default: the config file's, else {key.FILE} in the run folder, if it is there)",
+    )
 
 
 def _address(text: str) -> str:

@@ -15,8 +15,16 @@ from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, Speech, Stag
 from webui.sound import finished
 
 KEY_VARIABLE = "COSYGRAPH_KEY"  #: the launcher takes it out of its own environment, into `args.api_key`
-_SUFFIXES = {".wav": "wav", ".pcm": "pcm", ".raw": "pcm", ".flac": "flac", ".mp3": "mp3", ".opus": "opus",
-             ".ogg": "opus", ".aac": "aac"}
+_SUFFIXES = {
+    ".wav": "wav",
+    ".pcm": "pcm",
+    ".raw": "pcm",
+    ".flac": "flac",
+    ".mp3": "mp3",
+    ".opus": "opus",
+    ".ogg": "opus",
+    ".aac": "aac",
+}
 _STAGES = 4
 _WIDTH = 28
 
@@ -43,17 +51,33 @@ class Order:
 
     @classmethod
     def of(cls, args: argparse.Namespace, url: str) -> Order:
-        return cls(text=args.text, output=args.output, url=url, voice=args.voice, clip=args.clip, dialect=args.dialect,
-                   mode=args.mode, style=args.style, prompt_text=args.prompt_text, speed=args.speed, seed=args.seed,
-                   long_form=args.long_form, format=args.format, key_file=args.key_file, key=args.api_key)
+        return cls(
+            text=args.text,
+            output=args.output,
+            url=url,
+            voice=args.voice,
+            clip=args.clip,
+            dialect=args.dialect,
+            mode=args.mode,
+            style=args.style,
+            prompt_text=args.prompt_text,
+            speed=args.speed,
+            seed=args.seed,
+            long_form=args.long_form,
+            format=args.format,
+            key_file=args.key_file,
+            key=args.api_key,
+        )
 
     @property
     def response_format(self) -> str:
         """Problem where neither --format nor the extension says it."""
         found = self.format or _SUFFIXES.get(self.output.suffix.lower())
         if found is None:
-            raise Problem(f"-o {self.output}: its extension names no audio format. Use one of "
-                          f"{', '.join(sorted(_SUFFIXES))}, or say --format {'|'.join(FORMATS)}.")
+            raise Problem(
+                f"-o {self.output}: its extension names no audio format. Use one of "
+                f"{', '.join(sorted(_SUFFIXES))}, or say --format {'|'.join(FORMATS)}."
+            )
         return found
 
     def api_key(self) -> str | None:
@@ -62,8 +86,10 @@ class Order:
         try:
             return self.key_file.read_text().strip() or None
         except (OSError, UnicodeDecodeError) as failure:
-            raise Problem(f"--key-file {self.key_file} can't be read ({type(failure).__name__}). It holds the key and "
-                          "nothing else.") from failure
+            raise Problem(
+                f"--key-file {self.key_file} can't be read ({type(failure).__name__}). It holds the key and "
+                "nothing else."
+            ) from failure
 
     def speech(self) -> Speech:
         """Problem where something in it can't be sent at all; everything else is the API's to judge."""
@@ -71,11 +97,19 @@ class Order:
             raise Problem("There is nothing to say: the text is empty.")
         if (self.voice is None) == (self.clip is None):
             raise Problem("Say whose voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
-        return Speech(text=self.text, dialect=self.dialect, voice=self.voice,
-                      clip=None if self.clip is None else _read(self.clip),
-                      mode=self.mode or ("instruct" if self.style else "fast"), style_instruction=self.style,
-                      prompt_text=self.prompt_text, speed=self.speed, seed=self.seed, long_form=self.long_form,
-                      response_format=self.response_format)
+        return Speech(
+            text=self.text,
+            dialect=self.dialect,
+            voice=self.voice,
+            clip=None if self.clip is None else _read(self.clip),
+            mode=self.mode or ("instruct" if self.style else "fast"),
+            style_instruction=self.style,
+            prompt_text=self.prompt_text,
+            speed=self.speed,
+            seed=self.seed,
+            long_form=self.long_form,
+            response_format=self.response_format,
+        )
 
 
 def _read(path: Path) -> Clip:
@@ -86,8 +120,9 @@ def _read(path: Path) -> Clip:
         # Under a name of ours: the file's own is nobody's business.
         return Clip(f"clip{path.suffix.lower()[:6]}", path.read_bytes())
     except OSError as failure:
-        raise Problem(f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg or mp3.") \
-            from failure
+        raise Problem(
+            f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg or mp3."
+        ) from failure
 
 
 def run(order: Order, out: TextIO | None = None) -> None:
@@ -137,8 +172,11 @@ def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
 
 def _choose_a_dialect(api: Api) -> str:
     lines = ["--clip needs --dialect beside it: nothing is assumed about what is spoken. This engine speaks:"]
-    lines += [f"  {one['code']:<14} {one['name']} ({one['english_name']})"
-              for one in api.dialects()["dialects"] if one["supported"]]
+    lines += [
+        f"  {one['code']:<14} {one['name']} ({one['english_name']})"
+        for one in api.dialects()["dialects"]
+        if one["supported"]
+    ]
     return "\n".join(lines)
 
 
@@ -170,8 +208,9 @@ class _Bar:
         elif (event.stage, event.piece) not in self._done:
             self._done.add((event.stage, event.piece))
             if not self._terminal:
-                print(f"{event.stage:<17} {event.service:<18}{piece} {event.ms or 0:9.1f} ms", file=self._out,
-                      flush=True)
+                print(
+                    f"{event.stage:<17} {event.service:<18}{piece} {event.ms or 0:9.1f} ms", file=self._out, flush=True
+                )
         self._draw()
 
     def audio(self, seconds: float) -> None:
@@ -186,8 +225,10 @@ class _Bar:
         known = self._pieces * 2 + (0 if names and "PREPROCESS_AUDIO" not in names else _STAGES - 2)
         share = min(len(self._done) / known, 1.0)
         filled = round(share * _WIDTH)
-        self._out.write(f"\r\x1b[K{'█' * filled}{'░' * (_WIDTH - filled)} {100 * share:3.0f} %  "
-                        f"{self._seconds:5.1f} s of speech  {self._now}")
+        self._out.write(
+            f"\r\x1b[K{'█' * filled}{'░' * (_WIDTH - filled)} {100 * share:3.0f} %  "
+            f"{self._seconds:5.1f} s of speech  {self._now}"
+        )
         self._out.flush()
         self._drawn = True
 
@@ -202,30 +243,48 @@ class _Bar:
 def add_command(commands, where: argparse.ArgumentParser) -> None:
     """The subcommand `say`, beside the launcher's others; `where` has the options of them all."""
     command = commands.add_parser(
-        "say", parents=[where], formatter_class=argparse.RawDescriptionHelpFormatter,
+        "say",
+        parents=[where],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="one request to a running API, its speech in a file",
         description="Sends one request to the graph that runs here, or to --url, shows its progress, writes the speech "
-                    "and\nnames the trace.",
+        "and\nnames the trace.",
         epilog="examples:\n  python -m cluster say 'Good morning.' --voice anna -o out.wav\n  python -m cluster say "
-               "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n\n"
-               f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n")
+        "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n\n"
+        f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n",
+    )
     command.add_argument("text", help="what to say: 200 characters, with --long 5,000")
     whose = command.add_mutually_exclusive_group(required=True)
     whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id")
-    whose.add_argument("--clip", type=Path, metavar="FILE",
-                       help="a recording of the voice, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3")
-    command.add_argument("--dialect", help="of the text: en-US, zh-CN, zh-Sichuan …; required with --clip, else the "
-                                           "stored voice's own")
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
-                         help="its extension chooses the format: .wav .flac .mp3 .opus .aac .pcm")
+    whose.add_argument(
+        "--clip",
+        type=Path,
+        metavar="FILE",
+        help="a recording of the voice, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3",
+    )
+    command.add_argument(
+        "--dialect", help="of the text: en-US, zh-CN, zh-Sichuan …; required with --clip, else the stored voice's own"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="its extension chooses the format: .wav .flac .mp3 .opus .aac .pcm",
+    )
     command.add_argument("--format", choices=FORMATS, help="instead of the extension's")
-    command.add_argument("--mode", choices=("fast", "instruct"),
-                         help="3s极速复刻 or 自然语言控制 (default: instruct where there is a --style)")
+    command.add_argument(
+        "--mode",
+        choices=("fast", "instruct"),
+        help="3s极速复刻 or 自然语言控制 (default: instruct where there is a --style)",
+    )
     command.add_argument("--style", metavar="TEXT", help="how to say it (mode instruct)")
     command.add_argument("--prompt-text", metavar="TEXT", help="what the recording says")
     command.add_argument("--speed", type=float, help="0.5 to 2")
     command.add_argument("--seed", type=int)
     command.add_argument("--long", action="store_true", dest="long_form", help="split a long text by sentence")
     command.add_argument("--url", help="of the API (default: the graph that runs here, or http://127.0.0.1:8000)")
-    command.add_argument("--key-file", type=Path, metavar="FILE",
-                         help=f"holds the API key (default: the variable {KEY_VARIABLE})")
+    command.add_argument(
+        "--key-file", type=Path, metavar="FILE", help=f"holds the API key (default: the variable {KEY_VARIABLE})"
+    )

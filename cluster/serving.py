@@ -23,8 +23,17 @@ from speech.dialects import DIALECTS
 
 READY_WITHIN_S = 300.0
 #: Of the graph's tracing settings, what says where traces go.
-_WAY_OUT = ("zipkin_url", "zipkin_ui_url", "protocol", "kafka", "kafka_options", "spans_file", "spool_dir",
-            "spool_limit_mb", "retry_most_s")
+_WAY_OUT = (
+    "zipkin_url",
+    "zipkin_ui_url",
+    "protocol",
+    "kafka",
+    "kafka_options",
+    "spans_file",
+    "spool_dir",
+    "spool_limit_mb",
+    "retry_most_s",
+)
 WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
 WATCHDOG = "deployments.watchdog:build"  #: and of the one that watches the graph
 _STILL_WAITING_EVERY_S = 15.0
@@ -38,8 +47,15 @@ class Application:
     config: dict
 
     @classmethod
-    def read(cls, path: Path, http_port: int, args: Mapping, host: str = LOOPBACK,
-             web_page: bool = False, watchdog: bool = False) -> Application:
+    def read(
+        cls,
+        path: Path,
+        http_port: int,
+        args: Mapping,
+        host: str = LOOPBACK,
+        web_page: bool = False,
+        watchdog: bool = False,
+    ) -> Application:
         """The config in `path`, with the HTTP server's host and port set and `args` laid over its graph's own.
 
         The file's engine options are for the file's engine: where `args` names another one, they are left out.
@@ -50,8 +66,9 @@ class Application:
             config = yaml.safe_load(path.read_text())
             applications = config["applications"]
         except OSError as failure:
-            raise Problem(f"The Serve config {path} can't be read ({failure.strerror}); --config names another one.") \
-                from failure
+            raise Problem(
+                f"The Serve config {path} can't be read ({failure.strerror}); --config names another one."
+            ) from failure
         except (yaml.YAMLError, KeyError, TypeError) as failure:
             raise Problem(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
         graph, page, dog = _sorted(applications, path)
@@ -64,13 +81,17 @@ class Application:
         api = (graph.get("route_prefix") or "/").rstrip("/")
         api_url, tracing = f"http://{reachable(host)}:{http_port}{api}", graph["args"].get("tracing", {})
         if page is not None and web_page:
-            page["args"] = _laid_over(page.get("args") or {}, {
-                "api_url": api_url, "api_docs_url": f"{api}/docs", "zipkin_ui_url": tracing.get("zipkin_ui_url")})
+            page["args"] = _laid_over(
+                page.get("args") or {},
+                {"api_url": api_url, "api_docs_url": f"{api}/docs", "zipkin_ui_url": tracing.get("zipkin_ui_url")},
+            )
             config["applications"].append(page)
         if dog is not None and watchdog:
             way_out = {name: tracing[name] for name in _WAY_OUT if tracing.get(name) is not None}
-            dog["args"] = _laid_over(dog.get("args") or {}, {
-                "api_url": api_url, "app_name": graph.get("name", "default"), "tracing": way_out})
+            dog["args"] = _laid_over(
+                dog.get("args") or {},
+                {"api_url": api_url, "app_name": graph.get("name", "default"), "tracing": way_out},
+            )
             config["applications"].append(dog)
         return cls(config)
 
@@ -88,11 +109,14 @@ class Application:
         try:
             contract.create(name, args.get("engine_options"))
         except contract.WeightsError as error:
-            raise Problem(f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the "
-                          "config file.") from error
+            raise Problem(
+                f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the config file."
+            ) from error
         except (TypeError, ValueError) as error:
-            raise Problem(f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
-                          "NAME=VALUE, or engine_options in the config file.") from error
+            raise Problem(
+                f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
+                "NAME=VALUE, or engine_options in the config file."
+            ) from error
 
     def check_access(self, say: Callable[[str], None]) -> bool:
         """Whether keys are required. The ingress finds the same, but later. An application that is not ours is not
@@ -179,8 +203,10 @@ def _sorted(applications: object, path: Path) -> tuple[dict, dict | None, dict |
     pages, dogs = ([one for one in entries if one.get("import_path") == ours] for ours in (WEB_PAGE, WATCHDOG))
     others = [one for one in entries if one not in pages and one not in dogs]
     if len(others) != 1 or len(pages) > 1 or len(dogs) > 1 or len(entries) != len(applications):
-        raise Problem(f"{path} must describe exactly one application, and beside it at most the web page "
-                      f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG}).")
+        raise Problem(
+            f"{path} must describe exactly one application, and beside it at most the web page "
+            f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG})."
+        )
     return others[0], pages[0] if pages else None, dogs[0] if dogs else None
 
 
@@ -204,8 +230,10 @@ class Dashboard:
         try:
             answer = self._http.put("/api/serve/applications/", json=application.config)
         except httpx.HTTPError as failure:
-            raise Problem(f"Ray's dashboard at {self.head.dashboard_url} doesn't answer ({type(failure).__name__}). "
-                          f"Its logs are in {self.logs}.") from failure
+            raise Problem(
+                f"Ray's dashboard at {self.head.dashboard_url} doesn't answer ({type(failure).__name__}). "
+                f"Its logs are in {self.logs}."
+            ) from failure
         if answer.status_code != 200:
             raise Problem(f"Serve refused the configuration: {last_error(answer.text)}")
 
@@ -243,9 +271,11 @@ class Dashboard:
                 return
             waiting = sorted(deployments.keys() - healthy)
             if time.monotonic() - began > within_s:
-                raise Problem(f"{name} was not up within {within_s:.0f} s; still waiting for "
-                              f"{', '.join(waiting) or 'Serve itself'}. {_messages(application)}\n"
-                              f"Logs: {self.logs}/serve")
+                raise Problem(
+                    f"{name} was not up within {within_s:.0f} s; still waiting for "
+                    f"{', '.join(waiting) or 'Serve itself'}. {_messages(application)}\n"
+                    f"Logs: {self.logs}/serve"
+                )
             if time.monotonic() - spoke > _STILL_WAITING_EVERY_S:
                 spoke = time.monotonic()
                 say(f"  still waiting for {', '.join(waiting) or 'Serve'}")
@@ -265,8 +295,11 @@ def _failure(application: Mapping) -> str:
 
 
 def _messages(application: Mapping) -> str:
-    found = [f"{service}: {last_error(status['message'])}"
-             for service, status in application.get("deployments", {}).items() if status.get("message")]
+    found = [
+        f"{service}: {last_error(status['message'])}"
+        for service, status in application.get("deployments", {}).items()
+        if status.get("message")
+    ]
     if not found and application.get("message"):
         found = [last_error(application["message"])]
     return "\n".join(found)

@@ -36,4 +36,3 @@ class Interruptions:
         self._last = now
         self.count += 1
         raise Interrupted
-

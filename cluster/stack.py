@@ -95,8 +95,9 @@ class Stack:
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
             if options.with_monitoring:
                 monitoring.check()
-            state = State(datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port,
-                          options.host)
+            state = State(
+                datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port, options.host
+            )
             self.started = state
             try:
                 self._start(options, state, keys_required)
@@ -110,8 +111,10 @@ class Stack:
     def _refuse_if_running(self) -> None:
         running = self.file.load()
         if running is not None and running.alive:
-            raise Problem(f"A graph has been running here since {running.began}, at {running.http_url}. "
-                          "Stop it with `make down`, or use another folder for this one with --run-dir.")
+            raise Problem(
+                f"A graph has been running here since {running.began}, at {running.http_url}. "
+                "Stop it with `make down`, or use another folder for this one with --run-dir."
+            )
 
     def _start(self, options: Options, state: State, keys_required: bool) -> None:
         self._start_zipkin(options, state)
@@ -121,12 +124,19 @@ class Stack:
         def remember(head: ray_head.RayHead) -> None:
             state.ray = head
             self.file.save(state)
+
         application = self._application(options, tracing=self._tracing(options, state))
         if keys_required:
             self._give_canary_key(application)
-        head = ray_head.start(options.dashboard_port, self.run_dir / "logs" / "ray.log", options.ray_port,
-                              num_cpus=max(2, os.cpu_count() or 1), remember=remember,
-                              env=application.proxy_environment(), behind_haproxy=options.haproxy)
+        head = ray_head.start(
+            options.dashboard_port,
+            self.run_dir / "logs" / "ray.log",
+            options.ray_port,
+            num_cpus=max(2, os.cpu_count() or 1),
+            remember=remember,
+            env=application.proxy_environment(),
+            behind_haproxy=options.haproxy,
+        )
         state.app, state.module = application.name, application.module
         self.file.save(state)
         if options.web_page and not is_loopback(options.host):
@@ -148,8 +158,9 @@ class Stack:
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
-        exposed = open_to_the_network(ours, meant=(options.host, options.http_port),
-                                       also=state.gate and (state.gate.host, state.gate.port))
+        exposed = open_to_the_network(
+            ours, meant=(options.host, options.http_port), also=state.gate and (state.gate.host, state.gate.port)
+        )
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
@@ -158,8 +169,14 @@ class Stack:
         if options.engine:
             args["engine"] = options.engine
         args["engine_options"] = options.engine_options
-        read = partial(serving.Application.read, options.config, options.http_port, host=options.host,
-                       web_page=options.web_page and is_loopback(options.host), watchdog=options.watchdog)
+        read = partial(
+            serving.Application.read,
+            options.config,
+            options.http_port,
+            host=options.host,
+            web_page=options.web_page and is_loopback(options.host),
+            watchdog=options.watchdog,
+        )
         application = read(args)
         if not application.stores_voices:
             args["voices"] = {"url": str(self.run_dir / VOICES)}
@@ -176,8 +193,9 @@ class Stack:
         try:
             path = watchdog_key.ready(self.run_dir, Path(application.keys_file), self.say)
         except (OSError, ValueError) as error:
-            raise Problem(f"The watchdog's canary can't be given an API key: {error}. --no-watchdog does without.") \
-                from error
+            raise Problem(
+                f"The watchdog's canary can't be given an API key: {error}. --no-watchdog does without."
+            ) from error
         if path is not None:
             application.give_canary_key(path)
 
@@ -185,9 +203,14 @@ class Stack:
         """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless
         told otherwise, so that a newcomer always finds his own."""
         url = state.zipkin.url if state.zipkin is not None else None
-        return {"spool_dir": str(self.run_dir / "spool"), "zipkin_url": url, "zipkin_ui_url": state.traces_url,
-                "spans_file": state.spans_file, "secret_file": str(secret_file(self.run_dir)),
-                "sampling": {"ratio": options.sampling}}
+        return {
+            "spool_dir": str(self.run_dir / "spool"),
+            "zipkin_url": url,
+            "zipkin_ui_url": state.traces_url,
+            "spans_file": state.spans_file,
+            "secret_file": str(secret_file(self.run_dir)),
+            "sampling": {"ratio": options.sampling},
+        }
 
     def _start_zipkin(self, options: Options, state: State) -> None:
         def remember(server: zipkin.Zipkin) -> None:
@@ -200,11 +223,16 @@ class Stack:
 
         def storage() -> dict[str, str]:
             return prepare(options.storage, self.run_dir, self.say, remember_database)
+
         missing = ["it was left out with --no-zipkin"]
         if options.with_zipkin:
-            server, missing = zipkin.find_or_start(options.zipkin_port, self.run_dir / "logs" / "zipkin.log", self.say,
-                                                   remember=remember,
-                                                   storage=storage if options.storage.kind != "mem" else None)
+            server, missing = zipkin.find_or_start(
+                options.zipkin_port,
+                self.run_dir / "logs" / "zipkin.log",
+                self.say,
+                remember=remember,
+                storage=storage if options.storage.kind != "mem" else None,
+            )
             state.zipkin = server and replace(server, storage=options.storage.named)
         elif options.storage.kind != "mem":
             raise Problem("--no-zipkin and --zipkin-storage contradict each other: leave one of them out.")
@@ -214,14 +242,17 @@ class Stack:
         state.spans_file = str(self.run_dir / "spans.jsonl")
         self.say("no Zipkin: " + "; ".join(missing))
         if options.with_zipkin:
-            self.say("  to have one: install a Java 17 or newer or `make setup` (it installs one), and let the jar be "
-                     "fetched once; or set ZIPKIN_JAR, or ZIPKIN_URL, or start a Docker engine")
+            self.say(
+                "  to have one: install a Java 17 or newer or `make setup` (it installs one), and let the jar be "
+                "fetched once; or set ZIPKIN_JAR, or ZIPKIN_URL, or start a Docker engine"
+            )
         self.say(f"  going on without; spans are written to {state.spans_file}")
 
     def _start_monitoring(self, options: Options, state: State, head: ray_head.RayHead) -> None:
         def remember(name: str, server: monitoring.Server) -> None:
             setattr(state, name, server)
             self.file.save(state)
+
         servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
         servers.start(head, state.zipkin and state.zipkin.url, options.prometheus_port, options.alertmanager_port)
 
@@ -234,6 +265,7 @@ class Stack:
         def remember(gate: gates.Gate) -> None:
             state.gate = gate
             self.file.save(state)
+
         gates.start(options.gate, state.zipkin.url, self._keys_file(options), self.run_dir, self.say, remember)
 
     def _keys_file(self, options: Options) -> Path | None:
@@ -285,8 +317,10 @@ class Stack:
         while True:
             for process in state.started:
                 if not process.alive:
-                    raise Problem(f"{process.name} (pid {process.pid}) has ended by itself. The end of {process.log}:\n"
-                                  f"{last_lines(process.log)}")
+                    raise Problem(
+                        f"{process.name} (pid {process.pid}) has ended by itself. The end of {process.log}:\n"
+                        f"{last_lines(process.log)}"
+                    )
             time.sleep(every_s)
 
     def _drain(self, state: State, within_s: float) -> None:
@@ -294,8 +328,15 @@ class Stack:
         began = time.monotonic()
         command = [sys.executable, "-m", "cluster.drain", state.ray.address, state.module, state.app, str(within_s)]
         try:
-            answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **ray_head.environment()}, text=True,
-                                    capture_output=True, timeout=within_s + 30, start_new_session=True)
+            answer = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **ray_head.environment()},
+                text=True,
+                capture_output=True,
+                timeout=within_s + 30,
+                start_new_session=True,
+            )
         except subprocess.TimeoutExpired:
             self.say("  the graph doesn't answer; going on")
             return

@@ -98,18 +98,28 @@ class StateFile:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as failure:
-            raise Problem(f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, "
-                          "remove it.") from failure
+            raise Problem(
+                f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, remove it."
+            ) from failure
         try:
-            for name, part in (("ray", RayHead), ("gate", Gate), ("zipkin", Zipkin), ("database", MariaDb),
-                               ("prometheus", Server), ("alertmanager", Server), ("wecom", Server)):
+            for name, part in (
+                ("ray", RayHead),
+                ("gate", Gate),
+                ("zipkin", Zipkin),
+                ("database", MariaDb),
+                ("prometheus", Server),
+                ("alertmanager", Server),
+                ("wecom", Server),
+            ):
                 if saved[name] is not None:
                     process = saved[name]["process"]
                     saved[name] = part(**saved[name] | {"process": Started(**process) if process else None})
             return State(**saved)
         except (KeyError, TypeError) as failure:
-            raise Problem(f"{self.path} was written by another version of this launcher. Stop what it names with that "
-                          "version, or remove it if nothing runs any more.") from failure
+            raise Problem(
+                f"{self.path} was written by another version of this launcher. Stop what it names with that "
+                "version, or remove it if nothing runs any more."
+            ) from failure
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -122,8 +132,10 @@ class StateFile:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Problem(f"Another command is just starting or stopping things in {self.folder}. Wait for it, or "
-                              "use another folder with --run-dir.") from None
+                raise Problem(
+                    f"Another command is just starting or stopping things in {self.folder}. Wait for it, or "
+                    "use another folder with --run-dir."
+                ) from None
             file.write(str(os.getpid()))
             file.flush()
             yield

@@ -23,22 +23,31 @@ def report(state: State | None) -> tuple[str, bool]:
         lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
     if state.gate is not None:
         asks = "asks for keys" if state.gate.asks_for_a_key else "DOESN'T ANSWER"
-        lines.append(f"Gate       {state.gate.url}/zipkin/   {asks}, {_process(state.gate.process)}; keys in "
-                     f"{state.gate.viewers}, who looked at what in {state.gate.audit_log}")
+        lines.append(
+            f"Gate       {state.gate.url}/zipkin/   {asks}, {_process(state.gate.process)}; keys in "
+            f"{state.gate.viewers}, who looked at what in {state.gate.audit_log}"
+        )
     if state.database is not None:
         lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
-    for name, server, path in (("Prometheus", state.prometheus, "/-/ready"), ("Alerts", state.alertmanager, "/-/ready"),
-                               ("WeCom", state.wecom, "/health")):
+    for name, server, path in (
+        ("Prometheus", state.prometheus, "/-/ready"),
+        ("Alerts", state.alertmanager, "/-/ready"),
+        ("WeCom", state.wecom, "/health"),
+    ):
         if server is not None:
             health = "healthy" if monitoring.healthy(server.url, path) else "NOT HEALTHY"
             lines.append(f"{name:<10} {server.url}   {health}, {_process(server.process)}")
     if state.ray is not None and state.ray.process.alive:
         applications = serving.Dashboard(state.ray).applications()
         if state.page_url is not None:
-            lines.insert(1, f"Web page   {state.page_url}   "
-                            f"{applications.get(state.page_app, {}).get('status', 'GONE').lower()}")
-        ours = {name: deployment for app in (state.app, state.page_app, state.watchdog_app)
-                for name, deployment in applications.get(app, {}).get("deployments", {}).items()}
+            lines.insert(
+                1, f"Web page   {state.page_url}   {applications.get(state.page_app, {}).get('status', 'GONE').lower()}"
+            )
+        ours = {
+            name: deployment
+            for app in (state.app, state.page_app, state.watchdog_app)
+            for name, deployment in applications.get(app, {}).get("deployments", {}).items()
+        }
         for service, deployment in sorted(ours.items()):
             replicas = deployment.get("replicas", [])
             running = sum(replica.get("state") == "RUNNING" for replica in replicas)

@@ -39,14 +39,20 @@ class Storage:
         """
         password = env.pop(PASSWORD, "")
         if kind == "mem" and url:
-            raise Problem("--zipkin-storage-url names a server, but memory needs none. Add --zipkin-storage mysql or "
-                          "--zipkin-storage elasticsearch.")
+            raise Problem(
+                "--zipkin-storage-url names a server, but memory needs none. Add --zipkin-storage mysql or "
+                "--zipkin-storage elasticsearch."
+            )
         if kind == "elasticsearch" and not url:
-            raise Problem("--zipkin-storage elasticsearch needs the server's address, for example "
-                          "--zipkin-storage-url http://127.0.0.1:9200 (Elasticsearch or OpenSearch).")
+            raise Problem(
+                "--zipkin-storage elasticsearch needs the server's address, for example "
+                "--zipkin-storage-url http://127.0.0.1:9200 (Elasticsearch or OpenSearch)."
+            )
         if url and urlsplit(url).password is not None:
-            raise Problem("--zipkin-storage-url has a password in it, which everybody on this machine could read. "
-                          f"Leave it out of the address and set it in the environment: {PASSWORD}=…")
+            raise Problem(
+                "--zipkin-storage-url has a password in it, which everybody on this machine could read. "
+                f"Leave it out of the address and set it in the environment: {PASSWORD}=…"
+            )
         if url and kind == "mysql":
             storage_mysql.Address.of(url)
         if url and kind == "elasticsearch":
@@ -59,8 +65,12 @@ class Storage:
         return f"{self.kind} {self.url}" if self.url else self.kind
 
 
-def prepare(storage: Storage, run_dir: Path, say: Callable[[str], None],
-            remember: Callable[[MariaDb], None] = lambda server: None) -> dict[str, str]:
+def prepare(
+    storage: Storage,
+    run_dir: Path,
+    say: Callable[[str], None],
+    remember: Callable[[MariaDb], None] = lambda server: None,
+) -> dict[str, str]:
     """Zipkin's settings for this storage, which answers and has what Zipkin needs in it; none for memory.
 
     Starts a MariaDB where one is wanted and none named; `remember` gets it as soon as it runs. Raises Problem with
@@ -72,8 +82,9 @@ def prepare(storage: Storage, run_dir: Path, say: Callable[[str], None],
             address = storage_mysql.Address.of(storage.url)
             password = storage.password
         else:
-            address, password = storage_mariadb.start(run_dir / "mariadb", run_dir / "logs" / "mariadb.log", say,
-                                                      remember)
+            address, password = storage_mariadb.start(
+                run_dir / "mariadb", run_dir / "logs" / "mariadb.log", say, remember
+            )
         say(storage_mysql.ensure_schema(address, password, schema, run_dir))
         return storage_mysql.settings(address, password)
     if storage.kind == "elasticsearch":

@@ -24,10 +24,18 @@ def check_url(url: str) -> None:
         bad = parts.port == 0
     except ValueError:
         bad = True
-    if bad or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query \
-            or parts.fragment:
-        raise Problem(f"The storage's address {url} should look like {EXAMPLE}, or https://user@search.example:9200: "
-                      "scheme, host and port, nothing behind them.")
+    if (
+        bad
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise Problem(
+            f"The storage's address {url} should look like {EXAMPLE}, or https://user@search.example:9200: "
+            "scheme, host and port, nothing behind them."
+        )
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,25 @@ class Server:
             with self.client() as client:
                 answer = client.get("/", timeout=10)
         except httpx.HTTPError as failure:
-            raise Problem(f"No Elasticsearch or OpenSearch answers at {self.url} ({type(failure).__name__}). Start it, "
-                          "or correct the address.") from failure
+            raise Problem(
+                f"No Elasticsearch or OpenSearch answers at {self.url} ({type(failure).__name__}). Start it, "
+                "or correct the address."
+            ) from failure
         if answer.status_code in (401, 403):
             who = f"the user {self.user} with the password given" if self.user else "anybody without a name"
-            raise Problem(f"{self.url} does not let in {who} ({answer.status_code}). Put the user into the address "
-                          "(https://user@host:9200) and the password into the environment as ZIPKIN_STORAGE_PASSWORD.")
+            raise Problem(
+                f"{self.url} does not let in {who} ({answer.status_code}). Put the user into the address "
+                "(https://user@host:9200) and the password into the environment as ZIPKIN_STORAGE_PASSWORD."
+            )
         try:
             version = answer.json()["version"]
             number, name = version["number"], version.get("distribution", "elasticsearch")
             major = int(number.split(".")[0])
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Problem(f"{self.url} answers ({answer.status_code}), but not as Elasticsearch or OpenSearch do. Is "
-                          "it the right address?") from None
+            raise Problem(
+                f"{self.url} answers ({answer.status_code}), but not as Elasticsearch or OpenSearch do. Is "
+                "it the right address?"
+            ) from None
         name = {"opensearch": "OpenSearch", "elasticsearch": "Elasticsearch"}.get(name, name)
         if major not in MAJORS.get(name, ()):
             wanted = " or ".join(f"{known} {majors[0]} to {majors[-1]}" for known, majors in MAJORS.items())

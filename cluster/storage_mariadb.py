@@ -25,9 +25,11 @@ READY_WITHIN_S = 90.0
 #: InnoDB finishes what it has in hand; killed, it would only take longer to start the next time.
 STOP_WITHIN_S = 60.0
 USER = DATABASE = "zipkin"
-_MISSING = ("--zipkin-storage mysql starts a MariaDB, but {what} is not on the PATH. On Debian and Ubuntu: apt-get "
-            "install --no-install-recommends mariadb-server-core mariadb-client-core (no service comes with them). Or "
-            "use a server that runs already: --zipkin-storage-url mysql://user@host:3306/zipkin")
+_MISSING = (
+    "--zipkin-storage mysql starts a MariaDB, but {what} is not on the PATH. On Debian and Ubuntu: apt-get "
+    "install --no-install-recommends mariadb-server-core mariadb-client-core (no service comes with them). Or "
+    "use a server that runs already: --zipkin-storage-url mysql://user@host:3306/zipkin"
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class MariaDb:
         processes.stop(self.process, grace_s=STOP_WITHIN_S)
 
 
-def start(folder: Path, log: Path, say: Callable[[str], None],
-          remember: Callable[[MariaDb], None] = lambda server: None) -> tuple[Address, str]:
+def start(
+    folder: Path, log: Path, say: Callable[[str], None], remember: Callable[[MariaDb], None] = lambda server: None
+) -> tuple[Address, str]:
     """(where it listens, the password of Zipkin's user), once it answers. Its database is there, perhaps empty.
 
     Raises Problem where there is no MariaDB on this machine, or it doesn't come up.
@@ -79,19 +82,34 @@ def find(program: str, env: Mapping[str, str] = os.environ) -> Path:
 
 def command(server: Path, data: Path, port: int, opening: Path) -> list[str]:
     """`--no-defaults`: the machine's own MariaDB, if it has one, has settings that are none of ours."""
-    return [str(server), "--no-defaults", f"--datadir={data}", f"--user={_me()}", f"--port={port}",
-            f"--bind-address={LOOPBACK}", "--skip-name-resolve", f"--init-file={opening}",
-            # Relative to the data folder: the path of a socket may have 107 bytes at most.
-            "--socket=mariadb.sock", "--pid-file=mariadb.pid",
-            # Traces, not money: a machine that loses power may lose the last second of them, as the spool does.
-            "--innodb-flush-log-at-trx-commit=2", "--innodb-log-file-size=48M"]
+    return [
+        str(server),
+        "--no-defaults",
+        f"--datadir={data}",
+        f"--user={_me()}",
+        f"--port={port}",
+        f"--bind-address={LOOPBACK}",
+        "--skip-name-resolve",
+        f"--init-file={opening}",
+        # Relative to the data folder: the path of a socket may have 107 bytes at most.
+        "--socket=mariadb.sock",
+        "--pid-file=mariadb.pid",
+        # Traces, not money: a machine that loses power may lose the last second of them, as the spool does.
+        "--innodb-flush-log-at-trx-commit=2",
+        "--innodb-log-file-size=48M",
+    ]
 
 
 def _opening(password: str) -> str:
     """What the server does before it listens. Statements on a line each, as `--init-file` wants them."""
-    return "\n".join((f"CREATE DATABASE IF NOT EXISTS {DATABASE};",
-                      f"CREATE OR REPLACE USER {USER}@'{LOOPBACK}' IDENTIFIED BY '{password}';",
-                      f"GRANT ALL ON {DATABASE}.* TO {USER}@'{LOOPBACK}';", ""))
+    return "\n".join(
+        (
+            f"CREATE DATABASE IF NOT EXISTS {DATABASE};",
+            f"CREATE OR REPLACE USER {USER}@'{LOOPBACK}' IDENTIFIED BY '{password}';",
+            f"GRANT ALL ON {DATABASE}.* TO {USER}@'{LOOPBACK}';",
+            "",
+        )
+    )
 
 
 def _install(installer: Path, folder: Path, data: Path) -> None:
@@ -99,9 +117,19 @@ def _install(installer: Path, folder: Path, data: Path) -> None:
     scratch = folder / "data.new"
     shutil.rmtree(scratch, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    answer = subprocess.run([str(installer), "--no-defaults", f"--datadir={scratch}", f"--user={_me()}",
-                             f"--auth-root-socket-user={_me()}", "--skip-test-db"],
-                            capture_output=True, text=True, timeout=300)
+    answer = subprocess.run(
+        [
+            str(installer),
+            "--no-defaults",
+            f"--datadir={scratch}",
+            f"--user={_me()}",
+            f"--auth-root-socket-user={_me()}",
+            "--skip-test-db",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     if answer.returncode != 0:
         lines = (answer.stderr + answer.stdout).strip().splitlines()[-15:]
         raise Problem(f"{installer} could not make a database in {folder}:\n" + "\n".join(lines))
@@ -120,8 +148,9 @@ def _wait_until_ready(mariadb: MariaDb, address: Address, password: str) -> None
         if ended or time.monotonic() - began > READY_WITHIN_S:
             mariadb.stop()
             how = "ended while it started" if ended else f"was not ready within {READY_WITHIN_S:.0f} s ({reason})"
-            raise Problem(f"MariaDB {how}. The end of {mariadb.process.log}:\n"
-                          f"{processes.last_lines(mariadb.process.log)}")
+            raise Problem(
+                f"MariaDB {how}. The end of {mariadb.process.log}:\n{processes.last_lines(mariadb.process.log)}"
+            )
         time.sleep(0.2)
 
 

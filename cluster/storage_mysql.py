@@ -36,10 +36,19 @@ class Address:
         except ValueError:
             raise Problem(f"--zipkin-storage-url {url}: the port is none. It should look like {EXAMPLE}.") from None
         database = unquote(parts.path.strip("/"))
-        if parts.scheme not in ("mysql", "mariadb") or not parts.hostname or not parts.username or not database \
-                or "/" in database or parts.query or parts.fragment:
-            raise Problem(f"--zipkin-storage-url {url} should look like {EXAMPLE}: a user, a host and a database, "
-                          "nothing behind it.")
+        if (
+            parts.scheme not in ("mysql", "mariadb")
+            or not parts.hostname
+            or not parts.username
+            or not database
+            or "/" in database
+            or parts.query
+            or parts.fragment
+        ):
+            raise Problem(
+                f"--zipkin-storage-url {url} should look like {EXAMPLE}: a user, a host and a database, "
+                "nothing behind it."
+            )
         return cls(parts.hostname, port, unquote(parts.username), database)
 
     def __str__(self) -> str:
@@ -48,8 +57,14 @@ class Address:
 
 def settings(address: Address, password: str) -> dict[str, str]:
     """Zipkin's environment for this server."""
-    return {"STORAGE_TYPE": "mysql", "MYSQL_HOST": address.host, "MYSQL_TCP_PORT": str(address.port),
-            "MYSQL_DB": address.database, "MYSQL_USER": address.user, "MYSQL_PASS": password}
+    return {
+        "STORAGE_TYPE": "mysql",
+        "MYSQL_HOST": address.host,
+        "MYSQL_TCP_PORT": str(address.port),
+        "MYSQL_DB": address.database,
+        "MYSQL_USER": address.user,
+        "MYSQL_PASS": password,
+    }
 
 
 def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -> str:
@@ -59,6 +74,7 @@ def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -
     but not Zipkin's: then the schema is written to `run_dir`, to be loaded by hand.
     """
     import pymysql
+
     with connected(address, password) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT VERSION()")
         version = cursor.fetchone()[0]
@@ -70,17 +86,21 @@ def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -
             file = run_dir / "zipkin-mysql.sql"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(schema)
-            raise Problem(f"The database {address.database} at {address.host}:{address.port} has tables, but not all "
-                          f"of Zipkin's (missing: {', '.join(sorted(set(TABLES) - tables))}). Name an empty database, "
-                          f"or load Zipkin's schema into this one: mariadb -u {address.user} -p -h {address.host} "
-                          f"-P {address.port} {address.database} < {file}")
+            raise Problem(
+                f"The database {address.database} at {address.host}:{address.port} has tables, but not all "
+                f"of Zipkin's (missing: {', '.join(sorted(set(TABLES) - tables))}). Name an empty database, "
+                f"or load Zipkin's schema into this one: mariadb -u {address.user} -p -h {address.host} "
+                f"-P {address.port} {address.database} < {file}"
+            )
         try:
             cursor.execute(schema)  # the server takes it apart: strings in it hold semicolons
             while cursor.nextset():
                 pass
         except pymysql.MySQLError as failure:
-            raise Problem(f"Zipkin's tables could not be made in {address}: {_said(failure)}. The user needs CREATE, "
-                          "ALTER, INDEX, SELECT, INSERT and DELETE on the database.") from failure
+            raise Problem(
+                f"Zipkin's tables could not be made in {address}: {_said(failure)}. The user needs CREATE, "
+                "ALTER, INDEX, SELECT, INSERT and DELETE on the database."
+            ) from failure
         return f"{address} answers (version {version}); Zipkin's tables were made in it"
 
 
@@ -92,6 +112,7 @@ def _look_anew(cursor) -> str:
     pages are looked at, whatever the tables' size. Best effort: without it searches are slow at first, no more.
     """
     import pymysql
+
     try:
         cursor.execute(f"ANALYZE TABLE {', '.join(TABLES)}")
         cursor.fetchall()
@@ -107,13 +128,22 @@ def connected(address: Address, password: str) -> Iterator:
         import pymysql
         import pymysql.constants.CLIENT
     except ImportError as missing:
-        raise Problem("The package PyMySQL, which asks databases how they are, is not installed: `make setup`.") \
-            from missing
+        raise Problem(
+            "The package PyMySQL, which asks databases how they are, is not installed: `make setup`."
+        ) from missing
     try:
-        connection = pymysql.connect(host=address.host, port=address.port, user=address.user, password=password,
-                                     database=address.database, connect_timeout=_ANSWER_WITHIN_S,
-                                     read_timeout=60, write_timeout=60, autocommit=True,
-                                     client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS)
+        connection = pymysql.connect(
+            host=address.host,
+            port=address.port,
+            user=address.user,
+            password=password,
+            database=address.database,
+            connect_timeout=_ANSWER_WITHIN_S,
+            read_timeout=60,
+            write_timeout=60,
+            autocommit=True,
+            client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS,
+        )
     except (pymysql.MySQLError, RuntimeError) as failure:  # RuntimeError: a way to log in that needs another package
         raise Problem(_why(address, failure, bool(password))) from failure
     try:
@@ -126,13 +156,19 @@ def _why(address: Address, failure: Exception, with_password: bool) -> str:
     code = failure.args[0] if failure.args else None
     if code in _ACCESS_DENIED:
         used = "the password in ZIPKIN_STORAGE_PASSWORD" if with_password else "no password"
-        return (f"{address} refuses the user {address.user} with {used} ({_said(failure)}). Set the right "
-                "ZIPKIN_STORAGE_PASSWORD in the environment, or grant the user the database.")
+        return (
+            f"{address} refuses the user {address.user} with {used} ({_said(failure)}). Set the right "
+            "ZIPKIN_STORAGE_PASSWORD in the environment, or grant the user the database."
+        )
     if code == _NO_DATABASE:
-        return (f"The server at {address.host}:{address.port} has no database {address.database}. Make it: "
-                f"CREATE DATABASE {address.database}; and grant it to {address.user}.")
-    return (f"No MySQL or MariaDB answers at {address.host}:{address.port} ({_said(failure)}). Start it, correct "
-            "--zipkin-storage-url, or leave the address out to have a MariaDB started here.")
+        return (
+            f"The server at {address.host}:{address.port} has no database {address.database}. Make it: "
+            f"CREATE DATABASE {address.database}; and grant it to {address.user}."
+        )
+    return (
+        f"No MySQL or MariaDB answers at {address.host}:{address.port} ({_said(failure)}). Start it, correct "
+        "--zipkin-storage-url, or leave the address out to have a MariaDB started here."
+    )
 
 
 def _said(failure: Exception) -> str:

@@ -19,9 +19,11 @@ def ready(run_dir: Path, keys_file: Path, say: Callable[[str], None]) -> Path | 
     """The file that holds the key, made where there is none that works; None, and said, where `keys_file` is not the
     run folder's. Raises ValueError where that file can't be changed."""
     if keys_file.resolve() != (run_dir / key.FILE).resolve():
-        say(f"WARNING: the watchdog's canary has no API key, so it sees nothing. Make one (python -m cluster key "
+        say(
+            f"WARNING: the watchdog's canary has no API key, so it sees nothing. Make one (python -m cluster key "
             f"watchdog --file {keys_file}), put it into a file, and name that in the config: canary_key_file, in the "
-            "watchdog's args")
+            "watchdog's args"
+        )
         return None
     path, editor = run_dir / FILE, KeyEditor(keys_file)
     entry = next((one for one in editor.entries().keys if one.name == NAME), None)

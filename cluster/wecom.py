@@ -28,8 +28,13 @@ class Application:
     api: str = API
 
     def as_alertmanager_has_it(self) -> dict[str, str]:
-        return {"api_url": self.api, "corp_id": self.corp_id, "agent_id": self.agent_id, "api_secret": self.secret,
-                "to_user": self.to}
+        return {
+            "api_url": self.api,
+            "corp_id": self.corp_id,
+            "agent_id": self.agent_id,
+            "api_secret": self.secret,
+            "to_user": self.to,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ class Robot:
             return None
         key = parse_qs(urlsplit(named).query).get("key", [""])[0] if "://" in named else named
         if not _KEY.fullmatch(key):
-            raise Problem(f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the "
-                          "address in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…")
+            raise Problem(
+                f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the "
+                "address in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…"
+            )
         return cls(key, api)
 
 
@@ -79,15 +86,18 @@ class Wecom:
         if not any((corp, agent, secret)):
             return cls(None, robot)
         if not all((corp, agent, secret)):
-            raise Problem(f"WeCom's application needs {CORP_VARIABLE}, {AGENT_VARIABLE} and {SECRET_VARIABLE}, all "
-                          f"three. For a group robot {ROBOT_VARIABLE} is enough.")
+            raise Problem(
+                f"WeCom's application needs {CORP_VARIABLE}, {AGENT_VARIABLE} and {SECRET_VARIABLE}, all "
+                f"three. For a group robot {ROBOT_VARIABLE} is enough."
+            )
         return cls(Application(corp, agent, secret, to, api), robot)
 
     @property
     def named(self) -> str:
         """For people."""
         ways = ["WeCom's application"] * (self.application is not None) + ["WeCom's group robot"] * (
-            self.robot is not None)
+            self.robot is not None
+        )
         return "alerts go to " + " and ".join(ways) if ways else "alerts are shown on its page alone"
 
 

@@ -72,8 +72,13 @@ class Minute:
 class Sender:
     """Sends markdown to one robot."""
 
-    def __init__(self, robot: Robot, http: httpx.AsyncClient, minute: Minute | None = None,
-                 sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        robot: Robot,
+        http: httpx.AsyncClient,
+        minute: Minute | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._robot = robot
         self._http = http
         self._minute = minute or Minute()
@@ -100,8 +105,11 @@ class Sender:
 
     async def _once(self, content: str) -> None:
         try:
-            answer = await self._http.post(self._robot.url, params={"key": self._robot.key},
-                                           json={"msgtype": "markdown", "markdown": {"content": content}})
+            answer = await self._http.post(
+                self._robot.url,
+                params={"key": self._robot.key},
+                json={"msgtype": "markdown", "markdown": {"content": content}},
+            )
             code = answer.json()["errcode"] if answer.status_code == 200 else None
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as failure:
             # Its text may hold the address, and with it the key.
@@ -142,7 +150,7 @@ def _written(alert: Mapping) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[:most - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def app(sender: Sender) -> Starlette:
@@ -154,8 +162,9 @@ def app(sender: Sender) -> Starlette:
         try:
             await sender.send(content)
         except Refused as refusal:
-            log.error("WeCom refuses a message (%s); is the robot's key right, and the robot still in its group?",
-                      refusal)
+            log.error(
+                "WeCom refuses a message (%s); is the robot's key right, and the robot still in its group?", refusal
+            )
             return JSONResponse({"error": str(refusal)}, 400)
         except Unavailable as failure:
             log.warning("a message could not be sent (%s); Alertmanager will send it again", failure)
@@ -164,6 +173,7 @@ def app(sender: Sender) -> Starlette:
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
     return Starlette(routes=[Route("/alerts", alerts, methods=["POST"]), Route("/health", health)])
 
 

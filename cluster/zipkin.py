@@ -26,8 +26,15 @@ READY_WITHIN_S = 90.0
 #: about 20,000 plain requests; the oldest are dropped first. What 512 MB of heap hold with room to spare.
 MEM_MAX_SPANS = 100_000
 #: tags that the search form offers with their values
-AUTOCOMPLETE = ("stage", "request.dialect", "request.mode", "error.type", "http.status_code", "voice.cache",
-                "model.name")
+AUTOCOMPLETE = (
+    "stage",
+    "request.dialect",
+    "request.mode",
+    "error.type",
+    "http.status_code",
+    "voice.cache",
+    "model.name",
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,14 @@ def settings(port: int, storage: Mapping[str, str] | None = None) -> dict[str, s
     }
 
 
-def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping[str, str] = os.environ,
-                  remember: Callable[[Zipkin], None] = lambda zipkin: None,
-                  storage: Callable[[], Mapping[str, str]] | None = None) -> tuple[Zipkin | None, list[str]]:
+def find_or_start(
+    port: int,
+    log: Path,
+    say: Callable[[str], None],
+    env: Mapping[str, str] = os.environ,
+    remember: Callable[[Zipkin], None] = lambda zipkin: None,
+    storage: Callable[[], Mapping[str, str]] | None = None,
+) -> tuple[Zipkin | None, list[str]]:
     """(a Zipkin that is ready, or None; what was missing).
 
     `remember` is called with a server as soon as it is started, before it is ready, so that it can be stopped
@@ -69,12 +81,15 @@ def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping
     """
     running = env.get("ZIPKIN_URL")
     if running and storage:
-        raise Problem(f"ZIPKIN_URL names a Zipkin that runs already ({running}), and that one has its storage. Leave "
-                      "--zipkin-storage out, or unset ZIPKIN_URL to have a Zipkin started here.")
+        raise Problem(
+            f"ZIPKIN_URL names a Zipkin that runs already ({running}), and that one has its storage. Leave "
+            "--zipkin-storage out, or unset ZIPKIN_URL to have a Zipkin started here."
+        )
     if running:
         return _already_running(running.rstrip("/").removesuffix("/zipkin")), []
-    require_free(port, "Zipkin", "--zipkin-port",
-                 f"If it is a Zipkin of your own, use it: ZIPKIN_URL=http://{LOOPBACK}:{port}.")
+    require_free(
+        port, "Zipkin", "--zipkin-port", f"If it is a Zipkin of your own, use it: ZIPKIN_URL=http://{LOOPBACK}:{port}."
+    )
     missing = []
     runtime, found = java.find(env)
     if runtime is None:
@@ -105,15 +120,21 @@ def find_or_start(port: int, log: Path, say: Callable[[str], None], env: Mapping
 
 def java_command(runtime: Path, jar: Path, port: int) -> list[str]:
     """`server.address` doesn't bind this server to loopback; the three armeria settings do."""
-    return [str(runtime), "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-jar", str(jar),
-            f"--armeria.ports[0].ip={LOOPBACK}", f"--armeria.ports[0].port={port}",
-            "--armeria.ports[0].protocols[0]=http"]
+    return [
+        str(runtime),
+        "-Xmx512m",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-jar",
+        str(jar),
+        f"--armeria.ports[0].ip={LOOPBACK}",
+        f"--armeria.ports[0].port={port}",
+        "--armeria.ports[0].protocols[0]=http",
+    ]
 
 
 def docker_command(container: str, port: int) -> list[str]:
     """In the foreground, so that it is a process like the other one; only loopback is published."""
-    command = ["docker", "run", "--rm", "--name", container, "--memory", "768m",
-               "--publish", f"{LOOPBACK}:{port}:9411"]
+    command = ["docker", "run", "--rm", "--name", container, "--memory", "768m", "--publish", f"{LOOPBACK}:{port}:9411"]
     for name, value in settings(port).items():
         command += ["--env", f"{name}={value}"]
     return [*command, IMAGE]
@@ -136,13 +157,21 @@ def stop(process: processes.Started, container: str | None) -> None:
 
 def _already_running(url: str) -> Zipkin:
     if not healthy(url):
-        raise Problem(f"ZIPKIN_URL is {url}, but {url}/health doesn't answer as a healthy Zipkin does. Start it, "
-                      "correct the address, or unset ZIPKIN_URL to have one started here.")
+        raise Problem(
+            f"ZIPKIN_URL is {url}, but {url}/health doesn't answer as a healthy Zipkin does. Start it, "
+            "correct the address, or unset ZIPKIN_URL to have one started here."
+        )
     return Zipkin(url)
 
 
-def _start(command: list[str], port: int, log: Path, container: str | None,
-           remember: Callable[[Zipkin], None], storage: Mapping[str, str] | None = None) -> Zipkin:
+def _start(
+    command: list[str],
+    port: int,
+    log: Path,
+    container: str | None,
+    remember: Callable[[Zipkin], None],
+    storage: Mapping[str, str] | None = None,
+) -> Zipkin:
     began = time.monotonic()
     process = processes.start("zipkin", command, log, env=settings(port, storage))
     zipkin = Zipkin(f"http://{LOOPBACK}:{port}", process, container)
@@ -153,8 +182,9 @@ def _start(command: list[str], port: int, log: Path, container: str | None,
             raise Problem(f"Zipkin ended while it started. The end of {log}:\n{processes.last_lines(log)}")
         if time.monotonic() - began > READY_WITHIN_S:
             stop(process, container)
-            raise Problem(f"Zipkin was not ready within {READY_WITHIN_S:.0f} s. The end of {log}:\n"
-                          f"{processes.last_lines(log)}")
+            raise Problem(
+                f"Zipkin was not ready within {READY_WITHIN_S:.0f} s. The end of {log}:\n{processes.last_lines(log)}"
+            )
         time.sleep(0.25)
     return zipkin
 

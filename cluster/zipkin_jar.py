@@ -25,8 +25,9 @@ def cache_path(env: Mapping[str, str] = os.environ) -> Path:
     return maven.cache_folder(env) / _artifact().file_name
 
 
-def obtain(say: Callable[[str], None], env: Mapping[str, str] = os.environ,
-           fetch: Callable[[Path], Path] | None = None) -> Path:
+def obtain(
+    say: Callable[[str], None], env: Mapping[str, str] = os.environ, fetch: Callable[[Path], Path] | None = None
+) -> Path:
     """A jar that can be run. Raises Problem saying what was tried.
 
     A jar named by ZIPKIN_JAR is taken as it is: it may be another version or the user's own build. Everything else
@@ -46,13 +47,18 @@ def library(jar: Path, name: str) -> bytes:
         with zipfile.ZipFile(jar) as server:
             for member in server.namelist():
                 file = member.rpartition("/")[2]
-                if member.startswith("BOOT-INF/lib/") and file.startswith(f"{name}-") and \
-                        file[len(name) + 1:len(name) + 2].isdigit():
+                if (
+                    member.startswith("BOOT-INF/lib/")
+                    and file.startswith(f"{name}-")
+                    and file[len(name) + 1 : len(name) + 2].isdigit()
+                ):
                     return server.read(member)
     except (OSError, zipfile.BadZipFile) as failure:
         raise Problem(f"{jar} can't be read as a jar ({type(failure).__name__}).") from failure
-    raise Problem(f"{jar} has no {name} in it: it is not the `exec` jar of {GROUP}:{ARTIFACT}. Unset ZIPKIN_JAR to "
-                  f"have the right one fetched (version {VERSION}).")
+    raise Problem(
+        f"{jar} has no {name} in it: it is not the `exec` jar of {GROUP}:{ARTIFACT}. Unset ZIPKIN_JAR to "
+        f"have the right one fetched (version {VERSION})."
+    )
 
 
 def mysql_schema(jar: Path) -> str:

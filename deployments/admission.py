@@ -26,8 +26,11 @@ class Admission:
     async def enter(self):
         """Hold a place in the graph. Raises Overloaded when the queue is full, waits too long, or when draining."""
         if self.draining:
-            raise Overloaded("The service is stopping and takes no new requests; try again in a moment.",
-                             code="draining", retry_after_s=5)
+            raise Overloaded(
+                "The service is stopping and takes no new requests; try again in a moment.",
+                code="draining",
+                retry_after_s=5,
+            )
         await self._acquire()
         self.in_flight += 1
         try:
@@ -52,6 +55,9 @@ class Admission:
             self.waiting -= 1
 
     def _full(self, code: str) -> Overloaded:
-        return Overloaded(f"The service is at its limit of {self._limits.max_in_flight} requests in flight; try again "
-                          "after the time in Retry-After.", code=code,
-                          retry_after_s=max(1, round(self._limits.max_wait_s / 2)))
+        return Overloaded(
+            f"The service is at its limit of {self._limits.max_in_flight} requests in flight; try again "
+            "after the time in Retry-After.",
+            code=code,
+            retry_after_s=max(1, round(self._limits.max_wait_s / 2)),
+        )

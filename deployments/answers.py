@@ -34,6 +34,7 @@ Sounds = AsyncIterator[np.ndarray]  #: int16, as they are made; admission includ
 #: What an event says: bytes of the file and how many seconds of audio they hold; a stage's progress.
 Event = tuple[bytes, float] | Progress
 
+
 class _Streamed(StreamingResponse):
     """Whose body is closed as soon as nobody reads it: what it waits for is the graph's work."""
 
@@ -60,8 +61,7 @@ async def stream(ask: Ask, sounds: Sounds, rate: int, run: Run) -> Response:
     parts = _encoded(sounds, Encoder(ask.response_format, rate), rate)
     first = await anext(parts)
     run.streaming = True
-    return _Streamed(_raw(first, parts, run), media_type=FORMATS[ask.response_format].media_type,
-                     headers=_NO_BUFFERING)
+    return _Streamed(_raw(first, parts, run), media_type=FORMATS[ask.response_format].media_type, headers=_NO_BUFFERING)
 
 
 async def _raw(first: tuple[bytes, float], parts: AsyncIterator[tuple[bytes, float]], run: Run) -> AsyncIterator[bytes]:
@@ -89,6 +89,7 @@ async def events(ask: Ask, sounds: Sounds, rate: int, run: Run, written: Written
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
+
     producer = asyncio.create_task(produce())
     try:
         first = await queue.get()
@@ -98,12 +99,14 @@ async def events(ask: Ask, sounds: Sounds, rate: int, run: Run, written: Written
         producer.cancel()
         raise
     run.streaming = True
-    return _Streamed(_events(first, queue, producer, run, written), media_type="text/event-stream",
-                     headers=_NO_BUFFERING)
+    return _Streamed(
+        _events(first, queue, producer, run, written), media_type="text/event-stream", headers=_NO_BUFFERING
+    )
 
 
-async def _events(event: Event | Exception | None, queue: asyncio.Queue, producer: asyncio.Task, run: Run,
-                  written: Written) -> AsyncIterator[bytes]:
+async def _events(
+    event: Event | Exception | None, queue: asyncio.Queue, producer: asyncio.Task, run: Run, written: Written
+) -> AsyncIterator[bytes]:
     told = Told(time.time_ns())
     try:
         while event is not None and not isinstance(event, Exception):
@@ -177,12 +180,18 @@ class Written:
 
     def done(self, told: Told, run: Run) -> bytes:
         total_ms = (time.time_ns() - run.started_ns) / 1e6
-        return event("done", {
-            "trace_id": run.trace_id, "trace_url": self._trace_url(run), "seconds": round(told.seconds, 4),
-            "first_audio_ms": round(((told.first_audio_ns or time.time_ns()) - run.started_ns) / 1e6, 1),
-            "total_ms": round(total_ms, 1),
-            "real_time_factor": round(total_ms / 1000 / told.seconds, 4) if told.seconds else None,
-            "stages": stages(run)})
+        return event(
+            "done",
+            {
+                "trace_id": run.trace_id,
+                "trace_url": self._trace_url(run),
+                "seconds": round(told.seconds, 4),
+                "first_audio_ms": round(((told.first_audio_ns or time.time_ns()) - run.started_ns) / 1e6, 1),
+                "total_ms": round(total_ms, 1),
+                "real_time_factor": round(total_ms / 1000 / told.seconds, 4) if told.seconds else None,
+                "stages": stages(run),
+            },
+        )
 
     def error(self, error: SpeechError, run: Run) -> bytes:
         return event("error", {**error.body(), "status": error.status, "trace_id": run.trace_id})
@@ -191,12 +200,21 @@ class Written:
 def stages(run: Run) -> list[dict]:
     """What each stage's span says of its time, in the order of their beginnings; empty where tracing is off."""
     spans = sorted((record for record in run.records if record.kind is not None), key=lambda record: record.start_ns)
-    return [{
-        "stage": span.name, "service": span.remote or span.service, "piece": span.tags.get(vocabulary.PIECE, 1),
-        "start_ms": round((span.start_ns - run.started_ns) / 1e6, 1), "duration_ms": round(span.seconds * 1000, 1),
-        "queue_ms": span.tags.get(vocabulary.QUEUE_WAIT_MS), "batch_wait_ms": span.tags.get(vocabulary.BATCH_WAIT_MS),
-        "batch_size": span.tags.get(vocabulary.BATCH_SIZE), "compute_ms": span.tags.get(vocabulary.COMPUTE_MS),
-        "error": span.tags.get(vocabulary.ERROR_TYPE)} for span in spans]
+    return [
+        {
+            "stage": span.name,
+            "service": span.remote or span.service,
+            "piece": span.tags.get(vocabulary.PIECE, 1),
+            "start_ms": round((span.start_ns - run.started_ns) / 1e6, 1),
+            "duration_ms": round(span.seconds * 1000, 1),
+            "queue_ms": span.tags.get(vocabulary.QUEUE_WAIT_MS),
+            "batch_wait_ms": span.tags.get(vocabulary.BATCH_WAIT_MS),
+            "batch_size": span.tags.get(vocabulary.BATCH_SIZE),
+            "compute_ms": span.tags.get(vocabulary.COMPUTE_MS),
+            "error": span.tags.get(vocabulary.ERROR_TYPE),
+        }
+        for span in spans
+    ]
 
 
 def event(name: str | None, data: dict) -> bytes:

@@ -5,15 +5,29 @@ from __future__ import annotations
 _TEXT = {"type": "string"}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 
-ERROR = {"type": "object", "required": ["error"], "additionalProperties": False, "properties": {"error": {
-    "type": "object", "required": ["message", "type", "param", "code"], "additionalProperties": False, "properties": {
-        "message": _TEXT | {"description": "cause and remedy"},
-        "type": _TEXT,
-        "param": _TEXT_OR_NULL | {"description": "the field that caused it"},
-        "code": _TEXT_OR_NULL | {"description": "finer than type"}}}}}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": _TEXT | {"description": "cause and remedy"},
+                "type": _TEXT,
+                "param": _TEXT_OR_NULL | {"description": "the field that caused it"},
+                "code": _TEXT_OR_NULL | {"description": "finer than type"},
+            },
+        }
+    },
+}
 
-TRACE = {"X-Trace-Id": {"required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
-         "X-Trace-Url": {"description": "where the trace is, if it is kept for certain", "schema": _TEXT}}
+TRACE = {
+    "X-Trace-Id": {"required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+    "X-Trace-Url": {"description": "where the trace is, if it is kept for certain", "schema": _TEXT},
+}
 RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 _REASONS = {
@@ -27,13 +41,21 @@ _REASONS = {
     503: "Overloaded, stopping, or a stage is down; see Retry-After",
     504: "The deadline passed (deadline_exceeded)",
 }
-_ELSE = {"default": {"description": "Any other error; `internal` is a defect of the service", "headers": TRACE,
-                     "content": {"application/json": {"schema": ERROR}}}}
+_ELSE = {
+    "default": {
+        "description": "Any other error; `internal` is a defect of the service",
+        "headers": TRACE,
+        "content": {"application/json": {"schema": ERROR}},
+    }
+}
 
 
 def json(description: str, schema: dict, headers: dict | None = None) -> dict:
-    return {"description": description, "headers": TRACE | (headers or {}),
-            "content": {"application/json": {"schema": schema}}}
+    return {
+        "description": description,
+        "headers": TRACE | (headers or {}),
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 def errors(*statuses: int, **reasons: str) -> dict:

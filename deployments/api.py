@@ -45,8 +45,13 @@ class CosyVoice3Api:
 
     service = "cosyvoice3-api"
 
-    def __init__(self, config: ApiConfig, pipeline: Pipeline, limiter: DeploymentHandle | None = None,
-                 fallback: Pipeline | None = None) -> None:
+    def __init__(
+        self,
+        config: ApiConfig,
+        pipeline: Pipeline,
+        limiter: DeploymentHandle | None = None,
+        fallback: Pipeline | None = None,
+    ) -> None:
         self.config = config
         self.registry = DIALECTS.extended(config.dialects)
         self.admission = Admission(config.limits)
@@ -55,8 +60,10 @@ class CosyVoice3Api:
         self.voices_store = Voices.open(config.voices)
         primary = self._line(PRIMARY, config.engine, config.engine_options, pipeline, config.voice_cache_mb)
         # What the fallback engine finds in clips is not kept: it is in use for minutes.
-        self.lines = Lines(primary, fallback and self._line(
-            FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0))
+        self.lines = Lines(
+            primary,
+            fallback and self._line(FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0),
+        )
         self.engine = primary.engine
         self.started_s = int(time.time())
         self.keeper = Keeper(config.tracing, self.registry)
@@ -69,8 +76,14 @@ class CosyVoice3Api:
         made = contract.create(engine, options)  # capabilities only: loads no weights
         can, unpack = made.capabilities, self.shelf.unpack
         voices = VoiceCache(can, unpack, cache_mb)
-        return Line(name, made, pipeline, voices, StoredVoices(self.voices_store, pipeline, voices, can, unpack),
-                    Speaking(pipeline, can, unpack, self.config.limits.pieces_at_once))
+        return Line(
+            name,
+            made,
+            pipeline,
+            voices,
+            StoredVoices(self.voices_store, pipeline, voices, can, unpack),
+            Speaking(pipeline, can, unpack, self.config.limits.pieces_at_once),
+        )
 
     def __serve_build_asgi_app__(self):
         """Serve's hook: the ASGI app, built in the replica on its event loop."""
@@ -79,9 +92,17 @@ class CosyVoice3Api:
                 stage.connect(self.shelf)
         self.entrance.counting.start()
         self.metrics.watch(self._counted)
-        self.gateway = Gateway(app.build(self), self.tracer, self.keeper, self.callers,
-                               routes=Routes(vocabulary.ROUTES), deadline_s=self.config.limits.deadline_s,
-                               trace_url=self.config.tracing.trace_url, entrance=self.entrance, metrics=self.metrics)
+        self.gateway = Gateway(
+            app.build(self),
+            self.tracer,
+            self.keeper,
+            self.callers,
+            routes=Routes(vocabulary.ROUTES),
+            deadline_s=self.config.limits.deadline_s,
+            trace_url=self.config.tracing.trace_url,
+            entrance=self.entrance,
+            metrics=self.metrics,
+        )
         return self.gateway
 
     def reconfigure(self, user_config: dict) -> None:
@@ -90,7 +111,8 @@ class CosyVoice3Api:
         self.keeper.reconfigure(live)
         self.metrics.on = live.metrics
         self.lines.primary.voices.configure(
-            self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb)
+            self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb
+        )
 
     async def steer(self, line: str, for_s: float) -> str:
         """Called by the watchdog, through a handle: see `Lines.steer`."""
@@ -130,8 +152,9 @@ class CosyVoice3Api:
             finally:  # a refused clip too was put there
                 asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
 
-    async def asked(self, fields: Mapping[str, str], clip: bytes | None, run: Run,
-                    otherwise: str | None = None) -> tuple[Ask, Source]:
+    async def asked(
+        self, fields: Mapping[str, str], clip: bytes | None, run: Run, otherwise: str | None = None
+    ) -> tuple[Ask, Source]:
         """What a request's fields ask for, and where its voice is: in the clip that came along, or in the store.
 
         Where no dialect is named, the stored voice's stands in, then the key's, then `otherwise`, the config's.
@@ -143,17 +166,25 @@ class CosyVoice3Api:
         stands_in = ((record and record.dialect, "voice"), (run.caller.dialect, "key"), (otherwise, "config"))
         fallback = next((Fallback(dialect, source) for dialect, source in stands_in if dialect), None)
         ask = requests.parse(fields, self.registry, fallback)
-        run.root.tags(**{
-            vocabulary.REQUEST_DIALECT: ask.dialect.tag, vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
-            vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source, vocabulary.REQUEST_MODE: ask.utterance.mode,
-            vocabulary.TEXT_LENGTH: len(ask.utterance.text)})
+        run.root.tags(
+            **{
+                vocabulary.REQUEST_DIALECT: ask.dialect.tag,
+                vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
+                vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source,
+                vocabulary.REQUEST_MODE: ask.utterance.mode,
+                vocabulary.TEXT_LENGTH: len(ask.utterance.text),
+            }
+        )
         run.dialect, run.mode = ask.dialect.tag, ask.utterance.mode
         line.engine.capabilities.check_dialect(ask.utterance.dialect)
         if record is None:
             return ask, Source(line, lambda run: line.pipeline.voice(clip, ask.utterance.prompt_text, run, line.voices))
         if ask.utterance.prompt_text is not None:
-            raise InvalidInput("A stored voice has its own transcript, given when it was stored; leave 'prompt_text' "
-                               "out.", param="prompt_text", code="transcript_of_stored_voice")
+            raise InvalidInput(
+                "A stored voice has its own transcript, given when it was stored; leave 'prompt_text' out.",
+                param="prompt_text",
+                code="transcript_of_stored_voice",
+            )
         ask = replace(ask, utterance=replace(ask.utterance, prompt_text=record.transcript))
         return ask, Source(line, lambda run: line.stored.use(record, run))
 
@@ -162,12 +193,18 @@ class CosyVoice3Api:
 
     async def _record(self, voice: str | None, clip: bytes | None) -> VoiceRecord | None:
         if clip is not None and voice:
-            raise InvalidInput("Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
-                               param="voice", code="two_voices")
+            raise InvalidInput(
+                "Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
+                param="voice",
+                code="two_voices",
+            )
         if clip is None and not voice:
-            raise InvalidInput("The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
-                               "file (curl: -F prompt_audio=@voice.wav). Or name a stored voice in 'voice'.",
-                               param="prompt_audio", code="clip_missing")
+            raise InvalidInput(
+                "The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
+                "file (curl: -F prompt_audio=@voice.wav). Or name a stored voice in 'voice'.",
+                param="prompt_audio",
+                code="clip_missing",
+            )
         return await self.lines.primary.stored.find(voice) if voice else None
 
     async def get_ready(self, record: VoiceRecord, run: Run) -> None:
@@ -181,19 +218,29 @@ class CosyVoice3Api:
 
     async def dialects(self, run: Run) -> JSONResponse:
         can = self._line_of(run).engine.capabilities
-        return JSONResponse({
-            "engine": {"name": can.name, "version": can.version, "notice": can.notice,
-                       "modes": sorted(can.modes), "sample_rate": can.sample_rate},
-            "languages": sorted({dialect.language for dialect in self.registry if dialect.code in can.dialects}),
-            "dialects": self.registry.public(can.dialects)})
+        return JSONResponse(
+            {
+                "engine": {
+                    "name": can.name,
+                    "version": can.version,
+                    "notice": can.notice,
+                    "modes": sorted(can.modes),
+                    "sample_rate": can.sample_rate,
+                },
+                "languages": sorted({dialect.language for dialect in self.registry if dialect.code in can.dialects}),
+                "dialects": self.registry.public(can.dialects),
+            }
+        )
 
     async def ready(self) -> JSONResponse:
         line = self.lines.current
         stages = await self.readiness.stages(line)
         ok = all(stages.values()) and not self.admission.draining
-        return JSONResponse({"ready": ok, "draining": self.admission.draining, "line": line.name,
-                             "stages": stages},
-                            200 if ok else 503, headers=None if ok else {"Retry-After": "1"})
+        return JSONResponse(
+            {"ready": ok, "draining": self.admission.draining, "line": line.name, "stages": stages},
+            200 if ok else 503,
+            headers=None if ok else {"Retry-After": "1"},
+        )
 
     async def drain(self) -> int:
         """Refuse new requests from now on; returns how many are still in the graph. Called through a handle."""
@@ -209,8 +256,13 @@ class CosyVoice3Api:
         voices = {f"voice_cache_{name}": n for name, n in primary.voices.counters().items()}
         if self.voices_store is not None:
             voices |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}
-        return (self.keeper.counters() | voices | primary.stored.counters() | self.entrance.counters()
-                | {"pid": os.getpid()})
+        return (
+            self.keeper.counters()
+            | voices
+            | primary.stored.counters()
+            | self.entrance.counters()
+            | {"pid": os.getpid()}
+        )
 
     def __del__(self) -> None:
         if keeper := getattr(self, "keeper", None):  # absent where the constructor failed

@@ -20,14 +20,21 @@ def build(api) -> FastAPI:
     """`api`: the ingress replica (`deployments.api.CosyVoice3Api`)."""
     # FastAPI's own OpenTelemetry would wake up as soon as anybody sets a global provider. A redirect to where a slash
     # less is would quote the request's path and Host.
-    app = FastAPI(title="Cosygraph", description="Voice cloning as a Ray Serve graph; one request, one trace.",
-                  telemetry={"tracing": False}, redirect_slashes=False)
+    app = FastAPI(
+        title="Cosygraph",
+        description="Voice cloning as a Ray Serve graph; one request, one trace.",
+        telemetry={"tracing": False},
+        redirect_slashes=False,
+    )
 
     for routes in (generate, openai, voices, cosyvoice):
         routes.add(app, api)
 
-    @app.get("/api/dialects", summary="Dialects and languages, and which of them the running engine can speak",
-             **api_docs.DIALECTS)
+    @app.get(
+        "/api/dialects",
+        summary="Dialects and languages, and which of them the running engine can speak",
+        **api_docs.DIALECTS,
+    )
     async def dialects(request: Request):
         return await api.dialects(request.state.run)
 
@@ -51,19 +58,30 @@ def build(api) -> FastAPI:
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception):
         # Without it Starlette answers in a shape of its own before the gateway, which logs it, knows of the error.
-        return _answer(request, InternalError("The service failed in a way it should not have; its log says where, "
-                                              "under this trace's id."))
+        return _answer(
+            request,
+            InternalError("The service failed in a way it should not have; its log says where, under this trace's id."),
+        )
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(request: Request, error: ClientDisconnect):
         raise asyncio.CancelledError from error
+
     return app
 
 
 def _methods(request: Request) -> str:
     """What a path takes; Starlette names the methods of the first of its routes alone."""
-    return ", ".join(sorted({method for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL
-                             for method in route.methods}))
+    return ", ".join(
+        sorted(
+            {
+                method
+                for route in request.app.routes
+                if route.matches(request.scope)[0] is Match.PARTIAL
+                for method in route.methods
+            }
+        )
+    )
 
 
 def _translated(error: HTTPException) -> SpeechError:

@@ -73,8 +73,15 @@ class Shelf:
         several_nodes: whether a taker may be on another node.
     """
 
-    def __init__(self, node: str, several_nodes: Callable[[], bool], *, hold_s: float = HOLD_S,
-                 limit_bytes: int = LIMIT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        node: str,
+        several_nodes: Callable[[], bool],
+        *,
+        hold_s: float = HOLD_S,
+        limit_bytes: int = LIMIT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._node = node
         self._several_nodes = several_nodes
         self._hold_s = hold_s
@@ -107,7 +114,7 @@ class Shelf:
         try:
             view = memoryview(array).cast("B")
             while view:
-                view = view[os.write(fd, view):]
+                view = view[os.write(fd, view) :]
             inode = os.fstat(fd).st_ino
         except BaseException:
             os.close(fd)
@@ -127,7 +134,8 @@ class Shelf:
             return self._mapped(ticket)
         ref = ray.ObjectRef(ticket.ref, ticket.owner, "")
         ray._private.worker.global_worker.core_worker.deserialize_and_register_object_ref(
-            ticket.ref, ray.ObjectRef.nil(), ticket.owner, ticket.status)
+            ticket.ref, ray.ObjectRef.nil(), ticket.owner, ticket.status
+        )
         try:
             return await ref
         except (ray.exceptions.ObjectLostError, ray.exceptions.ReferenceCountingAssertionError) as error:

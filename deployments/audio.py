@@ -45,10 +45,13 @@ class AudioService(Stage):
     async def prepare(self, carrier: Carrier, parts: Parts, transcript: str | None) -> Reply:
         """`parts`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays;
         facts: the transcript, and what the clip is like, as the span's tags say it."""
+
         async def work(span: Span) -> dict:
             upload = (await self.shelf.unpack(parts))[UPLOAD].tobytes()
             return await asyncio.get_running_loop().run_in_executor(
-                self._decoders, self._prepare, span, upload, transcript)
+                self._decoders, self._prepare, span, upload, transcript
+            )
+
         return await self.answer(carrier, work)
 
     def _prepare(self, span: Span, upload: bytes, transcript: str | None) -> dict:
@@ -57,8 +60,11 @@ class AudioService(Stage):
         about = {}
         try:
             if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
-                about = {vocabulary.AUDIO_SAMPLE_RATE: header.rate, vocabulary.AUDIO_FORMAT: header.format,
-                         vocabulary.AUDIO_DURATION: round(header.seconds, 3)}
+                about = {
+                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
+                    vocabulary.AUDIO_FORMAT: header.format,
+                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
+                }
             clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
             about[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
@@ -67,5 +73,7 @@ class AudioService(Stage):
             span.tags(about)
             span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
         views = {f"view_{rate}": view for rate, view in reference.views.items()}
-        return {"parts": self.shelf.pack(views | dict(reference.arrays)),
-                "facts": {"transcript": transcript, CLIP: about}}
+        return {
+            "parts": self.shelf.pack(views | dict(reference.arrays)),
+            "facts": {"transcript": transcript, CLIP: about},
+        }

@@ -89,10 +89,16 @@ class Batcher(Generic[T, R]):
         executor: of the compute thread.
     """
 
-    def __init__(self, compute: Callable[[Sequence[T]], Sequence[R | Exception]], *, max_batch_size: int = 8,
-                 batch_wait_ms: float = 200.0, clock: Callable[[], int] = time.time_ns,
-                 wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
-                 prepare_thread: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Sequence[T]], Sequence[R | Exception]],
+        *,
+        max_batch_size: int = 8,
+        batch_wait_ms: float = 200.0,
+        clock: Callable[[], int] = time.time_ns,
+        wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
+        prepare_thread: Callable[[], None] | None = None,
+    ) -> None:
         self._compute = compute
         self._clock = clock
         self._wait = wait
@@ -199,7 +205,8 @@ class Batcher(Generic[T, R]):
         started = self._running_since_ns = self._clock()
         try:
             started, results, ended = await asyncio.get_running_loop().run_in_executor(
-                self.executor, self._timed, items)
+                self.executor, self._timed, items
+            )
             if len(results) != len(items):
                 raise RuntimeError(f"compute returned {len(results)} results for {len(items)} members")
         except Exception as error:

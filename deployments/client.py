@@ -82,8 +82,9 @@ class StageClient:
         self.remote = getattr(self.handle, self.method).remote
         self.shelf = shelf
 
-    async def _call(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
-                    *inputs: Result) -> Result:
+    async def _call(
+        self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]], *inputs: Result
+    ) -> Result:
         """`send(carrier, inputs)` makes the remote call. Raises the stage's SpeechError, or one for a lost stage."""
         tries = Tries(self.stage, self.service, run)
         while True:
@@ -95,8 +96,9 @@ class StageClient:
             if tries.remake:
                 inputs = tuple([await result.remake() for result in inputs])
 
-    async def _watched(self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]],
-                       *inputs: Result) -> Result:
+    async def _watched(
+        self, run: Run, send: Callable[[Carrier, tuple[Result, ...]], Awaitable[Reply]], *inputs: Result
+    ) -> Result:
         with run.watching(self.stage, self.service):
             return await self._call(run, send, *inputs)
 
@@ -106,10 +108,12 @@ class AudioClient(StageClient):
 
     async def prepare(self, upload: bytes, transcript: str | None, run: Run) -> Result:
         """Of the whole request, these two alone make the voice: it is kept by them (`deployments/voice_cache.py`)."""
+
         def send(carrier, inputs):
             # Put anew for every try: the shelf doesn't keep it as long as a request may last.
             parts = self.shelf.pack({UPLOAD: np.frombuffer(upload, np.uint8)})
             return self.remote(carrier, parts, transcript)
+
         return await self._watched(run, send)
 
 
@@ -119,6 +123,7 @@ class EmbeddingClient(StageClient):
     async def extract(self, clip: Result, run: Run) -> Result:
         def send(carrier, inputs):
             return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
+
         return await self._watched(run, send, clip)
 
 
@@ -133,10 +138,12 @@ class TtsClient(StageClient):
     async def generate(self, utterance: Utterance, voice: Made, run: Run) -> Result:
         def send(carrier, inputs):
             return self.remote(carrier, utterance, self._parts(voice, inputs))
+
         return await self._watched(run, send, *_inputs(voice))
 
-    async def stream(self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None = None) -> AsyncIterator[
-            Result]:
+    async def stream(
+        self, utterance: Utterance, voice: Made, run: Run, beyond: tuple | None = None
+    ) -> AsyncIterator[Result]:
         """The mel's chunks as they are made, but for those that reach no further than `beyond` (`MelChunk.reaches`).
 
         A stage that dies on the way is replaced by another one, which says the same again (same seed, same tokens),
@@ -194,6 +201,7 @@ class VocoderClient(StageClient):
     async def vocode(self, mel: Result, run: Run) -> Result:
         def send(carrier, inputs):
             return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
+
         return await self._watched(run, send, mel)
 
     async def follow(self, chunks: AsyncIterator[Result], run: Run) -> AsyncIterator[Result]:
@@ -206,6 +214,7 @@ class VocoderClient(StageClient):
 
         def send(carrier, inputs):
             return self.remote_chunk(carrier, inputs[0].reply.facts, inputs[0].reply.parts, so_far)
+
         async with aclosing(chunks):  # or whoever made them would go on, for as long as a failure's traceback is kept
             with ExitStack() as watch:
                 try:

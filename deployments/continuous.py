@@ -71,8 +71,9 @@ class Continuous:
         clock: ns since the epoch, the same as the model's.
     """
 
-    def __init__(self, model: ContinuousAcousticModel, executor: Executor,
-                 clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, model: ContinuousAcousticModel, executor: Executor, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         self._model = model
         self._executor = executor
         self._clock = clock
@@ -94,8 +95,13 @@ class Continuous:
             if max_batch_size < 1:
                 raise ValueError(f"max_batch_size must be at least 1, not {max_batch_size}")
             if max_batch_size > self._model.rows:
-                log.warning("max_batch_size is %d and the model has memory for %d rows: %d are used; the engine's "
-                            "options say how many it has", max_batch_size, self._model.rows, self._model.rows)
+                log.warning(
+                    "max_batch_size is %d and the model has memory for %d rows: %d are used; the engine's "
+                    "options say how many it has",
+                    max_batch_size,
+                    self._model.rows,
+                    self._model.rows,
+                )
         if batch_wait_ms is not None and batch_wait_ms < 0:
             raise ValueError(f"batch_wait_ms must not be negative, not {batch_wait_ms}")
         given = {"rows": max_batch_size and min(max_batch_size, self._model.rows), "wait_ms": batch_wait_ms}
@@ -107,8 +113,9 @@ class Continuous:
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
 
-    async def settle(self, item: tuple[Utterance, Voice],
-                     deadline_ns: float = float("inf")) -> Batched[Mel | Exception]:
+    async def settle(
+        self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")
+    ) -> Batched[Mel | Exception]:
         """Wait for the item's result. One that failed has its exception as `value`. Rows are given out in the order of
         arrival: a deadline changes nothing, as who comes later does not wait for who came before to be through.
 
@@ -201,8 +208,11 @@ class Continuous:
         if member.left:
             return False
         try:
-            found = self._model.submit(*member.item) if member.chunks is None else self._model.submit(
-                *member.item, stream=True)
+            found = (
+                self._model.submit(*member.item)
+                if member.chunks is None
+                else self._model.submit(*member.item, stream=True)
+            )
         except Exception as error:
             found = error
         if isinstance(found, Exception):
@@ -280,8 +290,16 @@ class Continuous:
     def _answer(self, member: _Member, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
         now = self._clock()
         joined = ticket.joined_ns if ticket is not None else None
-        member.answer(Batched(value, ticket and ticket.batch_id, ticket and ticket.batch_size, member.arrived_ns,
-                              now if joined is None else joined, now))
+        member.answer(
+            Batched(
+                value,
+                ticket and ticket.batch_id,
+                ticket and ticket.batch_size,
+                member.arrived_ns,
+                now if joined is None else joined,
+                now,
+            )
+        )
 
 
 def _stopping() -> StageUnavailable:

@@ -21,8 +21,10 @@ def pick_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device={wanted} was configured, but torch sees no GPU in this replica: give the "
-                           "deployment num_gpus in the Serve config, or set device=auto")
+        raise RuntimeError(
+            f"device={wanted} was configured, but torch sees no GPU in this replica: give the "
+            "deployment num_gpus in the Serve config, or set device=auto"
+        )
     return wanted
 
 

@@ -43,8 +43,15 @@ log = logging.getLogger("ray.serve")
 
 SETTINGS_VARIABLE = "COSYGRAPH_TRACING"
 #: Serve reads them with - and _ alike.
-STEERING = frozenset({"x-request-id", "x-request-timeout-seconds", "x-request-disconnect-disabled",
-                      "serve-multiplexed-model-id", "x-session-id"})
+STEERING = frozenset(
+    {
+        "x-request-id",
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "serve-multiplexed-model-id",
+        "x-session-id",
+    }
+)
 _ROUTES = Routes(vocabulary.ROUTES)
 _OWN_PAGES = ("/-/healthz", "/-/routes")
 #: What Serve's proxy answers by itself, always as plain text: no such application, timed out, died, none there.
@@ -85,15 +92,23 @@ class Door:
             await self._speak_for_the_ingress(scope, answer.status, started, send)
         elif answer.cut and not answer.left:  # too late for another answer, but not for its trace
             self.cut_here += 1
-            log.warning("an answer broke off, trace %s (%d such answers so far)",
-                        self._trace(scope, _error(None), started), self.cut_here)
+            log.warning(
+                "an answer broke off, trace %s (%d such answers so far)",
+                self._trace(scope, _error(None), started),
+                self.cut_here,
+            )
 
     async def _speak_for_the_ingress(self, scope: Scope, status: int | None, started_ns: int, send: Send) -> None:
         error = _error(status)
         trace_id = self._trace(scope, error, started_ns)
         self.answered_here += 1
-        log.warning("the proxy answered %s %d by itself, trace %s (%d such answers so far)", error.type, error.status,
-                    trace_id, self.answered_here)
+        log.warning(
+            "the proxy answered %s %d by itself, trace %s (%d such answers so far)",
+            error.type,
+            error.status,
+            trace_id,
+            self.answered_here,
+        )
         await send_error(error, send, ((b"x-trace-id", trace_id.encode()),))
 
     def _trace(self, scope: Scope, error: SpeechError, started_ns: int) -> str:

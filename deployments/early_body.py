@@ -56,6 +56,7 @@ async def put(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         if not again:
             return await receive()
         return await _within(AGAIN_AFTER_S, receive) or again.pop()
+
     return {**scope, _KEY: early}, _after(read, late)
 
 
@@ -71,6 +72,7 @@ async def _within(seconds: float, receive: Receive) -> Message | None:
 def _after(messages: list[Message], receive: Receive) -> Receive:
     async def whole() -> Message:
         return messages.pop(0) if messages else await receive()
+
     return whole
 
 
@@ -90,4 +92,5 @@ def take(scope: Scope, receive: Receive) -> Receive:
             message = await receive()
         again = False
         return message
+
     return whole

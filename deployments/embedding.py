@@ -25,6 +25,7 @@ class EmbeddingService(Stage):
 
     async def extract(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
         """`parts`: audio-service's. Reply parts: the engine's voice arrays; facts: the engine's name and version."""
+
         async def work(span: Span) -> dict:
             found = await self.shelf.unpack(parts)
             views = {int(name.removeprefix(VIEW)): array for name, array in found.items() if name.startswith(VIEW)}
@@ -33,4 +34,5 @@ class EmbeddingService(Stage):
             done = await self.batched(span, clip, carrier.deadline_ns)
             can = self.engine.capabilities
             return {"parts": self.shelf.pack(done.value.arrays), "facts": {ENGINE: (can.name, can.version)}}
+
         return await self.answer(carrier, work)

@@ -57,8 +57,11 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
     kind_sent = request.headers.get("content-type", "").lower().partition(";")[0].strip()
     plain = kind_sent == "application/x-www-form-urlencoded" and not kind.required
     if kind_sent != "multipart/form-data" and not plain:
-        raise InvalidInput(f"The body must be multipart/form-data with the fields {kind.file} (a file), {kind.text}; "
-                           "with curl, use -F.", code="not_multipart")
+        raise InvalidInput(
+            f"The body must be multipart/form-data with the fields {kind.file} (a file), {kind.text}; "
+            "with curl, use -F.",
+            code="not_multipart",
+        )
     if _announced(request) > MAX_BODY_BYTES:
         check_size(MAX_BYTES + 1)
     try:
@@ -66,13 +69,17 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
         form = await body.form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
     except _TooLarge as error:
         if plain:
-            raise InvalidInput("The form is far too long; send at most 5,000 characters of text.",
-                               code="form_too_long") from error
+            raise InvalidInput(
+                "The form is far too long; send at most 5,000 characters of text.", code="form_too_long"
+            ) from error
         check_size(MAX_BYTES + 1)
         raise
     except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
-        raise InvalidInput("The body is not a valid multipart form, or a text field in it is far too long; let your "
-                           "HTTP client build the form and its boundary.", code="malformed_form") from error
+        raise InvalidInput(
+            "The body is not a valid multipart form, or a text field in it is far too long; let your "
+            "HTTP client build the form and its boundary.",
+            code="malformed_form",
+        ) from error
     try:
         return await _unpack(form, kind)
     finally:
@@ -97,6 +104,7 @@ def _limited(request: Request, most: int) -> Request:
         if received > most:
             raise _TooLarge
         return message
+
     return Request(request.scope, receive)
 
 
@@ -108,16 +116,23 @@ async def _unpack(form, kind: Kind) -> Form:
             raise InvalidInput("A form field is there twice; send each field once.", code="field_twice")
         if isinstance(value, UploadFile):
             if name not in kind.files:
-                raise InvalidInput(f"Only {kind.file} is a file; send the other fields as plain text "
-                                   "(curl: -F 'text=…').", code="field_is_file")
+                raise InvalidInput(
+                    f"Only {kind.file} is a file; send the other fields as plain text (curl: -F 'text=…').",
+                    code="field_is_file",
+                )
             check_size(value.size or 0)
             clip = await value.read()
         elif name in kind.files:
-            raise InvalidInput(f"The field '{name}' must be a file (curl: -F {name}=@voice.wav).",
-                               param=name, code="clip_not_a_file")
+            raise InvalidInput(
+                f"The field '{name}' must be a file (curl: -F {name}=@voice.wav).", param=name, code="clip_not_a_file"
+            )
         else:
             fields[name] = value
     if clip is None and kind.required:
-        raise InvalidInput(f"The field '{kind.file}' is missing: a recording of 3 to 15 s of the voice, sent as a "
-                           f"file (curl: -F {kind.file}=@voice.wav).", param=kind.file, code="clip_missing")
+        raise InvalidInput(
+            f"The field '{kind.file}' is missing: a recording of 3 to 15 s of the voice, sent as a "
+            f"file (curl: -F {kind.file}=@voice.wav).",
+            param=kind.file,
+            code="clip_missing",
+        )
     return Form(fields, clip)

@@ -45,9 +45,19 @@ def _path(scope: Scope) -> str:
 class Gateway:
     """Wraps `app`. `trace_url(id)` is where people find a kept trace, or None."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, keeper: Keeper, callers: Callers, *, routes: Routes,
-                 deadline_s: float, trace_url: Callable[[str], str | None],
-                 entrance: Entrance | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tracer: Tracer,
+        keeper: Keeper,
+        callers: Callers,
+        *,
+        routes: Routes,
+        deadline_s: float,
+        trace_url: Callable[[str], str | None],
+        entrance: Entrance | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._app = app
         self._tracer = tracer
         self._silent = SilentTracer()
@@ -79,8 +89,9 @@ class Gateway:
         except Exception as error:
             if not isinstance(error, SpeechError):
                 log.error("the ingress failed, trace %s: %s", run.trace_id, trail(error))
-                error = InternalError("The service failed in a way it should not have; its log says where, under "
-                                      "this trace's id.")
+                error = InternalError(
+                    "The service failed in a way it should not have; its log says where, under this trace's id."
+                )
             run.error = error
             if not answer.started:
                 await send_error(error, answer)
@@ -110,9 +121,11 @@ class Gateway:
 
     def _close_detached(self, answer: _Answer) -> None:
         """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""
+
         async def close() -> None:
             answer.run.error = answer.run.error or Cancelled("The client left before its answer.")
             answer.close(Cancelled.status)
+
         task = asyncio.get_running_loop().create_task(close(), context=contextvars.Context())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

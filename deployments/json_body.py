@@ -30,5 +30,7 @@ async def read(request: Request) -> dict:
 
 
 def _no_object() -> InvalidInput:
-    return InvalidInput("The body must be a JSON object in UTF-8, with Content-Type: application/json (or a "
-                        "multipart form).", code="not_json")
+    return InvalidInput(
+        "The body must be a JSON object in UTF-8, with Content-Type: application/json (or a multipart form).",
+        code="not_json",
+    )

@@ -34,19 +34,33 @@ class Keeper:
         self._sampler = Sampler(sampling)
         self.tracing = True  #: whether requests are to be recorded at all
         self._untraced = 0
-        self.exporter = Exporter(ExportSettings(
-            zipkin_url=settings.zipkin_url, protocol=settings.protocol, kafka=settings.kafka,
-            kafka_options=settings.kafka_options, file=settings.spans_file, spool_dir=settings.spool_dir,
-            spool_limit_bytes=int(settings.spool_limit_mb * 1e6), retry_most_s=settings.retry_most_s,
-            allow=Allow(error_messages=messages.IN_TRACES, values={
-                vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
-                vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry)})))
+        self.exporter = Exporter(
+            ExportSettings(
+                zipkin_url=settings.zipkin_url,
+                protocol=settings.protocol,
+                kafka=settings.kafka,
+                kafka_options=settings.kafka_options,
+                file=settings.spans_file,
+                spool_dir=settings.spool_dir,
+                spool_limit_bytes=int(settings.spool_limit_mb * 1e6),
+                retry_most_s=settings.retry_most_s,
+                allow=Allow(
+                    error_messages=messages.IN_TRACES,
+                    values={
+                        vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                        vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
+                    },
+                ),
+            )
+        )
 
     def reconfigure(self, live: LiveTracing) -> None:
         """Raises ValueError for a ratio beside `rules` of one's own, which it would not change."""
         if live.sampling_ratio is not None and self._sampling.rules is not None:
-            raise ValueError("sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
-                             "ratio of the rule `any` there")
+            raise ValueError(
+                "sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
+                "ratio of the rule `any` there"
+            )
         self.tracing = live.tracing
         ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio
         self._sampler.configure(self._sampling.model_copy(update={"ratio": ratio}))
@@ -92,11 +106,15 @@ def _secret(path: str | None) -> bytes | None:
     try:
         secret = Path(path).read_bytes().strip()
     except OSError as error:
-        raise ValueError(f"tracing.secret_file {path} can't be read ({error.strerror}); make it with `openssl rand "
-                         f"-hex 32 > {path}`, the same for every ingress replica") from error
+        raise ValueError(
+            f"tracing.secret_file {path} can't be read ({error.strerror}); make it with `openssl rand "
+            f"-hex 32 > {path}`, the same for every ingress replica"
+        ) from error
     if len(secret) < _MIN_SECRET_BYTES:
-        raise ValueError(f"tracing.secret_file {path} holds {len(secret)} bytes; at least {_MIN_SECRET_BYTES} are "
-                         "needed (`openssl rand -hex 32`)")
+        raise ValueError(
+            f"tracing.secret_file {path} holds {len(secret)} bytes; at least {_MIN_SECRET_BYTES} are "
+            "needed (`openssl rand -hex 32`)"
+        )
     return secret
 
 

@@ -47,8 +47,9 @@ class Source:
 class Lines:
     """One ingress replica's. `fallback` is None where none is configured."""
 
-    def __init__(self, primary: Line, fallback: Line | None = None,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, primary: Line, fallback: Line | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.primary = primary
         self.fallback = fallback
         self._clock = clock

@@ -12,7 +12,12 @@ STREAM_BROKEN = "the stream ended before its last chunk"
 LOST_INGRESS = "cosyvoice3-api was lost or can't be reached; it is being restarted, try again shortly."
 
 IN_TRACES = (
-    LOST_REPLICA, LOST_ARRAY, NO_ANSWER, CLIENT_LEFT, STREAM_BROKEN, LOST_INGRESS,
+    LOST_REPLICA,
+    LOST_ARRAY,
+    NO_ANSWER,
+    CLIENT_LEFT,
+    STREAM_BROKEN,
+    LOST_INGRESS,
     "Audio sample rate {}Hz, minimum required {}Hz",
     "The reference clip is {} s long; it must be {} to {} s.",
     "The reference clip is longer than {} s; cut it to its clearest part.",

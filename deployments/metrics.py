@@ -63,25 +63,33 @@ class Metrics:
         request = ("route", "dialect", "mode", "outcome")
         self._dialects = frozenset(dialect.tag for dialect in registry)
         self._request_s = kinds.Histogram(
-            "cosygraph_request_seconds", "From arrival to the end of the answer", REQUEST_S, request)
-        self._requests = kinds.Counter(
-            "cosygraph_requests", "Requests that have ended", (*request, "error_type"))
+            "cosygraph_request_seconds", "From arrival to the end of the answer", REQUEST_S, request
+        )
+        self._requests = kinds.Counter("cosygraph_requests", "Requests that have ended", (*request, "error_type"))
         self._stage_s = kinds.Histogram(
-            "cosygraph_stage_seconds", "A stage's work for one request or piece", STAGE_S, ("stage", "outcome"))
+            "cosygraph_stage_seconds", "A stage's work for one request or piece", STAGE_S, ("stage", "outcome")
+        )
         self._queue_s = kinds.Histogram(
-            "cosygraph_queue_wait_seconds", "On the way to a replica; of ADMISSION: to be let in", WAIT_S, ("stage",))
+            "cosygraph_queue_wait_seconds", "On the way to a replica; of ADMISSION: to be let in", WAIT_S, ("stage",)
+        )
         self._batch_wait_s = kinds.Histogram(
-            "cosygraph_batch_wait_seconds", "Waiting for the device", WAIT_S, ("stage",))
+            "cosygraph_batch_wait_seconds", "Waiting for the device", WAIT_S, ("stage",)
+        )
         self._batch_size = kinds.Histogram(
-            "cosygraph_batch_size", "Members of the batch that a request was computed in", BATCH, ("stage",))
+            "cosygraph_batch_size", "Members of the batch that a request was computed in", BATCH, ("stage",)
+        )
         self._real_time = kinds.Histogram(
-            "cosygraph_real_time_factor", "Seconds a good request took for a second of speech", REAL_TIME, ("answer",))
+            "cosygraph_real_time_factor", "Seconds a good request took for a second of speech", REAL_TIME, ("answer",)
+        )
         self._first_audio_s = kinds.Histogram(
-            "cosygraph_first_audio_seconds", "From arrival to a stream's first audio", FIRST_AUDIO_S, ("dialect",))
+            "cosygraph_first_audio_seconds", "From arrival to a stream's first audio", FIRST_AUDIO_S, ("dialect",)
+        )
         self._voices = kinds.Counter(
-            "cosygraph_voice_cache", "Requests by whether the ingress knew their voice", ("result",))
+            "cosygraph_voice_cache", "Requests by whether the ingress knew their voice", ("result",)
+        )
         self._fallback = kinds.Counter(
-            "cosygraph_fallback_requests", "Requests that went to the fallback engine", ("outcome",))
+            "cosygraph_fallback_requests", "Requests that went to the fallback engine", ("outcome",)
+        )
         self._spans = kinds.Counter("cosygraph_spans", "Spans by what became of them", ("fate",))
         self._untraced = kinds.Counter("cosygraph_untraced_requests", "Requests made while tracing was off", ())
         self._lost = kinds.Counter("cosygraph_traces_lost", "Kept traces that never reached Zipkin", ("cause",))
@@ -96,8 +104,7 @@ class Metrics:
         self._failures = 0
 
     def tell(self, run: Run, records: list[Record], status: int, kept: bool) -> None:
-        """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it.
-        """
+        """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it."""
         if not self.on:
             return
         try:
@@ -112,9 +119,12 @@ class Metrics:
     def _tell_request(self, run: Run, status: int) -> None:
         error_type, outcome = _judged(run.error, status)
         seconds = run.seconds
-        labels = {"route": run.route or NONE, "outcome": outcome,
-                  "dialect": run.dialect if run.dialect in self._dialects else NONE,
-                  "mode": run.mode if run.mode in MODES else NONE}
+        labels = {
+            "route": run.route or NONE,
+            "outcome": outcome,
+            "dialect": run.dialect if run.dialect in self._dialects else NONE,
+            "mode": run.mode if run.mode in MODES else NONE,
+        }
         self._request_s.observe(seconds, labels)
         self._requests.inc(1, {**labels, "error_type": error_type})
         if run.fallback:
@@ -152,10 +162,12 @@ class Metrics:
     def watch(self, counters: Callable[[], Mapping[str, int]]) -> None:
         """Look every few seconds, on the running event loop, at what is counted elsewhere: the exporter's counters
         (`Exporter.counters`, below `export_`), `in_flight` and `waiting`."""
+
         async def look() -> None:
             while True:
                 self.look(counters)
                 await asyncio.sleep(EVERY_S)
+
         # In a fresh context: Serve cancels what shares a cancelled request's.
         self._looking = asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
 
@@ -193,8 +205,18 @@ def _types(of: type[errors.SpeechError]) -> Iterable[str]:
 
 ERROR_TYPES = frozenset(_types(errors.SpeechError))
 _CACHE = ("hit", "stored", "miss")
-_REFUSED = frozenset({"input_validation", "unsupported_dialect", "not_authorized", "rate_limited", "not_found",
-                      "method_not_allowed", "voice_not_found", "conflict"})
+_REFUSED = frozenset(
+    {
+        "input_validation",
+        "unsupported_dialect",
+        "not_authorized",
+        "rate_limited",
+        "not_found",
+        "method_not_allowed",
+        "voice_not_found",
+        "conflict",
+    }
+)
 
 
 def _judged(error: errors.SpeechError | None, status: int) -> tuple[str, str]:

@@ -36,8 +36,15 @@ class Run:
     """Args: `root` the started SERVER span, `deadline_s` from its start, `incoming` what the headers said of tracing,
     `caller` who sent them."""
 
-    def __init__(self, tracer: Tracer | SilentTracer, root: Span | SilentSpan, deadline_s: float, started_ns: int,
-                 incoming: Incoming = Incoming(), caller: Caller = Caller()) -> None:
+    def __init__(
+        self,
+        tracer: Tracer | SilentTracer,
+        root: Span | SilentSpan,
+        deadline_s: float,
+        started_ns: int,
+        incoming: Incoming = Incoming(),
+        caller: Caller = Caller(),
+    ) -> None:
         self._tracer = tracer
         self.root = root
         self.started_ns = started_ns

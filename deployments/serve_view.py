@@ -19,8 +19,13 @@ log = logging.getLogger("ray.serve")
 NAMESPACE = "serve"
 ANSWERS_WITHIN_S = 5.0
 #: What Ray's record of an actor's end has in it -> what became of the replica. Whom Serve has killed was found ill.
-_ENDS = {"NODE_DIED": "node_died", "oom_context": "out_of_memory", "reason: RAY_KILL": "unhealthy",
-         "worker process has died": "died", "WORKER_DIED": "died"}
+_ENDS = {
+    "NODE_DIED": "node_died",
+    "oom_context": "out_of_memory",
+    "reason: RAY_KILL": "unhealthy",
+    "worker process has died": "died",
+    "WORKER_DIED": "died",
+}
 
 
 def services(app_name: str) -> dict[str, Service]:
@@ -34,9 +39,19 @@ def parsed(application: Mapping) -> dict[str, Service]:
     found = {}
     for name, one in (application.get("deployments") or {}).items():
         try:
-            found[name] = Service(_word(one["status"]), int(one["target_num_replicas"]), tuple(
-                Replica(replica["replica_id"], _word(replica["state"]), replica.get("actor_name") or "",
-                        replica.get("actor_id") or "") for replica in one.get("replicas") or ()))
+            found[name] = Service(
+                _word(one["status"]),
+                int(one["target_num_replicas"]),
+                tuple(
+                    Replica(
+                        replica["replica_id"],
+                        _word(replica["state"]),
+                        replica.get("actor_name") or "",
+                        replica.get("actor_id") or "",
+                    )
+                    for replica in one.get("replicas") or ()
+                ),
+            )
         except (KeyError, TypeError, ValueError) as error:
             log.warning("what Serve says of %s can't be read (%s)", name, type(error).__name__)
     return found

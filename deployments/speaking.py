@@ -62,8 +62,7 @@ class Speaking:
         at_once: how many pieces of one request are in the graph at a time.
     """
 
-    def __init__(self, pipeline: Pipeline, engine: Capabilities,
-                 unpack: Unpack, at_once: int = 4) -> None:
+    def __init__(self, pipeline: Pipeline, engine: Capabilities, unpack: Unpack, at_once: int = 4) -> None:
         self._pipeline = pipeline
         self._engine = engine
         self._unpack = unpack
@@ -110,8 +109,9 @@ class Speaking:
             return voice
         return KeptVoice.copied(await unpacked(voice, self._unpack))
 
-    async def _in_order(self, utterances: list[Utterance], voice: Made, run: Run, chunked: bool,
-                        at_first: int) -> AsyncIterator[_Sound]:
+    async def _in_order(
+        self, utterances: list[Utterance], voice: Made, run: Run, chunked: bool, at_first: int
+    ) -> AsyncIterator[_Sound]:
         """The pieces' sounds. `at_first` pieces are begun before anything is heard, then as many as may be at once,
         counted from the one that is listened to: a slow listener holds up what isn't begun."""
         queues: list[asyncio.Queue[_Sound | Exception]] = [asyncio.Queue() for _ in utterances]
@@ -120,8 +120,8 @@ class Speaking:
         def begin_up_to(count: int) -> None:
             for number in range(len(tasks), min(count, len(utterances))):
                 piece = run.piece(number + 1, len(utterances))
-                tasks.append(asyncio.create_task(
-                    self._say(utterances[number], voice, piece, chunked, queues[number])))
+                tasks.append(asyncio.create_task(self._say(utterances[number], voice, piece, chunked, queues[number])))
+
         try:
             begin_up_to(at_first)
             for number, queue in enumerate(queues):
@@ -165,11 +165,13 @@ class Speaking:
         try:
             parts = await self._unpack(audio.reply.parts)
         except InputLost:
-            run.lost(vocabulary.VOCODE_WAV, vocabulary.VOCODER, time.time_ns(), StageUnavailable.type,
-                     messages.LOST_ARRAY)
+            run.lost(
+                vocabulary.VOCODE_WAV, vocabulary.VOCODER, time.time_ns(), StageUnavailable.type, messages.LOST_ARRAY
+            )
             try:
                 parts = await self._unpack((await audio.remake()).reply.parts)
             except InputLost as error:
-                raise StageUnavailable("vocoder-service is not available; it is being restarted, try again shortly.",
-                                       retry_after_s=5) from error
+                raise StageUnavailable(
+                    "vocoder-service is not available; it is being restarted, try again shortly.", retry_after_s=5
+                ) from error
         return parts[PCM]

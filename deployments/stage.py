@@ -51,7 +51,8 @@ class Stage:
         self.tracer = Tracer(self.service, instance=self.replica_id)
         self.batcher: Batcher | Continuous = Batcher(self.compute, prepare_thread=self._prepare_thread, **self.batching)
         self._about = {
-            vocabulary.STAGE: self.name, vocabulary.DEVICE: self.device,
+            vocabulary.STAGE: self.name,
+            vocabulary.DEVICE: self.device,
             vocabulary.MODEL_NAME: self.engine.capabilities.name,
             vocabulary.MODEL_VERSION: self.engine.capabilities.version,
         }
@@ -80,8 +81,9 @@ class Stage:
         limit = self.config.wedged_after_s
         if limit is None:
             limit = WEDGED_AFTER_S["cpu" if self.device.startswith("cpu") else "gpu"]
-        return Vitals(self.service, executor, probe, self.running_s, wedged_after_s=limit,
-                      stuck_after_s=self.config.stuck_after_s)
+        return Vitals(
+            self.service, executor, probe, self.running_s, wedged_after_s=limit, stuck_after_s=self.config.stuck_after_s
+        )
 
     def running_s(self) -> float:
         """How long what computes now has been computing, in seconds; 0 when idle."""
@@ -108,8 +110,9 @@ class Stage:
         """For readiness: an answer proves a replica that can be reached."""
         return self.replica_id
 
-    async def answer(self, carrier: Carrier, work: Callable[[Span], Awaitable[dict]],
-                     span: Span | None = None) -> Reply:
+    async def answer(
+        self, carrier: Carrier, work: Callable[[Span], Awaitable[dict]], span: Span | None = None
+    ) -> Reply:
         """Run `work(span)` inside the stage's span and the carrier's deadline; whatever happens becomes a Reply.
 
         `work` returns the Reply's fields beside the spans. A cancelled call has no reply: the ingress, which
@@ -124,8 +127,9 @@ class Stage:
         self._tidy_later()
         return Reply(spans=self._closed(span), **fields)
 
-    async def answer_in_parts(self, carrier: Carrier,
-                              work: Callable[[Span], AsyncIterator[dict]]) -> AsyncIterator[Reply]:
+    async def answer_in_parts(
+        self, carrier: Carrier, work: Callable[[Span], AsyncIterator[dict]]
+    ) -> AsyncIterator[Reply]:
         """The same where `work(span)` gives the fields of one Reply after the other. They carry no spans; the last
         Reply carries nothing else, but for the error where there was one."""
         span = self.open(carrier)
@@ -164,7 +168,8 @@ class Stage:
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded(
                 f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
-                "or with a shorter text.")
+                "or with a shorter text."
+            )
         elif isinstance(error, InputLost):
             log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
             error = StageUnavailable(messages.LOST_ARRAY)
@@ -172,8 +177,9 @@ class Stage:
             return Reply(spans=span.records(), error=error, input_lost=True)
         elif not isinstance(error, SpeechError):
             log.error("%s failed, trace %s: %s", self.name, span.trace_id, trail(error))
-            error = InternalError(f"{self.service} failed in a way it should not have; its log says where, under this "
-                                  "trace's id.")
+            error = InternalError(
+                f"{self.service} failed in a way it should not have; its log says where, under this trace's id."
+            )
         record(error, span)
         return Reply(spans=span.records(), error=error)
 
@@ -190,9 +196,14 @@ class Stage:
         """Tag a member's span with what became of it."""
         if done.size is not None:
             span.annotate(vocabulary.BATCH_STARTED, at_ns=done.started_ns)
-        span.tags(**{
-            vocabulary.BATCH_ID: done.batch_id, vocabulary.BATCH_SIZE: done.size,
-            vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3), vocabulary.COMPUTE_MS: round(done.compute_ms, 3)})
+        span.tags(
+            **{
+                vocabulary.BATCH_ID: done.batch_id,
+                vocabulary.BATCH_SIZE: done.size,
+                vocabulary.BATCH_WAIT_MS: round(done.wait_ms, 3),
+                vocabulary.COMPUTE_MS: round(done.compute_ms, 3),
+            }
+        )
 
     def __del__(self) -> None:
         if batcher := getattr(self, "batcher", None):  # absent where the constructor failed

@@ -36,8 +36,9 @@ class StoredVoices:
         unpack: takes a reply's arrays from where they wait: `Shelf.unpack`.
     """
 
-    def __init__(self, store: Voices | None, pipeline: Pipeline, cache: VoiceCache, engine: Capabilities,
-                 unpack: Unpack) -> None:
+    def __init__(
+        self, store: Voices | None, pipeline: Pipeline, cache: VoiceCache, engine: Capabilities, unpack: Unpack
+    ) -> None:
         self.store = store
         self._pipeline = pipeline
         self._cache = cache
@@ -48,9 +49,12 @@ class StoredVoices:
     async def find(self, name_or_id: str) -> VoiceRecord:
         """Raises VoiceNotFound, also where nothing is stored here at all."""
         if self.store is None:
-            raise VoiceNotFound("No voices are stored here: this service runs without a place for them. Send the clip "
-                                "along instead, or ask whoever runs it to set `voices.url`.", param="voice",
-                                code="voices_off")
+            raise VoiceNotFound(
+                "No voices are stored here: this service runs without a place for them. Send the clip "
+                "along instead, or ask whoever runs it to set `voices.url`.",
+                param="voice",
+                code="voices_off",
+            )
         return await to_thread(self.store.find, name_or_id)
 
     async def use(self, record: VoiceRecord, run: Run) -> Made:
@@ -91,5 +95,8 @@ class StoredVoices:
 
 def _about(record: VoiceRecord) -> dict:
     """What the clip is like is said by the root: the stage that would say it mostly has no span."""
-    return {vocabulary.AUDIO_SAMPLE_RATE: record.clip.sample_rate, vocabulary.AUDIO_DURATION: record.clip.seconds,
-            vocabulary.AUDIO_FORMAT: record.clip.format}
+    return {
+        vocabulary.AUDIO_SAMPLE_RATE: record.clip.sample_rate,
+        vocabulary.AUDIO_DURATION: record.clip.seconds,
+        vocabulary.AUDIO_FORMAT: record.clip.format,
+    }

@@ -26,8 +26,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         cause = getattr(link, "cause", None)
-        link = link.__cause__ or (cause if isinstance(cause, BaseException) else None) or (
-            None if link.__suppress_context__ else link.__context__)
+        link = (
+            link.__cause__
+            or (cause if isinstance(cause, BaseException) else None)
+            or (None if link.__suppress_context__ else link.__context__)
+        )
 
 
 def _type(error: BaseException) -> str:
@@ -35,6 +38,7 @@ def _type(error: BaseException) -> str:
 
 
 def _places(error: BaseException) -> str:
-    frames = traceback.StackSummary.extract(traceback.walk_tb(error.__traceback__), limit=-_MOST_FRAMES,
-                                            lookup_lines=False)
+    frames = traceback.StackSummary.extract(
+        traceback.walk_tb(error.__traceback__), limit=-_MOST_FRAMES, lookup_lines=False
+    )
     return ", ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames) or "another process"

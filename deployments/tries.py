@@ -25,8 +25,13 @@ log = logging.getLogger("ray.serve")
 
 TRIES = 2
 
-_DIED = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.WorkerCrashedError,
-         ray.exceptions.NodeDiedError, DeploymentUnavailableError)
+_DIED = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    DeploymentUnavailableError,
+)
 
 
 class Tries:
@@ -49,13 +54,20 @@ class Tries:
             run.lost(self._stage, self._service, started, "cancelled", messages.STREAM_BROKEN)
             raise
         except asyncio.CancelledError:
-            run.lost(self._stage, self._service, started, "cancelled",
-                     messages.STREAM_BROKEN if run.abandoned else messages.CLIENT_LEFT)
+            run.lost(
+                self._stage,
+                self._service,
+                started,
+                "cancelled",
+                messages.STREAM_BROKEN if run.abandoned else messages.CLIENT_LEFT,
+            )
             raise
         except TimeoutError:
             run.lost(self._stage, self._service, started, DeadlineExceeded.type, messages.NO_ANSWER)
-            raise DeadlineExceeded(f"{self._service} did not answer within the request's deadline; try again when "
-                                   "the service is less busy.") from None
+            raise DeadlineExceeded(
+                f"{self._service} did not answer within the request's deadline; try again when "
+                "the service is less busy."
+            ) from None
         except Exception as error:
             cause = getattr(error, "cause", None) or error
             if not isinstance(cause, _DIED):
@@ -79,5 +91,6 @@ class Tries:
 
     def _give_up_after(self, times: int) -> None:
         if times == TRIES or self._run.remaining_s() <= 0:
-            raise StageUnavailable(f"{self._service} is not available; it is being restarted, try again "
-                                   "shortly.", retry_after_s=5)
+            raise StageUnavailable(
+                f"{self._service} is not available; it is being restarted, try again shortly.", retry_after_s=5
+            )

@@ -36,6 +36,7 @@ class TtsService(Stage):
 
     async def generate(self, carrier: Carrier, utterance: Utterance, parts: Parts) -> Reply:
         """`parts`: embedding-service's. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
+
         async def work(span: Span) -> dict:
             span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
             item = utterance, Voice(await self.shelf.unpack(parts))
@@ -44,11 +45,13 @@ class TtsService(Stage):
             for phase in mel.phases:
                 span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
             return {"parts": self.shelf.pack(mel.arrays), "facts": {SECONDS: mel.seconds}}
+
         return await self.answer(carrier, work)
 
     async def stream(self, carrier: Carrier, utterance: Utterance, parts: Parts) -> AsyncIterator[Reply]:
         """As `generate`, in chunks as they are made, and a last Reply with the spans. Reply parts: the engine's mel
         arrays, from their part's beginning; facts: a MelChunk's other fields. Only where the engine streams."""
+
         async def work(span: Span) -> AsyncIterator[dict]:
             span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
             count = 0
@@ -66,7 +69,10 @@ class TtsService(Stage):
                         span.tag(vocabulary.STREAM_CHUNKS, count)
                         for phase in chunk.phases:
                             span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
-                    yield {"parts": self.shelf.pack(chunk.arrays), "facts": {
-                        SECONDS: chunk.seconds, PART: chunk.part, FINAL: chunk.final, LAST: chunk.last}}
+                    yield {
+                        "parts": self.shelf.pack(chunk.arrays),
+                        "facts": {SECONDS: chunk.seconds, PART: chunk.part, FINAL: chunk.final, LAST: chunk.last},
+                    }
+
         async for reply in self.answer_in_parts(carrier, work):
             yield reply

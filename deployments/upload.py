@@ -23,8 +23,11 @@ def limited(scope: Scope, receive: Receive, run: Run) -> Receive:
     body; behind its end nothing is limited."""
     head = len(scope["path"]) + len(scope.get("query_string", b""))
     if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
-        raise InvalidInput(f"The request's headers and address are larger than {MAX_HEAD_BYTES // 1024} KB together; "
-                           "send fewer or shorter ones.", code="head_too_large")
+        raise InvalidInput(
+            f"The request's headers and address are larger than {MAX_HEAD_BYTES // 1024} KB together; "
+            "send fewer or shorter ones.",
+            code="head_too_large",
+        )
     received, whole = 0, False
 
     async def within_limits() -> Message:
@@ -35,12 +38,19 @@ def limited(scope: Scope, receive: Receive, run: Run) -> Receive:
             async with asyncio.timeout(max(0.0, run.remaining_s())):
                 message = await receive()
         except TimeoutError:
-            raise DeadlineExceeded("The request's body did not arrive within the request's deadline; send it in one "
-                                   "go, or over a quicker connection.", code="upload_too_slow") from None
+            raise DeadlineExceeded(
+                "The request's body did not arrive within the request's deadline; send it in one "
+                "go, or over a quicker connection.",
+                code="upload_too_slow",
+            ) from None
         whole = message["type"] != "http.request" or not message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > MAX_BYTES:
-            raise InvalidInput(f"The request's body is larger than {MAX_BYTES // 1024 ** 2} MB, more than any request "
-                               "needs; send a shorter clip.", code="body_too_large")
+            raise InvalidInput(
+                f"The request's body is larger than {MAX_BYTES // 1024**2} MB, more than any request "
+                "needs; send a shorter clip.",
+                code="body_too_large",
+            )
         return message
+
     return within_limits

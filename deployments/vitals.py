@@ -47,9 +47,18 @@ class Vitals:
         cpu_s, clock: CPU seconds of those threads so far, and seconds; injected by tests.
     """
 
-    def __init__(self, service: str, executor: Executor, probe: Callable[[], np.ndarray] | None,
-                 running_s: Callable[[], float], *, stuck_after_s: float, wedged_after_s: float,
-                 cpu_s: Callable[[], float] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        service: str,
+        executor: Executor,
+        probe: Callable[[], np.ndarray] | None,
+        running_s: Callable[[], float],
+        *,
+        stuck_after_s: float,
+        wedged_after_s: float,
+        cpu_s: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._service = service
         self._executor = executor
         self._probe = probe
@@ -96,8 +105,9 @@ class Vitals:
             name = type(error).__name__
             raise Unhealthy(f"{self._service}: the device failed at something small ({name})") from error
         expected = self._expected
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0,
-                                                            atol=_TOLERANCE * float(np.abs(expected).max())):
+        if found.shape != expected.shape or not np.allclose(
+            found, expected, rtol=0, atol=_TOLERANCE * float(np.abs(expected).max())
+        ):
             raise Unhealthy(f"{self._service}: the device no longer computes what it did when the replica was loaded")
 
     def _look_for_progress(self) -> None:
@@ -106,8 +116,9 @@ class Vitals:
         if cpu - before >= PROGRESS_S:
             self._progress = (now, cpu)
         elif now - since > self._stuck_after_s:
-            raise Unhealthy(f"{self._service}: the thread that computes has had work for {now - since:.0f} s and has "
-                            "not moved")
+            raise Unhealthy(
+                f"{self._service}: the thread that computes has had work for {now - since:.0f} s and has not moved"
+            )
 
 
 async def _settled(future: Future) -> None:
@@ -122,5 +133,6 @@ async def _settled(future: Future) -> None:
 
 def cpu_seconds(threads: Sequence[Thread]) -> float:
     """CPU time of these threads of this process, of those that still live."""
-    return sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-               for thread in tuple(threads) if thread.is_alive())
+    return sum(
+        time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in tuple(threads) if thread.is_alive()
+    )

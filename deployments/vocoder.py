@@ -39,15 +39,19 @@ class VocoderService(Stage):
             sounds.update(zip(whole, self._vocoder.vocode([items[i] for i in whole]), strict=True))
         if begun:
             sounds.update(zip(begun, self._vocoder.vocode_chunks([items[i] for i in begun]), strict=True))
-        return [sound if isinstance(sound, SpeechError) else to_pcm(sound)
-                for sound in (sounds[index] for index in range(len(items)))]
+        return [
+            sound if isinstance(sound, SpeechError) else to_pcm(sound)
+            for sound in (sounds[index] for index in range(len(items)))
+        ]
 
     async def vocode(self, carrier: Carrier, facts: dict, parts: Parts) -> Reply:
         """`parts`: tts-service's. Reply part: 16-bit PCM at the engine's sample rate."""
+
         async def work(span: Span) -> dict:
             mel = Mel(await self.shelf.unpack(parts), facts[SECONDS])
             done = await self.batched(span, mel, carrier.deadline_ns)
             return self._fields(done.value)
+
         return await self.answer(carrier, work)
 
     async def vocode_chunk(self, carrier: Carrier, facts: dict, parts: Parts, so_far: SoFar) -> Reply:
@@ -55,8 +59,12 @@ class VocoderService(Stage):
         maybe none; facts: the stream's new `SoFar`. Only with the last chunk, and with an error, comes the span.
         """
         span = self.open(carrier, so_far.started_ns)
-        now_so_far = replace(so_far, started_ns=span.start_ns, chunks=so_far.chunks + 1,
-                             queue_ms=so_far.queue_ms + max(0.0, (time.time_ns() - carrier.sent_ns) / 1e6))
+        now_so_far = replace(
+            so_far,
+            started_ns=span.start_ns,
+            chunks=so_far.chunks + 1,
+            queue_ms=so_far.queue_ms + max(0.0, (time.time_ns() - carrier.sent_ns) / 1e6),
+        )
 
         async def work(span: Span) -> dict:
             nonlocal now_so_far
@@ -66,28 +74,41 @@ class VocoderService(Stage):
             self._tell_all(span, now_so_far, done)
             if isinstance(done.value, Exception):
                 raise done.value
-            now_so_far = replace(now_so_far, reached=chunk.reaches,
-                                 given=0 if chunk.final else so_far.given + len(done.value))
+            now_so_far = replace(
+                now_so_far, reached=chunk.reaches, given=0 if chunk.final else so_far.given + len(done.value)
+            )
             fields = self._fields(done.value)
             return fields | {"facts": fields["facts"] | {SO_FAR: now_so_far}}
+
         reply = await self.answer(carrier, work, span)
         return reply if facts[LAST] or reply.error is not None else replace(reply, spans=[])
 
     def _fields(self, pcm: np.ndarray) -> dict:
-        return {"parts": self.shelf.pack({PCM: pcm}),
-                "facts": {SECONDS: len(pcm) / self.engine.capabilities.sample_rate}}
+        return {
+            "parts": self.shelf.pack({PCM: pcm}),
+            "facts": {SECONDS: len(pcm) / self.engine.capabilities.sample_rate},
+        }
 
     def _tell_all(self, span: Span, so_far: SoFar, done: Batched) -> None:
         """Of all the stream's calls: waits and compute are sums, the batch is the last one's."""
         self.tell(span, done)
-        span.tags(**{
-            vocabulary.QUEUE_WAIT_MS: round(so_far.queue_ms, 3), vocabulary.BATCH_WAIT_MS: round(so_far.wait_ms, 3),
-            vocabulary.COMPUTE_MS: round(so_far.compute_ms, 3), vocabulary.STREAM_CHUNKS: so_far.chunks})
+        span.tags(
+            **{
+                vocabulary.QUEUE_WAIT_MS: round(so_far.queue_ms, 3),
+                vocabulary.BATCH_WAIT_MS: round(so_far.wait_ms, 3),
+                vocabulary.COMPUTE_MS: round(so_far.compute_ms, 3),
+                vocabulary.STREAM_CHUNKS: so_far.chunks,
+            }
+        )
         if so_far.first_ns is not None:
             span.annotate(vocabulary.FIRST_CHUNK, at_ns=so_far.first_ns)
 
 
 def _later(so_far: SoFar, done: Batched) -> SoFar:
     sounded = not isinstance(done.value, Exception) and len(done.value) > 0
-    return replace(so_far, wait_ms=so_far.wait_ms + done.wait_ms, compute_ms=so_far.compute_ms + done.compute_ms,
-                   first_ns=so_far.first_ns or (done.ended_ns if sounded else None))
+    return replace(
+        so_far,
+        wait_ms=so_far.wait_ms + done.wait_ms,
+        compute_ms=so_far.compute_ms + done.compute_ms,
+        first_ns=so_far.first_ns or (done.ended_ns if sounded else None),
+    )

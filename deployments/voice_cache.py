@@ -64,8 +64,12 @@ class VoiceCache:
         limit_mb: 0 is off: nothing is looked up, kept or counted.
     """
 
-    def __init__(self, engine: Capabilities, unpack: Callable[[Parts], Awaitable[Mapping[str, np.ndarray]]],
-                 limit_mb: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Capabilities,
+        unpack: Callable[[Parts], Awaitable[Mapping[str, np.ndarray]]],
+        limit_mb: float = 0.0,
+    ) -> None:
         self._engine = (engine.name, engine.version)
         self._unpack = unpack
         self._limit = int(limit_mb * MB)

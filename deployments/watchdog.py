@@ -50,11 +50,14 @@ class Watchdog:
     async def check_health(self) -> None:
         """Serve asks from the beginning: that is when the watching starts."""
         if not self._tasks:
-            self._http = httpx.AsyncClient(base_url=self.settings.api_url, trust_env=False,
-                                           timeout=self.settings.canary_within_s)
+            self._http = httpx.AsyncClient(
+                base_url=self.settings.api_url, trust_env=False, timeout=self.settings.canary_within_s
+            )
             self.canary = Canary(self.settings, self._http)
-            self._tasks = [self._forever(self._look, lambda: self.settings.check_every_s),
-                           self._forever(self._check, self._pause)]
+            self._tasks = [
+                self._forever(self._look, lambda: self.settings.check_every_s),
+                self._forever(self._check, self._pause),
+            ]
         if time.monotonic() - self._looked > STALLED_AFTER * self.settings.check_every_s:
             raise RuntimeError("the watchdog has stopped looking")
 
@@ -67,6 +70,7 @@ class Watchdog:
                 except Exception as error:  # it must outlive whatever it looks at
                     self.counts["defects"] += 1
                     log.error("the watchdog failed at something, and goes on: %s", trail(error))
+
         return asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
 
     def _pause(self) -> float:
@@ -103,16 +107,37 @@ class Watchdog:
     async def _do(self, decision, checked: Checked) -> None:
         now = time.time_ns()
         if isinstance(decision, CheckFailed):
-            self.told.action("CHECK_FAILED", f"canary_{checked.outcome}", checked.service or INGRESS, checked.began_ns,
-                             checked.ended_ns, failed=True, WATCHDOG_FAILURES=decision.failures,
-                             CANARY_TRACE_ID=checked.trace_id)
+            self.told.action(
+                "CHECK_FAILED",
+                f"canary_{checked.outcome}",
+                checked.service or INGRESS,
+                checked.began_ns,
+                checked.ended_ns,
+                failed=True,
+                WATCHDOG_FAILURES=decision.failures,
+                CANARY_TRACE_ID=checked.trace_id,
+            )
         elif isinstance(decision, Switch):
-            self.told.action("TRAFFIC_SWITCHED", decision.cause, INGRESS, decision.since_ns, now,
-                             WATCHDOG_FAILURES=decision.failures, WATCHDOG_LINE=decision.line)
+            self.told.action(
+                "TRAFFIC_SWITCHED",
+                decision.cause,
+                INGRESS,
+                decision.since_ns,
+                now,
+                WATCHDOG_FAILURES=decision.failures,
+                WATCHDOG_LINE=decision.line,
+            )
             await self._steer()
         elif isinstance(decision, Withheld):
-            self.told.action("RESTART_WITHHELD", decision.cause, decision.service, decision.since_ns, now, failed=True,
-                             WATCHDOG_FAILURES=decision.failures)
+            self.told.action(
+                "RESTART_WITHHELD",
+                decision.cause,
+                decision.service,
+                decision.since_ns,
+                now,
+                failed=True,
+                WATCHDOG_FAILURES=decision.failures,
+            )
         elif isinstance(decision, Restart):
             await self._restart(decision)
 
@@ -136,11 +161,19 @@ class Watchdog:
         began_ns = ended_ns - int((one.at_s - one.lost.seen_s) * 1e9)
         tags = {"REPLICA_ID": replica}
         if ours := self._restarted.pop(replica, None):
-            self.told.action("REPLICA_RESTARTED", ours.cause, ours.service, ours.since_ns, ended_ns,
-                             WATCHDOG_FAILURES=ours.failures, **tags)
+            self.told.action(
+                "REPLICA_RESTARTED",
+                ours.cause,
+                ours.service,
+                ours.since_ns,
+                ended_ns,
+                WATCHDOG_FAILURES=ours.failures,
+                **tags,
+            )
         else:
-            self.told.action("REPLICA_REPLACED", self._ends.pop(replica, "gone"), one.lost.service, began_ns, ended_ns,
-                             **tags)
+            self.told.action(
+                "REPLICA_REPLACED", self._ends.pop(replica, "gone"), one.lost.service, began_ns, ended_ns, **tags
+            )
 
     async def _steer(self) -> None:
         """Tell every ingress which line to use. For as long as a canary may take and a few looks more."""
@@ -155,8 +188,12 @@ class Watchdog:
 
     async def counters(self) -> dict:
         """For tests and operators, through a handle."""
-        return {**self.counts, "line": self.judge.line, "failures": self.judge.failures,
-                **{f"export_{name}": count for name, count in self.told.exporter.counters().items()}}
+        return {
+            **self.counts,
+            "line": self.judge.line,
+            "failures": self.judge.failures,
+            **{f"export_{name}": count for name, count in self.told.exporter.counters().items()},
+        }
 
     def __del__(self) -> None:
         if told := getattr(self, "told", None):
@@ -166,5 +203,11 @@ class Watchdog:
 def build(args: WatchdogSettings) -> Application:
     """Serve's application builder."""
     return serve.deployment(
-        Watchdog, name=Watchdog.service, num_replicas=1, ray_actor_options={"num_cpus": 0.05},
-        health_check_period_s=3, health_check_timeout_s=10, graceful_shutdown_timeout_s=10).bind(args)
+        Watchdog,
+        name=Watchdog.service,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0.05},
+        health_check_period_s=3,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=10,
+    ).bind(args)

@@ -34,7 +34,7 @@ class Canary:
         self._settings = settings
         self._http = http
         samples, self._rate = soundfile.read(CLIP, dtype="float32")
-        self._samples = samples[:int(CLIP_S * self._rate)]
+        self._samples = samples[: int(CLIP_S * self._rate)]
         self._said: int | None = None
         self._key_said = False
         self._spoken: str | None = None  # a dialect that the first engine speaks
@@ -62,8 +62,11 @@ class Canary:
         try:
             async with asyncio.timeout(self._settings.canary_within_s):
                 answer = await self._http.post(
-                    "/api/generate", headers=headers, files={"prompt_audio": ("canary.wav", self._clip())},
-                    data={"text": self._settings.canary_text, "dialect": await self._dialect(headers), "seed": "1"})
+                    "/api/generate",
+                    headers=headers,
+                    files={"prompt_audio": ("canary.wav", self._clip())},
+                    data={"text": self._settings.canary_text, "dialect": await self._dialect(headers), "seed": "1"},
+                )
         except TimeoutError:
             return Checked(Outcome.SILENT, began, time.time_ns())
         except httpx.HTTPError:
@@ -73,9 +76,14 @@ class Canary:
         if outcome is Outcome.OK and time.time_ns() - began > self._settings.canary_slow_s * 1e9:
             outcome = Outcome.SLOW
         if outcome is Outcome.REFUSED and answer.status_code != self._said:
-            log.warning("the watchdog's canary is refused with %d (%s), so it sees nothing; %s", answer.status_code,
-                        error.get("code") or error.get("type"), "set canary_key_file to a file with an API key that "
-                        "may synthesize" if answer.status_code in (401, 403) else "set canary_dialect or canary_text")
+            log.warning(
+                "the watchdog's canary is refused with %d (%s), so it sees nothing; %s",
+                answer.status_code,
+                error.get("code") or error.get("type"),
+                "set canary_key_file to a file with an API key that may synthesize"
+                if answer.status_code in (401, 403)
+                else "set canary_dialect or canary_text",
+            )
         self._said = answer.status_code if outcome in NOTHING_SAID else None
         if outcome is Outcome.REFUSED:
             self._spoken = None  # the graph may have another engine now

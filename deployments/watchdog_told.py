@@ -23,7 +23,8 @@ class Metrics:
         if kinds is None:
             from ray.serve import metrics as kinds
         self.actions = kinds.Counter(
-            "cosygraph_watchdog_actions", "What the watchdog saw and did", ("action", "cause", "service"))
+            "cosygraph_watchdog_actions", "What the watchdog saw and did", ("action", "cause", "service")
+        )
         self.canaries = kinds.Counter("cosygraph_watchdog_canaries", "Canaries by outcome", ("outcome",))
         self.canary_s = kinds.Histogram("cosygraph_watchdog_canary_seconds", "A canary's answer", CANARY_S, ())
         self.on_fallback = kinds.Gauge("cosygraph_watchdog_on_fallback", "1 while the fallback engine is in use", ())
@@ -35,11 +36,19 @@ class Told:
     def __init__(self, tracing: Tracing, instance: str, metrics: Metrics) -> None:
         self._tracer = Tracer(vocabulary.WATCHDOG, instance=instance)
         self._metrics = metrics
-        self.exporter = Exporter(ExportSettings(
-            zipkin_url=tracing.zipkin_url, protocol=tracing.protocol, kafka=tracing.kafka,
-            kafka_options=tracing.kafka_options, file=tracing.spans_file, spool_dir=tracing.spool_dir,
-            spool_limit_bytes=int(tracing.spool_limit_mb * 1e6), retry_most_s=tracing.retry_most_s,
-            allow=Allow(error_messages=messages.IN_TRACES)))
+        self.exporter = Exporter(
+            ExportSettings(
+                zipkin_url=tracing.zipkin_url,
+                protocol=tracing.protocol,
+                kafka=tracing.kafka,
+                kafka_options=tracing.kafka_options,
+                file=tracing.spans_file,
+                spool_dir=tracing.spool_dir,
+                spool_limit_bytes=int(tracing.spool_limit_mb * 1e6),
+                retry_most_s=tracing.retry_most_s,
+                allow=Allow(error_messages=messages.IN_TRACES),
+            )
+        )
 
     def canary(self, checked: Checked) -> None:
         self._metrics.canaries.inc(1, {"outcome": str(checked.outcome)})
@@ -49,14 +58,21 @@ class Told:
     def line(self, fallback: bool) -> None:
         self._metrics.on_fallback.set(float(fallback), {})
 
-    def action(self, name: str, cause: str, service: str, began_ns: int, ended_ns: int, *, failed: bool = False,
-               **tags) -> str:
+    def action(
+        self, name: str, cause: str, service: str, began_ns: int, ended_ns: int, *, failed: bool = False, **tags
+    ) -> str:
         """One span, kept whatever the sampling; returns its trace's id. `tags`: by the names of the vocabulary's
         constants."""
         span = self._tracer.server(name, parent=None, start_ns=began_ns)
-        span.tags({vocabulary.WATCHDOG_CAUSE: cause, vocabulary.WATCHDOG_SERVICE: service,
-                   vocabulary.SAMPLING_REASON: "watchdog", vocabulary.SAMPLING_ADJUSTED_COUNT: "1",
-                   **{getattr(vocabulary, key): value for key, value in tags.items()}})
+        span.tags(
+            {
+                vocabulary.WATCHDOG_CAUSE: cause,
+                vocabulary.WATCHDOG_SERVICE: service,
+                vocabulary.SAMPLING_REASON: "watchdog",
+                vocabulary.SAMPLING_ADJUSTED_COUNT: "1",
+                **{getattr(vocabulary, key): value for key, value in tags.items()},
+            }
+        )
         if failed:
             span.fail(cause)
         self.exporter.submit(encode(span.records(ended_ns)))

@@ -45,7 +45,9 @@ class Capabilities:
             raise UnsupportedDialect(
                 f"The running engine ({self.name}) can't speak this dialect. It speaks "
                 f"{', '.join(sorted(self.dialects))}. Nothing is spoken in another dialect instead.",
-                param="dialect", code="unsupported_dialect")
+                param="dialect",
+                code="unsupported_dialect",
+            )
 
 
 @dataclass(frozen=True)

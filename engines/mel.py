@@ -10,6 +10,7 @@ def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
 
     That scale is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
     """
+
     def mel(hz: np.ndarray) -> np.ndarray:
         return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
 

@@ -72,18 +72,24 @@ def decode(data: bytes, *, seconds: tuple[float, float] = (3.0, 15.0)) -> Clip:
     if length > longest:
         raise _too_long(longest)
     if length < shortest:
-        raise _refuse(f"The reference clip is {length:.1f} s long; it must be {shortest:g} to {longest:g} s.",
-                      "clip_too_short")
+        raise _refuse(
+            f"The reference clip is {length:.1f} s long; it must be {shortest:g} to {longest:g} s.", "clip_too_short"
+        )
     if not np.isfinite(samples).all():
-        raise _refuse("The reference clip holds values that are not numbers; export it again as 16-bit PCM.",
-                      "not_finite")
+        raise _refuse(
+            "The reference clip holds values that are not numbers; export it again as 16-bit PCM.", "not_finite"
+        )
     mono = samples.mean(axis=1, dtype=np.float32)
     speech = speech_seconds(mono, header.samplerate)
     if speech < MIN_SPEECH_S:
-        raise _refuse(f"The reference clip holds {speech:.1f} s of sound above silence; at least {MIN_SPEECH_S:g} s "
-                      "of speech is needed. Record again, closer to the microphone.", "no_speech")
-    return Clip(mono, header.samplerate, header.format.lower(), header.channels,
-                float((np.abs(samples) >= 0.999).mean()))
+        raise _refuse(
+            f"The reference clip holds {speech:.1f} s of sound above silence; at least {MIN_SPEECH_S:g} s "
+            "of speech is needed. Record again, closer to the microphone.",
+            "no_speech",
+        )
+    return Clip(
+        mono, header.samplerate, header.format.lower(), header.channels, float((np.abs(samples) >= 0.999).mean())
+    )
 
 
 def check_size(size: int) -> None:
@@ -91,16 +97,19 @@ def check_size(size: int) -> None:
     if size == 0:
         raise _refuse("The reference clip is empty: the file has no bytes.", "clip_empty")
     if size > MAX_BYTES:
-        raise _refuse(f"The reference clip is larger than {MAX_BYTES // 2**20} MB; 3 to 15 s of audio is enough.",
-                      "clip_too_large")
+        raise _refuse(
+            f"The reference clip is larger than {MAX_BYTES // 2**20} MB; 3 to 15 s of audio is enough.",
+            "clip_too_large",
+        )
 
 
 def _read(data: bytes, seconds: tuple[float, float]):
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
-        raise _refuse("The reference clip can't be read as audio: it is damaged, or not one of wav, flac, ogg, mp3.",
-                      "not_audio") from error
+        raise _refuse(
+            "The reference clip can't be read as audio: it is damaged, or not one of wav, flac, ogg, mp3.", "not_audio"
+        ) from error
     with file:
         _check_header(file, seconds[1])
         announced = file.frames
@@ -114,16 +123,22 @@ def _read(data: bytes, seconds: tuple[float, float]):
 
 
 def _truncated() -> InvalidInput:
-    return _refuse("The reference clip is truncated or damaged: its header announces more audio than can be read from "
-                   "it. Upload it again.", "clip_truncated")
+    return _refuse(
+        "The reference clip is truncated or damaged: its header announces more audio than can be read from "
+        "it. Upload it again.",
+        "clip_truncated",
+    )
 
 
 def _check_header(file: soundfile.SoundFile, longest: float) -> None:
     if file.samplerate < MIN_RATE:
         raise _refuse(f"Audio sample rate {file.samplerate}Hz, minimum required {MIN_RATE}Hz", "sample_rate_too_low")
     if file.samplerate > MAX_RATE or file.channels > MAX_CHANNELS:
-        raise _refuse(f"The reference clip has {file.channels} channels at {file.samplerate} Hz; at most "
-                      f"{MAX_CHANNELS} channels and {MAX_RATE} Hz are read.", "format_out_of_range")
+        raise _refuse(
+            f"The reference clip has {file.channels} channels at {file.samplerate} Hz; at most "
+            f"{MAX_CHANNELS} channels and {MAX_RATE} Hz are read.",
+            "format_out_of_range",
+        )
     # Containers without a length report a huge number; those are measured after reading instead.
     if longest < file.frames / file.samplerate < 2**40:
         raise _too_long(longest)

@@ -24,8 +24,11 @@ def decode(url: str, limit_bytes: int) -> bytes:
     `media_type_unsupported`, `clip_empty`, and `clip_too_large` before a byte is decoded.
     """
     if url[:5].lower() != "data:":
-        raise _refuse("The field 'ref_audio' must be a data URL: no other address is fetched on a caller's behalf. "
-                      f"{_FORM}, or upload it as a file.", "url_not_allowed")
+        raise _refuse(
+            "The field 'ref_audio' must be a data URL: no other address is fetched on a caller's behalf. "
+            f"{_FORM}, or upload it as a file.",
+            "url_not_allowed",
+        )
     comma = url.find(",", 0, _LONGEST_HEAD)
     head = _HEAD.match(url[:comma]) if comma > 0 else None
     if head is None or not head["base64"]:
@@ -39,10 +42,13 @@ def decode(url: str, limit_bytes: int) -> bytes:
     if size > -(-limit_bytes // 3) * 4:
         raise _too_large(limit_bytes)
     try:
-        data = base64.b64decode(url[comma + 1:], validate=True)
+        data = base64.b64decode(url[comma + 1 :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _refuse("The data URL's base64 is damaged or cut off. Encode the file again, with the alphabet of "
-                      "RFC 4648, section 4, with padding and without line breaks.", "data_url_malformed") from error
+        raise _refuse(
+            "The data URL's base64 is damaged or cut off. Encode the file again, with the alphabet of "
+            "RFC 4648, section 4, with padding and without line breaks.",
+            "data_url_malformed",
+        ) from error
     if len(data) > limit_bytes:
         raise _too_large(limit_bytes)
     return data

@@ -88,15 +88,21 @@ class Registry:
     def find(self, code: str | None) -> Dialect:
         """The dialect called `code`; raises InvalidInput where it is missing or unknown, with the nearest names."""
         if code is None or not code.strip():
-            raise InvalidInput("The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; "
-                               "GET /api/dialects lists them all. Nothing is assumed where it is missing.",
-                               param="dialect", code="dialect_missing")
+            raise InvalidInput(
+                "The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; "
+                "GET /api/dialects lists them all. Nothing is assumed where it is missing.",
+                param="dialect",
+                code="dialect_missing",
+            )
         found = self._by_key.get(self._key(code))
         if found is None:
             near = get_close_matches(self._key(code), self._by_key, n=3, cutoff=0.5)
             hint = f"Did you mean {' or '.join(self._by_key[key].code for key in near)}? " if near else ""
-            raise InvalidInput(f"The dialect asked for is not known. {hint}GET /api/dialects lists them all.",
-                               param="dialect", code="dialect_unknown")
+            raise InvalidInput(
+                f"The dialect asked for is not known. {hint}GET /api/dialects lists them all.",
+                param="dialect",
+                code="dialect_unknown",
+            )
         return found
 
     def public(self, spoken: frozenset[str]) -> list[dict]:

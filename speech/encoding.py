@@ -57,25 +57,54 @@ class Format:
 #: By the name that clients send. Bit rates are for one voice of 24 kHz: mp3 and aac at 64 kbit/s, opus at 32 kbit/s
 #: (RFC 6716, 2.1.1: 28 to 40 for full-band speech). A stream of mp3, and aac always, has no place to say how many
 #: samples the codec puts in front (mp3 1,105, aac 1,024), so a player plays them; a whole mp3 has, and so has opus.
-FORMATS: Mapping[str, Format] = MappingProxyType({entry.name: entry for entry in (
-    Format("wav", "audio/wav", "wav"),
-    Format("pcm", "audio/pcm", "pcm"),
-    Format("flac", "audio/flac", "flac", 0.12, "flac", "flac", "s16"),
-    Format("mp3", "audio/mpeg", "mp3", 0.15, "libmp3lame", "mp3", "fltp", 64_000, _MP3_RATES,
-           stream_options={"write_xing": "0", "id3v2_version": "0"}),
-    # A page of Ogg costs 28 bytes: with one for each frame of 20 ms, every fourth byte would be a header.
-    Format("opus", "audio/ogg", "opus", 0.2, "libopus", "ogg", "flt", 32_000, _OPUS_RATES,
-           codec_options={"application": "audio", "frame_duration": "20"}, stream_options={"page_duration": "60000"}),
-    Format("aac", "audio/aac", "aac", 0.15, "aac", "adts", "fltp", 64_000, _AAC_RATES),
-)})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Format("wav", "audio/wav", "wav"),
+            Format("pcm", "audio/pcm", "pcm"),
+            Format("flac", "audio/flac", "flac", 0.12, "flac", "flac", "s16"),
+            Format(
+                "mp3",
+                "audio/mpeg",
+                "mp3",
+                0.15,
+                "libmp3lame",
+                "mp3",
+                "fltp",
+                64_000,
+                _MP3_RATES,
+                stream_options={"write_xing": "0", "id3v2_version": "0"},
+            ),
+            # A page of Ogg costs 28 bytes: with one for each frame of 20 ms, every fourth byte would be a header.
+            Format(
+                "opus",
+                "audio/ogg",
+                "opus",
+                0.2,
+                "libopus",
+                "ogg",
+                "flt",
+                32_000,
+                _OPUS_RATES,
+                codec_options={"application": "audio", "frame_duration": "20"},
+                stream_options={"page_duration": "60000"},
+            ),
+            Format("aac", "audio/aac", "aac", 0.15, "aac", "adts", "fltp", 64_000, _AAC_RATES),
+        )
+    }
+)
 
 
 def format_named(name: str) -> Format:
     """The format called `name`. Raises InvalidInput (param `response_format`) for any other name."""
     found = FORMATS.get(name)
     if found is None:
-        raise InvalidInput(f"The field 'response_format' must be one of {', '.join(FORMATS)}.",
-                           param="response_format", code="response_format_unknown")
+        raise InvalidInput(
+            f"The field 'response_format' must be one of {', '.join(FORMATS)}.",
+            param="response_format",
+            code="response_format_unknown",
+        )
     return found
 
 
@@ -169,8 +198,22 @@ def checked(samples: np.ndarray) -> np.ndarray:
 
 
 def _endless_wav_header(rate: int) -> bytes:
-    return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", _UNKNOWN_SIZE, b"WAVE", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16,
-                       b"data", _UNKNOWN_SIZE)
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        _UNKNOWN_SIZE,
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        rate,
+        rate * 2,
+        2,
+        16,
+        b"data",
+        _UNKNOWN_SIZE,
+    )
 
 
 class _Pipe:
@@ -197,10 +240,15 @@ class _Codec:
         self._resampler = soxr.ResampleStream(rate, self._rate, 1, dtype="float32") if self._rate != rate else None
         self._format = format
         # bitexact: the same samples give the same bytes, where Ogg would draw a serial number.
-        self._container = av.open(sink, "w", format=format.container, options={
-            "flush_packets": "1", "fflags": "bitexact", "metadata_header_padding": "0", **options})
-        self._stream = self._container.add_stream(format.codec, rate=self._rate, layout="mono",
-                                                  options={"flags": "bitexact", **format.codec_options})
+        self._container = av.open(
+            sink,
+            "w",
+            format=format.container,
+            options={"flush_packets": "1", "fflags": "bitexact", "metadata_header_padding": "0", **options},
+        )
+        self._stream = self._container.add_stream(
+            format.codec, rate=self._rate, layout="mono", options={"flags": "bitexact", **format.codec_options}
+        )
         self._stream.format = format.samples
         self._stream.thread_count = 1  # each thread would hold a frame back
         if format.bit_rate:

@@ -36,5 +36,5 @@ def speakable(text: str) -> list[bool]:
     said = [char.isalnum() for char in text]
     for pattern in (_TAG, _SOUND):
         for match in pattern.finditer(text):
-            said[match.start():match.end()] = [False] * len(match[0])
+            said[match.start() : match.end()] = [False] * len(match[0])
     return said

@@ -98,7 +98,7 @@ class Joiner:
             return self._held[:0]
         self._taken(int(loud[0]) - lead)
         self._sounding = True
-        self._fade(self._held[:len(self._ramp)], self._ramp)
+        self._fade(self._held[: len(self._ramp)], self._ramp)
         return np.zeros(max(0, (self._owed or 0) - min(lead, int(loud[0]))), np.float32)
 
     def _ended(self, pause: int) -> np.ndarray:
@@ -107,7 +107,7 @@ class Joiner:
         if self._sounding:
             tail = min(self._edge, pause // 2, len(self._held) - self._sound_end)
             rest = self._taken(self._sound_end + tail)
-            self._fade(rest[::-1][:len(self._ramp)], self._ramp)
+            self._fade(rest[::-1][: len(self._ramp)], self._ramp)
             self._owed = pause - tail
         self._begin()
         return rest
@@ -122,7 +122,7 @@ class Joiner:
 
     @staticmethod
     def _fade(samples: np.ndarray, ramp: np.ndarray) -> None:
-        samples *= ramp[:len(samples)]
+        samples *= ramp[: len(samples)]
 
 
 def join(pieces: Iterable[np.ndarray], rate: int, pause_s: float = SENTENCE_PAUSE_S) -> np.ndarray:

@@ -67,7 +67,7 @@ class _Cutter:
         for end in range(1, len(places)):
             ways = []
             for start in range(end - 1, -1, -1):
-                size = len(self._text[places[start]:places[end]].rstrip())
+                size = len(self._text[places[start] : places[end]].rstrip())
                 if size > self._limit:
                     break
                 cost = self._cost(places[start], places[end], size)
@@ -88,10 +88,15 @@ class _Cutter:
         border = self._borders.get(end)
         inside = bisect_left(self._sentences, end) - bisect_left(self._sentences, start + 1)
         cost = int(not self._speaks(start, end))
-        for fault in (border is Border.SIGN, border is Border.CHARACTER, border is Border.SPACE,
-                      self._tiny(start, end, size), border is Border.CLAUSE,
-                      # A second sentence in the first piece is what makes a listener wait.
-                      1 if self._join else inside * (2 if start == 0 else 1)):
+        for fault in (
+            border is Border.SIGN,
+            border is Border.CHARACTER,
+            border is Border.SPACE,
+            self._tiny(start, end, size),
+            border is Border.CLAUSE,
+            # A second sentence in the first piece is what makes a listener wait.
+            1 if self._join else inside * (2 if start == 0 else 1),
+        ):
             cost = cost * self._base + fault
         return cost * self._base * self._limit + size * size
 

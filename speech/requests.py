@@ -16,8 +16,19 @@ MODES = ("fast", "instruct")
 #: Those of `speech.encoding`, which brings FFmpeg along: stages know requests, and need none of that.
 RESPONSE_FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
 STREAM_FORMATS = ("audio", "sse")
-FIELDS = ("text", "dialect", "voice", "mode", "style_instruction", "prompt_text", "speed", "seed", "long_form",
-          "response_format", "stream_format")
+FIELDS = (
+    "text",
+    "dialect",
+    "voice",
+    "mode",
+    "style_instruction",
+    "prompt_text",
+    "speed",
+    "seed",
+    "long_form",
+    "response_format",
+    "stream_format",
+)
 SPEED_RANGE = (0.5, 2.0)
 MAX_SEED = 2**32 - 1
 
@@ -87,9 +98,15 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         seed=_seed(fields.get("seed")),
     )
     source = fallback.source if fallback and not asked else "request"
-    return Ask(utterance, dialect, source, fields.get("voice") or None, long_form,
-               _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS, "wav"),
-               _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS, None))
+    return Ask(
+        utterance,
+        dialect,
+        source,
+        fields.get("voice") or None,
+        long_form,
+        _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS, "wav"),
+        _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS, None),
+    )
 
 
 def _choice(value: str | None, name: str, known: tuple[str, ...], default: str | None) -> str | None:
@@ -109,16 +126,22 @@ def _flag(value: str | None, name: str) -> bool:
 def _unknown_field(name: str) -> InvalidInput:
     near = get_close_matches(name, (*FIELDS, "prompt_audio"), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InvalidInput(f"The form has a field that is not known.{hint} Known fields: prompt_audio, "
-                        f"{', '.join(FIELDS)}.", param=near[0] if near else None, code="field_unknown")
+    return InvalidInput(
+        f"The form has a field that is not known.{hint} Known fields: prompt_audio, {', '.join(FIELDS)}.",
+        param=near[0] if near else None,
+        code="field_unknown",
+    )
 
 
 def _mode(value: str | None) -> str:
     if not value:
         return "fast"
     if value not in MODES:
-        raise InvalidInput("The field 'mode' must be 'fast' (3s极速复刻) or 'instruct' (自然语言控制).",
-                           param="mode", code="mode_unknown")
+        raise InvalidInput(
+            "The field 'mode' must be 'fast' (3s极速复刻) or 'instruct' (自然语言控制).",
+            param="mode",
+            code="mode_unknown",
+        )
     return value
 
 
@@ -126,14 +149,21 @@ def _instruction(value: str | None, mode: str) -> str | None:
     given = bool(value and value.strip())
     if mode == "instruct":
         if not given:
-            raise InvalidInput("mode=instruct needs the field 'style_instruction', for example 'speak slowly' or "
-                               "'兴奋地说'; without one, use mode=fast.", param="style_instruction",
-                               code="instruction_missing")
+            raise InvalidInput(
+                "mode=instruct needs the field 'style_instruction', for example 'speak slowly' or "
+                "'兴奋地说'; without one, use mode=fast.",
+                param="style_instruction",
+                code="instruction_missing",
+            )
         return check_instruction(value)
     if given:
         # Dropping it silently would sound like an instruction that does not work.
-        raise InvalidInput("The field 'style_instruction' only takes effect with mode=instruct: send that mode, or "
-                           "leave the instruction out.", param="style_instruction", code="instruction_without_mode")
+        raise InvalidInput(
+            "The field 'style_instruction' only takes effect with mode=instruct: send that mode, or "
+            "leave the instruction out.",
+            param="style_instruction",
+            code="instruction_without_mode",
+        )
     return None
 
 
@@ -146,8 +176,11 @@ def _speed(value: str | None) -> float:
     except ValueError:
         speed = math.nan
     if not low <= speed <= high:
-        raise InvalidInput(f"The field 'speed' must be a number from {low:g} to {high:g}; 1 is the natural speed.",
-                           param="speed", code="speed_out_of_range")
+        raise InvalidInput(
+            f"The field 'speed' must be a number from {low:g} to {high:g}; 1 is the natural speed.",
+            param="speed",
+            code="speed_out_of_range",
+        )
     return speed
 
 
@@ -156,6 +189,7 @@ def _seed(value: str | None) -> int:
         return 0
     # int() would also take '1_000', '٣' and ' 7 '.
     if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_SEED):
-        raise InvalidInput(f"The field 'seed' must be a whole number from 0 to {MAX_SEED}.",
-                           param="seed", code="seed_out_of_range")
+        raise InvalidInput(
+            f"The field 'seed' must be a whole number from 0 to {MAX_SEED}.", param="seed", code="seed_out_of_range"
+        )
     return int(value)

@@ -78,24 +78,25 @@ def _closed(text: str, end: int, language: str) -> int:
 
 def _border(text: str, start: int, marks: re.Match, end: int, language: str, cased: bool) -> Border | None:
     """What `marks` in the sentence from `start` on are; `end` is behind what closes after them."""
-    following = text[end:end + 1]
-    quoted = any(char in _QUOTES for char in text[marks.end():end])
+    following = text[end : end + 1]
+    quoted = any(char in _QUOTES for char in text[marks.end() : end])
     spaced = not following or following.isspace() or following in "[<"
     ellipsis = marks[0].strip("…") == "" or (marks[0].strip(".") == "" and len(marks[0]) > 1)
     if not spaced and not _without_spaces(following):
         return None
-    if not spaced and marks[0] == "." and not _without_spaces(text[marks.start() - 1:marks.start()]):
+    if not spaced and marks[0] == "." and not _without_spaces(text[marks.start() - 1 : marks.start()]):
         return None  # Node.js框架 has no end, but 好.他 has
     if not spaced or _FULL_WIDTH.intersection(marks[0]):
-        if ellipsis and following and following == text[marks.start() - 1:marks.start()]:
+        if ellipsis and following and following == text[marks.start() - 1 : marks.start()]:
             return None  # 我……我
         return Border.CLAUSE if quoted and following.isalnum() else Border.SENTENCE
     ahead = _OPENERS.match(text, end).end()
-    return _spaced_border(text, start, marks, text[ahead:ahead + 1], language, quoted, ellipsis, cased)
+    return _spaced_border(text, start, marks, text[ahead : ahead + 1], language, quoted, ellipsis, cased)
 
 
-def _spaced_border(text: str, start: int, marks: re.Match, following: str, language: str, quoted: bool, ellipsis: bool,
-                   cased: bool) -> Border | None:
+def _spaced_border(
+    text: str, start: int, marks: re.Match, following: str, language: str, quoted: bool, ellipsis: bool, cased: bool
+) -> Border | None:
     goes_on = following.islower() and cased
     if ";" in marks[0]:
         return Border.SENTENCE
@@ -112,7 +113,7 @@ def _spaced_border(text: str, start: int, marks: re.Match, following: str, langu
         return Border.SENTENCE
     if word[0].isdigit():
         ordinal = language in ("de", "ko") and len(word[0]) <= 2
-        numbering = not text[start:word.start()].strip() or following.isdigit()
+        numbering = not text[start : word.start()].strip() or following.isdigit()
         return None if following and (ordinal or numbering) else Border.SENTENCE
     return None if following and is_abbreviation(word[0], language, following) else Border.SENTENCE
 

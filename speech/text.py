@@ -30,20 +30,38 @@ def check_text(text: str) -> str:
 
 def check_long_text(text: str) -> str:
     """The text of a long form, stripped and in NFC, at most 5,000 characters. Raises InvalidInput (param `text`)."""
-    return _check(text, "text", "text", "text", MAX_LONG_TEXT,
-                  "Split it over several requests, for example by chapter or paragraph.")
+    return _check(
+        text,
+        "text",
+        "text",
+        "text",
+        MAX_LONG_TEXT,
+        "Split it over several requests, for example by chapter or paragraph.",
+    )
 
 
 def check_instruction(instruction: str) -> str:
     """The style instruction, stripped and in NFC, at most 200 characters. InvalidInput (`style_instruction`)."""
-    return _check(instruction, "style_instruction", "instruction", "style instruction", MAX_INSTRUCTION,
-                  "One short sentence is enough.")
+    return _check(
+        instruction,
+        "style_instruction",
+        "instruction",
+        "style instruction",
+        MAX_INSTRUCTION,
+        "One short sentence is enough.",
+    )
 
 
 def check_transcript(transcript: str) -> str:
     """The reference clip's transcript, stripped and in NFC, at most 500 characters. InvalidInput (`prompt_text`)."""
-    return _check(transcript, "prompt_text", "transcript", "transcript", MAX_TRANSCRIPT,
-                  "It must be what is said in the reference clip, and nothing more.")
+    return _check(
+        transcript,
+        "prompt_text",
+        "transcript",
+        "transcript",
+        MAX_TRANSCRIPT,
+        "It must be what is said in the reference clip, and nothing more.",
+    )
 
 
 def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: str) -> str:
@@ -53,19 +71,29 @@ def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: st
     if len(text) > limit * _SHRINKS_AT_MOST:
         raise refuse("too_long", f"The {noun} is {len(text)} characters long; the limit is {limit}. {remedy}")
     if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise refuse("not_unicode", f"The {noun} contains half of a surrogate pair, which is no character. "
-                                    "Send it as valid UTF-8.")
+        raise refuse(
+            "not_unicode",
+            f"The {noun} contains half of a surrogate pair, which is no character. Send it as valid UTF-8.",
+        )
     visible = unicodedata.normalize("NFC", "".join(map(_audible, text))).strip()
     if any(unicodedata.category(char) == "Cc" for char in visible.translate(_SPACES)):
-        raise refuse("control_character", f"The {noun} contains a control character (below U+0020, or U+007F to "
-                                          "U+009F). Remove it; only line breaks and tabs are allowed.")
+        raise refuse(
+            "control_character",
+            f"The {noun} contains a control character (below U+0020, or U+007F to "
+            "U+009F). Remove it; only line breaks and tabs are allowed.",
+        )
     if not visible:
-        raise refuse("empty", f"The {noun} is empty, or holds nothing but spaces and invisible characters. "
-                              f"Fill the field '{param}'.")
+        raise refuse(
+            "empty",
+            f"The {noun} is empty, or holds nothing but spaces and invisible characters. Fill the field '{param}'.",
+        )
     # Full-width brackets become a token only once an engine folds them, so both forms are looked at.
     if _MODEL_TOKEN.search(visible) or _MODEL_TOKEN.search(unicodedata.normalize("NFKC", visible)):
-        raise refuse("special_token", f"The {noun} contains a model control token of the form <|…|>, which is not "
-                                      "allowed: it would change what the model does. Remove it.")
+        raise refuse(
+            "special_token",
+            f"The {noun} contains a model control token of the form <|…|>, which is not "
+            "allowed: it would change what the model does. Remove it.",
+        )
     if len(visible) > limit:
         raise refuse("too_long", f"The {noun} is {len(visible)} characters long; the limit is {limit}. {remedy}")
     return visible

@@ -112,8 +112,14 @@ def ray_head(tmp_path_factory, tracing):  # noqa: F811
     folder = tmp_path_factory.mktemp("ray")
     started = []
     try:
-        yield ray_heads.start(ports.any_free(), folder / "ray.log", num_cpus=LOGICAL_CPUS, num_gpus=LOGICAL_GPUS,
-                              remember=started.append, env={"COSYGRAPH_TRACING": json.dumps(tracing)})
+        yield ray_heads.start(
+            ports.any_free(),
+            folder / "ray.log",
+            num_cpus=LOGICAL_CPUS,
+            num_gpus=LOGICAL_GPUS,
+            remember=started.append,
+            env={"COSYGRAPH_TRACING": json.dumps(tracing)},
+        )
     except Problem as problem:
         pytest.fail(str(problem))
     finally:

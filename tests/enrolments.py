@@ -22,8 +22,9 @@ def facts(clip: bytes) -> ClipFacts:
     return ClipFacts(seconds=5.2, sample_rate=24_000, format="wav", bytes=len(clip))
 
 
-def store(voices: Voices, name: str = "anna", clip: str = "a clip", *, owner: str | None = None,
-          **how) -> tuple[VoiceRecord, bool]:
+def store(
+    voices: Voices, name: str = "anna", clip: str = "a clip", *, owner: str | None = None, **how
+) -> tuple[VoiceRecord, bool]:
     data = clip_of(clip)
     return voices.create(enrolment(name, **how), data, facts(data), owner)
 

@@ -62,8 +62,9 @@ class Clock:
 
 def sender(store, receiver, clock=None, **settings):
     counters = Counters()
-    return Sender([store], receiver, ExportSettings(**settings), counters, clock=clock or Clock(),
-                  chance=lambda: 1.0), counters
+    return Sender(
+        [store], receiver, ExportSettings(**settings), counters, clock=clock or Clock(), chance=lambda: 1.0
+    ), counters
 
 
 def settle(step, clock: Clock, until: float = 1e6) -> None:

@@ -49,6 +49,7 @@ class FakeWecom:
 
             def log_message(self, format: str, *args) -> None:
                 pass
+
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.api = f"http://127.0.0.1:{self._server.server_port}/cgi-bin/"

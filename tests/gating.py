@@ -48,14 +48,34 @@ def spans() -> list[dict]:
     found = []
     for number in range(1, TRACES + 1):
         trace, root = f"{2**124 + number:032x}", f"{number:016x}"
-        secret = {"tags": {f"{CANARY}.name": f"{CANARY} value", "error": f"{CANARY} error", "stage": f"{CANARY}stage"},
-                  "annotations": [{"timestamp": now, "value": f"{CANARY} annotation"}]}
-        found += [{"traceId": trace, "id": root, "kind": "SERVER", "name": "post /api/generate",
-                   "timestamp": now + number, "duration": 2000,
-                   "localEndpoint": {"serviceName": SERVICE, "ipv4": "192.0.2.33", "port": 4711}, **secret},
-                  {"traceId": trace, "parentId": root, "id": f"{number + 2**32:016x}", "kind": "CLIENT", "name": "call",
-                   "timestamp": now + number, "duration": 1000, "localEndpoint": {"serviceName": SERVICE},
-                   "remoteEndpoint": {"serviceName": OTHER, "ipv4": "192.0.2.34"}, **secret}]
+        secret = {
+            "tags": {f"{CANARY}.name": f"{CANARY} value", "error": f"{CANARY} error", "stage": f"{CANARY}stage"},
+            "annotations": [{"timestamp": now, "value": f"{CANARY} annotation"}],
+        }
+        found += [
+            {
+                "traceId": trace,
+                "id": root,
+                "kind": "SERVER",
+                "name": "post /api/generate",
+                "timestamp": now + number,
+                "duration": 2000,
+                "localEndpoint": {"serviceName": SERVICE, "ipv4": "192.0.2.33", "port": 4711},
+                **secret,
+            },
+            {
+                "traceId": trace,
+                "parentId": root,
+                "id": f"{number + 2**32:016x}",
+                "kind": "CLIENT",
+                "name": "call",
+                "timestamp": now + number,
+                "duration": 1000,
+                "localEndpoint": {"serviceName": SERVICE},
+                "remoteEndpoint": {"serviceName": OTHER, "ipv4": "192.0.2.34"},
+                **secret,
+            },
+        ]
     return found
 
 
@@ -91,9 +111,16 @@ def start_gate(nginx, zipkin_with_canaries, tmp_path_factory):
         folder = tmp_path_factory.mktemp("gate")
         keys = KeyEditor(folder / "keys.yaml")
         made = [keys.add(role, roles=[role]) for role in ("view-traces", "view-services", "synthesize")]
-        gate = gates.start(Wanted(port=ports.any_free(), **wanted), zipkin_with_canaries, folder / "keys.yaml",
-                           folder, lambda text: None, started.append)
+        gate = gates.start(
+            Wanted(port=ports.any_free(), **wanted),
+            zipkin_with_canaries,
+            folder / "keys.yaml",
+            folder,
+            lambda text: None,
+            started.append,
+        )
         return Place(gate, keys, *made, zipkin=zipkin_with_canaries)
+
     yield one
     for gate in started:
         gate.stop()

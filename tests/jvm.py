@@ -45,8 +45,9 @@ def wait_until(ready: Callable[[], bool], process: processes.Started) -> None:
         ended = not process.alive
         if ended or time.monotonic() > until:
             processes.stop(process)
-            pytest.fail(f"{process.name} {'ended' if ended else 'was not ready in time'}:\n"
-                        f"{processes.last_lines(process.log)}")
+            pytest.fail(
+                f"{process.name} {'ended' if ended else 'was not ready in time'}:\n{processes.last_lines(process.log)}"
+            )
         time.sleep(0.25)
 
 

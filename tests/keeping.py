@@ -1,8 +1,8 @@
 """For the tests of storages and transports: traces as the graph makes them, and whether Zipkin has them whole.
 
-    traces = keeping.requests(200)
-    keeping.export(ExportSettings(zipkin_url=url, spool_dir=folder), traces)
-    keeping.assert_kept(url, traces)
+traces = keeping.requests(200)
+keeping.export(ExportSettings(zipkin_url=url, spool_dir=folder), traces)
+keeping.assert_kept(url, traces)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def export(settings: ExportSettings, traces: list[list[dict]], within_s: float =
 
 def as_zipkin_shows(spans: list[dict]) -> list[dict]:
     """What was sent, as the API gives it back: names in lower case, absent for empty, in a fixed order."""
+
     def endpoint(value: dict) -> dict:
         return value | {"serviceName": value["serviceName"].lower()}
 
@@ -71,7 +72,7 @@ class Reader:
         """Those of the traces that are there, by id."""
         found = {}
         for at in range(0, len(trace_ids), 50):
-            some = trace_ids[at:at + 50]
+            some = trace_ids[at : at + 50]
             if len(some) == 1:  # asked for many, Zipkin refuses to answer for one
                 answer = [self.trace(some[0])]
             else:
@@ -86,11 +87,14 @@ class Reader:
 
     def links(self, end_ms: int | None = None, lookback_ms: int = 86_400_000) -> dict[tuple[str, str], tuple[int, int]]:
         """(parent, child) -> (calls, errors), as the dependency page shows them."""
-        answer = self.client.get("/api/v2/dependencies", params={"endTs": end_ms or int(time.time() * 1000) + 60_000,
-                                                                 "lookback": lookback_ms})
+        answer = self.client.get(
+            "/api/v2/dependencies",
+            params={"endTs": end_ms or int(time.time() * 1000) + 60_000, "lookback": lookback_ms},
+        )
         assert answer.status_code == 200, answer.text
-        return {(link["parent"], link["child"]): (link["callCount"], link.get("errorCount", 0))
-                for link in answer.json()}
+        return {
+            (link["parent"], link["child"]): (link["callCount"], link.get("errorCount", 0)) for link in answer.json()
+        }
 
 
 def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> None:
@@ -109,10 +113,11 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
     first = next(iter(wanted))
     assert reader.trace(first) == wanted[first]
     searches = Counter()
-    for query, fits in (({"serviceName": words.INGRESS}, lambda tags: True),
-                        ({"annotationQuery": "error"}, lambda tags: "error" in tags),
-                        ({"annotationQuery": "request.dialect=mandarin"},
-                         lambda tags: tags.get(words.REQUEST_DIALECT) == "mandarin")):
+    for query, fits in (
+        ({"serviceName": words.INGRESS}, lambda tags: True),
+        ({"annotationQuery": "error"}, lambda tags: "error" in tags),
+        ({"annotationQuery": "request.dialect=mandarin"}, lambda tags: tags.get(words.REQUEST_DIALECT) == "mandarin"),
+    ):
         expected = {trace_id for trace_id, spans in wanted.items() if any(fits(span.get("tags", {})) for span in spans)}
         assert expected
         eventually(lambda query=query: reader.found(**query), lambda found, expected=expected: expected <= found)

@@ -51,15 +51,26 @@ class App:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/{self.name}"
 
-    def post(self, clip: bytes | None = None, *, headers: dict | None = None, timeout: float = 60.0,
-             **fields: str) -> httpx.Response:
+    def post(
+        self, clip: bytes | None = None, *, headers: dict | None = None, timeout: float = 60.0, **fields: str
+    ) -> httpx.Response:
         files = {"prompt_audio": ("clip.wav", tone() if clip is None else clip)}
-        return httpx.post(f"{self.url}/api/generate", data={"text": "Hello", "dialect": "en-US"} | fields, files=files,
-                          headers=headers, timeout=timeout, trust_env=False)
+        return httpx.post(
+            f"{self.url}/api/generate",
+            data={"text": "Hello", "dialect": "en-US"} | fields,
+            files=files,
+            headers=headers,
+            timeout=timeout,
+            trust_env=False,
+        )
 
     def many(self, clients: int, count: int, **fields: str) -> list[Sample]:
-        request = multipart(f"127.0.0.1:{self.port}", {"text": "Hello", "dialect": "en-US"} | fields, tone(),
-                            path=f"/{self.name}/api/generate")
+        request = multipart(
+            f"127.0.0.1:{self.port}",
+            {"text": "Hello", "dialect": "en-US"} | fields,
+            tone(),
+            path=f"/{self.name}/api/generate",
+        )
         return asyncio.run(closed_loop("127.0.0.1", self.port, request, clients=clients, count=count))
 
     def trace(self, trace_id: str, *, spans: int = 1, within_s: float = 20.0) -> list[dict]:
@@ -75,8 +86,9 @@ class App:
     def replicas(self, service: str) -> list[dict]:
         """Running replicas as the dashboard's API reports them (`pid`, `replica_id`, `state` …)."""
         deployments = self.dashboard.applications().get(self.name, {}).get("deployments", {})  # none while it is built
-        return [replica for replica in deployments.get(service, {}).get("replicas", [])
-                if replica["state"] == "RUNNING"]
+        return [
+            replica for replica in deployments.get(service, {}).get("replicas", []) if replica["state"] == "RUNNING"
+        ]
 
     def counters(self) -> list[dict[str, int]]:
         """What each replica of the ingress has counted. Serve shows a handle no replica that is being reconfigured, or
@@ -87,8 +99,9 @@ class App:
         end = time.monotonic() + 30
         while True:
             with suppress(DeploymentUnavailableError):
-                found = serve.get_deployment_handle("cosyvoice3-api", self.name).broadcast("counters").results(
-                    timeout_s=20)
+                found = (
+                    serve.get_deployment_handle("cosyvoice3-api", self.name).broadcast("counters").results(timeout_s=20)
+                )
                 if len(found) == len(self.replicas("cosyvoice3-api")):
                     return found
             assert time.monotonic() < end, f"not every ingress of {self.name} answers"
@@ -112,8 +125,14 @@ class App:
             return False
 
 
-def tone(seconds: float = 4.0, rate: int = 24_000, hz: float = 180.0, level: float = 0.3, format: str = "WAV",
-         subtype: str | None = None) -> bytes:
+def tone(
+    seconds: float = 4.0,
+    rate: int = 24_000,
+    hz: float = 180.0,
+    level: float = 0.3,
+    format: str = "WAV",
+    subtype: str | None = None,
+) -> bytes:
     """A sine as an audio file: sound enough for every check that does not need a voice."""
     file = io.BytesIO()
     wave = level * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)
@@ -131,8 +150,13 @@ def _config(file: str, name: str, args: dict) -> dict:
 def _quick_to_scale(app: dict) -> dict:
     """tts-service scales on seconds instead of minutes; everything else stays as the file has it."""
     tts = next(entry for entry in app["deployments"] if entry["name"] == "tts-service")
-    tts["autoscaling_config"] |= {"max_replicas": 2, "target_ongoing_requests": 4, "upscale_delay_s": 1,
-                                  "downscale_delay_s": 3, "look_back_period_s": 2}
+    tts["autoscaling_config"] |= {
+        "max_replicas": 2,
+        "target_ongoing_requests": 4,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 3,
+        "look_back_period_s": 2,
+    }
     tts["user_config"] |= {"max_batch_size": 1, "batch_wait_ms": 0}
     return app
 
@@ -142,8 +166,12 @@ def tracing(zipkin, tmp_path_factory) -> dict:
     """The applications' tracing settings: every trace is kept."""
     secret = tmp_path_factory.mktemp("secret") / "secret"
     secret.write_text("0123456789abcdef" * 4)
-    return {"zipkin_url": zipkin.url, "spool_dir": str(tmp_path_factory.mktemp("spool")),
-            "secret_file": str(secret), "sampling": {"ratio": 1.0}}
+    return {
+        "zipkin_url": zipkin.url,
+        "spool_dir": str(tmp_path_factory.mktemp("spool")),
+        "secret_file": str(secret),
+        "sampling": {"ratio": 1.0},
+    }
 
 
 @pytest.fixture(scope="session")
@@ -168,21 +196,46 @@ def voices_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def apps(ray_head, zipkin, tracing, stand_in, watched_spool, voices_folder) -> dict[str, App]:
     port = ports.any_free()
-    through = tracing | {"zipkin_url": stand_in.url, "zipkin_ui_url": zipkin.url, "spool_dir": str(watched_spool),
-                         "retry_most_s": 0.5}
-    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
-              "logging_config": {"enable_access_log": False}, "applications": [
-        _config("serve.cpu.yaml", "fast", {"engine": "simulated", "engine_options": FAST, "tracing": tracing,
-                                           "limits": {"deadline_s": 8}, "cosyvoice_dialect": "zh-CN",
-                                           "voices": {"url": str(voices_folder / "fast")}}),
-        _quick_to_scale(_config("serve.gpu.yaml", "slow", {"engine": "simulated", "engine_options": SLOW,
-                                                           "tracing": tracing})),
-        _config("serve.cpu.yaml", "voice", {"tracing": tracing, "voices": {"url": str(voices_folder / "voice")}}),
-        _config("serve.cpu.yaml", "watched", {"engine": "simulated", "engine_options": WATCHED, "tracing": through,
-                                              "fallback": {"engine": "simulated", "engine_options": SPARE},
-                                              "limits": {"deadline_s": 4, "max_in_flight": 8, "max_waiting": 1,
-                                                         "max_wait_s": 1}}),
-    ]}
+    through = tracing | {
+        "zipkin_url": stand_in.url,
+        "zipkin_ui_url": zipkin.url,
+        "spool_dir": str(watched_spool),
+        "retry_most_s": 0.5,
+    }
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "logging_config": {"enable_access_log": False},
+        "applications": [
+            _config(
+                "serve.cpu.yaml",
+                "fast",
+                {
+                    "engine": "simulated",
+                    "engine_options": FAST,
+                    "tracing": tracing,
+                    "limits": {"deadline_s": 8},
+                    "cosyvoice_dialect": "zh-CN",
+                    "voices": {"url": str(voices_folder / "fast")},
+                },
+            ),
+            _quick_to_scale(
+                _config("serve.gpu.yaml", "slow", {"engine": "simulated", "engine_options": SLOW, "tracing": tracing})
+            ),
+            _config("serve.cpu.yaml", "voice", {"tracing": tracing, "voices": {"url": str(voices_folder / "voice")}}),
+            _config(
+                "serve.cpu.yaml",
+                "watched",
+                {
+                    "engine": "simulated",
+                    "engine_options": WATCHED,
+                    "tracing": through,
+                    "fallback": {"engine": "simulated", "engine_options": SPARE},
+                    "limits": {"deadline_s": 4, "max_in_flight": 8, "max_waiting": 1, "max_wait_s": 1},
+                },
+            ),
+        ],
+    }
     dashboard = Dashboard(ray_head)
     dashboard.deploy(Application(config))
     found = {}

@@ -55,8 +55,9 @@ class StandIn:
 
     def _hand_on(self, body: bytes) -> int:
         packed = {"Content-Encoding": "gzip"} if body[:2] == b"\x1f\x8b" else {}
-        return self._zipkin.post("/api/v2/spans", content=body,
-                                 headers={"Content-Type": "application/json", **packed}).status_code
+        return self._zipkin.post(
+            "/api/v2/spans", content=body, headers={"Content-Type": "application/json", **packed}
+        ).status_code
 
     def _start(self) -> None:
         stand_in = self

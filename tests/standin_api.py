@@ -23,8 +23,12 @@ from webui import sound
 RATE = 24_000
 SPOKEN = frozenset({"en-US", "en-GB", "zh-CN", "ja-JP"})
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-SERVICES = {"PREPROCESS_AUDIO": "audio-service", "EXTRACT_SPEAKER": "embedding-service",
-            "GENERATE_MEL": "tts-service", "VOCODE_WAV": "vocoder-service"}
+SERVICES = {
+    "PREPROCESS_AUDIO": "audio-service",
+    "EXTRACT_SPEAKER": "embedding-service",
+    "GENERATE_MEL": "tts-service",
+    "VOCODE_WAV": "vocoder-service",
+}
 
 
 class StandInApi:
@@ -58,9 +62,17 @@ class StandInApi:
 
         @app.get("/api/dialects")
         async def dialects():
-            return {"engine": {"name": "embedded", "version": "1", "notice": "A stand-in.", "sample_rate": RATE,
-                               "modes": ["fast", "instruct"]},
-                    "languages": ["en", "ja", "zh"], "dialects": DIALECTS.public(SPOKEN)}
+            return {
+                "engine": {
+                    "name": "embedded",
+                    "version": "1",
+                    "notice": "A stand-in.",
+                    "sample_rate": RATE,
+                    "modes": ["fast", "instruct"],
+                },
+                "languages": ["en", "ja", "zh"],
+                "dialects": DIALECTS.public(SPOKEN),
+            }
 
         @app.get("/v1/audio/voices")
         async def voices(request: Request):
@@ -69,8 +81,15 @@ class StandInApi:
         @app.post("/v1/audio/voices")
         async def keep(request: Request):
             form = await _form(request)
-            self.voices.append({"id": f"voice_{len(self.voices)}", "object": "audio.voice", "name": form["name"],
-                                "dialect": form["dialect"], "consent": {"agreed": form["consent"]}})
+            self.voices.append(
+                {
+                    "id": f"voice_{len(self.voices)}",
+                    "object": "audio.voice",
+                    "name": form["name"],
+                    "dialect": form["dialect"],
+                    "consent": {"agreed": form["consent"]},
+                }
+            )
             return JSONResponse(self.voices[-1], 201)
 
         @app.post("/api/generate")
@@ -82,16 +101,25 @@ class StandInApi:
             if self.refusal is not None:
                 return JSONResponse({"error": self.refusal[1]}, self.refusal[0], {"X-Trace-Id": TRACE})
             assert form["stream_format"] == "sse"
-            return StreamingResponse(self._events(form), media_type="text/event-stream",
-                                     headers={"X-Trace-Id": TRACE})
+            return StreamingResponse(self._events(form), media_type="text/event-stream", headers={"X-Trace-Id": TRACE})
+
         return app
 
     def _denied(self, request: Request) -> Response | None:
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
-        return JSONResponse({"error": {"message": "A key is missing or wrong. Send Authorization: Bearer KEY.",
-                                       "type": "unauthorized", "param": None, "code": "key_missing"}}, 401,
-                            {"X-Trace-Id": TRACE})
+        return JSONResponse(
+            {
+                "error": {
+                    "message": "A key is missing or wrong. Send Authorization: Bearer KEY.",
+                    "type": "unauthorized",
+                    "param": None,
+                    "code": "key_missing",
+                }
+            },
+            401,
+            {"X-Trace-Id": TRACE},
+        )
 
     async def _events(self, form: dict):
         began = time.monotonic()
@@ -121,20 +149,41 @@ class StandInApi:
                             return
                 ms = (time.monotonic() - began) * 1e3 - at
                 yield "stage", common | {"state": "done", "ms": ms}
-                timings.append({"stage": name, "service": SERVICES[name], "piece": piece, "start_ms": at,
-                                "duration_ms": ms, "queue_ms": ms / 16, "batch_wait_ms": ms / 8, "batch_size": 2,
-                                "compute_ms": ms * 3 / 4})
+                timings.append(
+                    {
+                        "stage": name,
+                        "service": SERVICES[name],
+                        "piece": piece,
+                        "start_ms": at,
+                        "duration_ms": ms,
+                        "queue_ms": ms / 16,
+                        "batch_wait_ms": ms / 8,
+                        "batch_size": 2,
+                        "compute_ms": ms * 3 / 4,
+                    }
+                )
         if not self.breaks_off:
             total_ms = (time.monotonic() - began) * 1e3
-            yield "done", {"trace_id": TRACE, "seconds": seconds, "first_audio_ms": first_ms, "total_ms": total_ms,
-                           "trace_url": f"{self.zipkin}/zipkin/traces/{TRACE}" if self.keeps_trace else None,
-                           "real_time_factor": total_ms / 1e3 / seconds, "stages": timings}
+            yield (
+                "done",
+                {
+                    "trace_id": TRACE,
+                    "seconds": seconds,
+                    "first_audio_ms": first_ms,
+                    "total_ms": total_ms,
+                    "trace_url": f"{self.zipkin}/zipkin/traces/{TRACE}" if self.keeps_trace else None,
+                    "real_time_factor": total_ms / 1e3 / seconds,
+                    "stages": timings,
+                },
+            )
 
 
 async def _form(request: Request) -> dict:
     async with request.form() as form:
-        return {name: value if isinstance(value, str) else {"name": value.filename, "bytes": value.size}
-                for name, value in form.items()}
+        return {
+            name: value if isinstance(value, str) else {"name": value.filename, "bytes": value.size}
+            for name, value in form.items()
+        }
 
 
 def _chunk(response_format: str, seconds: float) -> str:
@@ -151,8 +200,9 @@ def _chunk(response_format: str, seconds: float) -> str:
 def serve(app) -> tuple[uvicorn.Server, str]:
     """`app` on a free port of loopback, in a thread; ends when the server's `should_exit` is set."""
     port = ports.any_free()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning",
-                                           timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+    )
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
         time.sleep(0.01)

@@ -68,9 +68,15 @@ def test_a_bucket_never_gives_more_than_its_size_and_its_rate_allow(per_second, 
         assert got <= size + now * per_second + 1e-6
 
 
-@pytest.mark.parametrize("limits, at_once", [
-    ({"requests_per_minute": 60}, 10), ({"requests_per_minute": 60, "burst": 3}, 3), ({"requests_per_minute": 1}, 1),
-    ({"requests_per_minute": 0.1}, 1)])
+@pytest.mark.parametrize(
+    "limits, at_once",
+    [
+        ({"requests_per_minute": 60}, 10),
+        ({"requests_per_minute": 60, "burst": 3}, 3),
+        ({"requests_per_minute": 1}, 1),
+        ({"requests_per_minute": 0.1}, 1),
+    ],
+)
 def test_without_a_burst_it_is_what_ten_seconds_bring(limits, at_once, clock):
     ledger, limits = Ledger(clock=clock), CallerLimits(**limits)
     assert sum(ledger.enter("a", limits, "x") is None for _ in range(50)) == at_once
@@ -134,8 +140,17 @@ def test_who_was_long_away_is_forgotten(clock):
     assert ledger.known() == 1, "a rate that was lifted is forgotten too"
 
 
-@pytest.mark.parametrize("wrong", [{"burst": 3}, {"requests_per_minute": 0}, {"requests_per_minute": float("nan")},
-                                   {"concurrent": 0}, {"burst": 0, "requests_per_minute": 1}, {"rate": 3}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"burst": 3},
+        {"requests_per_minute": 0},
+        {"requests_per_minute": float("nan")},
+        {"concurrent": 0},
+        {"burst": 0, "requests_per_minute": 1},
+        {"rate": 3},
+    ],
+)
 def test_limits_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValidationError):
         CallerLimits(**wrong)

@@ -15,16 +15,19 @@ KEY, OTHER = "cosygraph_one", "cosygraph_two"
 A, B = digest("a"), digest("b")
 
 
-@pytest.mark.parametrize("headers, client, trusted", [
-    ({}, LOCAL, True),
-    ({}, "::1", True),
-    ({}, REMOTE, False),
-    ({}, None, False),
-    ({}, "not an address", False),
-    ({"x-forwarded-for": LOCAL}, LOCAL, False),
-    ({"forwarded": "for=127.0.0.1"}, LOCAL, False),
-    ({"x-real-ip": LOCAL}, LOCAL, False),
-])
+@pytest.mark.parametrize(
+    "headers, client, trusted",
+    [
+        ({}, LOCAL, True),
+        ({}, "::1", True),
+        ({}, REMOTE, False),
+        ({}, None, False),
+        ({}, "not an address", False),
+        ({"x-forwarded-for": LOCAL}, LOCAL, False),
+        ({"forwarded": "for=127.0.0.1"}, LOCAL, False),
+        ({"x-real-ip": LOCAL}, LOCAL, False),
+    ],
+)
 def test_without_a_key_file_this_machine_is_trusted_and_nobody_behind_a_proxy(headers, client, trusted):
     found = Callers(None).identify(headers, client)
     assert (found.trusted, found.key, found.user, found.refused) == (trusted, None, None, None)
@@ -72,18 +75,28 @@ keys:
     callers = Callers(str(path), DIALECTS)
     found = callers.identify({"x-api-key": KEY, "x-user-id": "mallory"}, REMOTE)
     assert found == callers.identify({"x-api-key": OTHER}, REMOTE), "two keys of one name while they are rotated"
-    assert found == Caller(False, "web", "Alice's shop", frozenset({"voices", "admin"}),
-                           CallerLimits(requests_per_minute=60, concurrent=4), "zh-Sichuan", address=REMOTE)
+    assert found == Caller(
+        False,
+        "web",
+        "Alice's shop",
+        frozenset({"voices", "admin"}),
+        CallerLimits(requests_per_minute=60, concurrent=4),
+        "zh-Sichuan",
+        address=REMOTE,
+    )
     assert callers.known == 1
 
 
-@pytest.mark.parametrize("expires, now, good", [
-    ("2026-11-25", "2026-11-25T23:59:59", True),
-    ("2026-11-25", "2026-11-26T00:00:00", False),
-    ("2026-11-25 12:00:00", "2026-11-25T11:59:59", True),
-    ("2026-11-25 12:00:00", "2026-11-25T12:00:00", False),
-    ("2026-11-25T12:00:00+02:00", "2026-11-25T10:30:00", False),
-])
+@pytest.mark.parametrize(
+    "expires, now, good",
+    [
+        ("2026-11-25", "2026-11-25T23:59:59", True),
+        ("2026-11-25", "2026-11-26T00:00:00", False),
+        ("2026-11-25 12:00:00", "2026-11-25T11:59:59", True),
+        ("2026-11-25 12:00:00", "2026-11-25T12:00:00", False),
+        ("2026-11-25T12:00:00+02:00", "2026-11-25T10:30:00", False),
+    ],
+)
 def test_a_key_ends_when_its_entry_says_so(path, expires, now, good):
     path.write_text(path.read_text() + f"    expires: {expires}\n")
     callers = Callers(str(path), now=lambda: datetime.fromisoformat(now).replace(tzinfo=UTC))
@@ -100,6 +113,7 @@ def test_the_file_may_change_while_it_is_in_use_and_a_damaged_one_changes_nothin
     def known(text: str | None) -> bool:
         path.unlink() if text is None else path.write_text(text)
         return callers.identify({"x-api-key": KEY}, REMOTE).key is not None
+
     assert known("keys: [{name: broken}]") and "stay in force" in caplog.text
     caplog.clear()
     assert callers.identify({"x-api-key": KEY}, REMOTE).trusted and not caplog.text, "said once"
@@ -119,19 +133,26 @@ def test_a_changed_file_is_not_looked_at_for_every_request(path, monkeypatch):
     assert not callers.identify({"x-api-key": KEY}, REMOTE).trusted, "half a second later it is"
 
 
-@pytest.mark.parametrize("text, says", [
-    ("keys: [{name: UPPER, sha256: x}]", "keys.0.name"),
-    (f"keys: [{{name: a, sha256: SECRET{A[6:]}}}]", "keys.0.sha256"),
-    (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {B}, roles: [SECRET]}}]", "keys.1.roles"),
-    (f"keys: [{{name: a, sha256: {A}}}, {{name: a, sha256: {B}}}]", "the same name is there twice"),
-    (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {A}}}]", "the same sha256 is there twice"),
-    (f"keys: [{{name: a, sha256: {A}, limits: {{burst: 3}}}}]", "burst says nothing without"),
-    (f"keys: [{{name: a, sha256: {A}, rolls: [admin]}}]", "did you mean 'roles'"),
-    (f"keys: [{{name: a, sha256: {A}, dialect: SECRET}}]", "the dialect of the key a is not known"),
-    (f"keys: [{{name: a, sha256: {A}, expires: SECRET}}]", "keys.0.expires"),
-    ("keys: [{name: a, sha256: []}]", "keys.0.sha256"),
-    ("- a list", "no list `keys`"), ("keys: {", "no YAML at line"), ("other: []", "unknown key 'other'"),
-    ("{1: 2}", "is no key file"), ("keys: [3]", "keys.0")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("keys: [{name: UPPER, sha256: x}]", "keys.0.name"),
+        (f"keys: [{{name: a, sha256: SECRET{A[6:]}}}]", "keys.0.sha256"),
+        (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {B}, roles: [SECRET]}}]", "keys.1.roles"),
+        (f"keys: [{{name: a, sha256: {A}}}, {{name: a, sha256: {B}}}]", "the same name is there twice"),
+        (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {A}}}]", "the same sha256 is there twice"),
+        (f"keys: [{{name: a, sha256: {A}, limits: {{burst: 3}}}}]", "burst says nothing without"),
+        (f"keys: [{{name: a, sha256: {A}, rolls: [admin]}}]", "did you mean 'roles'"),
+        (f"keys: [{{name: a, sha256: {A}, dialect: SECRET}}]", "the dialect of the key a is not known"),
+        (f"keys: [{{name: a, sha256: {A}, expires: SECRET}}]", "keys.0.expires"),
+        ("keys: [{name: a, sha256: []}]", "keys.0.sha256"),
+        ("- a list", "no list `keys`"),
+        ("keys: {", "no YAML at line"),
+        ("other: []", "unknown key 'other'"),
+        ("{1: 2}", "is no key file"),
+        ("keys: [3]", "keys.0"),
+    ],
+)
 def test_a_wrong_file_at_the_start_is_refused_with_its_name_and_the_place(tmp_path, text, says):
     path = tmp_path / "keys.yaml"
     path.write_text(text)
@@ -152,8 +173,17 @@ def test_an_empty_file_has_no_keys():
     assert parse("", Path("keys.yaml")).keys == parse("keys:", Path("keys.yaml")).keys == ()
 
 
-@pytest.mark.parametrize("client, network", [
-    ("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::/64"),
-    ("2001:db8::ffff:1", "2001:db8::/64"), ("2001:db8:0:1::1", "2001:db8:0:1::/64"), (None, ""), ("unix", "")])
+@pytest.mark.parametrize(
+    "client, network",
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        (None, ""),
+        ("unix", ""),
+    ],
+)
 def test_callers_without_a_key_are_told_apart_by_their_network(client, network):
     assert Callers(None).identify({}, client).address == network

@@ -30,10 +30,12 @@ def path(tmp_path) -> Path:
 @pytest.fixture
 def key(path, capsys):
     """The command, on one file; returns what it prints on standard output."""
+
     def run(*arguments: str, code: int = 0) -> str:
         assert cli.main(["key", *arguments, "--file", str(path)]) == code
         printed = capsys.readouterr()
         return (printed.out if code == 0 else printed.err).strip()
+
     return run
 
 
@@ -51,16 +53,41 @@ def test_a_key_is_shown_once_and_its_hash_is_kept(key, path):
 
 
 def test_all_fields_can_be_given(key, path):
-    made = key("web", "--role", "voices", "--role", "synthesize", "--owner", "Alice's shop", "--dialect", "zh-CN",
-               "--requests-per-minute", "60", "--burst", "5", "--concurrent", "4", "--expires", "2999-01-31",
-               "--untrusted")
+    made = key(
+        "web",
+        "--role",
+        "voices",
+        "--role",
+        "synthesize",
+        "--owner",
+        "Alice's shop",
+        "--dialect",
+        "zh-CN",
+        "--requests-per-minute",
+        "60",
+        "--burst",
+        "5",
+        "--concurrent",
+        "4",
+        "--expires",
+        "2999-01-31",
+        "--untrusted",
+    )
     found = Callers(str(path)).identify({"x-api-key": made}, REMOTE)
     assert (found.key, found.user, found.trusted, found.dialect) == ("web", "Alice's shop", False, "zh-CN")
     assert found.roles == {"voices", "synthesize"}
     assert found.limits.model_dump() == {"requests_per_minute": 60, "burst": 5, "concurrent": 4}
     assert re.split(" {2,}", key("--list")) == [
-        "web", "synthesize,voices", "owner Alice's shop", "dialect zh-CN", "requests_per_minute 60",
-        "burst 5", "concurrent 4", "expires 2999-01-31", "untrusted"]
+        "web",
+        "synthesize,voices",
+        "owner Alice's shop",
+        "dialect zh-CN",
+        "requests_per_minute 60",
+        "burst 5",
+        "concurrent 4",
+        "expires 2999-01-31",
+        "untrusted",
+    ]
 
 
 def test_a_rotation_has_two_keys_and_ends_with_one(key, path):
@@ -91,10 +118,20 @@ def test_a_link_stays_a_link(key, path, tmp_path):
     assert path.is_symlink() and name_of(path, made) == "alice"
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["Alice"], "no key name"), (["a b"], "no key name"), (["x" * 41], "no key name"), (["old"], "--rotate gives it"),
-    (["new", "--burst", "3"], "burst says nothing"), (["new", "--concurrent", "0"], "concurrent"),
-    (["--rotate", "new"], "key --list"), (["--revoke", "new"], "key --list"), (["--retire", "new"], "key --list")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["Alice"], "no key name"),
+        (["a b"], "no key name"),
+        (["x" * 41], "no key name"),
+        (["old"], "--rotate gives it"),
+        (["new", "--burst", "3"], "burst says nothing"),
+        (["new", "--concurrent", "0"], "concurrent"),
+        (["--rotate", "new"], "key --list"),
+        (["--revoke", "new"], "key --list"),
+        (["--retire", "new"], "key --list"),
+    ],
+)
 def test_what_cannot_be_done_is_said_and_changes_nothing(key, path, arguments, says):
     key("old")
     before = path.read_bytes()
@@ -186,6 +223,7 @@ class TestApplication:
     def test_the_run_folders_keys_are_taken_where_the_config_names_none(self, tmp_path):
         def keys_file(**options) -> str | None:
             return stack.Stack(tmp_path, print)._application(stack.Options(run_dir=tmp_path, **options)).keys_file
+
         assert keys_file() is None
         KeyEditor(tmp_path / "keys.yaml").add("alice")
         assert keys_file() == str(tmp_path / "keys.yaml")
@@ -196,7 +234,9 @@ class TestApplication:
         KeyEditor(tmp_path / "other.yaml").add("bob")
         options = stack.Options(run_dir=tmp_path, config=config, keys_file=tmp_path / "other.yaml", host="0.0.0.0")
         application = stack.Stack(tmp_path, print)._application(options, tracing={"spans_file": "s"})
-        assert self.checked(application) == "API keys are required (1 known)", "and the config's other file is not in it"
+        assert self.checked(application) == "API keys are required (1 known)", (
+            "and the config's other file is not in it"
+        )
         assert json.loads(application.proxy_environment()["COSYGRAPH_TRACING"])["spans_file"] == "s"
 
 
@@ -223,6 +263,7 @@ def test_the_demo_shows_its_key_to_the_graph_and_to_nothing_it_starts(monkeypatc
 
         def log_message(self, *args):
             pass
+
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running = State("now", boot_id(), server.server_port)

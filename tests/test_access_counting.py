@@ -78,6 +78,7 @@ def test_limits_hold_over_all_that_ask_one_limiter():
         await asyncio.sleep(0.02)
         assert len(await allowed(second, PLACES)) == 1
         assert first.counters() == {"refused": 5, "alone": 0, "lost": 0, "under_way": 0, "limiter_present": 1}
+
     asyncio.run(main())
 
 
@@ -90,6 +91,7 @@ def test_a_refusal_says_which_limit_it_was_and_when_to_come_back(limits, code, r
             await counting.enter("a", limits)
         assert (refused.value.status, refused.value.type, refused.value.code) == (429, "rate_limited", code)
         assert refused.value.headers() == {"Retry-After": str(retry)}
+
     asyncio.run(main())
 
 
@@ -100,6 +102,7 @@ def test_the_time_to_come_back_is_rounded_up():
         with pytest.raises(RateLimited) as refused:
             await counting.enter("a", CallerLimits(requests_per_minute=50, burst=1))
         assert refused.value.headers() == {"Retry-After": "2"}, "1.2 s"
+
     asyncio.run(main())
 
 
@@ -112,13 +115,19 @@ def test_while_the_limiter_is_away_each_replica_counts_for_itself_and_nobody_wai
         began = asyncio.get_running_loop().time()
         assert len(await allowed(counting, RATE, 50)) == 2, "the whole limit, and no more"
         assert asyncio.get_running_loop().time() - began < 2, "one waits for the time limit, the others not at all"
-        assert counting.counters() | {"refused": 0} == {"refused": 0, "alone": 50, "lost": 1, "under_way": 0,
-                                                        "limiter_present": 0}
+        assert counting.counters() | {"refused": 0} == {
+            "refused": 0,
+            "alone": 50,
+            "lost": 1,
+            "under_way": 0,
+            "limiter_present": 0,
+        }
         assert caplog.text.count("the limiter is away") == 1
         limiter.mode = "well"
         if mode == "broken":  # the heartbeat under way, too, is given up only after its own time limit
             await until(lambda: counting.present)
             assert len(await allowed(counting, RATE)) == 2, "the limiter's own count goes on"
+
     asyncio.run(main())
 
 
@@ -137,6 +146,7 @@ def test_requests_under_way_are_known_to_a_limiter_that_comes_back():
         for lease in held:
             counting.leave(lease)
         await until(lambda: limiter._ledger.under_way("a") == 0)
+
     asyncio.run(main())
 
 
@@ -150,6 +160,7 @@ def test_what_the_limiter_granted_too_late_is_given_back():
         await until(lambda: counting.present)
         counting.leave(lease)
         await until(lambda: limiter._ledger.under_way("a") == 0)
+
     asyncio.run(main())
 
 
@@ -163,6 +174,7 @@ def test_a_request_that_is_cancelled_while_it_asks_holds_nothing():
         asking.cancel()
         await until(lambda: limiter._ledger.under_way("a") == 0)
         assert asking.cancelled() and counting.counters()["under_way"] == 0 and counting.present
+
     asyncio.run(main())
 
 
@@ -177,4 +189,5 @@ def test_leases_are_renewed_for_as_long_as_they_are_held():
         counting.leave(lease)
         counting.leave(lease)
         await until(lambda: limiter._ledger.under_way("a") == 0)
+
     asyncio.run(main())

@@ -34,14 +34,24 @@ def caller(*roles: str) -> Caller:
     return Caller(key="k", roles=frozenset(roles))
 
 
-@pytest.mark.parametrize("method, path, roles", [
-    ("POST", "/api/generate", {"synthesize"}), ("POST", "/v1/audio/speech", {"synthesize"}),
-    ("GET", "/v1/models", {"synthesize"}), ("POST", "/inference_zero_shot", {"synthesize"}),
-    ("GET", "/v1/audio/voices", {"voices", "synthesize"}),
-    ("GET", "/v1/audio/voices/voice_1", {"voices", "synthesize"}),
-    ("POST", "/v1/audio/voices", {"voices"}), ("DELETE", "/v1/audio/voices/voice_1", {"voices"}),
-    ("GET", "/v1/audio/voicesx", ROLES), ("GET", "/nothing", ROLES), ("GET", "/health/", ROLES),
-    ("GET", "", ROLES), ("GET", "/HEALTH", ROLES)])
+@pytest.mark.parametrize(
+    "method, path, roles",
+    [
+        ("POST", "/api/generate", {"synthesize"}),
+        ("POST", "/v1/audio/speech", {"synthesize"}),
+        ("GET", "/v1/models", {"synthesize"}),
+        ("POST", "/inference_zero_shot", {"synthesize"}),
+        ("GET", "/v1/audio/voices", {"voices", "synthesize"}),
+        ("GET", "/v1/audio/voices/voice_1", {"voices", "synthesize"}),
+        ("POST", "/v1/audio/voices", {"voices"}),
+        ("DELETE", "/v1/audio/voices/voice_1", {"voices"}),
+        ("GET", "/v1/audio/voicesx", ROLES),
+        ("GET", "/nothing", ROLES),
+        ("GET", "/health/", ROLES),
+        ("GET", "", ROLES),
+        ("GET", "/HEALTH", ROLES),
+    ],
+)
 def test_a_route_is_open_to_its_roles_and_admin_alone(method, path, roles):
     assert gate.roles_for(method, path) == roles
     for role in ROLES:
@@ -65,18 +75,26 @@ def test_the_table_knows_every_route_there_is():
 
 
 def test_the_table_in_the_docs_is_the_one_in_force():
-    rows = [line.split("|")[1:4:2] for line in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
-            if line.startswith("| `")]
-    told = {path: role.strip() for paths, role in rows for path in paths.replace("`", "").replace(",", " ").split()
-            if path.startswith("/")}
+    rows = [
+        line.split("|")[1:4:2]
+        for line in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    told = {
+        path: role.strip()
+        for paths, role in rows
+        for path in paths.replace("`", "").replace(",", " ").split()
+        if path.startswith("/")
+    }
     assert told.pop("/v1/audio/voices") == "voices (GET: synthesize too)"
     assert len(told) > 8
     for path, role in told.items():
         assert gate.roles_for("POST", path) == (frozenset() if role == "none" else {role}), path
 
 
-@pytest.mark.parametrize("refused, code", [
-    (None, "key_missing"), ("unknown", "key_unknown"), ("expired", "key_expired")])
+@pytest.mark.parametrize(
+    "refused, code", [(None, "key_missing"), ("unknown", "key_unknown"), ("expired", "key_expired")]
+)
 def test_a_refused_caller_is_told_why_and_how_to_do_it(refused, code):
     with pytest.raises(NotAuthorized) as caught:
         gate.check(Caller(refused=refused), "POST", "/api/generate")
@@ -85,18 +103,37 @@ def test_a_refused_caller_is_told_why_and_how_to_do_it(refused, code):
     assert error.headers() == {"WWW-Authenticate": "Bearer"}
 
 
-@pytest.mark.parametrize("setting, host, keys, required", [
-    ("auto", "127.0.0.1", 0, False), ("auto", "localhost", 0, False), ("auto", "::1", 3, False),
-    ("auto", "127.8.8.8", 0, False), ("auto", "0.0.0.0", 1, True), ("auto", "::", 1, True),
-    ("auto", "192.0.2.1", 1, True), ("auto", "example.org", 1, True), ("auto", None, 1, True), ("auto", "", 1, True),
-    (True, "127.0.0.1", 1, True), (False, "0.0.0.0", 0, False), (False, None, 0, False)])
+@pytest.mark.parametrize(
+    "setting, host, keys, required",
+    [
+        ("auto", "127.0.0.1", 0, False),
+        ("auto", "localhost", 0, False),
+        ("auto", "::1", 3, False),
+        ("auto", "127.8.8.8", 0, False),
+        ("auto", "0.0.0.0", 1, True),
+        ("auto", "::", 1, True),
+        ("auto", "192.0.2.1", 1, True),
+        ("auto", "example.org", 1, True),
+        ("auto", None, 1, True),
+        ("auto", "", 1, True),
+        (True, "127.0.0.1", 1, True),
+        (False, "0.0.0.0", 0, False),
+        (False, None, 0, False),
+    ],
+)
 def test_keys_are_required_beyond_loopback_and_where_it_is_said(setting, host, keys, required):
     assert keys_required(Access(required=setting), host, keys) is required
 
 
-@pytest.mark.parametrize("setting, host, says", [
-    ("auto", "0.0.0.0", "listens on 0.0.0.0, which is open to the network"), ("auto", "", "can't be found out"),
-    ("auto", None, "can't be found out"), (True, "127.0.0.1", "access.required is true")])
+@pytest.mark.parametrize(
+    "setting, host, says",
+    [
+        ("auto", "0.0.0.0", "listens on 0.0.0.0, which is open to the network"),
+        ("auto", "", "can't be found out"),
+        ("auto", None, "can't be found out"),
+        (True, "127.0.0.1", "access.required is true"),
+    ],
+)
 def test_it_does_not_start_open_to_the_network_without_keys(setting, host, says):
     with pytest.raises(ValueError, match="there are no keys: make a key with `python -m cluster key") as refused:
         keys_required(Access(required=setting), host, 0)
@@ -132,9 +169,11 @@ class Ingress:
 
     def __init__(self, folder: Path, **access) -> None:
         keys = folder / "keys.yaml"
-        keys.write_text(f"keys:\n- {{name: alice, sha256: {digest(KEY)}, owner: Alice Liddell}}\n"
-                        f"- {{name: bob, sha256: {digest(BUSY)}, limits: {{requests_per_minute: 1, burst: 2, "
-                        "concurrent: 1}}\n")
+        keys.write_text(
+            f"keys:\n- {{name: alice, sha256: {digest(KEY)}, owner: Alice Liddell}}\n"
+            f"- {{name: bob, sha256: {digest(BUSY)}, limits: {{requests_per_minute: 1, burst: 2, "
+            "concurrent: 1}}\n"
+        )
         self.file, secret = folder / "spans.jsonl", folder / "secret"
         secret.write_text("s" * 64)
         self.keeper = Keeper(Tracing(spans_file=str(self.file), secret_file=str(secret)), DIALECTS)
@@ -143,9 +182,16 @@ class Ingress:
         self.let_go.set()
         self.fails = False
         self.entrance = Entrance(**{"required": True} | access)
-        self.app = Gateway(self._answer, Tracer("cosyvoice3-api"), self.keeper, Callers(str(keys)),
-                           routes=Routes(ROUTES), deadline_s=5, trace_url=lambda trace_id: None,
-                           entrance=self.entrance)
+        self.app = Gateway(
+            self._answer,
+            Tracer("cosyvoice3-api"),
+            self.keeper,
+            Callers(str(keys)),
+            routes=Routes(ROUTES),
+            deadline_s=5,
+            trace_url=lambda trace_id: None,
+            entrance=self.entrance,
+        )
 
     async def _answer(self, scope, receive, send) -> None:
         self.entered.set()
@@ -154,8 +200,9 @@ class Ingress:
             raise RuntimeError("as told")
         await PlainTextResponse("fine")(scope, receive, send)
 
-    async def ask(self, key: str | None = None, path: str = "/api/generate",
-                  client: str = "192.0.2.1") -> httpx.Response:
+    async def ask(
+        self, key: str | None = None, path: str = "/api/generate", client: str = "192.0.2.1"
+    ) -> httpx.Response:
         transport = httpx.ASGITransport(self.app, client=(client, 5))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
             return await http.post(path, headers={"Authorization": f"Bearer {key}"} if key else {})
@@ -176,13 +223,20 @@ def test_a_request_without_a_key_ends_at_the_entrance_and_has_its_trace(tmp_path
         assert (await ingress.ask(path="/health")).status_code == 200
         assert (await ingress.ask(path="/whatever")).status_code == 401
         return answers[0].headers["x-trace-id"]
+
     trace_id = asyncio.run(main())
     spans = ingress.spans()
     [span] = [span for span in spans if span["traceId"] == trace_id]
     assert span["tags"] | {"sampling.adjusted_count": ""} == {
-        "http.method": "POST", "http.route": "/api/generate", "http.status_code": "401",
-        "error": "not_authorized: key_missing", "error.type": "not_authorized", "error.code": "key_missing",
-        "sampling.reason": "error", "sampling.adjusted_count": ""}
+        "http.method": "POST",
+        "http.route": "/api/generate",
+        "http.status_code": "401",
+        "error": "not_authorized: key_missing",
+        "error.type": "not_authorized",
+        "error.code": "key_missing",
+        "sampling.reason": "error",
+        "sampling.adjusted_count": "",
+    }
     assert b"cosygraph_" not in ingress.file.read_bytes()
 
 
@@ -193,6 +247,7 @@ def test_user_hash_is_the_owners(tmp_path):
     async def main():
         for key in (KEY, BUSY, BUSY, BUSY):
             await ingress.ask(key, path="/v1/audio/voices" if key == KEY else "/api/generate")
+
     asyncio.run(main())
     tags = {span["tags"]["http.status_code"]: span["tags"] for span in ingress.spans()}
     assert tags["403"]["user.hash"] == alice and tags["429"]["user.hash"] == bob, "its name where it has no owner"
@@ -208,10 +263,12 @@ def test_a_caller_over_its_rate_gets_429_and_the_others_do_not(tmp_path):
         assert answers[-1].json()["error"]["type"] == "rate_limited"
         assert [(await ingress.ask(KEY)).status_code for _ in range(4)] == [200] * 4
         assert (await ingress.ask(BUSY, "/health")).status_code == 200, "what is open counts against nothing"
+
     asyncio.run(main())
     tags = ingress.spans()[0]["tags"]
-    assert tags["error"] == ("This caller's limit of 1 requests a minute is reached; try again after the time in "
-                             "Retry-After.")
+    assert tags["error"] == (
+        "This caller's limit of 1 requests a minute is reached; try again after the time in Retry-After."
+    )
 
 
 @pytest.mark.parametrize("ends", ["answered", "cancelled", "failed"])
@@ -233,6 +290,7 @@ def test_a_place_is_given_back_however_the_request_ends(tmp_path, ends):
         assert ingress.entrance.counters()["access_under_way"] == 0
         ingress.fails = False
         assert (await ingress.ask(BUSY)).status_code == 200
+
     asyncio.run(main())
 
 
@@ -242,9 +300,11 @@ def test_default_limits_are_each_callers_own(tmp_path):
     async def main():
         async def statuses(*args, **kwargs):
             return [(await ingress.ask(*args, **kwargs)).status_code for _ in range(2)]
+
         assert await statuses(KEY) == [200, 429]
         assert await statuses(BUSY) == [200, 200], "which has limits of its own"
         assert await statuses() == [200, 429] and await statuses(client="192.0.2.2") == [200, 429]
+
     asyncio.run(main())
 
 

@@ -49,8 +49,13 @@ def key(keys) -> str:
 def guarded(apps, ray_driver, tracing, keys_file, key) -> App:
     neighbour = apps["fast"]
     entry = yaml.safe_load((CLUSTER / "serve.cpu.yaml").read_text())["applications"][0]
-    entry["args"] |= {"engine": "simulated", "engine_options": WATCHED, "tracing": tracing, "voice_cache_mb": 0,
-                      "access": {"required": True, "keys_file": str(keys_file)}}
+    entry["args"] |= {
+        "engine": "simulated",
+        "engine_options": WATCHED,
+        "tracing": tracing,
+        "voice_cache_mb": 0,
+        "access": {"required": True, "keys_file": str(keys_file)},
+    }
     for deployment in entry["deployments"]:
         if scaling := deployment.get("autoscaling_config"):
             scaling["max_replicas"] = 1
@@ -97,8 +102,13 @@ def code(answer: httpx.Response) -> str:
 @contextmanager
 def under_way(app: App, key: str) -> Iterator[socket.socket]:
     """A request whose body never ends: it is under way for as long as this lasts."""
-    request = multipart(f"127.0.0.1:{app.port}", {"text": "Hello", "dialect": "en-US"}, b"RIFF" + bytes(60_000),
-                        path=f"/{app.name}/api/generate", headers={"X-API-Key": key})
+    request = multipart(
+        f"127.0.0.1:{app.port}",
+        {"text": "Hello", "dialect": "en-US"},
+        b"RIFF" + bytes(60_000),
+        path=f"/{app.name}/api/generate",
+        headers={"X-API-Key": key},
+    )
     before = sum(counted(app, "under_way"))
     with socket.create_connection(("127.0.0.1", app.port)) as connection:
         connection.sendall(request[:-100])
@@ -111,9 +121,17 @@ def test_keys_are_asked_for_and_roles_are_looked_at(guarded, keys, key):
     until(lambda: post(guarded, voices_only).status_code == 403, "the key was never known", 5)
     assert [post(guarded, one).status_code for one in (None, UNKNOWN, key)] == [401, 401, 200]
     assert [code(post(guarded, one)) for one in (None, UNKNOWN, voices_only)] == [
-        "key_missing", "key_unknown", "role_missing"]
-    for path, status in (("/health", 200), ("/ready", 200), ("/api/dialects", 200), ("/openapi.json", 200),
-                         ("/nothing", 401)):
+        "key_missing",
+        "key_unknown",
+        "role_missing",
+    ]
+    for path, status in (
+        ("/health", 200),
+        ("/ready", 200),
+        ("/api/dialects", 200),
+        ("/openapi.json", 200),
+        ("/nothing", 401),
+    ):
         assert httpx.get(guarded.url + path, trust_env=False).status_code == status, path
     refused = httpx.post(guarded.url + "/api/generate", trust_env=False)
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -123,6 +141,7 @@ def test_keys_are_asked_for_and_roles_are_looked_at(guarded, keys, key):
 def test_keys_come_and_go_while_it_runs(guarded, keys):
     def statuses(key: str) -> set[int]:
         return {post(guarded, key, text="").status_code for _ in range(6)}  # of both replicas; 400 is past the entrance
+
     made = keys.add("short-lived")
     time.sleep(1)
     assert statuses(made) == {400}
@@ -167,8 +186,11 @@ def test_a_rate_holds_over_both_replicas_to_the_request(guarded, keys):
     for answer in answers:
         if answer.status_code == 429:
             assert code(answer) == "too_many_requests" and 1 <= int(answer.headers["retry-after"]) <= 120
-    assert all(after[one["pid"]]["kept_ratio"] + after[one["pid"]].get("kept_error", 0) >
-               one.get("kept_ratio", 0) + one.get("kept_error", 0) for one in before), "both had their share"
+    assert all(
+        after[one["pid"]]["kept_ratio"] + after[one["pid"]].get("kept_error", 0)
+        > one.get("kept_ratio", 0) + one.get("kept_error", 0)
+        for one in before
+    ), "both had their share"
     [span] = guarded.trace(next(answer for answer in answers if answer.status_code == 429).headers["x-trace-id"])
     assert span["tags"]["error.type"] == "rate_limited" and "user.hash" in span["tags"]
 
@@ -198,7 +220,9 @@ def test_while_the_limiter_is_away_requests_go_on_and_then_it_counts_again(guard
         # Serve sends requests to the replica that holds none, and where a limiter is replaced within a heartbeat's
         # patience, the other one need not notice.
         assert sum(counted(guarded, "lost")) >= 1 and sum(counted(guarded, "alone")) >= 1
-        until(lambda: [one["pid"] for one in guarded.replicas("limiter")] not in ([], [limiter["pid"]]), "no new limiter")
+        until(
+            lambda: [one["pid"] for one in guarded.replicas("limiter")] not in ([], [limiter["pid"]]), "no new limiter"
+        )
         connected(guarded)
         other = keys.add("other", limits={"concurrent": 1})
         time.sleep(1)

@@ -32,6 +32,7 @@ def test_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refused():
         leave.set()
         await asyncio.gather(first, second)
         assert (door.in_flight, door.waiting) == (0, 0)
+
     asyncio.run(scenario())
 
 
@@ -45,6 +46,7 @@ def test_waiting_has_an_end_and_leaves_nothing_behind():
         assert refused.value.code == "queue_timeout" and door.waiting == 0
         async with door.enter():
             assert door.in_flight == 1
+
     asyncio.run(scenario())
 
 
@@ -58,6 +60,7 @@ def test_a_guest_that_is_cancelled_while_waiting_frees_its_place():
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert door.waiting == 0
+
     asyncio.run(scenario())
 
 
@@ -69,4 +72,5 @@ def test_a_draining_door_is_closed():
             async with door.enter():
                 pass
         assert refused.value.code == "draining"
+
     asyncio.run(scenario())

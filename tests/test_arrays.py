@@ -35,8 +35,13 @@ def test_an_array_is_taken_in_another_process(shelf):
         array = asyncio.run(Shelf("here", lambda: False).take(pickle.loads(bytes.fromhex(sys.argv[1]))))
         print(array.shape, array.dtype, array.sum(dtype="f8"), array.flags.writeable)
     """
-    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), pickle.dumps(ticket).hex()], text=True,
-                         capture_output=True, check=True, cwd=os.path.dirname(os.path.dirname(__file__)))
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), pickle.dumps(ticket).hex()],
+        text=True,
+        capture_output=True,
+        check=True,
+        cwd=os.path.dirname(os.path.dirname(__file__)),
+    )
     assert out.stdout.split("\n")[0] == f"(50, 1000) float32 {ARRAY[::2].sum(dtype='f8')} False"
 
 
@@ -80,9 +85,15 @@ def test_beyond_the_limit_the_oldest_go():
     shelf.close()
 
 
-@pytest.mark.parametrize("change", [
-    {"node": "elsewhere"}, {"pid": 2**22 - 1}, {"fd": 9999}, {"inode": 1},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"node": "elsewhere"},
+        {"pid": 2**22 - 1},
+        {"fd": 9999},
+        {"inode": 1},
+    ],
+)
 def test_a_ticket_for_what_is_not_there_says_so(shelf, change):
     ticket = shelf.put(ARRAY)
     wrong = MemoryTicket(**{name: getattr(ticket, name) for name in ticket.__slots__} | change)
@@ -116,6 +127,7 @@ def test_over_several_nodes_ray_carries_it(ray_driver):
         async def take(self, ticket):
             array = await Shelf("there", lambda: True).take(ticket)
             return float(array.sum(dtype="f8")), array.flags.writeable
+
     taker = Taker.remote()
     assert ray_driver.get(taker.take.remote(ticket)) == (float(ARRAY.sum(dtype="f8")), False)
     ray_driver.kill(taker)
@@ -124,6 +136,7 @@ def test_over_several_nodes_ray_carries_it(ray_driver):
 def test_without_memory_files_ray_carries_it_on_one_node_too(ray_driver, shelf, monkeypatch):
     def refuse(*_):
         raise OSError(24, "Too many open files")
+
     monkeypatch.setattr(os, "memfd_create", refuse)
     ticket = shelf.put(ARRAY)
     assert isinstance(ticket, ObjectTicket) and np.array_equal(take(shelf, ticket), ARRAY)

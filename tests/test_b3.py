@@ -134,8 +134,9 @@ def test_what_a_decision_does(row):
 
 def _kept(incoming, trusted: bool, failed: bool) -> str:
     kept = [
-        Sampler(SamplingSettings(ratio=ratio)).decide(
-            FinishedTrace(IDS["T"], failed=failed, incoming=incoming, trusted=trusted)).keep
+        Sampler(SamplingSettings(ratio=ratio))
+        .decide(FinishedTrace(IDS["T"], failed=failed, incoming=incoming, trusted=trusted))
+        .keep
         for ratio in (0.0, 1.0)
     ]
     return {(False, False): "never", (True, True): "always", (False, True): "by ratio"}[tuple(kept)]

@@ -18,6 +18,7 @@ def silence() -> bytes:
 def nearly_silent() -> bytes:
     """Half a second of sound in four seconds."""
     import io
+
     wave = np.zeros(24_000 * 4, np.float32)
     wave[:12_000] = 0.3 * np.sin(np.arange(12_000) * 0.05)
     file = io.BytesIO()
@@ -27,6 +28,7 @@ def nearly_silent() -> bytes:
 
 def not_finite() -> bytes:
     import io
+
     file = io.BytesIO()
     soundfile.write(file, np.full(24_000 * 4, np.nan, np.float32), 24_000, format="WAV", subtype="FLOAT")
     return file.getvalue()
@@ -104,8 +106,11 @@ def test_the_8_khz_caller_is_named_where_an_operator_looks(fast):
     stage = spans["preprocess_audio"]["tags"]
     assert stage["error"] == message and stage["audio.sample_rate"] == "8000"
     assert spans["post /api/generate"]["tags"]["error"] == message
-    found = httpx.get(f"{fast.zipkin}/api/v2/traces", trust_env=False, params={
-        "serviceName": "audio-service", "annotationQuery": "error and http.status_code=400", "limit": 500}).json()
+    found = httpx.get(
+        f"{fast.zipkin}/api/v2/traces",
+        trust_env=False,
+        params={"serviceName": "audio-service", "annotationQuery": "error and http.status_code=400", "limit": 500},
+    ).json()
     assert answer.headers["x-trace-id"] in {trace[0]["traceId"] for trace in found}
 
 
@@ -118,47 +123,66 @@ def test_clipping_is_a_tag_not_a_refusal(fast):
 
 def test_the_text_is_in_neither_answer_nor_trace(fast):
     secret = "canary-5412"
-    for fields in ({"text": secret * 30}, {"dialect": secret}, {"mode": secret}, {"text": f"<|{secret}|>"},
-                   {secret: "x"}, {"seed": secret}):
+    for fields in (
+        {"text": secret * 30},
+        {"dialect": secret},
+        {"mode": secret},
+        {"text": f"<|{secret}|>"},
+        {secret: "x"},
+        {"seed": secret},
+    ):
         answer = fast.post(**fields)
         assert answer.status_code == 400 and secret not in answer.text
         assert secret not in str(fast.trace(answer.headers["x-trace-id"]))
 
 
-@pytest.mark.parametrize("body, content_type", [
-    (b"", "multipart/form-data"),
-    (b"", "multipart/form-data; boundary=x"),
-    (b"garbage", "multipart/form-data; boundary=x"),
-    (b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nhalf a form', "multipart/form-data; boundary=x"),
-    (b"--x\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-    (b'{"text": "hello"}', "application/json"),
-    (b"text=hello", "application/x-www-form-urlencoded"),
-])
+@pytest.mark.parametrize(
+    "body, content_type",
+    [
+        (b"", "multipart/form-data"),
+        (b"", "multipart/form-data; boundary=x"),
+        (b"garbage", "multipart/form-data; boundary=x"),
+        (b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nhalf a form', "multipart/form-data; boundary=x"),
+        (b"--x\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x"),
+        (b'{"text": "hello"}', "application/json"),
+        (b"text=hello", "application/x-www-form-urlencoded"),
+    ],
+)
 def test_a_body_that_is_no_such_form(fast, body, content_type):
-    answer = httpx.post(f"{fast.url}/api/generate", content=body, headers={"content-type": content_type},
-                        trust_env=False)
+    answer = httpx.post(
+        f"{fast.url}/api/generate", content=body, headers={"content-type": content_type}, trust_env=False
+    )
     assert answer.status_code == 400 and answer.json()["error"]["type"] == "input_validation"
     assert fast.trace(answer.headers["x-trace-id"])
 
 
 def test_fields_of_the_wrong_kind(fast):
     url = f"{fast.url}/api/generate"
-    as_text = httpx.post(url, data={"text": "a", "dialect": "en-US"}, files={"prompt_audio": (None, "not a file")},
-                         trust_env=False)
+    as_text = httpx.post(
+        url, data={"text": "a", "dialect": "en-US"}, files={"prompt_audio": (None, "not a file")}, trust_env=False
+    )
     check(fast, as_text, "clip_not_a_file", "prompt_audio")
-    twice = httpx.post(url, data={"text": ["a", "b"], "dialect": "en-US"}, files={"prompt_audio": ("a.wav", GOOD)},
-                       trust_env=False)
+    twice = httpx.post(
+        url, data={"text": ["a", "b"], "dialect": "en-US"}, files={"prompt_audio": ("a.wav", GOOD)}, trust_env=False
+    )
     check(fast, twice, "field_twice", None)
-    file_text = httpx.post(url, data={"dialect": "en-US"}, trust_env=False,
-                           files={"prompt_audio": ("a.wav", GOOD), "text": ("t.txt", b"hello")})
+    file_text = httpx.post(
+        url,
+        data={"dialect": "en-US"},
+        trust_env=False,
+        files={"prompt_audio": ("a.wav", GOOD), "text": ("t.txt", b"hello")},
+    )
     check(fast, file_text, "field_is_file", None)
     none = httpx.post(url, data={"text": "a", "dialect": "en-US"}, files={"other": ("a.wav", GOOD)}, trust_env=False)
     check(fast, none, "field_is_file", None)
 
 
 def test_unknown_paths_and_methods_have_traces_too(fast):
-    for method, path, status in (("GET", "/nowhere/secret-path", 404), ("GET", "/api/generate", 405),
-                                 ("DELETE", "/health", 405)):
+    for method, path, status in (
+        ("GET", "/nowhere/secret-path", 404),
+        ("GET", "/api/generate", 405),
+        ("DELETE", "/health", 405),
+    ):
         answer = httpx.request(method, fast.url + path, trust_env=False)
         assert answer.status_code == status and answer.json()["error"]["type"] in ("not_found", "method_not_allowed")
         assert "secret" not in str(fast.trace(answer.headers["x-trace-id"]))

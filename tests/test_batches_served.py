@@ -34,8 +34,10 @@ def together(app: App, texts: list[str]) -> list[tuple[httpx.Response, dict]]:
     finally:
         os.kill(replica["pid"], signal.SIGCONT)
     traces = [app.trace(answer.headers["x-trace-id"], spans=4) for answer in answers]
-    return [(answer, next(span for span in trace if span["name"] == "generate_mel")["tags"])
-            for answer, trace in zip(answers, traces, strict=True)]
+    return [
+        (answer, next(span for span in trace if span["name"] == "generate_mel")["tags"])
+        for answer, trace in zip(answers, traces, strict=True)
+    ]
 
 
 def largest(answers: list[tuple[httpx.Response, dict]]) -> int:
@@ -57,8 +59,9 @@ def test_a_lone_request_waits_for_nobody(watched):
         assert statistics.median(float(tags["batch.wait_ms"]) for tags in found) < 5
 
 
-@pytest.mark.parametrize("text, status, kind", [("refuse:generate", 400, "input_validation"),
-                                                ("fault:generate", 500, "internal")])
+@pytest.mark.parametrize(
+    "text, status, kind", [("refuse:generate", 400, "input_validation"), ("fault:generate", 500, "internal")]
+)
 def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched, text, status, kind):
     """Whether the engine says which one is bad, or raises for the whole batch."""
     watched.wait_ready()
@@ -83,6 +86,7 @@ def test_batch_settings_change_without_a_restart(watched):
     def change(entry: dict) -> None:
         tts = next(deployment for deployment in entry["deployments"] if deployment["name"] == "tts-service")
         tts["user_config"] = new
+
     watched.redeploy(change)
     end = time.monotonic() + 60
     while True:

@@ -62,6 +62,7 @@ def test_a_lone_request_starts_at_once():
         gate.released.release()
         done = await batcher.submit(1)
         assert (done.value, done.size, done.wait_ms, done.compute_ms) == (10, 1, 0.0, 100.0)
+
     asyncio.run(scenario())
 
 
@@ -81,6 +82,7 @@ def test_a_backlog_of_eight_becomes_one_batch():
         assert [done.size for done in results] == [1] + [8] * 8
         assert len({done.batch_id for done in results[1:]}) == 1
         assert results[1].wait_ms == 100.0, "the backlog waited for the first batch's compute, no longer"
+
     asyncio.run(scenario())
 
 
@@ -109,6 +111,7 @@ def test_lingering_pays_only_while_arrivals_are_frequent():
         gate.released.release(3)
         await asyncio.gather(*tasks)
         return lingers, gate.batches
+
     # One every 40 ms: delaying two by 40 ms is cheaper than 180 ms of compute for the next one alone.
     assert asyncio.run(scenario(lone_before=0)) == (True, [[0], [1, 2, 3]])
     assert asyncio.run(scenario(lone_before=3)) == (False, [[0], [1, 2], [3]])
@@ -127,6 +130,7 @@ def test_never_waits_beyond_the_limit():
         gate.released.release(2)
         await asyncio.gather(*tasks)
         assert gate.batches == [[0], [1]], "the second had waited 500 ms already"
+
     asyncio.run(scenario())
 
 
@@ -145,6 +149,7 @@ def test_a_member_cancelled_while_waiting_leaves():
         gate.released.release(2)
         assert (await stays).value == 20 and (await first).value == 0
         assert gate.batches == [[0], [2]]
+
     asyncio.run(scenario())
 
 
@@ -156,6 +161,7 @@ def test_one_bad_member_fails_alone():
         assert (await blocker).value == 1 and (await good).value == 2
         with pytest.raises(ValueError):
             await bad
+
     asyncio.run(scenario())
 
 
@@ -165,10 +171,12 @@ def test_a_batch_that_raises_fails_its_members_and_no_others():
             if 13 in items:
                 raise RuntimeError("device lost")
             return items
+
         batcher = Batcher(compute)
         with pytest.raises(RuntimeError):
             await batcher.submit(13)
         assert (await batcher.submit(14)).value == 14
+
     asyncio.run(scenario())
 
 
@@ -181,6 +189,7 @@ def test_where_a_batch_raises_its_members_are_computed_one_by_one():
             if 130 in items:  # the gate multiplies
                 raise RuntimeError("no phonemes")
             return items
+
         gate = Gate(Clock())
         batcher = Batcher(lambda items: compute(gate(items)), batch_wait_ms=0)
         first = asyncio.create_task(batcher.submit(0))
@@ -194,6 +203,7 @@ def test_where_a_batch_raises_its_members_are_computed_one_by_one():
             await bad
         assert [one.size for one in done] == [3, 3]
         return computed
+
     computed = asyncio.run(scenario())
     assert len(computed[0]) == 1 and [len(items) for items in computed[1:]] == [3, 1, 1, 1]
 
@@ -203,6 +213,7 @@ def test_a_short_result_list_is_an_error_not_a_hang():
         batcher = Batcher(lambda items: [])
         with pytest.raises(RuntimeError, match="0 results for 1"):
             await asyncio.wait_for(batcher.submit(1), 2)
+
     asyncio.run(scenario())
 
 
@@ -221,6 +232,7 @@ def test_settings_change_live():
         assert gate.batches == [[0], [1, 2], [3, 4]]
         with pytest.raises(ValueError):
             batcher.configure(max_batch_size=0)
+
     asyncio.run(scenario())
 
 
@@ -240,4 +252,5 @@ def test_who_must_be_answered_first_is_computed_first():
         done = await asyncio.gather(*tasks)
         assert [one.value for one in done] == [0, 10, 20, 30, 40, 50]
         return gate.batches
+
     assert asyncio.run(scenario()) == [[0], [3, 4], [1, 2], [5]]

@@ -17,8 +17,13 @@ RIGHT = "88 % of the 400s (15 % of all requests) are 8 kHz audio from user 3f9a0
 
 
 def report(kind, summary, *detail, severity="act", change=None):
-    return Report({"findings": [{"kind": kind, "severity": severity, "summary": summary, "detail": list(detail),
-                                 "change": change}]})
+    return Report(
+        {
+            "findings": [
+                {"kind": kind, "severity": severity, "summary": summary, "detail": list(detail), "change": change}
+            ]
+        }
+    )
 
 
 def wrong(line, shares=(0.15, 0.88)):
@@ -43,9 +48,15 @@ def test_who_leaves_the_dialect_out_is_named_in_the_line_of_it():
     assert names_forgetful_caller(report("errors", "12 refused by 3f9a0c1d", "9 name no dialect"), PHONE)
 
 
-@pytest.mark.parametrize("line, shown", [
-    ("about 80 requests took the dialect of their key", True), ("about 80 requests took the voice's dialect", False),
-    ("1,200 took the key's dialect", False), ("5 took the key's dialect", False)])
+@pytest.mark.parametrize(
+    "line, shown",
+    [
+        ("about 80 requests took the dialect of their key", True),
+        ("about 80 requests took the voice's dialect", False),
+        ("1,200 took the key's dialect", False),
+        ("5 took the key's dialect", False),
+    ],
+)
 def test_a_fallback_is_shown_with_its_source_and_its_size(line, shown):
     assert (shows_fallback(report("fallback", line), 90) == []) == shown
     assert shows_fallback(report("errors", line), 90)
@@ -59,5 +70,13 @@ def test_what_asks_for_action_is_something_to_do():
 
 
 def test_a_forgotten_dialect_is_refused_but_for_whose_key_has_one():
-    assert [Kind(*kind).status for kind in (("radio", "forgotten"), ("school", "forgotten"), ("phone", "narrow"),
-                                            ("shop", "empty"), ("shop", "good"))] == [400, 200, 400, 400, 200]
+    assert [
+        Kind(*kind).status
+        for kind in (
+            ("radio", "forgotten"),
+            ("school", "forgotten"),
+            ("phone", "narrow"),
+            ("shop", "empty"),
+            ("shop", "good"),
+        )
+    ] == [400, 200, 400, 400, 200]

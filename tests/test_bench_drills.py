@@ -42,11 +42,19 @@ def test_a_link_that_finds_nothing_is_told(zipkin):
 
 def test_a_link_is_asked_as_zipkins_page_asks(zipkin):
     began_us = int(time.time() * 1e6)
-    span = {"traceId": uuid.uuid4().hex, "id": f"{7:016x}", "name": "check_failed", "timestamp": began_us,
-            "duration": 5, "localEndpoint": {"serviceName": "drilled"}}
+    span = {
+        "traceId": uuid.uuid4().hex,
+        "id": f"{7:016x}",
+        "name": "check_failed",
+        "timestamp": began_us,
+        "duration": 5,
+        "localEndpoint": {"serviceName": "drilled"},
+    }
     httpx.post(f"{zipkin.url}/api/v2/spans", json=[span], trust_env=False).raise_for_status()
-    link = (f"{zipkin.url}/zipkin/?serviceName=drilled&spanName=check_failed&lookback=millis&millis=60000"
-            f"&endTs={began_us // 1000 + 1000}&limit=10")
+    link = (
+        f"{zipkin.url}/zipkin/?serviceName=drilled&spanName=check_failed&lookback=millis&millis=60000"
+        f"&endTs={began_us // 1000 + 1000}&limit=10"
+    )
     end = time.monotonic() + 20
     while True:
         try:
@@ -59,8 +67,16 @@ def test_a_link_is_asked_as_zipkins_page_asks(zipkin):
 
 
 def test_a_row_says_when_it_fired_and_when_it_was_gone():
-    found = {"alert": "OnFallback", "happens": "this", "fired_s": 12.3, "value": "fallback", "seen": "that",
-             "beside": [], "mended": "so", "gone_s": 20.7}
+    found = {
+        "alert": "OnFallback",
+        "happens": "this",
+        "fired_s": 12.3,
+        "value": "fallback",
+        "seen": "that",
+        "beside": [],
+        "mended": "so",
+        "gone_s": 20.7,
+    }
     assert row(found) == "| OnFallback | this | 12 s, “fallback” | that | – | so: gone after 21 s |"
     assert row(found | {"beside": ["CanaryFails"], "gone_s": None}).endswith("| CanaryFails | so |")
 

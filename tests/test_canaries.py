@@ -22,8 +22,15 @@ from serving import App, tone
 WORD = f"kanarie{secrets.token_hex(4)}"
 HAN = "金丝雀" + "".join(chr(0x4E00 + secrets.randbelow(0x2000)) for _ in range(4))
 #: the forms in which the two may turn up, beside upper and lower case
-FORMS = [WORD.encode(), HAN.encode(), json.dumps(HAN)[1:-1].encode(), repr(HAN.encode())[2:-1].encode(),
-         HAN.encode("utf-16-le"), WORD.encode("utf-16-le"), WORD.encode().hex().encode()]
+FORMS = [
+    WORD.encode(),
+    HAN.encode(),
+    json.dumps(HAN)[1:-1].encode(),
+    repr(HAN.encode())[2:-1].encode(),
+    HAN.encode("utf-16-le"),
+    WORD.encode("utf-16-le"),
+    WORD.encode().hex().encode(),
+]
 
 
 def c(place: str) -> str:
@@ -35,15 +42,26 @@ def found(data: bytes) -> list[str]:
     """What is around each secret in `data`."""
     low = data.lower()
     spots = [low.find(form.lower()) for form in FORMS]
-    return [data[max(0, at - 60):at + 80].decode("latin-1") for at in spots if at >= 0]
+    return [data[max(0, at - 60) : at + 80].decode("latin-1") for at in spots if at >= 0]
 
 
 HEADERS = {
-    "X-Request-ID": c("request-id"), "X-User-Id": c("user"), "Authorization": f"Bearer {c('bearer')}",
-    "X-API-Key": c("key"), "baggage": f"who={c('baggage')}", "tracestate": f"v={c('tracestate')}",
-    "User-Agent": c("agent"), "Cookie": f"session={c('cookie')}", "Referer": f"http://{c('referer')}/",
-    "X-Session-Id": c("session"), "serve_multiplexed_model_id": c("model"), "traceparent": c("traceparent"),
-    "b3": c("b3"), "X-Custom": c("header"), c("header-name"): "1"}
+    "X-Request-ID": c("request-id"),
+    "X-User-Id": c("user"),
+    "Authorization": f"Bearer {c('bearer')}",
+    "X-API-Key": c("key"),
+    "baggage": f"who={c('baggage')}",
+    "tracestate": f"v={c('tracestate')}",
+    "User-Agent": c("agent"),
+    "Cookie": f"session={c('cookie')}",
+    "Referer": f"http://{c('referer')}/",
+    "X-Session-Id": c("session"),
+    "serve_multiplexed_model_id": c("model"),
+    "traceparent": c("traceparent"),
+    "b3": c("b3"),
+    "X-Custom": c("header"),
+    c("header-name"): "1",
+}
 TEXT = f"Say {c('text')} and {HAN}."
 GOOD = {"text": TEXT, "dialect": "en-US", "prompt_text": f"{c('transcript')} {HAN}"}
 
@@ -70,12 +88,27 @@ class Sent:
         return {answer.headers["x-trace-id"] for answer in self.answers}
 
 
-def ask(app: App, path: str = "/api/generate", *, method: str = "POST", clip: bytes | None = None,
-        headers: dict | None = None, content: bytes | None = None, **fields: str) -> httpx.Response:
+def ask(
+    app: App,
+    path: str = "/api/generate",
+    *,
+    method: str = "POST",
+    clip: bytes | None = None,
+    headers: dict | None = None,
+    content: bytes | None = None,
+    **fields: str,
+) -> httpx.Response:
     files = {"prompt_audio": (f"{c('file')}.wav", with_note(c("clip")) if clip is None else clip, f"audio/{c('part')}")}
     body = {"content": content} if content is not None else {"data": GOOD | fields, "files": files}
-    return httpx.request(method, app.url + path, params={"q": c("query")}, headers=HEADERS | (headers or {}),
-                         timeout=30, trust_env=False, **body)
+    return httpx.request(
+        method,
+        app.url + path,
+        params={"q": c("query")},
+        headers=HEADERS | (headers or {}),
+        timeout=30,
+        trust_env=False,
+        **body,
+    )
 
 
 def raw(app: App, *data: bytes) -> bytes:
@@ -96,31 +129,49 @@ def form(*parts: bytes, boundary: bytes = b"x") -> bytes:
 
 
 FIELDS = [
-    ({}, 200), ({"mode": "instruct", "style_instruction": f"like {c('style')} {HAN}"}, 200),
-    ({"dialect": c("dialect")}, 400), ({"mode": c("mode")}, 400), ({"speed": c("speed")}, 400),
-    ({"seed": c("seed")}, 400), ({c("field"): c("value")}, 400), ({"text": TEXT * 9}, 400),
-    ({"text": f"<|{c('token')}|>"}, 400), ({"style_instruction": c("style-without-instruct")}, 400),
+    ({}, 200),
+    ({"mode": "instruct", "style_instruction": f"like {c('style')} {HAN}"}, 200),
+    ({"dialect": c("dialect")}, 400),
+    ({"mode": c("mode")}, 400),
+    ({"speed": c("speed")}, 400),
+    ({"seed": c("seed")}, 400),
+    ({c("field"): c("value")}, 400),
+    ({"text": TEXT * 9}, 400),
+    ({"text": f"<|{c('token')}|>"}, 400),
+    ({"style_instruction": c("style-without-instruct")}, 400),
     ({"mode": "instruct", "style_instruction": c("long-style") * 99}, 400),
-    ({"prompt_text": c("transcript") * 99}, 400), ({"text": c("huge") * 3000}, 400),
+    ({"prompt_text": c("transcript") * 99}, 400),
+    ({"text": c("huge") * 3000}, 400),
     ({"text": f"refuse:generate {TEXT}"}, 400),
 ]
 BODIES = [
     (f"application/{c('content-type')}", c("json").encode()),
     ("multipart/form-data", c("no-boundary").encode()),
     (f"multipart/form-data; boundary={c('boundary')}", c("garbage").encode()),
-    ("multipart/form-data; boundary=x", form(b'Content-Disposition: form-data; name="text"\r\n\r\n' + c("t").encode())
-     + c("after-the-end").encode()),
+    (
+        "multipart/form-data; boundary=x",
+        form(b'Content-Disposition: form-data; name="text"\r\n\r\n' + c("t").encode()) + c("after-the-end").encode(),
+    ),
     ("multipart/form-data; boundary=x", form(c("bad header").encode() + b"\x01: 1\r\n\r\n1")),
     ("multipart/form-data; boundary=x", b"--" + c("wrong-boundary").encode()),
-    ("multipart/form-data; boundary=x; charset=" + c("charset"),
-     form(b'Content-Disposition: form-data; name="' + c("latin").encode() + b'\xff\xfe"\r\n\r\n\xff\xfe')),
-    ("multipart/form-data; boundary=x", form(b'Content-Disposition: form-data; name="text"\r\n'
-                                             b"Content-Transfer-Encoding: " + c("encoding").encode() + b"\r\n\r\nx")),
+    (
+        "multipart/form-data; boundary=x; charset=" + c("charset"),
+        form(b'Content-Disposition: form-data; name="' + c("latin").encode() + b'\xff\xfe"\r\n\r\n\xff\xfe'),
+    ),
+    (
+        "multipart/form-data; boundary=x",
+        form(
+            b'Content-Disposition: form-data; name="text"\r\n'
+            b"Content-Transfer-Encoding: " + c("encoding").encode() + b"\r\n\r\nx"
+        ),
+    ),
 ]
-FAULTS = {"prepare": {"prompt_text": f"fault:prepare {c('message')} {HAN}"},
-          "encode": {"prompt_text": f"fault:encode {c('message')} {HAN}"},
-          "generate": {"text": f"fault:generate {c('message')} {HAN}"},
-          "vocode": {"text": f"fault:vocode {c('message')} {HAN}"}}
+FAULTS = {
+    "prepare": {"prompt_text": f"fault:prepare {c('message')} {HAN}"},
+    "encode": {"prompt_text": f"fault:encode {c('message')} {HAN}"},
+    "generate": {"text": f"fault:generate {c('message')} {HAN}"},
+    "vocode": {"text": f"fault:vocode {c('message')} {HAN}"},
+}
 
 
 def held_up(app: App) -> list[httpx.Response]:
@@ -145,6 +196,7 @@ def sent(apps, stand_in) -> Sent:
         assert answer.status_code == status, answer.text
         sent.answers.append(answer)
         return answer
+
     for fields, status in FIELDS:
         expect(status, ask(app, **fields))
     for clip in (c("no-audio").encode() * 99, tone(rate=8000), with_note(c("cut"))[:9000], b"OggS" + c("ogg").encode()):
@@ -162,11 +214,22 @@ def sent(apps, stand_in) -> Sent:
         raw(app, b"GET ", path, b" HTTP/1.1\r\nHost: x\r\n", c("broken header").encode(), b"\x00\r\n\r\n"),
         raw(app, c("METHOD").encode(), b" ", path, b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
         raw(app, b"GET ", path, b" HTTP/9.", c("version").encode(), b"\r\n\r\n"),
-        raw(app, b"GET ", path, b" HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        raw(
+            app,
+            b"GET ",
+            path,
+            b" HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-            b"Sec-WebSocket-Protocol: ", c("protocol").encode(), b"\r\n\r\n"),
-        raw(app, b"POST /watched/api/generate HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-            b"Content-Length: 999999\r\n\r\n--x\r\n", c("half a request").encode()),  # and leaves
+            b"Sec-WebSocket-Protocol: ",
+            c("protocol").encode(),
+            b"\r\n\r\n",
+        ),
+        raw(
+            app,
+            b"POST /watched/api/generate HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 999999\r\n\r\n--x\r\n",
+            c("half a request").encode(),
+        ),  # and leaves
     ]
     sent.answers += held_up(app)
     app.wait_ready()
@@ -175,8 +238,15 @@ def sent(apps, stand_in) -> Sent:
 
 def test_every_kind_of_answer_was_given_and_none_repeats_a_secret(sent):
     kinds = {answer.json()["error"]["type"] for answer in sent.answers if answer.status_code != 200}
-    assert kinds >= {"input_validation", "unsupported_dialect", "not_found", "method_not_allowed", "internal",
-                     "deadline_exceeded", "overloaded"}
+    assert kinds >= {
+        "input_validation",
+        "unsupported_dialect",
+        "not_found",
+        "method_not_allowed",
+        "internal",
+        "deadline_exceeded",
+        "overloaded",
+    }
     for answer in sent.answers:
         head = json.dumps([[name, value] for name, value in answer.headers.multi_items()])
         assert found(head.encode() + answer.content) == [], answer.request.url
@@ -189,17 +259,24 @@ def test_no_secret_reaches_zipkin_or_the_wire_to_it(sent, watched, stand_in, wat
     end = time.monotonic() + 20
     while not sent.trace_ids <= traces.keys() and time.monotonic() < end:
         now = int(time.time() * 1000)
-        answer = httpx.get(f"{watched.zipkin}/api/v2/traces", trust_env=False, timeout=30,
-                           params={"endTs": now + 1000, "lookback": now - sent.began_ms + 2000, "limit": 100_000})
+        answer = httpx.get(
+            f"{watched.zipkin}/api/v2/traces",
+            trust_env=False,
+            timeout=30,
+            params={"endTs": now + 1000, "lookback": now - sent.began_ms + 2000, "limit": 100_000},
+        )
         traces = {trace[0]["traceId"]: trace for trace in answer.json()}
         time.sleep(0.3)
     assert sent.trace_ids <= traces.keys(), "every request has its trace"
     assert found(answer.content) == []
     with_user = [span for trace in traces.values() for span in trace if "user.hash" in span.get("tags", {})]
     assert with_user and found(json.dumps(with_user).encode()) == [], "the user is there, as a hash"
-    for path in ("/api/v2/services", "/api/v2/autocompleteKeys",
-                 *(f"/api/v2/{list}?serviceName=cosyvoice3-api" for list in ("spans", "remoteServices")),
-                 *(f"/api/v2/autocompleteValues?key={key}" for key in ("error.type", "request.dialect", "stage"))):
+    for path in (
+        "/api/v2/services",
+        "/api/v2/autocompleteKeys",
+        *(f"/api/v2/{list}?serviceName=cosyvoice3-api" for list in ("spans", "remoteServices")),
+        *(f"/api/v2/autocompleteValues?key={key}" for key in ("error.type", "request.dialect", "stage")),
+    ):
         assert found(httpx.get(watched.zipkin + path, trust_env=False).content) == [], path
     wire = b"".join(stand_in.seen)
     assert all(trace_id.encode() in wire for trace_id in sent.faults.values())
@@ -247,11 +324,25 @@ def test_no_secret_is_in_metrics(sent, ray_head):
 
 
 def test_no_secret_is_in_what_the_dashboard_answers(sent, ray_head):
-    controls = {"/api/serve/applications/": "watched", "/logical/actors": "ServeReplica:watched",
-                "/api/v0/actors?detail=1&limit=1000": "ServeReplica:watched", "/nodes?view=summary": "127.0.0.1"}
-    for path in (*controls, "/nodes?view=details", "/api/v0/tasks?detail=1&limit=10000", "/api/v0/workers?detail=1",
-                 "/api/v0/objects?detail=1", "/api/v0/tasks/summarize", "/api/cluster_status", "/events",
-                 "/api/v0/cluster_events", "/api/jobs/", "/api/v0/runtime_envs"):
+    controls = {
+        "/api/serve/applications/": "watched",
+        "/logical/actors": "ServeReplica:watched",
+        "/api/v0/actors?detail=1&limit=1000": "ServeReplica:watched",
+        "/nodes?view=summary": "127.0.0.1",
+    }
+    for path in (
+        *controls,
+        "/nodes?view=details",
+        "/api/v0/tasks?detail=1&limit=10000",
+        "/api/v0/workers?detail=1",
+        "/api/v0/objects?detail=1",
+        "/api/v0/tasks/summarize",
+        "/api/cluster_status",
+        "/events",
+        "/api/v0/cluster_events",
+        "/api/jobs/",
+        "/api/v0/runtime_envs",
+    ):
         answer = httpx.get(ray_head.dashboard_url + path, trust_env=False, timeout=60)
         assert found(answer.content) == [], path
         assert controls.get(path, "") in answer.text, path

@@ -41,6 +41,7 @@ def vocoder(*replies: Reply | Exception, asked: list | None = None) -> VocoderCl
         if isinstance(reply, Exception):
             raise reply
         return reply
+
     client = VocoderClient(None)
     client.remote_chunk = lambda *args: asyncio.ensure_future(vocode_chunk(*args))
     return client
@@ -58,6 +59,7 @@ def test_where_the_vocoder_fails_nobody_goes_on_making_what_it_would_have_sounde
             async for _ in vocoder(Reply([], error=InternalError("it broke"))).follow(mel.chunks(), mel.run):
                 pass
         assert failure.value.__traceback__ is not None and mel.closed, "at once, though the failure is still held"
+
     asyncio.run(main())
 
 
@@ -72,6 +74,7 @@ def test_where_the_listener_leaves_nobody_does_either(how):
                 await anext(sounds)
                 if how == "is cancelled":
                     await asyncio.Event().wait()
+
         task = asyncio.create_task(listen())
         await asyncio.sleep(0.05)
         task.cancel()
@@ -80,6 +83,7 @@ def test_where_the_listener_leaves_nobody_does_either(how):
         assert mel.closed
         [span] = mel.run.records
         assert span.name == "VOCODE_WAV" and span.tags["error.type"] == "cancelled"
+
     asyncio.run(main())
 
 
@@ -90,8 +94,10 @@ def chunk(seconds: float, remake=None) -> Result:
 def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses_and_repeats_nothing():
     """The vocoder dies with the second chunk, whose arrays are gone by the time there is another one. Made again, it
     reaches as far as the third, which is passed over then."""
-    first, third = (Reply([], facts={SO_FAR: SoFar(1, chunks=count, reached=(0, seconds, seconds == 3), given=given)})
-                    for count, seconds, given in ((1, 1.0, 24_000), (2, 3.0, 0)))
+    first, third = (
+        Reply([], facts={SO_FAR: SoFar(1, chunks=count, reached=(0, seconds, seconds == 3), given=given)})
+        for count, seconds, given in ((1, 1.0, 24_000), (2, 3.0, 0))
+    )
     died, gone = ActorUnavailableError("it died", None), Reply([], input_lost=True)
     asked, run = [], new_run()
 
@@ -106,6 +112,7 @@ def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses
     async def main():
         client = vocoder(first, died, gone, third, asked=asked)
         assert [sound.reply async for sound in client.follow(chunks(), run)] == [first, third]
+
     asyncio.run(main())
     assert [seconds for seconds, _ in asked] == [1, 2, 2, 3]
     assert [so_far.given for _, so_far in asked] == [0, 24_000, 24_000, 24_000], "what was given out goes along"
@@ -122,6 +129,7 @@ def test_what_dies_twice_is_given_up():
             async for _ in vocoder(*died).follow(mel.chunks(), mel.run):
                 pass
         assert mel.closed and len(mel.run.records) == 2
+
     asyncio.run(main())
 
 
@@ -147,6 +155,7 @@ def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client()
         def begin(*args) -> Replies:
             streams.append(Replies())
             return streams[-1]
+
         client.remote_stream = begin
         chunks = client.stream(Utterance("Hello", "en-US"), Result(Reply([]), None), run)
         second = [found async for found in chunks][1]
@@ -156,4 +165,5 @@ def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client()
         assert streams[1].cancelled
         [span] = run.records
         assert (span.tags["error.type"], span.tags["error"]) == ("cancelled", "the stream ended before its last chunk")
+
     asyncio.run(main())

@@ -142,6 +142,7 @@ def run(scenario, rows: int = 2):
             desk.model.free = True
             desk.go(1)
             desk.driver.close()
+
     return asyncio.run(whole())
 
 
@@ -151,7 +152,7 @@ def test_the_stand_in_is_what_the_contract_says():
 
 def test_who_comes_second_and_is_short_is_through_first():
     async def scenario(desk):
-        long, = await desk.asked("longest")
+        (long,) = await desk.asked("longest")
         await desk.gone(2)
         short = desk.ask("ab")
         await asyncio.sleep(0.02)
@@ -161,6 +162,7 @@ def test_who_comes_second_and_is_short_is_through_first():
         desk.go(5)
         assert (await long).value.seconds == 7.0
         assert desk.model.steps == ["longest"] * 3 + ["longest ab"] * 2 + ["longest"] * 2
+
     run(scenario)
 
 
@@ -176,6 +178,7 @@ def test_what_its_span_says():
         assert (third.wait_ms, third.compute_ms) == (3 * STEP_MS, 4 * STEP_MS), "until there was a row for it"
         assert [done.size for done in (first, second, third)] == [2, 2, 1]
         assert len({done.batch_id for done in (first, second, third)}) == 2, "two were finished by the same step"
+
     run(scenario)
 
 
@@ -195,6 +198,7 @@ def test_who_is_cancelled_leaves_at_the_next_step_and_makes_room():
         await until(lambda: not desk.model.tickets)
         assert [task.cancelled() for task in (long, other, waits)] == [True] * 3
         assert len(desk.model.steps) == 3, "for nobody there is no step"
+
     run(scenario)
 
 
@@ -206,6 +210,7 @@ def test_who_is_cancelled_before_it_was_submitted_never_is():
         desk.go(3)
         await first
         assert desk.model.steps == ["abc"] * 3
+
     run(scenario)
 
 
@@ -217,6 +222,7 @@ def test_a_refused_one_says_so_at_once_and_has_no_batch():
         assert isinstance(failed.value, KeyError)
         desk.go(2)
         assert (await desk.ask("ok")).value.seconds == 2.0
+
     run(scenario)
 
 
@@ -229,10 +235,11 @@ def test_a_step_that_raises_is_done_again_one_by_one_and_only_the_bad_one_fails(
         results = await asyncio.gather(good, bad, other, waits)
         assert [type(done.value) for done in results] == [Mel, RuntimeError, Mel, Mel]
         assert desk.model.steps[:2] == ["good", "good bad other"]
-        assert set(desk.model.steps[2:2 + 4 + 1 + 5]) == {"good", "bad", "other"}, "each alone"
+        assert set(desk.model.steps[2 : 2 + 4 + 1 + 5]) == {"good", "bad", "other"}, "each alone"
         assert desk.model.steps[12:] == ["ab", "ab"], "who had no part in it waits, and is not lost"
         assert results[1].batch_id is None and results[1].compute_ms == STEP_MS
         assert not desk.model.tickets
+
     with caplog.at_level(logging.ERROR, "ray.serve"):
         run(scenario, rows=3)
     assert "RuntimeError" in caplog.text and "secret" not in caplog.text
@@ -246,6 +253,7 @@ def test_one_that_fails_alone_is_not_tried_again():
         assert desk.model.steps == ["bad"]
         desk.go(2)
         assert (await desk.ask("ok")).value.seconds == 2.0, "the driver lives on"
+
     run(scenario)
 
 
@@ -260,6 +268,7 @@ def test_who_is_computed_alone_can_be_cancelled_then_too():
         desk.go(2)
         assert isinstance((await bad).value, RuntimeError)
         assert desk.model.steps[3:] == ["bad"]
+
     run(scenario)
 
 
@@ -268,17 +277,19 @@ def test_a_model_that_answers_for_somebody_unknown_leaves_nobody_waiting():
         desk.model.step = lambda: [(Ticket("nobody", 0), Mel({}, 1.0))]
         assert isinstance((await desk.ask("abc")).value, KeyError)
         assert not desk.model.tickets
+
     run(scenario)
 
 
 def test_health_sees_a_step_that_hangs():
     async def scenario(desk):
-        task, = await desk.asked("a")
+        (task,) = await desk.asked("a")
         desk.model.ns += 7_000_000_000
         assert desk.driver.running_s() == 7.0
         desk.go(1)
         await task
         await until(lambda: desk.driver.running_s() == 0.0)
+
     run(scenario)
 
 
@@ -295,6 +306,7 @@ def test_settings_change_between_two_steps():
         for wrong in ({"max_batch_size": 0}, {"batch_wait_ms": -1}):
             with pytest.raises(ValueError):
                 desk.driver.configure(**wrong)
+
     run(scenario)
 
 
@@ -304,6 +316,7 @@ def test_more_rows_than_there_are_is_a_warning(caplog):
         desk.go(2)
         await desk.ask("ab")
         assert desk.model.limit == 2
+
     with caplog.at_level(logging.WARNING, "ray.serve"):
         run(scenario)
     assert "max_batch_size is 100 and the model has memory for 2 rows" in caplog.text
@@ -319,6 +332,7 @@ def test_closing_tells_who_is_still_there():
         with pytest.raises(StageUnavailable, match="being stopped"):
             await desk.ask("late")
         assert not desk.model.tickets
+
     run(scenario)
 
 
@@ -329,4 +343,5 @@ def test_after_idling_it_starts_again():
             assert (await desk.ask("ab")).value.seconds == 2.0
         many = await asyncio.gather(*(desk.ask("x" * (1 + n % 5)) for n in range(50)))
         assert [done.value.seconds for done in many] == [1 + n % 5 for n in range(50)]
+
     run(scenario)

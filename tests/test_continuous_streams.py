@@ -73,7 +73,7 @@ class Model:
             self.cancel(ticket)
         if not ticket.stream:
             return ticket, Mel({}, float(ticket.said)) if last else MelChunk({}, 0.0, 0, False)
-        heard = np.frombuffer(ticket.text[:ticket.said].encode(), np.uint8)
+        heard = np.frombuffer(ticket.text[: ticket.said].encode(), np.uint8)
         return ticket, MelChunk({"heard": heard}, float(ticket.said), 0, last, last)
 
 
@@ -93,8 +93,11 @@ async def heard(driver: Continuous, text: str) -> list:
     """What each chunk holds, as text; an error as its type."""
     found = []
     async for done in driver.stream((Utterance(text, "en-US"), Voice({}))):
-        found.append(type(done.value).__name__ if isinstance(done.value, Exception)
-                     else done.value.arrays["heard"].tobytes().decode())
+        found.append(
+            type(done.value).__name__
+            if isinstance(done.value, Exception)
+            else done.value.arrays["heard"].tobytes().decode()
+        )
     return found
 
 
@@ -102,6 +105,7 @@ def test_chunks_come_in_order_up_to_the_last(driver):
     async def scenario():
         one, other = await asyncio.gather(heard(driver, "abc"), heard(driver, "xy"))
         assert one == ["a", "ab", "abc"] and other == ["x", "xy"]
+
     asyncio.run(scenario())
 
 
@@ -111,6 +115,7 @@ def test_an_error_ends_a_stream_and_no_other(driver, model):
     async def scenario():
         one, other = await asyncio.gather(heard(driver, "abc"), heard(driver, "wxyz"))
         assert one == ["a", "InternalError"] and other[-1] == "wxyz"
+
     asyncio.run(scenario())
 
 
@@ -120,6 +125,7 @@ def test_a_failed_step_is_computed_again_and_no_chunk_comes_twice(driver, model)
     async def scenario():
         one, other = await asyncio.gather(heard(driver, "abcd"), heard(driver, "wxyz"))
         assert one == ["a", "ab", "abc", "abcd"] and other == ["w", "wx", "wxy", "wxyz"]
+
     asyncio.run(scenario())
     assert model.submitted.count("abcd") == 2
 
@@ -137,5 +143,6 @@ def test_who_stops_listening_leaves_at_the_next_step(driver, model):
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("its ticket is still there")
+
     asyncio.run(scenario())
     assert model.submitted == ["abcdef"]

@@ -26,8 +26,12 @@ def settings(tiny):
 
 def job(settings, seed: int, text: int, prompt: int = 0, most: int = 40, least: int = 5) -> Job:
     random = np.random.default_rng(seed)
-    return Job(random.integers(0, 500, text).tolist(), random.integers(0, 6561, prompt).tolist(),
-               Sampler(settings, 6561, seed, least), most)
+    return Job(
+        random.integers(0, 500, text).tolist(),
+        random.integers(0, 6561, prompt).tolist(),
+        Sampler(settings, 6561, seed, least),
+        most,
+    )
 
 
 #: text tokens, prompt tokens, most tokens: rows of very different lengths
@@ -69,8 +73,15 @@ class Scripted(Sampler):
 
 def heard(lm, several: bool) -> list[np.ndarray]:
     """Each row's log-probabilities (steps, 6761), all rows saying given tokens, together or each alone."""
-    rows = [Job(one.text, one.prompt_tokens, Scripted(np.random.default_rng(9).integers(0, 6561, one.most).tolist()),
-                one.most) for one in jobs(None)]
+    rows = [
+        Job(
+            one.text,
+            one.prompt_tokens,
+            Scripted(np.random.default_rng(9).integers(0, 6561, one.most).tolist()),
+            one.most,
+        )
+        for one in jobs(None)
+    ]
     for together in [rows] if several else [[row] for row in rows]:
         decoder = Decoder(lm, rows=len(rows), positions=256)
         for row in together:
@@ -196,11 +207,15 @@ def test_long_silences_are_shortened_to_five():
 
 def rows(tokens: list[int], prompts: list[int]) -> list[FlowRow]:
     random = np.random.default_rng(5)
-    return [FlowRow(torch.from_numpy(random.integers(0, 6561, count)),
-                    torch.from_numpy(random.integers(0, 6561, prompt)),
-                    torch.from_numpy(random.standard_normal((2 * prompt, 80)).astype(np.float32)),
-                    torch.from_numpy(random.standard_normal(192).astype(np.float32)))
-            for count, prompt in zip(tokens, prompts, strict=True)]
+    return [
+        FlowRow(
+            torch.from_numpy(random.integers(0, 6561, count)),
+            torch.from_numpy(random.integers(0, 6561, prompt)),
+            torch.from_numpy(random.standard_normal((2 * prompt, 80)).astype(np.float32)),
+            torch.from_numpy(random.standard_normal(192).astype(np.float32)),
+        )
+        for count, prompt in zip(tokens, prompts, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("chunked, final", [(False, True), (True, True), (True, False)])
@@ -215,8 +230,10 @@ def test_flow_rows_come_out_as_alone(tiny, chunked, final):
 def test_flow_rows_of_every_kind_share_a_batch(tiny):
     network = flow.load(tiny)
     kinds = [(False, True), (True, True), (True, False), (False, True), (True, False)]
-    several = [replace(row, chunked=chunked, final=final) for row, (chunked, final)
-               in zip(rows([60, 60, 60, 4, 28], [50, 50, 50, 3, 47]), kinds, strict=True)]
+    several = [
+        replace(row, chunked=chunked, final=final)
+        for row, (chunked, final) in zip(rows([60, 60, 60, 4, 28], [50, 50, 50, 3, 47]), kinds, strict=True)
+    ]
     together = network(several)
     for one, mel in zip(several, together, strict=True):
         assert distance(mel, network([one])[0]) < 1e-5

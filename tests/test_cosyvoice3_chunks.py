@@ -36,9 +36,13 @@ def vocoder(engine):
 @pytest.fixture(scope="module")
 def voice():
     dice = np.random.default_rng(4)
-    return Voice({"speech_tokens": dice.integers(0, 6561, CLIP).astype(np.int32),
-                  "prompt_mel": dice.standard_normal((2 * CLIP, 80)).astype(np.float32),
-                  "embedding": dice.standard_normal(192).astype(np.float32)})
+    return Voice(
+        {
+            "speech_tokens": dice.integers(0, 6561, CLIP).astype(np.int32),
+            "prompt_mel": dice.standard_normal((2 * CLIP, 80)).astype(np.float32),
+            "embedding": dice.standard_normal(192).astype(np.float32),
+        }
+    )
 
 
 def utterance(text: str = LONG, seed: int = 0, **more) -> Utterance:
@@ -60,7 +64,7 @@ def sound(vocoder, chunks: list[MelChunk]) -> list[np.ndarray]:
     for chunk in chunks:
         if chunk.part == len(parts):
             parts.append([])
-        audio, = vocoder.vocode_chunks([(chunk, sum(map(len, parts[chunk.part])))])
+        (audio,) = vocoder.vocode_chunks([(chunk, sum(map(len, parts[chunk.part])))])
         parts[chunk.part].append(audio)
     return [np.concatenate(part) for part in parts]
 
@@ -128,11 +132,13 @@ def test_a_stream_sounds_as_in_one_process_alone_and_among_others(acoustic, voco
     voiced = ticket.plan.row([])
     reference = SpeechStream(acoustic.flow, vocoder._network, vocoder._noise, voiced)
     heard = [audio for token in row.tokens for audio in reference.add([token])] + [reference.finish()]
-    alone, = sound(vocoder, chunks)
+    (alone,) = sound(vocoder, chunks)
     assert np.abs(alone).max() > 1e-3 and distance(alone, torch.cat(heard)) < 1e-5
 
-    others = [acoustic.submit(utterance(text, seed=other), voice, stream=streamed)
-              for other, (text, streamed) in enumerate([(LONG, True), (SHORT, True), (LONG, False), (SHORT, False)] * 2)]
+    others = [
+        acoustic.submit(utterance(text, seed=other), voice, stream=streamed)
+        for other, (text, streamed) in enumerate([(LONG, True), (SHORT, True), (LONG, False), (SHORT, False)] * 2)
+    ]
     again = acoustic.submit(utterance(seed=1), voice, stream=True)
     row_again = again.parts[0].row
     found = given(acoustic, again, *others)
@@ -167,19 +173,25 @@ def test_parts_come_in_order_and_what_was_given_stays(acoustic, voice, monkeypat
     ticket = acoustic.submit(utterance(), voice, stream=True)
     chunks = given(acoustic, ticket)[ticket]
     assert [(chunk.part, chunk.final, chunk.last) for chunk in chunks] == [
-        (0, False, False), (0, False, False), (0, True, False), (1, True, False), (2, False, False), (2, False, False),
-        (2, True, True)]
+        (0, False, False),
+        (0, False, False),
+        (0, True, False),
+        (1, True, False),
+        (2, False, False),
+        (2, False, False),
+        (2, True, True),
+    ]
     # When its turn comes, the third has said enough for two chunks: they are made as one.
     assert [chunk.arrays["mel"].shape[1] for chunk in chunks] == [70, 170, 300, 40, 170, 370, 500]
     for before, after in zip(chunks, chunks[1:], strict=False):
         if before.part == after.part:
-            assert np.array_equal(before.arrays["mel"], after.arrays["mel"][:, :before.arrays["mel"].shape[1]])
+            assert np.array_equal(before.arrays["mel"], after.arrays["mel"][:, : before.arrays["mel"].shape[1]])
     for chunk in chunks:
         assert chunk.seconds == chunk.arrays["mel"].shape[1] / 50
         assert chunk.arrays["parts"].tolist() == [chunk.arrays["mel"].shape[1]]
     for part, script in enumerate(scripts):
         whole = [chunk for chunk in chunks if chunk.part == part][-1]
-        reference, = acoustic.flow([ticket.plan.row(script, chunked=True)])
+        (reference,) = acoustic.flow([ticket.plan.row(script, chunked=True)])
         assert distance(whole.arrays["mel"], reference) < 1e-5
 
 
@@ -197,7 +209,8 @@ def test_phases_come_with_the_last_chunk_and_tell_of_every_flow_batch(acoustic, 
     assert [flow.tags["batch.id"] for flow in flows] == [key for key in dict.fromkeys(batches) if key]
     assert flows[0].start_ns < lm.end_ns < flows[-1].end_ns and ticket.batch_id == flows[-1].tags["batch.id"]
     assert sum(flow.tags["flow.frames"] for flow in flows) == sum(
-        chunk.arrays["mel"].shape[1] for chunk in chunks if chunk.final)
+        chunk.arrays["mel"].shape[1] for chunk in chunks if chunk.final
+    )
     assert all(flow.tags["batch.wait_ms"] >= 0 for flow in flows)
     assert flows[0].tags["batch.wait_ms"] < 5, "the first chunk goes at once"
 
@@ -213,7 +226,7 @@ def test_the_flow_is_only_given_what_stays_where_silences_are_shortened(acoustic
     limit = SilenceLimit()
     assert row.tokens == [token for token in script if limit.keeps(token)] and len(row.tokens) == 180
     assert [len(each.tokens) for each in rows] == [38, 88, 180]
-    assert all(each.tokens.tolist() == row.tokens[:len(each.tokens)] for each in rows)
+    assert all(each.tokens.tolist() == row.tokens[: len(each.tokens)] for each in rows)
 
 
 def test_a_first_chunk_comes_at_the_very_step_while_whole_ones_wait_for_company(acoustic, voice, monkeypatch):
@@ -226,7 +239,7 @@ def test_a_first_chunk_comes_at_the_very_step_while_whole_ones_wait_for_company(
     for _ in range(37):
         assert acoustic.step() == []
     assert len(acoustic._flow_batcher) == 1, "it would have company if it waited"
-    (ticket, chunk), = acoustic.step()
+    ((ticket, chunk),) = acoustic.step()
     assert ticket is streamed and chunk.arrays["mel"].shape[1] == 70 and len(acoustic._flow_batcher) == 1
     now[0] = 0.03
     assert [ticket for ticket, _ in acoustic.step()] == [waits], "the other's time is up"
@@ -308,12 +321,17 @@ def part(frames: int, final: bool, seed: int = 0) -> MelChunk:
 
 def test_the_vocoder_takes_chunks_of_any_stream_in_any_order(vocoder, monkeypatch):
     assert isinstance(vocoder, StreamingVocoder)
-    chunks = [(part(60, False), 0), (part(90, True, 1), 480 * 30), (part(70, False, 2), 480 * 62), (part(60, True), 0),
-              (part(65, False, 3), 480 * 20)]
+    chunks = [
+        (part(60, False), 0),
+        (part(90, True, 1), 480 * 30),
+        (part(70, False, 2), 480 * 62),
+        (part(60, True), 0),
+        (part(65, False, 3), 480 * 20),
+    ]
     singly = [vocoder.vocode_chunks([chunk])[0] for chunk in chunks]
     assert [len(audio) // 480 for audio in singly] == [52, 60, 0, 60, 37]
     assert all(audio.dtype == np.float32 for audio in singly)
-    assert distance(singly[0], singly[3][:480 * 52]) < 1e-6 and np.abs(singly[0]).max() > 1e-3
+    assert distance(singly[0], singly[3][: 480 * 52]) < 1e-6 and np.abs(singly[0]).max() > 1e-3
     monkeypatch.setattr(vocoder, "_limits", Limits())
     real, calls = vocoder._network.forward, []
     monkeypatch.setattr(vocoder._network, "forward", lambda *given: calls.append(len(given[0])) or real(*given))
@@ -325,10 +343,16 @@ def test_the_vocoder_takes_chunks_of_any_stream_in_any_order(vocoder, monkeypatc
 
 
 def test_a_chunk_too_short_to_sound_gives_no_samples_and_one_that_is_wrong_an_error(vocoder):
-    short, least, fine, far, odd, two = vocoder.vocode_chunks([
-        (part(8, False), 0), (part(9, False), 0), (part(3, True), 0), (part(20, True), 480 * 20 + 1),
-        (replace(part(20, False), arrays={"mel": np.zeros((80, 20), np.float32), "parts": np.array([7])}), 0),
-        (replace(part(20, False), arrays={"mel": np.zeros((80, 20), np.float32), "parts": np.array([7, 13])}), 0)])
+    short, least, fine, far, odd, two = vocoder.vocode_chunks(
+        [
+            (part(8, False), 0),
+            (part(9, False), 0),
+            (part(3, True), 0),
+            (part(20, True), 480 * 20 + 1),
+            (replace(part(20, False), arrays={"mel": np.zeros((80, 20), np.float32), "parts": np.array([7])}), 0),
+            (replace(part(20, False), arrays={"mel": np.zeros((80, 20), np.float32), "parts": np.array([7, 13])}), 0),
+        ]
+    )
     assert isinstance(short, np.ndarray) and short.shape == (0,) and short.dtype == np.float32
     assert len(least) == 480 and len(fine) == 480 * 3
     assert all(isinstance(wrong, InternalError) for wrong in (far, odd, two))

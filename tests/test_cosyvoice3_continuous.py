@@ -17,15 +17,18 @@ class Desk:
     """An acoustic model in its thread, and jobs with what each of them is alone."""
 
     def __init__(self, directory) -> None:
-        engine = create("cosyvoice3", {"model_dir": str(directory.path), "lm_rows": 3, "lm_positions": 3000,
-                                       "flow_rows": 4})
+        engine = create(
+            "cosyvoice3", {"model_dir": str(directory.path), "lm_rows": 3, "lm_positions": 3000, "flow_rows": 4}
+        )
         clip = np.random.default_rng(1).standard_normal(24_000 * 3).astype(np.float32) / 10
-        voice, = engine.load_speaker_encoder().encode([engine.prepare(clip, 24_000, "the clip")])
+        (voice,) = engine.load_speaker_encoder().encode([engine.prepare(clip, 24_000, "the clip")])
         self.executor = ThreadPoolExecutor(1)
         self.model = self.in_thread(engine.load_acoustic_model)
         texts = ["Hi.", "Hello there.", "The quick brown fox jumps over the lazy dog. " * 2, "好，今天好。"]
-        self.jobs = [(Utterance(text, "zh-CN" if "好" in text else "en-US", seed=seed), voice)
-                     for seed, text in enumerate(texts * 3)]
+        self.jobs = [
+            (Utterance(text, "zh-CN" if "好" in text else "en-US", seed=seed), voice)
+            for seed, text in enumerate(texts * 3)
+        ]
         self.alone = [self.in_thread(lambda job=job: self.model.generate([job])[0]) for job in self.jobs]
 
     def in_thread(self, work):
@@ -48,6 +51,7 @@ def same(done, alone) -> bool:
 
 def test_nobody_hears_who_comes_and_goes(desk):
     """Three rows for twelve requests at odd moments; the three long ones leave half-way."""
+
     async def scenario():
         driver, dice = Continuous(desk.model, desk.executor), random.Random(5)
 
@@ -59,7 +63,9 @@ def test_nobody_hears_who_comes_and_goes(desk):
                         await driver.settle(desk.jobs[number])
                 return None
             return await driver.settle(desk.jobs[number])
+
         return await asyncio.gather(*map(one, range(12)))
+
     results = asyncio.run(asyncio.wait_for(scenario(), 60))
     stayed = [(done, alone) for done, alone in zip(results, desk.alone, strict=True) if done is not None]
     assert len(stayed) == 9 and all(same(done, alone) for done, alone in stayed)
@@ -80,11 +86,13 @@ def test_a_step_that_fails_once_costs_time_and_nothing_else(desk, monkeypatch):
         if len(calls) == 20:
             raise RuntimeError("out of memory")
         return real(*arguments)
+
     monkeypatch.setattr(desk.model.decoder._lm.body, "step", step)
 
     async def scenario():
         driver = Continuous(desk.model, desk.executor)
         return await asyncio.gather(*(driver.settle(job) for job in desk.jobs[:6]))
+
     results = asyncio.run(asyncio.wait_for(scenario(), 60))
     assert all(same(done, alone) for done, alone in zip(results, desk.alone, strict=False))
     assert 20 < len(calls) and calls[19] == 3, "three were in it"
@@ -99,6 +107,7 @@ def test_one_that_cannot_be_said_is_refused_while_others_decode(desk):
         refused = await driver.settle((Utterance("<b>x</b>", "en-US"), desk.jobs[0][1]))
         assert not long.done()
         return refused, await long
+
     refused, long = asyncio.run(asyncio.wait_for(scenario(), 60))
     assert isinstance(refused.value, InvalidInput) and refused.size is None
     assert same(long, desk.alone[2])

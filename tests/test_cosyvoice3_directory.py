@@ -56,12 +56,18 @@ def test_an_engine_without_its_directory_says_where_the_weights_are_published(co
         create("cosyvoice3", {"model_dir": str(copy.path)})
 
 
-@pytest.mark.parametrize("change, complaint", [
-    (lambda state: state.pop("speech_embedding.weight"), "missing key speech_embedding.weight"),
-    (lambda state: state.update(extra=torch.zeros(1)), "unexpected key extra"),
-    (lambda state: state.update({"llm_decoder.weight": torch.zeros(3, 2)}), r"llm_decoder.weight has shape \(3, 2\)"),
-    (lambda state: state.pop("llm.model.lm_head.weight"), "missing key llm.model.lm_head.weight"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda state: state.pop("speech_embedding.weight"), "missing key speech_embedding.weight"),
+        (lambda state: state.update(extra=torch.zeros(1)), "unexpected key extra"),
+        (
+            lambda state: state.update({"llm_decoder.weight": torch.zeros(3, 2)}),
+            r"llm_decoder.weight has shape \(3, 2\)",
+        ),
+        (lambda state: state.pop("llm.model.lm_head.weight"), "missing key llm.model.lm_head.weight"),
+    ],
+)
 def test_a_state_dict_must_fit_to_the_key(copy, change, complaint):
     state = torch.load(copy / "llm.pt")
     change(state)
@@ -70,9 +76,15 @@ def test_a_state_dict_must_fit_to_the_key(copy, change, complaint):
         speech_lm.load(copy)
 
 
-@pytest.mark.parametrize("name, load", [("llm.pt", speech_lm.load), ("hift.pt", hift.load),
-                                        ("campplus.onnx", onnx.SpeakerEmbedder),
-                                        ("speech_tokenizer_v3.onnx", onnx.SpeechTokenizer)])
+@pytest.mark.parametrize(
+    "name, load",
+    [
+        ("llm.pt", speech_lm.load),
+        ("hift.pt", hift.load),
+        ("campplus.onnx", onnx.SpeakerEmbedder),
+        ("speech_tokenizer_v3.onnx", onnx.SpeechTokenizer),
+    ],
+)
 def test_a_damaged_file_is_named(copy, name, load):
     (copy / name).write_bytes((copy / name).read_bytes()[:1000])
     with pytest.raises(WeightsError, match=f"{name} can't be read.*fetch the file again"):
@@ -99,21 +111,25 @@ def test_an_onnx_file_of_another_model_is_refused(copy):
 
 def test_the_yaml_runs_no_code_and_gives_numbers(copy):
     path = copy / "cosyvoice3.yaml"
-    path.write_text(path.read_text() + f"evil: !apply:os.mkdir [{copy / 'made'}]\nopener: !name:a.b.c\n"
-                                       "list: [!ref <hift>]\n")
+    path.write_text(
+        path.read_text() + f"evil: !apply:os.mkdir [{copy / 'made'}]\nopener: !name:a.b.c\nlist: [!ref <hift>]\n"
+    )
     read = numbers.read(path)
     assert read.flow.decoder.estimator.static_chunk_size == 50  # !ref <chunk_size> * <token_mel_ratio>
     assert read.llm.sampling.top_k == 25 and read.hift.sampling_rate == 24_000
     assert not (copy / "made").exists()
 
 
-@pytest.mark.parametrize("change, complaint", [
-    (lambda text: text.replace("solver: 'euler'", "solver: 'rk4'"), "solver.*euler"),
-    (lambda text: text.replace("    base_channels: 32\n", ""), "base_channels.*required"),
-    (lambda text: text.replace("sample_rate: 24000", "sample_rate: 22050"), "sample_rate.*24000"),
-    (lambda text: "just words", "holds no settings"),
-    (lambda text: "a: [1", "can't be read as YAML"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda text: text.replace("solver: 'euler'", "solver: 'rk4'"), "solver.*euler"),
+        (lambda text: text.replace("    base_channels: 32\n", ""), "base_channels.*required"),
+        (lambda text: text.replace("sample_rate: 24000", "sample_rate: 22050"), "sample_rate.*24000"),
+        (lambda text: "just words", "holds no settings"),
+        (lambda text: "a: [1", "can't be read as YAML"),
+    ],
+)
 def test_a_yaml_of_another_model_is_refused_by_key(copy, change, complaint):
     path = copy / "cosyvoice3.yaml"
     path.write_text(change(path.read_text()))
@@ -131,10 +147,16 @@ def test_a_language_model_of_another_kind_is_refused(copy):
         _ = ModelDirectory(copy.path).qwen
 
 
-@pytest.mark.parametrize("name, content, complaint", [
-    ("vocab.json", "[]", "vocab.json is no vocabulary"), ("vocab.json", "{", "vocab.json can't be read"),
-    ("vocab.json", '{"a": 0, "b": 2}', "without a gap"), ("merges.txt", "a b c", "merges.txt is no list of pairs"),
-    ("merges.txt", "zz qq", "do not go together")])
+@pytest.mark.parametrize(
+    "name, content, complaint",
+    [
+        ("vocab.json", "[]", "vocab.json is no vocabulary"),
+        ("vocab.json", "{", "vocab.json can't be read"),
+        ("vocab.json", '{"a": 0, "b": 2}', "without a gap"),
+        ("merges.txt", "a b c", "merges.txt is no list of pairs"),
+        ("merges.txt", "zz qq", "do not go together"),
+    ],
+)
 def test_a_damaged_tokenizer_is_named(copy, name, content, complaint):
     (copy / "CosyVoice-BlankEN" / name).write_text(content)
     with pytest.raises(WeightsError, match=complaint):
@@ -153,20 +175,29 @@ def test_a_checkpoint_is_not_written_over_another(tiny, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options, complaint", [({"dtype": "int8"}, "dtype"), ({"lm_rows": 0}, "lm_rows"),
-                                                ({"flow_rows": "many"}, "flow_rows"), ({"lm_rows": "auto"}, "lm_rows"),
-                                                ({"lm_positions": 0}, "lm_positions"),
-                                                ({"vocoder_batch": 0}, "vocoder_batch")])
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({"dtype": "int8"}, "dtype"),
+        ({"lm_rows": 0}, "lm_rows"),
+        ({"flow_rows": "many"}, "flow_rows"),
+        ({"lm_rows": "auto"}, "lm_rows"),
+        ({"lm_positions": 0}, "lm_positions"),
+        ({"vocoder_batch": 0}, "vocoder_batch"),
+    ],
+)
 def test_a_bad_option_is_refused(tiny, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         create("cosyvoice3", {"model_dir": str(tiny.path)} | options)
 
 
 def test_the_ingress_can_check_without_loading_torch(tiny):
-    code = ("import sys; from engines.contract import Utterance, create;"
-            f"engine = create('cosyvoice3', {{'model_dir': {str(tiny.path)!r}}});"
-            "engine.check(Utterance('你好', 'zh-Sichuan'));"
-            "assert not {'torch', 'onnxruntime', 'tokenizers'} & set(sys.modules)")
+    code = (
+        "import sys; from engines.contract import Utterance, create;"
+        f"engine = create('cosyvoice3', {{'model_dir': {str(tiny.path)!r}}});"
+        "engine.check(Utterance('你好', 'zh-Sichuan'));"
+        "assert not {'torch', 'onnxruntime', 'tokenizers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -40,18 +40,24 @@ def vocoder(engine):
 @pytest.fixture(scope="module")
 def voices(engine):
     """One with a transcript, one of another length without."""
-    clips = [np.random.default_rng(seed).standard_normal(24_000 * seconds).astype(np.float32) / 10
-             for seed, seconds in ((1, 3), (2, 4))]
+    clips = [
+        np.random.default_rng(seed).standard_normal(24_000 * seconds).astype(np.float32) / 10
+        for seed, seconds in ((1, 3), (2, 4))
+    ]
     references = [engine.prepare(clip, 24_000, said) for clip, said in zip(clips, ("the clip", None), strict=True)]
     return engine.load_speaker_encoder().encode(references)
 
 
 def jobs(voices) -> list[tuple[Utterance, Voice]]:
     known, unknown = voices
-    return [(Utterance("Hello there.", "en-US", seed=3), known), (Utterance("你好。", "zh-CN", seed=3), unknown),
-            (Utterance("今天好。", "zh-Sichuan", seed=1), known),
-            (Utterance("Hi.", "en-US", mode="instruct", style_instruction="happy", speed=1.5), unknown),
-            (Utterance("好，" * 50, "zh-CN"), known), (Utterance("ソウ。", "ja-JP"), unknown)]
+    return [
+        (Utterance("Hello there.", "en-US", seed=3), known),
+        (Utterance("你好。", "zh-CN", seed=3), unknown),
+        (Utterance("今天好。", "zh-Sichuan", seed=1), known),
+        (Utterance("Hi.", "en-US", mode="instruct", style_instruction="happy", speed=1.5), unknown),
+        (Utterance("好，" * 50, "zh-CN"), known),
+        (Utterance("ソウ。", "ja-JP"), unknown),
+    ]
 
 
 def test_every_mode_gives_audio_and_a_batch_gives_what_its_members_give_alone(acoustic, vocoder, voices):
@@ -59,7 +65,7 @@ def test_every_mode_gives_audio_and_a_batch_gives_what_its_members_give_alone(ac
     together = acoustic.generate(wanted)
     for job, mel in zip(wanted, together, strict=True):
         assert isinstance(mel, Mel), mel
-        alone, = acoustic.generate([job])
+        (alone,) = acoustic.generate([job])
         assert distance(alone.arrays["mel"], mel.arrays["mel"]) < 1e-5
         assert np.array_equal(alone.arrays["parts"], mel.arrays["parts"])
         assert mel.seconds == mel.arrays["mel"].shape[1] / 50
@@ -100,8 +106,9 @@ def test_the_seed_decides_and_parts_do_not_repeat_each_other(acoustic, voices):
 
 
 def test_speed_squeezes_the_mel(acoustic, voices):
-    natural, fast = (acoustic.generate([(Utterance("Hello.", "en-US", speed=speed), voices[0])])[0]
-                     for speed in (1.0, 1.25))
+    natural, fast = (
+        acoustic.generate([(Utterance("Hello.", "en-US", speed=speed), voices[0])])[0] for speed in (1.0, 1.25)
+    )
     assert fast.arrays["mel"].shape[1] == int(natural.arrays["mel"].shape[1] / 1.25)
 
 
@@ -149,8 +156,10 @@ def test_requests_join_and_leave_at_any_step(acoustic, voices):
 
 
 def test_who_is_cancelled_frees_all_its_rows_wherever_it_is(acoustic, voices):
-    parts, other, waits = (acoustic.submit(*job) for job in
-                           (jobs(voices)[4], jobs(voices)[0], (Utterance("好，" * 100, "zh-CN"), voices[0])))
+    parts, other, waits = (
+        acoustic.submit(*job)
+        for job in (jobs(voices)[4], jobs(voices)[0], (Utterance("好，" * 100, "zh-CN"), voices[0]))
+    )
     acoustic.step()
     assert acoustic.decoding == 4 and acoustic.waiting >= 1, "parts have rows of their own"
     acoustic.cancel(parts)
@@ -215,11 +224,13 @@ def test_a_flow_batch_that_raises_is_done_again_one_by_one(acoustic, voices, mon
 
 def after_all(acoustic):
     """`take`, but only once nobody decodes any more, and then all of them."""
+
     def take(idle):
         members = [entry[2] for entry in acoustic._flow_batcher._waiting] if idle else []
         for member in members:
             acoustic._flow_batcher.remove(member)
         return members
+
     return take
 
 
@@ -251,8 +262,9 @@ def test_whole_batches_and_tickets_do_not_mix(acoustic, voices):
 def test_bad_members_fail_alone(acoustic, vocoder, voices):
     good = jobs(voices)[0]
     broken = Voice({**voices[0].arrays, "speech_tokens": np.zeros(5990, np.int32)})
-    long, tag, fine, none = acoustic.generate([(good[0], broken), (Utterance("<b>x</b>", "en-US"), voices[0]), good,
-                                               (Utterance("!!", "en-US"), voices[0])])
+    long, tag, fine, none = acoustic.generate(
+        [(good[0], broken), (Utterance("<b>x</b>", "en-US"), voices[0]), good, (Utterance("!!", "en-US"), voices[0])]
+    )
     assert long.code == "text_too_long_spoken" and tag.code == "text_tag_unsupported"
     assert none.code == "text_not_speakable"
     assert distance(fine.arrays["mel"], acoustic.generate([good])[0].arrays["mel"]) < 1e-5
@@ -275,7 +287,7 @@ def test_a_failed_step_leaves_nobody_in_the_decoder(acoustic, voices, monkeypatc
 
 def test_a_model_that_says_nothing_is_an_error_with_a_remedy(acoustic, voices, monkeypatch):
     monkeypatch.setattr("engines.cosyvoice3.sampling.Sampler.pick", lambda self, _: self.picked.append(6562) or 6562)
-    found, = acoustic.generate(jobs(voices)[:1])
+    (found,) = acoustic.generate(jobs(voices)[:1])
     assert isinstance(found, InternalError) and "another seed" in found.message
 
 
@@ -297,10 +309,10 @@ def test_arrays_may_be_read_only_as_they_come_from_shared_memory(engine, acousti
 
     clip = np.random.default_rng(1).standard_normal(24_000 * 3).astype(np.float32) / 10
     reference = engine.prepare(*frozen({"clip": clip}).values(), 24_000, "the clip")
-    voice, = engine.load_speaker_encoder().encode([Reference({}, frozen(reference.arrays), reference.transcript)])
+    (voice,) = engine.load_speaker_encoder().encode([Reference({}, frozen(reference.arrays), reference.transcript)])
     assert all(np.array_equal(voice.arrays[name], voices[0].arrays[name]) for name in voices[0].arrays)
-    mel, = acoustic.generate([(jobs(voices)[0][0], Voice(frozen(voice.arrays)))])
-    sound, = vocoder.vocode([Mel(frozen(mel.arrays), mel.seconds)])
+    (mel,) = acoustic.generate([(jobs(voices)[0][0], Voice(frozen(voice.arrays)))])
+    (sound,) = vocoder.vocode([Mel(frozen(mel.arrays), mel.seconds)])
     assert len(sound) == 480 * mel.arrays["mel"].shape[1]
 
 
@@ -320,9 +332,9 @@ def test_a_real_clip_and_text_give_the_official_audio():
         pytest.skip("no ../shared/clips: the real recordings lie beside the repository, not in it")
     engine = create("cosyvoice3", {"model_dir": str(directory.path), "greedy": True, "parity": True})
     clip = audio.decode(CLIP.read_bytes(), seconds=engine.capabilities.reference_seconds)
-    voice, = engine.load_speaker_encoder().encode([engine.prepare(clip.samples, clip.rate, TRANSCRIPT)])
-    mel, = engine.load_acoustic_model().generate([(Utterance(TEXT, "zh-CN"), voice)])
-    sound, = engine.load_vocoder().vocode([mel])
+    (voice,) = engine.load_speaker_encoder().encode([engine.prepare(clip.samples, clip.rate, TRANSCRIPT)])
+    (mel,) = engine.load_acoustic_model().generate([(Utterance(TEXT, "zh-CN"), voice)])
+    (sound,) = engine.load_vocoder().vocode([mel])
     # Room for rounding, which the vocoder's source sums up (test_cosyvoice3_parity.py); 7e-6 where this was written.
     assert distance(sound, truth["wav"][0]) < 1e-4
 
@@ -332,15 +344,20 @@ def test_tokens_to_audio_at_any_speed_as_officially(name, speed):
     directory, truth = golden_directory(), golden()
     engine = create("cosyvoice3", {"model_dir": str(directory.path), "greedy": True, "parity": True})
     acoustic, vocoder = engine.load_acoustic_model(), engine.load_vocoder()
-    voice = Voice({"speech_tokens": truth["prompt_token"][0], "prompt_mel": truth["prompt_feat"][0],
-                   "embedding": truth["embedding"][0]})
+    voice = Voice(
+        {
+            "speech_tokens": truth["prompt_token"][0],
+            "prompt_mel": truth["prompt_feat"][0],
+            "embedding": truth["embedding"][0],
+        }
+    )
     plan = acoustic.planner.plan(Utterance("a", "en-US", speed=speed), voice)
     official = [*truth["prompt_text"][0].tolist(), *truth["text"][0].tolist()]
     count = truth["text"].shape[1]
     sampler = type(plan.jobs[0].sampler)(None, 6561, least=2 * count, parity=True)
     plan.jobs[:] = [type(plan.jobs[0])(official, truth["prompt_token"][0].tolist(), sampler, 20 * count)]
     acoustic.planner.plan = lambda *_: plan
-    mel, = acoustic.generate([(Utterance("a", "en-US", speed=speed), voice)])
-    sound, = vocoder.vocode([mel])
+    (mel,) = acoustic.generate([(Utterance("a", "en-US", speed=speed), voice)])
+    (sound,) = vocoder.vocode([mel])
     # Through both networks, like the whole pipeline above: 7e-6 with AVX-512, 1.013e-5 on a CPU with AVX2 alone.
     assert distance(sound, truth[name][0]) < 2e-5

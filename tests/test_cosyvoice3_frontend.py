@@ -42,7 +42,7 @@ def clip() -> Reference:
 
 
 def test_a_real_clip_becomes_the_official_voice(directory, truth, clip):
-    voice, = CosyVoice3SpeakerEncoder(directory).encode([clip])
+    (voice,) = CosyVoice3SpeakerEncoder(directory).encode([clip])
     for name in ("llm", "flow"):
         assert np.array_equal(voice.arrays["speech_tokens"], truth[f"{name}_prompt_speech_token"][0])
         assert distance(voice.arrays["embedding"], truth[f"{name}_embedding"][0]) < 1e-5
@@ -63,14 +63,17 @@ def test_text_and_transcript_are_the_official_ids(directory, truth):
 
 
 # The ids are what transformers 5.23's Qwen2Tokenizer gives, with the official list of added tokens.
-@pytest.mark.parametrize("text, ids", [
-    ("I'll say 123  times:\n\n don't!", [40, 3278, 1977, 220, 16, 17, 18, 220, 3039, 1447, 1513, 944, 0]),
-    ("报道[j][ǐ]予好评[breath]", [86227, 151797, 151913, 99944, 102959, 151647]),
-    ("read[R][EH1][D] <strong>it</strong>", [878, 151730, 151694, 151690, 220, 151648, 275, 151649]),
-    ("こんにちは、世界！ 안녕 Привет", [89015, 5373, 99489, 6313, 95170, 144370, 79484, 26991, 8178]),
-    ("🙂🙂 [laughter] <laughter>ha</laughter>", [145080, 145080, 220, 151651, 220, 151656, 4223, 151657]),
-    ("请用四川话表达。<|endofprompt|>", [14880, 11622, 102110, 57443, 102124, 1773, 151646]),
-])
+@pytest.mark.parametrize(
+    "text, ids",
+    [
+        ("I'll say 123  times:\n\n don't!", [40, 3278, 1977, 220, 16, 17, 18, 220, 3039, 1447, 1513, 944, 0]),
+        ("报道[j][ǐ]予好评[breath]", [86227, 151797, 151913, 99944, 102959, 151647]),
+        ("read[R][EH1][D] <strong>it</strong>", [878, 151730, 151694, 151690, 220, 151648, 275, 151649]),
+        ("こんにちは、世界！ 안녕 Привет", [89015, 5373, 99489, 6313, 95170, 144370, 79484, 26991, 8178]),
+        ("🙂🙂 [laughter] <laughter>ha</laughter>", [145080, 145080, 220, 151651, 220, 151656, 4223, 151657]),
+        ("请用四川话表达。<|endofprompt|>", [14880, 11622, 102110, 57443, 102124, 1773, 151646]),
+    ],
+)
 def test_ids_are_qwens(directory, text, ids):
     tokenizer = TextTokenizer(directory)
     assert tokenizer.ids(text) == ids
@@ -110,8 +113,9 @@ def test_resampling_is_the_windowed_sinc_sum():
         assert resample(samples, rate, target)[index] == pytest.approx(weights @ samples, abs=2e-5)
 
 
-@pytest.mark.parametrize("length, rate, target, expected", [(1001, 44_100, 16_000, 364), (1, 16_000, 24_000, 2),
-                                                            (160, 16_000, 16_000, 160)])
+@pytest.mark.parametrize(
+    "length, rate, target, expected", [(1001, 44_100, 16_000, 364), (1, 16_000, 24_000, 2), (160, 16_000, 16_000, 160)]
+)
 def test_resampling_gives_every_sample_that_begins_inside(length, rate, target, expected):
     assert len(resample(np.ones(length, np.float32), rate, target)) == expected
 
@@ -119,14 +123,17 @@ def test_resampling_gives_every_sample_that_begins_inside(length, rate, target, 
 def test_clips_of_any_length_are_few_convolutions(monkeypatch):
     """For each length that a convolution meets, torch keeps code; a service meets thousands."""
     convolve, lengths = torch.nn.functional.conv1d, set()
-    monkeypatch.setattr(torch.nn.functional, "conv1d", lambda samples, *others, **named: (
-        lengths.add(samples.shape[-1]), convolve(samples, *others, **named))[1])
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "conv1d",
+        lambda samples, *others, **named: (lengths.add(samples.shape[-1]), convolve(samples, *others, **named))[1],
+    )
     whole = np.random.default_rng(0).standard_normal(4 * 24_000).astype(np.float32)
     expected = resample(whole, 24_000, 16_000)
     for length in range(3 * 24_000 + 1, 4 * 24_000, 997):
         out = resample(whole[:length], 24_000, 16_000)
         assert len(out) == math.ceil(length * 2 / 3)
-        assert np.array_equal(out[:-20], expected[:len(out) - 20]), "but for the end, what stands behind is not heard"
+        assert np.array_equal(out[:-20], expected[: len(out) - 20]), "but for the end, what stands behind is not heard"
     assert len(lengths) == 1
 
 
@@ -158,6 +165,6 @@ def test_a_bad_clip_fails_alone(tiny):
     encoder = CosyVoice3SpeakerEncoder(tiny)
     found = encoder.encode([short, good, broken, other])
     assert isinstance(found[0], InvalidInput) and isinstance(found[2], InternalError)
-    alone, = encoder.encode([other])
+    (alone,) = encoder.encode([other])
     assert all(np.array_equal(alone.arrays[name], found[3].arrays[name]) for name in alone.arrays)
     assert "transcript" not in found[1].arrays and transcript(found[1]) is None and transcript(found[3]) == "hi"

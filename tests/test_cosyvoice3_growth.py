@@ -35,7 +35,7 @@ def test_nothing_of_five_hundred_requests_stays(tiny):
 
     def request(words: int, samples: int, seed: int):
         clip = random.standard_normal(samples).astype(np.float32) / 10
-        voice, = speaker.encode([engine.prepare(clip, 24_000, None)])
+        (voice,) = speaker.encode([engine.prepare(clip, 24_000, None)])
         text = " ".join(random.choice(WORDS, words)).capitalize() + "."
         return Utterance(text, "en-US", seed=seed, speed=float(random.uniform(0.8, 1.25))), voice
 
@@ -50,14 +50,18 @@ def test_nothing_of_five_hundred_requests_stays(tiny):
     serve([request(14, 5 * 24_000, seed) for seed in range(TOGETHER)])
     live, used = [], []
     for number in range(0, REQUESTS, TOGETHER):
-        serve([request(int(random.integers(1, 5)), int(random.integers(3 * 24_000, 4 * 24_000)), number + place)
-               for place in range(TOGETHER)])
+        serve(
+            [
+                request(int(random.integers(1, 5)), int(random.integers(3 * 24_000, 4 * 24_000)), number + place)
+                for place in range(TOGETHER)
+            ]
+        )
         if number % READ_EVERY == 0:
             live.append(tensors())
             used.append(mebibytes())
     print("live tensors", live, "MiB", [round(mib, 1) for mib in used])
     assert len(set(live[1:])) == 1, f"tensors that are kept: {live}"
     quarter = len(used) // 4
-    early, late = (float(np.median(part)) for part in (used[quarter:2 * quarter], used[-quarter:]))
+    early, late = (float(np.median(part)) for part in (used[quarter : 2 * quarter], used[-quarter:]))
     assert late - early <= 0.02 * early, f"memory grew from {early:.1f} to {late:.1f} MiB: {used}"
     assert acoustic.decoder.cache.keys.data_ptr() == cache

@@ -52,8 +52,12 @@ def excitation(directory):
 
 
 def row(truth, tokens) -> FlowRow:
-    return FlowRow(*(torch.from_numpy(array) for array in (
-        tokens, truth["prompt_token"][0], truth["prompt_feat"][0], truth["embedding"][0])))
+    return FlowRow(
+        *(
+            torch.from_numpy(array)
+            for array in (tokens, truth["prompt_token"][0], truth["prompt_feat"][0], truth["embedding"][0])
+        )
+    )
 
 
 def spoken(lm, truth, settings, parity: bool) -> tuple[list[int], list[np.ndarray]]:
@@ -68,8 +72,14 @@ def spoken(lm, truth, settings, parity: bool) -> tuple[list[int], list[np.ndarra
     text = truth["text"].shape[1]
     sampler = Watched(settings, lm.speech_tokens, seed=1234, least=2 * text, parity=parity)
     decoder = Decoder(lm, rows=2, positions=256)
-    found = decoder.submit(Job([*truth["prompt_text"][0].tolist(), *truth["text"][0].tolist()],
-                               truth["prompt_token"][0].tolist(), sampler, 20 * text))
+    found = decoder.submit(
+        Job(
+            [*truth["prompt_text"][0].tolist(), *truth["text"][0].tolist()],
+            truth["prompt_token"][0].tolist(),
+            sampler,
+            20 * text,
+        )
+    )
     decoder.run()
     return found.tokens, seen
 
@@ -106,10 +116,12 @@ def test_the_estimator(mel_maker, truth):
     assert distance(velocity.transpose(1, 2), truth["est0_out"]) < WITHIN
 
 
-@pytest.mark.parametrize("name, count, chunked, final", [
-    ("mel", None, False, True), ("mel_stream_mask", None, True, True), ("mel_chunk_notfinal", 53, True, False)])
+@pytest.mark.parametrize(
+    "name, count, chunked, final",
+    [("mel", None, False, True), ("mel_stream_mask", None, True, True), ("mel_chunk_notfinal", 53, True, False)],
+)
 def test_the_flow(mel_maker, truth, name, count, chunked, final):
-    mel, = mel_maker([replace(row(truth, truth["tok"][0, :count]), chunked=chunked, final=final)])
+    (mel,) = mel_maker([replace(row(truth, truth["tok"][0, :count]), chunked=chunked, final=final)])
     assert distance(mel, truth[name][0]) < WITHIN
 
 
@@ -127,11 +139,11 @@ def test_what_is_given_early_is_the_beginning_of_the_whole(vocoder, excitation, 
     mel = torch.from_numpy(truth["mel"][0])
     whole, early = vocoder([mel], excitation)[0], vocoder([mel[:, :100]], excitation, final=False)[0]
     assert len(early) == (100 - vocoder.held_back) * 480
-    assert distance(early, whole[:len(early)]) < 1e-6
+    assert distance(early, whole[: len(early)]) < 1e-6
 
 
 def test_ready_made_tokens_to_audio(mel_maker, vocoder, excitation, truth):
-    mel, = mel_maker([row(truth, truth["src_tok"][0])])
+    (mel,) = mel_maker([row(truth, truth["src_tok"][0])])
     assert distance(vocoder([mel], excitation)[0], truth["src_offline_wav"][0]) < THROUGH_BOTH
 
 
@@ -148,7 +160,7 @@ def test_a_stream_gives_the_official_chunks(mel_maker, vocoder, excitation, trut
     stream = SpeechStream(mel_maker, vocoder, excitation, row(truth, truth["src_tok"][0]), parity=True)
     tokens, chunks = truth["src_tok"][0].tolist(), []
     for start in range(0, len(tokens), at_once):
-        chunks += stream.add(tokens[start:start + at_once])
+        chunks += stream.add(tokens[start : start + at_once])
     chunks.append(stream.finish())
     assert [len(chunk) for chunk in chunks] == truth["src_stream_lens"].tolist()
     assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) < THROUGH_BOTH
@@ -160,7 +172,7 @@ def test_without_parity_a_stream_is_its_streaming_reference_to_the_end(directory
     voice = row(truth, truth["src_tok"][0])
     stream = SpeechStream(mel_maker, vocoder, excitation, voice)
     chunks = [*stream.add(truth["src_tok"][0].tolist()), stream.finish()]
-    mel, = mel_maker([replace(voice, chunked=True)])
+    (mel,) = mel_maker([replace(voice, chunked=True)])
     assert distance(torch.cat(chunks), vocoder([mel], excitation)[0]) < WITHIN
     assert distance(torch.cat(chunks), truth["src_stream_wav"][0]) > 1e-3, "parity would change nothing"
 

@@ -59,8 +59,14 @@ def served(apps, options, tracing) -> App:
     neighbour = apps["fast"]
     entry = yaml.safe_load((CLUSTER / "serve.cosyvoice3.yaml").read_text())["applications"][0]
     on_cpu = {"device": "cpu", "threads": 1}
-    entry["args"] |= {"engine_options": options, "tracing": tracing, "voice_cache_mb": 0, "embedding": on_cpu,
-                      "tts": on_cpu, "vocoder": on_cpu}
+    entry["args"] |= {
+        "engine_options": options,
+        "tracing": tracing,
+        "voice_cache_mb": 0,
+        "embedding": on_cpu,
+        "tts": on_cpu,
+        "vocoder": on_cpu,
+    }
     entry["args"]["limits"]["deadline_s"] = 120  # for a replica to be killed and another to start, beside other work
     for deployment in entry["deployments"]:
         if scaling := deployment.get("autoscaling_config"):
@@ -87,15 +93,15 @@ class InOneProcess:
     def __init__(self, options: dict) -> None:
         self.engine = create(NAME, options)
         self.encoder, self.acoustic, self.vocoder = (
-            load("cpu", 1) for load in (self.engine.load_speaker_encoder, self.engine.load_acoustic_model,
-                                        self.engine.load_vocoder))
+            load("cpu", 1)
+            for load in (self.engine.load_speaker_encoder, self.engine.load_acoustic_model, self.engine.load_vocoder)
+        )
 
     def __call__(self, fields: dict) -> np.ndarray:
         utterance, voice = self._read(fields)
-        mel, = self.acoustic.generate([(utterance, voice)])
-        sound, = self.vocoder.vocode([mel])
+        (mel,) = self.acoustic.generate([(utterance, voice)])
+        (sound,) = self.vocoder.vocode([mel])
         return samples(pcm.to_wav(sound, self.engine.capabilities.sample_rate))
-
 
     def streamed(self, fields: dict) -> np.ndarray:
         """Its chunks put together, as 16 bit."""
@@ -105,16 +111,17 @@ class InOneProcess:
         while not ended:
             for found, chunk in self.acoustic.step():
                 assert found is ticket
-                sound, = self.vocoder.vocode_chunks([(chunk, given)])
+                (sound,) = self.vocoder.vocode_chunks([(chunk, given)])
                 sounds.append(sound)
                 given, ended = 0 if chunk.final else given + len(sound), chunk.last
         return samples(pcm.to_wav(np.concatenate(sounds), self.engine.capabilities.sample_rate))
 
     def _read(self, fields: dict) -> tuple[Utterance, Voice]:
-        utterance = Utterance(**{name: {"seed": int, "speed": float}.get(name, str)(value)
-                                 for name, value in fields.items()})
+        utterance = Utterance(
+            **{name: {"seed": int, "speed": float}.get(name, str)(value) for name, value in fields.items()}
+        )
         heard = audio.decode(CLIP, seconds=self.engine.capabilities.reference_seconds)
-        voice, = self.encoder.encode([self.engine.prepare(heard.samples, heard.rate, utterance.prompt_text)])
+        (voice,) = self.encoder.encode([self.engine.prepare(heard.samples, heard.rate, utterance.prompt_text)])
         return utterance, voice
 
 
@@ -149,6 +156,7 @@ def rows(ray_driver, served) -> Callable[[], dict[str, int]]:
 
     def ask() -> dict[str, int]:
         return remote().result(timeout_s=10)
+
     assert ask() == {"rows": 10, "decoding": 0, "waiting": 0}
     return ask
 
@@ -183,10 +191,17 @@ def test_every_mode_sounds_as_it_does_in_one_process(served, in_one_process, fie
 
 def test_the_modes_do_not_sound_alike(served):
     """Or the test before would say nothing of the fields that tell them apart."""
-    sounds = {served.post(clip=CLIP, text="今天好。", seed="1", **more).content for more in (
-        {"dialect": "zh-CN"}, {"dialect": "zh-CN", "prompt_text": "说的话"}, {"dialect": "zh-Sichuan"},
-        {"dialect": "zh-Cantonese"}, {"dialect": "zh-CN", "mode": "instruct", "style_instruction": "happy"},
-        {"dialect": "zh-CN", "mode": "instruct", "style_instruction": "sad"})}
+    sounds = {
+        served.post(clip=CLIP, text="今天好。", seed="1", **more).content
+        for more in (
+            {"dialect": "zh-CN"},
+            {"dialect": "zh-CN", "prompt_text": "说的话"},
+            {"dialect": "zh-Sichuan"},
+            {"dialect": "zh-Cantonese"},
+            {"dialect": "zh-CN", "mode": "instruct", "style_instruction": "happy"},
+            {"dialect": "zh-CN", "mode": "instruct", "style_instruction": "sad"},
+        )
+    }
     assert len(sounds) == 6
 
 
@@ -194,7 +209,12 @@ def test_the_trace_tells_of_decoding_and_flow(served):
     answer = served.post(clip=clip(2), **MODES["zero-shot"])  # a clip that nobody has sent before: all stages work
     spans = spans_of(served, answer.headers["x-trace-id"], "text_frontend", "flow_matching", "vocode_wav")
     assert len(spans) == 8 and sorted(name for name, span in spans.items() if span.get("kind") == "SERVER") == [
-        "extract_speaker", "generate_mel", "post /api/generate", "preprocess_audio", "vocode_wav"]
+        "extract_speaker",
+        "generate_mel",
+        "post /api/generate",
+        "preprocess_audio",
+        "vocode_wav",
+    ]
     stage, lm, flow = spans["generate_mel"], spans["lm_decode"], spans["flow_matching"]
     for phase in (spans["text_frontend"], lm, flow):
         assert phase["parentId"] == stage["id"] and "kind" not in phase
@@ -238,8 +258,13 @@ def test_a_short_request_joins_a_long_one_and_is_answered_first(served, rows):
 def test_who_leaves_frees_his_row_and_his_trace_says_so(served, rows):
     """Beside him goes one with the same text and seed, who would end with the same step."""
     trace_id = os.urandom(16).hex()
-    request = multipart("127.0.0.1", LONG, CLIP, path=f"/{NAME}/api/generate",
-                        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"})
+    request = multipart(
+        "127.0.0.1",
+        LONG,
+        CLIP,
+        path=f"/{NAME}/api/generate",
+        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"},
+    )
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         stays = pool.submit(served.post, clip=CLIP, **LONG)
         with socket.create_connection(("127.0.0.1", served.port)) as client:
@@ -260,8 +285,10 @@ def test_who_leaves_frees_his_row_and_his_trace_says_so(served, rows):
 
 def test_eight_at_once_sound_as_they_do_alone(served, rows):
     def speak(seed: int) -> httpx.Response:
-        return served.post(clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed),
-                           prompt_text="what the clip says")
+        return served.post(
+            clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed), prompt_text="what the clip says"
+        )
+
     alone = [speak(seed) for seed in range(8)]
     with concurrent.futures.ThreadPoolExecutor(9) as pool:
         company = pool.submit(served.post, clip=CLIP, **LONG)  # so that nobody is ever alone
@@ -283,12 +310,15 @@ def test_eight_at_once_sound_as_they_do_alone(served, rows):
     assert all(len(size) <= size[0] == max(size) for size in sizes.values()), "the long one may be in there too"
 
 
-@pytest.mark.parametrize("change, status, kind, stage", [
-    ({"clip": tone(rate=8000)}, 400, "input_validation", "preprocess_audio"),
-    ({"dialect": "en-GB"}, 422, "unsupported_dialect", None),
-    ({"mode": "instruct"}, 400, "input_validation", None),
-    ({"text": "<b>bold</b>"}, 400, "input_validation", "generate_mel"),
-])
+@pytest.mark.parametrize(
+    "change, status, kind, stage",
+    [
+        ({"clip": tone(rate=8000)}, 400, "input_validation", "preprocess_audio"),
+        ({"dialect": "en-GB"}, 422, "unsupported_dialect", None),
+        ({"mode": "instruct"}, 400, "input_validation", None),
+        ({"text": "<b>bold</b>"}, 400, "input_validation", "generate_mel"),
+    ],
+)
 def test_errors_are_what_they_are_with_any_engine(served, change, status, kind, stage):
     answer = served.post(**{"clip": CLIP} | change)
     assert answer.status_code == status and answer.json()["error"]["type"] == kind, answer.text
@@ -300,15 +330,25 @@ def test_errors_are_what_they_are_with_any_engine(served, change, status, kind, 
         assert not {"batch.id", "batch.size"} & spans[stage]["tags"].keys(), "it was refused before it had a row"
 
 
-@pytest.mark.parametrize("fields", [
-    LONG | {"seed": "5"}, {"text": "The quick brown fox jumps over the lazy dog. " * 4, "dialect": "en-US", "seed": "9"}],
-    ids=["one part", "in parts"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        LONG | {"seed": "5"},
+        {"text": "The quick brown fox jumps over the lazy dog. " * 4, "dialect": "en-US", "seed": "9"},
+    ],
+    ids=["one part", "in parts"],
+)
 def test_a_stream_comes_in_chunks_and_sounds_like_the_engine_in_one_process(served, in_one_process, fields):
     """What is streamed is attended to by chunks, so it is compared with the engine's own stream, and not with a whole."""
     arrived = []
-    with httpx.stream("POST", f"{served.url}/api/generate", data=fields | {"stream_format": "audio",
-                                                                          "response_format": "pcm"},
-                      files={"prompt_audio": ("clip.wav", CLIP)}, timeout=60, trust_env=False) as answer:
+    with httpx.stream(
+        "POST",
+        f"{served.url}/api/generate",
+        data=fields | {"stream_format": "audio", "response_format": "pcm"},
+        files={"prompt_audio": ("clip.wav", CLIP)},
+        timeout=60,
+        trust_env=False,
+    ) as answer:
         assert answer.status_code == 200
         for data in answer.iter_bytes():
             arrived.append((time.monotonic(), data))
@@ -321,8 +361,10 @@ def test_a_stream_comes_in_chunks_and_sounds_like_the_engine_in_one_process(serv
     assert len([span for span in spans if span.get("kind") == "SERVER"]) == 5, "one span a stage, whatever the chunks"
     mel, vocoder = servers["generate_mel"], servers["vocode_wav"]
     assert int(mel["tags"]["stream.chunks"]) == int(vocoder["tags"]["stream.chunks"]) >= 3
-    firsts = [[note["timestamp"] for note in span["annotations"] if note["value"] == "first chunk"]
-              for span in (mel, vocoder, servers["post /api/generate"])]
+    firsts = [
+        [note["timestamp"] for note in span["annotations"] if note["value"] == "first chunk"]
+        for span in (mel, vocoder, servers["post /api/generate"])
+    ]
     assert [len(moments) for moments in firsts] == [1, 1, 1] and firsts[0] < firsts[1] < firsts[2]
     assert firsts[2][0] < mel["timestamp"] + mel["duration"], "heard while the text was still being said"
     assert sum(span["name"] == "flow_matching" for span in spans) >= 2
@@ -330,8 +372,13 @@ def test_a_stream_comes_in_chunks_and_sounds_like_the_engine_in_one_process(serv
 
 def test_a_client_that_leaves_a_stream_frees_its_row(served, rows):
     trace_id = os.urandom(16).hex()
-    request = multipart("127.0.0.1", LONG | {"stream_format": "audio"}, CLIP, path=f"/{NAME}/api/generate",
-                        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"})
+    request = multipart(
+        "127.0.0.1",
+        LONG | {"stream_format": "audio"},
+        CLIP,
+        path=f"/{NAME}/api/generate",
+        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"},
+    )
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         client.sendall(request)
         until(rows, decoding=1)
@@ -348,12 +395,20 @@ def test_a_client_that_leaves_a_stream_frees_its_row(served, rows):
 
 def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
     def whole(seed: int) -> bytes:
-        return served.post(clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed),
-                           response_format="pcm").content
+        return served.post(
+            clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed), response_format="pcm"
+        ).content
 
     def streamed(seed: int) -> bytes:
-        return served.post(clip=CLIP, text="One and the same.", dialect="en-US", seed=str(seed), response_format="pcm",
-                           stream_format="audio").content
+        return served.post(
+            clip=CLIP,
+            text="One and the same.",
+            dialect="en-US",
+            seed=str(seed),
+            response_format="pcm",
+            stream_format="audio",
+        ).content
+
     asked = [(streamed, 1), (whole, 2), (streamed, 3), (whole, 4)]
     alone = [np.frombuffer(how(seed), "<i2").astype(int) for how, seed in asked]
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
@@ -368,9 +423,14 @@ def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
 def heard(served: App, fields: dict, at_first: Callable[[], None]) -> tuple[np.ndarray, str]:
     """What a stream says, and its trace. `at_first` is called when its first audio has come."""
     data = b""
-    with httpx.stream("POST", f"{served.url}/api/generate", timeout=120, trust_env=False,
-                      data=fields | {"stream_format": "audio", "response_format": "pcm"},
-                      files={"prompt_audio": ("clip.wav", CLIP)}) as answer:
+    with httpx.stream(
+        "POST",
+        f"{served.url}/api/generate",
+        timeout=120,
+        trust_env=False,
+        data=fields | {"stream_format": "audio", "response_format": "pcm"},
+        files={"prompt_audio": ("clip.wav", CLIP)},
+    ) as answer:
         assert answer.status_code == 200, answer.read()
         for chunk in answer.iter_bytes():
             if not data:
@@ -397,6 +457,7 @@ def test_a_stream_whose_stage_dies_in_the_middle_goes_on_where_it_was(served, in
         os.kill(pid, signal.SIGSTOP)
         time.sleep(1)  # the other stage goes on meanwhile
         os.kill(pid, signal.SIGKILL)
+
     try:
         sound, trace_id = heard(served, FOR_A_WHILE, die)
     finally:
@@ -412,16 +473,22 @@ def test_a_stream_whose_stage_dies_in_the_middle_goes_on_where_it_was(served, in
         assert clients == [(stage, "the replica died")]
     else:  # Serve gives a call that was not taken yet to the new one; by then the chunk may have to be made again
         assert set(clients) <= {(stage, "the replica died"), ("generate_mel", "the stream ended before its last chunk")}
-    [went_on] = [span for span in spans if span.get("kind") == "SERVER" and span["name"] == stage
-                 and "error" not in span["tags"]]
+    [went_on] = [
+        span for span in spans if span.get("kind") == "SERVER" and span["name"] == stage and "error" not in span["tags"]
+    ]
     assert went_on["tags"]["replica.id"] in [replica["replica_id"] for replica in served.replicas(service)]
 
 
 def test_one_whose_stage_dies_twice_ends_with_an_error(served):
     killed, told = set(), []
-    with httpx.stream("POST", f"{served.url}/api/generate", timeout=120, trust_env=False,
-                      data=FOR_A_WHILE | {"stream_format": "sse"},
-                      files={"prompt_audio": ("clip.wav", CLIP)}) as answer:
+    with httpx.stream(
+        "POST",
+        f"{served.url}/api/generate",
+        timeout=120,
+        trust_env=False,
+        data=FOR_A_WHILE | {"stream_format": "sse"},
+        files={"prompt_audio": ("clip.wav", CLIP)},
+    ) as answer:
         assert answer.status_code == 200
         for line in answer.iter_lines():
             told += [line] if line else []

@@ -32,38 +32,62 @@ def test_what_was_encoded_comes_back(data):
     assert decode(url(data), LIMIT) == data
 
 
-@pytest.mark.parametrize("head", ["data:audio/mpeg;base64", "DATA:Audio/WAV;BASE64",
-                                  "data:application/octet-stream;base64", "data:audio/ogg;codecs=opus;base64",
-                                  "data:audio/x-wav;base64"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "data:audio/mpeg;base64",
+        "DATA:Audio/WAV;BASE64",
+        "data:application/octet-stream;base64",
+        "data:audio/ogg;codecs=opus;base64",
+        "data:audio/x-wav;base64",
+    ],
+)
 def test_media_types_of_audio_are_read(head):
     assert decode(url(b"RIFF", head), LIMIT) == b"RIFF"
 
 
-@pytest.mark.parametrize("text", [
-    "https://Sekret.example/a.wav", "http://169.254.169.254/latest", "file:///etc/passwd", "s3://bucket/Sekret",
-    "//host/a.wav", "/etc/passwd", "UklGRg==", "", " data:audio/wav;base64,UklGRg==", "ftp://x", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://Sekret.example/a.wav",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "s3://bucket/Sekret",
+        "//host/a.wav",
+        "/etc/passwd",
+        "UklGRg==",
+        "",
+        " data:audio/wav;base64,UklGRg==",
+        "ftp://x",
+        "javascript:alert(1)",
+    ],
+)
 def test_no_other_address_is_taken(text):
     error = refused(text)
     assert error.code == "url_not_allowed" and "fetched" in error.message and "base64" in error.message
 
 
-@pytest.mark.parametrize("text, code", [
-    ("data:audio/wav,Sekret", "data_url_malformed"),
-    ("data:;base64,UklGRg==", "data_url_malformed"),
-    ("data:audio/wav;base64", "data_url_malformed"),
-    ("data:audio/wav;base64 ,UklGRg==", "data_url_malformed"),
-    ("data:audio/wav;base64\n,UklGRg==", "data_url_malformed"),
-    ("data:audio/wav;" + "a=b;" * 100 + "base64,UklGRg==", "data_url_malformed"),
-    ("data:audio/wav;base64,UklGRg=", "data_url_malformed"),
-    ("data:audio/wav;base64,UklG Rg==", "data_url_malformed"),
-    ("data:audio/wav;base64,UklGRg==\n", "data_url_malformed"),
-    ("data:audio/wav;base64,_-lGRg==", "data_url_malformed"),
-    ("data:audio/wav;base64,UklGRg==Sekret==", "data_url_malformed"),
-    ("data:audio/wav;base64,é", "data_url_malformed"),
-    ("data:audio/wav;base64,%20", "data_url_malformed"),
-    ("data:audio/wav;base64,", "clip_empty"),
-    ("data:text/html;base64,UklGRg==", "media_type_unsupported"),
-    ("data:video/mp4;base64,UklGRg==", "media_type_unsupported")])
+@pytest.mark.parametrize(
+    "text, code",
+    [
+        ("data:audio/wav,Sekret", "data_url_malformed"),
+        ("data:;base64,UklGRg==", "data_url_malformed"),
+        ("data:audio/wav;base64", "data_url_malformed"),
+        ("data:audio/wav;base64 ,UklGRg==", "data_url_malformed"),
+        ("data:audio/wav;base64\n,UklGRg==", "data_url_malformed"),
+        ("data:audio/wav;" + "a=b;" * 100 + "base64,UklGRg==", "data_url_malformed"),
+        ("data:audio/wav;base64,UklGRg=", "data_url_malformed"),
+        ("data:audio/wav;base64,UklG Rg==", "data_url_malformed"),
+        ("data:audio/wav;base64,UklGRg==\n", "data_url_malformed"),
+        ("data:audio/wav;base64,_-lGRg==", "data_url_malformed"),
+        ("data:audio/wav;base64,UklGRg==Sekret==", "data_url_malformed"),
+        ("data:audio/wav;base64,é", "data_url_malformed"),
+        ("data:audio/wav;base64,%20", "data_url_malformed"),
+        ("data:audio/wav;base64,", "clip_empty"),
+        ("data:text/html;base64,UklGRg==", "media_type_unsupported"),
+        ("data:video/mp4;base64,UklGRg==", "media_type_unsupported"),
+    ],
+)
 def test_what_is_wrong_is_said(text, code):
     assert refused(text).code == code
 

@@ -49,19 +49,37 @@ class Place:
 
     @property
     def options(self) -> list[str]:
-        return ["--http-port", str(self.http_port), "--dashboard-port", str(self.dashboard_port),
-                "--config", str(self.config)]
+        return [
+            "--http-port",
+            str(self.http_port),
+            "--dashboard-port",
+            str(self.dashboard_port),
+            "--config",
+            str(self.config),
+        ]
 
     def command(self, command: str, *options: str) -> list[str]:
         return [sys.executable, "-m", "cluster", command, "--run-dir", str(self.run_dir), *options]
 
     def run(self, command: str, *options: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(command, *options), cwd=ROOT, env=self.env, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        return subprocess.run(
+            self.command(command, *options),
+            cwd=ROOT,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+        )
 
     def post(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/generate", data=demo.Request().form(), timeout=60, trust_env=False,
-                          files={"prompt_audio": demo.CLIP.read_bytes()})
+        return httpx.post(
+            f"{self.url}/api/generate",
+            data=demo.Request().form(),
+            timeout=60,
+            trust_env=False,
+            files={"prompt_audio": demo.CLIP.read_bytes()},
+        )
 
     def family(self) -> list[psutil.Process]:
         state = StateFile(self.run_dir).load()
@@ -72,8 +90,13 @@ class Place:
 def place(tmp_path_factory, zipkin):
     place = Place(tmp_path_factory.mktemp("up"), zipkin.url)
     if shutil.which("prometheus") and shutil.which("prometheus-alertmanager"):
-        place.monitoring = ["--with-monitoring", "--prometheus-port", str(ports.any_free()), "--alertmanager-port",
-                            str(ports.any_free())]
+        place.monitoring = [
+            "--with-monitoring",
+            "--prometheus-port",
+            str(ports.any_free()),
+            "--alertmanager-port",
+            str(ports.any_free()),
+        ]
         place.env["COSYGRAPH_WECOM_ROBOT"] = ROBOT
     answer = place.run("up", *place.options, *place.monitoring)
     try:
@@ -106,8 +129,10 @@ def test_the_web_page_is_up_beside_the_graph(place):
 
 def test_monitoring_went_up_with_it_and_the_robots_key_is_nowhere(place):
     if not place.monitoring:
-        pytest.skip("no Prometheus or Alertmanager; on Debian and Ubuntu: apt-get install --no-install-recommends "
-                    "prometheus prometheus-alertmanager")
+        pytest.skip(
+            "no Prometheus or Alertmanager; on Debian and Ubuntu: apt-get install --no-install-recommends "
+            "prometheus prometheus-alertmanager"
+        )
     assert len(re.findall(r"(?:Prometheus|Alerts|WeCom) .* healthy, pid", place.run("status").stdout)) == 3
     adapter = StateFile(place.run_dir).load().wecom.process.pid
     for process in place.family():
@@ -135,13 +160,16 @@ def test_a_second_demo_finds_the_voice_known(place):
     answer = place.run("demo", "--outputs", str(place.outputs))
     assert answer.returncode == 0, answer.stdout
     assert "voice.cache=hit" in answer.stdout and "  3 spans" in answer.stdout
-    assert [stage for stage in STAGES if any(stage in line and "%" in line for line in answer.stdout.splitlines())] \
-        == ["GENERATE_MEL", "VOCODE_WAV"]
+    assert [stage for stage in STAGES if any(stage in line and "%" in line for line in answer.stdout.splitlines())] == [
+        "GENERATE_MEL",
+        "VOCODE_WAV",
+    ]
 
 
 def test_say_asks_what_runs_and_writes_the_file(place, tmp_path):
-    answer = place.run("say", "Good morning.", "--clip", str(demo.CLIP), "--dialect", "en-GB", "-o",
-                       str(tmp_path / "out.mp3"))
+    answer = place.run(
+        "say", "Good morning.", "--clip", str(demo.CLIP), "--dialect", "en-GB", "-o", str(tmp_path / "out.mp3")
+    )
     assert answer.returncode == 0, answer.stdout
     assert soundfile.info(str(tmp_path / "out.mp3")).duration > 1
     assert "GENERATE_MEL" in answer.stdout and "/zipkin/traces/" in answer.stdout

@@ -14,8 +14,12 @@ STAGES = ["audio-service", "embedding-service", "tts-service", "vocoder-service"
 def links(app: App, since_ms: int) -> dict[tuple[str, str], tuple[int, int]]:
     """(parent, child) -> (callCount, errorCount) of the traces that began after `since_ms`."""
     now = int(time.time() * 1000)
-    answer = httpx.get(f"{app.zipkin}/api/v2/dependencies", params={"endTs": now, "lookback": now - since_ms},
-                       trust_env=False, timeout=30)
+    answer = httpx.get(
+        f"{app.zipkin}/api/v2/dependencies",
+        params={"endTs": now, "lookback": now - since_ms},
+        trust_env=False,
+        timeout=30,
+    )
     return {(link["parent"], link["child"]): (link["callCount"], link.get("errorCount", 0)) for link in answer.json()}
 
 
@@ -38,8 +42,10 @@ def test_the_counts_are_those_of_the_spans(watched):
     ]
     assert [answer.status_code for answer in answers] == [200] * 7 + [400, 400, 500, 500, 500]
     assert answers[3].headers["x-trace-id"] == trace and answers[4].headers["x-trace-id"] == "0" * 16 + short
-    expected = {("cosyvoice3-api", service): counts
-                for service, counts in zip(STAGES, ((11, 1), (10, 1), (9, 1), (8, 1)), strict=True)}
+    expected = {
+        ("cosyvoice3-api", service): counts
+        for service, counts in zip(STAGES, ((11, 1), (10, 1), (9, 1), (8, 1)), strict=True)
+    }
     end = time.monotonic() + 20
     while (found := links(watched, since)) != expected and time.monotonic() < end:
         time.sleep(0.3)

@@ -18,17 +18,37 @@ CHANGE = Change("tts-service", {"max_batch_size": 8, "batch_wait_ms": 200})
 PROPOSES = [Finding("batching", "act", "small batches", change=CHANGE)]
 REPLICAS = [{"replica_id": "a", "pid": 7, "state": "RUNNING"}]
 DETAILS = {
-    "proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": 8000}, "grpc_options": {"port": 9000},
-    "target_capacity": None, "applications": {
-        "cosygraph": {"status": "RUNNING", "deployments": {
-            words.INGRESS: {"status": "HEALTHY"},
-            "tts-service": {"status": "HEALTHY", "replicas": REPLICAS,
-                            "deployment_config": {"user_config": {"max_batch_size": 1, "batch_wait_ms": 0}}}},
-            "deployed_app_config": {"name": "cosygraph", "import_path": "graph:build", "args": {"engine": "simulated"},
-                                    "deployments": [{"name": "tts-service", "num_replicas": 1,
-                                                     "user_config": {"max_batch_size": 1, "batch_wait_ms": 0}}]}},
-        "webui": {"status": "RUNNING", "deployments": {},
-                  "deployed_app_config": {"name": "webui", "import_path": "w:b"}}}}
+    "proxy_location": "HeadOnly",
+    "http_options": {"host": "127.0.0.1", "port": 8000},
+    "grpc_options": {"port": 9000},
+    "target_capacity": None,
+    "applications": {
+        "cosygraph": {
+            "status": "RUNNING",
+            "deployments": {
+                words.INGRESS: {"status": "HEALTHY"},
+                "tts-service": {
+                    "status": "HEALTHY",
+                    "replicas": REPLICAS,
+                    "deployment_config": {"user_config": {"max_batch_size": 1, "batch_wait_ms": 0}},
+                },
+            },
+            "deployed_app_config": {
+                "name": "cosygraph",
+                "import_path": "graph:build",
+                "args": {"engine": "simulated"},
+                "deployments": [
+                    {"name": "tts-service", "num_replicas": 1, "user_config": {"max_batch_size": 1, "batch_wait_ms": 0}}
+                ],
+            },
+        },
+        "webui": {
+            "status": "RUNNING",
+            "deployments": {},
+            "deployed_app_config": {"name": "webui", "import_path": "w:b"},
+        },
+    },
+}
 
 
 class StandInServe(ServeReader):
@@ -92,7 +112,8 @@ def test_a_deployment_that_the_config_leaves_to_its_defaults_gets_an_entry(serve
     serve.state["applications"]["cosygraph"]["deployed_app_config"]["deployments"] = []
     apply.batch(PROPOSES, "http://dashboard", yes=True, say=lambda text: None)
     assert serve.put_config["applications"][0]["deployments"] == [
-        {"name": "tts-service", "user_config": CHANGE.user_config}]
+        {"name": "tts-service", "user_config": CHANGE.user_config}
+    ]
 
 
 def test_a_replica_that_was_replaced_is_told(serve):
@@ -107,6 +128,7 @@ def test_what_somebody_else_deployed_while_it_asked_is_not_undone(serve, monkeyp
     def meanwhile(question: str) -> str:
         serve.state["applications"]["webui"]["deployed_app_config"]["args"] = {"api_url": "http://127.0.0.1:8001"}
         return "y"
+
     with pytest.raises(Problem, match="Somebody else"):
         apply.batch(PROPOSES, serve.url, yes=False, say=print, ask=meanwhile)
     assert serve.put_config is None

@@ -34,6 +34,12 @@ def test_the_interval_holds_the_truth_where_a_tenth_of_the_good_ones_is_kept(req
 
 
 def test_words():
-    assert [percent(share) for share in (0, 0.004, 0.05, 0.0525, 0.152, 1)] == ["0 %", "0.4 %", "5 %", "5.2 %", "15 %",
-                                                                               "100 %"]
+    assert [percent(share) for share in (0, 0.004, 0.05, 0.0525, 0.152, 1)] == [
+        "0 %",
+        "0.4 %",
+        "5 %",
+        "5.2 %",
+        "15 %",
+        "100 %",
+    ]
     assert [ms(value) for value in (0, 0.3, 4.56, 412.4, 12_340)] == ["0 ms", "0.3 ms", "4.6 ms", "412 ms", "12.3 s"]

@@ -29,8 +29,15 @@ class TestHealthy:
     def test_nothing_is_to_be_done_and_every_kind_says_what_it_saw(self):
         found = findings([*many(60), *many(60, dialect="sichuan")])
         assert not acts(found)
-        assert {finding.kind for finding in found} == {"bottleneck", "errors", "dialect", "fallback", "traces",
-                                                       "sources", "queue"}
+        assert {finding.kind for finding in found} == {
+            "bottleneck",
+            "errors",
+            "dialect",
+            "fallback",
+            "traces",
+            "sources",
+            "queue",
+        }
 
     def test_a_few_refused_requests_are_no_alarm(self):
         found = findings([*many(100), *many(20, status=400, error="input_validation", code="text_empty")])
@@ -55,8 +62,9 @@ class TestErrors:
     def test_one_line_names_what_share_and_whose(self):
         [error] = of("errors", findings([*many(85), *narrow(150, user=BOB)]))
         assert error.severity == "act"
-        assert error.summary == ("100 % of the 400s are 8 kHz audio from user b0b000b0…: 150 requests, 15 % of all "
-                                 "requests")
+        assert error.summary == (
+            "100 % of the 400s are 8 kHz audio from user b0b000b0…: 150 requests, 15 % of all requests"
+        )
         assert "http.status_code%3D400" in error.traces and error.figures["callers"] == {BOB: 150}
 
     def test_of_all_400s(self):
@@ -130,8 +138,15 @@ class TestErrors:
         assert acts(findings([*many(20), *([broken] * 10)]))
 
     def test_missing_dialects_are_said_in_words(self):
-        [error] = of("errors", findings([*many(50), *many(90, status=400, error="input_validation",
-                                                           code="dialect_missing", dialect=None, user=BOB)]))
+        [error] = of(
+            "errors",
+            findings(
+                [
+                    *many(50),
+                    *many(90, status=400, error="input_validation", code="dialect_missing", dialect=None, user=BOB),
+                ]
+            ),
+        )
         assert "requests without a dialect from user b0b000b0…" in error.summary and error.severity == "act"
 
     def test_failures_without_traces_are_told(self):
@@ -154,13 +169,17 @@ class TestBatching:
         assert of("bottleneck", found)[0].severity == "look"
 
     def test_serve_says_what_is_set(self):
-        [finding] = of("batching", findings(many(40, stages=self.WAITS, ms=1300),
-                                            deployments=deployment("tts-service", max_batch_size=1)))
+        [finding] = of(
+            "batching",
+            findings(many(40, stages=self.WAITS, ms=1300), deployments=deployment("tts-service", max_batch_size=1)),
+        )
         assert finding.change and "is set to 1" in finding.summary
 
     def test_sizes_of_one_where_eight_are_allowed_are_not_the_settings_fault(self):
-        [finding] = of("batching", findings(many(40, stages=self.WAITS, ms=1300),
-                                            deployments=deployment("tts-service", max_batch_size=8)))
+        [finding] = of(
+            "batching",
+            findings(many(40, stages=self.WAITS, ms=1300), deployments=deployment("tts-service", max_batch_size=8)),
+        )
         assert finding.change is None and finding.severity == "look"
 
     def test_a_wait_shorter_than_the_work_is_left_alone(self):
@@ -168,8 +187,10 @@ class TestBatching:
         assert not of("batching", findings(many(40, stages=calm)))
 
     def test_a_stage_that_is_not_the_bottleneck_is_left_alone(self):
-        stages = {words.EXTRACT_SPEAKER: {words.BATCH_WAIT_MS: 60, words.COMPUTE_MS: 20, "ms": 80},
-                  TTS: {words.COMPUTE_MS: 900, "ms": 900}}
+        stages = {
+            words.EXTRACT_SPEAKER: {words.BATCH_WAIT_MS: 60, words.COMPUTE_MS: 20, "ms": 80},
+            TTS: {words.COMPUTE_MS: 900, "ms": 900},
+        }
         assert not acts(findings(many(40, stages=stages, ms=1100)))
 
     def test_a_cpus_vocoder_has_batches_of_one_on_purpose(self):
@@ -183,8 +204,9 @@ class TestBatching:
 
     @staticmethod
     def sized(size: int, compute: float, wait: float = 900) -> dict:
-        return {TTS: {words.BATCH_SIZE: size, words.COMPUTE_MS: compute, words.BATCH_WAIT_MS: wait,
-                      "ms": wait + compute}}
+        return {
+            TTS: {words.BATCH_SIZE: size, words.COMPUTE_MS: compute, words.BATCH_WAIT_MS: wait, "ms": wait + compute}
+        }
 
     def test_full_batches_of_two_that_pay_may_be_larger(self):
         traces = [*many(10, stages=self.sized(1, 150)), *many(40, stages=self.sized(2, 165))]
@@ -204,8 +226,13 @@ class TestBatching:
     def test_members_of_one_batch_are_one_batch(self):
         twice = self.sized(2, 165)
         twice[TTS][words.BATCH_ID] = "ab" * 8
-        [finding] = of("batching", findings([*many(40, stages=self.sized(1, 150)), *many(8, stages=twice)],
-                                            deployments=deployment("tts-service", max_batch_size=1)))
+        [finding] = of(
+            "batching",
+            findings(
+                [*many(40, stages=self.sized(1, 150)), *many(8, stages=twice)],
+                deployments=deployment("tts-service", max_batch_size=1),
+            ),
+        )
         assert "batches of 2: 165 ms compute, 1 seen" in finding.detail
 
     def test_streams_do_not_tell_what_a_batch_costs(self):
@@ -223,9 +250,16 @@ class TestBatching:
 class TestQueues:
     @staticmethod
     def growing(count: int = 60) -> list[list[dict]]:
-        return [spans(at=(n + 0.5) * LENGTH / count, ms=100 + 200 * n,
-                      stages={TTS: {words.BATCH_WAIT_MS: 150 * n, words.COMPUTE_MS: 100, "ms": 100 + 150 * n,
-                                    words.BATCH_SIZE: 8}}) for n in range(count)]
+        return [
+            spans(
+                at=(n + 0.5) * LENGTH / count,
+                ms=100 + 200 * n,
+                stages={
+                    TTS: {words.BATCH_WAIT_MS: 150 * n, words.COMPUTE_MS: 100, "ms": 100 + 150 * n, words.BATCH_SIZE: 8}
+                },
+            )
+            for n in range(count)
+        ]
 
     def test_a_growing_wait_against_all_replicas_is_acted_on(self):
         [finding] = of("queue", findings(self.growing(), deployments=deployment("tts-service", 1, max_batch_size=8)))
@@ -247,27 +281,47 @@ class TestQueues:
 
 class TestDialects:
     def test_one_that_fails_is_named(self):
-        found = of("dialect", findings([*many(60), *many(10, dialect="sichuan"), *many(
-            80, dialect="sichuan", status=500, error="internal", code="broken_voice", failing=TTS, user=BOB)]))
+        found = of(
+            "dialect",
+            findings(
+                [
+                    *many(60),
+                    *many(10, dialect="sichuan"),
+                    *many(
+                        80, dialect="sichuan", status=500, error="internal", code="broken_voice", failing=TTS, user=BOB
+                    ),
+                ]
+            ),
+        )
         assert found[0].severity == "act" and found[0].summary.startswith("sichuan: at most")
 
     def test_chance_is_not(self):
-        found = of("dialect", findings([*many(60), *many(2, dialect="sichuan"), *many(
-            4, dialect="sichuan", status=500, error="internal")]))
+        found = of(
+            "dialect",
+            findings(
+                [*many(60), *many(2, dialect="sichuan"), *many(4, dialect="sichuan", status=500, error="internal")]
+            ),
+        )
         assert [finding.severity for finding in found] == ["fine"]
 
     def test_mixed_sampling_a_few_kept_good_ones_may_stand_for_many(self):
         """5 kept of a tenth: between 5 and 130 good ones. 15 failures are no proof against 98 %."""
-        found = of("dialect", findings([*many(60), *many(5, dialect="sichuan"), *many(
-            3, dialect="sichuan", status=500, error="internal")]))
+        found = of(
+            "dialect",
+            findings(
+                [*many(60), *many(5, dialect="sichuan"), *many(3, dialect="sichuan", status=500, error="internal")]
+            ),
+        )
         assert [finding.severity for finding in found] == ["fine"]
 
     def test_a_ratio_that_was_changed_meanwhile_weighs_each_by_its_own(self):
         """All kept, then a tenth: 800 of mandarin were good, and not the 7,280 of a tenth all along. What is
         known of 92 % and 83 % is not ten points apart."""
         mandarin = [*many(720, weight=1), *many(8), *many(70, status=500, error="internal", failing=TTS)]
-        sichuan = [*many(100, dialect="sichuan"),
-                   *many(200, dialect="sichuan", status=500, error="internal", failing=TTS)]
+        sichuan = [
+            *many(100, dialect="sichuan"),
+            *many(200, dialect="sichuan", status=500, error="internal", failing=TTS),
+        ]
         found = of("dialect", findings([*mandarin, *sichuan]))
         assert [finding.severity for finding in found] == ["fine"], found
 
@@ -276,16 +330,18 @@ class TestDialects:
         assert [finding.severity for finding in found] == ["look"] and "not known" in found[0].summary
 
     def test_one_caller_is_not_the_dialect(self):
-        found = of("dialect", findings([*many(60), *many(10, dialect="sichuan"),
-                                        *narrow(80, dialect="sichuan", user=BOB)]))
+        found = of(
+            "dialect", findings([*many(60), *many(10, dialect="sichuan"), *narrow(80, dialect="sichuan", user=BOB)])
+        )
         assert found[0].severity == "look" and "One caller" in found[0].advice
 
     def test_a_slower_one_is_named_unless_its_texts_are_longer(self):
         slow = of("dialect", findings([*many(40), *many(30, dialect="sichuan", ms=1500)]))
         assert "sichuan: half of its good requests take 1500 ms" in slow[0].summary
         long = {TTS: {words.TEXT_LENGTH: 60}}, {TTS: {words.TEXT_LENGTH: 20}}
-        fair = of("dialect", findings([*many(40, stages=long[1]),
-                                       *many(30, dialect="sichuan", ms=1500, stages=long[0])]))
+        fair = of(
+            "dialect", findings([*many(40, stages=long[1]), *many(30, dialect="sichuan", ms=1500, stages=long[0])])
+        )
         assert [finding.severity for finding in fair] == ["fine"]
 
 
@@ -310,9 +366,19 @@ class TestFallback:
 class TestWatchdog:
     @staticmethod
     def action(name: str, at: float, **tags: str) -> Trace:
-        return Trace.of([{"traceId": f"{at:032.0f}", "id": f"{at:016.0f}", "name": name.lower(), "timestamp": at * 1e6,
-                          "duration": 5, "localEndpoint": {"serviceName": words.WATCHDOG},
-                          "tags": {f"watchdog.{key}": value for key, value in tags.items()}}])
+        return Trace.of(
+            [
+                {
+                    "traceId": f"{at:032.0f}",
+                    "id": f"{at:016.0f}",
+                    "name": name.lower(),
+                    "timestamp": at * 1e6,
+                    "duration": 5,
+                    "localEndpoint": {"serviceName": words.WATCHDOG},
+                    "tags": {f"watchdog.{key}": value for key, value in tags.items()},
+                }
+            ]
+        )
 
     def told(self, *actions: Trace) -> list:
         seen: Evidence = evidence(many(20))
@@ -320,9 +386,11 @@ class TestWatchdog:
         return watchdog(seen)
 
     def test_what_it_did_is_told_with_cause_and_service(self):
-        [finding] = self.told(self.action("CHECK_FAILED", 5, cause="canary_failed", service="tts-service"),
-                              self.action("CHECK_FAILED", 6, cause="canary_failed", service="tts-service"),
-                              self.action("REPLICA_REPLACED", 7, cause="unhealthy", service="tts-service"))
+        [finding] = self.told(
+            self.action("CHECK_FAILED", 5, cause="canary_failed", service="tts-service"),
+            self.action("CHECK_FAILED", 6, cause="canary_failed", service="tts-service"),
+            self.action("REPLICA_REPLACED", 7, cause="unhealthy", service="tts-service"),
+        )
         assert finding.summary == "the watchdog: 2 checks failed, 1 replica was replaced" and finding.severity == "look"
         assert "CHECK_FAILED: tts-service, canary_failed: 2" in finding.detail
 
@@ -342,8 +410,12 @@ class TestWatchdog:
 class TestTraces:
     def test_a_missing_stage_is_told_unless_the_voice_was_known(self):
         def without_voice(cache: str) -> list[dict]:
-            return [span for span in spans(**{words.VOICE_CACHE: cache})
-                    if span["name"] not in ("preprocess_audio", "extract_speaker")]
+            return [
+                span
+                for span in spans(**{words.VOICE_CACHE: cache})
+                if span["name"] not in ("preprocess_audio", "extract_speaker")
+            ]
+
         known = of("traces", findings([*many(20), without_voice("hit"), without_voice("stored")]))
         assert [finding.severity for finding in known] == ["fine"]
         [missing] = of("traces", findings([*many(20), without_voice("miss")]))
@@ -358,8 +430,10 @@ class TestTraces:
         assert "a span's parent is missing" in of("traces", findings([below]))[0].summary
 
     def test_a_stage_that_died_is_told_also_where_a_second_try_saved_the_request(self):
-        found = of("traces", findings([*many(20), *many(2, lost=TTS), *many(2, lost=TTS, status=503,
-                                                                            error="stage_unavailable")]))
+        found = of(
+            "traces",
+            findings([*many(20), *many(2, lost=TTS), *many(2, lost=TTS, status=503, error="stage_unavailable")]),
+        )
         assert found[0].severity == "act"
         assert found[0].summary.startswith("tts-service did not answer 4 times, in 4 requests, of which 2 were saved")
 

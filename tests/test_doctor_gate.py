@@ -19,8 +19,12 @@ COUNT = MOST_TRACES + 50
 @pytest.fixture(scope="module")
 def gate(start_gate):
     place = start_gate()
-    httpx.post(f"{place.zipkin}/api/v2/spans", json=[span for trace in many(COUNT) for span in trace], timeout=30,
-               trust_env=False).raise_for_status()
+    httpx.post(
+        f"{place.zipkin}/api/v2/spans",
+        json=[span for trace in many(COUNT) for span in trace],
+        timeout=30,
+        trust_env=False,
+    ).raise_for_status()
     wait_until(lambda: len(ZipkinReader(place.zipkin).read(WINDOW).traces) == COUNT, within_s=15)
     return place
 

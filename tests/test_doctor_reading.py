@@ -34,12 +34,15 @@ class StandInZipkin:
         end, begin = int(asked["endTs"]) * 1000, (int(asked["endTs"]) - int(asked["lookback"])) * 1000
         found = []
         for trace in self.traces:
-            own = [span["timestamp"] for span in trace if begin <= span["timestamp"] <= end
-                   and span["localEndpoint"]["serviceName"] == asked["serviceName"]]
+            own = [
+                span["timestamp"]
+                for span in trace
+                if begin <= span["timestamp"] <= end and span["localEndpoint"]["serviceName"] == asked["serviceName"]
+            ]
             if own:
                 found.append((max(own), trace))
         found.sort(key=lambda one: -one[0])
-        return httpx.Response(200, json=[trace for _, trace in found[:int(asked["limit"])]])
+        return httpx.Response(200, json=[trace for _, trace in found[: int(asked["limit"])]])
 
 
 def read(traces: list[list[dict]], **more):
@@ -74,8 +77,16 @@ class TestZipkin:
 
     def test_several_requests_below_one_span_of_their_callers_count_each(self):
         one, two = spans(), spans(at=20, status=400, error="input_validation", failing=words.PREPROCESS_AUDIO)
-        caller = {"traceId": one[0]["traceId"], "id": "f" * 16, "kind": "CLIENT", "name": "talk", "duration": 1,
-                  "timestamp": one[0]["timestamp"], "localEndpoint": {"serviceName": "shop"}, "tags": {"error": "x"}}
+        caller = {
+            "traceId": one[0]["traceId"],
+            "id": "f" * 16,
+            "kind": "CLIENT",
+            "name": "talk",
+            "duration": 1,
+            "timestamp": one[0]["timestamp"],
+            "localEndpoint": {"serviceName": "shop"},
+            "tags": {"error": "x"},
+        }
         for span in two:
             span["traceId"] = one[0]["traceId"]
         one[0]["parentId"] = two[0]["parentId"] = caller["id"]
@@ -94,10 +105,17 @@ class TestZipkin:
         found, _ = read([*many(3), [span for span in spans() if span["name"] == "generate_mel"]])
         assert len(found.traces) == 3 and len(found.orphans) == 1 and found.orphans[0].root is None
 
-    @pytest.mark.parametrize("answer, says", [
-        (httpx.Response(403), "gate"), (httpx.Response(404, text="no"), "no Zipkin"),
-        (httpx.Response(200, text="<html>"), "no Zipkin"), (httpx.Response(200, json=[[{"no": 1}]]), "no Zipkin"),
-        (httpx.Response(200, json={"a": 1}), "no Zipkin"), (httpx.ConnectError("refused"), "doesn't answer")])
+    @pytest.mark.parametrize(
+        "answer, says",
+        [
+            (httpx.Response(403), "gate"),
+            (httpx.Response(404, text="no"), "no Zipkin"),
+            (httpx.Response(200, text="<html>"), "no Zipkin"),
+            (httpx.Response(200, json=[[{"no": 1}]]), "no Zipkin"),
+            (httpx.Response(200, json={"a": 1}), "no Zipkin"),
+            (httpx.ConnectError("refused"), "doesn't answer"),
+        ],
+    )
     def test_what_is_no_zipkin_is_said_with_a_remedy(self, answer, says):
         with pytest.raises(Problem, match=says) as caught:
             ZipkinReader("http://zipkin", httpx.MockTransport(_always(answer))).read(WINDOW)
@@ -118,8 +136,9 @@ class Gate:
             return httpx.Response(429, headers={"Retry-After": "3"})
         if self.keys[-1] != "Bearer cosygraph_x":
             return httpx.Response(401)
-        return self.zipkin(httpx.Request("GET", request.url.copy_set_param(
-            "limit", str(min(200, int(request.url.params["limit"]))))))
+        return self.zipkin(
+            httpx.Request("GET", request.url.copy_set_param("limit", str(min(200, int(request.url.params["limit"])))))
+        )
 
 
 class TestGate:
@@ -171,6 +190,7 @@ def _always(answer: httpx.Response | Exception) -> Callable[[httpx.Request], htt
         if isinstance(answer, Exception):
             raise answer
         return answer
+
     return respond
 
 
@@ -180,6 +200,7 @@ class TestPrometheus:
         def respond(request: httpx.Request) -> httpx.Response:
             result = [{"metric": labels, "value": [0, value]} for labels, value in answers(request.url.params["query"])]
             return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
         return PrometheusReader("http://prometheus", httpx.MockTransport(respond)).read(WINDOW)
 
     def test_counts_by_outcome(self):
@@ -189,6 +210,7 @@ class TestPrometheus:
             if "by (outcome)" in query:
                 return [({"outcome": "ok"}, "90"), ({"outcome": "refused"}, "10")]
             return [({"deployment": "tts-service"}, "2")] if "replica_healthy" in query else []
+
         counts = self.ask(answers)
         assert counts.requests == 100 and counts.replicas == {"tts-service": 2}
 
@@ -201,6 +223,7 @@ class TestPrometheus:
             if query.startswith("time()"):
                 return [({}, "1199")]
             return [({}, "1")] if "max(up" in query and "offset" not in query else []
+
         with pytest.raises(Silent, match="--since 19m would be counted"):
             self.ask(answers)
 
@@ -212,18 +235,28 @@ class TestPrometheus:
         counts = self.ask(lambda query: [({"stage": "ADMISSION", "job": "ray"}, "1" if "up{" in query else "NaN")])
         assert counts.queue_p95_s == {} and counts.waiting == 0
 
-    @pytest.mark.parametrize("answer, says", [
-        (httpx.Response(200, text="<html>"), "no Prometheus"), (httpx.ConnectError("refused"), "doesn't answer"),
-        (httpx.Response(400, json={"status": "error", "error": "bad"}), "does not answer")])
+    @pytest.mark.parametrize(
+        "answer, says",
+        [
+            (httpx.Response(200, text="<html>"), "no Prometheus"),
+            (httpx.ConnectError("refused"), "doesn't answer"),
+            (httpx.Response(400, json={"status": "error", "error": "bad"}), "does not answer"),
+        ],
+    )
     def test_a_silent_one_says_why(self, answer, says):
         with pytest.raises(Silent, match=says):
             PrometheusReader("http://prometheus", httpx.MockTransport(_always(answer))).read(WINDOW)
 
 
 class TestServe:
-    @pytest.mark.parametrize("answer, says", [
-        (httpx.Response(500), "answers 500"), (httpx.Response(200, text="<html>"), "doesn't answer"),
-        (httpx.ConnectError("refused"), "doesn't answer")])
+    @pytest.mark.parametrize(
+        "answer, says",
+        [
+            (httpx.Response(500), "answers 500"),
+            (httpx.Response(200, text="<html>"), "doesn't answer"),
+            (httpx.ConnectError("refused"), "doesn't answer"),
+        ],
+    )
     def test_what_is_no_dashboard_is_said_with_a_remedy(self, answer, says):
         with pytest.raises(Problem, match=says) as caught:
             ServeReader("http://dashboard", httpx.MockTransport(_always(answer))).details()
@@ -232,9 +265,17 @@ class TestServe:
     def test_settings_and_replicas_of_the_application_with_the_ingress(self):
         config = {"user_config": {"max_batch_size": 1}, "autoscaling_config": {"max_replicas": 3}}
         replicas = [{"replica_id": "a", "pid": 7, "state": "RUNNING"}, {"replica_id": "b", "state": "STARTING"}]
-        details = {"applications": {"other": {"deployments": {"x": {}}}, "cosygraph": {"deployments": {
-            words.INGRESS: {"deployment_config": {"num_replicas": 1}},
-            "tts-service": {"deployment_config": config, "replicas": replicas}}}}}
+        details = {
+            "applications": {
+                "other": {"deployments": {"x": {}}},
+                "cosygraph": {
+                    "deployments": {
+                        words.INGRESS: {"deployment_config": {"num_replicas": 1}},
+                        "tts-service": {"deployment_config": config, "replicas": replicas},
+                    }
+                },
+            }
+        }
         answer = httpx.Response(200, content=json.dumps(details))
         found = ServeReader("http://dashboard", httpx.MockTransport(_always(answer))).deployments()
         assert found["tts-service"].replicas == (("a", 7),) and found["tts-service"].max_batch_size == 1

@@ -70,13 +70,25 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
     servers: dict[str, Server] = {}
     on_terminate = signal.getsignal(signal.SIGTERM)  # private_graph has its own
     try:
-        with private_graph({"engine": "simulated", "engine_options": TIMES}, num_cpus=8,
-                           zipkin_url=zipkin.url) as graph:
+        with private_graph(
+            {"engine": "simulated", "engine_options": TIMES}, num_cpus=8, zipkin_url=zipkin.url
+        ) as graph:
             Monitoring(run_dir / "monitoring", print, servers.__setitem__, thresholds=Thresholds(every_s=5)).start(
-                graph.head, zipkin.url, ports.any_free(), ports.any_free())
-            StateFile(run_dir).save(State(
-                datetime.now().isoformat(timespec="seconds"), boot_id(), graph.port, app=graph.application.name,
-                module=graph.application.module, ready=True, zipkin=Zipkin(zipkin.url), ray=graph.head, **servers))
+                graph.head, zipkin.url, ports.any_free(), ports.any_free()
+            )
+            StateFile(run_dir).save(
+                State(
+                    datetime.now().isoformat(timespec="seconds"),
+                    boot_id(),
+                    graph.port,
+                    app=graph.application.name,
+                    module=graph.application.module,
+                    ready=True,
+                    zipkin=Zipkin(zipkin.url),
+                    ray=graph.head,
+                    **servers,
+                )
+            )
             found = Stack(graph, zipkin.url, run_dir)
             for deployment in graph.application.config["applications"][0]["deployments"]:
                 if deployment["name"] == "tts-service":

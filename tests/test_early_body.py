@@ -40,6 +40,7 @@ class Client:
 
 def passed_on(client: Client, count: int, ours: bool = True) -> tuple[list[dict], float]:
     """What an application, ours or another, receives in so many calls; how long `put` took."""
+
     async def run():
         began = time.monotonic()
         scope, receive = await early_body.put({"type": "http", "path": PATH}, client)
@@ -48,6 +49,7 @@ def passed_on(client: Client, count: int, ours: bool = True) -> tuple[list[dict]
             receive = early_body.take(scope, receive)
             assert scope == {"type": "http", "path": PATH}
         return [await receive() for _ in range(count)], took
+
     return asyncio.run(run())
 
 
@@ -56,11 +58,15 @@ both = pytest.mark.parametrize("ours", [True, False], ids=["ours", "another's"])
 
 def test_what_is_there_comes_with_the_headers():
     async def run():
-        scope, _ = await early_body.put({"type": "http", "path": f"/prefix{PATH}"}, Client((0, request(b"one", more=True)), (0, request(b"two"))))
+        scope, _ = await early_body.put(
+            {"type": "http", "path": f"/prefix{PATH}"}, Client((0, request(b"one", more=True)), (0, request(b"two")))
+        )
 
         async def proxy():
             raise AssertionError("the proxy need not be asked")
+
         return await early_body.take(scope, proxy)()
+
     assert asyncio.run(run()) == request(b"onetwo")
 
 
@@ -81,6 +87,7 @@ def test_another_path_is_left_alone():
     async def run():
         scope, client = {"type": "http", "path": "/api/other"}, Client()
         assert await early_body.put(scope, client) == (scope, client)
+
     asyncio.run(run())
 
 

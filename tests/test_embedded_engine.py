@@ -13,8 +13,13 @@ from engines.embedded.finish import finish
 from speech.errors import InternalError, InvalidInput, SpeechError, UnsupportedDialect
 
 LOG_F0 = math.log(150)
-VOICE = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([LOG_F0], np.float32),
-               "dvector": np.zeros(256, np.float32)})
+VOICE = Voice(
+    {
+        "style_offset": np.zeros(256, np.float32),
+        "log_f0": np.array([LOG_F0], np.float32),
+        "dvector": np.zeros(256, np.float32),
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +38,18 @@ def vocoder(engine):
 
 
 def say(acoustic, text: str, dialect: str = "en-US", **options) -> Mel:
-    mel, = acoustic.generate([(Utterance(text, dialect, **options), VOICE)])
+    (mel,) = acoustic.generate([(Utterance(text, dialect, **options), VOICE)])
     if isinstance(mel, SpeechError):
         raise mel
     return mel
 
 
 def test_the_ingress_can_check_without_loading_torch():
-    code = ("import sys; from engines.contract import Utterance, create; engine = create('embedded');"
-            "engine.check(Utterance('Hi', 'en-US', mode='instruct', style_instruction='slowly'));"
-            "assert 'torch' not in sys.modules and 'onnx' not in sys.modules")
+    code = (
+        "import sys; from engines.contract import Utterance, create; engine = create('embedded');"
+        "engine.check(Utterance('Hi', 'en-US', mode='instruct', style_instruction='slowly'));"
+        "assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -51,9 +58,14 @@ def test_a_dialect_it_cannot_speak_is_refused_with_those_it_can(engine):
         engine.check(Utterance("你好", "zh-Sichuan"))
 
 
-@pytest.mark.parametrize("utterance", [Utterance("Hi", "en-US", mode="sing"),
-                                       Utterance("Hi", "en-US", mode="instruct"),
-                                       Utterance("Hi", "en-US", mode="instruct", style_instruction="like a pirate")])
+@pytest.mark.parametrize(
+    "utterance",
+    [
+        Utterance("Hi", "en-US", mode="sing"),
+        Utterance("Hi", "en-US", mode="instruct"),
+        Utterance("Hi", "en-US", mode="instruct", style_instruction="like a pirate"),
+    ],
+)
 def test_modes_and_instructions_it_does_not_know_are_refused(engine, utterance):
     with pytest.raises(InvalidInput):
         engine.check(utterance)

@@ -45,7 +45,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     power = torch.stft(torch.as_tensor(waveform), 1024, 300, window=torch.hann_window(1024), return_complex=True)
     edges = 700 * (10 ** (torch.linspace(0, 2595 * np.log10(1 + 12000 / 700), 82) / 2595) - 1)
     bins = torch.linspace(0, 12000, 513)
-    low, middle, high = (edges[i:i + 80, None] for i in range(3))
+    low, middle, high = (edges[i : i + 80, None] for i in range(3))
     bank = torch.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)).clamp(min=0)
     return 10 * torch.log10((bank @ power.abs().square()).clamp(min=1e-7)).numpy()
 
@@ -61,21 +61,22 @@ def test_all_parameters_of_kokoro_are_there(acoustic_network, network):
 
 def test_an_acoustic_batch_equals_its_members_alone(acoustic_network, ids, styles, spoken):
     for i, (speed, log_pitch) in enumerate([(1.0, 4.8), (0.8, 5.3), (1.25, 5.0)]):
-        alone = acoustic_network(*acoustic.pad([ids[i]]), styles[i:i + 1], speed, torch.tensor([log_pitch]))
+        alone = acoustic_network(*acoustic.pad([ids[i]]), styles[i : i + 1], speed, torch.tensor([log_pitch]))
         frames = int(alone.frames)
-        assert torch.equal(alone.durations[0], spoken.durations[i, :len(ids[i]) + 2])
+        assert torch.equal(alone.durations[0], spoken.durations[i, : len(ids[i]) + 2])
         assert int(spoken.frames[i]) == frames
-        np.testing.assert_allclose(spoken.features[i, :, :2 * frames], alone.features[0], atol=1e-3, rtol=1e-3)
-        np.testing.assert_allclose(spoken.pitch[i, :2 * frames], alone.pitch[0], atol=0.05, rtol=1e-3)
+        np.testing.assert_allclose(spoken.features[i, :, : 2 * frames], alone.features[0], atol=1e-3, rtol=1e-3)
+        np.testing.assert_allclose(spoken.pitch[i, : 2 * frames], alone.pitch[0], atol=0.05, rtol=1e-3)
 
 
 def test_a_vocoder_batch_equals_its_members_alone(network, styles, spoken):
     together = network(spoken.features, spoken.pitch, styles, 2 * spoken.frames, [3, 4, 5])
     for i, columns in enumerate((2 * spoken.frames).tolist()):
-        alone = network(spoken.features[i:i + 1, :, :columns], spoken.pitch[i:i + 1, :columns], styles[i:i + 1],
-                        seeds=[3 + i])[0]
+        alone = network(
+            spoken.features[i : i + 1, :, :columns], spoken.pitch[i : i + 1, :columns], styles[i : i + 1], seeds=[3 + i]
+        )[0]
         assert len(alone) == columns * vocoder.SAMPLES_PER_COLUMN
-        np.testing.assert_allclose(together[i, :len(alone)], alone, atol=1e-3, rtol=0)
+        np.testing.assert_allclose(together[i, : len(alone)], alone, atol=1e-3, rtol=0)
 
 
 def test_the_cpu_vocoder_gives_the_same_numbers(network, styles, spoken):
@@ -102,13 +103,13 @@ def test_a_seed_repeats_alone_and_in_a_batch(network, styles, spoken):
     first, again, other = (cpu(*member, seeds=[seed])[0] for seed in (7, 7, 8))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    in_batch = cpu(spoken.features, spoken.pitch, styles, columns, [1, 7, 2])[1, :len(first)]
+    in_batch = cpu(spoken.features, spoken.pitch, styles, columns, [1, 7, 2])[1, : len(first)]
     np.testing.assert_allclose(in_batch, first, atol=1e-3, rtol=0)
 
 
 def test_the_pitch_is_moved_to_the_one_asked_for(spoken):
     for curve, frames, target in zip(spoken.pitch, spoken.frames.tolist(), (4.8, 5.3, 5.0), strict=True):
-        voiced = curve[:2 * frames][curve[:2 * frames] > acoustic.VOICED_HZ]
+        voiced = curve[: 2 * frames][curve[: 2 * frames] > acoustic.VOICED_HZ]
         assert float(voiced.median().log()) == pytest.approx(target, abs=0.02)
 
 

@@ -78,12 +78,15 @@ def test_only_the_part_asked_for_is_read():
     weights = quantized.read(("decoder.decoder.generator.conv_post.",))
     assert {key: value.shape for key, value in weights.items()} == {
         "decoder.decoder.generator.conv_post.weight": (22, 128, 7),
-        "decoder.decoder.generator.conv_post.bias": (22,)}
+        "decoder.decoder.generator.conv_post.bias": (22,),
+    }
     assert all(value.dtype == np.float32 for value in weights.values())
 
 
-@pytest.mark.parametrize("module", [torch.nn.Conv1d(128, 22, 7, bias=False),
-                                    torch.nn.Sequential(torch.nn.Conv1d(128, 22, 7), torch.nn.Linear(1, 1))])
+@pytest.mark.parametrize(
+    "module",
+    [torch.nn.Conv1d(128, 22, 7, bias=False), torch.nn.Sequential(torch.nn.Conv1d(128, 22, 7), torch.nn.Linear(1, 1))],
+)
 def test_a_module_that_does_not_fit_exactly_is_refused(module):
     sources = {"": "decoder.decoder.generator.conv_post."}
     if isinstance(module, torch.nn.Sequential):

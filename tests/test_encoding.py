@@ -36,13 +36,13 @@ def voice(seconds: float, rate: int = RATE) -> np.ndarray:
 
 def streamed(name: str, samples: np.ndarray, rate: int, step: int) -> list[bytes]:
     with Encoder(name, rate) as encoder:
-        chunks = [encoder.add(samples[at:at + step]) for at in range(0, len(samples), step)]
+        chunks = [encoder.add(samples[at : at + step]) for at in range(0, len(samples), step)]
         return [*chunks, encoder.finish()]
 
 
 def decoded(name: str, data: bytes, rate: int = RATE) -> tuple[np.ndarray, int]:
     if name == "pcm":
-        return np.frombuffer(data[:len(data) // 2 * 2], "<i2") / np.float32(32768), rate
+        return np.frombuffer(data[: len(data) // 2 * 2], "<i2") / np.float32(32768), rate
     with av.open(io.BytesIO(data)) as file:
         frames = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]
         samples = np.concatenate(frames) if frames else np.zeros(0, np.float32)
@@ -69,7 +69,7 @@ def test_lossy_formats_give_the_same_speech_at_the_same_place(how, name, rate):
     expected = soxr.resample(samples, rate, at)
     excess = len(heard) - lead - len(expected)
     assert -2 <= excess <= 2 * 1152, "at most the frames that the codec fills up"
-    assert correlation(heard[lead:lead + len(expected)], expected[:len(heard) - lead]) > 0.99
+    assert correlation(heard[lead : lead + len(expected)], expected[: len(heard) - lead]) > 0.99
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus"])
@@ -97,7 +97,7 @@ def test_what_was_handed_out_plays_up_to_the_codecs_delay(name, rate):
     samples, given, behind = voice(3.0, rate), b"", []
     with Encoder(name, rate) as encoder:
         for second in range(3):
-            given += encoder.add(samples[second * rate:(second + 1) * rate])
+            given += encoder.add(samples[second * rate : (second + 1) * rate])
             heard, at = decoded(name, given, rate)
             behind.append(second + 1 - len(heard) / at)
     assert max(behind) <= FORMATS[name].delay_s
@@ -150,7 +150,7 @@ def test_too_loud_is_clipped_and_does_not_wrap(name):
     heard, at = decoded(name, encode(loud, RATE, name))
     expected = soxr.resample(np.clip(loud, -1, 1), RATE, at)
     lead = LEAD.get(("whole", name), 0)
-    assert correlation(heard[lead:lead + len(expected)], expected[:len(heard) - lead]) > 0.98
+    assert correlation(heard[lead : lead + len(expected)], expected[: len(heard) - lead]) > 0.98
 
 
 @pytest.mark.parametrize("name", [*FORMATS])
@@ -188,8 +188,13 @@ def test_an_unknown_format_is_told_the_known_ones(name, make):
 
 def test_media_types():
     assert {name: (entry.media_type, entry.extension) for name, entry in FORMATS.items()} == {
-        "wav": ("audio/wav", "wav"), "pcm": ("audio/pcm", "pcm"), "flac": ("audio/flac", "flac"),
-        "mp3": ("audio/mpeg", "mp3"), "opus": ("audio/ogg", "opus"), "aac": ("audio/aac", "aac")}
+        "wav": ("audio/wav", "wav"),
+        "pcm": ("audio/pcm", "pcm"),
+        "flac": ("audio/flac", "flac"),
+        "mp3": ("audio/mpeg", "mp3"),
+        "opus": ("audio/ogg", "opus"),
+        "aac": ("audio/aac", "aac"),
+    }
 
 
 def test_encoders_beside_each_other_do_not_mix():

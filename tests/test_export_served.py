@@ -36,8 +36,13 @@ def wait_until(condition, what: str, within_s: float = 60.0) -> None:
 
 def wait_for_another(app, pid: int) -> None:
     """Until the ingress is another process, and the only one."""
-    wait_until(lambda: [r["pid"] for r in app.replicas("cosyvoice3-api")] not in ([], [pid])
-               and len(app.replicas("cosyvoice3-api")) == 1, "a new ingress")
+    wait_until(
+        lambda: (
+            [r["pid"] for r in app.replicas("cosyvoice3-api")] not in ([], [pid])
+            and len(app.replicas("cosyvoice3-api")) == 1
+        ),
+        "a new ingress",
+    )
     app.wait_ready()
 
 

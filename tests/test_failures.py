@@ -23,8 +23,13 @@ def in_background(call) -> concurrent.futures.Future:
 
 
 def by_service(spans):
-    return {(span["kind"], span["localEndpoint"]["serviceName"] if span["kind"] == "SERVER"
-             else span["remoteEndpoint"]["serviceName"]) for span in spans}
+    return {
+        (
+            span["kind"],
+            span["localEndpoint"]["serviceName"] if span["kind"] == "SERVER" else span["remoteEndpoint"]["serviceName"],
+        )
+        for span in spans
+    }
 
 
 def stage_span(**tags: str) -> Record:
@@ -75,8 +80,9 @@ def test_a_hung_stage_is_a_504_at_the_deadline_that_names_it(fast):
     assert 8.0 <= took < 9.5, "deadline of 8 s and 250 ms of grace"
     spans = fast.trace(answer.headers["x-trace-id"], spans=5)
     assert ("CLIENT", "vocoder-service") in by_service(spans)
-    assert {("SERVER", name) for name in ("cosyvoice3-api", "audio-service", "embedding-service", "tts-service")} \
-        <= by_service(spans)
+    assert {
+        ("SERVER", name) for name in ("cosyvoice3-api", "audio-service", "embedding-service", "tts-service")
+    } <= by_service(spans)
     fast.wait_ready()
 
 
@@ -123,8 +129,7 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     async def send(carrier, inputs):
         seen.append(inputs[0].reply.facts)
         if not inputs[0].reply.facts:
-            return Reply([stage_span(error="lost")], error=StageUnavailable("lost"),
-                         input_lost=True)
+            return Reply([stage_span(error="lost")], error=StageUnavailable("lost"), input_lost=True)
         return Reply([stage_span()])
 
     run = new_run()
@@ -136,8 +141,13 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
 
 def test_a_stage_that_dies_late_is_tried_again_with_arrays_made_again():
     """They are kept for `HOLD_S`; whoever has worked for longer than that dies with nothing left to try again on."""
-    answers = iter([ray.exceptions.ActorDiedError(), Reply([], error=StageUnavailable("lost"), input_lost=True),
-                    Reply([stage_span()])])
+    answers = iter(
+        [
+            ray.exceptions.ActorDiedError(),
+            Reply([], error=StageUnavailable("lost"), input_lost=True),
+            Reply([stage_span()]),
+        ]
+    )
 
     async def remake() -> Result:
         return Result(Reply([], facts={"fresh": True}), remake)
@@ -148,6 +158,7 @@ def test_a_stage_that_dies_late_is_tried_again_with_arrays_made_again():
             raise answer
         assert answer.error or inputs[0].reply.facts == {"fresh": True}
         return answer
+
     assert asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake))).reply.error is None
 
 
@@ -157,6 +168,7 @@ def test_an_array_that_stays_lost_is_a_503():
 
     async def send(carrier, inputs):
         return Reply([], error=StageUnavailable("lost"), input_lost=True)
+
     with pytest.raises(StageUnavailable, match="tts-service"):
         asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake)))
 

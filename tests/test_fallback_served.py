@@ -32,7 +32,11 @@ def test_the_other_engine_answers_where_the_first_one_fails(on_fallback):
     root = spans.pop("post /api/generate")
     assert root["tags"]["request.fallback"] == "true" and spans.keys() == STAGES
     assert {span["localEndpoint"]["serviceName"] for span in spans.values()} == {
-        "audio-service", "embedding-service", "tts-service", "vocoder-service"}
+        "audio-service",
+        "embedding-service",
+        "tts-service",
+        "vocoder-service",
+    }
     ready = httpx.get(f"{on_fallback.url}/ready", trust_env=False).json()
     assert ready["line"] == "fallback" and ready["ready"]
 

@@ -19,11 +19,13 @@ def client(kind: form.Kind) -> TestClient:
         except InvalidInput as error:
             return JSONResponse([error.code, error.param, error.message], 400)
         return JSONResponse([asked.fields, (asked.prompt_audio or b"").decode()])
+
     return TestClient(Starlette(routes=[Route("/", read, methods=["POST"])]))
 
 
-@pytest.mark.parametrize("kind, field", [
-    (form.GENERATE, "prompt_audio"), (FORM, "audio_sample"), (FORM, "prompt_audio")])
+@pytest.mark.parametrize(
+    "kind, field", [(form.GENERATE, "prompt_audio"), (FORM, "audio_sample"), (FORM, "prompt_audio")]
+)
 def test_the_clip_and_the_other_fields(kind, field):
     answer = client(kind).post("/", data={"text": "hi", "x": "y"}, files={field: ("a.wav", b"the clip")})
     assert answer.json() == [{"text": "hi", "x": "y"}, "the clip"]
@@ -36,6 +38,7 @@ def test_errors_name_the_forms_own_field(kind, name):
         code, param, message = answer.json()
         assert answer.status_code == 400 and name in message
         return code, param
+
     text = {"text": (None, "hi")}
     assert refused(json={}) == ("not_multipart", None)
     if kind.required:
@@ -54,6 +57,7 @@ def test_only_enrolments_have_a_clip_called_audio_sample():
 def test_a_form_without_a_file_may_be_one_line_and_not_a_long_one():
     def ask(kind: form.Kind, text: str):
         return client(kind).post("/", data={"text": text})
+
     assert ask(form.GENERATE, "hi").status_code == 200
     assert ask(form.GENERATE, "x" * 100_000).json()[0] == "form_too_long"
     assert ask(FORM, "hi").json()[0] == "not_multipart"

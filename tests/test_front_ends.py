@@ -74,6 +74,7 @@ def refused(speak, text):
 
 # English
 
+
 def test_homographs_follow_their_context(us):
     assert us("I read it yesterday.").split()[1] == "ɹˈɛd"
     assert us("I will read it.").split()[2] == "ɹˈid"
@@ -86,18 +87,37 @@ def test_british_english_is_another_reading_and_not_another_label(us, gb):
     assert us("schedule").startswith("sk") and gb("schedule").startswith("ʃ")
 
 
-@pytest.mark.parametrize("written, spoken", [
-    ("3.5 kg", "three point five kilograms"), ("1 m", "one meter"), ("5 m²", "five square meters"),
-    ("1 m³", "one cubic meter"), ("-5 °C", "minus five degrees Celsius"), ("20%", "twenty percent"),
-    ("$12.50", "twelve dollars and fifty cents"), ("2.4 GHz", "two point four gigahertz"), ("e.g. this",
-    "for example this"),
-    ("3:05 PM", "three oh five P.M."), ("21st", "twenty first"), ("Dr. Smith", "Doctor Smith"), ("１０", "ten"),
-    ("ﬁne", "fine"),
-    ("½ cup", "one half cup"), ("β = 2", "beta equals two"), ("①", "one"), ("the '90s", "the nineties"),
-    ("the 1990s", "the nineteen nineties"), ("24/7", "twenty four seven"), ("me@x.org", "me at x dot org"),
-    ("https://www.a-b.com/c", "W W W dot a dash b dot com slash c"), ("10 s", "ten seconds"),
-    ("5 km³", "five cubic kilometers"),
-    ("the U.S.A.", "the USA"),("[see below]", "see below")])
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("3.5 kg", "three point five kilograms"),
+        ("1 m", "one meter"),
+        ("5 m²", "five square meters"),
+        ("1 m³", "one cubic meter"),
+        ("-5 °C", "minus five degrees Celsius"),
+        ("20%", "twenty percent"),
+        ("$12.50", "twelve dollars and fifty cents"),
+        ("2.4 GHz", "two point four gigahertz"),
+        ("e.g. this", "for example this"),
+        ("3:05 PM", "three oh five P.M."),
+        ("21st", "twenty first"),
+        ("Dr. Smith", "Doctor Smith"),
+        ("１０", "ten"),
+        ("ﬁne", "fine"),
+        ("½ cup", "one half cup"),
+        ("β = 2", "beta equals two"),
+        ("①", "one"),
+        ("the '90s", "the nineties"),
+        ("the 1990s", "the nineteen nineties"),
+        ("24/7", "twenty four seven"),
+        ("me@x.org", "me at x dot org"),
+        ("https://www.a-b.com/c", "W W W dot a dash b dot com slash c"),
+        ("10 s", "ten seconds"),
+        ("5 km³", "five cubic kilometers"),
+        ("the U.S.A.", "the USA"),
+        ("[see below]", "see below"),
+    ],
+)
 def test_english_numbers_units_and_signs_are_words(us, written, spoken):
     assert sounds(us(written)) == sounds(us(spoken))
 
@@ -120,14 +140,33 @@ def test_cmu_phones_replace_the_word_before_them_or_stand_alone(us, gb):
 
 # Mandarin
 
-@pytest.mark.parametrize("text, reading", [
-    ("你好", "ni2 hao3"), ("不是", "bu2 shi4"), ("不好", "bu4 hao3"), ("一个", "yi2 ge5"), ("一天", "yi4 tian1"),
-    ("一样", "yi2 yang4"), ("第一", "di4 yi1"), ("十一个", "shi2 yi1 ge5"), ("一月一号", "yi1 yue4 yi1 hao4"), ("星期一",
-    "xing1 qi1 yi1"),
-    ("看一看", "kan4 yi5 kan4"), ("看不懂", "kan4 bu5 dong3"), ("好不好", "hao3 bu5 hao3"), ("展览馆", "zhan2 lan2 guan3"),
-    ("我很好", "wo3 hen2 hao3"), ("我很喜欢", "wo3 hen2 xi3 huan5"), ("老板有", "lao2 ban2 you3"), ("妈妈", "ma1 ma5"), ("朋友",
-    "peng2 you5"),
-    ("桌子", "zhuo1 zi5"), ("我们的", "wo3 men5 de5")])
+
+@pytest.mark.parametrize(
+    "text, reading",
+    [
+        ("你好", "ni2 hao3"),
+        ("不是", "bu2 shi4"),
+        ("不好", "bu4 hao3"),
+        ("一个", "yi2 ge5"),
+        ("一天", "yi4 tian1"),
+        ("一样", "yi2 yang4"),
+        ("第一", "di4 yi1"),
+        ("十一个", "shi2 yi1 ge5"),
+        ("一月一号", "yi1 yue4 yi1 hao4"),
+        ("星期一", "xing1 qi1 yi1"),
+        ("看一看", "kan4 yi5 kan4"),
+        ("看不懂", "kan4 bu5 dong3"),
+        ("好不好", "hao3 bu5 hao3"),
+        ("展览馆", "zhan2 lan2 guan3"),
+        ("我很好", "wo3 hen2 hao3"),
+        ("我很喜欢", "wo3 hen2 xi3 huan5"),
+        ("老板有", "lao2 ban2 you3"),
+        ("妈妈", "ma1 ma5"),
+        ("朋友", "peng2 you5"),
+        ("桌子", "zhuo1 zi5"),
+        ("我们的", "wo3 men5 de5"),
+    ],
+)
 def test_tone_sandhi_and_light_tones(zh, text, reading):
     assert said(zh(text)) == pinyin(reading)
 
@@ -136,29 +175,76 @@ def test_a_pause_keeps_third_tones_apart(zh):
     assert said(zh("你, 好")) == pinyin("ni3") + "," + pinyin("hao3")
 
 
-@pytest.mark.parametrize("text, reading", [
-    ("银行行长", "yin2 hang2 hang2 zhang3"), ("重庆很重要", "chong2 qing4 hen3 zhong4 yao4"), ("他还没还钱",
-    "ta1 hai2 mei2 huan2 qian2"),
-    ("音乐快乐", "yin1 yue4 kuai4 le4"), ("他跑得快", "ta1 pao3 de5 kuai4"), ("我得走了", "wo3 dei2 zou3 le5"), ("觉得", "jue2 de5"),
-    ("只有一只猫", "zhi2 you3 yi4 zhi1 mao1"), ("慢慢地走", "man4 man4 de5 zou3"), ("在地上", "zai4 di4 shang5"), ("头发发展",
-    "tou2 fa5 fa1 zhan3"),
-    ("他长得很高", "ta1 zhang3 de5 hen3 gao1"), ("这条路很长", "zhe4 tiao2 lu4 hen3 chang2"), ("睡觉", "shui4 jiao4"), ("处处处理",
-    "chu4 chu4 chu2 li3"),
-    ("銀行頭髮", "yin2 hang2 tou2 fa5"), ("女儿绿", "nv3 er2 lv4"), ("两只狗", "liang3 zhi1 gou3"),
-    ("你得努力", "ni3 dei2 nu3 li4"), ("玩儿", "wan2 er5"), ("略", "lve4")])
+@pytest.mark.parametrize(
+    "text, reading",
+    [
+        ("银行行长", "yin2 hang2 hang2 zhang3"),
+        ("重庆很重要", "chong2 qing4 hen3 zhong4 yao4"),
+        ("他还没还钱", "ta1 hai2 mei2 huan2 qian2"),
+        ("音乐快乐", "yin1 yue4 kuai4 le4"),
+        ("他跑得快", "ta1 pao3 de5 kuai4"),
+        ("我得走了", "wo3 dei2 zou3 le5"),
+        ("觉得", "jue2 de5"),
+        ("只有一只猫", "zhi2 you3 yi4 zhi1 mao1"),
+        ("慢慢地走", "man4 man4 de5 zou3"),
+        ("在地上", "zai4 di4 shang5"),
+        ("头发发展", "tou2 fa5 fa1 zhan3"),
+        ("他长得很高", "ta1 zhang3 de5 hen3 gao1"),
+        ("这条路很长", "zhe4 tiao2 lu4 hen3 chang2"),
+        ("睡觉", "shui4 jiao4"),
+        ("处处处理", "chu4 chu4 chu2 li3"),
+        ("銀行頭髮", "yin2 hang2 tou2 fa5"),
+        ("女儿绿", "nv3 er2 lv4"),
+        ("两只狗", "liang3 zhi1 gou3"),
+        ("你得努力", "ni3 dei2 nu3 li4"),
+        ("玩儿", "wan2 er5"),
+        ("略", "lve4"),
+    ],
+)
 def test_characters_with_several_readings(zh, text, reading):
     assert said(zh(text)) == pinyin(reading)
 
 
-@pytest.mark.parametrize("written, spoken", [
-    ("2026年11月22日", "二零二六年十一月二十二日"), ("2026-11-22", "二零二六年十一月二十二日"), ("3.5 kg", "三点五千克"), ("3.5公斤", "三点五公斤"),
-    ("2个人", "两个人"), ("2月2日", "二月二日"), ("22个", "二十二个"), ("第2个", "第二个"), ("2000人", "两千人"), ("12,345", "一万二千三百四十五"),
-    ("10005", "一万零五"), ("15%", "百分之十五"), ("-3°C", "零下三摄氏度"), ("25℃", "二十五摄氏度"), ("¥12.5", "十二点五元"), ("$5万", "五万美元"),
-    ("10:05", "十点零五分"), ("14:00", "十四点"), ("3/4", "四分之三"), ("3-5天", "三到五天"), ("100 m²", "一百平方米"), ("60km/h", "六十公里每小时"),
-    ("13812345678", "幺三八幺二三四五六七八"), ("007", "零零七"), ("3+2=5", "三加二等于五"), ("第2", "第二"), ("３．５", "三点五"), ("1.2.3",
-    "一点二点三"),
-    ("3:2", "三比二"), ("2:30", "两点三十分"), ("20年", "二十年"), ("302室", "三零二室"),
-    ("邮编100871", "邮编一零零八七一"), ("比分102-98", "比分一百零二比九十八"), ("拨打110", "拨打幺幺零")])
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("2026年11月22日", "二零二六年十一月二十二日"),
+        ("2026-11-22", "二零二六年十一月二十二日"),
+        ("3.5 kg", "三点五千克"),
+        ("3.5公斤", "三点五公斤"),
+        ("2个人", "两个人"),
+        ("2月2日", "二月二日"),
+        ("22个", "二十二个"),
+        ("第2个", "第二个"),
+        ("2000人", "两千人"),
+        ("12,345", "一万二千三百四十五"),
+        ("10005", "一万零五"),
+        ("15%", "百分之十五"),
+        ("-3°C", "零下三摄氏度"),
+        ("25℃", "二十五摄氏度"),
+        ("¥12.5", "十二点五元"),
+        ("$5万", "五万美元"),
+        ("10:05", "十点零五分"),
+        ("14:00", "十四点"),
+        ("3/4", "四分之三"),
+        ("3-5天", "三到五天"),
+        ("100 m²", "一百平方米"),
+        ("60km/h", "六十公里每小时"),
+        ("13812345678", "幺三八幺二三四五六七八"),
+        ("007", "零零七"),
+        ("3+2=5", "三加二等于五"),
+        ("第2", "第二"),
+        ("３．５", "三点五"),
+        ("1.2.3", "一点二点三"),
+        ("3:2", "三比二"),
+        ("2:30", "两点三十分"),
+        ("20年", "二十年"),
+        ("302室", "三零二室"),
+        ("邮编100871", "邮编一零零八七一"),
+        ("比分102-98", "比分一百零二比九十八"),
+        ("拨打110", "拨打幺幺零"),
+    ],
+)
 def test_chinese_numbers_units_and_signs_are_words(zh, written, spoken):
     assert said(zh(written)) == said(zh(spoken))
 
@@ -173,11 +259,24 @@ def test_pinyin_in_brackets_stands_for_a_character_that_was_left_out(zh):
     assert said(zh("报道[j][ǐ]予好评")) == pinyin("bao4 dao4 ji3 yu2 hao3 ping2")
 
 
-@pytest.mark.parametrize("written, reading", [
-    ("爱[ài]", "ai4"), ("吗[m][a]", "ma5"), ("绿[l][ǜ]", "lv4"), ("绿[l][v4]", "lv4"), ("我[w][ǒ]", "wo3"), ("我[uǒ]",
-    "wo3"), ("好[hào]", "hao4"),
-    ("好[hao4]", "hao4"), ("去[q][ù]", "qu4"), ("去[q][ǜ]", "qu4"), ("一[y][ì]", "yi4"), ("会[h][uèi]", "hui4"),
-    ("[d][e]", "de5")])
+@pytest.mark.parametrize(
+    "written, reading",
+    [
+        ("爱[ài]", "ai4"),
+        ("吗[m][a]", "ma5"),
+        ("绿[l][ǜ]", "lv4"),
+        ("绿[l][v4]", "lv4"),
+        ("我[w][ǒ]", "wo3"),
+        ("我[uǒ]", "wo3"),
+        ("好[hào]", "hao4"),
+        ("好[hao4]", "hao4"),
+        ("去[q][ù]", "qu4"),
+        ("去[q][ǜ]", "qu4"),
+        ("一[y][ì]", "yi4"),
+        ("会[h][uèi]", "hui4"),
+        ("[d][e]", "de5"),
+    ],
+)
 def test_forms_of_pinyin(zh, written, reading):
     assert said(zh(written)) == pinyin(reading)
 
@@ -189,32 +288,63 @@ def test_a_given_reading_is_kept_and_its_neighbours_adapt(zh):
 
 def test_every_syllable_of_mandarin_is_in_the_vocabulary(front_end):
     from engines.embedded.text.pinyin import _syllables
+
     assert len(_syllables()) > 400
     for plain in _syllables():
         for tone in "12345":
             assert set(sound(plain + tone)) <= set(front_end.vocabulary), plain
 
 
-@pytest.mark.parametrize("initial, final, expected", [
-    ("h", "ào", "hao4"), ("", "a", "a5"), ("n", "ǚ", "nv3"), ("j", "ü", "ju5"), ("b", "ua", None), ("", "sic", None),
-    ("", "", None), ("zh", "ī", "zhi1")])
+@pytest.mark.parametrize(
+    "initial, final, expected",
+    [
+        ("h", "ào", "hao4"),
+        ("", "a", "a5"),
+        ("n", "ǚ", "nv3"),
+        ("j", "ü", "ju5"),
+        ("b", "ua", None),
+        ("", "sic", None),
+        ("", "", None),
+        ("zh", "ī", "zhi1"),
+    ],
+)
 def test_reading_pinyin(initial, final, expected):
     assert syllable(initial, final) == expected
 
 
 # Japanese
 
-@pytest.mark.parametrize("text, phonemes", [
-    ("こんにちは", "koɲɲiʨiβa"), ("東京", "toːkʲoː"), ("一人で", "çitoɾʲi de"), ("3本のペン", "saɴ boɴ no peɴ"), ("ｶﾞｯｺｳ",
-    "ɡaʔkoː"), ("今日", "kʲoː")])
+
+@pytest.mark.parametrize(
+    "text, phonemes",
+    [
+        ("こんにちは", "koɲɲiʨiβa"),
+        ("東京", "toːkʲoː"),
+        ("一人で", "çitoɾʲi de"),
+        ("3本のペン", "saɴ boɴ no peɴ"),
+        ("ｶﾞｯｺｳ", "ɡaʔkoː"),
+        ("今日", "kʲoː"),
+    ],
+)
 def test_japanese_words(ja, text, phonemes):
     assert ja(text) == phonemes
 
 
-@pytest.mark.parametrize("written, spoken", [
-    ("3.5 kg", "三点五キログラム"), ("2026-11-22", "2026年11月22日"), ("10:30", "10時30分"), ("$5", "5ドル"), ("1,000円", "千円"),
-    ("20%", "20パーセント"),
-    ("-3℃", "マイナス3度"), ("100 m²", "百平方メートル"), ("007", "ゼロゼロナナ"), ("1/2", "二分の一")])
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("3.5 kg", "三点五キログラム"),
+        ("2026-11-22", "2026年11月22日"),
+        ("10:30", "10時30分"),
+        ("$5", "5ドル"),
+        ("1,000円", "千円"),
+        ("20%", "20パーセント"),
+        ("-3℃", "マイナス3度"),
+        ("100 m²", "百平方メートル"),
+        ("007", "ゼロゼロナナ"),
+        ("1/2", "二分の一"),
+    ],
+)
 def test_japanese_numbers_units_and_signs_are_words(ja, written, spoken):
     assert said(ja(written)) == said(ja(spoken))
 
@@ -224,6 +354,7 @@ def test_kanji_are_read_in_the_language_of_the_request(ja, zh):
 
 
 # Mixed
+
 
 def test_latin_words_in_chinese_and_japanese_are_english(zh, ja, us):
     assert us("Python") in zh("我用Python写代码。") and us("Python") in ja("Pythonのコード")
@@ -245,16 +376,36 @@ def test_numbers_belong_to_the_language_of_the_request(zh, us):
 
 # Refusals
 
-@pytest.mark.parametrize("text", ["Hello [laughter] there", "[breath]", "a <strong>big</strong> one",
-    "x <laughter>y</laughter>", "[Sigh] no", "</b>"])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello [laughter] there",
+        "[breath]",
+        "a <strong>big</strong> one",
+        "x <laughter>y</laughter>",
+        "[Sigh] no",
+        "</b>",
+    ],
+)
 def test_tags_are_refused_and_never_read_aloud(us, zh, text):
     for speak in (us, zh):
         error = refused(speak, text)
         assert error.code == "text_tag_unsupported" and "爱好[h][ào]" in error.message
 
 
-@pytest.mark.parametrize("text, position", [("好[h]", 2), ("好[h][xx]", 2), ("ab [sic] c", 4), ("[Q][W]", 1),
-    ("好[b][ua]", 2), ("[S][T]", 1), ("[h] [ào]", 1)])
+@pytest.mark.parametrize(
+    "text, position",
+    [
+        ("好[h]", 2),
+        ("好[h][xx]", 2),
+        ("ab [sic] c", 4),
+        ("[Q][W]", 1),
+        ("好[b][ua]", 2),
+        ("[S][T]", 1),
+        ("[h] [ào]", 1),
+    ],
+)
 def test_a_malformed_pronunciation_says_where_and_how(zh, text, position):
     error = refused(zh, text)
     assert error.code == "text_pronunciation"
@@ -293,6 +444,7 @@ def test_japanese_alone_reads_its_kanji():
 
 # Ids and parts
 
+
 def test_ids_are_those_of_the_vocabulary(front_end):
     assert front_end.ids("həlˈO.") == [50, 83, 54, 156, 31, 4]
 
@@ -306,10 +458,16 @@ def test_too_many_ids_are_refused_and_split_avoids_it(front_end, zh):
     assert " ".join(parts) == phonemes
 
 
-@pytest.mark.parametrize("limit, parts", [
-    (100, ["ab, cd. ef gh! ij"]), (9, ["ab, cd.", "ef gh! ij"]), (7, ["ab, cd.", "ef gh!", "ij"]), (6, ["ab,", "cd.",
-    "ef gh!", "ij"]),
-    (2, ["ab", ",", "cd", ".", "ef", "gh", "!", "ij"])])
+@pytest.mark.parametrize(
+    "limit, parts",
+    [
+        (100, ["ab, cd. ef gh! ij"]),
+        (9, ["ab, cd.", "ef gh! ij"]),
+        (7, ["ab, cd.", "ef gh!", "ij"]),
+        (6, ["ab,", "cd.", "ef gh!", "ij"]),
+        (2, ["ab", ",", "cd", ".", "ef", "gh", "!", "ij"]),
+    ],
+)
 def test_parts_break_at_sentences_then_clauses_then_words(front_end, limit, parts):
     assert front_end.split("ab, cd. ef gh! ij", limit) == parts
 
@@ -320,8 +478,9 @@ def test_symbols_that_the_model_lacks_are_counted_in_the_log(front_end, caplog):
     assert "2 phoneme symbols" in caplog.text and "U+4E00 x2" in caplog.text
 
 
-@pytest.mark.parametrize("text", [
-    "a-" * 100, "1/" * 100, "a@" * 100, "aB" * 100, "a.b-c_d@" * 25, "1," * 100, "x" * 200, "的" * 200])
+@pytest.mark.parametrize(
+    "text", ["a-" * 100, "1/" * 100, "a@" * 100, "aB" * 100, "a.b-c_d@" * 25, "1," * 100, "x" * 200, "的" * 200]
+)
 def test_no_text_takes_long(front_end, text):
     start = time.process_time()
     for language, dialect in DIALECTS:
@@ -331,10 +490,46 @@ def test_no_text_takes_long(front_end, text):
 
 # Anything a client may send
 
-_TOKENS = st.sampled_from(["[h][ào]", "[R][EH1][D]", "3.5 kg", "2026-11-22", "10:30", "1/2", "$5", "http://a.b",
-"a@b.c", "1.2.3", "007", "９", "㎏", "ㇷ゚",
-                           "的", "地", "得", "一", "不", "儿", "ー", "ゃ", "っ", "々", "IV", "don't", "(/a/)", "…", "½", "²",
-                           "-", "°", "《", "」", "[", "]"])
+_TOKENS = st.sampled_from(
+    [
+        "[h][ào]",
+        "[R][EH1][D]",
+        "3.5 kg",
+        "2026-11-22",
+        "10:30",
+        "1/2",
+        "$5",
+        "http://a.b",
+        "a@b.c",
+        "1.2.3",
+        "007",
+        "９",
+        "㎏",
+        "ㇷ゚",
+        "的",
+        "地",
+        "得",
+        "一",
+        "不",
+        "儿",
+        "ー",
+        "ゃ",
+        "っ",
+        "々",
+        "IV",
+        "don't",
+        "(/a/)",
+        "…",
+        "½",
+        "²",
+        "-",
+        "°",
+        "《",
+        "」",
+        "[",
+        "]",
+    ]
+)
 _WORDS = st.text("你好一不了行長abcXYéあアッん09.,-%:/ ", max_size=8)
 _ANYTHING = st.lists(st.one_of(_TOKENS, _WORDS, st.text(max_size=6)), max_size=12).map("".join)
 

@@ -25,25 +25,57 @@ from schemathesis.transport.serialization import Binary
 from serving import App, tone
 
 CLIP = tone(seconds=3.5, rate=16_000)
-GOOD = {"text": "Hello", "tts_text": "Hello", "input": "Hello", "dialect": "en-US", "prompt_audio": CLIP,
-        "prompt_wav": CLIP, "audio_sample": CLIP, "prompt_text": "Hello there", "instruct_text": "speak slowly",
-        "ref_audio": "data:audio/wav;base64," + base64.b64encode(CLIP).decode(), "name": "fuzzed", "consent": "Agreed.",
-        "spk_id": "nobody"}
+GOOD = {
+    "text": "Hello",
+    "tts_text": "Hello",
+    "input": "Hello",
+    "dialect": "en-US",
+    "prompt_audio": CLIP,
+    "prompt_wav": CLIP,
+    "audio_sample": CLIP,
+    "prompt_text": "Hello there",
+    "instruct_text": "speak slowly",
+    "ref_audio": "data:audio/wav;base64," + base64.b64encode(CLIP).decode(),
+    "name": "fuzzed",
+    "consent": "Agreed.",
+    "spk_id": "nobody",
+}
 CANARY = "canary-8143"
 ALWAYS = {"prompt_audio", "ref_audio", "dialect"}
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 JUNK = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_categories=("Cc",)), max_size=60)
 HEADERS = {
-    "Content-Type": st.sampled_from(["text/plain", "application/xml", "multipart/form-data", "application/json",
-                                     "multipart/form-data; boundary=", "application/x-www-form-urlencoded",
-                                     "application/json; charset=utf-16"]) | JUNK,
+    "Content-Type": st.sampled_from(
+        [
+            "text/plain",
+            "application/xml",
+            "multipart/form-data",
+            "application/json",
+            "multipart/form-data; boundary=",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=utf-16",
+        ]
+    )
+    | JUNK,
     "traceparent": st.just("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01") | JUNK,
-    "b3": st.sampled_from(["0", "d", "1"]) | JUNK, "X-B3-TraceId": JUNK, "X-B3-Sampled": JUNK, "tracestate": JUNK,
-    "X-Request-Id": JUNK, "X-Request-Timeout-Seconds": st.sampled_from(["0", "-1", "0.001", "nan"]) | JUNK,
-    "Authorization": JUNK | JUNK.map("Bearer {}".format), "X-API-Key": JUNK, "X-User-Id": JUNK, "Cookie": JUNK,
-    "Host": st.just("elsewhere.example") | JUNK, "X-Forwarded-For": JUNK, "X-Forwarded-Prefix": JUNK,
-    "Accept": st.sampled_from(["text/html", "audio/*;q=0"]) | JUNK, "Accept-Encoding": JUNK,
-    "Content-Encoding": st.sampled_from(["gzip", "br"]), "Range": st.just("bytes=0-3"), "If-None-Match": st.just("*"),
+    "b3": st.sampled_from(["0", "d", "1"]) | JUNK,
+    "X-B3-TraceId": JUNK,
+    "X-B3-Sampled": JUNK,
+    "tracestate": JUNK,
+    "X-Request-Id": JUNK,
+    "X-Request-Timeout-Seconds": st.sampled_from(["0", "-1", "0.001", "nan"]) | JUNK,
+    "Authorization": JUNK | JUNK.map("Bearer {}".format),
+    "X-API-Key": JUNK,
+    "X-User-Id": JUNK,
+    "Cookie": JUNK,
+    "Host": st.just("elsewhere.example") | JUNK,
+    "X-Forwarded-For": JUNK,
+    "X-Forwarded-Prefix": JUNK,
+    "Accept": st.sampled_from(["text/html", "audio/*;q=0"]) | JUNK,
+    "Accept-Encoding": JUNK,
+    "Content-Encoding": st.sampled_from(["gzip", "br"]),
+    "Range": st.just("bytes=0-3"),
+    "If-None-Match": st.just("*"),
 }
 #: Of each operation: of those with a body, and of the others.
 REQUESTS = {True: 18, False: 6}
@@ -122,20 +154,35 @@ def test_no_request_that_fits_or_misses_the_description_fails(fast, schema, sess
         answer = case.call(base_url=fast.url, session=session, timeout=30)
         answered[case.operation.label, answer.status_code] += 1
         check(case, answer, ours)
-        case.validate_response(answer, checks=[
-            not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-            checks.response_headers_conformance, checks.response_schema_conformance])
+        case.validate_response(
+            answer,
+            checks=[
+                not_a_server_error,
+                checks.status_code_conformance,
+                checks.content_type_conformance,
+                checks.response_headers_conformance,
+                checks.response_schema_conformance,
+            ],
+        )
 
     for operation in operations:
         for case in one_field_at_a_time(operation):
             send(case)
-        settings(max_examples=REQUESTS[bool(operation.body)], derandomize=True, database=None, deadline=None,
-                 phases=[Phase.generate], suppress_health_check=list(HealthCheck))(given(cases(operation))(send))()
+        settings(
+            max_examples=REQUESTS[bool(operation.body)],
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )(given(cases(operation))(send))()
     assert sum(answered.values()) >= 200
     assert {label for label, _ in answered} == {operation.label for operation in operations}
     accepted = {label for label, status in answered if status in (200, 201)}
     for operation in operations:  # the others ask for a voice or a model that isn't there
-        assert operation.label in accepted or re.search(r"\{|inference_(sft|instruct)$", operation.path), operation.label
+        assert operation.label in accepted or re.search(r"\{|inference_(sft|instruct)$", operation.path), (
+            operation.label
+        )
 
 
 def check(case: Case, answer, ours: str) -> None:
@@ -184,8 +231,9 @@ def test_a_path_names_all_its_methods_to_whoever_tries_another(fast, schema, ses
             check_error(answer.json())
 
 
-@pytest.mark.parametrize("path", ["/health/", "//health", "/v1/models/", "/v1/audio/voices/%2e%2e%2f", "/v1/%00",
-                                  "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/health/", "//health", "/v1/models/", "/v1/audio/voices/%2e%2e%2f", "/v1/%00", "/%ff"]
+)
 def test_a_path_that_is_nearly_one_is_none(fast, session, path):
     """And not a redirect, which would quote the path and the Host header."""
     answer = session.get(fast.url + path, headers={"Host": "elsewhere.example"}, allow_redirects=False, timeout=30)

@@ -34,9 +34,28 @@ class TestAGateOfItsOwn:
 
     def test_with_a_certificate(self, start_gate, tmp_path):
         certificate, key = tmp_path / "gate.pem", tmp_path / "gate.key"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key),
-                        "-out", str(certificate)], check=True, capture_output=True)
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+                str(key),
+                "-out",
+                str(certificate),
+            ],
+            check=True,
+            capture_output=True,
+        )
         place = start_gate(tls=(certificate, key))
         assert place.gate.url.startswith("https://")
         with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate)), trust_env=False) as trusting:
@@ -80,22 +99,39 @@ class TestAGateOfItsOwn:
         gate = gates.start(Wanted(port=ports.any_free()), nowhere, tmp_path / "keys.yaml", tmp_path, lambda text: None)
         try:
             for key in both:
-                answer = httpx.get(f"{gate.own_url}/api/v2/services", headers={"Authorization": f"Bearer {key}"},
-                                   trust_env=False)
+                answer = httpx.get(
+                    f"{gate.own_url}/api/v2/services", headers={"Authorization": f"Bearer {key}"}, trust_env=False
+                )
                 assert answer.status_code == 502 and "Zipkin" in answer.json()["error"]["message"]
         finally:
             gate.stop()
 
 
 class TestWhatIsRefusedBeforeAnythingStarts:
-    @pytest.mark.parametrize("options, says", [
-        (["--viewers", "x"], "add --with-gate"), (["--gate-port", "1"], "add --with-gate"),
-        (["--with-gate"], "--role view-traces"), (["--with-gate", "--viewers", "nowhere.yaml"], "can't be read"),
-        (["--with-gate", "--gate-origin", "evil.example/x"], "--gate-origin"),
-        (["--with-gate", "--gate-tls", "nowhere.pem", "nowhere.key"], "--gate-tls")])
+    @pytest.mark.parametrize(
+        "options, says",
+        [
+            (["--viewers", "x"], "add --with-gate"),
+            (["--gate-port", "1"], "add --with-gate"),
+            (["--with-gate"], "--role view-traces"),
+            (["--with-gate", "--viewers", "nowhere.yaml"], "can't be read"),
+            (["--with-gate", "--gate-origin", "evil.example/x"], "--gate-origin"),
+            (["--with-gate", "--gate-tls", "nowhere.pem", "nowhere.key"], "--gate-tls"),
+        ],
+    )
     def test_options(self, nginx, options, says, tmp_path, capsys):
-        code = cli.main(["up", "--run-dir", str(tmp_path), "--http-port", str(ports.any_free()),
-                         "--dashboard-port", str(ports.any_free()), *options])
+        code = cli.main(
+            [
+                "up",
+                "--run-dir",
+                str(tmp_path),
+                "--http-port",
+                str(ports.any_free()),
+                "--dashboard-port",
+                str(ports.any_free()),
+                *options,
+            ]
+        )
         assert code == 1 and says in capsys.readouterr().err
         assert not (tmp_path / "state.json").exists()
 

@@ -30,18 +30,30 @@ class Ingress:
         self.file = folder / "spans.jsonl"
         self.secret = folder / "secret"
         self.secret.write_text("s" * 64)
-        self.settings = Tracing(spans_file=str(self.file), secret_file=str(self.secret), keys_file=keys_file,
-                                sampling=SamplingSettings(**sampling))
+        self.settings = Tracing(
+            spans_file=str(self.file),
+            secret_file=str(self.secret),
+            keys_file=keys_file,
+            sampling=SamplingSettings(**sampling),
+        )
         self.keeper = Keeper(self.settings, DIALECTS)
         tracer = Tracer("cosyvoice3-api")
-        self.app = Gateway(app, tracer, self.keeper, Callers(keys_file), routes=Routes({ROUTE, "/health"}),
-                           deadline_s=5, trace_url=lambda trace_id: f"http://zipkin/{trace_id}")
+        self.app = Gateway(
+            app,
+            tracer,
+            self.keeper,
+            Callers(keys_file),
+            routes=Routes({ROUTE, "/health"}),
+            deadline_s=5,
+            trace_url=lambda trace_id: f"http://zipkin/{trace_id}",
+        )
 
     def get(self, path=ROUTE, client=("127.0.0.1", 5), method="GET", **headers) -> httpx.Response:
         async def get():
             transport = httpx.ASGITransport(self.app, client=client)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
                 return await http.request(method, path, headers=headers)
+
         return asyncio.run(get())
 
     def kept(self) -> list[list[dict]]:
@@ -57,19 +69,22 @@ async def failing(scope, receive, send):
     raise InvalidInput("The field 'text' is empty.", code="text_empty")
 
 
-@pytest.mark.parametrize("app, headers, client, reason", [
-    (fine, {}, "127.0.0.1", None),
-    (fine, {"b3": f"{T}-{S}-1"}, "127.0.0.1", "caller_demanded"),
-    (fine, {"X-B3-Flags": "1"}, "127.0.0.1", "caller_demanded"),
-    (fine, {"traceparent": f"00-{T}-{S}-01"}, "127.0.0.1", "caller_demanded"),
-    (fine, {"b3": f"{T}-{S}-1"}, "192.0.2.7", None),
-    (fine, {"x-user-id": "alice"}, "127.0.0.1", "principal"),
-    (fine, {"x-user-id": "alice"}, "192.0.2.7", None),
-    (failing, {}, "192.0.2.7", "error"),
-    (failing, {"traceparent": f"00-{T}-{S}-00"}, "127.0.0.1", "error"),
-    (failing, {"b3": "0"}, "127.0.0.1", None),
-    (failing, {"b3": f"{T}-{S}-0"}, "127.0.0.1", None),
-])
+@pytest.mark.parametrize(
+    "app, headers, client, reason",
+    [
+        (fine, {}, "127.0.0.1", None),
+        (fine, {"b3": f"{T}-{S}-1"}, "127.0.0.1", "caller_demanded"),
+        (fine, {"X-B3-Flags": "1"}, "127.0.0.1", "caller_demanded"),
+        (fine, {"traceparent": f"00-{T}-{S}-01"}, "127.0.0.1", "caller_demanded"),
+        (fine, {"b3": f"{T}-{S}-1"}, "192.0.2.7", None),
+        (fine, {"x-user-id": "alice"}, "127.0.0.1", "principal"),
+        (fine, {"x-user-id": "alice"}, "192.0.2.7", None),
+        (failing, {}, "192.0.2.7", "error"),
+        (failing, {"traceparent": f"00-{T}-{S}-00"}, "127.0.0.1", "error"),
+        (failing, {"b3": "0"}, "127.0.0.1", None),
+        (failing, {"b3": f"{T}-{S}-0"}, "127.0.0.1", None),
+    ],
+)
 def test_the_gateway_asks_the_rules_with_all_it_knows(tmp_path, app, headers, client, reason):
     ingress = Ingress(tmp_path, app, ratio=0.0, principals={"alice"})
     answer = ingress.get(client=(client, 5), **headers)
@@ -109,16 +124,23 @@ def test_a_secret_that_is_none_is_refused(tmp_path, content, message):
         Keeper(Tracing(secret_file=str(path)), DIALECTS)
 
 
-@pytest.mark.parametrize("client, word, decision", [
-    ("127.0.0.1", "1", Decision.ACCEPT), ("127.0.0.1", "d", Decision.DEBUG), ("127.0.0.1", "0", Decision.DENY),
-    ("192.0.2.7", "1", Decision.DEFER), ("192.0.2.7", "0", Decision.DENY),
-])
+@pytest.mark.parametrize(
+    "client, word, decision",
+    [
+        ("127.0.0.1", "1", Decision.ACCEPT),
+        ("127.0.0.1", "d", Decision.DEBUG),
+        ("127.0.0.1", "0", Decision.DENY),
+        ("192.0.2.7", "1", Decision.DEFER),
+        ("192.0.2.7", "0", Decision.DENY),
+    ],
+)
 def test_a_call_on_a_requests_behalf_carries_both_families(tmp_path, client, word, decision):
     seen = {}
 
     async def calling(scope, receive, send):
         seen.update(scope["state"]["run"].headers())
         await fine(scope, receive, send)
+
     Ingress(tmp_path, calling).get(client=(client, 5), b3=f"{T}-{S}-{word}")
     assert {"b3", "X-B3-TraceId", "X-B3-SpanId", "traceparent"} <= seen.keys()
     handed_on = extract(seen)
@@ -141,6 +163,7 @@ def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_n
                 raise ValueError("secret")
             except ValueError as error:
                 raise KeyError("a secret too") from error
+
     ingress = Ingress(tmp_path, build(Defective()), ratio=0.0)
     answer = ingress.get("/api/dialects")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal")
@@ -176,13 +199,19 @@ async def dead(scope, receive, send):
 def its_own(status):
     async def answer(scope, receive, send):
         await PlainTextResponse("Traceback (most recent call last): secret", status)(scope, receive, send)
+
     return answer
 
 
-@pytest.mark.parametrize("app, status, kind", [
-    (dead, 503, "stage_unavailable"), (its_own(500), 503, "stage_unavailable"),
-    (its_own(503), 503, "stage_unavailable"), (its_own(404), 404, "not_found"),
-])
+@pytest.mark.parametrize(
+    "app, status, kind",
+    [
+        (dead, 503, "stage_unavailable"),
+        (its_own(500), 503, "stage_unavailable"),
+        (its_own(503), 503, "stage_unavailable"),
+        (its_own(404), 404, "not_found"),
+    ],
+)
 def test_what_the_proxy_answers_by_itself_has_a_cause_and_a_trace(tmp_path, app, status, kind):
     proxy = Proxy(tmp_path, app)
     answer = proxy.get("/prefix/api/generate", b3=f"{T}-{S}")
@@ -213,8 +242,12 @@ def test_an_answer_that_breaks_off_has_a_trace(tmp_path):
 
     async def send(message):
         sent.append(message["type"])
-    asyncio.run(proxy.door({"type": "http", "path": ROUTE, "method": "POST", "headers": [(b"b3", f"{T}-{S}".encode())]},
-                           receive, send))
+
+    asyncio.run(
+        proxy.door(
+            {"type": "http", "path": ROUTE, "method": "POST", "headers": [(b"b3", f"{T}-{S}".encode())]}, receive, send
+        )
+    )
     [[span]] = proxy.kept()
     assert span["traceId"] == T and span["tags"]["error"].startswith("cosyvoice3-api was lost")
     assert sent == ["http.response.start", "http.response.body"], "nothing is put into the middle of an answer"
@@ -229,6 +262,7 @@ def test_a_defect_of_the_proxy_is_answered_and_not_quoted(tmp_path, caplog):
 def test_the_ingresss_answer_passes_untouched(tmp_path):
     async def ingress(scope, receive, send):
         await PlainTextResponse("no", 503, {"X-Trace-Id": T})(scope, receive, send)
+
     proxy = Proxy(tmp_path, ingress)
     assert proxy.get().text == "no" and proxy.kept() == [] and proxy.door.answered_here == 0
 
@@ -241,6 +275,7 @@ def test_another_applications_answer_passes_untouched(tmp_path):
 def test_a_client_that_left_is_the_ingresss_to_tell(tmp_path):
     async def left(scope, receive, send):
         assert (await receive())["type"] == "http.disconnect"
+
     sent = []
 
     async def receive():
@@ -248,6 +283,7 @@ def test_a_client_that_left_is_the_ingresss_to_tell(tmp_path):
 
     async def send(message):
         sent.append(message)
+
     proxy = Proxy(tmp_path, left)
     asyncio.run(proxy.door({"type": "http", "path": ROUTE, "method": "GET", "headers": []}, receive, send))
     assert sent == [] and proxy.door.answered_here == 0
@@ -259,9 +295,18 @@ def test_headers_that_steer_serve_stop_at_the_door(tmp_path):
     async def ingress(scope, receive, send):
         seen.extend(name for name, _ in scope["headers"])
         await PlainTextResponse("yes", headers={"X-Trace-Id": T})(scope, receive, send)
-    Proxy(tmp_path, ingress).get(**{
-        "X-Request-ID": "a", "X-Request-Timeout-Seconds": "1", "X-Request-Disconnect-Disabled": "?1",
-        "serve_multiplexed_model_id": "m", "X-Session-Id": "s", "X-User-Id": "alice", "b3": f"{T}-{S}-1"})
+
+    Proxy(tmp_path, ingress).get(
+        **{
+            "X-Request-ID": "a",
+            "X-Request-Timeout-Seconds": "1",
+            "X-Request-Disconnect-Disabled": "?1",
+            "serve_multiplexed_model_id": "m",
+            "X-Session-Id": "s",
+            "X-User-Id": "alice",
+            "b3": f"{T}-{S}-1",
+        }
+    )
     assert {b"x-user-id", b"b3"} <= set(seen)
     assert not any(word in name for name in seen for word in (b"request", b"session", b"multiplexed"))
 

@@ -7,8 +7,12 @@ import httpx
 import pytest
 from serving import FAST, SERVICES, tone
 
-STAGES = {"preprocess_audio": "audio-service", "extract_speaker": "embedding-service", "generate_mel": "tts-service",
-          "vocode_wav": "vocoder-service"}
+STAGES = {
+    "preprocess_audio": "audio-service",
+    "extract_speaker": "embedding-service",
+    "generate_mel": "tts-service",
+    "vocode_wav": "vocoder-service",
+}
 
 
 def by_name(spans):
@@ -35,10 +39,20 @@ def test_a_plain_request_is_five_server_spans(fast):
         assert {"batch.id", "batch.size", "batch.wait_ms"} <= named[stage]["tags"].keys()
     clip = named["preprocess_audio"]["tags"]
     assert (clip["audio.sample_rate"], float(clip["audio.duration"]), clip["audio.format"]) == ("24000", 4.0, "wav")
-    assert root["tags"] | {
-        "request.dialect": "english-us", "request.language": "en", "request.mode": "fast", "text.length": "5",
-        "request.dialect.source": "request", "http.method": "POST", "http.route": "/api/generate",
-        "http.status_code": "200"} == root["tags"]
+    assert (
+        root["tags"]
+        | {
+            "request.dialect": "english-us",
+            "request.language": "en",
+            "request.mode": "fast",
+            "text.length": "5",
+            "request.dialect.source": "request",
+            "http.method": "POST",
+            "http.route": "/api/generate",
+            "http.status_code": "200",
+        }
+        == root["tags"]
+    )
     assert not any("error" in span["tags"] for span in spans)
 
 
@@ -58,20 +72,40 @@ def test_spans_last_as_long_as_the_stages_compute(fast):
 
 def test_zipkin_draws_the_four_links(fast):
     fast.trace(fast.post().headers["x-trace-id"], spans=5)
-    links = httpx.get(f"{fast.zipkin}/api/v2/dependencies",
-                      params={"endTs": int(time.time() * 1000) + 1000, "lookback": 3_600_000}, trust_env=False).json()
+    links = httpx.get(
+        f"{fast.zipkin}/api/v2/dependencies",
+        params={"endTs": int(time.time() * 1000) + 1000, "lookback": 3_600_000},
+        trust_env=False,
+    ).json()
     assert {(link["parent"], link["child"]) for link in links} >= {
-        ("cosyvoice3-api", service) for service in SERVICES - {"cosyvoice3-api"}}
+        ("cosyvoice3-api", service) for service in SERVICES - {"cosyvoice3-api"}
+    }
 
 
-@pytest.mark.parametrize("headers, trace_id, parent", [
-    ({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
-     "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"),
-    ({"b3": "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1"},
-     "80f198ee56343ba864fe8b2a57d3eff7", "e457b5a2e4d86bd1"),
-    ({"X-B3-TraceId": "463ac35c9f6413ad48485a3953bb6124", "X-B3-SpanId": "a2fb4a1d1a96d312", "X-B3-Sampled": "1"},
-     "463ac35c9f6413ad48485a3953bb6124", "a2fb4a1d1a96d312"),
-])
+@pytest.mark.parametrize(
+    "headers, trace_id, parent",
+    [
+        (
+            {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+            "4bf92f3577b34da6a3ce929d0e0e4736",
+            "00f067aa0ba902b7",
+        ),
+        (
+            {"b3": "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1"},
+            "80f198ee56343ba864fe8b2a57d3eff7",
+            "e457b5a2e4d86bd1",
+        ),
+        (
+            {
+                "X-B3-TraceId": "463ac35c9f6413ad48485a3953bb6124",
+                "X-B3-SpanId": "a2fb4a1d1a96d312",
+                "X-B3-Sampled": "1",
+            },
+            "463ac35c9f6413ad48485a3953bb6124",
+            "a2fb4a1d1a96d312",
+        ),
+    ],
+)
 def test_a_callers_trace_goes_on(fast, headers, trace_id, parent):
     answer = fast.post(headers=headers)
     assert answer.headers["x-trace-id"] == trace_id
@@ -84,6 +118,7 @@ def test_sixteen_at_once_each_get_their_own_answer(fast):
     alone = {seed: fast.post(seed=str(seed)).content for seed in range(4)}
     assert len(set(alone.values())) == 4
     import concurrent.futures
+
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: (n % 4, fast.post(seed=str(n % 4)).content), range(32)))
     assert all(content == alone[seed] for seed, content in answers)
@@ -107,7 +142,9 @@ def test_dialects_say_what_the_engine_can_speak(fast, voice):
     assert len([code for code in spoken if code.startswith("zh-")]) == 18
     assert {entry["code"]: entry["name"] for entry in listed["dialects"]}["zh-Sichuan"] == "四川话"
     assert "no true clone" in listed["engine"]["notice"]
-    assert all(entry["supported"] for entry in httpx.get(f"{fast.url}/api/dialects", trust_env=False).json()["dialects"])
+    assert all(
+        entry["supported"] for entry in httpx.get(f"{fast.url}/api/dialects", trust_env=False).json()["dialects"]
+    )
 
 
 def test_health_ready_and_docs(fast):

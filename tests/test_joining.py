@@ -66,8 +66,15 @@ def test_the_pause_is_the_one_asked_for_whatever_silence_came(before, after, pau
 
 def test_a_pause_may_be_given_with_each_piece():
     joiner, piece = Joiner(RATE), tone(300, 0.4)
-    joined = np.concatenate([joiner.add(piece, CLAUSE_PAUSE_S), joiner.add(piece, 1.0), joiner.add(piece),
-                             joiner.add(piece), joiner.finish()])
+    joined = np.concatenate(
+        [
+            joiner.add(piece, CLAUSE_PAUSE_S),
+            joiner.add(piece, 1.0),
+            joiner.add(piece),
+            joiner.add(piece),
+            joiner.finish(),
+        ]
+    )
     assert np.allclose(np.array(gaps(joined)) / RATE, [CLAUSE_PAUSE_S, 1.0, SENTENCE_PAUSE_S], atol=0.01)
 
 
@@ -79,8 +86,8 @@ def test_the_inside_of_a_piece_is_as_it_was():
     joined = join([piece, piece], RATE)
     assert np.array_equal(piece, kept), "the caller's samples are not touched"
     lead = round(EDGE_S * RATE)
-    assert np.array_equal(joined[lead:lead + RATE], noise)
-    assert np.array_equal(joined[-lead - RATE:-lead], noise)
+    assert np.array_equal(joined[lead : lead + RATE], noise)
+    assert np.array_equal(joined[-lead - RATE : -lead], noise)
     assert len(joined) == 2 * RATE + 2 * lead + round(SENTENCE_PAUSE_S * RATE)
 
 
@@ -113,8 +120,12 @@ def test_parts_come_out_early_and_a_piece_left_open_is_closed():
     assert len(joiner.finish()) == 0
 
 
-PIECES = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 5000), st.integers(0, 9000),
-                            st.sampled_from([0.0, 0.03, 0.08, 0.3])), max_size=4)
+PIECES = st.lists(
+    st.tuples(
+        st.integers(0, 9000), st.integers(0, 5000), st.integers(0, 9000), st.sampled_from([0.0, 0.03, 0.08, 0.3])
+    ),
+    max_size=4,
+)
 
 
 @settings(deadline=None, derandomize=True)
@@ -130,17 +141,28 @@ def test_parts_give_what_whole_pieces_give(sizes, steps):
         at = index = 0
         while at < len(piece):
             step = steps[index % len(steps)]
-            found.append(parts.add(piece[at:at + step], last=False))
+            found.append(parts.add(piece[at : at + step], last=False))
             at, index = at + step, index + 1
         found.append(parts.add(piece[:0], pause_s))
     assert np.array_equal(np.concatenate([*expected, whole.finish()]), np.concatenate([*found, parts.finish()]))
 
 
-@pytest.mark.parametrize("text, pause_s", [
-    ("It ends.", SENTENCE_PAUSE_S), ("“好。”", SENTENCE_PAUSE_S), ("真的？", SENTENCE_PAUSE_S),
-    ("« Oui. »", SENTENCE_PAUSE_S), ("<strong>Yes!</strong> [breath]", SENTENCE_PAUSE_S), ("Well…", SENTENCE_PAUSE_S),
-    ("first,", CLAUSE_PAUSE_S),
-    ("首先，", CLAUSE_PAUSE_S), ("he said:", CLAUSE_PAUSE_S), ("a word", WORD_PAUSE_S), ("爱好[h][ào]", WORD_PAUSE_S),
-    ("", WORD_PAUSE_S)])
+@pytest.mark.parametrize(
+    "text, pause_s",
+    [
+        ("It ends.", SENTENCE_PAUSE_S),
+        ("“好。”", SENTENCE_PAUSE_S),
+        ("真的？", SENTENCE_PAUSE_S),
+        ("« Oui. »", SENTENCE_PAUSE_S),
+        ("<strong>Yes!</strong> [breath]", SENTENCE_PAUSE_S),
+        ("Well…", SENTENCE_PAUSE_S),
+        ("first,", CLAUSE_PAUSE_S),
+        ("首先，", CLAUSE_PAUSE_S),
+        ("he said:", CLAUSE_PAUSE_S),
+        ("a word", WORD_PAUSE_S),
+        ("爱好[h][ào]", WORD_PAUSE_S),
+        ("", WORD_PAUSE_S),
+    ],
+)
 def test_the_pause_behind_a_text_follows_its_end(text, pause_s):
     assert pause_after(text) == pause_s

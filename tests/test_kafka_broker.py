@@ -27,21 +27,38 @@ class Broker:
         self.port, controller = ports.any_free(), ports.any_free()
         self.address = f"{LOOPBACK}:{self.port}"
         self.settings = folder / "kafka.properties"
-        self.settings.write_text("\n".join((
-            "process.roles=broker,controller", "node.id=1", f"controller.quorum.voters=1@{LOOPBACK}:{controller}",
-            f"listeners=PLAINTEXT://{self.address},CONTROLLER://{LOOPBACK}:{controller}",
-            f"advertised.listeners=PLAINTEXT://{self.address}", "controller.listener.names=CONTROLLER",
-            f"log.dirs={folder / 'data'}", "num.partitions=2", "offsets.topic.num.partitions=1",
-            "offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1",
-            "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0")))
-        made = subprocess.run(self.program.command("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c",
-                                                   str(self.settings)), capture_output=True, text=True, timeout=120)
+        self.settings.write_text(
+            "\n".join(
+                (
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@{LOOPBACK}:{controller}",
+                    f"listeners=PLAINTEXT://{self.address},CONTROLLER://{LOOPBACK}:{controller}",
+                    f"advertised.listeners=PLAINTEXT://{self.address}",
+                    "controller.listener.names=CONTROLLER",
+                    f"log.dirs={folder / 'data'}",
+                    "num.partitions=2",
+                    "offsets.topic.num.partitions=1",
+                    "offsets.topic.replication.factor=1",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "group.initial.rebalance.delay.ms=0",
+                )
+            )
+        )
+        made = subprocess.run(
+            self.program.command("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self.settings)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert made.returncode == 0, made.stdout + made.stderr
         self.process: processes.Started | None = None
 
     def start(self) -> None:
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
+
         self.process = processes.start("kafka", self.program.command("kafka.Kafka", str(self.settings)), self.log)
 
         def answers() -> bool:
@@ -52,6 +69,7 @@ class Broker:
                 return True
             except KafkaException:
                 return False
+
         jvm.wait_until(answers, self.process)
         assert ports.open_to_the_network({self.process.pid}) == []
 
@@ -78,9 +96,13 @@ def url(broker, tmp_path_factory):
     started = []
     try:
         server, missing = zipkin.find_or_start(
-            ports.any_free(), tmp_path_factory.mktemp("zipkin") / "zipkin.log", lambda text: None,
-            keeping.environment(), remember=started.append,
-            storage=lambda: {"KAFKA_BOOTSTRAP_SERVERS": broker.address, "COLLECTOR_GRPC_ENABLED": "true"})
+            ports.any_free(),
+            tmp_path_factory.mktemp("zipkin") / "zipkin.log",
+            lambda text: None,
+            keeping.environment(),
+            remember=started.append,
+            storage=lambda: {"KAFKA_BOOTSTRAP_SERVERS": broker.address, "COLLECTOR_GRPC_ENABLED": "true"},
+        )
         assert server is not None, missing
         yield server.url
     finally:
@@ -99,8 +121,11 @@ def test_traces_go_through_kafka_whole(broker, url, tmp_path):
 
 def test_a_broker_that_is_down_for_a_while_loses_nothing(broker, url, tmp_path):
     traces = keeping.requests(120, first=1001)
-    exporter = Exporter(ExportSettings(kafka=broker.address, spool_dir=tmp_path, batch_traces=10, timeout_s=2,
-                                       retry_first_s=0.2, retry_most_s=1))
+    exporter = Exporter(
+        ExportSettings(
+            kafka=broker.address, spool_dir=tmp_path, batch_traces=10, timeout_s=2, retry_first_s=0.2, retry_most_s=1
+        )
+    )
     try:
         for spans in traces[:40]:
             exporter.submit(spans)

@@ -153,8 +153,9 @@ class TestProcesses:
 
 class TestState:
     def test_it_comes_back_as_it_was(self, tmp_path, sleeper):
-        saved = state(app="cosygraph", zipkin=zipkin.Zipkin("http://127.0.0.1:1", sleeper, "box"),
-                      ray=head(sleeper, tmp_path))
+        saved = state(
+            app="cosygraph", zipkin=zipkin.Zipkin("http://127.0.0.1:1", sleeper, "box"), ray=head(sleeper, tmp_path)
+        )
         StateFile(tmp_path).save(saved)
         assert StateFile(tmp_path).load() == saved
 
@@ -198,8 +199,10 @@ class TestState:
 
     def test_a_second_ctrl_c_stops_at_once(self, tmp_path, sleeper, monkeypatch):
         """The first one asks for a gentle end, which here would take for ever."""
+
         def drain(self, running, within_s):
             raise signals.Interrupted
+
         monkeypatch.setattr(stack.Stack, "_drain", drain)
         StateFile(tmp_path / "run").save(state(ready=True, ray=head(sleeper, tmp_path / "ray")))
         assert cli.main(["down", "--run-dir", str(tmp_path / "run")]) == 130
@@ -228,13 +231,18 @@ class TestServing:
         return path
 
     def test_the_launchers_options_are_laid_over_the_files(self, tmp_path):
-        path = self.config(tmp_path, "http_options: {host: 0.0.0.0, port: 1, keep_alive_timeout_s: 9}\n"
-                                     "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
-                                     "tracing: {zipkin_url: x, spool_dir: y}}}]")
+        path = self.config(
+            tmp_path,
+            "http_options: {host: 0.0.0.0, port: 1, keep_alive_timeout_s: 9}\n"
+            "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
+            "tracing: {zipkin_url: x, spool_dir: y}}}]",
+        )
         application = serving.Application.read(path, 8080, {"engine": "simulated", "tracing": {"zipkin_url": "z"}})
         assert application.config["http_options"] == {"host": "127.0.0.1", "port": 8080, "keep_alive_timeout_s": 9}
         assert application.config["applications"][0]["args"] == {
-            "engine": "simulated", "tracing": {"zipkin_url": "z", "spool_dir": "y"}}
+            "engine": "simulated",
+            "tracing": {"zipkin_url": "z", "spool_dir": "y"},
+        }
         assert (application.name, application.module) == ("a", "graph")
 
     PAGE = "{name: page, route_prefix: /ui, import_path: 'deployments.webui:build', args: {api_url: x}}"
@@ -244,18 +252,25 @@ class TestServing:
             options = stack.Options(config=self.config(tmp_path, text), run_dir=tmp_path / "run")
             application = stack.Stack(options.run_dir, print)._application(options)
             return application.config["applications"][0]["args"]["voices"]["url"]
+
         entry = "applications: [{name: a, import_path: 'graph:build', args: {engine: simulated%s}}]"
         assert of(entry % "") == str((tmp_path / "run" / "voices").resolve())
         assert of(entry % ", voices: {url: /elsewhere}") == "/elsewhere"
 
     def test_the_web_page_is_told_where_the_api_and_zipkin_are(self, tmp_path):
-        path = self.config(tmp_path, f"applications: [{self.PAGE}, {{name: a, route_prefix: /a/, "
-                                     "import_path: 'graph:build', args: {engine: embedded}}]")
+        path = self.config(
+            tmp_path,
+            f"applications: [{self.PAGE}, {{name: a, route_prefix: /a/, "
+            "import_path: 'graph:build', args: {engine: embedded}}]",
+        )
         tracing = {"tracing": {"zipkin_ui_url": "http://127.0.0.1:9"}}
         application = serving.Application.read(path, 8080, tracing, web_page=True)
         assert [one["name"] for one in application.config["applications"]] == ["a", "page"], "the graph comes first"
         assert application.config["applications"][1]["args"] == {
-            "api_url": "http://127.0.0.1:8080/a", "api_docs_url": "/a/docs", "zipkin_ui_url": "http://127.0.0.1:9"}
+            "api_url": "http://127.0.0.1:8080/a",
+            "api_docs_url": "/a/docs",
+            "zipkin_ui_url": "http://127.0.0.1:9",
+        }
         assert (application.name, application.module, application.web_page) == ("a", "graph", ("page", "/ui/"))
 
     def test_and_is_left_out_where_nobody_wants_it(self, tmp_path):
@@ -264,8 +279,9 @@ class TestServing:
         assert [one["name"] for one in application.config["applications"]] == ["a"]
         assert application.web_page is None
 
-    @pytest.mark.parametrize("applications", [f"[{PAGE}]", f"[{{name: a}}, {PAGE}, {PAGE}]",
-                                              f"[{{name: a}}, {PAGE}, x]"])
+    @pytest.mark.parametrize(
+        "applications", [f"[{PAGE}]", f"[{{name: a}}, {PAGE}, {PAGE}]", f"[{{name: a}}, {PAGE}, x]"]
+    )
     def test_beside_one_graph_there_is_one_web_page_at_most(self, tmp_path, applications):
         with pytest.raises(Problem, match="exactly one application, and beside it at most the web page"):
             serving.Application.read(self.config(tmp_path, f"applications: {applications}"), 1, {}, web_page=True)
@@ -278,25 +294,42 @@ class TestServing:
             serving.Application.read(tmp_path / "missing.yaml", 8000, {})
 
     def test_the_options_of_one_engine_are_not_given_to_another(self, tmp_path):
-        path = self.config(tmp_path, "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
-                                     "engine_options: {bf16: false}}}]")
+        path = self.config(
+            tmp_path,
+            "applications: [{name: a, import_path: 'graph:build', args: {engine: embedded, "
+            "engine_options: {bf16: false}}}]",
+        )
+
         def args(**options) -> dict:
             return serving.Application.read(path, 1, options).config["applications"][0]["args"]
+
         assert args(engine_options={})["engine_options"] == {"bf16": False}
         assert args(engine_options={"vocoder_batch": 2})["engine_options"] == {"bf16": False, "vocoder_batch": 2}
         assert args(engine="simulated", engine_options={"seconds": 1})["engine_options"] == {"seconds": 1}
 
-    @pytest.mark.parametrize("options, words", [
-        (["--engine", "cosyvoice3"], ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512", "--engine-option"]),
-        (["--engine", "cosyvoice3", "--engine-option", "model_dir=/no/such"],
-         ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
-        (["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir="],
-         ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
-        (["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir=/no/such"],
-         ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"]),
-        (["--engine", "cosivoice"], ["unknown engine 'cosivoice'", "cosyvoice3, embedded, simulated"]),
-        (["--engine", "simulated", "--engine-option", "secnds=3"], ["secnds"]),
-    ])
+    @pytest.mark.parametrize(
+        "options, words",
+        [
+            (
+                ["--engine", "cosyvoice3"],
+                ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512", "--engine-option"],
+            ),
+            (
+                ["--engine", "cosyvoice3", "--engine-option", "model_dir=/no/such"],
+                ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
+            ),
+            (
+                ["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir="],
+                ["needs model_dir", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
+            ),
+            (
+                ["--config", str(ROOT / "cluster" / "serve.cosyvoice3.yaml"), "--engine-option", "model_dir=/no/such"],
+                ["/no/such does not exist", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
+            ),
+            (["--engine", "cosivoice"], ["unknown engine 'cosivoice'", "cosyvoice3, embedded, simulated"]),
+            (["--engine", "simulated", "--engine-option", "secnds=3"], ["secnds"]),
+        ],
+    )
     def test_an_engine_that_cannot_be_made_stops_before_anything_starts(self, options, words, tmp_path, capsys):
         assert cli.main(["up", "--run-dir", str(tmp_path / "run"), *options]) == 1
         said = capsys.readouterr().err
@@ -311,28 +344,44 @@ class TestServing:
     @pytest.mark.parametrize("name", ["serve.cpu.yaml", "serve.gpu.yaml", "serve.cosyvoice3.yaml"])
     def test_the_projects_own_configs_are_valid_for_serve(self, name):
         from ray.serve.schema import ServeDeploySchema
+
         application = serving.Application.read(ROOT / "cluster" / name, 8000, {}, web_page=True)
         ServeDeploySchema.model_validate(application.config)
         assert application.web_page == ("webui", "/ui/")
 
     def test_the_error_is_found_in_serves_message(self):
-        message = ("The deployment failed to start 2 times in a row. Error:\nray::ServeReplica() (pid=1)\n"
-                   '  File "a.py", line 1, in __init__\n    load()\nengines.contract.WeightsError: kokoro is missing.\n'
-                   "Install it with make setup.")
-        assert serving.last_error(message) == ("engines.contract.WeightsError: kokoro is missing. "
-                                               "Install it with make setup.")
-        assert serving._failure({"status": "DEPLOYING", "deployments": {
-            "tts-service": {"status": "UPDATING", "message": message}}}).startswith("tts-service: engines.contract.")
-        assert serving._failure({"status": "DEPLOYING", "deployments": {
-            "tts-service": {"status": "UPDATING", "message": "waiting for 1 replica"}}}) == ""
+        message = (
+            "The deployment failed to start 2 times in a row. Error:\nray::ServeReplica() (pid=1)\n"
+            '  File "a.py", line 1, in __init__\n    load()\nengines.contract.WeightsError: kokoro is missing.\n'
+            "Install it with make setup."
+        )
+        assert serving.last_error(message) == (
+            "engines.contract.WeightsError: kokoro is missing. Install it with make setup."
+        )
+        assert serving._failure(
+            {"status": "DEPLOYING", "deployments": {"tts-service": {"status": "UPDATING", "message": message}}}
+        ).startswith("tts-service: engines.contract.")
+        assert (
+            serving._failure(
+                {
+                    "status": "DEPLOYING",
+                    "deployments": {"tts-service": {"status": "UPDATING", "message": "waiting for 1 replica"}},
+                }
+            )
+            == ""
+        )
 
 
 class TestDemo:
     def test_a_bad_clip_is_refused_before_anything_starts(self, tmp_path, capsys):
         (tmp_path / "empty.wav").write_bytes(b"")
         (tmp_path / "text.wav").write_text("this is no sound")
-        for clip, words in (("missing.wav", "no such file"), ("", "is no file"), ("empty.wav", "0 bytes"),
-                            ("text.wav", "not audio")):
+        for clip, words in (
+            ("missing.wav", "no such file"),
+            ("", "is no file"),
+            ("empty.wav", "0 bytes"),
+            ("text.wav", "not audio"),
+        ):
             assert cli.main(["demo", "--run-dir", str(tmp_path / "run"), "--clip", str(tmp_path / clip)]) == 1
             assert words in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
@@ -361,8 +410,9 @@ class TestCommandLine:
             cli.main(["--help"])
         text = capsys.readouterr().out
         assert exit_.value.code == 0
-        assert all(word in text for word in ("demo", "say", "up", "down", "status", "--once", "ZIPKIN_URL",
-                                             "ZIPKIN_JAR"))
+        assert all(
+            word in text for word in ("demo", "say", "up", "down", "status", "--once", "ZIPKIN_URL", "ZIPKIN_JAR")
+        )
 
     @pytest.mark.parametrize("command", ["demo", "say", "up", "down", "status"])
     def test_every_command_explains_its_options(self, command, capsys):

@@ -50,9 +50,10 @@ class Search:
             self.pending = [{"_id": name} for name in self.existing] if "dependency" in path else list(self.hits)
         else:
             self.scrolled += 1
-        hits, self.pending = self.pending[:self.page], self.pending[self.page:]
-        return httpx.Response(200, json={"_scroll_id": "s", "_shards": {"failed": self.failed_shards},
-                                         "hits": {"hits": hits}})
+        hits, self.pending = self.pending[: self.page], self.pending[self.page :]
+        return httpx.Response(
+            200, json={"_scroll_id": "s", "_shards": {"failed": self.failed_shards}, "hits": {"hits": hits}}
+        )
 
 
 def hit(trace_id: str, at_us: int | None, day: str = "2026-03-14") -> dict:
@@ -62,8 +63,11 @@ def hit(trace_id: str, at_us: int | None, day: str = "2026-03-14") -> dict:
 
 def test_days():
     today = date(2026, 11, 22)
-    assert [links.parse_day(text, today) for text in ("today", "yesterday", "2026-01-31")] == \
-        [today, date(2026, 11, 21), date(2026, 1, 31)]
+    assert [links.parse_day(text, today) for text in ("today", "yesterday", "2026-01-31")] == [
+        today,
+        date(2026, 11, 21),
+        date(2026, 1, 31),
+    ]
     with pytest.raises(ValueError):
         links.parse_day("22.11.2026", today)
 
@@ -76,11 +80,20 @@ def test_large_days_are_read_in_pieces():
 
 
 def test_traces_are_whole_over_pages_and_belong_to_the_day_they_began():
-    search = Search([
-        hit("a", MIDNIGHT_US + 5), hit("a", MIDNIGHT_US + 9), hit("a", MIDNIGHT_US + 1),
-        hit("b", MIDNIGHT_US - 2, "2026-03-13"), hit("b", MIDNIGHT_US + 2),
-        hit("c", MIDNIGHT_US + 24 * HOUR_US - 1), hit("c", MIDNIGHT_US + 24 * HOUR_US + 1, "2026-03-15"),
-        hit("d", MIDNIGHT_US + 24 * HOUR_US, "2026-03-15"), hit("e", None), hit("f", None, "2026-03-15")])
+    search = Search(
+        [
+            hit("a", MIDNIGHT_US + 5),
+            hit("a", MIDNIGHT_US + 9),
+            hit("a", MIDNIGHT_US + 1),
+            hit("b", MIDNIGHT_US - 2, "2026-03-13"),
+            hit("b", MIDNIGHT_US + 2),
+            hit("c", MIDNIGHT_US + 24 * HOUR_US - 1),
+            hit("c", MIDNIGHT_US + 24 * HOUR_US + 1, "2026-03-15"),
+            hit("d", MIDNIGHT_US + 24 * HOUR_US, "2026-03-15"),
+            hit("e", None),
+            hit("f", None, "2026-03-15"),
+        ]
+    )
     with search.client() as client:
         read = [(trace[0]["traceId"], len(trace)) for trace in links.read_traces(client, DAY)]
     assert read == [("a", 3), ("c", 2), ("e", 1)]
@@ -109,8 +122,11 @@ def test_what_is_written_replaces_what_was_there():
     with search.client() as client:
         assert links.write(client, DAY, [new]) == "zipkin-dependency-2026-03-14"
         where = {"_index": "zipkin-dependency-2026-03-14", "_id": links._document_id(new)}
-        assert search.bulk == [{"delete": where | {"_id": links._document_id(gone)}}, {"index": where},
-                               {"parent": "a", "child": "b", "callCount": 3, "errorCount": 1}]
+        assert search.bulk == [
+            {"delete": where | {"_id": links._document_id(gone)}},
+            {"index": where},
+            {"parent": "a", "child": "b", "callCount": 3, "errorCount": 1},
+        ]
         search.bulk_error = "index is read-only"
         with pytest.raises(Problem, match="index is read-only.*replaces"):
             links.write(client, DAY, [new])
@@ -122,6 +138,7 @@ def test_a_server_that_refuses_or_breaks_off_is_named():
 
     def break_off(request):
         raise httpx.ReadError("gone")
+
     for behave, says in ((refuse, "403.*no permissions"), (break_off, "ReadError")):
         with httpx.Client(base_url="http://search", transport=httpx.MockTransport(behave)) as client:
             with pytest.raises(Problem, match=says):
@@ -129,8 +146,14 @@ def test_a_server_that_refuses_or_breaks_off_is_named():
 
 
 def span(number: int, service: str, parent: int | None = None, **more) -> dict:
-    own = {"traceId": "ab" * 16, "id": f"{number:016x}", "name": "n", "timestamp": 1_000_000 + number,
-           "localEndpoint": {"serviceName": service}, **more}
+    own = {
+        "traceId": "ab" * 16,
+        "id": f"{number:016x}",
+        "name": "n",
+        "timestamp": 1_000_000 + number,
+        "localEndpoint": {"serviceName": service},
+        **more,
+    }
     return own | ({"parentId": f"{parent:016x}"} if parent else {})
 
 
@@ -149,8 +172,14 @@ def linker():
 
 def test_zipkins_own_linker_finds_the_links(linker):
     for _ in range(3):
-        linker.put([span(1, "api", kind="SERVER"), span(2, "tts", 1, kind="SERVER", tags={"error": ""}),
-                    span(3, "tts", 2), span(4, "vocoder", 1, kind="SERVER")])
+        linker.put(
+            [
+                span(1, "api", kind="SERVER"),
+                span(2, "tts", 1, kind="SERVER", tags={"error": ""}),
+                span(3, "tts", 2),
+                span(4, "vocoder", 1, kind="SERVER"),
+            ]
+        )
     linker.put([span(1, "api", kind="SERVER"), span(2, "api", 1, kind="CLIENT", remoteEndpoint={"serviceName": "tts"})])
     assert linker.links() == [Link("api", "tts", 4, 3), Link("api", "vocoder", 3, 0)]
 

@@ -26,6 +26,7 @@ async def slowly_one_at_a_time(planned):
         writer.write(b"HTTP/1.1 200 OK\r\nX-Trace-Id: " + name[1:] + b"\r\nContent-Length: 2\r\n\r\nok")
         await writer.drain()
         writer.close()
+
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         return await open_loop("127.0.0.1", server.sockets[0].getsockname()[1], planned)
@@ -55,6 +56,7 @@ async def closing_every_third(count):
             writer.write(b"HTTP/1.1 200 OK\r\n" + how + b"Content-Length: 2\r\n\r\nok")
             await writer.drain()
         writer.close()
+
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]

@@ -10,8 +10,14 @@ from cluster.ray_head import ROOT
 
 def would_run(*arguments: str, **environment: str) -> str:
     # `-W`: as if that file had just changed, so that the step is due whatever is installed here.
-    done = subprocess.run(["make", "--dry-run", "--no-print-directory", "-W", "requirements.txt", *arguments], cwd=ROOT,
-                          env=os.environ | environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "-W", "requirements.txt", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout
 
 
@@ -26,8 +32,14 @@ def test_without_a_word_of_it_uv_is_not_told():
     assert "--torch-backend" not in would_run("setup", TORCH_BACKEND="")
 
 
-@pytest.mark.parametrize("target, command", [
-    ("demo", "-m cluster demo --once"), ("up", "-m cluster up --once"), ("down", "-m cluster down --once"),
-    ("status", "-m cluster status --once")])
+@pytest.mark.parametrize(
+    "target, command",
+    [
+        ("demo", "-m cluster demo --once"),
+        ("up", "-m cluster up --once"),
+        ("down", "-m cluster down --once"),
+        ("status", "-m cluster status --once"),
+    ],
+)
 def test_options_go_through_to_the_launcher(target, command):
     assert command in would_run(target, "ARGS=--once")

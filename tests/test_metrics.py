@@ -41,6 +41,7 @@ class Kinds:
         def take(value, tags):
             assert set(tags) == set(tag_keys) and all(type(tag) is str for tag in tags.values()), (name, tags)
             self.seen.setdefault(name, []).append((value, tags))
+
         return SimpleNamespace(observe=take, inc=take, set=take)
 
 
@@ -63,8 +64,12 @@ def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kep
 
 
 def test_a_good_request():
-    tags = {vocabulary.QUEUE_WAIT_MS: 3.0, vocabulary.BATCH_WAIT_MS: 20.0, vocabulary.BATCH_SIZE: 3,
-            vocabulary.GPU_UTILIZATION: 71}
+    tags = {
+        vocabulary.QUEUE_WAIT_MS: 3.0,
+        vocabulary.BATCH_WAIT_MS: 20.0,
+        vocabulary.BATCH_SIZE: 3,
+        vocabulary.GPU_UTILIZATION: 71,
+    }
     seen = told(stages=[(vocabulary.GENERATE_MEL, None, tags)], audio_s=8.0)
     [(seconds, labels)] = seen["cosygraph_request_seconds"]
     assert 2.0 <= seconds < 3.0
@@ -82,26 +87,32 @@ def test_a_good_request():
     assert seen["cosygraph_spans"] == [(2, {"fate": "kept"})]
 
 
-@pytest.mark.parametrize("error, status, outcome, error_type", [
-    (InvalidInput("No."), 400, "refused", "input_validation"),
-    (Overloaded("No."), 503, "failed", "overloaded"),
-    (StageUnavailable("No."), 200, "failed", "stage_unavailable"),  # a stream that broke off
-    (Cancelled("Left."), 499, "cancelled", "cancelled"),
-    (None, 500, "failed", "none"),
-])
+@pytest.mark.parametrize(
+    "error, status, outcome, error_type",
+    [
+        (InvalidInput("No."), 400, "refused", "input_validation"),
+        (Overloaded("No."), 503, "failed", "overloaded"),
+        (StageUnavailable("No."), 200, "failed", "stage_unavailable"),  # a stream that broke off
+        (Cancelled("Left."), 499, "cancelled", "cancelled"),
+        (None, 500, "failed", "none"),
+    ],
+)
 def test_how_a_request_ended(error, status, outcome, error_type):
     [(_, labels)] = told(error, status)["cosygraph_requests"]
     assert (labels["outcome"], labels["error_type"]) == (outcome, error_type)
 
 
-@pytest.mark.parametrize("kind, fail, outcome", [
-    ("server", ("input_validation", "No.", 400), "refused"),
-    ("server", ("deadline_exceeded", "Late.", 504), "failed"),
-    ("server", ("internal", "Defect.", 500), "failed"),
-    ("client", ("stage_unavailable", "Gone."), "lost"),
-    ("client", ("deadline_exceeded", "No answer."), "lost"),
-    ("client", ("cancelled", "Left."), "cancelled"),
-])
+@pytest.mark.parametrize(
+    "kind, fail, outcome",
+    [
+        ("server", ("input_validation", "No.", 400), "refused"),
+        ("server", ("deadline_exceeded", "Late.", 504), "failed"),
+        ("server", ("internal", "Defect.", 500), "failed"),
+        ("client", ("stage_unavailable", "Gone."), "lost"),
+        ("client", ("deadline_exceeded", "No answer."), "lost"),
+        ("client", ("cancelled", "Left."), "cancelled"),
+    ],
+)
 def test_how_a_stage_ended(kind, fail, outcome):
     kinds, tracer = Kinds(), Tracer("cosyvoice3-api")
     run = Run(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
@@ -113,7 +124,8 @@ def test_how_a_stage_ended(kind, fail, outcome):
         run.collect(span.records())
     Metrics(DIALECTS, kinds).tell(run, run.finish(500), 500, False)
     assert [labels for _, labels in kinds.seen["cosygraph_stage_seconds"]] == [
-        {"stage": "VOCODE_WAV", "outcome": outcome}]
+        {"stage": "VOCODE_WAV", "outcome": outcome}
+    ]
     assert kinds.seen["cosygraph_spans"] == [(2, {"fate": "dropped"})]
 
 
@@ -125,8 +137,12 @@ def test_a_stream_and_a_known_voice():
 
 def test_a_request_without_spans_has_its_own_figures():
     seen = told(tracer=SilentTracer(), kept=False, audio_s=2.0)
-    assert set(seen) == {"cosygraph_request_seconds", "cosygraph_requests", "cosygraph_real_time_factor",
-                         "cosygraph_untraced_requests"}
+    assert set(seen) == {
+        "cosygraph_request_seconds",
+        "cosygraph_requests",
+        "cosygraph_real_time_factor",
+        "cosygraph_untraced_requests",
+    }
 
 
 def test_nothing_of_a_caller_becomes_a_label():
@@ -164,6 +180,7 @@ def test_a_metric_that_fails_costs_no_request_and_is_said_once(caplog):
 
     def broken(*args):
         raise RuntimeError("no agent")
+
     kinds.Counter = lambda *args: SimpleNamespace(inc=broken)
     ours = Metrics(DIALECTS, kinds)
     tracer = Tracer("cosyvoice3-api")

@@ -52,8 +52,11 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         alerts = self._http.get("/api/v1/alerts").json()["data"]["alerts"]
-        return {f"{alert['labels']['alertname']} {alert['labels'].get('application')}" for alert in alerts
-                if alert["state"] == "firing"}
+        return {
+            f"{alert['labels']['alertname']} {alert['labels'].get('application')}"
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
 
 
 class Load(threading.Thread):
@@ -66,9 +69,13 @@ class Load(threading.Thread):
         self.slow: list[str] = []
 
     def run(self) -> None:
-        voice = httpx.post(f"{self._fast.url}/v1/audio/voices", data={"name": "metrics", "dialect": "en-US",
-                           "consent": "Agreed for tests."}, files={"audio_sample": ("v.wav", tone())}, timeout=60,
-                           trust_env=False)
+        voice = httpx.post(
+            f"{self._fast.url}/v1/audio/voices",
+            data={"name": "metrics", "dialect": "en-US", "consent": "Agreed for tests."},
+            files={"audio_sample": ("v.wav", tone())},
+            timeout=60,
+            trust_env=False,
+        )
         assert voice.status_code in (200, 201), voice.text
         while not self._over.is_set():
             for _ in range(4):
@@ -76,8 +83,12 @@ class Load(threading.Thread):
             self._fast.post(dialect="zh-Sichuan", mode="instruct", style_instruction="slowly")
             self._fast.post(dialect="nowhere")
             self._fast.post(stream_format="audio", text="One. Two.")
-            httpx.post(f"{self._fast.url}/api/generate", timeout=60, trust_env=False,
-                       data={"text": "Hello", "dialect": "en-US", "voice": "metrics"})
+            httpx.post(
+                f"{self._fast.url}/api/generate",
+                timeout=60,
+                trust_env=False,
+                data={"text": "Hello", "dialect": "en-US", "voice": "metrics"},
+            )
             self._watched.post(text="fault:generate")
             self._watched.post()
 
@@ -90,8 +101,12 @@ class Load(threading.Thread):
 def roots(zipkin: str, **asked) -> dict[str, dict]:
     """The ingress's spans of the traces that Zipkin finds, by trace id."""
     traces = httpx.get(f"{zipkin}/api/v2/traces", params=asked, trust_env=False, timeout=30).json()
-    return {span["traceId"]: span for trace in traces for span in trace
-            if span["localEndpoint"]["serviceName"] == "cosyvoice3-api" and span.get("kind") == "SERVER"}
+    return {
+        span["traceId"]: span
+        for trace in traces
+        for span in trace
+        if span["localEndpoint"]["serviceName"] == "cosyvoice3-api" and span.get("kind") == "SERVER"
+    }
 
 
 def exactly(zipkin: str, window: dict, least_us: int, limit: int, within_s: float = 20.0) -> dict[str, dict]:
@@ -100,8 +115,9 @@ def exactly(zipkin: str, window: dict, least_us: int, limit: int, within_s: floa
     end = time.monotonic() + within_s
     while True:
         found = roots(zipkin, **window, minDuration=least_us, limit=limit)
-        slow = {trace_id for trace_id, root in roots(zipkin, **window, limit=5000).items()
-                if root["duration"] >= least_us}
+        slow = {
+            trace_id for trace_id, root in roots(zipkin, **window, limit=5000).items() if root["duration"] >= least_us
+        }
         if found and set(found) <= slow and len(found) == min(len(slow), limit):
             return found
         assert time.monotonic() < end, f"the link finds {len(found)} of {len(slow)}"
@@ -125,8 +141,13 @@ def stack(ray_head, zipkin, apps, wecom, tmp_path_factory):
     servers: dict[str, monitoring.Server] = {}
     ways = Wecom(Application(CORP, AGENT, SECRET, "@all", wecom.api), Robot(KEY, wecom.api))
     try:
-        started = Monitoring(tmp_path_factory.mktemp("monitoring"), print, servers.__setitem__, ways,
-                             Thresholds(WINDOW_S, HOLD_S, SLOW_S, every_s=5))
+        started = Monitoring(
+            tmp_path_factory.mktemp("monitoring"),
+            print,
+            servers.__setitem__,
+            ways,
+            Thresholds(WINDOW_S, HOLD_S, SLOW_S, every_s=5),
+        )
         started.start(ray_head, zipkin.url, ports.any_free(), ports.any_free())
         yield servers
     finally:
@@ -158,6 +179,7 @@ def load(stack, prometheus, apps, stand_in):
 def test_an_alert_reaches_wecom_both_ways_and_links_to_exactly_its_traces(load, wecom, fast):
     def by(messages):
         return next((content for content in messages if "RequestsSlow" in content and "fast" in content), None)
+
     by_robot = wecom.wait_for(lambda: by(wecom.robot), 30)
     by_application = wecom.wait_for(lambda: by([m["markdown"]["content"] for m in wecom.application]), 30)
     for content in (by_robot, by_application):
@@ -184,22 +206,32 @@ def test_zipkins_page_opens_at_the_link_with_its_traces(load, wecom, page):  # n
 
 
 def test_prometheus_has_what_the_requests_were(load, prometheus):
-    [good] = prometheus.ask('sum(ray_cosygraph_requests_total{application="fast", dialect="english-us", mode="fast",'
-                            'outcome="ok", error_type="none", route="/api/generate"})')
+    [good] = prometheus.ask(
+        'sum(ray_cosygraph_requests_total{application="fast", dialect="english-us", mode="fast",'
+        'outcome="ok", error_type="none", route="/api/generate"})'
+    )
     assert float(good["value"][1]) >= 20
     assert prometheus.ask('ray_cosygraph_requests_total{outcome="refused", error_type="input_validation"} > 0')
-    assert prometheus.ask('ray_cosygraph_stage_seconds_count{application="watched", stage="GENERATE_MEL", '
-                          'outcome="failed"}')
+    assert prometheus.ask(
+        'ray_cosygraph_stage_seconds_count{application="watched", stage="GENERATE_MEL", outcome="failed"}'
+    )
     stages = prometheus.ask('sum by (stage) (ray_cosygraph_stage_seconds_count{application="fast"})')
     assert {one["metric"]["stage"] for one in stages} == set(STAGES)
     assert prometheus.ask('ray_cosygraph_request_seconds_bucket{le=~"10|10.0"}')
 
 
 def test_labels_have_closed_lists_of_values(load, prometheus):
-    closed = {"route": ROUTES | {"none"}, "dialect": {dialect.tag for dialect in DIALECTS} | {"none"},
-              "mode": {*MODES, "none"}, "error_type": ERROR_TYPES | {"none"}, "stage": {*STAGES, "ADMISSION"},
-              "outcome": {"ok", "refused", "failed", "cancelled", "lost"}, "fate": {"kept", "dropped"},
-              "result": {"hit", "stored", "miss"}, "answer": {"whole", "stream"}}
+    closed = {
+        "route": ROUTES | {"none"},
+        "dialect": {dialect.tag for dialect in DIALECTS} | {"none"},
+        "mode": {*MODES, "none"},
+        "error_type": ERROR_TYPES | {"none"},
+        "stage": {*STAGES, "ADMISSION"},
+        "outcome": {"ok", "refused", "failed", "cancelled", "lost"},
+        "fate": {"kept", "dropped"},
+        "result": {"hit", "stored", "miss"},
+        "answer": {"whole", "stream"},
+    }
     for series in prometheus.ask('{__name__=~"ray_cosygraph_.*"}'):
         for label, values in closed.items():
             assert series["metric"].get(label, next(iter(values))) in values, series["metric"]
@@ -217,8 +249,11 @@ def test_every_panel_has_data_but_for_the_gpus(load, prometheus):
 
 def test_they_listen_on_loopback_alone(stack):
     ours = {process.pid for server in stack.values() for process in family(server.process)}
-    listening = [connection for connection in psutil.net_connections("inet")
-                 if connection.pid in ours and connection.status == psutil.CONN_LISTEN]
+    listening = [
+        connection
+        for connection in psutil.net_connections("inet")
+        if connection.pid in ours and connection.status == psutil.CONN_LISTEN
+    ]
     assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"} and len(listening) == 3
     assert not ports.open_to_the_network(ours)
 

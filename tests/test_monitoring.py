@@ -24,8 +24,9 @@ ZIPKIN = "http://127.0.0.1:19411"
 
 
 def tool(name: str) -> str:
-    return shutil.which(name) or pytest.skip(f"no {name}; on Debian and Ubuntu: apt-get install "
-                                             "--no-install-recommends prometheus prometheus-alertmanager")
+    return shutil.which(name) or pytest.skip(
+        f"no {name}; on Debian and Ubuntu: apt-get install --no-install-recommends prometheus prometheus-alertmanager"
+    )
 
 
 def run(*command) -> None:
@@ -36,11 +37,15 @@ def run(*command) -> None:
 def test_every_rule_is_silent_before_and_fires_after():
     folder = CONFIGS / "prometheus"
     tests = yaml.safe_load((folder / "rules_test.yml").read_text())["tests"]
-    rules = {rule["alert"] for group in yaml.safe_load((folder / "rules.yml").read_text())["groups"]
-             for rule in group["rules"]}
+    rules = {
+        rule["alert"]
+        for group in yaml.safe_load((folder / "rules.yml").read_text())["groups"]
+        for rule in group["rules"]
+    }
     for fires in (False, True):
-        tested = {case["alertname"] for test in tests for case in test["alert_rule_test"]
-                  if bool(case["exp_alerts"]) == fires}
+        tested = {
+            case["alertname"] for test in tests for case in test["alert_rule_test"] if bool(case["exp_alerts"]) == fires
+        }
         assert tested == rules
     run(tool("promtool"), "test", "rules", folder / "rules_test.yml")
 
@@ -77,10 +82,12 @@ def test_how_often_prometheus_looks_is_the_files_or_what_is_asked_for(tmp_path):
 def test_the_filled_in_files_are_valid(tmp_path):
     (tmp_path / "rules.yml").write_text(monitoring.rules(ZIPKIN, Thresholds(30, 5, 0.1)))
     wecom = Wecom(Application(CORP, AGENT, SECRET), Robot(KEY))
-    for name, config in (("prometheus", monitoring.prometheus_config(tmp_path / "targets.json", ZIPKIN, 19093)),
-                         ("alone", monitoring.prometheus_config(tmp_path / "targets.json", None, 19093)),
-                         ("alertmanager", monitoring.alertmanager_config(wecom, "http://127.0.0.1:1")),
-                         ("page", monitoring.alertmanager_config(Wecom(), None))):
+    for name, config in (
+        ("prometheus", monitoring.prometheus_config(tmp_path / "targets.json", ZIPKIN, 19093)),
+        ("alone", monitoring.prometheus_config(tmp_path / "targets.json", None, 19093)),
+        ("alertmanager", monitoring.alertmanager_config(wecom, "http://127.0.0.1:1")),
+        ("page", monitoring.alertmanager_config(Wecom(), None)),
+    ):
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(config))
     for name in ("prometheus", "alone"):
         run(tool("promtool"), "check", "config", tmp_path / f"{name}.yml")
@@ -96,8 +103,10 @@ def test_a_missing_program_is_a_problem_that_names_the_package():
 
 
 def test_the_state_file_knows_the_servers(tmp_path):
-    servers = {name: monitoring.Server(Started(name, 1, 2, "mark", "log"), port)
-               for port, name in enumerate(("prometheus", "alertmanager", "wecom"))}
+    servers = {
+        name: monitoring.Server(Started(name, 1, 2, "mark", "log"), port)
+        for port, name in enumerate(("prometheus", "alertmanager", "wecom"))
+    }
     state = State("2030-01-01T00:00:00+00:00", "boot", 8000, **servers)
     StateFile(tmp_path).save(state)
     assert StateFile(tmp_path).load() == state
@@ -106,10 +115,15 @@ def test_the_state_file_knows_the_servers(tmp_path):
 
 def test_grafanas_files_are_what_the_code_makes():
     assert {path.name: path.read_text() for path in FOLDER.glob("*.json")} == {
-        f"{board.uid}.json": board.json() for board in boards.BOARDS}, "run: python -m cluster.grafana"
+        f"{board.uid}.json": board.json() for board in boards.BOARDS
+    }, "run: python -m cluster.grafana"
     sources = yaml.safe_load((FOLDER.parent / "provisioning" / "datasources" / "prometheus.yml").read_text())
-    assert {target["datasource"]["uid"] for board in boards.BOARDS for panel in json.loads(board.json())["panels"]
-            for target in panel["targets"]} == {sources["datasources"][0]["uid"]}
+    assert {
+        target["datasource"]["uid"]
+        for board in boards.BOARDS
+        for panel in json.loads(board.json())["panels"]
+        for target in panel["targets"]
+    } == {sources["datasources"][0]["uid"]}
 
 
 def test_every_metric_is_in_the_table_and_no_panel_asks_for_another():
@@ -122,6 +136,7 @@ def test_every_metric_is_in_the_table_and_no_panel_asks_for_another():
 
         def __getattr__(self, kind):
             return lambda name, *args: names.add(f"ray_{name}{'_total' if kind == 'Counter' else ''}")
+
     metrics.Metrics(metrics.Registry(), Kinds())
     for name in names:
         assert f"`{name}`" in table, name

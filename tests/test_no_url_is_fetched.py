@@ -5,8 +5,20 @@ from pathlib import Path
 
 from cluster.ray_head import ROOT
 
-CLIENTS = {"urllib.request", "urllib3", "http.client", "httpx", "requests", "aiohttp", "websockets", "ftplib", "socket",
-           "fsspec", "huggingface_hub", "smart_open"}
+CLIENTS = {
+    "urllib.request",
+    "urllib3",
+    "http.client",
+    "httpx",
+    "requests",
+    "aiohttp",
+    "websockets",
+    "ftplib",
+    "socket",
+    "fsspec",
+    "huggingface_hub",
+    "smart_open",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -28,8 +40,10 @@ WATCHDOG = {ROOT / "deployments" / "watchdog.py", ROOT / "deployments" / "watchd
 
 
 def test_what_answers_requests_has_no_http_client():
-    files = {ROOT / "graph.py", *(file for room in ("access", "deployments", "speech", "engines")
-                                  for file in (ROOT / room).rglob("*.py"))} - WATCHDOG
+    files = {
+        ROOT / "graph.py",
+        *(file for room in ("access", "deployments", "speech", "engines") for file in (ROOT / room).rglob("*.py")),
+    } - WATCHDOG
     assert len(files) > 60
     assert {str(file.relative_to(ROOT)): found for file in files if (found := clients(file))} == {}
 

@@ -80,15 +80,22 @@ class Truth:
     def replica(self, service: str) -> int | None:
         """Pid of the service's only replica, once it runs."""
         deployments = self.dashboard.applications().get(NAME, {}).get("deployments", {})
-        pids = [replica["pid"] for replica in deployments.get(service, {}).get("replicas", [])
-                if replica["state"] == "RUNNING"]
+        pids = [
+            replica["pid"]
+            for replica in deployments.get(service, {}).get("replicas", [])
+            if replica["state"] == "RUNNING"
+        ]
         return pids[0] if len(pids) == 1 else None
 
     def traces(self) -> dict[str, list[dict]]:
         """All of the graph's traces since the start, by id."""
         lookback = (now() - self.began) // 1000 + 1000
-        answer = httpx.get(f"{self.zipkin}/api/v2/traces", trust_env=False, timeout=60,
-                           params={"endTs": now() // 1000 + 1000, "lookback": lookback, "limit": 100_000})
+        answer = httpx.get(
+            f"{self.zipkin}/api/v2/traces",
+            trust_env=False,
+            timeout=60,
+            params={"endTs": now() // 1000 + 1000, "lookback": lookback, "limit": 100_000},
+        )
         return {trace[0]["traceId"]: trace for trace in answer.json()}
 
 
@@ -97,19 +104,25 @@ def now() -> int:
 
 
 def body() -> tuple[bytes, dict[str, str]]:
-    request = httpx.Request("POST", "http://x", data={"text": "Hello", "dialect": "en-US"},
-                            files={"prompt_audio": ("clip.wav", tone())})
+    request = httpx.Request(
+        "POST", "http://x", data={"text": "Hello", "dialect": "en-US"}, files={"prompt_audio": ("clip.wav", tone())}
+    )
     return request.read(), {"content-type": request.headers["content-type"]}
 
 
-async def one(client: httpx.AsyncClient, url: str, content: bytes, headers: dict, word: str = "",
-              timeout: float = 60.0) -> Seen:
+async def one(
+    client: httpx.AsyncClient, url: str, content: bytes, headers: dict, word: str = "", timeout: float = 60.0
+) -> Seen:
     """A request that brings its own trace context, so that its id is known in any case; its decision is deferred
     unless `word` says otherwise."""
     seen = Seen(secrets.token_hex(16), now())
     try:
-        answer = await client.post(url, content=content, timeout=timeout,
-                                   headers=headers | {"b3": f"{seen.trace_id}-{secrets.token_hex(8)}{word}"})
+        answer = await client.post(
+            url,
+            content=content,
+            timeout=timeout,
+            headers=headers | {"b3": f"{seen.trace_id}-{secrets.token_hex(8)}{word}"},
+        )
         seen.status = answer.status_code
         seen.kind = "" if answer.status_code == 200 else answer.json()["error"]["type"]
         assert answer.headers["x-trace-id"] == seen.trace_id
@@ -132,6 +145,7 @@ def load(truth: Truth, word: str = "") -> Iterator[None]:
         content, headers = body()
         async with httpx.AsyncClient(trust_env=False) as http:
             await asyncio.gather(*(client(http, content, headers) for _ in range(CLIENTS)))
+
     thread = threading.Thread(target=asyncio.run, args=(clients(),))
     thread.start()
     try:
@@ -149,15 +163,31 @@ def truth(zipkin, tmp_path_factory) -> Iterator[Truth]:
     for deployment in entry["deployments"]:  # one replica each: its death is the service's
         deployment.pop("autoscaling_config", None)
         deployment["num_replicas"] = 1
-    entry |= {"name": NAME, "args": {"engine": "simulated", "engine_options": TIMES, "tracing": tracing,
-                                     "limits": {"deadline_s": DEADLINE_S}}}
+    entry |= {
+        "name": NAME,
+        "args": {
+            "engine": "simulated",
+            "engine_options": TIMES,
+            "tracing": tracing,
+            "limits": {"deadline_s": DEADLINE_S},
+        },
+    }
     port = ports.any_free()
-    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
-              "logging_config": {"enable_access_log": False}, "applications": [entry]}
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "logging_config": {"enable_access_log": False},
+        "applications": [entry],
+    }
     heads = []
     try:
-        head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, remember=heads.append,
-                              env={"COSYGRAPH_TRACING": json.dumps(tracing)})
+        head = ray_head.start(
+            ports.any_free(),
+            folder / "ray.log",
+            num_cpus=8,
+            remember=heads.append,
+            env={"COSYGRAPH_TRACING": json.dumps(tracing)},
+        )
         dashboard = Dashboard(head)
         dashboard.deploy(Application(config))
         dashboard.wait_until_running(NAME, print)
@@ -196,10 +226,17 @@ def kill(truth: Truth, services: Sequence[str]) -> list[str]:
 
 def died_over_it(trace: list[dict], service: str, killed: int) -> bool:
     """Whether this request was in the service's hands when it was killed."""
-    told = [span for span in trace if failed(span) and service == (
-        INGRESS if span in roots(trace) else span.get("remoteEndpoint", {}).get("serviceName"))]
-    return any(span["tags"]["error"].startswith(("the replica died", INGRESS))
-               and span["timestamp"] <= killed <= span["timestamp"] + span["duration"] for span in told)
+    told = [
+        span
+        for span in trace
+        if failed(span)
+        and service == (INGRESS if span in roots(trace) else span.get("remoteEndpoint", {}).get("serviceName"))
+    ]
+    return any(
+        span["tags"]["error"].startswith(("the replica died", INGRESS))
+        and span["timestamp"] <= killed <= span["timestamp"] + span["duration"]
+        for span in told
+    )
 
 
 def hang(truth: Truth, service: str) -> None:
@@ -234,8 +271,11 @@ def named(trace: list[dict]) -> set[str]:
 
 def waited_for(trace: list[dict]) -> set[str]:
     """Services whose spans say that the request waited a second and more to reach them: there was no replica."""
-    return {span["localEndpoint"]["serviceName"] for span in trace
-            if float(span.get("tags", {}).get("queue.wait_ms", 0)) > 1000}
+    return {
+        span["localEndpoint"]["serviceName"]
+        for span in trace
+        if float(span.get("tags", {}).get("queue.wait_ms", 0)) > 1000
+    }
 
 
 def check_whole(trace: list[dict]) -> None:
@@ -245,7 +285,7 @@ def check_whole(trace: list[dict]) -> None:
     assert all(span["parentId"] in ids for span in trace if span not in tops)
     reached = [STAGES.index(service) for service in named(trace) - {INGRESS}]
     served = {span["localEndpoint"]["serviceName"] for span in trace if span.get("kind") == "SERVER"}
-    assert set(STAGES[:max(reached, default=0)]) <= served, (named(trace), served)
+    assert set(STAGES[: max(reached, default=0)]) <= served, (named(trace), served)
 
 
 def settled(truth: Truth, wanted: set[str], within_s: float = 30.0) -> dict[str, list[dict]]:
@@ -266,10 +306,12 @@ def check(truth: Truth, seen: list[Seen], down: list[Down]) -> None:
     broken = {trace_id for trace_id, trace in traces.items() if trace_id in ours and any(map(failed, roots(trace)))}
     retried = {trace_id for trace_id, trace in traces.items() if trace_id in ours - broken}
     cut = {trace_id for trace_id, request in wrong.items() if request.status is None}
-    print(f"{len(seen)} requests, {len(wrong)} failed, {len(retried)} retried with success; by what clients saw:",
-          dict(Counter(f"{request.status} {request.kind}".strip() for request in wrong.values())),
-          f"; without an answer {len(cut)}; failed without a trace {len(wrong.keys() - broken)}; "
-          f"traced as failed but answered {len(broken - wrong.keys())}")
+    print(
+        f"{len(seen)} requests, {len(wrong)} failed, {len(retried)} retried with success; by what clients saw:",
+        dict(Counter(f"{request.status} {request.kind}".strip() for request in wrong.values())),
+        f"; without an answer {len(cut)}; failed without a trace {len(wrong.keys() - broken)}; "
+        f"traced as failed but answered {len(broken - wrong.keys())}",
+    )
     assert wrong.keys() - broken == set(), "every failure has its error trace"
     assert broken - wrong.keys() == set(), "and every error trace is a failure that a client saw"
     assert cut == set(), "every request was answered"
@@ -287,7 +329,9 @@ def check(truth: Truth, seen: list[Seen], down: list[Down]) -> None:
 def test_every_death_is_told_by_whole_traces_and_nothing_else_is(truth):
     hits = Counter()
     with load(truth):
-        for _ in range(3 * KILLS):  # whether a death meets a request is chance, and a stage may be idle as another is down
+        for _ in range(
+            3 * KILLS
+        ):  # whether a death meets a request is chance, and a stage may be idle as another is down
             for services in ((INGRESS,), STAGES[0::2], STAGES[1::2]):
                 if lacking := tuple(service for service in services if hits[service] < KILLS):
                     hits.update(kill(truth, lacking))
@@ -306,8 +350,12 @@ def test_the_dependency_graph_counts_retries_and_errors(truth):
         if service != INGRESS:
             calls[service] += 1
             errors[service] += failed(span)
-    answer = httpx.get(f"{truth.zipkin}/api/v2/dependencies", trust_env=False, timeout=60, params={
-        "endTs": now() // 1000 + 1000, "lookback": (now() - truth.began) // 1000 + 1000})
+    answer = httpx.get(
+        f"{truth.zipkin}/api/v2/dependencies",
+        trust_env=False,
+        timeout=60,
+        params={"endTs": now() // 1000 + 1000, "lookback": (now() - truth.began) // 1000 + 1000},
+    )
     found = {(link["parent"], link["child"]): (link["callCount"], link.get("errorCount", 0)) for link in answer.json()}
     assert found == {(INGRESS, service): (calls[service], errors[service]) for service in STAGES}
     assert min(errors.values()) >= KILLS and max(calls.values()) > len(traces) / 2
@@ -327,15 +375,23 @@ def test_clients_that_leave_have_a_whole_trace_each(truth):
     async def leave() -> list[Seen]:
         content, headers = body()
         async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as http:
-            return [seen for n in range(8) for seen in await asyncio.gather(
-                *(one(http, truth.url, content, headers, timeout=0.05 + 0.02 * n) for _ in range(4)))]
+            return [
+                seen
+                for n in range(8)
+                for seen in await asyncio.gather(
+                    *(one(http, truth.url, content, headers, timeout=0.05 + 0.02 * n) for _ in range(4))
+                )
+            ]
+
     seen = asyncio.run(leave())
     left = {request.trace_id for request in seen if request.status is None}
     assert len(left) >= 16
     half = secrets.token_hex(16)
     with socket.create_connection(("127.0.0.1", truth.port)) as connection:  # leaves amid its own upload
-        connection.sendall(f"POST /api/generate HTTP/1.1\r\nHost: x\r\nb3: {half}-{secrets.token_hex(8)}\r\n"
-                           "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 99999\r\n\r\n--x".encode())
+        connection.sendall(
+            f"POST /api/generate HTTP/1.1\r\nHost: x\r\nb3: {half}-{secrets.token_hex(8)}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 99999\r\n\r\n--x".encode()
+        )
         time.sleep(0.3)
     left.add(half)
     traces = settled(truth, left)
@@ -360,6 +416,7 @@ def test_requests_to_an_ingress_that_hangs_are_answered_once_it_is_replaced(trut
         content, headers = body()
         async with httpx.AsyncClient(trust_env=False) as http:
             return await asyncio.gather(*(one(http, truth.url, content, headers, timeout=120) for _ in range(4)))
+
     seen = asyncio.run(four())
     wrong = {request.trace_id for request in seen if request.status != 200}
     print("answered after (s):", [(request.status, (request.ended - request.began) // 1_000_000) for request in seen])
@@ -392,6 +449,8 @@ def test_an_ingress_that_is_replaced_under_load_fails_nobody_and_sends_everythin
     assert unsent == [], "what the old one had kept was sent when it ended"
     assert {(request.status, request.kind) for request in seen} == {(200, "")}
     traces = settled(truth, {request.trace_id for request in seen})
-    served = {request.trace_id: {span["localEndpoint"]["serviceName"] for span in traces.get(request.trace_id, ())}
-              for request in seen}
+    served = {
+        request.trace_id: {span["localEndpoint"]["serviceName"] for span in traces.get(request.trace_id, ())}
+        for request in seen
+    }
     assert all({INGRESS, *STAGES} <= services for services in served.values())

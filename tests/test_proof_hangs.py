@@ -40,18 +40,43 @@ def graph(zipkin, tmp_path_factory) -> Iterator[Truth]:
         deployment.pop("autoscaling_config", None)
         deployment["num_replicas"] = 2 if deployment["name"] == TTS else 1
         assert (deployment["health_check_period_s"], deployment["health_check_timeout_s"]) == (3, 3)
-    entry |= {"name": "truth", "args": {
-        "engine": "simulated", "engine_options": TIMES | {"fault_file": str(folder / "fault")}, "tracing": tracing}}
+    entry |= {
+        "name": "truth",
+        "args": {
+            "engine": "simulated",
+            "engine_options": TIMES | {"fault_file": str(folder / "fault")},
+            "tracing": tracing,
+        },
+    }
     port = ports.any_free()
-    watching = {"name": "watchdog", "route_prefix": None, "import_path": "deployments.watchdog:build", "args": {
-        "api_url": f"http://127.0.0.1:{port}", "app_name": "truth", "tracing": {"zipkin_url": zipkin.url},
-        "check_every_s": 1, "canary_every_s": 3600, "on_failure": "watch"}}
-    config = {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port},
-              "logging_config": {"enable_access_log": False}, "applications": [entry, watching]}
+    watching = {
+        "name": "watchdog",
+        "route_prefix": None,
+        "import_path": "deployments.watchdog:build",
+        "args": {
+            "api_url": f"http://127.0.0.1:{port}",
+            "app_name": "truth",
+            "tracing": {"zipkin_url": zipkin.url},
+            "check_every_s": 1,
+            "canary_every_s": 3600,
+            "on_failure": "watch",
+        },
+    }
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "logging_config": {"enable_access_log": False},
+        "applications": [entry, watching],
+    }
     heads = []
     try:
-        head = ray_head.start(ports.any_free(), folder / "ray.log", num_cpus=8, remember=heads.append,
-                              env={"COSYGRAPH_TRACING": json.dumps(tracing)})
+        head = ray_head.start(
+            ports.any_free(),
+            folder / "ray.log",
+            num_cpus=8,
+            remember=heads.append,
+            env={"COSYGRAPH_TRACING": json.dumps(tracing)},
+        )
         dashboard = Dashboard(head)
         dashboard.deploy(Application(config))
         dashboard.wait_until_running("truth", print)
@@ -76,16 +101,24 @@ def busy_machine() -> Iterator[None]:
 def replicas(graph: Truth) -> dict[str, int]:
     """Pid of every running replica, by its id."""
     deployments = graph.dashboard.applications()["truth"]["deployments"].values()
-    return {replica["replica_id"]: replica["pid"] for deployment in deployments
-            for replica in deployment["replicas"] if replica["state"] == "RUNNING"}
+    return {
+        replica["replica_id"]: replica["pid"]
+        for deployment in deployments
+        for replica in deployment["replicas"]
+        if replica["state"] == "RUNNING"
+    }
 
 
 def hang_and_wait(graph: Truth, hang) -> None:
     """`hang(pid)` one of two replicas of tts-service under load, and see what becomes of it and of everybody else."""
     before, count = replicas(graph), len(graph.seen)
-    victim = next(name for name, replica in (
-        (replica["replica_id"], replica)
-        for replica in graph.dashboard.applications()["truth"]["deployments"][TTS]["replicas"]))
+    victim = next(
+        name
+        for name, replica in (
+            (replica["replica_id"], replica)
+            for replica in graph.dashboard.applications()["truth"]["deployments"][TTS]["replicas"]
+        )
+    )
     with load(graph):
         serves_again(graph, now())
         began = time.monotonic()
@@ -103,17 +136,26 @@ def hang_and_wait(graph: Truth, hang) -> None:
     assert before.keys() - after.keys() == {victim}, "no other replica was replaced"
     wrong = {request.trace_id for request in seen if request.status != 200}
     traces = settled(graph, wrong)
-    met = [trace for trace in traces.values() if trace[0]["traceId"] in {request.trace_id for request in seen}
-           and any(failed(span) and span.get("kind") == "CLIENT" for span in trace)]
-    print(f"gone after {gone:.1f} s, replaced after {took:.1f} s; {len(seen)} requests, {len(wrong)} failed, "
-          f"{len(met)} were in flight on it")
+    met = [
+        trace
+        for trace in traces.values()
+        if trace[0]["traceId"] in {request.trace_id for request in seen}
+        and any(failed(span) and span.get("kind") == "CLIENT" for span in trace)
+    ]
+    print(
+        f"gone after {gone:.1f} s, replaced after {took:.1f} s; {len(seen)} requests, {len(wrong)} failed, "
+        f"{len(met)} were in flight on it"
+    )
     assert took <= WITHIN_S
     assert 1 <= len(met) <= CLIENTS and all(named(trace) == {TTS} for trace in met)
     assert len(wrong) <= len(met)
     for trace in met:
         check_whole(trace)
-    answer = httpx.get(f"{graph.zipkin}/api/v2/traces", trust_env=False, params={
-        "serviceName": "watchdog", "spanName": "replica_replaced", "limit": 100})
+    answer = httpx.get(
+        f"{graph.zipkin}/api/v2/traces",
+        trust_env=False,
+        params={"serviceName": "watchdog", "spanName": "replica_replaced", "limit": 100},
+    )
     told = [span for trace in answer.json() for span in trace if span["tags"]["replica.id"] == victim]
     assert [(span["tags"]["watchdog.service"], span["tags"]["watchdog.cause"]) for span in told] == [(TTS, "unhealthy")]
     assert told[0]["duration"] < took * 1e6 and "error" not in told[0]["tags"]
@@ -138,6 +180,7 @@ def test_a_device_that_hangs(graph):
         with open(file + ".new", "w") as new:
             new.write(f"hang {pid}")
         os.rename(file + ".new", file)
+
     hang_and_wait(graph, hang)
 
 

@@ -22,8 +22,18 @@ pytestmark = pytest.mark.proof
 
 REQUESTS, ERRORS, RATIO, CLIENTS = 10_000, 0.05, 0.1, 8
 #: by the stage that is to fail: the field in which the simulated engine is told so
-FAULTS = dict(zip(STAGES, ({"prompt_text": "fault:prepare"}, {"prompt_text": "fault:encode"}, {"text": "fault:generate"},
-                           {"text": "fault:vocode"}), strict=True))
+FAULTS = dict(
+    zip(
+        STAGES,
+        (
+            {"prompt_text": "fault:prepare"},
+            {"prompt_text": "fault:encode"},
+            {"text": "fault:generate"},
+            {"text": "fault:vocode"},
+        ),
+        strict=True,
+    )
+)
 WARM_UP = 2_000  #: after so many the ingress's memory should have stopped growing
 GROWTH_BYTES = 1024  #: a request; a kept trace is four times as large
 
@@ -33,11 +43,19 @@ class Requests:
 
     def __init__(self, app: App) -> None:
         self._chance = random.Random(7)
-        self.failing = [self._chance.choice(STAGES) if self._chance.random() < ERRORS else None
-                        for _ in range(REQUESTS)]
-        self._bodies = {stage: multipart(f"127.0.0.1:{app.port}", {"text": "Hello", "dialect": "en-US"} | fields,
-                                         tone(3, 16_000), path=f"/{app.name}/api/generate", headers={"b3": "%context%"})
-                        for stage, fields in {None: {}, **FAULTS}.items()}
+        self.failing = [
+            self._chance.choice(STAGES) if self._chance.random() < ERRORS else None for _ in range(REQUESTS)
+        ]
+        self._bodies = {
+            stage: multipart(
+                f"127.0.0.1:{app.port}",
+                {"text": "Hello", "dialect": "en-US"} | fields,
+                tone(3, 16_000),
+                path=f"/{app.name}/api/generate",
+                headers={"b3": "%context%"},
+            )
+            for stage, fields in {None: {}, **FAULTS}.items()
+        }
 
     @staticmethod
     def trace_id(number: int) -> str:
@@ -52,9 +70,12 @@ def set_ratio(app: App, ratio: float | None) -> None:
     def change(entry: dict) -> None:
         api = next(one for one in entry["deployments"] if one["name"] == "cosyvoice3-api")
         api["user_config"] = {} if ratio is None else {"sampling_ratio": ratio}
+
     app.redeploy(change)
-    keeping.eventually(lambda: "x-trace-url" in app.post(headers={"b3": "463ac35c9f6413ad-a2fb4a1d1a96d312"}).headers,
-                       lambda kept: kept == (ratio is None))  # an id that no tenth has
+    keeping.eventually(
+        lambda: "x-trace-url" in app.post(headers={"b3": "463ac35c9f6413ad-a2fb4a1d1a96d312"}).headers,
+        lambda kept: kept == (ratio is None),
+    )  # an id that no tenth has
 
 
 @pytest.fixture
@@ -67,7 +88,7 @@ def at_a_tenth(watched):
 
 def whole(spans: list[dict], failing: str | None) -> bool:
     """The root and each stage up to the one that failed, which has `error` like the root, and no other."""
-    reached = STAGES[:STAGES.index(failing) + 1] if failing else STAGES
+    reached = STAGES[: STAGES.index(failing) + 1] if failing else STAGES
     wanted = {"post /api/generate": bool(failing)} | {stage.lower(): stage == failing for stage in reached}
     return {span["name"]: "error" in span["tags"] for span in spans} == wanted and len(spans) == len(wanted)
 
@@ -82,8 +103,9 @@ def test_every_error_and_a_tenth_of_the_rest(at_a_tenth):
             memory.append(ingress.memory_full_info().uss)
         return requests(number)
 
-    samples: list[Sample] = asyncio.run(closed_loop("127.0.0.1", at_a_tenth.port, made, clients=CLIENTS,
-                                                    count=REQUESTS, timeout_s=900))
+    samples: list[Sample] = asyncio.run(
+        closed_loop("127.0.0.1", at_a_tenth.port, made, clients=CLIENTS, count=REQUESTS, timeout_s=900)
+    )
     statuses = {sample.trace_id: sample.status for sample in samples}
     ids = {requests.trace_id(number): failing for number, failing in enumerate(requests.failing)}
     assert statuses.keys() == ids.keys()
@@ -104,8 +126,10 @@ def test_every_error_and_a_tenth_of_the_rest(at_a_tenth):
     assert failed <= found.keys() and len(failed) > 400 and len({ids[trace_id] for trace_id in failed}) == 4
     plain, drawn = REQUESTS - len(failed), len(found) - len(failed)
     within = 2.576 * math.sqrt(plain * RATIO * (1 - RATIO))  # the binomial's 99 % interval
-    print(f"{len(failed)} errors, {drawn} of {plain} others kept (expected {plain * RATIO:.0f} ± {within:.0f}); "
-          f"ingress {memory[0] / 2**20:.1f} MiB, then {memory[1] / 2**20:.1f} MiB")
+    print(
+        f"{len(failed)} errors, {drawn} of {plain} others kept (expected {plain * RATIO:.0f} ± {within:.0f}); "
+        f"ingress {memory[0] / 2**20:.1f} MiB, then {memory[1] / 2**20:.1f} MiB"
+    )
     assert abs(drawn - plain * RATIO) < within
     weights = Counter()
     for spans in found.values():

@@ -14,8 +14,9 @@ AFTER = "from cluster.ray_worker_hook import import_serve; import_serve(); impor
 
 
 def python(code: str, before: str = "") -> str:
-    done = subprocess.run([sys.executable, "-c", before + AFTER + code], capture_output=True, text=True, timeout=120,
-                          cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", before + AFTER + code], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

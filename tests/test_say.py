@@ -22,26 +22,39 @@ def spoken(api, tmp_path, capsys, monkeypatch):
         code = cli.main(["say", text, "-o", str(file), "--run-dir", str(tmp_path), "--url", url or api.url, *options])
         printed = capsys.readouterr()
         return code, printed.out, printed.err, file
+
     return run
 
 
 def test_speech_figures_and_the_trace(spoken, api):
-    code, out, _, file = spoken("--clip", str(CLIP), "--dialect", "en-US", "--style", "slowly", "--speed", "1.5",
-                                "--seed", "7")
+    code, out, _, file = spoken(
+        "--clip", str(CLIP), "--dialect", "en-US", "--style", "slowly", "--speed", "1.5", "--seed", "7"
+    )
     assert code == 0 and soundfile.info(file).duration == 2.0
     assert "2.0 s of speech" in out and "real-time factor" in out
     assert f"trace: {api.zipkin}/zipkin/traces/{TRACE}" in out
-    asked, = api.asked
+    (asked,) = api.asked
     assert asked.pop("prompt_audio") == {"name": "clip.flac", "bytes": CLIP.stat().st_size}
-    assert asked == {"text": "Hello", "dialect": "en-US", "mode": "instruct", "style_instruction": "slowly",
-                     "speed": "1.5", "seed": "7", "response_format": "wav", "stream_format": "sse"}
+    assert asked == {
+        "text": "Hello",
+        "dialect": "en-US",
+        "mode": "instruct",
+        "style_instruction": "slowly",
+        "speed": "1.5",
+        "seed": "7",
+        "response_format": "wav",
+        "stream_format": "sse",
+    }
 
 
 def test_without_a_terminal_each_stage_is_a_line(spoken):
     _, out, _, _ = spoken("--voice", "anna")
     assert [line.split()[:2] for line in out.splitlines()[:4]] == [
-        ["PREPROCESS_AUDIO", "audio-service"], ["EXTRACT_SPEAKER", "embedding-service"],
-        ["GENERATE_MEL", "tts-service"], ["VOCODE_WAV", "vocoder-service"]]
+        ["PREPROCESS_AUDIO", "audio-service"],
+        ["EXTRACT_SPEAKER", "embedding-service"],
+        ["GENERATE_MEL", "tts-service"],
+        ["VOCODE_WAV", "vocoder-service"],
+    ]
     assert "\r" not in out
 
 
@@ -50,6 +63,7 @@ def test_on_a_terminal_a_bar_fills_and_goes(api, tmp_path, pieces, known):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
+
     api.pieces, api.knows_voice = pieces, known
     out = Terminal()
     say.run(say.Order(text="Hello", output=tmp_path / "a.wav", url=api.url, voice="anna"), out)
@@ -59,8 +73,10 @@ def test_on_a_terminal_a_bar_fills_and_goes(api, tmp_path, pieces, known):
     assert out.getvalue().split("\r\x1b[K")[-1].startswith(f"{2.0 * pieces} s of speech")
 
 
-@pytest.mark.parametrize("output, options, wanted", [("a.mp3", [], "mp3"), ("a.OGG", [], "opus"), ("a.aac", [], "aac"),
-                                                     ("a.bin", ["--format", "flac"], "flac")])
+@pytest.mark.parametrize(
+    "output, options, wanted",
+    [("a.mp3", [], "mp3"), ("a.OGG", [], "opus"), ("a.aac", [], "aac"), ("a.bin", ["--format", "flac"], "flac")],
+)
 def test_the_extension_chooses_the_format(spoken, api, output, options, wanted):
     assert spoken("--voice", "anna", *options, output=output)[0] == 0
     assert api.asked[0]["response_format"] == wanted
@@ -77,8 +93,9 @@ def test_a_trace_that_was_not_kept_says_how_it_would_be(spoken, api):
     assert f"{TRACE} was not kept (`--sampling 1`" in spoken("--voice", "anna")[1]
 
 
-@pytest.mark.parametrize("output, words", [("a.txt", "names no audio format"),
-                                           ("no/such/a.wav", "folder does not exist")])
+@pytest.mark.parametrize(
+    "output, words", [("a.txt", "names no audio format"), ("no/such/a.wav", "folder does not exist")]
+)
 def test_an_output_that_cannot_be_is_named_before_anything_is_asked(spoken, api, output, words):
     code, _, err, _ = spoken("--voice", "anna", output=output)
     assert code == 1 and words in err and not api.asked

@@ -10,8 +10,9 @@ from serving import CLUSTER, SERVICES
 
 
 def deployments(file: str) -> dict[str, dict]:
-    return {entry["name"]: entry for entry in yaml.safe_load((CLUSTER / file).read_text())["applications"][0][
-        "deployments"]}
+    return {
+        entry["name"]: entry for entry in yaml.safe_load((CLUSTER / file).read_text())["applications"][0]["deployments"]
+    }
 
 
 @pytest.mark.parametrize("file", ["serve.cpu.yaml", "serve.gpu.yaml"])
@@ -32,8 +33,9 @@ def test_replicas_are_placed_by_their_fraction_of_a_gpu(ray_driver, slow):
     import ray
     from ray.util.state import list_actors
 
-    wanted = {name: entry["ray_actor_options"].get("num_gpus", 0) for name, entry in
-              deployments("serve.gpu.yaml").items()}
+    wanted = {
+        name: entry["ray_actor_options"].get("num_gpus", 0) for name, entry in deployments("serve.gpu.yaml").items()
+    }
     assert len({fraction for fraction in wanted.values() if fraction}) >= 3, "each stage has its own fraction"
     held = {}
     here = ray.get_runtime_context().gcs_address  # else Ray searches, and other Rays may run on this machine

@@ -27,8 +27,9 @@ def test_engine_options_are_strict():
 
 
 def test_dialects_can_be_added_but_not_twice():
-    more = DIALECTS.extended([{"code": "zh-Wenzhou", "name": "温州话", "english_name": "Wenzhounese", "language": "zh",
-                               "tag": "wenzhou"}])
+    more = DIALECTS.extended(
+        [{"code": "zh-Wenzhou", "name": "温州话", "english_name": "Wenzhounese", "language": "zh", "tag": "wenzhou"}]
+    )
     assert more.find("zh_wenzhou").name == "温州话"
     with pytest.raises(ValueError, match="registered twice"):
         DIALECTS.extended([{"code": "zh-cn", "name": "x", "english_name": "x", "language": "zh", "tag": "y"}])

@@ -60,8 +60,11 @@ def test_the_pitch_is_the_median_of_what_is_voiced():
     assert np.exp(median_log_f0(clip)) == pytest.approx(100, rel=0.02)
 
 
-@pytest.mark.parametrize("clip", [np.zeros(3 * RATE), np.random.default_rng(0).normal(0, 0.1, 3 * RATE), np.zeros(10)],
-                         ids=["silence", "noise", "next to nothing"])
+@pytest.mark.parametrize(
+    "clip",
+    [np.zeros(3 * RATE), np.random.default_rng(0).normal(0, 0.1, 3 * RATE), np.zeros(10)],
+    ids=["silence", "noise", "next to nothing"],
+)
 def test_what_has_no_pitch_gets_none(clip):
     assert median_log_f0(clip) is None
 
@@ -78,23 +81,36 @@ def test_a_batch_gives_what_its_members_give_alone(encoder, demo):
 def test_a_voice_has_the_arrays_the_acoustic_model_wants(encoder, demo):
     (voice,) = encoder.encode([reference(demo)])
     assert {name: (array.shape, array.dtype) for name, array in voice.arrays.items()} == {
-        "style_offset": ((256,), np.float32), "log_f0": ((1,), np.float32), "dvector": ((256,), np.float32)}
+        "style_offset": ((256,), np.float32),
+        "log_f0": ((1,), np.float32),
+        "dvector": ((256,), np.float32),
+    }
     assert np.linalg.norm(voice.arrays["dvector"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_same_speaker_is_nearer_than_another(encoder, demo):
     half = len(demo) // 2
     other = soxr.resample(demo, RATE, 12_000)  # a quarter longer waves: a larger, lower voice
-    first, second, foreign = (voice.arrays["dvector"] for voice in encoder.encode(
-        [reference(demo[:half]), reference(demo[half:]), reference(other[:half])]))
+    first, second, foreign = (
+        voice.arrays["dvector"]
+        for voice in encoder.encode([reference(demo[:half]), reference(demo[half:]), reference(other[:half])])
+    )
     assert first @ second > first @ foreign + 0.1
 
 
 def test_loudness_and_pauses_do_not_change_the_speaker(encoder, demo):
     pause = np.zeros(RATE, np.float32)
     half = len(demo) // 2
-    loud, quiet, paused = (voice.arrays["dvector"] for voice in encoder.encode(
-        [reference(demo), reference(demo * 0.03), reference(np.concatenate([pause, demo[:half], pause, demo[half:]]))]))
+    loud, quiet, paused = (
+        voice.arrays["dvector"]
+        for voice in encoder.encode(
+            [
+                reference(demo),
+                reference(demo * 0.03),
+                reference(np.concatenate([pause, demo[:half], pause, demo[half:]])),
+            ]
+        )
+    )
     assert loud @ quiet > 0.999
     assert loud @ paused > 0.98
 

@@ -60,6 +60,7 @@ class Pipeline:
 def speaking(pipeline: Pipeline, streaming: bool = False, at_once: int = 2) -> Speaking:
     async def unpack(parts):
         return parts
+
     can = Capabilities("fake", "1", RATE, frozenset({"en-US"}), frozenset({"fast"}), (16_000,), streaming=streaming)
     return Speaking(pipeline, can, unpack, at_once)
 
@@ -126,6 +127,7 @@ def test_the_first_piece_of_a_stream_is_alone_until_it_is_heard_and_then_so_many
             assert levels(np.concatenate(found)) == [3000]
         [root] = run.finish(200)[:1]
         assert [text for _, text in root.events] == [vocabulary.FIRST_CHUNK]
+
     asyncio.run(scenario())
 
 
@@ -140,6 +142,7 @@ def test_who_stops_listening_cancels_what_is_under_way():
             await first
             await until(lambda: len(pipeline.said) == 3)
         assert pipeline.cancelled == pipeline.said[1:]
+
     asyncio.run(scenario())
 
 
@@ -153,6 +156,7 @@ def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
             async for samples in sounds:
                 heard.append(samples)
         assert levels(np.concatenate(heard)) == [1000] and run.abandoned
+
     asyncio.run(scenario())
 
 
@@ -163,6 +167,7 @@ def test_an_engine_that_streams_gets_the_whole_text_and_its_chunks_pass_as_they_
         assert pipeline.said == [TEXT]
         assert [len(samples) for samples in found] == [int(0.2 * RATE)] * 3
         assert levels(np.concatenate(found)) == [1000, 2000, 3000]
+
     asyncio.run(scenario())
 
 

@@ -43,8 +43,13 @@ class Zipkins:
 
     def start(self) -> str:
         server, missing = zipkin.find_or_start(
-            ports.any_free(), self.folder / "zipkin.log", self.said.append, keeping.environment(),
-            remember=self.started.append, storage=lambda: prepare(self.storage, self.folder, self.said.append))
+            ports.any_free(),
+            self.folder / "zipkin.log",
+            self.said.append,
+            keeping.environment(),
+            remember=self.started.append,
+            storage=lambda: prepare(self.storage, self.folder, self.said.append),
+        )
         assert server is not None, missing
         return server.url
 
@@ -86,9 +91,14 @@ def random_trace(chance: random.Random) -> list[dict]:
     trace_id, start = f"{chance.getrandbits(127) + 1:032x}", ms(MIDDAY) * 1000 + chance.randint(0, 10**9)
     spans: list[dict] = []
     for number in range(chance.randint(1, 9)):
-        span = {"traceId": trace_id, "id": f"{chance.getrandbits(63) + 1:016x}", "name": "work",
-                "timestamp": start + number, "duration": 1000,
-                "localEndpoint": {"serviceName": f"service-{chance.randint(1, 6)}"}}
+        span = {
+            "traceId": trace_id,
+            "id": f"{chance.getrandbits(63) + 1:016x}",
+            "name": "work",
+            "timestamp": start + number,
+            "duration": 1000,
+            "localEndpoint": {"serviceName": f"service-{chance.randint(1, 6)}"},
+        }
         if kind := chance.choice(KINDS):
             span["kind"] = kind
         if chance.random() < 0.4:
@@ -112,6 +122,7 @@ def random_trace(chance: random.Random) -> list[dict]:
 def our_traces() -> list[list[dict]]:
     """The graph's own, also below callers: one who reports to this Zipkin, and one who doesn't."""
     from tracing import Tracer
+
     start = int(MIDDAY.timestamp()) * 10**9
     traces = [keeping.request(number, start_ns=start + number * 10**9) for number in range(1, 81)]
     for number in range(81, 101):
@@ -127,7 +138,7 @@ def test_links_are_those_that_memory_storage_computes(stored, opensearch, zipkin
     traces = ours + [random_trace(chance) for _ in range(400)]
     url, _ = stored
     for at in range(0, len(traces), 50):
-        spans = [span for trace in traces[at:at + 50] for span in trace]
+        spans = [span for trace in traces[at : at + 50] for span in trace]
         for receiver in (url, zipkin.url):
             assert httpx.post(f"{receiver}/api/v2/spans", json=spans, timeout=60, trust_env=False).status_code == 202
         if at == 0:  # the index of that day is made by now; more must not pile up before it
@@ -142,14 +153,16 @@ def test_links_are_those_that_memory_storage_computes(stored, opensearch, zipkin
     monkeypatch.setattr(links, "PIECE_SPANS", 300)
     monkeypatch.setattr(links, "PAGE_SPANS", 40)
     server = Server.of(opensearch.url)
-    result = keeping.eventually(lambda: links.compute(server, DAY, lambda text: None),
-                                lambda result: result.traces == len(traces), within_s=90)
+    result = keeping.eventually(
+        lambda: links.compute(server, DAY, lambda text: None), lambda result: result.traces == len(traces), within_s=90
+    )
     expected = memory.links(end, whole_day)
     assert len(expected) > 40 and any(errors for _, errors in expected.values())
     assert elsewhere.links(end, whole_day) == expected
     below = [[span for span in trace if span["localEndpoint"]["serviceName"] != "web-shop"] for trace in ours]
-    assert {pair: counts for pair, counts in expected.items() if pair[0] == "cosyvoice3-api"} == \
-        keeping.expected_links(below)
+    assert {pair: counts for pair, counts in expected.items() if pair[0] == "cosyvoice3-api"} == keeping.expected_links(
+        below
+    )
     assert expected["web-shop", "cosyvoice3-api"][0] == 10
     assert len(result.links) == len(expected)
 
@@ -164,8 +177,9 @@ def test_a_second_run_replaces_the_first(stored, opensearch):
     assert ("long-gone", "service-1") in reader.links(end, 86_399_999)
     again = links.compute(server, DAY, lambda text: None)
     assert again.links == first.links
-    assert reader.links(end, 86_399_999) == {(link.parent, link.child): (link.calls, link.errors)
-                                             for link in first.links}
+    assert reader.links(end, 86_399_999) == {
+        (link.parent, link.child): (link.calls, link.errors) for link in first.links
+    }
 
 
 def test_a_trace_over_midnight_belongs_to_the_day_it_began(stored, opensearch):
@@ -178,17 +192,25 @@ def test_a_trace_over_midnight_belongs_to_the_day_it_began(stored, opensearch):
     keeping.tree_is_there(url, early)
     server = Server.of(opensearch.url)
     for day, trace in ((midnight.date() - timedelta(days=1), late), (midnight.date(), early)):
-        result = keeping.eventually(lambda day=day: links.compute(server, day, lambda text: None),
-                                    lambda result: result.spans == 5)
+        result = keeping.eventually(
+            lambda day=day: links.compute(server, day, lambda text: None), lambda result: result.spans == 5
+        )
         assert result.traces == 1
-        assert {(link.parent, link.child): (link.calls, link.errors) for link in result.links} == \
-            keeping.expected_links([trace])
+        assert {
+            (link.parent, link.child): (link.calls, link.errors) for link in result.links
+        } == keeping.expected_links([trace])
 
 
 def test_the_command_says_what_it_did(stored, opensearch):
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "cluster", "links", "--storage-url", opensearch.url, *arguments],
-                              cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, "-m", "cluster", "links", "--storage-url", opensearch.url, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
     answer = run("--day", "today")
     assert answer.returncode == 0, answer.stderr
     assert "cosyvoice3-api -> vocoder-service" in answer.stdout and "zipkin-dependency-" in answer.stdout
@@ -211,6 +233,7 @@ def test_a_failing_linker_writes_nothing(opensearch, stored):
 
         def __exit__(self, *raised):
             pass
+
     server = Server.of(opensearch.url)
     with server.client() as client:
         before = client.get("/zipkin-dependency-*/_count").json()["count"]

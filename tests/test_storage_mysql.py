@@ -124,8 +124,9 @@ def assert_the_password_is_nowhere_to_be_read(place) -> None:
 def theirs(tmp_path):
     """A MariaDB as somebody else runs it: (its address, the password)."""
     started = []
-    address, password = storage_mariadb.start(tmp_path / "theirs", tmp_path / "theirs.log", lambda text: None,
-                                              started.append)
+    address, password = storage_mariadb.start(
+        tmp_path / "theirs", tmp_path / "theirs.log", lambda text: None, started.append
+    )
     yield address, password
     started[0].stop()
 
@@ -138,9 +139,14 @@ def test_somebody_elses_server_is_used_and_left_running(theirs, tmp_path):
     assert password not in repr(storage)
     traces = keeping.requests(40)
     try:
-        server, missing = zipkin.find_or_start(ports.any_free(), tmp_path / "zipkin.log", said.append,
-                                               keeping.environment(), remember=servers.append,
-                                               storage=lambda: prepare(storage, tmp_path, said.append))
+        server, missing = zipkin.find_or_start(
+            ports.any_free(),
+            tmp_path / "zipkin.log",
+            said.append,
+            keeping.environment(),
+            remember=servers.append,
+            storage=lambda: prepare(storage, tmp_path, said.append),
+        )
         assert server is not None, missing
         keeping.export(ExportSettings(zipkin_url=server.url, spool_dir=tmp_path / "spool"), traces)
         keeping.assert_kept(server.url, traces)

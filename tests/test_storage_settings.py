@@ -22,20 +22,23 @@ from cluster.storage_mysql import Address
 
 
 class TestAskedFor:
-    @pytest.mark.parametrize(("kind", "url", "says"), [
-        ("mem", "http://127.0.0.1:9200", "--zipkin-storage mysql or"),
-        ("elasticsearch", None, "--zipkin-storage-url http://"),
-        ("mysql", "mysql://zipkin:secret7@host/zipkin", PASSWORD),
-        ("elasticsearch", "https://u:secret7@host:9200", PASSWORD),
-        ("mysql", "http://127.0.0.1:9200", "mysql://zipkin@"),
-        ("mysql", "mysql://host/zipkin", "a user"),
-        ("mysql", "mysql://zipkin@host", "a database"),
-        ("mysql", "mysql://zipkin@host:99999/zipkin", "port"),
-        ("mysql", "mysql://zipkin@host/zipkin?ssl=true", "nothing behind it"),
-        ("elasticsearch", "127.0.0.1:9200", "scheme, host and port"),
-        ("elasticsearch", "http://127.0.0.1:9200/zipkin", "nothing behind them"),
-        ("elasticsearch", "mysql://zipkin@host/zipkin", "scheme, host and port"),
-    ])
+    @pytest.mark.parametrize(
+        ("kind", "url", "says"),
+        [
+            ("mem", "http://127.0.0.1:9200", "--zipkin-storage mysql or"),
+            ("elasticsearch", None, "--zipkin-storage-url http://"),
+            ("mysql", "mysql://zipkin:secret7@host/zipkin", PASSWORD),
+            ("elasticsearch", "https://u:secret7@host:9200", PASSWORD),
+            ("mysql", "http://127.0.0.1:9200", "mysql://zipkin@"),
+            ("mysql", "mysql://host/zipkin", "a user"),
+            ("mysql", "mysql://zipkin@host", "a database"),
+            ("mysql", "mysql://zipkin@host:99999/zipkin", "port"),
+            ("mysql", "mysql://zipkin@host/zipkin?ssl=true", "nothing behind it"),
+            ("elasticsearch", "127.0.0.1:9200", "scheme, host and port"),
+            ("elasticsearch", "http://127.0.0.1:9200/zipkin", "nothing behind them"),
+            ("elasticsearch", "mysql://zipkin@host/zipkin", "scheme, host and port"),
+        ],
+    )
     def test_what_is_wrong_is_said_before_anything_starts(self, kind, url, says):
         with pytest.raises(Problem) as problem:
             Storage.of(kind, url, {})
@@ -58,8 +61,16 @@ class TestAskedFor:
     @pytest.mark.parametrize("command", ["up", "demo"])
     def test_the_command_line_refuses_in_words(self, command, tmp_path, capsys, monkeypatch):
         monkeypatch.delenv("ZIPKIN_URL", raising=False)
-        options = ["--run-dir", str(tmp_path / "run"), "--http-port", str(ports.any_free()), "--dashboard-port",
-                   str(ports.any_free()), "--zipkin-port", str(ports.any_free())]
+        options = [
+            "--run-dir",
+            str(tmp_path / "run"),
+            "--http-port",
+            str(ports.any_free()),
+            "--dashboard-port",
+            str(ports.any_free()),
+            "--zipkin-port",
+            str(ports.any_free()),
+        ]
         assert cli.main([command, *options, "--zipkin-storage", "elasticsearch"]) == 1
         assert "--zipkin-storage-url" in capsys.readouterr().err
         assert cli.main([command, *options, "--zipkin-storage", "mysql", "--no-zipkin"]) == 1
@@ -77,9 +88,13 @@ class TestAskedFor:
 class TestState:
     def test_the_database_comes_back_as_it_was(self, tmp_path):
         process = Started("mariadb", os.getpid(), 1, "mark", "log")
-        state = State("2030-01-01T00:00:00+00:00", boot_id(), 8000,
-                      zipkin=zipkin.Zipkin("http://127.0.0.1:1", storage="mysql"),
-                      database=storage_mariadb.MariaDb(process, 13306, str(tmp_path)))
+        state = State(
+            "2030-01-01T00:00:00+00:00",
+            boot_id(),
+            8000,
+            zipkin=zipkin.Zipkin("http://127.0.0.1:1", storage="mysql"),
+            database=storage_mariadb.MariaDb(process, 13306, str(tmp_path)),
+        )
         StateFile(tmp_path).save(state)
         assert StateFile(tmp_path).load() == state and process in state.started
 
@@ -91,8 +106,13 @@ class TestMySql:
 
     def test_what_zipkin_is_told(self):
         assert storage_mysql.settings(Address("db", 3307, "me", "traces"), "pw") == {
-            "STORAGE_TYPE": "mysql", "MYSQL_HOST": "db", "MYSQL_TCP_PORT": "3307", "MYSQL_DB": "traces",
-            "MYSQL_USER": "me", "MYSQL_PASS": "pw"}
+            "STORAGE_TYPE": "mysql",
+            "MYSQL_HOST": "db",
+            "MYSQL_TCP_PORT": "3307",
+            "MYSQL_DB": "traces",
+            "MYSQL_USER": "me",
+            "MYSQL_PASS": "pw",
+        }
 
     def test_nobody_there(self, tmp_path):
         with pytest.raises(Problem, match="No MySQL or MariaDB answers.*have a MariaDB started here"):
@@ -108,8 +128,10 @@ class TestMySql:
         assert command[1] == "--no-defaults" and "--bind-address=127.0.0.1" in command and "--port=3307" in command
 
     def test_one_that_cannot_start_is_shown_with_its_log(self, tmp_path, monkeypatch):
-        for name, script in (("mariadbd", "echo disk is full >&2; exit 1"),
-                             ("mariadb-install-db", f"mkdir -p {tmp_path}/mariadb/data.new")):
+        for name, script in (
+            ("mariadbd", "echo disk is full >&2; exit 1"),
+            ("mariadb-install-db", f"mkdir -p {tmp_path}/mariadb/data.new"),
+        ):
             program = tmp_path / "bin" / name
             program.parent.mkdir(exist_ok=True)
             program.write_text(f"#!/bin/sh\n{script}\n")
@@ -149,28 +171,41 @@ def search():
 class TestElasticsearch:
     def test_what_zipkin_is_told(self):
         assert Server.of("http://127.0.0.1:9200").settings() == {
-            "STORAGE_TYPE": "elasticsearch", "ES_HOSTS": "http://127.0.0.1:9200",
-            "ES_TIMEOUT": storage_elasticsearch.TIMEOUT_MS}
+            "STORAGE_TYPE": "elasticsearch",
+            "ES_HOSTS": "http://127.0.0.1:9200",
+            "ES_TIMEOUT": storage_elasticsearch.TIMEOUT_MS,
+        }
         server = Server.of("https://me@search.example", "pw")
-        assert server.settings() == {"STORAGE_TYPE": "elasticsearch", "ES_HOSTS": "https://search.example:9200",
-                                     "ES_TIMEOUT": storage_elasticsearch.TIMEOUT_MS,
-                                     "ES_USERNAME": "me", "ES_PASSWORD": "pw"}
+        assert server.settings() == {
+            "STORAGE_TYPE": "elasticsearch",
+            "ES_HOSTS": "https://search.example:9200",
+            "ES_TIMEOUT": storage_elasticsearch.TIMEOUT_MS,
+            "ES_USERNAME": "me",
+            "ES_PASSWORD": "pw",
+        }
         assert "pw" not in repr(server)
 
-    @pytest.mark.parametrize(("version", "name"), [
-        ({"number": "8.15.1"}, "Elasticsearch 8.15.1"),
-        ({"number": "2.19.3", "distribution": "opensearch"}, "OpenSearch 2.19.3")])
+    @pytest.mark.parametrize(
+        ("version", "name"),
+        [
+            ({"number": "8.15.1"}, "Elasticsearch 8.15.1"),
+            ({"number": "2.19.3", "distribution": "opensearch"}, "OpenSearch 2.19.3"),
+        ],
+    )
     def test_it_names_what_answers(self, search, version, name):
         search.answer = 200, {"version": version}
         assert Server.of(search.url).ask() == name
 
-    @pytest.mark.parametrize(("answer", "says"), [
-        ((200, {"version": {"number": "6.8.0"}}), "Elasticsearch 6.8.0.*Elasticsearch 7 to 9 or OpenSearch 1 to 3"),
-        ((200, {"version": {"number": "4.0.0", "distribution": "opensearch"}}), "OpenSearch 4.0.0"),
-        ((200, {"hello": "world"}), "not as Elasticsearch"),
-        ((200, [1]), "not as Elasticsearch"),
-        ((404, {}), "not as Elasticsearch"),
-    ])
+    @pytest.mark.parametrize(
+        ("answer", "says"),
+        [
+            ((200, {"version": {"number": "6.8.0"}}), "Elasticsearch 6.8.0.*Elasticsearch 7 to 9 or OpenSearch 1 to 3"),
+            ((200, {"version": {"number": "4.0.0", "distribution": "opensearch"}}), "OpenSearch 4.0.0"),
+            ((200, {"hello": "world"}), "not as Elasticsearch"),
+            ((200, [1]), "not as Elasticsearch"),
+            ((404, {}), "not as Elasticsearch"),
+        ],
+    )
     def test_what_it_can_not_use_is_refused(self, search, answer, says):
         search.answer = answer
         with pytest.raises(Problem, match=says):

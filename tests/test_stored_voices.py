@@ -45,8 +45,9 @@ class Ingress:
         self.stored = StoredVoices(self.store, self.pipeline, VoiceCache(can, unpack, cache_mb), can, unpack)
 
     def enrol(self) -> VoiceRecord:
-        enrolment = parse({"name": "anna", "dialect": "en-US", "consent": "I agree.", "prompt_text": "what it says"},
-                          DIALECTS)
+        enrolment = parse(
+            {"name": "anna", "dialect": "en-US", "consent": "I agree.", "prompt_text": "what it says"}, DIALECTS
+        )
         return self.store.create(enrolment, CLIP, ClipFacts.of(decode(CLIP, seconds=(3, 15)), CLIP))[0]
 
     def use(self) -> tuple[float, dict]:
@@ -57,6 +58,7 @@ class Ingress:
 
         async def request():
             return await self.stored.use(await self.stored.find("anna"), run)
+
         voice = asyncio.run(request())
         return float(voice.arrays["embedding"][0]), run.finish(200)[0].tags
 
@@ -104,10 +106,14 @@ def test_what_can_not_be_kept_is_counted_and_the_request_goes_on(tmp_path, monke
 
     def refuse(*_):
         raise VoiceStoreUnavailable("the disk is full")
+
     monkeypatch.setattr(ingress.store, "keep_arrays", refuse)
     assert [ingress.use()[0] for _ in range(2)] == [1, 2]
-    assert ingress.stored.counters() == {"stored_voices_used": 2, "stored_voices_extracted": 2,
-                                         "stored_voices_not_kept": 2}
+    assert ingress.stored.counters() == {
+        "stored_voices_used": 2,
+        "stored_voices_extracted": 2,
+        "stored_voices_not_kept": 2,
+    }
     assert "could not be kept" in caplog.text and "anna" not in caplog.text
 
 

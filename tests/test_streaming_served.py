@@ -22,9 +22,15 @@ BAD_SECOND = f"{SENTENCES[0]} The second asks for fault:generate and gets it. {S
 
 
 def streaming(app: App, stream_format: str, headers: dict | None = None, **fields: str):
-    return httpx.stream("POST", f"{app.url}/api/generate", headers=headers, timeout=60, trust_env=False,
-                        data={"text": TEXT, "dialect": "en-US", "stream_format": stream_format} | fields,
-                        files={"prompt_audio": ("clip.wav", tone())})
+    return httpx.stream(
+        "POST",
+        f"{app.url}/api/generate",
+        headers=headers,
+        timeout=60,
+        trust_env=False,
+        data={"text": TEXT, "dialect": "en-US", "stream_format": stream_format} | fields,
+        files={"prompt_audio": ("clip.wav", tone())},
+    )
 
 
 def events(answer: httpx.Response) -> list[tuple[str, dict]]:
@@ -76,9 +82,17 @@ def test_events_tell_of_every_stage_and_agree_with_zipkin(fast):
         found = events(answer)
     assert [name for name, _ in found][0] == "stage" and [name for name, _ in found][-1] == "done"
     stages = [(event["stage"], event["piece"], event["state"]) for name, event in found if name == "stage"]
-    wanted = [(stage, piece, state) for stage, pieces in (("PREPROCESS_AUDIO", [1]), ("EXTRACT_SPEAKER", [1]),
-                                                         ("GENERATE_MEL", [1, 2, 3]), ("VOCODE_WAV", [1, 2, 3]))
-              for piece in pieces for state in ("started", "done")]
+    wanted = [
+        (stage, piece, state)
+        for stage, pieces in (
+            ("PREPROCESS_AUDIO", [1]),
+            ("EXTRACT_SPEAKER", [1]),
+            ("GENERATE_MEL", [1, 2, 3]),
+            ("VOCODE_WAV", [1, 2, 3]),
+        )
+        for piece in pieces
+        for state in ("started", "done")
+    ]
     assert sorted(stages) == sorted(wanted)
     assert [event["pieces"] for name, event in found if name == "stage" and event["stage"] == "VOCODE_WAV"] == [3] * 6
     audio = [event for name, event in found if name == "audio"]
@@ -107,8 +121,11 @@ def test_a_raw_stream_that_fails_has_no_end_and_one_trace_that_says_why(watched)
     spans = watched.trace(trace_id, spans=6)
     [root] = by_name(spans, "post /api/generate")  # and none of the proxy's
     assert root["tags"]["error.type"] == "internal" and root["tags"]["http.status_code"] == "200"
-    failed = {span["tags"]["piece"]: span["tags"]["error.type"] for span in by_name(spans, "generate_mel")
-              if "error" in span["tags"]}
+    failed = {
+        span["tags"]["piece"]: span["tags"]["error.type"]
+        for span in by_name(spans, "generate_mel")
+        if "error" in span["tags"]
+    }
     assert failed.pop("2") == "internal"
     assert failed in ({}, {"3": "cancelled"}), "the third was given up for it, if it was under way"
 
@@ -131,9 +148,14 @@ def test_what_is_wrong_before_the_first_stage_has_its_status(fast, stream_format
 
 def test_a_bad_clip_is_a_status_of_a_raw_stream_and_an_event_of_the_other(fast):
     def ask(stream_format: str) -> httpx.Response:
-        return httpx.post(f"{fast.url}/api/generate", data={"text": TEXT, "dialect": "en-US",
-                                                            "stream_format": stream_format},
-                          files={"prompt_audio": ("clip.wav", tone(rate=8000))}, timeout=30, trust_env=False)
+        return httpx.post(
+            f"{fast.url}/api/generate",
+            data={"text": TEXT, "dialect": "en-US", "stream_format": stream_format},
+            files={"prompt_audio": ("clip.wav", tone(rate=8000))},
+            timeout=30,
+            trust_env=False,
+        )
+
     raw, told = ask("audio"), ask("sse")
     assert raw.status_code == 400 and raw.json()["error"]["code"] == "sample_rate_too_low"
     assert told.status_code == 200
@@ -143,8 +165,13 @@ def test_a_bad_clip_is_a_status_of_a_raw_stream_and_an_event_of_the_other(fast):
 def test_who_leaves_in_mid_stream_frees_what_waits_and_his_trace_says_so(slow):
     """GENERATE_MEL takes 1.5 s here, one at a time: three pieces would be 4.5 s."""
     trace_id, headers = parent()
-    request = multipart("127.0.0.1", {"text": TEXT, "dialect": "en-US", "stream_format": "audio"}, tone(),
-                        path=f"/{slow.name}/api/generate", headers=headers)
+    request = multipart(
+        "127.0.0.1",
+        {"text": TEXT, "dialect": "en-US", "stream_format": "audio"},
+        tone(),
+        path=f"/{slow.name}/api/generate",
+        headers=headers,
+    )
     slow.wait_ready()
     with socket.create_connection(("127.0.0.1", slow.port)) as client:
         client.sendall(request)
@@ -169,7 +196,9 @@ def test_who_leaves_in_mid_stream_frees_what_waits_and_his_trace_says_so(slow):
 
 
 def test_a_long_text_goes_through_in_pieces_side_by_side(fast):
-    text = " ".join(f"This is sentence number {number} of a longer text, and it says nothing new." for number in range(12))
+    text = " ".join(
+        f"This is sentence number {number} of a longer text, and it says nothing new." for number in range(12)
+    )
     assert len(text) > 800
     refused = fast.post(text=text)
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "text_too_long"
@@ -183,13 +212,24 @@ def test_a_long_text_goes_through_in_pieces_side_by_side(fast):
     assert len(sound) / rate == pytest.approx(10 * count, rel=0.1)
     mels = by_name(spans, "generate_mel")
     assert max(int(span["tags"]["batch.size"]) for span in mels) > 1, "they share batches"
-    beside = [sum(other["timestamp"] <= span["timestamp"] < other["timestamp"] + other["duration"] for other in mels)
-              for span in mels]
+    beside = [
+        sum(other["timestamp"] <= span["timestamp"] < other["timestamp"] + other["duration"] for other in mels)
+        for span in mels
+    ]
     assert 2 <= max(beside) <= 4, "no more than pieces_at_once at a time"
 
 
-@pytest.mark.parametrize("name, media", [("wav", "audio/wav"), ("pcm", "audio/pcm"), ("flac", "audio/flac"),
-                                         ("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("aac", "audio/aac")])
+@pytest.mark.parametrize(
+    "name, media",
+    [
+        ("wav", "audio/wav"),
+        ("pcm", "audio/pcm"),
+        ("flac", "audio/flac"),
+        ("mp3", "audio/mpeg"),
+        ("opus", "audio/ogg"),
+        ("aac", "audio/aac"),
+    ],
+)
 def test_every_format_is_answered_whole_and_streamed(fast, name, media):
     import av
 
@@ -209,10 +249,12 @@ def test_every_format_is_answered_whole_and_streamed(fast, name, media):
 
 def test_streams_count_in_admission_and_leave_it(watched):
     """Eight may be in the graph and one may wait: twelve streams at once are answered or refused, then all is free."""
+
     def ask(_) -> int:
         with streaming(watched, "audio") as answer:
             answer.read()
             return answer.status_code
+
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         statuses = list(pool.map(ask, range(12)))
     assert set(statuses) <= {200, 503} and statuses.count(200) >= 8

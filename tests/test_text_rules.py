@@ -38,15 +38,19 @@ def test_nothing_visible_is_empty(check, text):
 
 def test_the_limit_counts_composed_characters():
     assert check_text("e\u0301" * MAX_TEXT) == "\u00e9" * MAX_TEXT
-    assert check_text("\U0001F600" * MAX_TEXT)  # one code point each, though two units of UTF-16
+    assert check_text("\U0001f600" * MAX_TEXT)  # one code point each, though two units of UTF-16
     assert check_text(" " * 50 + "好" * MAX_TEXT + " " * 50)
 
 
-@pytest.mark.parametrize("check, param, code, limit", [
-    (check_text, "text", "text_too_long", MAX_TEXT),
-    (check_long_text, "text", "text_too_long", MAX_LONG_TEXT),
-    (check_instruction, "style_instruction", "instruction_too_long", MAX_INSTRUCTION),
-    (check_transcript, "prompt_text", "transcript_too_long", MAX_TRANSCRIPT)])
+@pytest.mark.parametrize(
+    "check, param, code, limit",
+    [
+        (check_text, "text", "text_too_long", MAX_TEXT),
+        (check_long_text, "text", "text_too_long", MAX_LONG_TEXT),
+        (check_instruction, "style_instruction", "instruction_too_long", MAX_INSTRUCTION),
+        (check_transcript, "prompt_text", "transcript_too_long", MAX_TRANSCRIPT),
+    ],
+)
 @pytest.mark.parametrize("excess", [1, 10_000_000])
 def test_too_long_says_how_long_and_how_long_it_may_be(check, param, code, limit, excess):
     error = refused(check, "字" * (limit + excess))
@@ -54,8 +58,19 @@ def test_too_long_says_how_long_and_how_long_it_may_be(check, param, code, limit
     assert str(limit + excess) in error.message and str(limit) in error.message
 
 
-@pytest.mark.parametrize("text", ["<|endofprompt|>", "a <|zh|> b", "<| x |>", "<||>", "<\u200b|endofprompt|>",
-                                  "＜｜endofprompt｜＞", "< |a| >", "<|two\nlines|>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|endofprompt|>",
+        "a <|zh|> b",
+        "<| x |>",
+        "<||>",
+        "<\u200b|endofprompt|>",
+        "＜｜endofprompt｜＞",
+        "< |a| >",
+        "<|two\nlines|>",
+    ],
+)
 def test_model_tokens_are_refused_however_they_are_hidden(text):
     assert refused(check_text, text).code == refused(check_long_text, text).code == "text_special_token"
     assert refused(check_instruction, text).code == "instruction_special_token"

@@ -63,8 +63,9 @@ def test_submit_never_waits_for_the_receiver(tmp_path, receiver):
 def test_close_sends_what_waits_even_within_a_pause(tmp_path):
     receiver = Receiver()
     receiver.trouble = Unavailable("ConnectError")
-    exporter = Exporter(ExportSettings(spool_dir=tmp_path, linger_s=0, retry_first_s=60, retry_most_s=60),
-                        transport=receiver)
+    exporter = Exporter(
+        ExportSettings(spool_dir=tmp_path, linger_s=0, retry_first_s=60, retry_most_s=60), transport=receiver
+    )
     exporter.submit(real_trace())
     wait_for(lambda: exporter.counters()["retries"] == 1)
     receiver.trouble = None
@@ -106,21 +107,24 @@ def test_a_refusing_disk_falls_back_to_memory(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path):
-    limited = ("import resource, signal, sys\n"
-               "from pathlib import Path\n"
-               "from tracing.spool import Spool\n"
-               "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-               "spool = Spool(Path(sys.argv[1]), 2**20)\n"
-               "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-               "refused = 0\n"
-               "for n in range(100):\n"
-               "    try:\n"
-               "        spool.append(b'x' * 90)\n"
-               "    except OSError:\n"
-               "        refused += 1\n"
-               "print(refused, len(spool))\n")
-    out = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-                         check=True, timeout=60).stdout
+    limited = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tracing.spool import Spool\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "spool = Spool(Path(sys.argv[1]), 2**20)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "refused = 0\n"
+        "for n in range(100):\n"
+        "    try:\n"
+        "        spool.append(b'x' * 90)\n"
+        "    except OSError:\n"
+        "        refused += 1\n"
+        "print(refused, len(spool))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", limited, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     assert out.split() == ["90", "10"]
     heir = Spool(tmp_path, 2**20)
     assert heir.adopt() == 10 and drain(heir) == [b"x" * 90] * 10
@@ -195,12 +199,15 @@ def test_the_file_is_rotated(tmp_path):
     assert (tmp_path / "spans.jsonl").stat().st_size < 300
 
 
-@pytest.mark.parametrize("wrong, says", [
-    ({"zipkin_url": "localhost:9411"}, "must begin with http"),
-    ({"zipkin_url": "http://localhost:9411/api/v2/spans"}, "without /api/v2/spans"),
-    ({"zipkin": "http://localhost:9411"}, "Extra inputs"),
-    ({"queue_limit": 0}, "greater than or equal to 1"),
-])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"zipkin_url": "localhost:9411"}, "must begin with http"),
+        ({"zipkin_url": "http://localhost:9411/api/v2/spans"}, "without /api/v2/spans"),
+        ({"zipkin": "http://localhost:9411"}, "Extra inputs"),
+        ({"queue_limit": 0}, "greater than or equal to 1"),
+    ],
+)
 def test_wrong_settings_say_what_is_wrong(wrong, says):
     with pytest.raises(ValidationError, match=says):
         ExportSettings(**wrong)

@@ -27,8 +27,9 @@ def test_over_http_errors_are_retried_and_their_bodies_not_logged(tmp_path, capl
     caplog.set_level(logging.DEBUG, "tracing")
     with fake_zipkin() as zipkin:
         zipkin.statuses = [500, 503, 429, 404, 302]
-        exporter = Exporter(ExportSettings(zipkin_url=zipkin.url, spool_dir=tmp_path, linger_s=0, retry_first_s=0.01,
-                                           retry_most_s=0.02))
+        exporter = Exporter(
+            ExportSettings(zipkin_url=zipkin.url, spool_dir=tmp_path, linger_s=0, retry_first_s=0.01, retry_most_s=0.02)
+        )
         exporter.submit(real_trace())
         wait_for(lambda: len(zipkin.spans) == 2)
         exporter.close(5)
@@ -55,8 +56,11 @@ def test_over_http_nobody_there_is_unavailable_and_not_an_answer():
 
 
 def test_a_zipkin_that_comes_back_gets_everything(tmp_path):
-    exporter = Exporter(ExportSettings(zipkin_url="http://127.0.0.1:1", spool_dir=tmp_path, linger_s=0,
-                                       retry_first_s=0.01, retry_most_s=0.02))
+    exporter = Exporter(
+        ExportSettings(
+            zipkin_url="http://127.0.0.1:1", spool_dir=tmp_path, linger_s=0, retry_first_s=0.01, retry_most_s=0.02
+        )
+    )
     traces = [real_trace() for _ in range(30)]
     for spans in traces:
         exporter.submit(spans)

@@ -13,39 +13,80 @@ CANARY = "canary7secret"
 
 
 def span(**changes) -> dict:
-    return {"traceId": "a" * 32, "id": "b" * 16, "parentId": "c" * 16, "kind": "SERVER", "name": "GENERATE_MEL",
-            "timestamp": 1_700_000_000_000_000, "duration": 5, "localEndpoint": {"serviceName": "tts-service"},
-            "tags": {"stage": "GENERATE_MEL"}} | changes
+    return {
+        "traceId": "a" * 32,
+        "id": "b" * 16,
+        "parentId": "c" * 16,
+        "kind": "SERVER",
+        "name": "GENERATE_MEL",
+        "timestamp": 1_700_000_000_000_000,
+        "duration": 5,
+        "localEndpoint": {"serviceName": "tts-service"},
+        "tags": {"stage": "GENERATE_MEL"},
+    } | changes
 
 
 def test_a_plain_span_leaves_as_it_is():
-    whole = span(annotations=[{"timestamp": 5, "value": words.DEQUEUED}],
-                 remoteEndpoint={"serviceName": "vocoder-service"})
+    whole = span(
+        annotations=[{"timestamp": 5, "value": words.DEQUEUED}], remoteEndpoint={"serviceName": "vocoder-service"}
+    )
     assert Redaction().trace([whole]) == ([whole], 0)
 
 
 PLACES = [
-    {"name": CANARY}, {"name": CANARY.upper()}, {"name": f"GET /{CANARY}"}, {"name": f"{CANARY} /api/generate"},
-    {"name": f"GET /api/generate?q={CANARY}"}, {"name": {"a": CANARY}}, {"name": [CANARY]},
-    {"kind": CANARY}, {"kind": [CANARY]}, {"parentId": CANARY}, {"parentId": 5}, {"shared": CANARY}, {CANARY: 1},
-    {"debug": CANARY}, {"localEndpoint": {"serviceName": CANARY}}, {"localEndpoint": CANARY},
+    {"name": CANARY},
+    {"name": CANARY.upper()},
+    {"name": f"GET /{CANARY}"},
+    {"name": f"{CANARY} /api/generate"},
+    {"name": f"GET /api/generate?q={CANARY}"},
+    {"name": {"a": CANARY}},
+    {"name": [CANARY]},
+    {"kind": CANARY},
+    {"kind": [CANARY]},
+    {"parentId": CANARY},
+    {"parentId": 5},
+    {"shared": CANARY},
+    {CANARY: 1},
+    {"debug": CANARY},
+    {"localEndpoint": {"serviceName": CANARY}},
+    {"localEndpoint": CANARY},
     {"localEndpoint": {"serviceName": "tts-service", "ipv4": CANARY, "port": CANARY}},
-    {"localEndpoint": {"serviceName": [CANARY]}}, {"remoteEndpoint": {"serviceName": CANARY}},
+    {"localEndpoint": {"serviceName": [CANARY]}},
+    {"remoteEndpoint": {"serviceName": CANARY}},
     {"remoteEndpoint": {"serviceName": "tts-service", "ipv4": "203.0.113.77", CANARY: CANARY}},
-    {"annotations": [{"timestamp": 5, "value": CANARY}]}, {"annotations": [{"timestamp": CANARY, "value": "dequeued"}]},
-    {"annotations": CANARY}, {"annotations": {CANARY: 1}}, {"annotations": [CANARY]},
+    {"annotations": [{"timestamp": 5, "value": CANARY}]},
+    {"annotations": [{"timestamp": CANARY, "value": "dequeued"}]},
+    {"annotations": CANARY},
+    {"annotations": {CANARY: 1}},
+    {"annotations": [CANARY]},
     {"annotations": [{"timestamp": 5, "value": "dequeued", CANARY: CANARY}]},
-    {"tags": {CANARY: "1"}}, {"tags": CANARY}, {"tags": [CANARY]}, {"tags": {"url.full": f"http://x/?{CANARY}"}},
-    {"tags": {"error": CANARY}}, {"tags": {"error": f"ValueError: {CANARY}", "error.type": "internal"}},
-    {"tags": {"error": [CANARY]}}, {"tags": {"error": None}}, {"tags": {"error": "a", "error.type": f"A {CANARY}"}},
-    {"tags": {"stage": CANARY}}, {"tags": {"text.length": CANARY}}, {"tags": {"http.route": f"/{CANARY}"}},
-    {"tags": {"user.hash": CANARY}}, {"tags": {"batch.id": CANARY}}, {"tags": {"compute_ms": f"1 {CANARY}"}},
-    {"tags": {"http.method": CANARY}}, {"tags": {"http.status_code": f"400{CANARY}"}},
-    {"tags": {"request.mode": CANARY}}, {"tags": {"device": f"cuda:{CANARY}"}},
-    {"tags": {"model.name": f"a sentence with {CANARY}"}}, {"tags": {"model.version": "v" * 65 + CANARY}},
-    {"tags": {"replica.id": f"{CANARY}\n"}}, {"tags": {"audio.format": f"WAV/{CANARY}"}},
-    {"tags": {"request.dialect": f"{CANARY} 你好"}}, {"tags": {"error.code": f"{CANARY}!"}},
-    {"tags": {"text.length": 5}}, {"tags": {"error.type": {"a": CANARY}}},
+    {"tags": {CANARY: "1"}},
+    {"tags": CANARY},
+    {"tags": [CANARY]},
+    {"tags": {"url.full": f"http://x/?{CANARY}"}},
+    {"tags": {"error": CANARY}},
+    {"tags": {"error": f"ValueError: {CANARY}", "error.type": "internal"}},
+    {"tags": {"error": [CANARY]}},
+    {"tags": {"error": None}},
+    {"tags": {"error": "a", "error.type": f"A {CANARY}"}},
+    {"tags": {"stage": CANARY}},
+    {"tags": {"text.length": CANARY}},
+    {"tags": {"http.route": f"/{CANARY}"}},
+    {"tags": {"user.hash": CANARY}},
+    {"tags": {"batch.id": CANARY}},
+    {"tags": {"compute_ms": f"1 {CANARY}"}},
+    {"tags": {"http.method": CANARY}},
+    {"tags": {"http.status_code": f"400{CANARY}"}},
+    {"tags": {"request.mode": CANARY}},
+    {"tags": {"device": f"cuda:{CANARY}"}},
+    {"tags": {"model.name": f"a sentence with {CANARY}"}},
+    {"tags": {"model.version": "v" * 65 + CANARY}},
+    {"tags": {"replica.id": f"{CANARY}\n"}},
+    {"tags": {"audio.format": f"WAV/{CANARY}"}},
+    {"tags": {"request.dialect": f"{CANARY} 你好"}},
+    {"tags": {"error.code": f"{CANARY}!"}},
+    {"tags": {"text.length": 5}},
+    {"tags": {"error.type": {"a": CANARY}}},
 ]
 
 
@@ -61,16 +102,36 @@ def test_a_canary_never_leaves(place):
 @pytest.mark.parametrize("shape", words.TAG_SHAPES.items(), ids=lambda item: item[0])
 def test_no_tag_holds_a_sentence(shape):
     key, _ = shape
-    for text in ("please read this aloud", "请把这句话读出来", "a@b.example", "+86 138 0000 0000", "C:\\Users\\me", "",
-                 "x\n", "word" * 30):
+    for text in (
+        "please read this aloud",
+        "请把这句话读出来",
+        "a@b.example",
+        "+86 138 0000 0000",
+        "C:\\Users\\me",
+        "",
+        "x\n",
+        "word" * 30,
+    ):
         (clean,), taken = Redaction().trace([span(tags={key: text})])
         assert clean["tags"] == {} and taken == 1
 
 
-@pytest.mark.parametrize("broken", [
-    {"traceId": CANARY}, {"traceId": None}, {"id": CANARY}, {"timestamp": CANARY}, {"timestamp": 0},
-    {"timestamp": 2**60}, {"timestamp": 1.5}, {"duration": 0}, {"duration": None}, {"duration": True},
-], ids=str)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"traceId": CANARY},
+        {"traceId": None},
+        {"id": CANARY},
+        {"timestamp": CANARY},
+        {"timestamp": 0},
+        {"timestamp": 2**60},
+        {"timestamp": 1.5},
+        {"duration": 0},
+        {"duration": None},
+        {"duration": True},
+    ],
+    ids=str,
+)
 def test_a_span_without_identity_is_left_out_and_its_neighbours_stay(broken):
     kept, taken = Redaction().trace([span(**broken), span(), CANARY, None])
     assert kept == [span()] and taken == 3
@@ -89,16 +150,23 @@ def error_after(tags: dict, allow: Allow = Allow()) -> str:
 def test_an_unknown_message_becomes_type_and_code():
     assert error_after({"error": CANARY}) == "error"
     assert error_after({"error": CANARY, "error.type": "internal"}) == "internal"
-    assert error_after({"error": CANARY, "error.type": "input_validation",
-                        "error.code": "sample_rate_too_low"}) == "input_validation: sample_rate_too_low"
+    assert (
+        error_after({"error": CANARY, "error.type": "input_validation", "error.code": "sample_rate_too_low"})
+        == "input_validation: sample_rate_too_low"
+    )
 
 
 def test_a_known_message_leaves_with_its_numbers_and_no_more():
     allow = Allow(error_messages=("Audio sample rate {}Hz, minimum required {}Hz", "Too long (at most {}). Cut it."))
     known = "Audio sample rate 8000Hz, minimum required 16000Hz"
     assert error_after({"error": known, "error.type": "input_validation"}, allow) == known
-    for near in (known + CANARY, known.replace("8000", "my secret is 8"), known.replace("8000", "8" * 30),
-                 known.replace("8000", CANARY.upper()), "Too longX(at most 5). Cut it."):
+    for near in (
+        known + CANARY,
+        known.replace("8000", "my secret is 8"),
+        known.replace("8000", "8" * 30),
+        known.replace("8000", CANARY.upper()),
+        "Too longX(at most 5). Cut it.",
+    ):
         assert error_after({"error": near, "error.type": "input_validation"}, allow) == "input_validation"
 
 
@@ -115,22 +183,50 @@ def test_configuration_widens_names_and_narrows_values():
 
 def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
     tags = {
-        words.STAGE: words.VOCODE_WAV, words.REQUEST_DIALECT: "english-us", words.REQUEST_DIALECT_SOURCE: "request",
-        words.REQUEST_LANGUAGE: "zh", words.REQUEST_MODE: "instruct",
-        words.REQUEST_FALLBACK: True, words.TEXT_LENGTH: 200,
-        words.AUDIO_SAMPLE_RATE: 24000, words.AUDIO_DURATION: 5.123456789, words.AUDIO_FORMAT: "WAV",
-        words.AUDIO_CLIPPING: 0.00001, words.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512", words.MODEL_VERSION: "0.9.4+cpu",
-        words.VOICE_CACHE: "miss", words.QUEUE_WAIT_MS: 0.0, words.BATCH_ID: "0123456789abcdef", words.BATCH_SIZE: 8,
-        words.BATCH_WAIT_MS: 199.9, words.COMPUTE_MS: 12345.678,
-        words.STREAM_CHUNKS: 5, words.PIECE: 2, words.PIECES: 3,
-        words.LM_STEPS: 250, words.LM_TOKENS_PER_SECOND: 61.237, words.FLOW_STEPS: 10, words.FLOW_FRAMES: 480,
-        words.DEVICE: "cuda:0", words.GPU_UTILIZATION: 0.97,
-        words.REPLICA_ID: "p0x3k2ab", words.RETRY: 1, words.HTTP_METHOD: "POST", words.HTTP_ROUTE: "/api/generate",
-        words.HTTP_STATUS_CODE: 503, words.ERROR_TYPE: "stage_unavailable", words.ERROR_CODE: "text_too_long",
-        words.WATCHDOG_CAUSE: "canary_failed", words.WATCHDOG_SERVICE: "tts-service", words.WATCHDOG_FAILURES: 3,
-        words.WATCHDOG_LINE: "fallback", words.CANARY_TRACE_ID: "0123456789abcdef" * 2,
-        words.CANCELLED: True, words.USER_HASH: pseudonym("someone", b"k" * 16),
-        words.SAMPLING_REASON: "caller_demanded", words.SAMPLING_ADJUSTED_COUNT: "6.667",
+        words.STAGE: words.VOCODE_WAV,
+        words.REQUEST_DIALECT: "english-us",
+        words.REQUEST_DIALECT_SOURCE: "request",
+        words.REQUEST_LANGUAGE: "zh",
+        words.REQUEST_MODE: "instruct",
+        words.REQUEST_FALLBACK: True,
+        words.TEXT_LENGTH: 200,
+        words.AUDIO_SAMPLE_RATE: 24000,
+        words.AUDIO_DURATION: 5.123456789,
+        words.AUDIO_FORMAT: "WAV",
+        words.AUDIO_CLIPPING: 0.00001,
+        words.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512",
+        words.MODEL_VERSION: "0.9.4+cpu",
+        words.VOICE_CACHE: "miss",
+        words.QUEUE_WAIT_MS: 0.0,
+        words.BATCH_ID: "0123456789abcdef",
+        words.BATCH_SIZE: 8,
+        words.BATCH_WAIT_MS: 199.9,
+        words.COMPUTE_MS: 12345.678,
+        words.STREAM_CHUNKS: 5,
+        words.PIECE: 2,
+        words.PIECES: 3,
+        words.LM_STEPS: 250,
+        words.LM_TOKENS_PER_SECOND: 61.237,
+        words.FLOW_STEPS: 10,
+        words.FLOW_FRAMES: 480,
+        words.DEVICE: "cuda:0",
+        words.GPU_UTILIZATION: 0.97,
+        words.REPLICA_ID: "p0x3k2ab",
+        words.RETRY: 1,
+        words.HTTP_METHOD: "POST",
+        words.HTTP_ROUTE: "/api/generate",
+        words.HTTP_STATUS_CODE: 503,
+        words.ERROR_TYPE: "stage_unavailable",
+        words.ERROR_CODE: "text_too_long",
+        words.WATCHDOG_CAUSE: "canary_failed",
+        words.WATCHDOG_SERVICE: "tts-service",
+        words.WATCHDOG_FAILURES: 3,
+        words.WATCHDOG_LINE: "fallback",
+        words.CANARY_TRACE_ID: "0123456789abcdef" * 2,
+        words.CANCELLED: True,
+        words.USER_HASH: pseudonym("someone", b"k" * 16),
+        words.SAMPLING_REASON: "caller_demanded",
+        words.SAMPLING_ADJUSTED_COUNT: "6.667",
     }
     assert set(tags) == set(words.TAG_SHAPES) | {words.HTTP_ROUTE}
     made = Tracer(words.INGRESS, ip="::1").server("POST /api/generate", parent=None)

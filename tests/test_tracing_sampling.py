@@ -18,24 +18,27 @@ def decide(settings: dict | None = None, **trace) -> Verdict:
     return Sampler(SamplingSettings(**{"ratio": 0.0, **(settings or {})})).decide(FinishedTrace("a" * 32, **trace))
 
 
-@pytest.mark.parametrize("trace, keep, reason", [
-    (dict(), False, "ratio"),
-    (dict(incoming=DENY, failed=True, duration_s=99, trusted=True, principals={"test"}), False, "caller_denied"),
-    (dict(incoming=ACCEPT, trusted=True), True, "caller_demanded"),
-    (dict(incoming=DEBUG, trusted=True), True, "caller_demanded"),
-    (dict(incoming=ACCEPT), False, "ratio"),
-    (dict(incoming=DEBUG), False, "ratio"),
-    (dict(incoming=DEBUG, failed=True), True, "error"),
-    (dict(failed=True, duration_s=99), True, "error"),
-    (dict(duration_s=10.0), False, "ratio"),
-    (dict(duration_s=10.001), True, "slow"),
-    (dict(principals={"test", "x"}), True, "principal"),
-    (dict(principals={"x"}), False, "ratio"),
-    (dict(incoming=W3C_UNSAMPLED), False, "w3c_unsampled"),
-    (dict(incoming=W3C_UNSAMPLED, failed=True), True, "error"),
-    (dict(incoming=W3C_UNSAMPLED, duration_s=11), True, "slow"),
-    (dict(incoming=W3C_UNSAMPLED, principals={"test"}), True, "principal"),
-])
+@pytest.mark.parametrize(
+    "trace, keep, reason",
+    [
+        (dict(), False, "ratio"),
+        (dict(incoming=DENY, failed=True, duration_s=99, trusted=True, principals={"test"}), False, "caller_denied"),
+        (dict(incoming=ACCEPT, trusted=True), True, "caller_demanded"),
+        (dict(incoming=DEBUG, trusted=True), True, "caller_demanded"),
+        (dict(incoming=ACCEPT), False, "ratio"),
+        (dict(incoming=DEBUG), False, "ratio"),
+        (dict(incoming=DEBUG, failed=True), True, "error"),
+        (dict(failed=True, duration_s=99), True, "error"),
+        (dict(duration_s=10.0), False, "ratio"),
+        (dict(duration_s=10.001), True, "slow"),
+        (dict(principals={"test", "x"}), True, "principal"),
+        (dict(principals={"x"}), False, "ratio"),
+        (dict(incoming=W3C_UNSAMPLED), False, "w3c_unsampled"),
+        (dict(incoming=W3C_UNSAMPLED, failed=True), True, "error"),
+        (dict(incoming=W3C_UNSAMPLED, duration_s=11), True, "slow"),
+        (dict(incoming=W3C_UNSAMPLED, principals={"test"}), True, "principal"),
+    ],
+)
 def test_the_first_rule_that_speaks_decides(trace, keep, reason):
     if "principals" in trace:
         trace["principals"] = frozenset(trace["principals"])
@@ -48,21 +51,39 @@ def test_w3c_unsampled_takes_no_share_even_at_full_ratio():
     assert decide({"ratio": 1.0}).keep
 
 
-@pytest.mark.parametrize("dialect, mode, duration_s, keep", [
-    ("mandarin", "fast", 2.1, False), ("mandarin", "instruct", 2.1, False), ("sichuan", "fast", 2.1, True),
-    ("sichuan", "instruct", 2.1, False), ("sichuan", "instruct", 5.1, True), ("sichuan", "instruct", 10.1, True),
-    ("mandarin", "fast", 10.1, True), ("cantonese", "fast", 29.0, False), ("cantonese", "fast", 30.1, True),
-])
+@pytest.mark.parametrize(
+    "dialect, mode, duration_s, keep",
+    [
+        ("mandarin", "fast", 2.1, False),
+        ("mandarin", "instruct", 2.1, False),
+        ("sichuan", "fast", 2.1, True),
+        ("sichuan", "instruct", 2.1, False),
+        ("sichuan", "instruct", 5.1, True),
+        ("sichuan", "instruct", 10.1, True),
+        ("mandarin", "fast", 10.1, True),
+        ("cantonese", "fast", 29.0, False),
+        ("cantonese", "fast", 30.1, True),
+    ],
+)
 def test_a_threshold_of_its_own_replaces_the_usual_one(dialect, mode, duration_s, keep):
-    slow = [{"slower_than_s": 5, "dialect": "sichuan", "mode": "instruct"}, {"slower_than_s": 2, "dialect": "sichuan"},
-            {"slower_than_s": 30, "dialect": "cantonese"}]
+    slow = [
+        {"slower_than_s": 5, "dialect": "sichuan", "mode": "instruct"},
+        {"slower_than_s": 2, "dialect": "sichuan"},
+        {"slower_than_s": 30, "dialect": "cantonese"},
+    ]
     assert decide({"slow": slow}, dialect=dialect, mode=mode, duration_s=duration_s).keep is keep
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.1, 0.5])
-@pytest.mark.parametrize("make_id", [
-    lambda n: f"{n:032x}", lambda n: f"{n:016x}" + "0" * 16, lambda n: f"{n * 2**100:032x}",
-], ids=["counting", "high half", "high bits"])
+@pytest.mark.parametrize(
+    "make_id",
+    [
+        lambda n: f"{n:032x}",
+        lambda n: f"{n:016x}" + "0" * 16,
+        lambda n: f"{n * 2**100:032x}",
+    ],
+    ids=["counting", "high half", "high bits"],
+)
 def test_the_ratio_holds_even_over_poor_trace_ids(ratio, make_id):
     sampler, n = Sampler(SamplingSettings(ratio=ratio)), 20_000
     kept = sum(sampler.decide(FinishedTrace(make_id(i))).keep for i in range(1, n + 1))
@@ -71,8 +92,10 @@ def test_the_ratio_holds_even_over_poor_trace_ids(ratio, make_id):
 
 def test_every_process_decides_alike_and_a_larger_ratio_keeps_what_a_smaller_one_kept():
     ids = [f"{n:032x}" for n in range(5000)]
-    kept = [{i for i in ids if Sampler(SamplingSettings(ratio=ratio)).decide(FinishedTrace(i)).keep}
-            for ratio in (0.1, 0.1, 0.3)]
+    kept = [
+        {i for i in ids if Sampler(SamplingSettings(ratio=ratio)).decide(FinishedTrace(i)).keep}
+        for ratio in (0.1, 0.1, 0.3)
+    ]
     assert kept[0] == kept[1] and kept[0] < kept[2]
     salted = {i for i in ids if Sampler(SamplingSettings(ratio=0.1, salt="s")).decide(FinishedTrace(i)).keep}
     assert len(salted & kept[0]) < len(kept[0]) / 2, "a salt makes another choice"
@@ -127,9 +150,16 @@ def test_a_policy_of_ones_own():
     assert sampler.decide(FinishedTrace("a" * 32)) == Verdict(False, "no_rule", 0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"ratio": 1.1}, {"ratios": 1}, {"slow": [{"dialect": "x"}]},
-                                   {"rules": [{"when": "sometimes", "reason": "x"}]},
-                                   {"rules": [{"when": "any", "reason": "Free text"}]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ratio": 1.1},
+        {"ratios": 1},
+        {"slow": [{"dialect": "x"}]},
+        {"rules": [{"when": "sometimes", "reason": "x"}]},
+        {"rules": [{"when": "any", "reason": "Free text"}]},
+    ],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         SamplingSettings(**wrong)

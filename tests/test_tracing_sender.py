@@ -40,7 +40,9 @@ def test_a_dead_receiver_costs_growing_pauses_and_nothing_else(caplog):
     assert receiver.numbers() == list(range(1, 11))
     assert counters.read()["retries"] == 6
     assert [r.getMessage().split(" (")[0] for r in caplog.records] == [
-        "traces can't be sent", "traces are sent again after 6 failed attempts"]
+        "traces can't be sent",
+        "traces are sent again after 6 failed attempts",
+    ]
 
 
 def test_a_receiver_that_fails_on_and_off_is_in_the_log_once_a_minute(caplog):
@@ -77,8 +79,12 @@ def test_pauses_are_jittered_to_between_half_and_all():
     queue, receiver = Queue(10), Receiver()
     queue.append(trace(1))
     receiver.trouble = Unavailable("ConnectError")
-    pauses = [Sender([queue], receiver, ExportSettings(retry_first_s=4), Counters(), clock=Clock(),
-                     chance=lambda c=c: c).step() for c in (0.0, 0.5, 0.999)]
+    pauses = [
+        Sender(
+            [queue], receiver, ExportSettings(retry_first_s=4), Counters(), clock=Clock(), chance=lambda c=c: c
+        ).step()
+        for c in (0.0, 0.5, 0.999)
+    ]
     assert pauses == [2, 3, pytest.approx(4, abs=0.01)]
 
 
@@ -117,6 +123,7 @@ def test_a_receiver_that_recovers_between_two_attempts_costs_no_trace(heals_afte
     def fails_at_first(traces):
         receiver.trouble = Unavailable("HTTP 500", answered=True) if len(receiver.batches) < heals_after else None
         send(traces)
+
     receiver.send = fails_at_first
     sending, counters = sender(queue, receiver, clock)
     settle(sending.step, clock)

@@ -102,8 +102,11 @@ def test_a_client_span_names_the_service_that_could_not_report():
     assert encoded["kind"] == "CLIENT"
     assert encoded["remoteEndpoint"] == {"serviceName": "vocoder-service"}
     assert encoded["localEndpoint"] == {"serviceName": "api"}
-    assert encoded["tags"] == {"error": "stage_unavailable", "error.type": "stage_unavailable",
-                               "http.status_code": "503"}
+    assert encoded["tags"] == {
+        "error": "stage_unavailable",
+        "error.type": "stage_unavailable",
+        "http.status_code": "503",
+    }
 
 
 def test_a_failure_has_a_message_and_no_exception_events():
@@ -155,8 +158,20 @@ def test_finish_is_idempotent_and_closes_the_span():
 def test_values_become_what_zipkin_takes():
     numpy = pytest.importorskip("numpy")
     span = Tracer("api").server("root", parent=None)
-    span.tags({"a": numpy.float32(1.23456), "b": numpy.int64(7), "c": True, "d": 0.00001234, "e": None, "f": object(),
-               "g": b"bytes", "h": "x" * 1000, "i": float("nan"), "j": 2.0})
+    span.tags(
+        {
+            "a": numpy.float32(1.23456),
+            "b": numpy.int64(7),
+            "c": True,
+            "d": 0.00001234,
+            "e": None,
+            "f": object(),
+            "g": b"bytes",
+            "h": "x" * 1000,
+            "i": float("nan"),
+            "j": 2.0,
+        }
+    )
     tags = span.finish()[0]["tags"]
     assert tags == {"a": "1.23456", "b": "7", "c": "true", "d": "0.000012", "h": "x" * 256, "j": "2"}
 
@@ -182,14 +197,22 @@ def test_records_are_small_and_encode_elsewhere_as_here():
 
 
 def test_sampling_and_resource_settings_of_the_environment_change_nothing():
-    program = ("from tracing import Tracer\n"
-               "(span,) = Tracer('api').server('root', parent=None).finish()\n"
-               "assert 'tags' not in span and span['localEndpoint'] == {'serviceName': 'api'}, span\n")
-    environment = {"OTEL_TRACES_SAMPLER": "always_off", "OTEL_SERVICE_NAME": "other", "PATH": "",
-                   "OTEL_RESOURCE_ATTRIBUTES": "secret=1", "OTEL_ATTRIBUTE_COUNT_LIMIT": "0",
-                   "OTEL_SDK_DISABLED": "true"}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60,
-                   cwd=Path(__file__).parents[1])
+    program = (
+        "from tracing import Tracer\n"
+        "(span,) = Tracer('api').server('root', parent=None).finish()\n"
+        "assert 'tags' not in span and span['localEndpoint'] == {'serviceName': 'api'}, span\n"
+    )
+    environment = {
+        "OTEL_TRACES_SAMPLER": "always_off",
+        "OTEL_SERVICE_NAME": "other",
+        "PATH": "",
+        "OTEL_RESOURCE_ATTRIBUTES": "secret=1",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT": "0",
+        "OTEL_SDK_DISABLED": "true",
+    }
+    subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, timeout=60, cwd=Path(__file__).parents[1]
+    )
 
 
 def test_no_debug_flag_reaches_zipkin():

@@ -17,9 +17,17 @@ from tracing.transport import Unavailable
 def health(storage: str = "UP", collector: str = "UP") -> dict:
     """Zipkin's, as its 3.6 answers with MySQL and Kafka: a part's name may hold its address."""
     whole = "UP" if storage == collector == "UP" else "DOWN"
-    return {"status": whole, "zipkin": {"status": whole, "details": {
-        "MySQLStorage{datasource=…}": {"status": storage}, "KafkaCollector{…}": {"status": collector},
-        "Throttled{MySQLStorage}": {"status": storage}}}}
+    return {
+        "status": whole,
+        "zipkin": {
+            "status": whole,
+            "details": {
+                "MySQLStorage{datasource=…}": {"status": storage},
+                "KafkaCollector{…}": {"status": collector},
+                "Throttled{MySQLStorage}": {"status": storage},
+            },
+        },
+    }
 
 
 class Clock:
@@ -70,6 +78,7 @@ def test_what_a_zipkin_took_while_its_storage_was_down_goes_out_again(zipkin):
 def test_what_could_not_be_stored_is_handed_back_at_the_end(zipkin, tmp_path):
     def settings(url: str) -> ExportSettings:
         return ExportSettings(zipkin_url=url, spool_dir=tmp_path, linger_s=0)
+
     zipkin.health = health(storage="DOWN")
     first = Exporter(settings(zipkin.url))
     spans = real_trace()
@@ -94,8 +103,9 @@ def test_much_at_once_is_looked_after_sooner(zipkin, monkeypatch):
     transport.close()
 
 
-@pytest.mark.parametrize("page", [None, [], {"status": "DOWN"}, {"zipkin": {"details": {"MySQLStorage": "DOWN"}}},
-                                  health(collector="DOWN")])
+@pytest.mark.parametrize(
+    "page", [None, [], {"status": "DOWN"}, {"zipkin": {"details": {"MySQLStorage": "DOWN"}}}, health(collector="DOWN")]
+)
 def test_a_receiver_without_such_a_page_or_with_another_part_down_is_taken_at_its_word(zipkin, page):
     zipkin.health = page
     clock = Clock()

@@ -12,6 +12,7 @@ from serving import App
 def switch(app: App, **user_config) -> None:
     def change(entry: dict) -> None:
         next(one for one in entry["deployments"] if one["name"] == "cosyvoice3-api")["user_config"] = user_config
+
     app.redeploy(change)
 
 

@@ -48,23 +48,39 @@ def fields(message: bytes) -> list[tuple[int, object]]:
             found.append((key >> 3, varint()))
             continue
         length = varint() if key & 7 == 2 else 8
-        found.append((key >> 3, message[at:at + length]))
+        found.append((key >> 3, message[at : at + length]))
         at += length
     return found
 
 
 def test_a_span_has_the_field_numbers_of_zipkin_proto():
-    span = {"traceId": "ab" * 16, "id": "cd" * 8, "parentId": "ef" * 8, "kind": "SERVER", "name": "n", "timestamp": 5,
-            "duration": 300, "localEndpoint": {"serviceName": "s", "ipv4": "1.2.3.4"},
-            "remoteEndpoint": {"serviceName": "r", "ipv6": "::1"}, "annotations": [{"timestamp": 7, "value": "v"}],
-            "tags": {"k": "w"}}
+    span = {
+        "traceId": "ab" * 16,
+        "id": "cd" * 8,
+        "parentId": "ef" * 8,
+        "kind": "SERVER",
+        "name": "n",
+        "timestamp": 5,
+        "duration": 300,
+        "localEndpoint": {"serviceName": "s", "ipv4": "1.2.3.4"},
+        "remoteEndpoint": {"serviceName": "r", "ipv6": "::1"},
+        "annotations": [{"timestamp": 7, "value": "v"}],
+        "tags": {"k": "w"},
+    }
     ((one, body),) = fields(encode([span]))
     assert one == 1
     assert fields(body) == [
-        (1, b"\xab" * 16), (2, b"\xef" * 8), (3, b"\xcd" * 8), (4, 2), (5, b"n"), (6, (5).to_bytes(8, "little")),
+        (1, b"\xab" * 16),
+        (2, b"\xef" * 8),
+        (3, b"\xcd" * 8),
+        (4, 2),
+        (5, b"n"),
+        (6, (5).to_bytes(8, "little")),
         (7, 300),
-        (8, b"\x0a\x01s\x12\x04\x01\x02\x03\x04"), (9, b"\x0a\x01r\x1a\x10" + b"\0" * 15 + b"\x01"),
-        (10, b"\x09" + (7).to_bytes(8, "little") + b"\x12\x01v"), (11, b"\x0a\x01k\x12\x01w"),
+        (8, b"\x0a\x01s\x12\x04\x01\x02\x03\x04"),
+        (9, b"\x0a\x01r\x1a\x10" + b"\0" * 15 + b"\x01"),
+        (10, b"\x09" + (7).to_bytes(8, "little") + b"\x12\x01v"),
+        (11, b"\x0a\x01k\x12\x01w"),
     ]
     assert [v for n, v in fields(fields(encode([span | {"kind": "CLIENT"}]))[0][1]) if n == 4] == [1]
     plain = {k: v for k, v in span.items() if k not in ("kind", "parentId")}
@@ -107,8 +123,9 @@ def collector():
 
 
 def test_over_grpc(collector, tmp_path):
-    exporter = Exporter(ExportSettings(zipkin_url=f"http://127.0.0.1:{collector.port}", protocol="grpc",
-                                       spool_dir=tmp_path))
+    exporter = Exporter(
+        ExportSettings(zipkin_url=f"http://127.0.0.1:{collector.port}", protocol="grpc", spool_dir=tmp_path)
+    )
     traces = [real_trace() for _ in range(3)]
     for spans in traces:
         exporter.submit(spans)
@@ -116,10 +133,16 @@ def test_over_grpc(collector, tmp_path):
     assert b"".join(collector.messages) == encode([span for spans in traces for span in spans])
 
 
-@pytest.mark.parametrize("code, raised, answered", [
-    ("INVALID_ARGUMENT", Rejected, None), ("RESOURCE_EXHAUSTED", Rejected, None), ("INTERNAL", Unavailable, True),
-    ("UNAVAILABLE", Unavailable, False), ("UNIMPLEMENTED", Unavailable, False),
-])
+@pytest.mark.parametrize(
+    "code, raised, answered",
+    [
+        ("INVALID_ARGUMENT", Rejected, None),
+        ("RESOURCE_EXHAUSTED", Rejected, None),
+        ("INTERNAL", Unavailable, True),
+        ("UNAVAILABLE", Unavailable, False),
+        ("UNIMPLEMENTED", Unavailable, False),
+    ],
+)
 def test_grpc_codes(collector, code, raised, answered):
     collector.codes = [grpc.StatusCode[code]]
     transport = GrpcTransport(f"http://127.0.0.1:{collector.port}", 5.0)
@@ -152,6 +175,7 @@ def consumed(broker: str, topic: str, spans: int) -> list[list[dict]]:
     """The messages of a topic, until they hold so many spans together: how traces share messages is the linger's, and a
     loaded machine's."""
     from confluent_kafka import Consumer
+
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "zipkin", "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     messages, until = [], time.monotonic() + 30
@@ -179,6 +203,7 @@ def test_over_kafka(broker, tmp_path):
 
 def test_kafka_too_large_is_a_refusal_and_nobody_there_is_not(broker):
     from tracing.kafka_transport import KafkaTransport
+
     transport = KafkaTransport(broker, "zipkin", 5.0, {"message.max.bytes": "1000"})
     with pytest.raises(Rejected, match="too large"):
         transport.send([line(real_trace() * 10)])
@@ -190,11 +215,14 @@ def test_kafka_too_large_is_a_refusal_and_nobody_there_is_not(broker):
     nobody.close()
 
 
-@pytest.mark.parametrize("wrong, says", [
-    ({"zipkin_url": "http://127.0.0.1:1", "kafka": "127.0.0.1:2"}, "give one"),
-    ({"kafka": "localhost"}, "pattern"),
-    ({"zipkin_url": "http://127.0.0.1:1", "protocol": "thrift"}, "'http' or 'grpc'"),
-])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"zipkin_url": "http://127.0.0.1:1", "kafka": "127.0.0.1:2"}, "give one"),
+        ({"kafka": "localhost"}, "pattern"),
+        ({"zipkin_url": "http://127.0.0.1:1", "protocol": "thrift"}, "'http' or 'grpc'"),
+    ],
+)
 def test_wrong_settings_say_what_is_wrong(wrong, says):
     with pytest.raises(ValidationError, match=says):
         ExportSettings(**wrong)

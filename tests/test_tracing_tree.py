@@ -11,9 +11,15 @@ T0 = 1_700_000_000_000_000
 
 def span(number: int, name: str, parent: int | None, start_ms: float, ms: float, service: str = "s", **more) -> dict:
     """As Zipkin gives it back: names in lower case."""
-    made = {"traceId": "a" * 32, "id": f"{number:016x}", "name": name.lower(), "kind": "SERVER",
-            "timestamp": T0 + int(start_ms * 1000), "duration": int(ms * 1000),
-            "localEndpoint": {"serviceName": service}}
+    made = {
+        "traceId": "a" * 32,
+        "id": f"{number:016x}",
+        "name": name.lower(),
+        "kind": "SERVER",
+        "timestamp": T0 + int(start_ms * 1000),
+        "duration": int(ms * 1000),
+        "localEndpoint": {"serviceName": service},
+    }
     if parent is not None:
         made["parentId"] = f"{parent:016x}"
     return made | more
@@ -23,10 +29,12 @@ def request() -> list[dict]:
     phase = span(6, "LM_DECODE", 4, 70, 400, words.TTS)
     del phase["kind"]
     return [
-        span(5, words.VOCODE_WAV, 1, 650, 150, words.VOCODER), phase,
+        span(5, words.VOCODE_WAV, 1, 650, 150, words.VOCODER),
+        phase,
         span(1, "POST /api/generate", None, 0, 812.4, words.INGRESS, tags={"http.status_code": "200"}),
         span(3, words.EXTRACT_SPEAKER, 1, 25, 40, words.EMBEDDING),
-        span(2, words.PREPROCESS_AUDIO, 1, 3, 20, words.AUDIO), span(4, words.GENERATE_MEL, 1, 66, 580, words.TTS),
+        span(2, words.PREPROCESS_AUDIO, 1, 3, 20, words.AUDIO),
+        span(4, words.GENERATE_MEL, 1, 66, 580, words.TTS),
     ]
 
 
@@ -43,11 +51,29 @@ def test_a_request_as_a_tree():
 
 
 def test_errors_and_the_service_that_could_not_report_are_shown():
-    spans = [span(1, "POST /api/generate", None, 0, 10, words.INGRESS, tags={"error": "stage_unavailable"}),
-             span(2, words.PREPROCESS_AUDIO, 1, 0, 2, words.AUDIO,
-                  tags={"error": "too short", "error.type": "input_validation"}),
-             span(3, words.VOCODE_WAV, 1, 2, 8, words.INGRESS, kind="CLIENT", tags={"error": ""},
-                  remoteEndpoint={"serviceName": words.VOCODER})]
+    spans = [
+        span(1, "POST /api/generate", None, 0, 10, words.INGRESS, tags={"error": "stage_unavailable"}),
+        span(
+            2,
+            words.PREPROCESS_AUDIO,
+            1,
+            0,
+            2,
+            words.AUDIO,
+            tags={"error": "too short", "error.type": "input_validation"},
+        ),
+        span(
+            3,
+            words.VOCODE_WAV,
+            1,
+            2,
+            8,
+            words.INGRESS,
+            kind="CLIENT",
+            tags={"error": ""},
+            remoteEndpoint={"serviceName": words.VOCODER},
+        ),
+    ]
     lines = render(spans).splitlines()
     assert lines[1].endswith("✗ stage_unavailable")
     assert lines[2].endswith("✗ input_validation: too short")
@@ -56,20 +82,24 @@ def test_errors_and_the_service_that_could_not_report_are_shown():
 
 def test_colour_adds_nothing_but_colour():
     import re
+
     coloured = render(request(), colour=True)
     assert "\x1b[33m" in coloured
     plain = re.sub(r"\x1b\[\d+m", "", coloured)
     assert [line.rstrip() for line in plain.splitlines()] == render(request()).splitlines()
 
 
-@pytest.mark.parametrize("spans, shown", [
-    ([], "(no spans)"),
-    ([span(2, "lost", 1, 0, 1)], "LOST"),
-    ([span(1, "own parent", 1, 0, 1)], "OWN parent"),
-    ([{"traceId": "a", "id": "b"}], "?"),
-    ([span(1, "a", None, 0, 0)], "0.0 ms"),
-    ([span(1, "turn", 2, 0, 1), span(2, "about", 1, 0, 1)], "ABOUT"),
-])
+@pytest.mark.parametrize(
+    "spans, shown",
+    [
+        ([], "(no spans)"),
+        ([span(2, "lost", 1, 0, 1)], "LOST"),
+        ([span(1, "own parent", 1, 0, 1)], "OWN parent"),
+        ([{"traceId": "a", "id": "b"}], "?"),
+        ([span(1, "a", None, 0, 0)], "0.0 ms"),
+        ([span(1, "turn", 2, 0, 1), span(2, "about", 1, 0, 1)], "ABOUT"),
+    ],
+)
 def test_broken_traces_are_drawn_all_the_same(spans, shown):
     assert shown in render(spans)
 
@@ -97,24 +127,32 @@ class Answers:
     def fetch(self, **options) -> list[dict]:
         def sleep(seconds: float) -> None:
             self.now += seconds
+
         client = httpx.Client(transport=httpx.MockTransport(self))
         return fetch("http://zipkin:9411/", "a" * 32, client=client, clock=lambda: self.now, sleep=sleep, **options)
 
 
 def test_fetch_waits_until_all_spans_are_there():
-    answers = Answers(httpx.ConnectError("no"), httpx.Response(404), httpx.Response(200, json=request()[:2]),
-                      httpx.Response(200, json=request()))
+    answers = Answers(
+        httpx.ConnectError("no"),
+        httpx.Response(404),
+        httpx.Response(200, json=request()[:2]),
+        httpx.Response(200, json=request()),
+    )
     assert len(answers.fetch(expect=6)) == 6
     assert set(answers.asked) == {f"http://zipkin:9411/api/v2/trace/{'a' * 32}"} and len(answers.asked) == 4
 
 
-@pytest.mark.parametrize("answer, says", [
-    (httpx.Response(404), "isn't in Zipkin"),
-    (httpx.Response(200, json=request()[:2]), "has 2 of 6 spans"),
-    (httpx.Response(500), "answered HTTP 500"),
-    (httpx.Response(200, text="<html>"), "didn't answer as Zipkin does"),
-    (httpx.ConnectError("no"), "ConnectError.*is it running"),
-])
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (httpx.Response(404), "isn't in Zipkin"),
+        (httpx.Response(200, json=request()[:2]), "has 2 of 6 spans"),
+        (httpx.Response(500), "answered HTTP 500"),
+        (httpx.Response(200, text="<html>"), "didn't answer as Zipkin does"),
+        (httpx.ConnectError("no"), "ConnectError.*is it running"),
+    ],
+)
 def test_fetch_gives_up_and_says_why(answer, says):
     answers = Answers(answer)
     with pytest.raises(TraceNotFound, match=says):

@@ -19,10 +19,12 @@ from tracing.routes import Routes
 PART = bytes(1024 * 1024)
 
 
-def answered(tmp_path, parts: Iterable[bytes | float], deadline_s: float = 5.0, after_s: float = 0.0,
-             **head) -> tuple[int, bytes]:
+def answered(
+    tmp_path, parts: Iterable[bytes | float], deadline_s: float = 5.0, after_s: float = 0.0, **head
+) -> tuple[int, bytes]:
     """(status, body) of a request whose body comes in `parts`; a number is a pause. The app reads it all, waits for
     `after_s`, and watches for the client's leaving meanwhile."""
+
     async def app(scope, receive, send):
         body = await Request(scope, receive).body()
         with pytest.raises(TimeoutError):
@@ -43,13 +45,29 @@ def answered(tmp_path, parts: Iterable[bytes | float], deadline_s: float = 5.0, 
 
         async def send(message):
             sent.append(message)
+
         keeper = Keeper(Tracing(spans_file=str(tmp_path / "spans")), DIALECTS)
-        gateway = Gateway(app, Tracer("cosyvoice3-api"), keeper, Callers(None), routes=Routes({"/"}),
-                          deadline_s=deadline_s, trace_url=lambda trace_id: None)
-        scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"",
-                 "client": ("127.0.0.1", 1), **head}
+        gateway = Gateway(
+            app,
+            Tracer("cosyvoice3-api"),
+            keeper,
+            Callers(None),
+            routes=Routes({"/"}),
+            deadline_s=deadline_s,
+            trace_url=lambda trace_id: None,
+        )
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "headers": [],
+            "query_string": b"",
+            "client": ("127.0.0.1", 1),
+            **head,
+        }
         await gateway(scope, receive, send)
         return sent[0]["status"], sent[1]["body"]
+
     return asyncio.run(main())
 
 
@@ -71,9 +89,15 @@ def test_a_body_larger_than_any_request_is_not_read_to_its_end(tmp_path):
     assert status == 400 and b"body_too_large" in body
 
 
-@pytest.mark.parametrize("large", [
-    {"headers": [(b"x-big", bytes(MAX_HEAD_BYTES))]}, {"headers": [(b"x", b"y")] * MAX_HEAD_BYTES},
-    {"path": "/" * (MAX_HEAD_BYTES + 1)}, {"query_string": bytes(MAX_HEAD_BYTES)}])
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"headers": [(b"x-big", bytes(MAX_HEAD_BYTES))]},
+        {"headers": [(b"x", b"y")] * MAX_HEAD_BYTES},
+        {"path": "/" * (MAX_HEAD_BYTES + 1)},
+        {"query_string": bytes(MAX_HEAD_BYTES)},
+    ],
+)
 def test_a_head_larger_than_any_request_needs_is_refused(tmp_path, large):
     status, body = answered(tmp_path, [3600.0], **large)
     assert status == 400 and b"head_too_large" in body

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-
 from cosyvoice3 import tiny_checkpoint  # noqa: F401
 
 from deployments import vitals
@@ -24,8 +23,15 @@ class Replica:
         self.now, self.cpu, self.running = 0.0, 0.0, 0.0
         self.executor = ThreadPoolExecutor(1)
         self.let_go = threading.Event()
-        self.vitals = Vitals("tts-service", self.executor, probe, lambda: self.running, clock=lambda: self.now,
-                             cpu_s=lambda: self.cpu, **{"stuck_after_s": 10, "wedged_after_s": 120, **limits})
+        self.vitals = Vitals(
+            "tts-service",
+            self.executor,
+            probe,
+            lambda: self.running,
+            clock=lambda: self.now,
+            cpu_s=lambda: self.cpu,
+            **{"stuck_after_s": 10, "wedged_after_s": 120, **limits},
+        )
 
     def occupy(self) -> None:
         self.executor.submit(self.let_go.wait, 30)
@@ -49,6 +55,7 @@ def test_a_replica_computes_its_probe_now_and_then():
     def probe():
         asked.append(None)
         return np.ones(4)
+
     replica = Replica(probe)
     for second in (0, 3, 6, 9, 12, 15, 18, 21, 24):
         replica.now = second
@@ -126,6 +133,7 @@ def test_a_device_that_raises_is_seen_and_not_quoted():
         for value in values:
             return value
         raise RuntimeError("CUDA error: private words")
+
     replica = Replica(probe)
     with pytest.raises(Unhealthy, match=r"failed at something small \(RuntimeError\)") as caught:
         replica.check()

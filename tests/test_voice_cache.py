@@ -73,8 +73,17 @@ def test_those_not_asked_for_the_longest_go_first():
         assert await has(voices, b"a", b"b", b"c", b"d") == [True, False, True, True]
         await keep(voices, b"e", reply(size=200 * KB))
         assert await has(voices, b"a", b"b", b"c", b"d", b"e") == [False, False, False, True, True], "two for one"
-        assert voices.counters() == {"hits": 1, "misses": 0, "evictions": 3, "refused": 0, "failed": 0, "voices": 2,
-                                     "bytes": 300 * KB, "limit_bytes": 300 * KB}
+        assert voices.counters() == {
+            "hits": 1,
+            "misses": 0,
+            "evictions": 3,
+            "refused": 0,
+            "failed": 0,
+            "voices": 2,
+            "bytes": 300 * KB,
+            "limit_bytes": 300 * KB,
+        }
+
     asyncio.run(scenario())
 
 
@@ -93,6 +102,7 @@ def test_the_size_is_that_of_all_arrays_and_what_is_around_them():
         assert counts["voices"] + counts["evictions"] == 200 and counts["voices"] > 1
         newest = itertools.takewhile(lambda total: total <= 1000 * KB, itertools.accumulate(reversed(sizes)))
         assert counts["voices"] == len(list(newest)), "exactly as many of the newest as have room"
+
     asyncio.run(scenario())
 
 
@@ -103,6 +113,7 @@ def test_a_voice_larger_than_the_cache_pushes_nobody_out():
         await keep(voices, b"b", reply(size=150 * KB + 1))
         assert await has(voices, b"a", b"b") == [True, False]
         assert voices.counters()["refused"] == 1 and voices.counters()["evictions"] == 0
+
     asyncio.run(scenario())
 
 
@@ -126,11 +137,14 @@ def test_a_voice_comes_back_only_for_all_that_made_it():
                 assert key not in store, "nor that of another engine"
                 store[key] = number
                 expected[number, upload, transcript] = len(expected) % 251
-            found = {(upload, transcript): voices.find(await voices.key(upload, transcript)).arrays["mel"]
-                     for upload, transcript in itertools.product(clips, said)}
+            found = {
+                (upload, transcript): voices.find(await voices.key(upload, transcript)).arrays["mel"]
+                for upload, transcript in itertools.product(clips, said)
+            }
             for asked, mel in found.items():
                 assert (mel == expected[number, *asked]).all()
         assert len(store) == len(engines) * len(clips) * len(said)
+
     asyncio.run(scenario())
 
 
@@ -143,7 +157,9 @@ def test_a_large_upload_is_hashed_beside_the_event_loop_and_alike(monkeypatch):
         def noted():
             threads.append(threading.current_thread())
             return function(*args)
+
         return await real(noted)
+
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
 
     async def scenario():
@@ -151,6 +167,7 @@ def test_a_large_upload_is_hashed_beside_the_event_loop_and_alike(monkeypatch):
         aside = await voices.key(upload, "x")
         monkeypatch.setattr("deployments.voice_cache.HASH_ASIDE_BYTES", 2 * HASH_ASIDE_BYTES)
         assert await voices.key(upload, "x") == aside and len(aside) == 32
+
     asyncio.run(scenario())
     assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
@@ -162,6 +179,7 @@ def test_while_it_is_off_nothing_is_looked_up_kept_or_counted():
         assert key is None and voices.find(key) is None
         voices.keep_later(key, clip(), reply())
         assert not voices._keeping and set(voices.counters().values()) == {0}
+
     asyncio.run(scenario())
 
 
@@ -182,6 +200,7 @@ def test_its_size_changes_while_it_runs():
         voices.configure(1)
         await keep(voices, b"e")
         assert voices.counters()["voices"] == 1 and voices.counters()["limit_bytes"] == MB
+
     asyncio.run(scenario())
 
 
@@ -205,6 +224,7 @@ def test_what_is_kept_is_a_copy_that_holds_no_file_open():
         assert np.array_equal(kept.arrays["mel"], mel) and kept.arrays["mel"].dtype == np.float32
         assert kept.arrays["small"].tolist() == [0, 1, 2] and kept.clip == {"audio.sample_rate": 8}
         assert "arrays" not in repr(kept), "a transcript may be among them"
+
     asyncio.run(scenario())
 
 
@@ -216,6 +236,7 @@ def test_keeping_waits_until_the_request_has_gone_on():
             began.set()
             await released.wait()
             return parts
+
         voices = cache(unpack=slow)
         key = await voices.key(b"a", None)
         voices.keep_later(key, clip(), reply())
@@ -225,6 +246,7 @@ def test_keeping_waits_until_the_request_has_gone_on():
         released.set()
         await settled(voices)
         assert voices.find(key) is not None
+
     asyncio.run(scenario())
 
 
@@ -236,6 +258,7 @@ def test_two_requests_of_one_new_voice_keep_it_once():
             taken.append(parts)
             await asyncio.sleep(0)
             return parts
+
         voices = cache(unpack=slow)
         key = await voices.key(b"a", None)
         for _ in range(2):
@@ -245,6 +268,7 @@ def test_two_requests_of_one_new_voice_keep_it_once():
         await settled(voices)
         assert len(taken) == 2, "the third finds it there"
         assert voices.counters() | {"voices": 1, "bytes": 100 * KB, "evictions": 0} == voices.counters()
+
     asyncio.run(scenario())
 
 
@@ -259,6 +283,7 @@ def test_a_voice_that_is_lost_before_it_is_kept_is_counted(error, caplog):
             await keep(voices, b"a", transcript="a canary")
         assert voices.counters() | {"failed": 1, "voices": 0} == voices.counters()
         assert voices.find(await voices.key(b"a", "a canary")) is None
+
     asyncio.run(scenario())
     assert type(error).__name__ in caplog.text
     assert "canary" not in caplog.text and "你好" not in caplog.text, "what failed is named, not what it said"
@@ -270,6 +295,7 @@ def test_a_voice_of_another_engine_than_the_ingress_knows_is_not_kept(engine):
         voices = cache()
         await keep(voices, b"a", reply(engine=engine))
         assert voices.counters() | {"refused": 1, "voices": 0} == voices.counters()
+
     asyncio.run(scenario())
 
 
@@ -289,6 +315,7 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
             raise answer
         assert (mel == 7).all() and parts["embedding"].tolist() == [1, 2]
         return answer
+
     client.remote = remote
     voice = KeptVoice({"mel": mel, "embedding": np.array([1, 2])})
     try:
@@ -298,10 +325,13 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
     return handed, run
 
 
-@pytest.mark.parametrize("first, kind", [
-    (ray.exceptions.ActorDiedError(), "CLIENT"),
-    (Reply([], error=StageUnavailable("lost"), input_lost=True), None),
-])
+@pytest.mark.parametrize(
+    "first, kind",
+    [
+        (ray.exceptions.ActorDiedError(), "CLIENT"),
+        (Reply([], error=StageUnavailable("lost"), input_lost=True), None),
+    ],
+)
 def test_a_kept_voice_is_handed_out_anew_when_a_replica_or_an_array_is_lost(first, kind):
     handed, run = kept_voice_in([first, Reply([])])
     assert len(handed) == 2 and handed[0]["mel"].inode != handed[1]["mel"].inode

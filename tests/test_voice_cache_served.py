@@ -21,8 +21,10 @@ MISS = HIT | {"preprocess_audio", "extract_speaker"}
 
 def counters(app: App) -> list[dict[str, int]]:
     """Of the cache, for each replica of the ingress."""
-    return [{name.removeprefix("voice_cache_"): n for name, n in one.items() if name.startswith("voice_cache_")}
-            for one in app.counters()]
+    return [
+        {name.removeprefix("voice_cache_"): n for name, n in one.items() if name.startswith("voice_cache_")}
+        for one in app.counters()
+    ]
 
 
 def sized(app: App, limit_bytes: int) -> None:
@@ -52,8 +54,9 @@ def fast(apps, ray_driver):
 def traced(app: App, answer, spans: set[str]) -> dict[str, dict]:
     """The SERVER spans of an answer, by name, which must be these."""
     assert answer.status_code == 200, answer.text
-    named = {span["name"]: span for span in app.trace(answer.headers["x-trace-id"], spans=len(spans))
-             if span.get("kind")}
+    named = {
+        span["name"]: span for span in app.trace(answer.headers["x-trace-id"], spans=len(spans)) if span.get("kind")
+    }
     assert named.keys() == spans and {span["kind"] for span in named.values()} == {"SERVER"}
     return named
 
@@ -68,8 +71,12 @@ def test_a_repeated_voice_skips_two_stages_and_sounds_the_same(fast):
     spans = traced(fast, second, HIT)
     root = spans["post /api/generate"]
     assert {name: value for name, value in root["tags"].items() if name.startswith(("audio.", "voice."))} == {
-        "voice.cache": "hit", "audio.sample_rate": "24000", "audio.duration": "4", "audio.format": "wav",
-        "audio.clipping": "0"}
+        "voice.cache": "hit",
+        "audio.sample_rate": "24000",
+        "audio.duration": "4",
+        "audio.format": "wav",
+        "audio.clipping": "0",
+    }
     assert {spans[name].get("parentId") for name in HIT - {"post /api/generate"}} == {root["id"]}
     assert first.content == second.content
     other = fast.post(clip, prompt_text="what is said", seed="8")
@@ -146,7 +153,9 @@ def test_a_replica_killed_with_a_known_voice_is_retried(apps, ray_driver):
         assert answer.status_code == 200, answer.text
         spans = slow.trace(answer.headers["x-trace-id"], spans=4)
         assert sorted((span["kind"], span["name"]) for span in spans) == [
-            ("CLIENT", "generate_mel"), *(("SERVER", name) for name in sorted(HIT))]
+            ("CLIENT", "generate_mel"),
+            *(("SERVER", name) for name in sorted(HIT)),
+        ]
         [lost] = [span for span in spans if span["kind"] == "CLIENT"]
         assert lost["remoteEndpoint"]["serviceName"] == "tts-service" and lost["tags"]["error"] == "the replica died"
         assert answer.content == alone.content

@@ -40,10 +40,12 @@ def test_it_sounds_like_speech_of_that_length(spoken):
 def test_the_same_seed_is_the_same_audio_alone_and_in_a_batch(voice):
     clip = REFERENCE.read_bytes()
     import concurrent.futures
+
     alone = samples(voice.post(clip=clip, text="One and the same.", seed="5").content)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda n: voice.post(clip=clip, text="One and the same." + " And more." * n,
-                                                      seed="5"), range(4)))
+        together = list(
+            pool.map(lambda n: voice.post(clip=clip, text="One and the same." + " And more." * n, seed="5"), range(4))
+        )
     assert {answer.status_code for answer in together} == {200}
     same = samples(together[0].content)
     # In float32 a batch equals its members to 1e-3 (tests/test_embedded_model.py); the vocoder's convolutions in
@@ -52,8 +54,14 @@ def test_the_same_seed_is_the_same_audio_alone_and_in_a_batch(voice):
     assert np.corrcoef(same, alone)[0, 1] > 0.999
 
 
-@pytest.mark.parametrize("dialect, text", [
-    ("zh-CN", "今天天气很好，我们去公园吧。"), ("zh-CN", "他的爱好[h][ào]很多。"), ("ja-JP", "今日はいい天気ですね。")])
+@pytest.mark.parametrize(
+    "dialect, text",
+    [
+        ("zh-CN", "今天天气很好，我们去公园吧。"),
+        ("zh-CN", "他的爱好[h][ào]很多。"),
+        ("ja-JP", "今日はいい天気ですね。"),
+    ],
+)
 def test_other_languages_are_spoken(voice, dialect, text):
     answer = voice.post(clip=REFERENCE.read_bytes(), dialect=dialect, text=text)
     assert answer.status_code == 200, answer.text

@@ -42,12 +42,13 @@ class Dying:
             if self._step == 0:
                 raise Killed
             return result
+
         return change
 
 
 def listed_is_whole(voices: Voices, place) -> None:
     records = voices.all()
-    assert [voices.clip(record.id) for record in records]  == [clip_of(record.name) for record in records]
+    assert [voices.clip(record.id) for record in records] == [clip_of(record.name) for record in records]
     assert sorted(place.folders("voices")) == sorted(record.folder for record in records)
     assert sum(1 for size in place.sizes("catalog").values() if size) == 1, "no older list is left with names in it"
 
@@ -128,6 +129,7 @@ def test_a_change_that_others_have_long_passed_is_decided_anew(tmp_path, changes
     def meanwhile():
         for n in range(changes):
             store(others, f"name{n}", f"clip{n}")
+
     slow = Voices(Asleep(place, meanwhile), settings)
     record, created = store(slow, "anna", "anna")
     assert created and slow.counters()["contended"] == 1
@@ -166,6 +168,7 @@ def test_a_process_that_was_asleep_for_an_hour_does_not_list_a_clip_that_was_swe
         clock[0] += LATER_S
         others.sweep()
         store(others, "bert", "bert")
+
     slow = Voices(Asleep(place, meanwhile), settings, now=lambda: clock[0])
     with pytest.raises(VoiceStoreUnavailable) as caught:
         store(slow, "anna", "anna")
@@ -186,6 +189,7 @@ def test_arrays_of_a_voice_that_is_deleted_meanwhile_do_not_stay(tmp_path):
         def write(self, path, data):
             voices.delete(record)
             place.write(path, data)
+
     with pytest.raises(Exception) as caught:
         Voices(Late(), settings).keep_arrays(record.id, ENGINE, {"x": np.ones(3)})
     assert caught.value.type == "voice_not_found" and place.folders("voices") == []
@@ -202,6 +206,7 @@ def test_a_deletion_that_can_not_remove_the_files_says_so_and_they_go_later(tmp_
 
         def remove_folder(self, path):
             raise PermissionError(13, "not now")
+
     with pytest.raises(VoiceStoreUnavailable) as caught:
         Voices(Stuck(), settings).delete(record)
     assert caught.value.code == "voice_files_left"

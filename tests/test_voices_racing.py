@@ -83,8 +83,11 @@ def the_same_names(voices, number):
 
 def test_a_name_is_given_once(processes, tmp_path):
     results = Counter(race(processes, the_same_names, tmp_path / "v"))
-    assert results == {f"{n} {outcome}": count for n in range(6)
-                       for outcome, count in (("created", 1), ("voice_name_taken", PROCESSES - 1))}
+    assert results == {
+        f"{n} {outcome}": count
+        for n in range(6)
+        for outcome, count in (("created", 1), ("voice_name_taken", PROCESSES - 1))
+    }
     assert len(whole(tmp_path / "v")) == 6
 
 
@@ -94,8 +97,9 @@ def the_same_voices(voices, number):
 
 def test_a_voice_is_created_once(processes, tmp_path):
     results = Counter(race(processes, the_same_voices, tmp_path / "v"))
-    assert results == {f"{n} {outcome}": count for n in range(6)
-                       for outcome, count in (("created", 1), ("same", PROCESSES - 1))}
+    assert results == {
+        f"{n} {outcome}": count for n in range(6) for outcome, count in (("created", 1), ("same", PROCESSES - 1))
+    }
     assert len(whole(tmp_path / "v")) == 6
 
 
@@ -105,8 +109,11 @@ def the_same_clips(voices, number):
 
 def test_a_clip_has_one_name(processes, tmp_path):
     results = Counter(race(processes, the_same_clips, tmp_path / "v"))
-    assert results == {f"{n} {outcome}": count for n in range(6)
-                       for outcome, count in (("created", 1), ("voice_exists", PROCESSES - 1))}
+    assert results == {
+        f"{n} {outcome}": count
+        for n in range(6)
+        for outcome, count in (("created", 1), ("voice_exists", PROCESSES - 1))
+    }
     assert len(whole(tmp_path / "v")) == 6
 
 

@@ -49,8 +49,9 @@ class Api:
         @app.middleware("http")
         async def run(request: Request, go_on):
             root = tracer.server("POST /v1/audio/voices", parent=None)
-            request.state.run = Run(tracer, root, 60.0, root.start_ns,
-                                    caller=Caller(key=request.headers.get("x-api-key")))
+            request.state.run = Run(
+                tracer, root, 60.0, root.start_ns, caller=Caller(key=request.headers.get("x-api-key"))
+            )
             self.runs.append(request.state.run)
             return await go_on(request)
 
@@ -58,6 +59,7 @@ class Api:
         async def failed(request: Request, error: SpeechError):
             request.state.run.error = error
             return JSONResponse(error.body(), error.status, error.headers())
+
         return TestClient(app)
 
     def tags(self) -> dict[str, str]:
@@ -76,8 +78,12 @@ def client(api) -> TestClient:
 
 
 def enrol(client, clip: bytes = CLIP, field: str = "audio_sample", key: str | None = None, **fields):
-    return client.post("/v1/audio/voices", data=GOOD | fields, files={field: ("private.wav", clip)},
-                       headers={"x-api-key": key} if key else {})
+    return client.post(
+        "/v1/audio/voices",
+        data=GOOD | fields,
+        files={field: ("private.wav", clip)},
+        headers={"x-api-key": key} if key else {},
+    )
 
 
 def check(answer, status: int, code: str, param: str | None, type: str = "input_validation"):
@@ -93,16 +99,26 @@ def test_a_voice_is_stored_shown_listed_and_deleted(client):
     voice = answer.json()
     assert answer.status_code == 201 and voice["id"].startswith("voice_")
     assert voice | {"id": "", "created_at": 0, "consent": ""} == {
-        "id": "", "object": "audio.voice", "name": "anna", "dialect": "en-US", "language": "en", "created_at": 0,
-        "consent": "", "has_transcript": True,
-        "clip": {"seconds": 4.0, "sample_rate": 24000, "format": "wav", "bytes": len(CLIP)}}
+        "id": "",
+        "object": "audio.voice",
+        "name": "anna",
+        "dialect": "en-US",
+        "language": "en",
+        "created_at": 0,
+        "consent": "",
+        "has_transcript": True,
+        "clip": {"seconds": 4.0, "sample_rate": 24000, "format": "wav", "bytes": len(CLIP)},
+    }
     assert voice["consent"]["agreed"] == "Agreed in writing." and voice["consent"]["at"].endswith("Z")
     assert "secret" not in answer.text
     for path in (voice["id"], "anna"):
         assert client.get(f"/v1/audio/voices/{path}").json() == voice
     assert client.get("/v1/audio/voices").json() == {"object": "list", "data": [voice]}
     assert client.delete("/v1/audio/voices/anna").json() == {
-        "id": voice["id"], "object": "audio.voice.deleted", "deleted": True}
+        "id": voice["id"],
+        "object": "audio.voice.deleted",
+        "deleted": True,
+    }
     assert client.get("/v1/audio/voices").json() == {"object": "list", "data": []}
     for call in (client.get, client.delete):
         check(call("/v1/audio/voices/anna"), 404, "voice_unknown", "voice", "voice_not_found")
@@ -130,10 +146,19 @@ def test_conflicts(client):
     check(enrol(client, name="dora", clip=tone(hz=240)), 409, "voices_full", None, "conflict")
 
 
-@pytest.mark.parametrize("clip, code", [
-    (b"", "clip_empty"), (b"text" * 50, "not_audio"), (tone(rate=8000), "sample_rate_too_low"),
-    (tone(seconds=2), "clip_too_short"), (tone(seconds=16), "clip_too_long"), (tone(level=0), "no_speech"),
-    (CLIP[: len(CLIP) // 2], "clip_truncated"), (CLIP + bytes(21 * 2**20), "clip_too_large")])
+@pytest.mark.parametrize(
+    "clip, code",
+    [
+        (b"", "clip_empty"),
+        (b"text" * 50, "not_audio"),
+        (tone(rate=8000), "sample_rate_too_low"),
+        (tone(seconds=2), "clip_too_short"),
+        (tone(seconds=16), "clip_too_long"),
+        (tone(level=0), "no_speech"),
+        (CLIP[: len(CLIP) // 2], "clip_truncated"),
+        (CLIP + bytes(21 * 2**20), "clip_too_large"),
+    ],
+)
 def test_a_bad_clip_is_refused_at_once(client, clip, code):
     check(enrol(client, clip), 400, code, "audio_sample")
     assert client.get("/v1/audio/voices").json()["data"] == []
@@ -164,12 +189,20 @@ def test_bad_forms(client):
     message = check(client.post(url, json=GOOD), 400, "not_multipart", None)
     assert "audio_sample (a file), name, dialect and consent" in message
     check(client.post(url, data=GOOD, files={"other": ("x", b"x")}), 400, "field_is_file", None)
-    check(client.post(url, files={name: (None, value) for name, value in GOOD.items()}), 400, "clip_missing",
-          "audio_sample")
+    check(
+        client.post(url, files={name: (None, value) for name, value in GOOD.items()}),
+        400,
+        "clip_missing",
+        "audio_sample",
+    )
     for field in ("audio_sample", "prompt_audio"):
         check(client.post(url, files={field: (None, "text")}), 400, "clip_not_a_file", "audio_sample")
-    check(client.post(url, data=GOOD, files={"audio_sample": ("a", CLIP), "prompt_audio": ("a", CLIP)}), 400,
-          "field_twice", None)
+    check(
+        client.post(url, data=GOOD, files={"audio_sample": ("a", CLIP), "prompt_audio": ("a", CLIP)}),
+        400,
+        "field_twice",
+        None,
+    )
 
 
 def test_a_voice_is_deleted_by_its_owner_or_an_administrator(client):
@@ -185,8 +218,12 @@ def test_a_voice_is_deleted_by_its_owner_or_an_administrator(client):
 
 def test_without_a_store(tmp_path):
     client = Api(VoiceSettings()).client()
-    for answer in (enrol(client), client.get("/v1/audio/voices"), client.get("/v1/audio/voices/x"),
-                   client.delete("/v1/audio/voices/x")):
+    for answer in (
+        enrol(client),
+        client.get("/v1/audio/voices"),
+        client.get("/v1/audio/voices/x"),
+        client.delete("/v1/audio/voices/x"),
+    ):
         assert "voices.url" in check(answer, 404, "voices_off", None, "not_found")
 
 

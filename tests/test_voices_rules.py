@@ -24,8 +24,31 @@ def refused(call, *args):
     return caught.value
 
 
-@pytest.mark.parametrize("name", ["a", "anna", "Anna-2_b.wav", "-", "_a", "9", "安娜", "Ümit", "анна", "हिन्दी", "ไทย",
-                                  "한국어", "אנה", "آنا", "x" * MAX_NAME, "٣", "voice", "voices_", "invoice_1", "a..b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "anna",
+        "Anna-2_b.wav",
+        "-",
+        "_a",
+        "9",
+        "安娜",
+        "Ümit",
+        "анна",
+        "हिन्दी",
+        "ไทย",
+        "한국어",
+        "אנה",
+        "آنا",
+        "x" * MAX_NAME,
+        "٣",
+        "voice",
+        "voices_",
+        "invoice_1",
+        "a..b",
+    ],
+)
 def test_names_in_any_script(name):
     assert check_name(name) == unicodedata.normalize("NFC", name)
 
@@ -34,12 +57,23 @@ def test_a_name_is_composed_before_it_is_measured():
     assert check_name("e\u0301" * MAX_NAME) == "\u00e9" * MAX_NAME
 
 
-@pytest.mark.parametrize("name, code", [
-    ("", "name_missing"), ("x" * (MAX_NAME + 1), "name_too_long"), ("x" * 600, "name_too_long"),
-    *((f"a{char}b", "name_character") for char in " /\\\n\t\0%?#:@&+,;'\"<>|~*()[]{}!$^`=😀½²Ⅷ\ud800" + UNSEEN),
-    (".hidden", "name_start"), ("..", "name_start"), ("\u0301a", "name_start"),
-    ("voice_", "name_like_an_id"), ("voice_3f9a", "name_like_an_id"), ("VOICE_x", "name_like_an_id"),
-    ("ｖｏｉｃｅ＿x", "name_character"), ("ｖｏｉｃｅ_x", "name_like_an_id")])
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("", "name_missing"),
+        ("x" * (MAX_NAME + 1), "name_too_long"),
+        ("x" * 600, "name_too_long"),
+        *((f"a{char}b", "name_character") for char in " /\\\n\t\0%?#:@&+,;'\"<>|~*()[]{}!$^`=😀½²Ⅷ\ud800" + UNSEEN),
+        (".hidden", "name_start"),
+        ("..", "name_start"),
+        ("\u0301a", "name_start"),
+        ("voice_", "name_like_an_id"),
+        ("voice_3f9a", "name_like_an_id"),
+        ("VOICE_x", "name_like_an_id"),
+        ("ｖｏｉｃｅ＿x", "name_character"),
+        ("ｖｏｉｃｅ_x", "name_like_an_id"),
+    ],
+)
 def test_what_is_no_name(name, code):
     error = refused(check_name, name)
     assert (error.code, error.param, error.status) == (code, "name", 400)
@@ -69,10 +103,12 @@ def test_the_other_fields():
     assert (asked.dialect.code, asked.transcript, asked.name) == ("zh-Sichuan", "\u00e9t\u00e9", "anna")
     assert parse(GOOD).transcript is None and parse(GOOD | {"prompt_text": ""}).transcript is None
     for fields, code, param in (
-            ({"name": "anna"}, "dialect_missing", "dialect"),
-            (GOOD | {"dialect": "en-XX"}, "dialect_unknown", "dialect"),
-            (GOOD | {"prompt_text": "<|x|>"}, "transcript_special_token", "prompt_text"),
-            (GOOD | {"promt_text": "x"}, "field_unknown", "prompt_text"), (GOOD | {"qqq": "x"}, "field_unknown", None)):
+        ({"name": "anna"}, "dialect_missing", "dialect"),
+        (GOOD | {"dialect": "en-XX"}, "dialect_unknown", "dialect"),
+        (GOOD | {"prompt_text": "<|x|>"}, "transcript_special_token", "prompt_text"),
+        (GOOD | {"promt_text": "x"}, "field_unknown", "prompt_text"),
+        (GOOD | {"qqq": "x"}, "field_unknown", None),
+    ):
         error = refused(parse, fields)
         assert (error.code, error.param) == (code, param)
         assert "qqq" not in error.message and "promt" not in error.message
@@ -85,13 +121,28 @@ def test_places_that_are_allowed(url):
     assert (Voices.open(VoiceSettings(url=url)) is None) == (url is None)
 
 
-@pytest.mark.parametrize("url, cause", [
-    ("voices", "absolute"), ("./voices", "absolute"), ("~/voices", "absolute"), ("file://voices", "absolute"),
-    ("", "absolute"), ("data:,x", "absolute"), ("s3:bucket", "absolute"),
-    ("simplecache::s3://secret/x", "chain"), ("zip://x::/data/a.zip", "chain"), ("/data::x", "chain"),
-    ("s3://secret/x", "not allowed"), ("gs://secret/x", "not allowed"), ("http://secret/x", "not allowed"),
-    ("ssh://secret@host/x", "not allowed"), ("local:///data", "not allowed"), ("reference://secret", "not allowed"),
-    ("S3://secret/x", "not allowed")])
+@pytest.mark.parametrize(
+    "url, cause",
+    [
+        ("voices", "absolute"),
+        ("./voices", "absolute"),
+        ("~/voices", "absolute"),
+        ("file://voices", "absolute"),
+        ("", "absolute"),
+        ("data:,x", "absolute"),
+        ("s3:bucket", "absolute"),
+        ("simplecache::s3://secret/x", "chain"),
+        ("zip://x::/data/a.zip", "chain"),
+        ("/data::x", "chain"),
+        ("s3://secret/x", "not allowed"),
+        ("gs://secret/x", "not allowed"),
+        ("http://secret/x", "not allowed"),
+        ("ssh://secret@host/x", "not allowed"),
+        ("local:///data", "not allowed"),
+        ("reference://secret", "not allowed"),
+        ("S3://secret/x", "not allowed"),
+    ],
+)
 def test_places_that_are_not(url, cause):
     with pytest.raises(ValidationError, match=cause) as caught:
         VoiceSettings(url=url)
@@ -108,7 +159,9 @@ def test_only_stores_with_exclusive_creation_can_be_allowed():
 
 
 def test_nothing_of_ray_or_tracing_comes_along():
-    code = ("import sys, voices; "
-            "heavy = {'ray', 'opentelemetry', 'fastapi', 'starlette', 'torch', 'tracing', 'deployments'}; "
-            "found = heavy & {name.split('.')[0] for name in sys.modules}; sys.exit(str(found) if found else 0)")
+    code = (
+        "import sys, voices; "
+        "heavy = {'ray', 'opentelemetry', 'fastapi', 'starlette', 'torch', 'tracing', 'deployments'}; "
+        "found = heavy & {name.split('.')[0] for name in sys.modules}; sys.exit(str(found) if found else 0)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

@@ -55,9 +55,16 @@ def test_what_is_shown(settings):
     voices = Voices(open_place(settings), settings, now=lambda: 1764109200.9)
     record, _ = store(voices, "安娜", dialect="zh-Sichuan", transcript="secret words", owner="load-test")
     assert record.public() == {
-        "id": record.id, "object": "audio.voice", "name": "安娜", "dialect": "zh-Sichuan", "language": "zh",
-        "created_at": 1764109200, "consent": {"agreed": CONSENT, "at": "2025-11-25T22:20:00Z"}, "has_transcript": True,
-        "clip": {"seconds": 5.2, "sample_rate": 24000, "format": "wav", "bytes": 6000}}
+        "id": record.id,
+        "object": "audio.voice",
+        "name": "安娜",
+        "dialect": "zh-Sichuan",
+        "language": "zh",
+        "created_at": 1764109200,
+        "consent": {"agreed": CONSENT, "at": "2025-11-25T22:20:00Z"},
+        "has_transcript": True,
+        "clip": {"seconds": 5.2, "sample_rate": 24000, "format": "wav", "bytes": 6000},
+    }
     assert json.loads(json.dumps(record.public())) == record.public()
     assert store(voices, "bert", "another")[0].public()["has_transcript"] is False
     for private in ("安娜", "secret", "cloned", "load-test"):
@@ -124,9 +131,14 @@ def test_a_deleted_voice_leaves_nothing(voices, settings):
     voices.keep_arrays(record.id, ENGINE, {"x": np.ones(3)})
     assert other.find("anna") == record
     voices.delete(record)
-    for gone in (lambda: other.find("anna"), lambda: other.find(record.id), lambda: other.clip(record.id),
-                 lambda: other.arrays(record.id, ENGINE), lambda: other.keep_arrays(record.id, ENGINE, {}),
-                 lambda: other.delete(record)):
+    for gone in (
+        lambda: other.find("anna"),
+        lambda: other.find(record.id),
+        lambda: other.clip(record.id),
+        lambda: other.arrays(record.id, ENGINE),
+        lambda: other.keep_arrays(record.id, ENGINE, {}),
+        lambda: other.delete(record),
+    ):
         with pytest.raises(VoiceNotFound):
             gone()
     assert other.all() == []
@@ -150,8 +162,13 @@ def test_who_may_delete(voices):
 
 def test_arrays_are_kept_for_each_engine_and_version(voices, settings):
     record, _ = store(voices)
-    arrays = {"embedding": np.arange(192, dtype=np.float32), "tokens": np.array([[1, 2]]), "file": np.float64(2.5),
-              "allow_pickle": np.zeros(0, np.int8), "名": np.array(["text"])}
+    arrays = {
+        "embedding": np.arange(192, dtype=np.float32),
+        "tokens": np.array([[1, 2]]),
+        "file": np.float64(2.5),
+        "allow_pickle": np.zeros(0, np.int8),
+        "名": np.array(["text"]),
+    }
     assert voices.arrays(record.id, ENGINE) is None
     voices.keep_arrays(record.id, ENGINE, arrays)
     found = Voices.open(settings).arrays(record.id, ENGINE)
@@ -168,14 +185,22 @@ def test_arrays_are_kept_for_each_engine_and_version(voices, settings):
         voices.keep_arrays(record.id, ENGINE, {"x": np.array([object()])})
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"", lambda data: data[:-30], lambda data: data[:100], lambda data: b"\x80\x04K\x01." + data,
-    lambda data: data.replace(b"\x00\x00\x80?", b"\x00\x00\x80@", 1), lambda data: b"PK\x03\x04" + bytes(50)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-30],
+        lambda data: data[:100],
+        lambda data: b"\x80\x04K\x01." + data,
+        lambda data: data.replace(b"\x00\x00\x80?", b"\x00\x00\x80@", 1),
+        lambda data: b"PK\x03\x04" + bytes(50),
+    ],
+)
 def test_damaged_arrays_are_taken_to_be_absent(voices, settings, caplog, damage):
     record, _ = store(voices, "anna")
     voices.keep_arrays(record.id, ENGINE, {"x": np.ones(100, np.float32)})
     fs, root = fsspec.url_to_fs(settings.url)
-    path, = fs.glob(f"{root}/voices/*/arrays-*.npz")
+    (path,) = fs.glob(f"{root}/voices/*/arrays-*.npz")
     damaged = damage(good := fs.cat_file(path))
     assert damaged != good
     fs.pipe_file(path, damaged)
@@ -190,7 +215,7 @@ def test_damaged_arrays_are_taken_to_be_absent(voices, settings, caplog, damage)
 def test_a_damaged_clip_is_said_to_be_damaged(voices, settings, how):
     record, _ = store(voices)
     fs, root = fsspec.url_to_fs(settings.url)
-    path, = fs.glob(f"{root}/voices/*/clip")
+    (path,) = fs.glob(f"{root}/voices/*/clip")
     fs.rm_file(path) if how == "missing" else fs.pipe_file(path, b"x")
     with pytest.raises(InternalError) as caught:
         voices.clip(record.id)
@@ -199,8 +224,9 @@ def test_a_damaged_clip_is_said_to_be_damaged(voices, settings, how):
     assert store(voices)[1], "as the message says"
 
 
-@pytest.mark.parametrize("damage", [b"{", b'{"format": 2, "token": "x", "voices": []}',
-                                    b'{"token": "x", "voices": [{"name": "anna"}]}'])
+@pytest.mark.parametrize(
+    "damage", [b"{", b'{"format": 2, "token": "x", "voices": []}', b'{"token": "x", "voices": [{"name": "anna"}]}']
+)
 def test_a_damaged_list_is_never_taken_for_an_empty_one(voices, settings, caplog, damage):
     store(voices, "anna")
     fs, root = fsspec.url_to_fs(settings.url)

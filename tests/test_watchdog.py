@@ -34,8 +34,9 @@ class Case:
     def __init__(self, fallback: bool = False, **settings) -> None:
         self.now = 0.0
         found = WatchdogSettings(**settings)
-        self.judge = Judge(found, Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s,
-                                         vary=lambda: 0.5), fallback)
+        self.judge = Judge(
+            found, Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s, vary=lambda: 0.5), fallback
+        )
 
     def take(self, *outcomes: Outcome, service: str | None = None, suspect: str | None = None, settled: bool = True):
         decided = []
@@ -64,8 +65,10 @@ def test_failures_in_a_row_restart_who_is_at_fault_and_a_good_one_between_them_s
     assert restart == Restart("tts-service", "canary_failed", 3, since_ns=240) and told.failures == 3
 
 
-@pytest.mark.parametrize(("service", "suspect", "restarted"), [
-    ("tts-service", "audio-service", "tts-service"), (None, "audio-service", "audio-service")])
+@pytest.mark.parametrize(
+    ("service", "suspect", "restarted"),
+    [("tts-service", "audio-service", "tts-service"), (None, "audio-service", "audio-service")],
+)
 def test_whose_fault_it_is(service, suspect, restarted):
     *_, third = Case().take(*[Outcome.SILENT] * 3, service=service, suspect=suspect)
     assert third[1].service == restarted and third[1].cause == "canary_silent"
@@ -129,19 +132,23 @@ def wav(level: float = 0.3, seconds: float = 1.0) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("status", "body", "error", "outcome", "service"), [
-    (200, wav(), {}, OK, None),
-    (200, wav(level=0.001), {}, Outcome.WRONG, None),
-    (200, wav(seconds=0.05), {}, Outcome.WRONG, None),
-    (200, b"", {}, Outcome.WRONG, None),
-    (500, b"", {"type": "internal", "message": "tts-service failed in a way"}, FAILED, "tts-service"),
-    (503, b"", {"type": "stage_unavailable", "message": "audio-service is not available"}, FAILED, "audio-service"),
-    (503, b"", {"type": "overloaded", "message": "The service is at its limit"}, Outcome.BUSY, None),
-    (429, b"", {"type": "rate_limited", "message": ""}, Outcome.BUSY, None),
-    (401, b"", {"type": "not_authorized", "message": ""}, Outcome.REFUSED, None),
-    (422, b"", {"type": "unsupported_dialect", "message": "tts-service"}, Outcome.REFUSED, None),
-    (500, b"", {"type": 7, "message": None}, FAILED, None),
-    (502, b"<html>", {}, FAILED, None)])
+@pytest.mark.parametrize(
+    ("status", "body", "error", "outcome", "service"),
+    [
+        (200, wav(), {}, OK, None),
+        (200, wav(level=0.001), {}, Outcome.WRONG, None),
+        (200, wav(seconds=0.05), {}, Outcome.WRONG, None),
+        (200, b"", {}, Outcome.WRONG, None),
+        (500, b"", {"type": "internal", "message": "tts-service failed in a way"}, FAILED, "tts-service"),
+        (503, b"", {"type": "stage_unavailable", "message": "audio-service is not available"}, FAILED, "audio-service"),
+        (503, b"", {"type": "overloaded", "message": "The service is at its limit"}, Outcome.BUSY, None),
+        (429, b"", {"type": "rate_limited", "message": ""}, Outcome.BUSY, None),
+        (401, b"", {"type": "not_authorized", "message": ""}, Outcome.REFUSED, None),
+        (422, b"", {"type": "unsupported_dialect", "message": "tts-service"}, Outcome.REFUSED, None),
+        (500, b"", {"type": 7, "message": None}, FAILED, None),
+        (502, b"<html>", {}, FAILED, None),
+    ],
+)
 def test_what_an_answer_means(status, body, error, outcome, service):
     assert judged(status, body, error, SERVICES) == (outcome, service)
 
@@ -157,29 +164,42 @@ def looks(*seen: Service) -> list[tuple[list, list]]:
     replicas, found = Replicas(), []
     for number, one in enumerate(seen):
         lost, replaced = replicas.see({"tts-service": one}, number * 10.0)
-        found.append(([one.replica.id for one in lost],
-                      [(one.lost.replica.id, one.successor, one.at_s - one.lost.seen_s) for one in replaced]))
+        found.append(
+            (
+                [one.replica.id for one in lost],
+                [(one.lost.replica.id, one.successor, one.at_s - one.lost.seen_s) for one in replaced],
+            )
+        )
     return found
 
 
 def test_a_replica_that_died_is_lost_and_then_replaced():
-    assert looks(service("a:RUNNING", "b:RUNNING"), service("b:RUNNING", "c:STARTING"),
-                 service("b:RUNNING", "c:STARTING"), service("b:RUNNING", "c:RUNNING")) == [
-        ([], []), (["a"], []), ([], []), ([], [("a", "c", 30.0)])]
+    assert looks(
+        service("a:RUNNING", "b:RUNNING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", "c:RUNNING"),
+    ) == [([], []), (["a"], []), ([], []), ([], [("a", "c", 30.0)])]
 
 
 def test_a_replica_that_serve_stops_because_it_is_ill_is_lost():
-    assert looks(service("a:RUNNING"), service("a:STOPPING", "b:STARTING", status="UNHEALTHY", target=1),
-                 service("b:RUNNING")) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
+    assert looks(
+        service("a:RUNNING"), service("a:STOPPING", "b:STARTING", status="UNHEALTHY", target=1), service("b:RUNNING")
+    ) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
 
 
 def test_lost_and_replaced_between_two_looks():
     assert looks(service("a:RUNNING"), service("b:RUNNING")) == [([], []), (["a"], [("a", "b", 10.0)])]
 
 
-@pytest.mark.parametrize("second", [
-    service("a:RUNNING", target=1), service("a:RUNNING", "b:STOPPING", status="DOWNSCALING", target=1),
-    service("a:RUNNING", "c:STARTING", status="UPDATING", target=2)])
+@pytest.mark.parametrize(
+    "second",
+    [
+        service("a:RUNNING", target=1),
+        service("a:RUNNING", "b:STOPPING", status="DOWNSCALING", target=1),
+        service("a:RUNNING", "c:STARTING", status="UPDATING", target=2),
+    ],
+)
 def test_what_is_meant_is_no_loss(second):
     assert looks(service("a:RUNNING", "b:RUNNING"), second)[1] == ([], [])
 
@@ -202,10 +222,25 @@ def test_settled_is_a_service_that_serve_has_nothing_to_do_with():
 
 def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
     healthy = SimpleNamespace(value="HEALTHY")
-    found = serve_view.parsed({"deployments": {
-        "tts-service": {"status": healthy, "target_num_replicas": 1, "replicas": [
-            {"replica_id": "a", "state": SimpleNamespace(value="RUNNING"), "actor_name": "n", "actor_id": "i"}]},
-        "odd": {"status": healthy}}})
+    found = serve_view.parsed(
+        {
+            "deployments": {
+                "tts-service": {
+                    "status": healthy,
+                    "target_num_replicas": 1,
+                    "replicas": [
+                        {
+                            "replica_id": "a",
+                            "state": SimpleNamespace(value="RUNNING"),
+                            "actor_name": "n",
+                            "actor_id": "i",
+                        }
+                    ],
+                },
+                "odd": {"status": healthy},
+            }
+        }
+    )
     assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i"),))}
     assert serve_view.parsed({}) == {}
 
@@ -227,8 +262,9 @@ class Graph:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/api/dialects":
-            return httpx.Response(200, json={"dialects": [{"code": "ja-JP", "supported": False},
-                                                          {"code": "zh-CN", "supported": True}]})
+            return httpx.Response(
+                200, json={"dialects": [{"code": "ja-JP", "supported": False}, {"code": "zh-CN", "supported": True}]}
+            )
         if request.url.path == "/ready":
             return httpx.Response(200, json=self.ready)
         self.sent.append(request)
@@ -242,6 +278,7 @@ class Graph:
                 canary = Canary(WatchdogSettings(**settings), http)
                 self.suspect = await canary.ready()
                 return [await canary.ask(SERVICES) for _ in range(count)]
+
         return asyncio.run(several())
 
 
@@ -278,8 +315,10 @@ def test_no_connection_no_answer_and_an_answer_that_comes_late():
     async def silent():
         async def never(request):
             await asyncio.sleep(60)
+
         async with httpx.AsyncClient(transport=httpx.MockTransport(never), base_url="http://x") as http:
             return await Canary(WatchdogSettings(canary_within_s=0.05, canary_dialect="en-US"), http).ask(SERVICES)
+
     assert asyncio.run(silent()).outcome is Outcome.SILENT
 
 
@@ -293,14 +332,22 @@ def test_who_is_not_ready_is_the_suspect_unless_several_are():
     assert graph.suspect is None
 
 
-@pytest.mark.parametrize("answer", [
-    httpx.Response(401, json={"error": {"type": "not_authorized"}}), httpx.Response(429, text="later"),
-    httpx.Response(503, json={"error": {"type": "overloaded"}}), httpx.Response(404, text="no such page"),
-    httpx.Response(200, json=[])], ids=["key", "limit", "overload", "page", "list"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(401, json={"error": {"type": "not_authorized"}}),
+        httpx.Response(429, text="later"),
+        httpx.Response(503, json={"error": {"type": "overloaded"}}),
+        httpx.Response(404, text="no such page"),
+        httpx.Response(200, json=[]),
+    ],
+    ids=["key", "limit", "overload", "page", "list"],
+)
 def test_dialects_that_can_not_be_read_are_nobodys_fault(answer):
     class Odd(Graph):
         def __call__(self, request):
             return answer if request.url.path == "/api/dialects" else super().__call__(request)
+
     [checked] = Odd().ask()
     assert checked.ok, "the canary's own answer decides"
     [refused] = Odd(status_code=401, content=b"", headers={}).ask()
@@ -317,6 +364,7 @@ def test_the_first_engines_dialect_is_remembered_while_the_other_ones_are_listed
                 asked.append(spoken[len(asked)])
                 return httpx.Response(200, json={"dialects": [{"code": asked[-1], "supported": True}]})
             return super().__call__(request)
+
     graph = Changing()
     graph.ask(3)
     assert asked == ["zh-CN"] and all(b"\r\n\r\nzh-CN" in request.content for request in graph.sent)
@@ -333,10 +381,17 @@ def test_a_key_file_that_holds_no_key_is_said_once_and_blames_nobody(tmp_path, c
     assert caplog.text.count("it holds no API key") == 1 and "authorization" not in graph.sent[0].headers
 
 
-@pytest.mark.parametrize("answer, suspect", [
-    (httpx.Response(500, text="Internal Server Error"), INGRESS), (httpx.Response(404, text="no"), None),
-    (httpx.Response(200, json=[]), None), (httpx.ReadTimeout("hangs"), INGRESS), (httpx.ConnectError("no"), None)],
-    ids=["fails", "elsewhere", "odd", "hangs", "no-proxy"])
+@pytest.mark.parametrize(
+    "answer, suspect",
+    [
+        (httpx.Response(500, text="Internal Server Error"), INGRESS),
+        (httpx.Response(404, text="no"), None),
+        (httpx.Response(200, json=[]), None),
+        (httpx.ReadTimeout("hangs"), INGRESS),
+        (httpx.ConnectError("no"), None),
+    ],
+    ids=["fails", "elsewhere", "odd", "hangs", "no-proxy"],
+)
 def test_the_ingress_is_suspected_where_it_hangs_or_fails_and_not_where_nobody_can_be_reached(answer, suspect):
     class Unready(Graph):
         def __call__(self, request):
@@ -345,6 +400,7 @@ def test_the_ingress_is_suspected_where_it_hangs_or_fails_and_not_where_nobody_c
             if isinstance(answer, Exception):
                 raise answer
             return answer
+
     graph = Unready()
     graph.ask()
     assert graph.suspect == suspect
@@ -353,5 +409,6 @@ def test_the_ingress_is_suspected_where_it_hangs_or_fails_and_not_where_nobody_c
 def test_a_deploy_of_any_service_is_a_deploy_and_scaling_or_an_ill_replica_is_none():
     def of(status: str) -> dict[str, Service]:
         return {"audio-service": Service("HEALTHY", 1, ()), "tts-service": Service(status, 1, ())}
+
     assert deploying(of("UPDATING"))
     assert not any(deploying(of(status)) for status in ("HEALTHY", "UNHEALTHY", "UPSCALING", "DOWNSCALING"))

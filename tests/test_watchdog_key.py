@@ -56,8 +56,11 @@ def test_none_is_made_without_a_watchdog_or_where_the_config_names_one(tmp_path)
     KeyEditor(tmp_path / "keys.yaml").add("alice")
     assert given(tmp_path, watchdog=False) == {}
     config = tmp_path / "serve.yaml"
-    config.write_text((ROOT / "cluster" / "serve.cpu.yaml").read_text().replace(
-        "canary_every_s: 60", "canary_every_s: 60, canary_key_file: /etc/mine"))
+    config.write_text(
+        (ROOT / "cluster" / "serve.cpu.yaml")
+        .read_text()
+        .replace("canary_every_s: 60", "canary_every_s: 60, canary_key_file: /etc/mine")
+    )
     assert given(tmp_path, config=config)["canary_key_file"] == "/etc/mine"
     assert not (tmp_path / "watchdog.key").exists()
 

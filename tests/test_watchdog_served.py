@@ -25,8 +25,15 @@ pytestmark = pytest.mark.proof
 
 TTS = "tts-service"
 TIMES = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 20, "vocode_ms": 1, "seconds": 1}
-QUICK = {"check_every_s": 1, "canary_every_s": 2, "canary_slow_s": 6, "canary_within_s": 8, "failures": 2,
-         "successes": 2, "backoff_s": 1}
+QUICK = {
+    "check_every_s": 1,
+    "canary_every_s": 2,
+    "canary_slow_s": 6,
+    "canary_within_s": 8,
+    "failures": 2,
+    "successes": 2,
+    "backoff_s": 1,
+}
 AT_MOST = 3  #: restarts of a service, in the hour that is the default
 
 
@@ -38,13 +45,21 @@ class Watched:
     fault: Path
 
     def replica(self) -> dict:
-        [replica] = [one for one in self.dashboard.applications()["cosygraph"]["deployments"][TTS]["replicas"]
-                     if one["state"] == "RUNNING"]
+        [replica] = [
+            one
+            for one in self.dashboard.applications()["cosygraph"]["deployments"][TTS]["replicas"]
+            if one["state"] == "RUNNING"
+        ]
         return replica
 
     def post(self) -> httpx.Response:
-        return httpx.post(f"{self.url}/api/generate", data={"text": "Hello", "dialect": "en-US"},
-                          files={"prompt_audio": ("clip.wav", tone())}, timeout=60, trust_env=False)
+        return httpx.post(
+            f"{self.url}/api/generate",
+            data={"text": "Hello", "dialect": "en-US"},
+            files={"prompt_audio": ("clip.wav", tone())},
+            timeout=60,
+            trust_env=False,
+        )
 
     def wait_well(self) -> int:
         """Until it answers quickly, the first engine is in use, and a canary or two have found it so; µs since the
@@ -59,13 +74,17 @@ class Watched:
     def ready(self) -> dict:
         return httpx.get(f"{self.url}/ready", timeout=20, trust_env=False).json()
 
-    def told(self, name: str, count: int = 1, within_s: float = 60.0,
-             which: Callable[[dict], bool] = lambda span: True) -> list[dict]:
+    def told(
+        self, name: str, count: int = 1, within_s: float = 60.0, which: Callable[[dict], bool] = lambda span: True
+    ) -> list[dict]:
         """The watchdog's spans of that name, the latest last, once there are `count`."""
         end = time.monotonic() + within_s
         while True:
-            traces = httpx.get(f"{self.zipkin}/api/v2/traces", trust_env=False, params={
-                "serviceName": "watchdog", "spanName": name.lower(), "limit": 100}).json()
+            traces = httpx.get(
+                f"{self.zipkin}/api/v2/traces",
+                trust_env=False,
+                params={"serviceName": "watchdog", "spanName": name.lower(), "limit": 100},
+            ).json()
             spans = sorted((span for trace in traces for span in trace if which(span)), key=lambda s: s["timestamp"])
             if len(spans) >= count:
                 return spans
@@ -81,11 +100,18 @@ def ended(span: dict) -> int:
 def graph(zipkin, tmp_path_factory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     port, fault = ports.any_free(), folder / "fault"
-    application = Application.read(CONFIG, port, {
-        "engine": "simulated", "engine_options": TIMES | {"fault_file": str(fault)},
-        "fallback": {"engine": "simulated", "engine_options": TIMES}, "limits": {"deadline_s": 6},
-        "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 0.0}}},
-        watchdog=True)
+    application = Application.read(
+        CONFIG,
+        port,
+        {
+            "engine": "simulated",
+            "engine_options": TIMES | {"fault_file": str(fault)},
+            "fallback": {"engine": "simulated", "engine_options": TIMES},
+            "limits": {"deadline_s": 6},
+            "tracing": {"zipkin_url": zipkin.url, "spool_dir": str(folder / "spool"), "sampling": {"ratio": 0.0}},
+        },
+        watchdog=True,
+    )
     *_, watchdog = application.config["applications"]
     watchdog["args"] |= QUICK
     for deployment in application.config["applications"][0]["deployments"]:
@@ -121,11 +147,13 @@ def test_an_engine_that_fails_loses_its_traffic_is_restarted_and_gets_it_back(gr
 
     def since(span: dict) -> bool:
         return span["timestamp"] > began
+
     graph.fault.write_text(f"raise {before['pid']}")
     failed = graph.told("CHECK_FAILED", 2, which=since)
     assert failed[0]["tags"]["error.type"] == failed[0]["tags"]["watchdog.cause"] == "canary_failed"
     assert failed[0]["tags"]["watchdog.service"] == TTS and [
-        span["tags"]["watchdog.failures"] for span in failed[:2]] == ["1", "2"]
+        span["tags"]["watchdog.failures"] for span in failed[:2]
+    ] == ["1", "2"]
     canary = httpx.get(f"{graph.zipkin}/api/v2/trace/{failed[0]['tags']['canary.trace_id']}", trust_env=False).json()
     assert any(span["name"] == "generate_mel" and "error" in span["tags"] for span in canary), "the canary's own trace"
     away = graph.told("TRAFFIC_SWITCHED", which=since)[0]
@@ -145,7 +173,7 @@ def test_an_engine_that_fails_loses_its_traffic_is_restarted_and_gets_it_back(gr
 
 def test_an_ingress_that_dies_is_unreachable_and_nothing_is_restarted_while_serve_replaces_it(graph):
     graph.wait_well()
-    ingress, = graph.dashboard.applications()["cosygraph"]["deployments"]["cosyvoice3-api"]["replicas"]
+    (ingress,) = graph.dashboard.applications()["cosygraph"]["deployments"]["cosyvoice3-api"]["replicas"]
     restarts = len(graph.told("REPLICA_RESTARTED", 0))
     os.kill(ingress["pid"], signal.SIGKILL)
     graph.told("REPLICA_REPLACED", which=lambda span: span["tags"]["watchdog.service"] == "cosyvoice3-api")
@@ -161,14 +189,18 @@ def test_an_engine_that_goes_on_failing_is_restarted_no_oftener_than_the_budget_
 
     def since(span: dict) -> bool:
         return span["timestamp"] > began and span["tags"]["watchdog.service"] == TTS
+
     while quiet_until is None or time.monotonic() < quiet_until:
         assert time.monotonic() < end, "no restart was withheld"
         with suppress(ValueError):  # none runs at the moment
             if (pid := graph.replica()["pid"]) != ill:
                 ill = pid
                 graph.fault.write_text(f"raise {ill}")
-        if quiet_until is None and len(ours := graph.told("REPLICA_RESTARTED", 0)) >= AT_MOST and graph.told(
-                "RESTART_WITHHELD", 0, which=lambda span: since(span) and ended(span) > ended(ours[-1])):
+        if (
+            quiet_until is None
+            and len(ours := graph.told("REPLICA_RESTARTED", 0)) >= AT_MOST
+            and graph.told("RESTART_WITHHELD", 0, which=lambda span: since(span) and ended(span) > ended(ours[-1]))
+        ):
             quiet_until = time.monotonic() + 15  # many more checks that fail
         time.sleep(0.3)
     graph.fault.unlink()

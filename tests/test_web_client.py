@@ -24,9 +24,10 @@ def ask(api, **fields) -> list:
 class TestEvents:
     @pytest.mark.parametrize("cut", [1, 2, 3, 7, 1000])
     def test_they_are_the_same_however_the_bytes_arrive(self, cut):
-        text = ('event: stage\r\ndata: {"a":\r\ndata: 1}\r\n\r\n: a comment\n\n'
-                'data: 没有\u2028名字\n\nevent: x\n\n').encode()
-        chunks = [text[at:at + cut] for at in range(0, len(text), cut)]
+        text = (
+            'event: stage\r\ndata: {"a":\r\ndata: 1}\r\n\r\n: a comment\n\ndata: 没有\u2028名字\n\nevent: x\n\n'
+        ).encode()
+        chunks = [text[at : at + cut] for at in range(0, len(text), cut)]
         assert list(sse.events(chunks)) == [("stage", '{"a":\n1}'), ("message", "没有\u2028名字")]
 
     def test_one_that_is_cut_off_does_not_count(self):
@@ -65,15 +66,30 @@ class TestGenerate:
     def test_stages_audio_and_the_end_come_in_order(self, api):
         events = ask(api, mode="instruct", style_instruction="slowly", speed=1.2, seed=3, long_form=True)
         assert [event.stage for event in events if isinstance(event, Stage) and event.state == "done"] == [
-            "PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV"]
+            "PREPROCESS_AUDIO",
+            "EXTRACT_SPEAKER",
+            "GENERATE_MEL",
+            "VOCODE_WAV",
+        ]
         assert isinstance(events[-1], Done) and events[-1].seconds == 2.0
         assert events[-1].trace_url == f"{api.zipkin}/zipkin/traces/{TRACE}"
         assert [one.service for one in events[-1].stages][-1] == "vocoder-service"
         wav = b"".join(event.content for event in events if isinstance(event, Audio))
         assert soundfile.info(io.BytesIO(sound.finished(wav, "wav"))).duration == 2.0
-        assert api.asked == [{"text": "Hello", "dialect": "en-US", "mode": "instruct", "style_instruction": "slowly",
-                              "speed": "1.2", "seed": "3", "long_form": "true", "response_format": "wav",
-                              "stream_format": "sse", "prompt_audio": {"name": "clip.wav", "bytes": 6}}]
+        assert api.asked == [
+            {
+                "text": "Hello",
+                "dialect": "en-US",
+                "mode": "instruct",
+                "style_instruction": "slowly",
+                "speed": "1.2",
+                "seed": "3",
+                "long_form": "true",
+                "response_format": "wav",
+                "stream_format": "sse",
+                "prompt_audio": {"name": "clip.wav", "bytes": 6},
+            }
+        ]
 
     def test_a_stored_voice_needs_no_file(self, api):
         ask(api, clip=None, voice="anna", dialect=None)
@@ -89,12 +105,23 @@ class TestGenerate:
         eventually(lambda: api.cancelled == 1)
 
     def test_an_error_before_the_audio_is_told_as_it_is(self, api):
-        api.refusal = (400, {"message": "Audio sample rate 8000Hz, minimum required 16000Hz", "param": "prompt_audio",
-                             "code": "sample_rate_too_low", "type": "input_validation"})
+        api.refusal = (
+            400,
+            {
+                "message": "Audio sample rate 8000Hz, minimum required 16000Hz",
+                "param": "prompt_audio",
+                "code": "sample_rate_too_low",
+                "type": "input_validation",
+            },
+        )
         with pytest.raises(ApiError, match="8000Hz") as caught:
             ask(api)
         assert (caught.value.status, caught.value.code, caught.value.param, caught.value.trace_id) == (
-            400, "sample_rate_too_low", "prompt_audio", TRACE)
+            400,
+            "sample_rate_too_low",
+            "prompt_audio",
+            TRACE,
+        )
 
     def test_and_so_is_one_in_the_middle(self, api):
         api.late_error = {"message": "vocoder-service is not available.", "code": None, "param": None}

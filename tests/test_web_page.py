@@ -85,14 +85,17 @@ def test_choose_upload_generate_hear_and_open_the_trace(page, voice):
     with page.expect_download() as download:
         page.locator("#file a[download], #file button[aria-label*=ownload]").first.click()
     sound, rate = soundfile.read(download.value.path())
-    assert rate == 24_000 and 2 < len(sound) / rate < 10 and 0.01 < (sound ** 2).mean() ** 0.5 < 0.5
+    assert rate == 24_000 and 2 < len(sound) / rate < 10 and 0.01 < (sound**2).mean() ** 0.5 < 0.5
     live = page.evaluate("({...document.querySelector('.live').dataset})")
     assert live["missed"] == "0" and float(live["seconds"]) == pytest.approx(len(sound) / rate)
-    played = page.evaluate("""async url => {
+    played = page.evaluate(
+        """async url => {
         const context = new AudioContext();
         const sound = await context.decodeAudioData(await (await fetch(url)).arrayBuffer());
         return [sound.duration, context.state];
-    }""", page.locator("#file a[download]").first.get_attribute("href"))
+    }""",
+        page.locator("#file a[download]").first.get_attribute("href"),
+    )
     assert played == [pytest.approx(len(sound) / rate, abs=0.01), "running"], "the browser decodes and may play it"
 
     for name in STAGES:
@@ -118,6 +121,7 @@ def test_choose_upload_generate_hear_and_open_the_trace(page, voice):
 
 def test_the_keyboard_alone_is_enough(page):
     """Tab, Enter and the space bar; the file chooser is the browser's own."""
+
     def tab_to(selector: str) -> None:
         for _ in range(60):
             page.keyboard.press("Tab")

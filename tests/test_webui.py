@@ -24,20 +24,45 @@ ZH, EN = TEXTS["zh"], TEXTS["en"]
 
 
 def wish(**changes) -> Wish:
-    return Wish(**{"source": "clip", "clip": str(CLIP), "voice": None, "dialect": "en-US", "text": "Hello",
-                   "mode": "fast", "style": None, "prompt_text": None, "speed": 1.0, "seed": 3, "long_form": False,
-                   "key": None} | changes)
+    return Wish(
+        **{
+            "source": "clip",
+            "clip": str(CLIP),
+            "voice": None,
+            "dialect": "en-US",
+            "text": "Hello",
+            "mode": "fast",
+            "style": None,
+            "prompt_text": None,
+            "speed": 1.0,
+            "seed": 3,
+            "long_form": False,
+            "key": None,
+        }
+        | changes
+    )
 
 
 def done(*stages: Timing, **changes) -> Done:
-    return Done(**{"trace_id": TRACE, "trace_url": None, "seconds": 2.0, "first_audio_ms": 300.0, "total_ms": 800.0,
-                   "real_time_factor": 0.4, "stages": stages} | changes)
+    return Done(
+        **{
+            "trace_id": TRACE,
+            "trace_url": None,
+            "seconds": 2.0,
+            "first_audio_ms": 300.0,
+            "total_ms": 800.0,
+            "real_time_factor": 0.4,
+            "stages": stages,
+        }
+        | changes
+    )
 
 
 class TestWords:
     def test_every_text_is_there_in_both_languages_with_the_same_blanks(self):
         def blanks(text: str) -> set:
             return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
         for name, texts in _TEXTS.items():
             assert len(texts) == 2 and all(texts), name
             assert blanks(texts[0]) == blanks(texts[1]), name
@@ -48,9 +73,21 @@ class TestWords:
         assert interpret(told) != Delivery()
         assert _style(told)
 
-    @pytest.mark.parametrize("accept, language", [
-        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-GB", "en"), ("de,zh-TW;q=0.9,en;q=0.8", "zh"), ("fr", "en"),
-        ("en;q=0.1, zh;q=0.2", "zh"), ("zh;q=0, en", "en"), ("", "en"), (None, "en"), ("zh;q=x", "en"), (";;,,", "en")])
+    @pytest.mark.parametrize(
+        "accept, language",
+        [
+            ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+            ("en-GB", "en"),
+            ("de,zh-TW;q=0.9,en;q=0.8", "zh"),
+            ("fr", "en"),
+            ("en;q=0.1, zh;q=0.2", "zh"),
+            ("zh;q=0, en", "en"),
+            ("", "en"),
+            (None, "en"),
+            ("zh;q=x", "en"),
+            (";;,,", "en"),
+        ],
+    )
     def test_the_browser_chooses_the_language(self, accept, language):
         assert language_of(accept) == language
 
@@ -125,11 +162,18 @@ class TestProgress:
 
 
 class TestWish:
-    @pytest.mark.parametrize("changes, missing", [
-        ({"dialect": None, "clip": None, "text": ""}, "wait_dialect"), ({"clip": None, "text": ""}, "wait_clip"),
-        ({"source": "voice", "text": " "}, "wait_voice"), ({"text": " \n"}, "wait_text"),
-        ({"mode": "instruct", "style": " "}, "wait_style"), ({"mode": "instruct", "style": "slowly"}, None),
-        ({}, None)])
+    @pytest.mark.parametrize(
+        "changes, missing",
+        [
+            ({"dialect": None, "clip": None, "text": ""}, "wait_dialect"),
+            ({"clip": None, "text": ""}, "wait_clip"),
+            ({"source": "voice", "text": " "}, "wait_voice"),
+            ({"text": " \n"}, "wait_text"),
+            ({"mode": "instruct", "style": " "}, "wait_style"),
+            ({"mode": "instruct", "style": "slowly"}, None),
+            ({}, None),
+        ],
+    )
     def test_it_says_what_is_missing_first(self, changes, missing):
         assert wish(**changes).waits_for() == missing
 
@@ -189,7 +233,7 @@ class TestRun:
         assert last.over and last.live["over"] and "vocoder-service is not available." in last.result
 
     def test_without_a_dialect_nothing_is_asked(self, api):
-        shown, = self.shown(api, dialect=None)
+        (shown,) = self.shown(api, dialect=None)
         assert shown.over and EN["wait_dialect"] in shown.result and not api.asked
 
     def test_the_key_is_handed_on(self, api):

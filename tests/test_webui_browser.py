@@ -98,6 +98,7 @@ def test_the_button_says_what_it_waits_for(page, api):
 def test_arrow_keys_choose_and_a_group_is_one_tab_stop(page):
     def within(group: str) -> bool:
         return page.evaluate("group => document.activeElement.closest(group) !== null", group)
+
     for group, after in (("#mode", "#style"), ("#source", "#voice")):
         page.locator(f"{group} input:checked").focus()
         for _ in range(2):  # the second time under the names that Gradio gave them anew
@@ -133,12 +134,21 @@ def test_speech_plays_while_it_is_made_and_can_be_kept(page, api):
     whole = soundfile.info(download.value.path())
     assert (whole.duration, whole.samplerate, whole.format) == (4.0, RATE, "WAV")
     assert {name: live(page)[name] for name in ("seconds", "chunks", "missed", "over")} == {
-        "seconds": "4", "chunks": "8", "missed": "0", "over": "true"}
+        "seconds": "4",
+        "chunks": "8",
+        "missed": "0",
+        "over": "true",
+    }
     says(page, "#progress li.done >> nth=3", "Make waveform")
     assert page.locator(".waterfall .row:not(.axis)").count() == 4
     assert page.get_by_role("link", name="Open this request's trace").get_attribute("href").endswith(TRACE)
     assert {name: api.asked[0][name] for name in ("text", "dialect", "mode", "seed", "speed")} == {
-        "text": "Hello there.", "dialect": "en-US", "mode": "fast", "seed": "0", "speed": "1"}
+        "text": "Hello there.",
+        "dialect": "en-US",
+        "mode": "fast",
+        "seed": "0",
+        "speed": "1",
+    }
 
 
 def test_stop_cancels_the_request(page, api):

@@ -27,9 +27,14 @@ class Owner:
     """A process that has a folder below `place`."""
 
     def __init__(self, place: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT,
-                                        env=os.environ | {"TMPDIR": str(place)},
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWNER],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": str(place)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.folder = Path(self.process.stdout.readline().strip())
 
     def end(self, number: int = signal.SIGKILL) -> None:

@@ -18,8 +18,12 @@ LINK = "http://127.0.0.1:9411/zipkin/?serviceName=cosyvoice3-api&minDuration=100
 
 
 def alert(name="RequestsSlow", status="firing", **notes):
-    return {"status": status, "startsAt": "2026-11-25T12:00:00.5Z", "labels": {"alertname": name},
-            "annotations": {"summary": "Slow.", "stage": "VOCODE_WAV", "value": "12.3s", "traces": LINK} | notes}
+    return {
+        "status": status,
+        "startsAt": "2026-11-25T12:00:00.5Z",
+        "labels": {"alertname": name},
+        "annotations": {"summary": "Slow.", "stage": "VOCODE_WAV", "value": "12.3s", "traces": LINK} | notes,
+    }
 
 
 @pytest.fixture
@@ -31,13 +35,16 @@ def wecom():
 
 def post(fake, payload, times=1, minute=None, key=KEY) -> list[httpx.Response]:
     """To an adapter, `times` times; pauses are not waited out."""
+
     async def ask():
         async def at_once(seconds):
             pass
+
         async with httpx.AsyncClient(trust_env=False) as http:
             sender = Sender(Robot(key, fake.api), http, minute, at_once)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app(sender)), base_url="http://x") as client:
                 return [await client.post("/alerts", json=payload) for _ in range(times)]
+
     return asyncio.run(ask())
 
 
@@ -45,8 +52,14 @@ def test_a_message_has_the_stage_the_value_and_the_link(wecom):
     [answer] = post(wecom, {"alerts": [alert(), alert("StageDown", "resolved")]})
     assert answer.status_code == 200
     [content] = wecom.robot
-    for part in ('<font color="warning">RequestsSlow</font>', "> stage: VOCODE_WAV", "> value: 12.3s",
-                 "> since: 2026-11-25 12:00:00 UTC", f"[its traces]({LINK})", "StageDown is over"):
+    for part in (
+        '<font color="warning">RequestsSlow</font>',
+        "> stage: VOCODE_WAV",
+        "> value: 12.3s",
+        "> since: 2026-11-25 12:00:00 UTC",
+        f"[its traces]({LINK})",
+        "StageDown is over",
+    ):
         assert part in content
 
 
@@ -60,11 +73,14 @@ def test_a_message_fits_and_says_what_it_leaves_out(count, truncated):
     assert content.endswith(f"and {left_out} more") if left_out else "more" not in content.rpartition("\n")[2]
 
 
-@pytest.mark.parametrize("answers, status, asked", [
-    ([-1, 45009, 0], 200, 3),  # busy, too many calls
-    ([-1, -1, -1], 503, 3),
-    ([93000], 400, 1),  # no such robot: again would be in vain
-])
+@pytest.mark.parametrize(
+    "answers, status, asked",
+    [
+        ([-1, 45009, 0], 200, 3),  # busy, too many calls
+        ([-1, -1, -1], 503, 3),
+        ([93000], 400, 1),  # no such robot: again would be in vain
+    ],
+)
 def test_tries_again_only_where_that_helps(wecom, answers, status, asked):
     wecom.answers = answers
     [answer] = post(wecom, {"alerts": [alert()]})
@@ -104,6 +120,7 @@ def test_a_sender_says_when_there_is_a_place_again():
 
     async def send():
         await Sender(Robot(KEY), httpx.AsyncClient(), minute).send("x")
+
     with pytest.raises(Unavailable) as failure:
         asyncio.run(send())
     assert failure.value.after_s == 60
@@ -125,8 +142,12 @@ def test_half_a_wecom_is_a_problem():
 
 
 def test_alertmanager_is_told_only_of_ways_that_there_are():
-    env = {"COSYGRAPH_WECOM_CORP_ID": CORP, "COSYGRAPH_WECOM_AGENT_ID": AGENT, "COSYGRAPH_WECOM_SECRET": SECRET,
-           "COSYGRAPH_WECOM_ROBOT": KEY}
+    env = {
+        "COSYGRAPH_WECOM_CORP_ID": CORP,
+        "COSYGRAPH_WECOM_AGENT_ID": AGENT,
+        "COSYGRAPH_WECOM_SECRET": SECRET,
+        "COSYGRAPH_WECOM_ROBOT": KEY,
+    }
     [both] = alertmanager_config(Wecom.of(env), "http://127.0.0.1:5")["receivers"]
     assert both["wechat_configs"][0]["corp_id"] == CORP and both["wechat_configs"][0]["to_user"] == "@all"
     assert both["webhook_configs"][0]["url"] == "http://127.0.0.1:5/alerts" and KEY not in str(both)

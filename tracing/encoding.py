@@ -33,12 +33,18 @@ def encode(records: Iterable[Record]) -> list[dict[str, Any]]:
 def _encoded(record: Record) -> dict[str, Any]:
     def context(span_id: int) -> SpanContext:
         return SpanContext(record.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+
     span = ReadableSpan(
-        record.name, context(record.span_id), context(record.parent_id) if record.parent_id else None,
+        record.name,
+        context(record.span_id),
+        context(record.parent_id) if record.parent_id else None,
         resource=_NO_RESOURCE,
         attributes={key: text for key, value in record.tags.items() if (text := _text(value)) is not None},
-        events=[Event(text, timestamp=at_ns) for at_ns, text in record.events], kind=_KINDS[record.kind],
-        start_time=record.start_ns, end_time=record.end_ns)
+        events=[Event(text, timestamp=at_ns) for at_ns, text in record.events],
+        kind=_KINDS[record.kind],
+        start_time=record.start_ns,
+        end_time=record.end_ns,
+    )
     encoded = _ENCODER.encode(span, _endpoint(record.service, record.ip))
     if record.remote is not None:
         encoded["remoteEndpoint"] = {"serviceName": record.remote}

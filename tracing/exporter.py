@@ -79,8 +79,11 @@ class Exporter:
                 return
             except OSError as error:
                 if self._counters.add("spool_refused") == 1:
-                    log.warning("the spool's disk refuses (%s); traces wait in memory, %d at most", error.strerror,
-                                self._settings.queue_limit)
+                    log.warning(
+                        "the spool's disk refuses (%s); traces wait in memory, %d at most",
+                        error.strerror,
+                        self._settings.queue_limit,
+                    )
         self._counters.add("dropped_queue_full", self._queue.append(line))
 
     def counters(self) -> dict[str, int]:
@@ -164,6 +167,7 @@ class Exporter:
 def _transport(settings: ExportSettings) -> Transport | None:
     if settings.kafka is not None:
         from tracing.kafka_transport import KafkaTransport
+
         return KafkaTransport(settings.kafka, settings.kafka_topic, settings.timeout_s, settings.kafka_options)
     if settings.zipkin_url is not None:
         return Stored(_to_zipkin(settings), settings.zipkin_url, settings.timeout_s)
@@ -175,6 +179,7 @@ def _transport(settings: ExportSettings) -> Transport | None:
 def _to_zipkin(settings: ExportSettings) -> Transport:
     if settings.protocol == "grpc":
         from tracing.grpc_transport import GrpcTransport
+
         return GrpcTransport(settings.zipkin_url, settings.timeout_s)
     return HttpTransport(settings.zipkin_url, settings.timeout_s)
 
@@ -185,6 +190,9 @@ def _spool(settings: ExportSettings) -> Spool | None:
     try:
         return Spool(settings.spool_dir, settings.spool_limit_bytes)
     except OSError as error:
-        log.warning("the spool folder can't be used (%s); traces wait in memory, and a crash loses those not yet "
-                    "sent. Make it writable, or name another with spool_dir.", error.strerror)
+        log.warning(
+            "the spool folder can't be used (%s); traces wait in memory, and a crash loses those not yet "
+            "sent. Make it writable, or name another with spool_dir.",
+            error.strerror,
+        )
         return None

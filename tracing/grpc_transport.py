@@ -21,15 +21,28 @@ _F = descriptor_pb2.FieldDescriptorProto
 _KINDS = {"CLIENT": 1, "SERVER": 2, "PRODUCER": 3, "CONSUMER": 4}
 # message -> (field, number, type), or a message's name as the type
 _SCHEMA = {
-    "Endpoint": [("service_name", 1, _F.TYPE_STRING), ("ipv4", 2, _F.TYPE_BYTES), ("ipv6", 3, _F.TYPE_BYTES),
-                 ("port", 4, _F.TYPE_INT32)],
+    "Endpoint": [
+        ("service_name", 1, _F.TYPE_STRING),
+        ("ipv4", 2, _F.TYPE_BYTES),
+        ("ipv6", 3, _F.TYPE_BYTES),
+        ("port", 4, _F.TYPE_INT32),
+    ],
     "Annotation": [("timestamp", 1, _F.TYPE_FIXED64), ("value", 2, _F.TYPE_STRING)],
     # A proto map is a repeated message of key and value on the wire.
     "Tag": [("key", 1, _F.TYPE_STRING), ("value", 2, _F.TYPE_STRING)],
-    "Span": [("trace_id", 1, _F.TYPE_BYTES), ("parent_id", 2, _F.TYPE_BYTES), ("id", 3, _F.TYPE_BYTES),
-             ("kind", 4, _F.TYPE_INT32), ("name", 5, _F.TYPE_STRING), ("timestamp", 6, _F.TYPE_FIXED64),
-             ("duration", 7, _F.TYPE_UINT64), ("local_endpoint", 8, "Endpoint"), ("remote_endpoint", 9, "Endpoint"),
-             ("annotations", 10, "*Annotation"), ("tags", 11, "*Tag")],
+    "Span": [
+        ("trace_id", 1, _F.TYPE_BYTES),
+        ("parent_id", 2, _F.TYPE_BYTES),
+        ("id", 3, _F.TYPE_BYTES),
+        ("kind", 4, _F.TYPE_INT32),
+        ("name", 5, _F.TYPE_STRING),
+        ("timestamp", 6, _F.TYPE_FIXED64),
+        ("duration", 7, _F.TYPE_UINT64),
+        ("local_endpoint", 8, "Endpoint"),
+        ("remote_endpoint", 9, "Endpoint"),
+        ("annotations", 10, "*Annotation"),
+        ("tags", 11, "*Tag"),
+    ],
     "ListOfSpans": [("spans", 1, "*Span")],
 }
 # The server says these of the message itself; the same message will fail again.
@@ -70,10 +83,14 @@ class GrpcTransport:
         secure = address.scheme == "https"
         target = f"{address.hostname}:{address.port or (443 if secure else 9411)}"
         options = [("grpc.enable_http_proxy", 0)]
-        self._channel = (grpc.secure_channel(target, grpc.ssl_channel_credentials(), options) if secure
-                         else grpc.insecure_channel(target, options))
-        self._report = self._channel.unary_unary("/zipkin.proto3.SpanService/Report", request_serializer=bytes,
-                                                 response_deserializer=bytes)
+        self._channel = (
+            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            if secure
+            else grpc.insecure_channel(target, options)
+        )
+        self._report = self._channel.unary_unary(
+            "/zipkin.proto3.SpanService/Report", request_serializer=bytes, response_deserializer=bytes
+        )
         self._timeout_s = timeout_s
 
     def send(self, traces: Sequence[bytes]) -> None:

@@ -33,16 +33,19 @@ class KafkaTransport:
         self._timeout_s = timeout_s
         self._too_large = confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE
         self._refusal = (confluent_kafka.KafkaException, BufferError)
-        self._producer = confluent_kafka.Producer({
-            "bootstrap.servers": bootstrap,
-            "acks": "all",
-            "linger.ms": 0,
-            "compression.type": "gzip",
-            "message.timeout.ms": int(timeout_s * 1000),
-            # librdkafka would write to stderr by itself; failures are the sender's to log, once.
-            "log_level": 0,
-            **(more or {}),
-        }, logger=_silent())
+        self._producer = confluent_kafka.Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "acks": "all",
+                "linger.ms": 0,
+                "compression.type": "gzip",
+                "message.timeout.ms": int(timeout_s * 1000),
+                # librdkafka would write to stderr by itself; failures are the sender's to log, once.
+                "log_level": 0,
+                **(more or {}),
+            },
+            logger=_silent(),
+        )
 
     def send(self, traces: Sequence[bytes]) -> None:
         outcome: list = []
@@ -69,6 +72,7 @@ class KafkaTransport:
 
 def _silent():
     import logging
+
     logger = logging.getLogger("tracing.export.kafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False

@@ -32,9 +32,14 @@ class Redaction:
     def __init__(self, allow: Allow = Allow(), services: Iterable[str] = words.SERVICES) -> None:
         self._services = frozenset(services)
         self._routes = words.ROUTES | allow.routes
-        self._names = (frozenset(words.STAGES) | words.PHASES | words.ACTIONS | allow.span_names
-                       | {words.UNKNOWN_ROUTE}
-                       | {f"{method} {route}" for method in words.METHODS for route in self._routes})
+        self._names = (
+            frozenset(words.STAGES)
+            | words.PHASES
+            | words.ACTIONS
+            | allow.span_names
+            | {words.UNKNOWN_ROUTE}
+            | {f"{method} {route}" for method in words.METHODS for route in self._routes}
+        )
         self._values = allow.values
         templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in allow.error_messages]
         self._error_message = re.compile("|".join(templates)) if templates else None
@@ -146,8 +151,12 @@ def _annotations(annotations: Iterable[dict], taken: list[str]) -> list[dict]:
 
 
 def _has_identity(span: dict) -> bool:
-    return (_matches(_TRACE_ID, span.get("traceId")) and _matches(_SPAN_ID, span.get("id"))
-            and _is_time(span.get("timestamp")) and _is_time(span.get("duration")))
+    return (
+        _matches(_TRACE_ID, span.get("traceId"))
+        and _matches(_SPAN_ID, span.get("id"))
+        and _is_time(span.get("timestamp"))
+        and _is_time(span.get("duration"))
+    )
 
 
 def _matches(shape: re.Pattern[str], value: object) -> bool:

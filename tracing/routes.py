@@ -12,8 +12,11 @@ class Routes:
     def __init__(self, routes: Iterable[str]) -> None:
         self._plain = frozenset(routes)
         self._patterns = [(re.compile(_pattern(route)), route) for route in sorted(self._plain) if "{" in route]
-        self._ends = [(re.compile(f"(?:/.*)?{_pattern(route)}", re.DOTALL), route)
-                      for route in sorted(self._plain, key=len, reverse=True) if len(route) > 1]
+        self._ends = [
+            (re.compile(f"(?:/.*)?{_pattern(route)}", re.DOTALL), route)
+            for route in sorted(self._plain, key=len, reverse=True)
+            if len(route) > 1
+        ]
 
     def find(self, path: str) -> str | None:
         if path in self._plain and "{" not in path:

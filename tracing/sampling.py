@@ -137,8 +137,14 @@ class FinishedTrace:
     principals: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, records: Sequence[Record], incoming: Incoming = Incoming(), *, trusted: bool = False,
-           principals: frozenset[str] = frozenset()) -> FinishedTrace:
+    def of(
+        cls,
+        records: Sequence[Record],
+        incoming: Incoming = Incoming(),
+        *,
+        trusted: bool = False,
+        principals: frozenset[str] = frozenset(),
+    ) -> FinishedTrace:
         """From a whole trace, the root first (as `Span.records` of the root gives it)."""
         root = records[0]
         tags = root.tags
@@ -157,8 +163,8 @@ class FinishedTrace:
 @dataclass(frozen=True)
 class Verdict:
     """Attributes:
-        reason: of the rule that decided.
-        adjusted_count: how many requests this trace stands for; 0 when it is dropped.
+    reason: of the rule that decided.
+    adjusted_count: how many requests this trace stands for; 0 when it is dropped.
     """
 
     keep: bool
@@ -169,8 +175,9 @@ class Verdict:
         """Writes why a trace was kept, and for how many it stands, on each of its spans."""
         count = f"{self.adjusted_count:.3f}".rstrip("0").rstrip(".")
         for span in spans:
-            span.setdefault("tags", {}).update({words.SAMPLING_REASON: self.reason,
-                                                words.SAMPLING_ADJUSTED_COUNT: count})
+            span.setdefault("tags", {}).update(
+                {words.SAMPLING_REASON: self.reason, words.SAMPLING_ADJUSTED_COUNT: count}
+            )
 
 
 class Sampler:

@@ -94,8 +94,16 @@ class Sender:
         chance: a number in [0, 1), for the jitter.
     """
 
-    def __init__(self, stores: list[Spool | Queue], transport: Transport, settings: ExportSettings, counters: Counters,
-                 *, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        stores: list[Spool | Queue],
+        transport: Transport,
+        settings: ExportSettings,
+        counters: Counters,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._stores = stores
         self._transport = transport
         self._settings = settings
@@ -190,8 +198,11 @@ class Sender:
             if not again.answered:
                 return False  # the next one goes out twice then
             self._counters.add("dropped_poison")
-            log.warning("a trace was answered with errors %d times (%s) while the next one was taken; it is dropped",
-                        self._failures + 2, again.why)
+            log.warning(
+                "a trace was answered with errors %d times (%s) while the next one was taken; it is dropped",
+                self._failures + 2,
+                again.why,
+            )
         store.commit(pair)
         self._counters.add("sent")
         self._recovered()
@@ -207,8 +218,12 @@ class Sender:
         if not self._said and self._clock() >= self._quiet_until:
             self._quiet_until = self._clock() + _SAY_AGAIN_AFTER_S
             self._said = True
-            log.warning("traces can't be sent (%s: %s); they wait, and sending is tried again every %.0f s at most",
-                        self._transport.name, error.why, self._settings.retry_most_s)
+            log.warning(
+                "traces can't be sent (%s: %s); they wait, and sending is tried again every %.0f s at most",
+                self._transport.name,
+                error.why,
+                self._settings.retry_most_s,
+            )
         return pause
 
     def _recovered(self) -> None:

@@ -28,8 +28,9 @@ class SilentTracer:
     def server(self, name: str, *, parent: SpanContext | Carrier | None, start_ns: int | None = None) -> SilentSpan:
         return SilentSpan(self.clock, parent.parent if isinstance(parent, Carrier) else parent, start_ns)
 
-    def client(self, name: str, *, parent: SpanContext | Carrier | None, remote_service: str,
-               start_ns: int | None = None) -> SilentSpan:
+    def client(
+        self, name: str, *, parent: SpanContext | Carrier | None, remote_service: str, start_ns: int | None = None
+    ) -> SilentSpan:
         return self.server(name, parent=parent, start_ns=start_ns)
 
 

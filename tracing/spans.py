@@ -39,15 +39,22 @@ class Tracer:
         clock: nanoseconds since the epoch.
     """
 
-    def __init__(self, service: str, *, instance: str = "", ip: str | None = None,
-                 clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, service: str, *, instance: str = "", ip: str | None = None, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         self.service = service
         self.ip = None if ip is None else str(ipaddress.ip_address(ip))
         self.clock = clock
         self._instance = instance
 
-    def server(self, name: str, *, parent: SpanContext | Carrier | None, start_ns: int | None = None,
-               trace_id: str | None = None) -> Span | SilentSpan:
+    def server(
+        self,
+        name: str,
+        *,
+        parent: SpanContext | Carrier | None,
+        start_ns: int | None = None,
+        trace_id: str | None = None,
+    ) -> Span | SilentSpan:
         """A span of kind SERVER: work this service does for `parent`, or the root of a trace where there is none.
 
         A carrier that says so gets a span which records nothing.
@@ -61,13 +68,21 @@ class Tracer:
             return SilentSpan(self.clock, parent.parent, start_ns)
         return self._span(name, "SERVER", parent, start_ns, None, trace_id)
 
-    def client(self, name: str, *, parent: SpanContext | Carrier | None, remote_service: str,
-               start_ns: int | None = None) -> Span:
+    def client(
+        self, name: str, *, parent: SpanContext | Carrier | None, remote_service: str, start_ns: int | None = None
+    ) -> Span:
         """A span of kind CLIENT in the name of a stage that can't report itself; it names the stage's service."""
         return self._span(name, "CLIENT", parent, start_ns, remote_service)
 
-    def _span(self, name: str, kind: str, parent: SpanContext | Carrier | None, start_ns: int | None,
-              remote: str | None, trace_id: str | None = None) -> Span:
+    def _span(
+        self,
+        name: str,
+        kind: str,
+        parent: SpanContext | Carrier | None,
+        start_ns: int | None,
+        remote: str | None,
+        trace_id: str | None = None,
+    ) -> Span:
         if isinstance(parent, Carrier):
             parent = parent.parent
         # A span's parent is what the caller says, never what happens to be current.
@@ -84,8 +99,9 @@ class Tracer:
 class Span:
     """A span under way. Methods may be called from any thread; after it is finished they do nothing."""
 
-    def __init__(self, tracer: Tracer, name: str, kind: str, trace_id: int, parent_id: int, start_ns: int,
-                 remote: str | None) -> None:
+    def __init__(
+        self, tracer: Tracer, name: str, kind: str, trace_id: int, parent_id: int, start_ns: int, remote: str | None
+    ) -> None:
         self._tracer = tracer
         self._name = name
         self._kind = kind
@@ -140,9 +156,22 @@ class Span:
         if self._finished is not None:
             return
         plain = {key: clean for key, value in (tags or {}).items() if (clean := _plain(value)) is not None}
-        self._children.append(Record(
-            self._trace, _IDS.generate_span_id(), self._id, None, name, start_ns, max(end_ns, start_ns + _MICROSECOND),
-            self._tracer.service, self._tracer.ip, None, plain, ()))
+        self._children.append(
+            Record(
+                self._trace,
+                _IDS.generate_span_id(),
+                self._id,
+                None,
+                name,
+                start_ns,
+                max(end_ns, start_ns + _MICROSECOND),
+                self._tracer.service,
+                self._tracer.ip,
+                None,
+                plain,
+                (),
+            )
+        )
 
     def carrier(self, deadline_ns: int) -> Carrier:
         """What a call made now, as a part of this span, takes along."""
@@ -164,9 +193,20 @@ class Span:
             return self._finished
 
     def _record(self, end_ns: int, tags: dict) -> Record:
-        return Record(self._trace, self._id, self._parent, self._kind, self._name, self.start_ns,
-                      max(end_ns, self.start_ns + _MICROSECOND), self._tracer.service, self._tracer.ip, self._remote,
-                      tags, tuple(self._events))
+        return Record(
+            self._trace,
+            self._id,
+            self._parent,
+            self._kind,
+            self._name,
+            self.start_ns,
+            max(end_ns, self.start_ns + _MICROSECOND),
+            self._tracer.service,
+            self._tracer.ip,
+            self._remote,
+            tags,
+            tuple(self._events),
+        )
 
     def finish(self, end_ns: int | None = None) -> list[dict]:
         """As `records`, in Zipkin v2 JSON."""

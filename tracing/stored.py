@@ -32,13 +32,15 @@ class Stored:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, transport: Transport, zipkin_url: str, timeout_s: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, transport: Transport, zipkin_url: str, timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = transport.name
         self._transport = transport
         self._health_url = f"{zipkin_url}/health"
-        self._client = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 2.0)), trust_env=False,
-                                    follow_redirects=False)
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 2.0)), trust_env=False, follow_redirects=False
+        )
         self._clock = clock
         self._looked = clock()
         self._held: list[Sequence[bytes]] = []  # batches that were taken and are not known to be stored

@@ -1,10 +1,10 @@
 """A trace read back from Zipkin, as a tree for a terminal.
 
-    POST /api/generate  200  cosyvoice3-api      812.4 ms  100 %  ██████████████████████████
-    ├─ PREPROCESS_AUDIO      audio-service        21.7 ms    3 %  █
-    ├─ EXTRACT_SPEAKER       embedding-service    40.2 ms    5 %   █
-    ├─ GENERATE_MEL          tts-service         570.1 ms   70 %    ██████████████████         ◀ slowest stage
-    └─ VOCODE_WAV            vocoder-service     165.0 ms   20 %                      █████
+POST /api/generate  200  cosyvoice3-api      812.4 ms  100 %  ██████████████████████████
+├─ PREPROCESS_AUDIO      audio-service        21.7 ms    3 %  █
+├─ EXTRACT_SPEAKER       embedding-service    40.2 ms    5 %   █
+├─ GENERATE_MEL          tts-service         570.1 ms   70 %    ██████████████████         ◀ slowest stage
+└─ VOCODE_WAV            vocoder-service     165.0 ms   20 %                      █████
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ class TraceNotFound(Exception):
     """Zipkin doesn't have the trace, not all of it, or doesn't answer; the message says which, and what to do."""
 
 
-def fetch(zipkin_url: str, trace_id: str, expect: int | None = None, timeout_s: float = 10.0, *,
-          client: httpx.Client | None = None, clock: Callable[[], float] = time.monotonic,
-          sleep: Callable[[float], None] = time.sleep) -> list[dict]:
+def fetch(
+    zipkin_url: str,
+    trace_id: str,
+    expect: int | None = None,
+    timeout_s: float = 10.0,
+    *,
+    client: httpx.Client | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[dict]:
     """Reads one trace from Zipkin, waiting until it is there (Zipkin answers 202 before it stores).
 
     Args:
@@ -62,10 +69,14 @@ def _why(zipkin_url, trace_id, found, expect, timeout_s, trouble) -> str:
     if trouble:
         return f"{trouble} at {zipkin_url}. Is it Zipkin's address, and is it running? Try {zipkin_url}/health."
     if found:
-        return (f"Trace {trace_id} has {found} of {expect} spans in Zipkin after {timeout_s:g} s. The others are late, "
-                f"or were refused; the exporter's log says so.")
-    return (f"Trace {trace_id} isn't in Zipkin at {zipkin_url} after {timeout_s:g} s. It was not kept by the sampling "
-            f"rules, it still waits in the spool, or Zipkin has dropped it (MEM_MAX_SPANS).")
+        return (
+            f"Trace {trace_id} has {found} of {expect} spans in Zipkin after {timeout_s:g} s. The others are late, "
+            f"or were refused; the exporter's log says so."
+        )
+    return (
+        f"Trace {trace_id} isn't in Zipkin at {zipkin_url} after {timeout_s:g} s. It was not kept by the sampling "
+        f"rules, it still waits in the spool, or Zipkin has dropped it (MEM_MAX_SPANS)."
+    )
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,12 @@ def render(spans: list[dict], *, colour: bool = False) -> str:
         span, failed = row.span, words.ERROR in row.span.get("tags", {})
         duration = span.get("duration", 0)
         bar = _bar(span.get("timestamp", begin) - begin, duration, whole)
-        line = (f"{paint(f'{row.label:<{label_width}}', _RED if failed else '')}  "
-                f"{paint(f'{_service(span):<{service_width}}', _DIM)}  {duration / 1000:9.1f} ms  "
-                f"{100 * duration / root_duration:3.0f} %  "
-                f"{paint(bar, _RED if failed else _YELLOW if span is slowest else _GREEN)}")
+        line = (
+            f"{paint(f'{row.label:<{label_width}}', _RED if failed else '')}  "
+            f"{paint(f'{_service(span):<{service_width}}', _DIM)}  {duration / 1000:9.1f} ms  "
+            f"{100 * duration / root_duration:3.0f} %  "
+            f"{paint(bar, _RED if failed else _YELLOW if span is slowest else _GREEN)}"
+        )
         if span is slowest:
             line += paint("  ◀ slowest stage", _YELLOW)
         if failed:

@@ -27,22 +27,48 @@ STAGE_SERVICE = {PREPROCESS_AUDIO: AUDIO, EXTRACT_SPEAKER: EMBEDDING, GENERATE_M
 
 # Phases inside a stage, timed by an engine: the names of INTERNAL spans. An engine of one's own adds its phases by
 # configuration (`Allow.span_names` in tracing/settings.py).
-PHASES = frozenset({
-    "TEXT_FRONTEND", "ACOUSTIC_MODEL", "VOCODER", "DECODE_AUDIO", "RESAMPLE",
-    "SPEECH_TOKENS", "SPEAKER_EMBEDDING", "LM_PREFILL", "LM_DECODE", "FLOW_MATCHING",
-})
+PHASES = frozenset(
+    {
+        "TEXT_FRONTEND",
+        "ACOUSTIC_MODEL",
+        "VOCODER",
+        "DECODE_AUDIO",
+        "RESAMPLE",
+        "SPEECH_TOKENS",
+        "SPEAKER_EMBEDDING",
+        "LM_PREFILL",
+        "LM_DECODE",
+        "FLOW_MATCHING",
+    }
+)
 
 # What the watchdog did: the names of its spans, each a trace of its own.
 ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
 
 # What the ingress serves; what stands for braces is the caller's text. A root span's name is a method and one of these;
 # any other path is the caller's text as a whole.
-ROUTES = frozenset({
-    "/", "/api/generate", "/api/dialects", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json",
-    "/v1/audio/speech", "/v1/audio/voices", "/v1/audio/voices/{voice}", "/v1/models", "/v1/models/{model}",
-    "/inference_sft", "/inference_zero_shot", "/inference_cross_lingual", "/inference_instruct",
-    "/inference_instruct2",
-})
+ROUTES = frozenset(
+    {
+        "/",
+        "/api/generate",
+        "/api/dialects",
+        "/health",
+        "/ready",
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/openapi.json",
+        "/v1/audio/speech",
+        "/v1/audio/voices",
+        "/v1/audio/voices/{voice}",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/inference_sft",
+        "/inference_zero_shot",
+        "/inference_cross_lingual",
+        "/inference_instruct",
+        "/inference_instruct2",
+    }
+)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown route"
 

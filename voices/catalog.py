@@ -104,8 +104,11 @@ class Catalog:
                     return changed
                 self.contended += 1
                 time.sleep(random.uniform(0, 0.002 * min(attempt + 1, 25)))
-        raise VoiceStoreUnavailable("Too many voices are being stored or deleted at this moment; try again shortly.",
-                                    code="voice_store_busy", retry_after_s=2)
+        raise VoiceStoreUnavailable(
+            "Too many voices are being stored or deleted at this moment; try again shortly.",
+            code="voice_store_busy",
+            retry_after_s=2,
+        )
 
     def _newest(self) -> tuple[int, Voicelist]:
         number = 0
@@ -143,8 +146,11 @@ class Catalog:
                 elif number < newest and size:
                     self._place.write(_path(number), b"")
         except Exception as error:
-            log.warning("an older list of voices could not be emptied, the next change will: %s.%s",
-                        type(error).__module__, type(error).__qualname__)
+            log.warning(
+                "an older list of voices could not be emptied, the next change will: %s.%s",
+                type(error).__module__,
+                type(error).__qualname__,
+            )
 
     def _numbers(self) -> dict[int, int]:
         return {int(name): size for name, size in self._place.sizes(FOLDER).items() if _NUMBER.fullmatch(name)}
@@ -169,5 +175,8 @@ def _damaged(error: ValidationError | None) -> InternalError:
     # A ValidationError quotes the names, transcripts and consents that it chokes on.
     where = [problem["loc"] for problem in error.errors(include_input=False)][:3] if error else "it is empty"
     log.error("the newest list of voices can't be read (%s); nothing is stored until it is restored or removed", where)
-    return InternalError("The list of stored voices is damaged, so no voice can be found or stored; whoever runs this "
-                         "service must restore it. Its log says more.", code="voice_list_damaged")
+    return InternalError(
+        "The list of stored voices is damaged, so no voice can be found or stored; whoever runs this "
+        "service must restore it. Its log says more.",
+        code="voice_list_damaged",
+    )

@@ -45,22 +45,33 @@ def check_consent(consent: str) -> str:
     """The consent as it was sent, but for white space around it; 1 to 1,000 characters. InvalidInput (`consent`)."""
     stripped = consent.strip()
     if not stripped:
-        raise _refuse("The field 'consent' is missing: write what the speaker has agreed to. No voice is stored "
-                      "without it.", "consent_missing")
+        raise _refuse(
+            "The field 'consent' is missing: write what the speaker has agreed to. No voice is stored without it.",
+            "consent_missing",
+        )
     if len(stripped) > MAX_CONSENT:
-        raise _refuse(f"The consent is {len(stripped)} characters long; the limit is {MAX_CONSENT}. Say in short what "
-                      "was agreed, and keep the full agreement where you keep such things.", "consent_too_long")
+        raise _refuse(
+            f"The consent is {len(stripped)} characters long; the limit is {MAX_CONSENT}. Say in short what "
+            "was agreed, and keep the full agreement where you keep such things.",
+            "consent_too_long",
+        )
     if any(unicodedata.category(char) in ("Cc", "Cs") and char not in _WHITE_SPACE for char in stripped):
-        raise _refuse("The consent contains a control character or half of a surrogate pair; only line breaks and tabs "
-                      "are allowed.", "consent_control_character")
+        raise _refuse(
+            "The consent contains a control character or half of a surrogate pair; only line breaks and tabs "
+            "are allowed.",
+            "consent_control_character",
+        )
     return stripped
 
 
 def _unknown_field(name: str) -> InvalidInput:
     near = get_close_matches(name, (*FIELDS, FILE), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InvalidInput(f"The form has a field that is not known.{hint} Known fields: {FILE}, {', '.join(FIELDS)}.",
-                        param=near[0] if near else None, code="field_unknown")
+    return InvalidInput(
+        f"The form has a field that is not known.{hint} Known fields: {FILE}, {', '.join(FIELDS)}.",
+        param=near[0] if near else None,
+        code="field_unknown",
+    )
 
 
 def _refuse(message: str, code: str) -> InvalidInput:

@@ -14,21 +14,37 @@ _MARKS = "-_."
 _SHRINKS_AT_MOST = 8
 #: Letters and marks that nobody sees (Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt, as far as
 #: they are of category L or M): with them two names could look the same.
-_UNSEEN = frozenset({0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10),
-                     0xFFA0, *range(0xE0100, 0xE01F0)})
+_UNSEEN = frozenset(
+    {
+        0x034F,
+        0x115F,
+        0x1160,
+        0x17B4,
+        0x17B5,
+        *range(0x180B, 0x1810),
+        0x3164,
+        *range(0xFE00, 0xFE10),
+        0xFFA0,
+        *range(0xE0100, 0xE01F0),
+    }
+)
 
 
 def check_name(name: str) -> str:
     """The name in NFC, 1 to 64 characters: letters, their marks and digits of any script, `-`, `_`, and `.` but not
     first. Raises InvalidInput (param `name`)."""
     if not name:
-        raise _refuse("The field 'name' is missing: what the voice is to be called, 1 to 64 letters and digits.",
-                      "name_missing")
+        raise _refuse(
+            "The field 'name' is missing: what the voice is to be called, 1 to 64 letters and digits.", "name_missing"
+        )
     if len(name) > MAX_NAME * _SHRINKS_AT_MOST or len(normal := unicodedata.normalize("NFC", name)) > MAX_NAME:
         raise _refuse(f"The name is too long: at most {MAX_NAME} characters.", "name_too_long")
     if not all(map(_allowed, normal)):
-        raise _refuse("The name holds a character that is not allowed. Use letters and digits of any script, '-', '_' "
-                      "and '.'; no spaces, slashes, symbols or invisible characters.", "name_character")
+        raise _refuse(
+            "The name holds a character that is not allowed. Use letters and digits of any script, '-', '_' "
+            "and '.'; no spaces, slashes, symbols or invisible characters.",
+            "name_character",
+        )
     if normal[0] == "." or unicodedata.category(normal[0])[0] == "M":
         raise _refuse("The name must begin with a letter, a digit, '-' or '_'.", "name_start")
     if looks_like_an_id(normal):

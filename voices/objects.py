@@ -59,11 +59,16 @@ class ObjectStore:
         path = f"try/{secrets.token_hex(16)}"
         try:
             if not self._create(path, b"first") or self._create(path, b"second"):
-                log.error("the voice store ignores that a file must not exist yet, so replicas would lose each other's "
-                          "voices: no voice is stored or deleted there")
-                raise VoiceStoreUnavailable("The place where voices are stored can't create a file exclusively, so "
-                                            "nothing is changed there. Whoever runs this service must name another "
-                                            "one.", code="voice_store_not_exclusive")
+                log.error(
+                    "the voice store ignores that a file must not exist yet, so replicas would lose each other's "
+                    "voices: no voice is stored or deleted there"
+                )
+                raise VoiceStoreUnavailable(
+                    "The place where voices are stored can't create a file exclusively, so "
+                    "nothing is changed there. Whoever runs this service must name another "
+                    "one.",
+                    code="voice_store_not_exclusive",
+                )
         finally:
             self.remove(path)
         self._exclusive = True

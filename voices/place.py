@@ -90,8 +90,16 @@ def reaching(doing: str) -> Iterator[None]:
     except SpeechError:
         raise
     except Exception as error:
-        log.error("the voice store failed while %s: %s.%s, errno %s", doing, type(error).__module__,
-                  type(error).__qualname__, getattr(error, "errno", None))
-        raise VoiceStoreUnavailable("The place where voices are stored can't be reached or refuses; try again shortly. "
-                                    "The service's log says what failed.", code="voice_store_failed",
-                                    retry_after_s=5) from error
+        log.error(
+            "the voice store failed while %s: %s.%s, errno %s",
+            doing,
+            type(error).__module__,
+            type(error).__qualname__,
+            getattr(error, "errno", None),
+        )
+        raise VoiceStoreUnavailable(
+            "The place where voices are stored can't be reached or refuses; try again shortly. "
+            "The service's log says what failed.",
+            code="voice_store_failed",
+            retry_after_s=5,
+        ) from error

@@ -63,13 +63,22 @@ class VoiceRecord(_Stored):
     folder: str = Field(pattern=FOLDER_NAME, repr=False)
 
     @classmethod
-    def of(cls, enrolment: Enrolment, clip: bytes, facts: ClipFacts, owner: str | None, now: float,
-           token: str) -> VoiceRecord:
+    def of(
+        cls, enrolment: Enrolment, clip: bytes, facts: ClipFacts, owner: str | None, now: float, token: str
+    ) -> VoiceRecord:
         voice_id = content_id(clip, enrolment.transcript)
-        return cls(id=voice_id, name=enrolment.name, dialect=enrolment.dialect.code,
-                   language=enrolment.dialect.language, transcript=enrolment.transcript,
-                   consent=Consent(agreed=enrolment.consent, at=datetime.fromtimestamp(int(now), UTC)),
-                   created_at=int(now), clip=facts, owner=owner, folder=f"{voice_id}.{int(now):x}.{token}")
+        return cls(
+            id=voice_id,
+            name=enrolment.name,
+            dialect=enrolment.dialect.code,
+            language=enrolment.dialect.language,
+            transcript=enrolment.transcript,
+            consent=Consent(agreed=enrolment.consent, at=datetime.fromtimestamp(int(now), UTC)),
+            created_at=int(now),
+            clip=facts,
+            owner=owner,
+            folder=f"{voice_id}.{int(now):x}.{token}",
+        )
 
     def may_be_deleted_by(self, key: str | None, *, admin: bool = False) -> bool:
         """`key`: the caller's key's name. One without a key may delete what was stored without one."""
@@ -77,10 +86,17 @@ class VoiceRecord(_Stored):
 
     def public(self) -> dict:
         """As the API shows it (docs/api.md)."""
-        return {"id": self.id, "object": "audio.voice", "name": self.name, "dialect": self.dialect,
-                "language": self.language, "created_at": self.created_at,
-                "consent": {"agreed": self.consent.agreed, "at": self.consent.at.strftime("%Y-%m-%dT%H:%M:%SZ")},
-                "has_transcript": self.transcript is not None, "clip": self.clip.model_dump()}
+        return {
+            "id": self.id,
+            "object": "audio.voice",
+            "name": self.name,
+            "dialect": self.dialect,
+            "language": self.language,
+            "created_at": self.created_at,
+            "consent": {"agreed": self.consent.agreed, "at": self.consent.at.strftime("%Y-%m-%dT%H:%M:%SZ")},
+            "has_transcript": self.transcript is not None,
+            "clip": self.clip.model_dump(),
+        }
 
 
 def content_id(clip: bytes, transcript: str | None) -> str:

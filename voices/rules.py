@@ -17,21 +17,36 @@ def is_stored(record: VoiceRecord, voices: Voicelist, limits: VoiceSettings) -> 
     if same.name != record.name:
         # The id says nothing new to whoever has the clip and the transcript; by it, anybody may ask for the name.
         hint = f" It is yours: {same.id}." if same.owner == record.owner else ""
-        raise Conflict(f"This clip with this transcript is stored already, under another name.{hint} A voice has one "
-                       "name; use that one, or delete the voice first.", param="name", code="voice_exists")
+        raise Conflict(
+            f"This clip with this transcript is stored already, under another name.{hint} A voice has one "
+            "name; use that one, or delete the voice first.",
+            param="name",
+            code="voice_exists",
+        )
     if same.dialect != record.dialect:
-        raise Conflict("This voice is stored already, with another dialect. Delete it first to change that.",
-                       param="dialect", code="voice_differs")
+        raise Conflict(
+            "This voice is stored already, with another dialect. Delete it first to change that.",
+            param="dialect",
+            code="voice_differs",
+        )
     return True
 
 
 def _check_room(record: VoiceRecord, voices: Voicelist, limits: VoiceSettings) -> None:
     if record.name in voices.by_name:
-        raise Conflict("This name is taken by another voice. Choose another name, or delete that voice first.",
-                       param="name", code="voice_name_taken")
+        raise Conflict(
+            "This name is taken by another voice. Choose another name, or delete that voice first.",
+            param="name",
+            code="voice_name_taken",
+        )
     if len(voices.records) >= limits.max_voices:
-        raise Conflict(f"The limit of {limits.max_voices} stored voices is reached. Delete one that is not needed any "
-                       "more.", code="voices_full")
+        raise Conflict(
+            f"The limit of {limits.max_voices} stored voices is reached. Delete one that is not needed any more.",
+            code="voices_full",
+        )
     if voices.clip_bytes + record.clip.bytes > limits.max_bytes:
-        raise Conflict(f"The limit of {limits.max_bytes} bytes for all stored clips together would be passed. Delete a "
-                       "voice that is not needed any more, or send the clip as FLAC.", code="voices_full")
+        raise Conflict(
+            f"The limit of {limits.max_bytes} bytes for all stored clips together would be passed. Delete a "
+            "voice that is not needed any more, or send the clip as FLAC.",
+            code="voices_full",
+        )

@@ -47,8 +47,10 @@ class VoiceSettings(BaseModel):
     @model_validator(mode="after")
     def _allowed(self) -> VoiceSettings:
         if self.url is not None and protocol_of(self.url) not in self.protocols:
-            raise ValueError("the url of the voices begins with a protocol that is not allowed; allowed are "
-                             f"{', '.join(sorted(self.protocols))} (`protocols` in these settings adds s3, gs or abfs)")
+            raise ValueError(
+                "the url of the voices begins with a protocol that is not allowed; allowed are "
+                f"{', '.join(sorted(self.protocols))} (`protocols` in these settings adds s3, gs or abfs)"
+            )
         return self
 
 

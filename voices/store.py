@@ -40,16 +40,27 @@ class Voices:
         self._catalog = Catalog(place)
         self._sweeper = Sweeper(place, self._catalog, now)
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("created", "deleted", "arrays_found", "arrays_absent", "arrays_damaged",
-                                      "clips_damaged", "abandoned_removed"), 0)
+        self._counts = dict.fromkeys(
+            (
+                "created",
+                "deleted",
+                "arrays_found",
+                "arrays_absent",
+                "arrays_damaged",
+                "clips_damaged",
+                "abandoned_removed",
+            ),
+            0,
+        )
 
     @classmethod
     def open(cls, settings: VoiceSettings) -> Voices | None:
         """None where the settings name no place. Touches nothing yet; ValueError where a driver is missing."""
         return None if settings.url is None else cls(open_place(settings), settings)
 
-    def create(self, enrolment: Enrolment, clip: bytes, facts: ClipFacts,
-               owner: str | None = None) -> tuple[VoiceRecord, bool]:
+    def create(
+        self, enrolment: Enrolment, clip: bytes, facts: ClipFacts, owner: str | None = None
+    ) -> tuple[VoiceRecord, bool]:
         """Store a voice; False where it was there already: same clip, transcript, name and dialect. The consent and the
         owner are then those of the first time.
 
@@ -63,8 +74,9 @@ class Voices:
             if is_stored(record, voices, self._settings):
                 return None
             if self._now() - record.created_at > ABANDONED_S / 2:
-                raise VoiceStoreUnavailable("Storing the voice took far too long; try again.",
-                                            code="voice_store_slow", retry_after_s=5)
+                raise VoiceStoreUnavailable(
+                    "Storing the voice took far too long; try again.", code="voice_store_slow", retry_after_s=5
+                )
             return voices.adding(record)
 
         voices = self._catalog.read()
@@ -115,9 +127,11 @@ class Voices:
             with reaching("removing a voice's files"):
                 self._place.remove_folder(f"{FOLDER}/{record.folder}")
         except VoiceStoreUnavailable as error:
-            raise VoiceStoreUnavailable("The voice is deleted and can't be used any more, but its files could not be "
-                                        "removed yet; the service tries again by itself.",
-                                        code="voice_files_left") from error
+            raise VoiceStoreUnavailable(
+                "The voice is deleted and can't be used any more, but its files could not be "
+                "removed yet; the service tries again by itself.",
+                code="voice_files_left",
+            ) from error
 
     def clip(self, voice_id: str) -> bytes:
         """The file as it was sent. Raises VoiceNotFound, and InternalError where it is no longer what it was."""
@@ -130,8 +144,11 @@ class Voices:
             return self.clip(voice_id)
         self._count("clips_damaged")
         log.error("the stored clip of %s is %s", voice_id, "missing" if data is None else "damaged")
-        raise InternalError("The stored clip of this voice is missing or damaged. Delete it, and store it again.",
-                            param="voice", code="voice_damaged")
+        raise InternalError(
+            "The stored clip of this voice is missing or damaged. Delete it, and store it again.",
+            param="voice",
+            code="voice_damaged",
+        )
 
     def arrays(self, voice_id: str, engine: tuple[str, str]) -> Arrays | None:
         """What this engine, (name, version), found in the clip; None where that is not kept, or damaged: find it again
@@ -204,6 +221,9 @@ def _found(record: VoiceRecord | None) -> VoiceRecord:
 
 
 def _not_found() -> VoiceNotFound:
-    return VoiceNotFound("No voice of this name or id is stored, or no longer. GET /v1/audio/voices lists them all; "
-                         "names are matched exactly, upper and lower case included.", param="voice",
-                         code="voice_unknown")
+    return VoiceNotFound(
+        "No voice of this name or id is stored, or no longer. GET /v1/audio/voices lists them all; "
+        "names are matched exactly, upper and lower case included.",
+        param="voice",
+        code="voice_unknown",
+    )

@@ -15,8 +15,9 @@ class Budget:
     Times are seconds of any clock that only moves forward.
     """
 
-    def __init__(self, at_most: int, within_s: float, backoff_s: float,
-                 vary: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, at_most: int, within_s: float, backoff_s: float, vary: Callable[[], float] = random.random
+    ) -> None:
         self._at_most = at_most
         self._within_s = within_s
         self._backoff_s = backoff_s

@@ -75,8 +75,11 @@ class Replicas:
         lost, replaced = [], []
         for name, service in services.items():
             if before := self._before.get(name):
-                gone = [Lost(name, replica, self._seen[replica.id]) for replica in before.running.values()
-                        if replica.id not in service.running and not _meant(before, service)]
+                gone = [
+                    Lost(name, replica, self._seen[replica.id])
+                    for replica in before.running.values()
+                    if replica.id not in service.running and not _meant(before, service)
+                ]
                 lost += gone
                 waiting = self._open.setdefault(name, [])
                 waiting += gone

@@ -20,8 +20,16 @@ FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
 class ApiError(Exception):
     """What the API answered instead of what was asked for, in its own words, or that it could not be reached."""
 
-    def __init__(self, message: str, *, code: str | None = None, param: str | None = None, status: int | None = None,
-                 trace_id: str | None = None, trace_url: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        status: int | None = None,
+        trace_id: str | None = None,
+        trace_url: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
@@ -54,10 +62,19 @@ class Speech:
     response_format: str = "wav"
 
     def form(self) -> dict[str, str]:
-        fields = {"text": self.text, "dialect": self.dialect, "voice": self.voice, "mode": self.mode,
-                  "style_instruction": self.style_instruction, "prompt_text": self.prompt_text, "speed": self.speed,
-                  "seed": self.seed, "long_form": "true" if self.long_form else None,
-                  "response_format": self.response_format, "stream_format": "sse"}
+        fields = {
+            "text": self.text,
+            "dialect": self.dialect,
+            "voice": self.voice,
+            "mode": self.mode,
+            "style_instruction": self.style_instruction,
+            "prompt_text": self.prompt_text,
+            "speed": self.speed,
+            "seed": self.seed,
+            "long_form": "true" if self.long_form else None,
+            "response_format": self.response_format,
+            "stream_format": "sse",
+        }
         return {name: str(value) for name, value in fields.items() if value is not None}
 
 
@@ -116,11 +133,13 @@ class Api:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # A key that is no header value (a line break, Chinese) is a wrong key.
         try:
-            self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False,
-                                      timeout=httpx.Timeout(SILENCE_S, connect=10))
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, trust_env=False, timeout=httpx.Timeout(SILENCE_S, connect=10)
+            )
         except (UnicodeEncodeError, ValueError) as failure:
-            raise ApiError("The key holds characters that no key has; copy it again.", code="key_malformed") \
-                from failure
+            raise ApiError(
+                "The key holds characters that no key has; copy it again.", code="key_malformed"
+            ) from failure
 
     def dialects(self) -> dict:
         """GET /api/dialects: `engine`, `languages`, `dialects`."""
@@ -134,8 +153,9 @@ class Api:
         fields = {"name": name, "dialect": dialect, "consent": consent}
         if prompt_text:
             fields["prompt_text"] = prompt_text
-        return self._json(self._ask("POST", "/v1/audio/voices", data=fields,
-                                    files={"audio_sample": (clip.name, clip.content)}))
+        return self._json(
+            self._ask("POST", "/v1/audio/voices", data=fields, files={"audio_sample": (clip.name, clip.content)})
+        )
 
     def generate(self, speech: Speech) -> Iterator[Event]:
         """What happens to a request, as it happens; ends with Done. Closing the iterator cancels the request."""
@@ -148,8 +168,9 @@ class Api:
                 answer.read()
                 raise _error(answer)
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ApiError(f"{self.url} answers, but not with events: it is no Cosygraph, or an older one.",
-                               code="no_events")
+                raise ApiError(
+                    f"{self.url} answers, but not with events: it is no Cosygraph, or an older one.", code="no_events"
+                )
             trace_id = answer.headers.get("x-trace-id")
             for name, data in sse.events(answer.iter_bytes()):
                 event = _event(name, data, trace_id)
@@ -157,8 +178,11 @@ class Api:
                     yield event
                 if isinstance(event, Done):
                     return
-        raise ApiError("The answer broke off before its end; its trace says which stage did. Try again.",
-                       code="broken_off", trace_id=trace_id)
+        raise ApiError(
+            "The answer broke off before its end; its trace says which stage did. Try again.",
+            code="broken_off",
+            trace_id=trace_id,
+        )
 
     def _ask(self, method: str, path: str, **what) -> httpx.Response:
         with self._told():
@@ -169,14 +193,18 @@ class Api:
         try:
             yield
         except httpx.TimeoutException as failure:
-            raise ApiError(f"{self.url} did not answer in time. Is it overloaded? `make status` says what runs.",
-                           code="timeout") from failure
+            raise ApiError(
+                f"{self.url} did not answer in time. Is it overloaded? `make status` says what runs.", code="timeout"
+            ) from failure
         except httpx.ConnectError as failure:
-            raise ApiError(f"Nobody answers at {self.url}. `make up` starts the service, `make status` says where it "
-                           "is.", code="unreachable") from failure
+            raise ApiError(
+                f"Nobody answers at {self.url}. `make up` starts the service, `make status` says where it is.",
+                code="unreachable",
+            ) from failure
         except httpx.HTTPError as failure:
-            raise ApiError(f"The connection to {self.url} broke ({type(failure).__name__}). Try again.",
-                           code="connection_broke") from failure
+            raise ApiError(
+                f"The connection to {self.url} broke ({type(failure).__name__}). Try again.", code="connection_broke"
+            ) from failure
 
     def _json(self, answer: httpx.Response) -> dict:
         if not answer.is_success:
@@ -205,8 +233,14 @@ def _error(answer: httpx.Response) -> ApiError:
     except (ValueError, KeyError, TypeError):
         error = {}
     message = error.get("message") or f"The service answered {answer.status_code} and did not say why."
-    return ApiError(message, code=error.get("code"), param=error.get("param"), status=answer.status_code,
-                    trace_id=answer.headers.get("x-trace-id"), trace_url=answer.headers.get("x-trace-url"))
+    return ApiError(
+        message,
+        code=error.get("code"),
+        param=error.get("param"),
+        status=answer.status_code,
+        trace_id=answer.headers.get("x-trace-id"),
+        trace_url=answer.headers.get("x-trace-url"),
+    )
 
 
 def _event(name: str, data: str, trace_id: str | None) -> Event | None:
@@ -222,11 +256,19 @@ def _event(name: str, data: str, trace_id: str | None) -> Event | None:
             return Done(**_known(Done, fields) | {"stages": stages})
         if name == "error":
             error = fields["error"]
-            raise ApiError(error["message"], code=error.get("code"), param=error.get("param"),
-                           trace_id=fields.get("trace_id") or trace_id, trace_url=fields.get("trace_url"))
+            raise ApiError(
+                error["message"],
+                code=error.get("code"),
+                param=error.get("param"),
+                trace_id=fields.get("trace_id") or trace_id,
+                trace_url=fields.get("trace_url"),
+            )
     except (ValueError, KeyError, TypeError) as failure:
-        raise ApiError(f"The service sent an event of the kind {name!r} that can't be read; it is of another version.",
-                       code="event_malformed", trace_id=trace_id) from failure
+        raise ApiError(
+            f"The service sent an event of the kind {name!r} that can't be read; it is of another version.",
+            code="event_malformed",
+            trace_id=trace_id,
+        ) from failure
     return None
 
 

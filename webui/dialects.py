@@ -14,9 +14,11 @@ SCRIPT = "element.addEventListener('change', event => { props.value = event.targ
 
 def template(words: Mapping[str, str]) -> str:
     """For gr.HTML, with the properties `options` and `note`; an update has to bring both."""
-    return (f'<label for="dialect">{escape(words["dialect"])}</label>'
-            '<select id="dialect" required aria-describedby="dialect-note">${options}</select>'
-            '<small id="dialect-note">${note}</small>')
+    return (
+        f'<label for="dialect">{escape(words["dialect"])}</label>'
+        '<select id="dialect" required aria-describedby="dialect-note">${options}</select>'
+        '<small id="dialect-note">${note}</small>'
+    )
 
 
 def options(dialects: Sequence[Mapping], words: Mapping[str, str], language: str) -> str:
@@ -25,8 +27,11 @@ def options(dialects: Sequence[Mapping], words: Mapping[str, str], language: str
     for dialect in dialects:
         group = "group_zh" if dialect.get("language") == "zh" else "group_other"
         groups[group].append(_option(dialect, words, language))
-    inner = "".join(f'<optgroup label="{escape(words[name])}">{"".join(found)}</optgroup>'
-                    for name, found in groups.items() if found)
+    inner = "".join(
+        f'<optgroup label="{escape(words[name])}">{"".join(found)}</optgroup>'
+        for name, found in groups.items()
+        if found
+    )
     return f'<option value="" selected disabled>{escape(words["choose_dialect"])}</option>{inner}'
 
 
@@ -36,5 +41,4 @@ def _option(dialect: Mapping, words: Mapping[str, str], language: str) -> str:
         name = f"{name} · {english}"
     spoken = bool(dialect.get("supported"))
     mark = "" if spoken else f" — {words['not_spoken']}"
-    return (f'<option value="{escape(dialect["code"])}"{"" if spoken else " disabled"}>'
-            f'{escape(name + mark)}</option>')
+    return f'<option value="{escape(dialect["code"])}"{"" if spoken else " disabled"}>{escape(name + mark)}</option>'

@@ -9,14 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webui.words import HTML_LANGUAGE
 
 #: Three spans of a trace; without an icon of the page's own the browser asks for /favicon.ico.
-ICON = ("<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
-        "<path stroke='%231f7a8c' stroke-width='3' d='M1 3h10M4 8h7M7 13h8'/></svg>\">")
+ICON = (
+    "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+    "<path stroke='%231f7a8c' stroke-width='3' d='M1 3h10M4 8h7M7 13h8'/></svg>\">"
+)
 
 
 def head(language: str) -> bytes:
     name = HTML_LANGUAGE[language]
-    return (f"<script>Object.defineProperty(navigator, 'language', {{get: () => '{name}'}});"
-            f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});</script>{ICON}").encode()
+    return (
+        f"<script>Object.defineProperty(navigator, 'language', {{get: () => '{name}'}});"
+        f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});</script>{ICON}"
+    ).encode()
 
 
 class InLanguage:
@@ -50,4 +54,5 @@ class InLanguage:
             named = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send(start | {"headers": [*named, (b"content-length", str(len(whole)).encode())]})
             await send({"type": "http.response.body", "body": whole})
+
         await self._app({**scope, "headers": headers}, receive, changed)

@@ -25,8 +25,9 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 class Page:
     """Builds the Blocks of one language. `api_url` is the API's as this process reaches it."""
 
-    def __init__(self, language: str, api_url: str, zipkin_ui_url: str | None = None,
-                 api_docs_url: str | None = None) -> None:
+    def __init__(
+        self, language: str, api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None
+    ) -> None:
         self.language = language
         self.words = TEXTS[language]
         self.api_url = api_url
@@ -36,8 +37,9 @@ class Page:
 
     def build(self) -> gr.Blocks:
         # Files are looked at every ten minutes, and gone an hour after they were made.
-        with gr.Blocks(title=f"Cosygraph · {self.words['tagline']}", analytics_enabled=False,
-                       delete_cache=(600, 3600)) as blocks:
+        with gr.Blocks(
+            title=f"Cosygraph · {self.words['tagline']}", analytics_enabled=False, delete_cache=(600, 3600)
+        ) as blocks:
             gr.HTML(self._head(), elem_id="top")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=340):
@@ -52,13 +54,17 @@ class Page:
     def _head(self) -> str:
         links = "".join(
             f'<a href="../{name}/" hreflang="{name}" lang="{name}"'
-            f'{" aria-current=page" if name == self.language else ""}>{title}</a>' for name, title in LANGUAGES.items())
+            f"{' aria-current=page' if name == self.language else ''}>{title}</a>"
+            for name, title in LANGUAGES.items()
+        )
         if self.api_docs_url:
             links += f'<a href="{escape(self.api_docs_url)}" target="_blank">{escape(self.words["api_docs"])}</a>'
         if self.zipkin_ui_url:
             links += f'<a href="{escape(self.zipkin_ui_url)}/zipkin/" target="_blank" rel="noopener">Zipkin</a>'
-        return (f'<header id="head"><h1>Cosygraph</h1><p>{escape(self.words["tagline"])}</p>'
-                f'<nav aria-label="{escape(self.words["language"])}">{links}</nav></header>')
+        return (
+            f'<header id="head"><h1>Cosygraph</h1><p>{escape(self.words["tagline"])}</p>'
+            f'<nav aria-label="{escape(self.words["language"])}">{links}</nav></header>'
+        )
 
     def _title(self, name: str) -> None:
         gr.HTML(f"<h2>{escape(self.words[name])}</h2>", elem_classes="title")
@@ -67,20 +73,37 @@ class Page:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
             self._title("voice")
-            self.source = gr.Radio([(words["from_clip"], "clip"), (words["from_store"], "voice")], value="clip",
-                                   label=words["source"], container=False, elem_id="source")
-            self.clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip",
-                                 buttons=[])
+            self.source = gr.Radio(
+                [(words["from_clip"], "clip"), (words["from_store"], "voice")],
+                value="clip",
+                label=words["source"],
+                container=False,
+                elem_id="source",
+            )
+            self.clip = gr.Audio(
+                sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip", buttons=[]
+            )
             with gr.Row(visible=False) as self.stored:
-                self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice",
-                                         info=words["no_voices"])
+                self.voice = gr.Dropdown(
+                    [], value=None, label=words["stored"], scale=4, elem_id="voice", info=words["no_voices"]
+                )
                 self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
-            self.dialect = gr.HTML("", html_template=dialects.template(words), js_on_load=dialects.SCRIPT,
-                                   note="", options=dialects.options([], words, self.language), elem_id="dialect-box")
+            self.dialect = gr.HTML(
+                "",
+                html_template=dialects.template(words),
+                js_on_load=dialects.SCRIPT,
+                note="",
+                options=dialects.options([], words, self.language),
+                elem_id="dialect-box",
+            )
             with gr.Accordion(words["more"], open=False, elem_id="more"):
                 self.prompt_text = gr.Textbox(label=words["prompt_text"], lines=1, elem_id="prompt-text")
-                self.key = gr.Textbox(label=words["key"], type="password", elem_id="key",
-                                      html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False))
+                self.key = gr.Textbox(
+                    label=words["key"],
+                    type="password",
+                    elem_id="key",
+                    html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
+                )
             with gr.Accordion(words["keep"], open=False, elem_id="keep") as self.keep_box:
                 self.keep_name = gr.Textbox(label=words["keep_name"], elem_id="keep-name")
                 self.keep_consent = gr.Textbox(label=words["keep_consent"], elem_id="keep-consent")
@@ -91,8 +114,9 @@ class Page:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
             self._title("what")
-            self.text = gr.Textbox(label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14,
-                                   elem_id="text")
+            self.text = gr.Textbox(
+                label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14, elem_id="text"
+            )
             self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
             with gr.Accordion(words["help"], open=False, elem_id="help"):
                 gr.Markdown(HELP[self.language])
@@ -101,58 +125,125 @@ class Page:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
             self._title("how")
-            self.mode = gr.Radio([(words["mode_fast"], "fast"), (words["mode_instruct"], "instruct")], value="fast",
-                                 label=words["mode"], container=False, elem_id="mode")
+            self.mode = gr.Radio(
+                [(words["mode_fast"], "fast"), (words["mode_instruct"], "instruct")],
+                value="fast",
+                label=words["mode"],
+                container=False,
+                elem_id="mode",
+            )
             with gr.Column(visible=False) as self.instruct:
                 with gr.Row(elem_id="presets"):
-                    self.presets = [(gr.Button(name, size="sm", min_width=40), told)
-                                    for name, told in PRESETS[self.language]]
+                    self.presets = [
+                        (gr.Button(name, size="sm", min_width=40), told) for name, told in PRESETS[self.language]
+                    ]
                 self.style = gr.Textbox(label=words["style"], placeholder=words["style_placeholder"], elem_id="style")
             with gr.Row():
                 self.speed = gr.Slider(0.5, 2, value=1, step=0.05, label=words["speed"], elem_id="speed", scale=3)
-                self.seed = gr.Number(value=0, minimum=0, maximum=MAX_SEED, precision=0, label=words["seed"],
-                                      elem_id="seed", scale=2, min_width=120)
+                self.seed = gr.Number(
+                    value=0,
+                    minimum=0,
+                    maximum=MAX_SEED,
+                    precision=0,
+                    label=words["seed"],
+                    elem_id="seed",
+                    scale=2,
+                    min_width=120,
+                )
                 self.dice = gr.Button(words["dice"], scale=1, min_width=90, elem_id="dice")
 
     def _result(self) -> None:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
             with gr.Row():
-                self.button = gr.Button(f"{words['generate']} — {words['wait_dialect']}", variant="secondary",
-                                        size="lg", scale=5, elem_id="generate")
-                self.stop = gr.Button(words["stop"], variant="stop", size="lg", scale=1, min_width=90, visible=False,
-                                      elem_id="stop")
+                self.button = gr.Button(
+                    f"{words['generate']} — {words['wait_dialect']}",
+                    variant="secondary",
+                    size="lg",
+                    scale=5,
+                    elem_id="generate",
+                )
+                self.stop = gr.Button(
+                    words["stop"], variant="stop", size="lg", scale=1, min_width=90, visible=False, elem_id="stop"
+                )
             self._title("result")
             self.progress = gr.HTML(f'<p class="idle">{escape(words["idle"])}</p>', elem_id="progress")
             self.live = gr.HTML(None, html_template=live.template(words), js_on_load=live.SCRIPT, elem_id="live")
-            self.file = gr.Audio(label=words["file"], interactive=False, visible=False, elem_id="file",
-                                 buttons=["download"])
+            self.file = gr.Audio(
+                label=words["file"], interactive=False, visible=False, elem_id="file", buttons=["download"]
+            )
             self.result = gr.HTML("", elem_id="result")
 
     def _connect(self, blocks: gr.Blocks) -> None:
-        wish = [self.source, self.clip, self.voice, self.dialect, self.text, self.mode, self.style, self.prompt_text,
-                self.speed, self.seed, self.long_form, self.key]
+        wish = [
+            self.source,
+            self.clip,
+            self.voice,
+            self.dialect,
+            self.text,
+            self.mode,
+            self.style,
+            self.prompt_text,
+            self.speed,
+            self.seed,
+            self.long_form,
+            self.key,
+        ]
         shown = [self.progress, self.live, self.file, self.result, self.button, self.stop]
         blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
         blocks.load(None, js=RADIOS, api_visibility="private")
-        self.source.change(lambda source: (gr.update(visible=source == "clip"), gr.update(visible=source == "voice"),
-                                           gr.update(visible=source == "clip")),
-                           self.source, [self.clip, self.stored, self.keep_box], queue=False, **_QUIET)
+        self.source.change(
+            lambda source: (
+                gr.update(visible=source == "clip"),
+                gr.update(visible=source == "voice"),
+                gr.update(visible=source == "clip"),
+            ),
+            self.source,
+            [self.clip, self.stored, self.keep_box],
+            queue=False,
+            **_QUIET,
+        )
         self.source.select(self._voices, [self.key], [self.voice, self.result], queue=False, **_QUIET)
         self.refresh.click(self._voices, [self.key], [self.voice, self.result], queue=False, **_QUIET)
-        self.mode.change(lambda mode: gr.update(visible=mode == "instruct"), self.mode, self.instruct, queue=False,
-                         **_QUIET)
+        self.mode.change(
+            lambda mode: gr.update(visible=mode == "instruct"), self.mode, self.instruct, queue=False, **_QUIET
+        )
         for button, told in self.presets:
             button.click(lambda told=told: told, None, self.style, queue=False, **_QUIET)
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, queue=False, **_QUIET)
-        self.keep.click(self._keep, [self.clip, self.dialect, self.keep_name, self.keep_consent, self.prompt_text,
-                                     self.key], [self.kept, self.voice], **_QUIET)
-        gr.on([self.dialect.change, self.clip.change, self.voice.change, self.source.change, self.mode.change,
-               self.text.change, self.style.change], self._waits, wish, self.button, queue=False,
-              trigger_mode="always_last", **_QUIET)
+        self.keep.click(
+            self._keep,
+            [self.clip, self.dialect, self.keep_name, self.keep_consent, self.prompt_text, self.key],
+            [self.kept, self.voice],
+            **_QUIET,
+        )
+        gr.on(
+            [
+                self.dialect.change,
+                self.clip.change,
+                self.voice.change,
+                self.source.change,
+                self.mode.change,
+                self.text.change,
+                self.style.change,
+            ],
+            self._waits,
+            wish,
+            self.button,
+            queue=False,
+            trigger_mode="always_last",
+            **_QUIET,
+        )
         running = self.button.click(self._run, wish, shown, concurrency_limit=MOST_RUNS, **_QUIET)
-        self.stop.click(self._stopped, wish, [self.result, self.button, self.stop], cancels=[running], queue=False,
-                        js="(...all) => { window.cosygraphSilence?.(); return all; }", **_QUIET)
+        self.stop.click(
+            self._stopped,
+            wish,
+            [self.result, self.button, self.stop],
+            cancels=[running],
+            queue=False,
+            js="(...all) => { window.cosygraphSilence?.(); return all; }",
+            **_QUIET,
+        )
         blocks.unload(self._left)
         self.file.play(None, js="() => window.cosygraphSilence?.()", api_visibility="private")
 
@@ -164,8 +255,11 @@ class Page:
             return gr.update(), gr.update(), failed(error, self.zipkin_ui_url, self.words)
         engine = found["engine"]
         note = f"{self.words['engine']}: {engine['name']} {engine.get('version') or ''}. {engine.get('notice') or ''}"
-        return (gr.update(options=dialects.options(found["dialects"], self.words, self.language), note=escape(note)),
-                gr.update(), gr.update())
+        return (
+            gr.update(options=dialects.options(found["dialects"], self.words, self.language), note=escape(note)),
+            gr.update(),
+            gr.update(),
+        )
 
     def _voices(self, key: str | None):
         try:
@@ -181,8 +275,13 @@ class Page:
             return f'<div role="alert" class="problem">{escape(self.words["keep_needs"])}</div>', gr.update()
         try:
             with Api(self.api_url, key or None) as api:
-                voice = api.keep_voice(read_clip(clip), name=name.strip(), dialect=dialect, consent=consent.strip(),
-                                       prompt_text=(prompt_text or "").strip() or None)
+                voice = api.keep_voice(
+                    read_clip(clip),
+                    name=name.strip(),
+                    dialect=dialect,
+                    consent=consent.strip(),
+                    prompt_text=(prompt_text or "").strip() or None,
+                )
         except ApiError as error:
             return failed(error, self.zipkin_ui_url, self.words), gr.update()
         said = escape(self.words["kept"].format(name=voice["name"]))
@@ -194,16 +293,21 @@ class Page:
     def _button(self, wish: Wish) -> dict:
         missing = wish.waits_for()
         # Never disabled: a keyboard finds it, and it says what it waits for.
-        return {"value": f"{self.words['generate']} — {self.words[missing]}" if missing else self.words["generate"],
-                "variant": "secondary" if missing else "primary"}
+        return {
+            "value": f"{self.words['generate']} — {self.words[missing]}" if missing else self.words["generate"],
+            "variant": "secondary" if missing else "primary",
+        }
 
     def _left(self, request: gr.Request) -> None:
         self.under_way.end(request.session_hash)
 
     def _stopped(self, request: gr.Request, *wish):
         self.under_way.end(request.session_hash)
-        return (f'<p role="status">{escape(self.words["stopped"])}</p>', gr.update(**self._button(Wish(*wish))),
-                gr.update(visible=False))
+        return (
+            f'<p role="status">{escape(self.words["stopped"])}</p>',
+            gr.update(**self._button(Wish(*wish))),
+            gr.update(visible=False),
+        )
 
     def _run(self, request: gr.Request, *controls) -> Iterator[dict]:
         wish = Wish(*controls)
@@ -214,8 +318,11 @@ class Page:
             if now.over:
                 changed |= {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}
             elif not working:
-                changed |= {self.button: gr.update(value=self.words["working"], variant="secondary"),
-                            self.stop: gr.update(visible=True), self.file: gr.update(value=None, visible=False)}
+                changed |= {
+                    self.button: gr.update(value=self.words["working"], variant="secondary"),
+                    self.stop: gr.update(visible=True),
+                    self.file: gr.update(value=None, visible=False),
+                }
                 working = True
             yield changed
 

@@ -58,9 +58,11 @@ class Progress:
         said = words[f"state_{state}"]
         if step.pieces > 1 and state in ("started", "done"):
             said = words["pieces"].format(done=len(step.done), all=step.pieces)
-        took = f'{sum(step.done.values()):,.0f} {words["ms"]}' if step.done else ""
+        took = f"{sum(step.done.values()):,.0f} {words['ms']}" if step.done else ""
         label = words.get(f"stage_{name}", name)
-        return (f'<li class="{state}"><span class="dot" aria-hidden="true"></span>'
-                f'<span class="name">{escape(label)}<small>{escape(step.service)}</small></span>'
-                f'<span class="meter" aria-hidden="true"><b style="width:{share:.0f}%"></b></span>'
-                f'<span class="said">{escape(said)}</span><span class="took">{escape(took)}</span></li>')
+        return (
+            f'<li class="{state}"><span class="dot" aria-hidden="true"></span>'
+            f'<span class="name">{escape(label)}<small>{escape(step.service)}</small></span>'
+            f'<span class="meter" aria-hidden="true"><b style="width:{share:.0f}%"></b></span>'
+            f'<span class="said">{escape(said)}</span><span class="took">{escape(took)}</span></li>'
+        )

@@ -49,12 +49,19 @@ class Wish:
 
     def speech(self) -> Speech:
         from_clip = self.source == "clip"
-        return Speech(text=self.text, dialect=self.dialect, mode=self.mode,
-                      clip=read_clip(self.clip) if from_clip else None, voice=None if from_clip else self.voice,
-                      style_instruction=self.style if self.mode == "instruct" else None,
-                      prompt_text=(self.prompt_text or "").strip() or None if from_clip else None,
-                      speed=self.speed, seed=None if self.seed is None else int(self.seed), long_form=self.long_form,
-                      response_format="pcm")
+        return Speech(
+            text=self.text,
+            dialect=self.dialect,
+            mode=self.mode,
+            clip=read_clip(self.clip) if from_clip else None,
+            voice=None if from_clip else self.voice,
+            style_instruction=self.style if self.mode == "instruct" else None,
+            prompt_text=(self.prompt_text or "").strip() or None if from_clip else None,
+            speed=self.speed,
+            seed=None if self.seed is None else int(self.seed),
+            long_form=self.long_form,
+            response_format="pcm",
+        )
 
 
 @dataclass(frozen=True)
@@ -98,18 +105,24 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
                     yield from _finished(event, b"".join(pcm), rate, live, progress, words)
     except ApiError as error:
         progress.finish(None)
-        yield Shown(progress=progress.html(words), live=live and live.value(over=True),
-                    result=failed(error, zipkin_ui_url, words), over=True)
+        yield Shown(
+            progress=progress.html(words),
+            live=live and live.value(over=True),
+            result=failed(error, zipkin_ui_url, words),
+            over=True,
+        )
 
 
-def _finished(done: Done, pcm: bytes, rate: int, live: Live, progress: Progress,
-              words: Mapping[str, str]) -> Iterator[Shown]:
+def _finished(
+    done: Done, pcm: bytes, rate: int, live: Live, progress: Progress, words: Mapping[str, str]
+) -> Iterator[Shown]:
     # Gradio takes a copy, for as long as the page may want it (delete_cache).
     with tempfile.TemporaryDirectory(dir=folder.own()) as place:
         file = Path(place) / f"speech-{done.trace_id[:12]}.wav"
         file.write_bytes(sound.wav(pcm, rate))
-        yield Shown(progress=progress.html(words), live=live.value(over=True), file=file, result=summary(done, words),
-                    over=True)
+        yield Shown(
+            progress=progress.html(words), live=live.value(over=True), file=file, result=summary(done, words), over=True
+        )
 
 
 def summary(done: Done, words: Mapping[str, str]) -> str:
@@ -119,10 +132,14 @@ def summary(done: Done, words: Mapping[str, str]) -> str:
         figures.append((words["rtf"], f"{done.real_time_factor:.2f}", words["rtf_hint"]))
     if done.first_audio_ms is not None:
         figures.insert(1, (words["first_audio"], f"{done.first_audio_ms / 1000:.2f} s", ""))
-    tiles = "".join(f'<div title="{escape(hint)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
-                    for name, value, hint in figures)
-    return (f'<div role="status" class="summary"><dl class="figures">{tiles}</dl></div>{waterfall.draw(done, words)}'
-            f'{_trace(done.trace_url, done.trace_id, words)}')
+    tiles = "".join(
+        f'<div title="{escape(hint)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
+        for name, value, hint in figures
+    )
+    return (
+        f'<div role="status" class="summary"><dl class="figures">{tiles}</dl></div>{waterfall.draw(done, words)}'
+        f"{_trace(done.trace_url, done.trace_id, words)}"
+    )
 
 
 def failed(error: ApiError, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
@@ -150,8 +167,10 @@ def _trace(url: str | None, trace_id: str, words: Mapping[str, str]) -> str:
 
 
 def _link(url: str, words: Mapping[str, str]) -> str:
-    return (f'<p class="trace"><a href="{escape(url)}" target="_blank" rel="noopener noreferrer">'
-            f'{escape(words["trace"])} ↗</a></p>')
+    return (
+        f'<p class="trace"><a href="{escape(url)}" target="_blank" rel="noopener noreferrer">'
+        f"{escape(words['trace'])} ↗</a></p>"
+    )
 
 
 def _is_page(url: str) -> bool:

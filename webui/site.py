@@ -15,28 +15,52 @@ from webui.words import LANGUAGES, language_of
 MAX_UPLOAD = 20_000_000  #: bytes, as the API has it
 CSS = (Path(__file__).parent / "page.css").read_text()
 #: Fonts that the machine has: none is fetched.
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
-         "WenQuanYi Micro Hei", "sans-serif")
+FONTS = (
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Noto Sans CJK SC",
+    "WenQuanYi Micro Hei",
+    "sans-serif",
+)
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def build(api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None) -> FastAPI:
     """One page a language at `/zh/` and `/en/`; `/` leads to the browser's own."""
-    app = FastAPI(title="Cosygraph's page", docs_url=None, redoc_url=None, openapi_url=None,
-                  telemetry={"tracing": False})
+    app = FastAPI(
+        title="Cosygraph's page", docs_url=None, redoc_url=None, openapi_url=None, telemetry={"tracing": False}
+    )
 
     @app.get("/")
     def by_browser(request: Request) -> RedirectResponse:
         language = language_of(request.headers.get("accept-language"))
-        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/{language}/", 307,
-                                {"Vary": "Accept-Language", "Cache-Control": "no-store"})
+        return RedirectResponse(
+            f"{request.scope.get('root_path', '').rstrip('/')}/{language}/",
+            307,
+            {"Vary": "Accept-Language", "Cache-Control": "no-store"},
+        )
 
     for language in LANGUAGES:
         page = Page(language, api_url, zipkin_ui_url, api_docs_url).build()
         page.queue(api_open=False, default_concurrency_limit=None)
-        gr.mount_gradio_app(app, page, f"/{language}", css=CSS, theme=_theme(),
-                            max_file_size=MAX_UPLOAD, run_history=False, footer_links=[], enable_monitoring=False,
-                            ssr_mode=False, mcp_server=False, show_error=False, pwa=False)
+        gr.mount_gradio_app(
+            app,
+            page,
+            f"/{language}",
+            css=CSS,
+            theme=_theme(),
+            max_file_size=MAX_UPLOAD,
+            run_history=False,
+            footer_links=[],
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            show_error=False,
+            pwa=False,
+        )
         app.add_middleware(InLanguage, language=language)
     return app
 

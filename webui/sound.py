@@ -15,11 +15,11 @@ def _with_lengths(wav: bytes) -> bytes:
         return wav
     position = 12
     while position + 8 <= len(wav):
-        size, = struct.unpack_from("<I", wav, position + 4)
-        if wav[position:position + 4] == b"data":
+        (size,) = struct.unpack_from("<I", wav, position + 4)
+        if wav[position : position + 4] == b"data":
             there = min(len(wav) - position - 8, 0xFFFFFFFF)
-            head = wav[:4] + struct.pack("<I", min(len(wav) - 8, 0xFFFFFFFF)) + wav[8:position + 4]
-            return head + struct.pack("<I", there) + wav[position + 8:]
+            head = wav[:4] + struct.pack("<I", min(len(wav) - 8, 0xFFFFFFFF)) + wav[8 : position + 4]
+            return head + struct.pack("<I", there) + wav[position + 8 :]
         position += 8 + size + size % 2
     return wav
 
@@ -27,5 +27,6 @@ def _with_lengths(wav: bytes) -> bytes:
 def wav(pcm: bytes, rate: int) -> bytes:
     """16 bit, little-endian, mono, as WAV."""
     format = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
-    return b"".join((b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ", format, b"data",
-                     struct.pack("<I", len(pcm)), pcm))
+    return b"".join(
+        (b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ", format, b"data", struct.pack("<I", len(pcm)), pcm)
+    )

@@ -34,11 +34,13 @@ def draw(done: Done, words: Mapping[str, str]) -> str:
     ticks = "".join(f'<span style="left:{25 * step}%">{_ms(end * step / 4)}</span>' for step in range(5))
     first = _first_audio(done, end, words)
     # A picture for those who see it; for a screen reader the table says the same.
-    return (f'<figure class="waterfall"><figcaption>{escape(words["waterfall"])}</figcaption>'
-            f'<div class="legend" aria-hidden="true">{legend}{first[1]}</div>'
-            f'<div class="rows" aria-hidden="true" tabindex="-1">{rows}'
-            f'<div class="row axis"><span></span><div class="track">{ticks}{first[0]}</div>'
-            f'<span class="unit">{escape(words["ms"])}</span></div></div>{_table(done, words)}</figure>')
+    return (
+        f'<figure class="waterfall"><figcaption>{escape(words["waterfall"])}</figcaption>'
+        f'<div class="legend" aria-hidden="true">{legend}{first[1]}</div>'
+        f'<div class="rows" aria-hidden="true" tabindex="-1">{rows}'
+        f'<div class="row axis"><span></span><div class="track">{ticks}{first[0]}</div>'
+        f'<span class="unit">{escape(words["ms"])}</span></div></div>{_table(done, words)}</figure>'
+    )
 
 
 def _ordered(done: Done) -> list[Timing]:
@@ -52,23 +54,30 @@ def _name(timing: Timing, words: Mapping[str, str]) -> str:
 def _row(timing: Timing, end: float, many: bool, words: Mapping[str, str]) -> str:
     start = max(timing.start_ms, 0.0)
     found = parts(timing)
-    bars = "".join(f'<b class="part {name}" style="width:{_share(found[name], timing.duration_ms)}"></b>'
-                   for name in PARTS if found[name] > 0)
+    bars = "".join(
+        f'<b class="part {name}" style="width:{_share(found[name], timing.duration_ms)}"></b>'
+        for name in PARTS
+        if found[name] > 0
+    )
     spoken = ", ".join(f"{words[name]} {_ms(found[name])}" for name in PARTS)
-    piece = f' <small>{escape(words["piece"].format(piece=timing.piece))}</small>' if many else ""
-    return (f'<div class="row" title="{escape(f"{timing.stage}, {timing.service}: {spoken}")}">'
-            f'<span class="name">{escape(_name(timing, words))}{piece}<small>{escape(timing.service)}</small></span>'
-            f'<div class="track"><div class="bar" style="left:{_share(start, end)};'
-            f'width:{_share(timing.duration_ms, end)}">{bars}</div></div>'
-            f'<span class="took">{_ms(timing.duration_ms)}</span></div>')
+    piece = f" <small>{escape(words['piece'].format(piece=timing.piece))}</small>" if many else ""
+    return (
+        f'<div class="row" title="{escape(f"{timing.stage}, {timing.service}: {spoken}")}">'
+        f'<span class="name">{escape(_name(timing, words))}{piece}<small>{escape(timing.service)}</small></span>'
+        f'<div class="track"><div class="bar" style="left:{_share(start, end)};'
+        f'width:{_share(timing.duration_ms, end)}">{bars}</div></div>'
+        f'<span class="took">{_ms(timing.duration_ms)}</span></div>'
+    )
 
 
 def _first_audio(done: Done, end: float, words: Mapping[str, str]) -> tuple[str, str]:
     """The mark on the axis, and its entry in the legend."""
     if done.first_audio_ms is None:
         return "", ""
-    return (f'<em class="first" style="left:{_share(done.first_audio_ms, end)}"></em>',
-            f'<span><em class="first"></em>{escape(words["first_audio"])} {_ms(done.first_audio_ms)}</span>')
+    return (
+        f'<em class="first" style="left:{_share(done.first_audio_ms, end)}"></em>',
+        f'<span><em class="first"></em>{escape(words["first_audio"])} {_ms(done.first_audio_ms)}</span>',
+    )
 
 
 def _table(done: Done, words: Mapping[str, str]) -> str:
@@ -79,10 +88,15 @@ def _table(done: Done, words: Mapping[str, str]) -> str:
         found = parts(one)
         name = f"{_name(one, words)} ({one.service}, {words['piece'].format(piece=one.piece)})"
         figures = (one.start_ms, *(found[part] for part in PARTS), one.duration_ms)
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{_ms(ms)}</td>" for ms in figures) +
-                    f"<td>{one.batch_size}</td></tr>")
-    return (f'<details><summary>{escape(words["figures"])} ({escape(words["ms"])})</summary><table>'
-            f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></details>')
+        rows.append(
+            f'<tr><th scope="row">{escape(name)}</th>'
+            + "".join(f"<td>{_ms(ms)}</td>" for ms in figures)
+            + f"<td>{one.batch_size}</td></tr>"
+        )
+    return (
+        f"<details><summary>{escape(words['figures'])} ({escape(words['ms'])})</summary><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></details>"
+    )
 
 
 def _share(ms: float, of: float) -> str:

@@ -17,19 +17,25 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "source": ("音色来源", "Where the voice comes from"),
     "from_clip": ("上传或录音", "Upload or record"),
     "from_store": ("已保存的音色", "Stored voice"),
-    "clip": ("参考音频：3 至 15 秒，16 kHz 以上，wav / flac / ogg / mp3，不超过 20 MB",
-             "Reference: 3 to 15 s, 16 kHz or more, wav / flac / ogg / mp3, at most 20 MB"),
+    "clip": (
+        "参考音频：3 至 15 秒，16 kHz 以上，wav / flac / ogg / mp3，不超过 20 MB",
+        "Reference: 3 to 15 s, 16 kHz or more, wav / flac / ogg / mp3, at most 20 MB",
+    ),
     "stored": ("已保存的音色", "Stored voice"),
     "refresh": ("刷新列表", "Refresh the list"),
     "no_voices": ("还没有保存的音色。", "No voice is stored yet."),
     "keep": ("保存这个音色", "Keep this voice"),
     "keep_name": ("名称", "Name"),
-    "keep_consent": ("说话人同意了什么（必填，将与时间一起保存）",
-                     "What the speaker agreed to, in words (required, stored with the time)"),
+    "keep_consent": (
+        "说话人同意了什么（必填，将与时间一起保存）",
+        "What the speaker agreed to, in words (required, stored with the time)",
+    ),
     "keep_button": ("保存音色", "Store the voice"),
     "kept": ("已保存：{name}", "Stored: {name}"),
-    "keep_needs": ("请先提供参考音频、方言、名称和同意说明。",
-                   "This needs the reference, its dialect, a name and what was agreed to."),
+    "keep_needs": (
+        "请先提供参考音频、方言、名称和同意说明。",
+        "This needs the reference, its dialect, a name and what was agreed to.",
+    ),
     "prompt_text": ("参考音频里说的话（可选，能提高相似度）", "What is said in the reference (optional)"),
     "what": ("2. 文本", "2. Text"),
     "dialect": ("方言或语言（必选）", "Dialect or language (required)"),
@@ -51,8 +57,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "speed": ("语速", "Speed"),
     "seed": ("随机种子", "Seed"),
     "dice": ("⚄ 换一个", "⚄ Roll"),
-    "key": ("API 密钥（仅在服务要求时填写；只留在本页）",
-            "API key (only where the service asks for one; kept in this page alone)"),
+    "key": (
+        "API 密钥（仅在服务要求时填写；只留在本页）",
+        "API key (only where the service asks for one; kept in this page alone)",
+    ),
     "more": ("更多：参考文本、API 密钥", "More: transcript, API key"),
     "generate": ("生成语音", "Generate"),
     "stop": ("停止", "Stop"),
@@ -99,16 +107,19 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "col_size": ("批大小", "Batch size"),
     "ms": ("毫秒", "ms"),
     "trace": ("在 Zipkin 中打开这次请求的链路", "Open this request's trace in Zipkin"),
-    "no_trace": ("这次的链路没有保留（采样）。想保留每一条，请用 --sampling 1 启动，或在 Serve 配置中设置 "
-                 "tracing.sampling.ratio: 1；出错和慢的请求总会保留。编号：{id}",
-                 "This trace was not kept: it was not sampled. To keep every one, start with --sampling 1, or set "
-                 "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests always are. Its id: {id}"),
+    "no_trace": (
+        "这次的链路没有保留（采样）。想保留每一条，请用 --sampling 1 启动，或在 Serve 配置中设置 "
+        "tracing.sampling.ratio: 1；出错和慢的请求总会保留。编号：{id}",
+        "This trace was not kept: it was not sampled. To keep every one, start with --sampling 1, or set "
+        "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests always are. Its id: {id}",
+    ),
     "failed": ("没有成功", "That did not work"),
     "trace_id": ("链路编号", "Trace id"),
 }
 
 TEXTS: dict[str, dict[str, str]] = {
-    language: {name: texts[index] for name, texts in _TEXTS.items()} for index, language in enumerate(LANGUAGES)}
+    language: {name: texts[index] for name, texts in _TEXTS.items()} for index, language in enumerate(LANGUAGES)
+}
 
 HELP = {
     "zh": """\
@@ -146,16 +157,28 @@ phones with their stress:
 #: (what the button says, the instruction), by language of the page: CosyVoice3's own where it has one, and all of them
 #: understood by the embedded engine.
 PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
-    "zh": (("开心", "请非常开心地说一句话。"), ("伤心", "请非常伤心地说一句话。"), ("生气", "请非常生气地说一句话。"),
-           ("快", "请用尽可能快地语速说一句话。"), ("慢", "请用尽可能慢地语速说一句话。"),
-           ("大声", "Please say a sentence as loudly as possible."),
-           ("轻柔", "Please say a sentence in a very soft voice."),
-           ("平静", "请平静地说一句话。"), ("温柔", "请温柔地说一句话。")),
-    "en": (("happy", "请非常开心地说一句话。"), ("sad", "请非常伤心地说一句话。"), ("angry", "请非常生气地说一句话。"),
-           ("fast", "请用尽可能快地语速说一句话。"), ("slow", "请用尽可能慢地语速说一句话。"),
-           ("loud", "Please say a sentence as loudly as possible."),
-           ("soft", "Please say a sentence in a very soft voice."),
-           ("calm", "Please say it calmly."), ("gentle", "Please say it gently.")),
+    "zh": (
+        ("开心", "请非常开心地说一句话。"),
+        ("伤心", "请非常伤心地说一句话。"),
+        ("生气", "请非常生气地说一句话。"),
+        ("快", "请用尽可能快地语速说一句话。"),
+        ("慢", "请用尽可能慢地语速说一句话。"),
+        ("大声", "Please say a sentence as loudly as possible."),
+        ("轻柔", "Please say a sentence in a very soft voice."),
+        ("平静", "请平静地说一句话。"),
+        ("温柔", "请温柔地说一句话。"),
+    ),
+    "en": (
+        ("happy", "请非常开心地说一句话。"),
+        ("sad", "请非常伤心地说一句话。"),
+        ("angry", "请非常生气地说一句话。"),
+        ("fast", "请用尽可能快地语速说一句话。"),
+        ("slow", "请用尽可能慢地语速说一句话。"),
+        ("loud", "Please say a sentence as loudly as possible."),
+        ("soft", "Please say a sentence in a very soft voice."),
+        ("calm", "Please say it calmly."),
+        ("gentle", "Please say it gently."),
+    ),
 }
 
 

@@ -20,39 +20,58 @@ WITHIN_S = 60.0
 SETTLED_S = 2.0  #: Serve's controller looks round every half second
 
 
-def batch(findings: list[Finding], dashboard_url: str | None, *, yes: bool, say: Callable[[str], None],
-          ask: Callable[[str], str] = input) -> None:
+def batch(
+    findings: list[Finding],
+    dashboard_url: str | None,
+    *,
+    yes: bool,
+    say: Callable[[str], None],
+    ask: Callable[[str], str] = input,
+) -> None:
     """Problem where there is nothing to change, nobody agrees, or Serve does not do it."""
     changes = [finding.change for finding in findings if finding.kind == "batching" and finding.change]
     if not changes:
-        raise Problem("There is no batch setting to change: no `batching` finding proposes one. `python -m cluster "
-                      "doctor` says what it found.")
+        raise Problem(
+            "There is no batch setting to change: no `batching` finding proposes one. `python -m cluster "
+            "doctor` says what it found."
+        )
     if dashboard_url is None:
-        raise Problem("Changing a setting goes through Ray's dashboard, and none is known. Name it: --dashboard-url "
-                      "http://127.0.0.1:8265.")
+        raise Problem(
+            "Changing a setting goes through Ray's dashboard, and none is known. Name it: --dashboard-url "
+            "http://127.0.0.1:8265."
+        )
     for change in changes:
         _apply(change, ServeReader(dashboard_url), yes=yes, say=say, ask=ask)
 
 
-def _apply(change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str], None],
-           ask: Callable[[str], str]) -> None:
+def _apply(
+    change: Change, serve: ServeReader, *, yes: bool, say: Callable[[str], None], ask: Callable[[str], str]
+) -> None:
     details = serve.details()
     deployment = serve.deployments(details).get(change.deployment)
     if deployment is None:
-        raise Problem(f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph "
-                      "whose traces these are with --dashboard-url.")
+        raise Problem(
+            f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph "
+            "whose traces these are with --dashboard-url."
+        )
     config, before = changed(details, deployment, change)
     after = before | change.user_config
-    say(f"{deployment.name} ({deployment.application}), user_config:\n  now   {json.dumps(before)}\n  then  "
-        f"{json.dumps(after)}\nIt changes while it runs; no replica restarts.")
+    say(
+        f"{deployment.name} ({deployment.application}), user_config:\n  now   {json.dumps(before)}\n  then  "
+        f"{json.dumps(after)}\nIt changes while it runs; no replica restarts."
+    )
     _agree(yes, ask)
     if changed(serve.details(), deployment, change)[0] != config:
-        raise Problem("Somebody else has deployed meanwhile, and putting back what was read would undo it. Nothing was "
-                      "changed: run the doctor again.")
+        raise Problem(
+            "Somebody else has deployed meanwhile, and putting back what was read would undo it. Nothing was "
+            "changed: run the doctor again."
+        )
     serve.put(config)
     _wait(serve, deployment, after)
-    say("Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it "
-        "into the Serve config too.")
+    say(
+        "Done; the replicas are the same processes as before. It lasts until the graph is deployed again: write it "
+        "into the Serve config too."
+    )
     say(f"Undo: {_undo(serve.url, deployment, before)}")
 
 
@@ -62,9 +81,11 @@ def changed(details: dict, deployment: Deployment, change: Change) -> tuple[dict
     applications = details["applications"]
     foreign = sorted(name for name, one in applications.items() if not one.get("deployed_app_config"))
     if foreign:
-        raise Problem(f"{', '.join(foreign)} was not deployed from a config, so that Serve's config can't be put back "
-                      f"whole. Change {deployment.name}'s user_config to {json.dumps(change.user_config)} where it is "
-                      "deployed.")
+        raise Problem(
+            f"{', '.join(foreign)} was not deployed from a config, so that Serve's config can't be put back "
+            f"whole. Change {deployment.name}'s user_config to {json.dumps(change.user_config)} where it is "
+            "deployed."
+        )
     config = {"applications": [copy.deepcopy(one["deployed_app_config"]) for _, one in sorted(applications.items())]}
     for name in ("proxy_location", "http_options", "grpc_options", "target_capacity"):
         if details.get(name) is not None:
@@ -102,19 +123,29 @@ def _wait(serve: ServeReader, before: Deployment, wanted: dict) -> None:
         application = details["applications"].get(before.application) or {}
         now = serve.deployments(details).get(before.name)
         status = ((application.get("deployments") or {}).get(before.name) or {}).get("status")
-        if now is not None and application.get("status") == "RUNNING" and status == "HEALTHY" \
-                and all(now.user_config.get(key) == value for key, value in wanted.items()):
+        if (
+            now is not None
+            and application.get("status") == "RUNNING"
+            and status == "HEALTHY"
+            and all(now.user_config.get(key) == value for key, value in wanted.items())
+        ):
             break
         if time.monotonic() > end:
-            raise Problem(f"Serve took the change, and after {WITHIN_S:.0f} s {before.name} is {status or 'gone'}, "
-                          f"{before.application} {application.get('status', 'gone')}. `python -m cluster status` and "
-                          "the logs of Serve's controller say more.")
+            raise Problem(
+                f"Serve took the change, and after {WITHIN_S:.0f} s {before.name} is {status or 'gone'}, "
+                f"{before.application} {application.get('status', 'gone')}. `python -m cluster status` and "
+                "the logs of Serve's controller say more."
+            )
         time.sleep(0.5)
     if gone := set(before.replicas) - set(now.replicas):
-        raise Problem(f"The setting is in force, but {len(gone)} of {len(before.replicas)} replicas of {before.name} "
-                      "were replaced meanwhile: it was not a live change for them. Look at their logs.")
+        raise Problem(
+            f"The setting is in force, but {len(gone)} of {len(before.replicas)} replicas of {before.name} "
+            "were replaced meanwhile: it was not a live change for them. Look at their logs."
+        )
 
 
 def _undo(url: str, deployment: Deployment, before: dict) -> str:
-    return (f"deploy the config you started with, or put {deployment.name}'s user_config back to {json.dumps(before)} "
-            f"(GET and PUT {url}/api/serve/applications/).")
+    return (
+        f"deploy the config you started with, or put {deployment.name}'s user_config back to {json.dumps(before)} "
+        f"(GET and PUT {url}/api/serve/applications/)."
+    )

@@ -46,8 +46,11 @@ def batches_of(times: StageTimes) -> Batches | None:
         return None
     took: dict[int, dict[str, float]] = defaultdict(dict)
     for span, _ in times.spans:
-        if words.STREAM_CHUNKS not in span.tags and (size := span.number(words.BATCH_SIZE)) \
-                and (compute := span.number(words.COMPUTE_MS)) is not None:
+        if (
+            words.STREAM_CHUNKS not in span.tags
+            and (size := span.number(words.BATCH_SIZE))
+            and (compute := span.number(words.COMPUTE_MS)) is not None
+        ):
             took[round(size)][span.tags.get(words.BATCH_ID) or span.id] = compute
     by_size = {size: (sum(batches.values()) / len(batches), len(batches)) for size, batches in took.items()}
     alone = sum(weight for size, weight in sizes if size <= 1) / sum(weight for _, weight in sizes)
@@ -71,48 +74,81 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
     told = deployment.max_batch_size if deployment else None
     limit = told or batches.largest  # where nobody says: the largest batch seen is the least it can be
     ratio = batches.member_ratio
-    said = (f"{times.service} computes {batches.mean_size:.1f} requests at a time ({percent(batches.alone)} of them "
-            f"alone; max_batch_size {'is set to' if told else 'seems to be'} {limit}), and requests wait "
-            f"{ms(times.batch_wait_ms)} for its device, which then takes {ms(times.compute_ms)}")
+    said = (
+        f"{times.service} computes {batches.mean_size:.1f} requests at a time ({percent(batches.alone)} of them "
+        f"alone; max_batch_size {'is set to' if told else 'seems to be'} {limit}), and requests wait "
+        f"{ms(times.batch_wait_ms)} for its device, which then takes {ms(times.compute_ms)}"
+    )
 
     def finding(severity: Severity, summary: str, advice: str | None, change: Change | None = None) -> Finding:
-        return Finding("batching", severity, summary, _detail(times, batches), advice, change,
-                       evidence.window.link(words.BATCH_SIZE, service=times.service),
-                       _figures(times, batches) | {"max_batch_size": limit, "max_is_known": told is not None})
+        return Finding(
+            "batching",
+            severity,
+            summary,
+            _detail(times, batches),
+            advice,
+            change,
+            evidence.window.link(words.BATCH_SIZE, service=times.service),
+            _figures(times, batches) | {"max_batch_size": limit, "max_is_known": told is not None},
+        )
+
     if ratio is not None and ratio > 1.05 and batches.mean_size > 1.05:
-        return finding("look", f"batches don't pay at {times.service}: {said}",
-                       "A member of a batch costs more than alone: max_batch_size 1 may be quicker here.")
+        return finding(
+            "look",
+            f"batches don't pay at {times.service}: {said}",
+            "A member of a batch costs more than alone: max_batch_size 1 may be quicker here.",
+        )
     if not is_bottleneck or not times.batch_wait_ms >= times.compute_ms > 0:
         return None
     if _share_at(times, limit) < 0.5:
         return finding("look", f"{said}; its batches do not fill up to what is allowed", None)
     if limit >= BATCH or (ratio is not None and ratio > PAYS_BELOW):
-        return finding("look", f"{said}; its batches are full",
-                       "Larger batches would gain little: it needs more replicas, or a faster device.")
+        return finding(
+            "look",
+            f"{said}; its batches are full",
+            "Larger batches would gain little: it needs more replicas, or a faster device.",
+        )
     if ratio is None and times.stage == words.VOCODE_WAV and _on_cpu(times):
-        return finding("look", f"{said}; on a CPU its batches are of 1 on purpose",
-                       "A vocoder on a CPU is quicker one by one: it needs more replicas, or a GPU.")
-    return finding("act", said, f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: "
-                   f"{WAIT_MS}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
-                   Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS}))
+        return finding(
+            "look",
+            f"{said}; on a CPU its batches are of 1 on purpose",
+            "A vocoder on a CPU is quicker one by one: it needs more replicas, or a GPU.",
+        )
+    return finding(
+        "act",
+        said,
+        f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: "
+        f"{WAIT_MS}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
+        Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS}),
+    )
 
 
 def _detail(times: StageTimes, batches: Batches) -> list[str]:
-    lines = [f"batches of {size}: {ms(took)} compute, {seen} seen"
-             for size, (took, seen) in sorted(batches.by_size.items())]
+    lines = [
+        f"batches of {size}: {ms(took)} compute, {seen} seen" for size, (took, seen) in sorted(batches.by_size.items())
+    ]
     if (busy := _gpu_percent(times)) is not None:
         lines.append(f"its GPU is busy {busy:.0f} % of the time, as its spans say")
     ratio = batches.member_ratio
-    return lines + ["whether larger batches pay is not known: too few of a second size" if ratio is None else
-                    f"in the largest batches a member costs {percent(ratio)} of what it costs in the smallest"]
+    return lines + [
+        "whether larger batches pay is not known: too few of a second size"
+        if ratio is None
+        else f"in the largest batches a member costs {percent(ratio)} of what it costs in the smallest"
+    ]
 
 
 def _figures(times: StageTimes, batches: Batches) -> dict:
     ratio, busy = batches.member_ratio, _gpu_percent(times)
-    return {"stage": times.stage, "mean_size": round(batches.mean_size, 2), "alone": round(batches.alone, 3),
-            "largest": batches.largest, "member_cost_ratio": None if ratio is None else round(ratio, 3),
-            "batch_wait_ms": round(times.batch_wait_ms, 1), "compute_ms": round(times.compute_ms, 1),
-            "gpu_percent": None if busy is None else round(busy, 1)}
+    return {
+        "stage": times.stage,
+        "mean_size": round(batches.mean_size, 2),
+        "alone": round(batches.alone, 3),
+        "largest": batches.largest,
+        "member_cost_ratio": None if ratio is None else round(ratio, 3),
+        "batch_wait_ms": round(times.batch_wait_ms, 1),
+        "compute_ms": round(times.compute_ms, 1),
+        "gpu_percent": None if busy is None else round(busy, 1),
+    }
 
 
 def _gpu_percent(times: StageTimes) -> float | None:

@@ -17,12 +17,24 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
     durations = [(trace.root.duration_ms, trace.weight) for trace in good]
     p50, p95 = quantile(durations, 0.5), quantile(durations, 0.95)
     admission, stages = admission_ms(evidence), stage_times(evidence)
-    figures = {"good_traces": len(good), "p50_ms": round(p50, 1), "p95_ms": round(p95, 1),
-               "admission_wait_ms": round(admission, 1), "stages": {one.stage: one.split() for one in stages}}
+    figures = {
+        "good_traces": len(good),
+        "p50_ms": round(p50, 1),
+        "p95_ms": round(p95, 1),
+        "admission_wait_ms": round(admission, 1),
+        "stages": {one.stage: one.split() for one in stages},
+    }
     how_long = f"half of the good requests take {ms(p50)} or less, 95 % {ms(p95)} or less"
     if not stages:
-        return [Finding("bottleneck", "look", f"{len(good)} good requests without any stage's span; {how_long}",
-                        traces=evidence.window.link(), figures=figures)]
+        return [
+            Finding(
+                "bottleneck",
+                "look",
+                f"{len(good)} good requests without any stage's span; {how_long}",
+                traces=evidence.window.link(),
+                figures=figures,
+            )
+        ]
     detail = [how_long, *map(_line, stages)]
     if admission >= 1:
         detail.append(f"waiting to be let into the graph: {ms(admission)} a request")
@@ -33,16 +45,27 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
         return [Finding("bottleneck", "fine", f"{summary}; of only {len(good)} traces", detail, figures=figures)]
     waits = first.wait_ms + admission > first.compute_ms
     slow = p95 > SLOW_S * 1000
-    return [Finding(
-        "bottleneck", "look" if waits or slow else "fine", summary, detail,
-        advice=f"Requests wait longer for {first.service} than it works for them: it needs larger batches, or more "
-               "replicas." if waits else None,
-        traces=evidence.window.link(service=first.service), figures=figures)]
+    return [
+        Finding(
+            "bottleneck",
+            "look" if waits or slow else "fine",
+            summary,
+            detail,
+            advice=f"Requests wait longer for {first.service} than it works for them: it needs larger batches, or more "
+            "replicas."
+            if waits
+            else None,
+            traces=evidence.window.link(service=first.service),
+            figures=figures,
+        )
+    ]
 
 
 def _split(times: StageTimes) -> str:
-    return (f"{ms(times.compute_ms)} compute, {ms(times.batch_wait_ms)} waiting for the device, "
-            f"{ms(times.queue_ms)} on the way")
+    return (
+        f"{ms(times.compute_ms)} compute, {ms(times.batch_wait_ms)} waiting for the device, "
+        f"{ms(times.queue_ms)} on the way"
+    )
 
 
 def _line(times: StageTimes) -> str:

@@ -23,8 +23,7 @@ def broken(evidence: Evidence) -> list[Finding]:
 def what_is_missing(trace: Trace) -> str | None:
     """Why this trace of the ingress's is not whole; None where it is."""
     ids = {span.id for span in trace.spans}
-    if any(span.parent not in ids for span in trace.spans
-           if span.service in words.SERVICES and not span.is_request):
+    if any(span.parent not in ids for span in trace.spans if span.service in words.SERVICES and not span.is_request):
         return "a span's parent is missing"
     if trace.root is None:
         return "the request's own span is missing"
@@ -39,19 +38,27 @@ def what_is_missing(trace: Trace) -> str | None:
 
 
 def _broken(evidence: Evidence) -> list[Finding]:
-    wrong = [(trace, missing) for trace in (*evidence.read.traces, *evidence.read.orphans)
-             if (missing := what_is_missing(trace))]
+    wrong = [
+        (trace, missing)
+        for trace in (*evidence.read.traces, *evidence.read.orphans)
+        if (missing := what_is_missing(trace))
+    ]
     if not wrong:
         return []
     kinds = Counter(missing for _, missing in wrong)
     looked_at = len(evidence.read.traces) + len(evidence.read.orphans)
-    return [Finding(
-        "traces", "look", f"{len(wrong)} of {looked_at} traces are not whole: " + "; ".join(
-            f"{number} times {missing}" for missing, number in kinds.most_common(3)),
-        [f"{trace.id}: {missing}" for trace, missing in wrong[:5]],
-        advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still write the newest; "
-               "ask again in a minute. What stays so was lost in between.",
-        figures={"broken": len(wrong), "orphans": len(evidence.read.orphans), "kinds": dict(kinds)})]
+    return [
+        Finding(
+            "traces",
+            "look",
+            f"{len(wrong)} of {looked_at} traces are not whole: "
+            + "; ".join(f"{number} times {missing}" for missing, number in kinds.most_common(3)),
+            [f"{trace.id}: {missing}" for trace, missing in wrong[:5]],
+            advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still write the newest; "
+            "ask again in a minute. What stays so was lost in between.",
+            figures={"broken": len(wrong), "orphans": len(evidence.read.orphans), "kinds": dict(kinds)},
+        )
+    ]
 
 
 def _lost_stages(evidence: Evidence) -> list[Finding]:
@@ -64,13 +71,18 @@ def _lost_stages(evidence: Evidence) -> list[Finding]:
         kinds = Counter(span.tags.get(words.ERROR, "unknown") for _, span in calls)
         saved = len({trace.id for trace, _ in calls if trace.ok})
         requests = len({trace.id for trace, _ in calls})
-        found.append(Finding(
-            "traces", "act" if len(calls) >= DIED_OFTEN else "look",
-            f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a "
-            "second try", [f"{cause}: {number}" for cause, number in kinds.most_common()],
-            advice=f"Its log says why it ended or hung; `python -m cluster status` shows whether {service} runs now.",
-            traces=evidence.window.link("error", span=calls[0][1].name),
-            figures={"service": service, "calls": len(calls), "requests": requests, "saved": saved}))
+        found.append(
+            Finding(
+                "traces",
+                "act" if len(calls) >= DIED_OFTEN else "look",
+                f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a "
+                "second try",
+                [f"{cause}: {number}" for cause, number in kinds.most_common()],
+                advice=f"Its log says why it ended or hung; `python -m cluster status` shows whether {service} runs now.",
+                traces=evidence.window.link("error", span=calls[0][1].name),
+                figures={"service": service, "calls": len(calls), "requests": requests, "saved": saved},
+            )
+        )
     return found
 
 
@@ -81,14 +93,33 @@ def _never_arrived(evidence: Evidence) -> list[Finding]:
     found = []
     if lost := sum(counts.lost_traces.values()):
         causes = ", ".join(f"{cause} {count(number)}" for cause, number in sorted(counts.lost_traces.items()))
-        found.append(Finding("traces", "act", f"{count(lost)} kept traces never reached Zipkin: {causes}",
-                             advice="docs/runbook.md, TracesLost.", figures={"lost": counts.lost_traces}))
+        found.append(
+            Finding(
+                "traces",
+                "act",
+                f"{count(lost)} kept traces never reached Zipkin: {causes}",
+                advice="docs/runbook.md, TracesLost.",
+                figures={"lost": counts.lost_traces},
+            )
+        )
     if counts.zipkin_dropped:
-        found.append(Finding("traces", "act", f"Zipkin dropped {count(counts.zipkin_dropped)} spans it had received",
-                             advice="Its log says why; its storage may be full or slow (docs/storage.md).",
-                             figures={"zipkin_dropped": counts.zipkin_dropped}))
+        found.append(
+            Finding(
+                "traces",
+                "act",
+                f"Zipkin dropped {count(counts.zipkin_dropped)} spans it had received",
+                advice="Its log says why; its storage may be full or slow (docs/storage.md).",
+                figures={"zipkin_dropped": counts.zipkin_dropped},
+            )
+        )
     if counts.untraced:
-        found.append(Finding("traces", "look", f"{count(counts.untraced)} requests were made while tracing was off",
-                             advice="user_config `tracing: true` of cosyvoice3-api switches it on, without a restart.",
-                             figures={"untraced": counts.untraced}))
+        found.append(
+            Finding(
+                "traces",
+                "look",
+                f"{count(counts.untraced)} requests were made while tracing was off",
+                advice="user_config `tracing: true` of cosyvoice3-api switches it on, without a restart.",
+                figures={"untraced": counts.untraced},
+            )
+        )
     return found

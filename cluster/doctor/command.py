@@ -37,12 +37,18 @@ class Places:
         running = state if state is not None and state.alive else None
         zipkin = args.zipkin_url or (running and running.zipkin and running.zipkin.url)
         if not zipkin:
-            raise Problem("The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start "
-                          "it (`make up`), or name one with --zipkin-url http://127.0.0.1:9411.")
+            raise Problem(
+                "The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start "
+                "it (`make up`), or name one with --zipkin-url http://127.0.0.1:9411."
+            )
         zipkin = zipkin.rstrip("/").removesuffix("/zipkin")
         page = zipkin if args.zipkin_url else running.traces_url or zipkin
-        return cls(zipkin, args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
-                   args.dashboard_url or (running and running.ray and running.ray.dashboard_url) or None, page)
+        return cls(
+            zipkin,
+            args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
+            args.dashboard_url or (running and running.ray and running.ray.dashboard_url) or None,
+            page,
+        )
 
 
 def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None] = print) -> int:
@@ -53,8 +59,11 @@ def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None
     if args.apply:
         apply.batch(findings, places.dashboard, yes=args.yes, say=say)
         return NOTHING_TO_DO
-    say(json.dumps(report.as_json(evidence, findings), indent=2, ensure_ascii=False) if args.json
-        else report.as_text(evidence, findings))
+    say(
+        json.dumps(report.as_json(evidence, findings), indent=2, ensure_ascii=False)
+        if args.json
+        else report.as_text(evidence, findings)
+    )
     return SOMETHING_TO_DO if any(finding.severity == "act" for finding in findings) else NOTHING_TO_DO
 
 
@@ -64,8 +73,9 @@ def gather(places: Places, since_s: float, now: float | None = None, key: str | 
     window = Window(end - since_s, end, places.page)
     counts, no_counts = _counts(places.prometheus, window)
     deployments, no_deployments = _deployments(places.dashboard)
-    return Evidence(window, ZipkinReader(places.zipkin, key=key).read(window), counts, no_counts, deployments,
-                    no_deployments)
+    return Evidence(
+        window, ZipkinReader(places.zipkin, key=key).read(window), counts, no_counts, deployments, no_deployments
+    )
 
 
 def _counts(url: str | None, window: Window) -> tuple[Counts | None, str | None]:
@@ -90,26 +100,40 @@ def _deployments(url: str | None) -> tuple[dict[str, Deployment], str | None]:
 def add_command(commands, where: argparse.ArgumentParser) -> None:
     """The subcommand `doctor`, beside the launcher's others; `where` has the options of them all."""
     command = commands.add_parser(
-        "doctor", parents=[where], formatter_class=argparse.RawDescriptionHelpFormatter,
+        "doctor",
+        parents=[where],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="what is wrong, and what to do about it, from the last hour's traces and figures",
         description="Reads the last hour from Zipkin, from Prometheus and from Serve, of the stack that runs here or "
-                    "those that are\nnamed, and says in words which stage takes the time and why, whose requests fail "
-                    "of what, which dialects\ndepart, what stood in, and which traces are broken. It changes nothing "
-                    "by itself. docs/doctor.md",
+        "those that are\nnamed, and says in words which stage takes the time and why, whose requests fail "
+        "of what, which dialects\ndepart, what stood in, and which traces are broken. It changes nothing "
+        "by itself. docs/doctor.md",
         epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "
-               "to act on, 1 it could not look or not apply\n\nexamples:\n"
-               "  python -m cluster doctor --since 15m\n"
-               "  python -m cluster doctor --json | jq '.findings[] | select(.severity == \"act\").summary'\n"
-               "  python -m cluster doctor --apply batch      shows the change, asks, and makes it live\n")
-    command.add_argument("--since", type=_since, default=3600.0, metavar="TIME",
-                         help="how far back: 90s, 15m, 1h (default), 2d; at most 7d")
+        "to act on, 1 it could not look or not apply\n\nexamples:\n"
+        "  python -m cluster doctor --since 15m\n"
+        "  python -m cluster doctor --json | jq '.findings[] | select(.severity == \"act\").summary'\n"
+        "  python -m cluster doctor --apply batch      shows the change, asks, and makes it live\n",
+    )
+    command.add_argument(
+        "--since",
+        type=_since,
+        default=3600.0,
+        metavar="TIME",
+        help="how far back: 90s, 15m, 1h (default), 2d; at most 7d",
+    )
     command.add_argument("--json", action="store_true", help="for programs")
-    command.add_argument("--zipkin-url", metavar="URL",
-                         help="default: the Zipkin of the stack that runs here; a gate gets the key in COSYGRAPH_KEY")
+    command.add_argument(
+        "--zipkin-url",
+        metavar="URL",
+        help="default: the Zipkin of the stack that runs here; a gate gets the key in COSYGRAPH_KEY",
+    )
     command.add_argument("--prometheus-url", metavar="URL", help="default: that stack's, if it has one")
     command.add_argument("--dashboard-url", metavar="URL", help="Ray's, to ask for settings (default: that stack's)")
-    command.add_argument("--apply", choices=("batch",),
-                         help="make the change that a `batching` finding proposes, after asking; nothing restarts")
+    command.add_argument(
+        "--apply",
+        choices=("batch",),
+        help="make the change that a `batching` finding proposes, after asking; nothing restarts",
+    )
     command.add_argument("--yes", action="store_true", help="with --apply: don't ask")
 
 

@@ -27,16 +27,28 @@ def dialects(evidence: Evidence) -> list[Finding]:
     if len(names) < 2:
         return []
     if not any(trace.by_ratio for trace in spoken):
-        return [Finding("dialect", "look", "success by dialect is not known: only traces that were kept on purpose are "
-                        "there", advice="Keep a share of the good ones (`--sampling`, or user_config sampling_ratio).")]
+        return [
+            Finding(
+                "dialect",
+                "look",
+                "success by dialect is not known: only traces that were kept on purpose are there",
+                advice="Keep a share of the good ones (`--sampling`, or user_config sampling_ratio).",
+            )
+        ]
     found = []
     for name in names:
         own = [trace for trace in spoken if trace.tag(words.REQUEST_DIALECT) == name]
         rest = [trace for trace in spoken if trace.tag(words.REQUEST_DIALECT) != name]
         found += filter(None, (_success(name, own, rest, evidence), _duration(name, own, rest, evidence)))
     if not found:
-        found = [Finding("dialect", "fine", f"none of {len(names)} dialects departs from the rest",
-                         figures={"dialects": dict(Counter(trace.tag(words.REQUEST_DIALECT) for trace in spoken))})]
+        found = [
+            Finding(
+                "dialect",
+                "fine",
+                f"none of {len(names)} dialects departs from the rest",
+                figures={"dialects": dict(Counter(trace.tag(words.REQUEST_DIALECT) for trace in spoken))},
+            )
+        ]
     return found
 
 
@@ -50,20 +62,30 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
     users = Counter(trace.user for trace in failed)
     [(code, most)], [(user, theirs)] = codes.most_common(1), users.most_common(1)
     one_caller = theirs >= 0.8 * len(failed) and user is not None
-    detail = [f"{percent(most / len(failed))} of its {len(failed)} failures are {code}",
-              f"{percent(theirs / len(failed))} of them are from {short(user)}",
-              f"95 % intervals: {percent(mine[0])} to {percent(mine[1])}, others {percent(others[0])} to "
-              f"{percent(others[1])}; by the kept traces' weights"]
+    detail = [
+        f"{percent(most / len(failed))} of its {len(failed)} failures are {code}",
+        f"{percent(theirs / len(failed))} of them are from {short(user)}",
+        f"95 % intervals: {percent(mine[0])} to {percent(mine[1])}, others {percent(others[0])} to "
+        f"{percent(others[1])}; by the kept traces' weights",
+    ]
     ours = sum((trace.status or 500) >= 500 for trace in failed)
     return Finding(
-        "dialect", "act" if ours >= len(failed) / 2 or not one_caller else "look",
+        "dialect",
+        "act" if ours >= len(failed) / 2 or not one_caller else "look",
         f"{name}: at most {percent(mine[1])} of its requests succeed, of the others at least {percent(others[0])}",
         detail,
-        advice="One caller fails, not the dialect: see `errors`." if one_caller else
-               f"Speak something in {name} yourself, and look at the traces: {code} is what most of them say.",
+        advice="One caller fails, not the dialect: see `errors`."
+        if one_caller
+        else f"Speak something in {name} yourself, and look at the traces: {code} is what most of them say.",
         traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name} and error"),
-        figures={"dialect": name, "success": [round(bound, 4) for bound in mine],
-                 "others": [round(bound, 4) for bound in others], "failures": len(failed), "kept": len(own)})
+        figures={
+            "dialect": name,
+            "success": [round(bound, 4) for bound in mine],
+            "others": [round(bound, 4) for bound in others],
+            "failures": len(failed),
+            "kept": len(own),
+        },
+    )
 
 
 def _interval(traces: list[Trace], heaviest: float) -> tuple[float, float] | None:
@@ -84,14 +106,19 @@ def _duration(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence
 
     def middle(traces: list[Trace], measure: Callable[[Trace], float]) -> float:
         return quantile([(measure(trace), trace.weight) for trace in traces], 0.5)
+
     took, usual = middle(mine, _took), middle(others, _took)
     if took < SLOWER * usual or middle(mine, _a_character) < SLOWER * middle(others, _a_character):
         return None
     return Finding(
-        "dialect", "look", f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, "
-        "and its texts are not longer", [f"{len(mine)} kept traces of it, {len(others)} of the others"],
+        "dialect",
+        "look",
+        f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, "
+        "and its texts are not longer",
+        [f"{len(mine)} kept traces of it, {len(others)} of the others"],
         traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name}"),
-        figures={"dialect": name, "p50_ms": round(took, 1), "others_p50_ms": round(usual, 1), "kept": len(mine)})
+        figures={"dialect": name, "p50_ms": round(took, 1), "others_p50_ms": round(usual, 1), "kept": len(mine)},
+    )
 
 
 def _good(traces: list[Trace]) -> list[Trace]:

@@ -57,8 +57,9 @@ def errors(evidence: Evidence) -> list[Finding]:
             by_status[group.status] += 1
     total, source = evidence.all_requests
     largest_first = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0].status))
-    found = [_finding(group, traces, by_status[group.status], total, source, evidence)
-             for group, traces in largest_first]
+    found = [
+        _finding(group, traces, by_status[group.status], total, source, evidence) for group, traces in largest_first
+    ]
     if not found and evidence.requests:
         found = [Finding("errors", "fine", f"none of {len(evidence.requests)} kept requests failed")]
     return found + _unseen(evidence, sum(by_status.values()))
@@ -89,26 +90,44 @@ def _rate(trace: Trace) -> float | None:
     return next((rate for span in trace.stages if (rate := span.number(words.AUDIO_SAMPLE_RATE))), None)
 
 
-def _finding(group: Group, traces: list[Trace], of_status: int, total: float | None, source: str,
-             evidence: Evidence) -> Finding:
+def _finding(
+    group: Group, traces: list[Trace], of_status: int, total: float | None, source: str, evidence: Evidence
+) -> Finding:
     callers = Counter(trace.user for trace in traces)
     weight = sum(trace.weight for trace in traces)
     share = None if not total else min(1.0, weight / total)
     of_all = f"{percent(share)} of all requests" if share is not None else "their share of all requests is not known"
     which = "answers that broke off" if group.broke_off else f"{group.status}s"
-    summary = (f"{percent(len(traces) / of_status)} of the {which} are {group.about}{_from(callers)}: "
-               f"{len(traces)} requests, {of_all}")
-    detail = [f"share of all requests: {source}", f"error.type {group.type}, error.code {group.code or 'none'}, "
-              f"service {group.service}"]
+    summary = (
+        f"{percent(len(traces) / of_status)} of the {which} are {group.about}{_from(callers)}: "
+        f"{len(traces)} requests, {of_all}"
+    )
+    detail = [
+        f"share of all requests: {source}",
+        f"error.type {group.type}, error.code {group.code or 'none'}, service {group.service}",
+    ]
     if 1 < len(callers) < len(traces):
         detail += [f"{short(user)}: {count}" for user, count in callers.most_common(5)]
     query = f"{words.HTTP_STATUS_CODE}={group.status} and {words.ERROR_TYPE}={group.type}"
-    return Finding("errors", _severity(group, len(traces), share), summary, detail, _advice(group, traces),
-                   traces=evidence.window.link(query), figures={
-        "status": group.status, "type": group.type, "code": group.code or None, "service": group.service,
-        "count": len(traces), "share_of_status": round(len(traces) / of_status, 4),
-        "share_of_all": None if share is None else round(share, 4), "share_is": source,
-        "callers": {user or "unknown": count for user, count in callers.most_common(5)}})
+    return Finding(
+        "errors",
+        _severity(group, len(traces), share),
+        summary,
+        detail,
+        _advice(group, traces),
+        traces=evidence.window.link(query),
+        figures={
+            "status": group.status,
+            "type": group.type,
+            "code": group.code or None,
+            "service": group.service,
+            "count": len(traces),
+            "share_of_status": round(len(traces) / of_status, 4),
+            "share_of_all": None if share is None else round(share, 4),
+            "share_is": source,
+            "callers": {user or "unknown": count for user, count in callers.most_common(5)},
+        },
+    )
 
 
 def _severity(group: Group, count: int, share: float | None) -> str:
@@ -135,12 +154,18 @@ def _advice(group: Group, traces: list[Trace]) -> str | None:
     if group.type == "cancelled":
         return None
     if group.ours:
-        return (f"Look at the log of {group.service} under the ids of these traces; docs/runbook.md says what each "
-                "error asks for.")
-    remedy = {"sample_rate_too_low": "Their recordings must have 16 kHz or more.",
-              "dialect_missing": "They must say `dialect`, or their key must be given one (docs/access.md)."}
-    return f"It is the caller's to mend{'; the hash says which' if any(trace.user for trace in traces) else ''}. " + \
-        remedy.get(group.code, "The answer's message says how.")
+        return (
+            f"Look at the log of {group.service} under the ids of these traces; docs/runbook.md says what each "
+            "error asks for."
+        )
+    remedy = {
+        "sample_rate_too_low": "Their recordings must have 16 kHz or more.",
+        "dialect_missing": "They must say `dialect`, or their key must be given one (docs/access.md).",
+    }
+    return (
+        f"It is the caller's to mend{'; the hash says which' if any(trace.user for trace in traces) else ''}. "
+        + remedy.get(group.code, "The answer's message says how.")
+    )
 
 
 def _unseen(evidence: Evidence, seen: int) -> list[Finding]:
@@ -150,6 +175,14 @@ def _unseen(evidence: Evidence, seen: int) -> list[Finding]:
     counted = sum(evidence.counts.outcomes.get(name, 0) for name in ("refused", "failed", "cancelled"))
     if counted < FEW or seen >= 0.8 * counted - FEW:
         return []
-    return [Finding("errors", "look", f"Prometheus counted {counted:.0f} failed requests, and Zipkin has {seen}: the "
-                    "groups above are not the whole", advice="Traces were refused by their callers (B3 `0`), lost, or "
-                    "tracing was off; the `traces` findings say more.", figures={"counted": counted, "seen": seen})]
+    return [
+        Finding(
+            "errors",
+            "look",
+            f"Prometheus counted {counted:.0f} failed requests, and Zipkin has {seen}: the "
+            "groups above are not the whole",
+            advice="Traces were refused by their callers (B3 `0`), lost, or "
+            "tracing was off; the `traces` findings say more.",
+            figures={"counted": counted, "seen": seen},
+        )
+    ]

@@ -43,8 +43,9 @@ class Evidence:
     def partial(self) -> bool:
         """Whether the traces are of a part of the requests only that Prometheus counted, beyond what the chance of
         sampling explains: Zipkin forgot its oldest, more came than are read, or callers refused to be traced."""
-        return self.counts is not None and self.by_chance \
-            and self.stood_for + self._chance < WHOLE * self.counts.requests
+        return (
+            self.counts is not None and self.by_chance and self.stood_for + self._chance < WHOLE * self.counts.requests
+        )
 
     @cached_property
     def _chance(self) -> float:

@@ -16,6 +16,9 @@ from cluster.doctor.watchdog import watchdog
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    found = [finding for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, sources)
-             for finding in kind(evidence)]
+    found = [
+        finding
+        for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, sources)
+        for finding in kind(evidence)
+    ]
     return sorted(found, key=lambda finding: ORDER.index(finding.severity))

@@ -12,8 +12,11 @@ from cluster.doctor.traces import Trace
 from tracing import vocabulary as words
 
 #: Where a dialect came from that no request named. A stored voice's own is what is meant to happen.
-_SOURCES = {"key": "the dialect of their API key", "config": "the dialect that the config names for all",
-            "voice": "the dialect of their stored voice"}
+_SOURCES = {
+    "key": "the dialect of their API key",
+    "config": "the dialect that the config names for all",
+    "voice": "the dialect of their stored voice",
+}
 
 
 def fallback(evidence: Evidence) -> list[Finding]:
@@ -39,15 +42,26 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     whose = f", {percent(most / about)} of them from {short(user)}" if len(weights) > 1 else f", all from {short(user)}"
     spoken = Counter(trace.tag(words.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
-        "fallback", "fine" if source == "voice" else "look",
+        "fallback",
+        "fine" if source == "voice" else "look",
         f"{_about(traces, about)} requests named no dialect and were spoken in {_SOURCES[source]}{whose}",
-        [f"{len(traces)} of them are kept", "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
-         *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights.most_common(5))],
-        advice=None if source == "voice" else "If that is not what they mean, they must send `dialect`; without one on "
-               "the key such a request is refused.",
+        [
+            f"{len(traces)} of them are kept",
+            "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
+            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights.most_common(5)),
+        ],
+        advice=None
+        if source == "voice"
+        else "If that is not what they mean, they must send `dialect`; without one on "
+        "the key such a request is refused.",
         traces=evidence.window.link(f"{words.REQUEST_DIALECT_SOURCE}={source}"),
-        figures={"source": source, "kept": len(traces), "requests": round(about),
-                 "callers": {user or "unknown": round(weight) for user, weight in weights.most_common(5)}})
+        figures={
+            "source": source,
+            "kept": len(traces),
+            "requests": round(about),
+            "callers": {user or "unknown": round(weight) for user, weight in weights.most_common(5)},
+        },
+    )
 
 
 def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
@@ -56,13 +70,18 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     still = last.tag(words.REQUEST_FALLBACK) == "true"
     models = sorted({model for trace in traces for span in trace.stages if (model := span.tags.get(words.MODEL_NAME))})
     return Finding(
-        "fallback", "act" if still else "look", f"{_about(traces, about)} requests were spoken by the fallback engine"
+        "fallback",
+        "act" if still else "look",
+        f"{_about(traces, about)} requests were spoken by the fallback engine"
         f"{', the newest one too' if still else '; the newest one is spoken by the graph itself again'}",
         [f"{len(traces)} of them are kept", f"model: {', '.join(models) or 'unknown'}"],
         advice="The graph's own engine does not speak: the `watchdog` and `traces` findings say which stage, its log "
-               "says why." if still else None,
+        "says why."
+        if still
+        else None,
         traces=evidence.window.link(f"{words.REQUEST_FALLBACK}=true"),
-        figures={"kept": len(traces), "requests": round(about), "still": still})
+        figures={"kept": len(traces), "requests": round(about), "still": still},
+    )
 
 
 def _weights(traces: list[Trace]) -> Counter:

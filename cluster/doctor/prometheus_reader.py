@@ -68,7 +68,8 @@ class PrometheusReader:
                 zipkin_dropped=self._one(_grew("zipkin_collector_spans_dropped_total", length, "job")),
                 queue_p95_s=self._halves(half),
                 replicas=self._by("sum by (deployment) (ray_serve_deployment_replica_healthy)", "deployment"),
-                waiting=self._one("sum(ray_cosygraph_requests_waiting)"))
+                waiting=self._one("sum(ray_cosygraph_requests_waiting)"),
+            )
 
     def _reaches(self, length_s: float) -> str:
         """How far it does reach back, as an option; the last scrapes of a window may be anywhere between two steps."""
@@ -81,6 +82,7 @@ class PrometheusReader:
         def asked(offset: str) -> dict[str, float]:
             rate = f"sum by (stage, le) (rate(ray_cosygraph_queue_wait_seconds_bucket[{half}]{offset}))"
             return self._by(f"histogram_quantile(0.95, {rate})", "stage")
+
         first, second = asked(f" offset {half}"), asked("")
         return {stage: (first[stage], second[stage]) for stage in first.keys() & second.keys()}
 

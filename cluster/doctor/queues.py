@@ -15,8 +15,10 @@ ADMISSION = "ADMISSION"
 
 
 def queues(evidence: Evidence) -> list[Finding]:
-    found = [_admission(evidence), *(_of_stage(evidence, stage, service) for stage, service in
-                                     words.STAGE_SERVICE.items())]
+    found = [
+        _admission(evidence),
+        *(_of_stage(evidence, stage, service) for stage, service in words.STAGE_SERVICE.items()),
+    ]
     found = [finding for finding in found if finding is not None]
     if found or len(evidence.good) < ENOUGH:
         return found
@@ -29,13 +31,18 @@ def _admission(evidence: Evidence) -> Finding | None:
 
 
 def _of_stage(evidence: Evidence, stage: str, service: str) -> Finding | None:
-    waits = [(span.start_ms, span.ms(words.QUEUE_WAIT_MS) + span.ms(words.BATCH_WAIT_MS), trace.weight)
-             for trace in evidence.requests for span in trace.stages if span.name == stage]
+    waits = [
+        (span.start_ms, span.ms(words.QUEUE_WAIT_MS) + span.ms(words.BATCH_WAIT_MS), trace.weight)
+        for trace in evidence.requests
+        for span in trace.stages
+        if span.name == stage
+    ]
     return _judged(evidence, stage, service, waits, f"for {service}")
 
 
-def _judged(evidence: Evidence, stage: str, service: str, waits: list[tuple[float, float, float]],
-            what_for: str) -> Finding | None:
+def _judged(
+    evidence: Evidence, stage: str, service: str, waits: list[tuple[float, float, float]], what_for: str
+) -> Finding | None:
     if len(waits) < ENOUGH:
         return None
     p95 = quantile([(wait, weight) for _, wait, weight in waits], 0.95)
@@ -46,26 +53,45 @@ def _judged(evidence: Evidence, stage: str, service: str, waits: list[tuple[floa
         return None
     replicas, most = _replicas(evidence, service)
     room = most is not None and replicas is not None and replicas < most
-    trend = (f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last" if grows
-             else "")
+    trend = f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last" if grows else ""
     have = "" if replicas is None else f", which has {replicas} of at most {most or 'unknown'} replicas"
     detail = _replica_lines(evidence)
     if counted:
-        detail.append(f"Prometheus: 95 % of the waits on the way were below {ms(counted[0] * 1000)} in the first half "
-                      f"of the time, {ms(counted[1] * 1000)} in the second")
+        detail.append(
+            f"Prometheus: 95 % of the waits on the way were below {ms(counted[0] * 1000)} in the first half "
+            f"of the time, {ms(counted[1] * 1000)} in the second"
+        )
     if evidence.counts and evidence.counts.waiting:
         detail.append(f"{evidence.counts.waiting:.0f} requests wait to be let in just now")
-    advice = ("Replicas are being added (autoscaling): look again in a minute." if room else
-              f"See first whether a `batching` finding speaks of {service}. Else raise its max_replicas, or "
-              "refuse earlier (`limits.max_waiting`).")
+    advice = (
+        "Replicas are being added (autoscaling): look again in a minute."
+        if room
+        else f"See first whether a `batching` finding speaks of {service}. Else raise its max_replicas, or "
+        "refuse earlier (`limits.max_waiting`)."
+    )
     longest = next(iter(stage_times(evidence)), None)
-    in_the_way = stage == ADMISSION or (longest is not None and longest.stage == stage
-                                        and longest.wait_ms >= longest.compute_ms)
+    in_the_way = stage == ADMISSION or (
+        longest is not None and longest.stage == stage and longest.wait_ms >= longest.compute_ms
+    )
     act = grows and not room and p95 >= LONG_MS and in_the_way
-    return Finding("queue", "act" if act else "look", f"5 % of the requests wait {ms(p95)} or longer {what_for}{have}"
-                   f"{trend}", detail, advice, traces=evidence.window.link(service=service), figures={
-        "stage": stage, "service": service, "p95_wait_ms": round(p95, 1), "first_third_ms": _rounded(first),
-        "last_third_ms": _rounded(last), "replicas": replicas, "most_replicas": most, "grows": grows})
+    return Finding(
+        "queue",
+        "act" if act else "look",
+        f"5 % of the requests wait {ms(p95)} or longer {what_for}{have}{trend}",
+        detail,
+        advice,
+        traces=evidence.window.link(service=service),
+        figures={
+            "stage": stage,
+            "service": service,
+            "p95_wait_ms": round(p95, 1),
+            "first_third_ms": _rounded(first),
+            "last_third_ms": _rounded(last),
+            "replicas": replicas,
+            "most_replicas": most,
+            "grows": grows,
+        },
+    )
 
 
 def _thirds(waits: list[tuple[float, float, float]]) -> tuple[float | None, float]:

@@ -13,9 +13,12 @@ _WORDS = {"act": "ACT", "look": "look", "fine": "fine"}
 
 def as_json(evidence: Evidence, findings: list[Finding]) -> dict:
     begin, end = evidence.window.iso()
-    return {"from": begin, "to": end,
-            "sources": {"zipkin": evidence.read.counts(), "prometheus": evidence.counts and evidence.counts.counts()},
-            "findings": [finding.as_json() for finding in findings]}
+    return {
+        "from": begin,
+        "to": end,
+        "sources": {"zipkin": evidence.read.counts(), "prometheus": evidence.counts and evidence.counts.counts()},
+        "findings": [finding.as_json() for finding in findings],
+    }
 
 
 def as_text(evidence: Evidence, findings: list[Finding]) -> str:
@@ -38,5 +41,11 @@ def as_text(evidence: Evidence, findings: list[Finding]) -> str:
 
 
 def _hanging(first: str, text: str) -> list[str]:
-    return wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False,
-                break_on_hyphens=False)
+    return wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -33,8 +33,9 @@ class ServeReader:
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, headers=auth_headers(), timeout=60, trust_env=False,
-                                  transport=transport)
+        self._http = httpx.Client(
+            base_url=self.url, headers=auth_headers(), timeout=60, trust_env=False, transport=transport
+        )
 
     def details(self) -> dict:
         """Everything, as the API has it."""
@@ -45,8 +46,10 @@ class ServeReader:
             said = f"answers {answer.status_code}"
         except (httpx.HTTPError, ValueError) as failure:
             said = f"doesn't answer ({type(failure).__name__})"
-        raise Problem(f"Ray's dashboard at {self.url} {said}. Name the one of the graph with --dashboard-url; "
-                      "`python -m cluster status` shows it.")
+        raise Problem(
+            f"Ray's dashboard at {self.url} {said}. Name the one of the graph with --dashboard-url; "
+            "`python -m cluster status` shows it."
+        )
 
     def deployments(self, details: dict | None = None) -> dict[str, Deployment]:
         """The graph's, by name: those of the application that has the ingress. Of several such, the first by name."""
@@ -62,8 +65,10 @@ class ServeReader:
         try:
             answer = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as failure:
-            raise Problem(f"Ray's dashboard at {self.url} broke off ({type(failure).__name__}); whether the change was "
-                          "made is not known. Ask the doctor again.") from failure
+            raise Problem(
+                f"Ray's dashboard at {self.url} broke off ({type(failure).__name__}); whether the change was "
+                "made is not known. Ask the doctor again."
+            ) from failure
         if answer.status_code != 200:
             raise Problem(f"Serve refused the change ({answer.status_code}): {answer.text[-500:]}")
 
@@ -72,7 +77,16 @@ def _deployment(service: str, application: str, status: dict) -> Deployment:
     config = status.get("deployment_config") or {}
     scaling = config.get("autoscaling_config") or {}
     fixed = config.get("num_replicas")
-    return Deployment(service, application, config.get("user_config") or {}, tuple(sorted(
-        (replica["replica_id"], replica.get("pid") or 0) for replica in status.get("replicas") or ()
-        if replica.get("state") == "RUNNING")),
-        scaling.get("max_replicas") or (fixed if isinstance(fixed, int) else None))
+    return Deployment(
+        service,
+        application,
+        config.get("user_config") or {},
+        tuple(
+            sorted(
+                (replica["replica_id"], replica.get("pid") or 0)
+                for replica in status.get("replicas") or ()
+                if replica.get("state") == "RUNNING"
+            )
+        ),
+        scaling.get("max_replicas") or (fixed if isinstance(fixed, int) else None),
+    )

@@ -26,8 +26,10 @@ def sources(evidence: Evidence) -> list[Finding]:
         detail.append(f"Prometheus: {count(evidence.counts.requests)} requests for speech")
     if evidence.partial:
         severity = "look"
-        detail.append(f"the traces stand for {count(evidence.stood_for)} of these: Zipkin has forgotten its oldest "
-                      "(memory storage), more came than are read, or callers refused to be traced")
+        detail.append(
+            f"the traces stand for {count(evidence.stood_for)} of these: Zipkin has forgotten its oldest "
+            "(memory storage), more came than are read, or callers refused to be traced"
+        )
     if not evidence.deployments:
         detail.append(f"Serve: not asked or silent ({evidence.no_deployments}); settings and replicas are not known")
     if not evidence.requests:
@@ -36,5 +38,12 @@ def sources(evidence: Evidence) -> list[Finding]:
     else:
         about = "an unknown number of" if total is None else count(total)
         summary = f"{len(evidence.requests):,} kept traces, of {about} requests ({known})"
-    return [Finding("sources", severity, summary, detail, figures={
-        "requests": None if total is None else round(total), "requests_are": known})]
+    return [
+        Finding(
+            "sources",
+            severity,
+            summary,
+            detail,
+            figures={"requests": None if total is None else round(total), "requests_are": known},
+        )
+    ]

@@ -29,9 +29,14 @@ class StageTimes:
         return self.queue_ms + self.batch_wait_ms
 
     def split(self) -> dict[str, float]:
-        return {"total_ms": round(self.total_ms, 1), "queue_wait_ms": round(self.queue_ms, 1),
-                "batch_wait_ms": round(self.batch_wait_ms, 1), "compute_ms": round(self.compute_ms, 1),
-                "share": round(self.share, 3), "p95_wait_ms": round(self.p95_wait_ms, 1)}
+        return {
+            "total_ms": round(self.total_ms, 1),
+            "queue_wait_ms": round(self.queue_ms, 1),
+            "batch_wait_ms": round(self.batch_wait_ms, 1),
+            "compute_ms": round(self.compute_ms, 1),
+            "share": round(self.share, 3),
+            "p95_wait_ms": round(self.p95_wait_ms, 1),
+        }
 
 
 def stage_times(evidence: Evidence) -> list[StageTimes]:
@@ -47,11 +52,23 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
 
         def a_request(tag: str) -> float:
             return sum(span.ms(tag) * share for span, share in spans) / weight
+
         queue = a_request(words.QUEUE_WAIT_MS)
         took = sum(span.duration_ms * share for span, share in spans) / weight + queue
         waits = [(span.ms(words.QUEUE_WAIT_MS) + span.ms(words.BATCH_WAIT_MS), share) for span, share in spans]
-        found.append(StageTimes(stage, service, spans, took * weight / whole, took, queue,
-                                a_request(words.BATCH_WAIT_MS), a_request(words.COMPUTE_MS), quantile(waits, 0.95)))
+        found.append(
+            StageTimes(
+                stage,
+                service,
+                spans,
+                took * weight / whole,
+                took,
+                queue,
+                a_request(words.BATCH_WAIT_MS),
+                a_request(words.COMPUTE_MS),
+                quantile(waits, 0.95),
+            )
+        )
     return sorted(found, key=lambda times: -times.total_ms)
 
 

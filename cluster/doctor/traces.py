@@ -9,8 +9,9 @@ from functools import cached_property
 from tracing import vocabulary as words
 
 #: What asks for speech; other routes (health, pages, the voice store) are no part of any share here.
-SPEECH_ROUTES = frozenset(route for route in words.ROUTES if route in ("/api/generate", "/v1/audio/speech")
-                          or route.startswith("/inference_"))
+SPEECH_ROUTES = frozenset(
+    route for route in words.ROUTES if route in ("/api/generate", "/v1/audio/speech") or route.startswith("/inference_")
+)
 VOICE_STAGES = (words.PREPROCESS_AUDIO, words.EXTRACT_SPEAKER)
 SPEECH_STAGES = (words.GENERATE_MEL, words.VOCODE_WAV)
 
@@ -31,10 +32,17 @@ class Span:
 
     @classmethod
     def of(cls, span: Mapping) -> Span:
-        return cls(span["id"], span.get("parentId"), span.get("kind"), (span.get("name") or "").upper(),
-                   (span.get("localEndpoint") or {}).get("serviceName") or "",
-                   (span.get("remoteEndpoint") or {}).get("serviceName"), (span.get("timestamp") or 0) / 1000,
-                   (span.get("duration") or 0) / 1000, span.get("tags") or {})
+        return cls(
+            span["id"],
+            span.get("parentId"),
+            span.get("kind"),
+            (span.get("name") or "").upper(),
+            (span.get("localEndpoint") or {}).get("serviceName") or "",
+            (span.get("remoteEndpoint") or {}).get("serviceName"),
+            (span.get("timestamp") or 0) / 1000,
+            (span.get("duration") or 0) / 1000,
+            span.get("tags") or {},
+        )
 
     def number(self, tag: str) -> float | None:
         try:
@@ -110,8 +118,14 @@ class Trace:
     @cached_property
     def lost(self) -> tuple[Span, ...]:
         """What the ingress says on behalf of stages that could not answer; not of clients that left."""
-        return tuple(span for span in self.spans if span.kind == "CLIENT" and span.failed
-                     and span.name in words.STAGE_SERVICE and span.tags.get(words.ERROR_TYPE) != "cancelled")
+        return tuple(
+            span
+            for span in self.spans
+            if span.kind == "CLIENT"
+            and span.failed
+            and span.name in words.STAGE_SERVICE
+            and span.tags.get(words.ERROR_TYPE) != "cancelled"
+        )
 
     def tag(self, key: str) -> str | None:
         return self.root.tags.get(key) if self.root else None

@@ -10,40 +10,68 @@ from cluster.doctor.traces import Span
 from tracing import vocabulary as words
 
 CAUSE, SERVICE, LINE = "watchdog.cause", "watchdog.service", "watchdog.line"
-_ACTIONS = {"CHECK_FAILED": "checks failed", "REPLICA_REPLACED": "replicas were replaced",
-            "REPLICA_RESTARTED": "replicas were restarted", "TRAFFIC_SWITCHED": "times traffic was switched",
-            "RESTART_WITHHELD": "restarts were withheld"}
+_ACTIONS = {
+    "CHECK_FAILED": "checks failed",
+    "REPLICA_REPLACED": "replicas were replaced",
+    "REPLICA_RESTARTED": "replicas were restarted",
+    "TRAFFIC_SWITCHED": "times traffic was switched",
+    "RESTART_WITHHELD": "restarts were withheld",
+}
 
 
 def watchdog(evidence: Evidence) -> list[Finding]:
-    spans = sorted((span for trace in evidence.read.watchdog for span in trace.spans
-                    if span.service == words.WATCHDOG and span.name in _ACTIONS), key=lambda span: span.start_ms)
+    spans = sorted(
+        (
+            span
+            for trace in evidence.read.watchdog
+            for span in trace.spans
+            if span.service == words.WATCHDOG and span.name in _ACTIONS
+        ),
+        key=lambda span: span.start_ms,
+    )
     if not spans:
         return []
     names = Counter(span.name for span in spans)
-    by_cause = Counter((span.name, span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown"))
-                       for span in spans)
+    by_cause = Counter(
+        (span.name, span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown")) for span in spans
+    )
     line = next((span.tags.get(LINE) for span in reversed(spans) if span.name == "TRAFFIC_SWITCHED"), None)
     on_fallback = line == "fallback"
     withheld = names["RESTART_WITHHELD"]
     said = ", ".join(f"{number} {_ACTIONS[name] if number > 1 else _one(name)}" for name, number in names.most_common())
-    return [Finding(
-        "watchdog", "act" if on_fallback or withheld else "look",
-        f"the watchdog: {said}{'; traffic is on the fallback line' if on_fallback else ''}",
-        [f"{name}: {service}, {cause}: {number}" for (name, service, cause), number in by_cause.most_common()],
-        advice=_advice(on_fallback, withheld, spans), traces=evidence.window.link(service=words.WATCHDOG),
-        figures={"actions": dict(names), "on_fallback": on_fallback, "services": dict(Counter(
-            span.tags.get(SERVICE, "unknown") for span in spans))})]
+    return [
+        Finding(
+            "watchdog",
+            "act" if on_fallback or withheld else "look",
+            f"the watchdog: {said}{'; traffic is on the fallback line' if on_fallback else ''}",
+            [f"{name}: {service}, {cause}: {number}" for (name, service, cause), number in by_cause.most_common()],
+            advice=_advice(on_fallback, withheld, spans),
+            traces=evidence.window.link(service=words.WATCHDOG),
+            figures={
+                "actions": dict(names),
+                "on_fallback": on_fallback,
+                "services": dict(Counter(span.tags.get(SERVICE, "unknown") for span in spans)),
+            },
+        )
+    ]
 
 
 def _one(name: str) -> str:
-    return _ACTIONS[name].replace("checks", "check").replace("replicas were", "replica was").replace(
-        "times", "time").replace("restarts were", "restart was")
+    return (
+        _ACTIONS[name]
+        .replace("checks", "check")
+        .replace("replicas were", "replica was")
+        .replace("times", "time")
+        .replace("restarts were", "restart was")
+    )
 
 
 def _advice(on_fallback: bool, withheld: int, spans: list[Span]) -> str | None:
     services = ", ".join(sorted({span.tags.get(SERVICE, "") for span in spans} - {""})) or "the stages"
     if withheld:
         return f"It restarted as often as it may and gave up: look at the log of {services}, and repair it by hand."
-    return f"Look at the log of {services}; the watchdog switches back by itself once its canaries succeed." \
-        if on_fallback else None
+    return (
+        f"Look at the log of {services}; the watchdog switches back by itself once its canaries succeed."
+        if on_fallback
+        else None
+    )

@@ -35,12 +35,20 @@ class Window:
     def iso(self) -> tuple[str, str]:
         def said(moment: float) -> str:
             return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
         return said(self.begin), said(self.end)
 
     def link(self, query: str = "", *, service: str = words.INGRESS, span: str = "") -> str | None:
         """Zipkin's search for `query` (`http.status_code=400 and error`) over this time."""
         if not self.page:
             return None
-        asked = {"serviceName": service, "spanName": span.lower(), "annotationQuery": query, "lookback": "millis",
-                 "millis": round(self.length_s * 1000), "endTs": round(self.end * 1000), "limit": 100}
+        asked = {
+            "serviceName": service,
+            "spanName": span.lower(),
+            "annotationQuery": query,
+            "lookback": "millis",
+            "millis": round(self.length_s * 1000),
+            "endTs": round(self.end * 1000),
+            "limit": 100,
+        }
         return f"{self.page}/zipkin/?{urlencode({name: value for name, value in asked.items() if value != ''})}"

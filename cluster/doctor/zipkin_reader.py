@@ -42,16 +42,30 @@ class Read:
     skipped: int = 0  #: moments with more traces than a page holds
 
     def counts(self) -> dict:
-        return {"traces": len(self.traces), "spans": sum(len(trace.spans) for trace in self.traces),
-                "orphans": len(self.orphans), "watchdog": len(self.watchdog), "pages": self.pages,
-                "cut_at": self.cut_at, "crowded_moments": self.skipped}
+        return {
+            "traces": len(self.traces),
+            "spans": sum(len(trace.spans) for trace in self.traces),
+            "orphans": len(self.orphans),
+            "watchdog": len(self.watchdog),
+            "pages": self.pages,
+            "cut_at": self.cut_at,
+            "crowded_moments": self.skipped,
+        }
 
 
 class ZipkinReader:
     """Problem, with cause and remedy, where Zipkin can't be read. `key`: for the gate, shown only if it asks."""
 
-    def __init__(self, url: str, transport: httpx.BaseTransport | None = None, *, page: int = PAGE,
-                 most: int = MOST, key: str | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        url: str,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        page: int = PAGE,
+        most: int = MOST,
+        key: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/zipkin")
         self._page, self._most = page, most
         self._key, self._sleep = key, sleep
@@ -81,8 +95,16 @@ class ZipkinReader:
             found.update((request.key, request) for request in fresh)
             if len(page) < self._page:
                 break
-            oldest = min(max((span.start_ms for request in trace for span in request.spans if span.service == service),
-                             default=math.inf) for trace in page) / 1000
+            oldest = (
+                min(
+                    max(
+                        (span.start_ms for request in trace for span in request.spans if span.service == service),
+                        default=math.inf,
+                    )
+                    for trace in page
+                )
+                / 1000
+            )
             earlier = math.ceil(oldest * 1000) / 1000 if oldest < end else end
             if not fresh or earlier >= end:  # more of one millisecond than a page holds
                 earlier = end - 0.001
@@ -97,40 +119,54 @@ class ZipkinReader:
 
     def _ask(self, service: str, window: Window, end: float, read: Read) -> list[list[Trace]]:
         """A page: of each trace the requests in it."""
-        asked = {"serviceName": service, "endTs": round(end * 1000), "limit": self._page,
-                 "lookback": max(1, round((end - window.begin) * 1000))}
+        asked = {
+            "serviceName": service,
+            "endTs": round(end * 1000),
+            "limit": self._page,
+            "lookback": max(1, round((end - window.begin) * 1000)),
+        }
         answer = self._get(asked)
         if answer.status_code == 401 and self._show_key():
             answer = self._get(asked | {"limit": self._page})
         if answer.status_code in (401, 403):
-            raise Problem(f"What answers at {self.url} asks for a key ({answer.status_code}): it is the gate before "
-                          "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
-                          "Zipkin itself with --zipkin-url, on the machine where it runs.")
+            raise Problem(
+                f"What answers at {self.url} asks for a key ({answer.status_code}): it is the gate before "
+                "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
+                "Zipkin itself with --zipkin-url, on the machine where it runs."
+            )
         try:
             traces = answer.raise_for_status().json()
             read.pages += 1
             if self._shown and traces and not any(span.get("tags") for spans in traces for span in spans):
-                raise Problem(f"The gate at {self.url} shows this key no tags, and the doctor reads little else. It "
-                              "needs a key with the role view-traces (docs/gate.md) in COSYGRAPH_KEY, or --zipkin-url "
-                              "of Zipkin itself.")
+                raise Problem(
+                    f"The gate at {self.url} shows this key no tags, and the doctor reads little else. It "
+                    "needs a key with the role view-traces (docs/gate.md) in COSYGRAPH_KEY, or --zipkin-url "
+                    "of Zipkin itself."
+                )
             return [Trace.requests(spans) for spans in traces if spans]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as failure:
-            raise Problem(f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
-                          "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411.") from failure
+            raise Problem(
+                f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
+                "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411."
+            ) from failure
 
     def _get(self, asked: dict) -> httpx.Response:
         for _ in range(PATIENCE):
             try:
                 answer = self._http.get("/api/v2/traces", params=asked)
             except httpx.HTTPError as failure:
-                raise Problem(f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), "
-                              "or name the one that runs with --zipkin-url.") from failure
+                raise Problem(
+                    f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), "
+                    "or name the one that runs with --zipkin-url."
+                ) from failure
             if answer.status_code != 429:
                 return answer
             wait = answer.headers.get("retry-after", "")
             self._sleep(min(float(wait), 10.0) if wait.isdecimal() else 1.0)
-        raise Problem(f"The gate at {self.url} lets no more requests through for now (429). Ask again in a minute, or "
-                      "for less with --since.")
+        raise Problem(
+            f"The gate at {self.url} lets no more requests through for now (429). Ask again in a minute, or "
+            "for less with --since."
+        )
 
     @property
     def _shown(self) -> bool:
@@ -142,8 +178,10 @@ class ZipkinReader:
             return False
         where = urlsplit(self.url)
         if where.scheme != "https" and not is_loopback(where.hostname):
-            raise Problem(f"{self.url} asks for a key, and over http everybody on the way could read it. Name the "
-                          "gate's https address with --zipkin-url.")
+            raise Problem(
+                f"{self.url} asks for a key, and over http everybody on the way could read it. Name the "
+                "gate's https address with --zipkin-url."
+            )
         self._http.headers["Authorization"] = f"Bearer {self._key}"
         self._page = min(self._page, MOST_TRACES)
         return True

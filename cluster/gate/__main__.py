@@ -40,15 +40,25 @@ class Server(uvicorn.Server):
 
 async def run(nginx: Path, folder: Path, app: Starlette, port: int) -> int:
     """Until SIGTERM or SIGINT (0), or until either of the two ends by itself (1)."""
-    server = Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off",
-                                   timeout_keep_alive=90,  # longer than nginx keeps a connection
-                                   timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=LOOPBACK,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=90,  # longer than nginx keeps a connection
+            timeout_graceful_shutdown=5,
+        )
+    )
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     serving = asyncio.create_task(server.serve())
-    process = await asyncio.create_subprocess_exec(str(nginx), "-p", f"{folder}/", "-c", "nginx.conf",
-                                                   preexec_fn=_end_with_parent)
+    process = await asyncio.create_subprocess_exec(
+        str(nginx), "-p", f"{folder}/", "-c", "nginx.conf", preexec_fn=_end_with_parent
+    )
     ended, told = asyncio.create_task(process.wait()), asyncio.create_task(asked.wait())
     await asyncio.wait({serving, ended, told}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = not asked.is_set()

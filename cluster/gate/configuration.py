@@ -22,8 +22,17 @@ LONGEST_LOOKBACK_MS = 31 * 86_400_000
 REQUESTS_PER_SECOND = 10
 BURST_S, KEYS_AT_AN_ADDRESS = 6, 5
 #: what a search may say; `limit` and `lookback` are capped
-PARAMETERS = ("serviceName", "spanName", "remoteServiceName", "annotationQuery", "minDuration", "maxDuration", "endTs",
-              "traceIds", "key")
+PARAMETERS = (
+    "serviceName",
+    "spanName",
+    "remoteServiceName",
+    "annotationQuery",
+    "minDuration",
+    "maxDuration",
+    "endTs",
+    "traceIds",
+    "key",
+)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
 _UNQUOTABLE = re.compile(r'["\\${}\r\n]')
 
@@ -53,14 +62,18 @@ class Wanted:
         """What can be known before anything is started. Problem with the option to correct."""
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
-                raise Problem("--gate-origin takes a scheme, a host and perhaps a port, and nothing behind them: "
-                              "https://grafana.example:3000.")
+                raise Problem(
+                    "--gate-origin takes a scheme, a host and perhaps a port, and nothing behind them: "
+                    "https://grafana.example:3000."
+                )
         for file in self.tls or ():
             if not file.is_file():
                 raise Problem(f"--gate-tls: {file} is no file. It takes a certificate and its key, both as PEM.")
             if _UNQUOTABLE.search(str(file.resolve())):
-                raise Problem("--gate-tls: a path with a quote, a backslash, a brace or $ in it can't be named in "
-                              "nginx's configuration; move the file.")
+                raise Problem(
+                    "--gate-tls: a path with a quote, a backslash, a brace or $ in it can't be named in "
+                    "nginx's configuration; move the file."
+                )
 
 
 def fill(wanted: Wanted, zipkin_url: str, authority_port: int, template: str | None = None) -> str:
@@ -72,7 +85,8 @@ def fill(wanted: Wanted, zipkin_url: str, authority_port: int, template: str | N
         "port": wanted.port,
         "ssl": " ssl" if wanted.tls else "",
         "certificate": f'ssl_certificate "{certificate}"; ssl_certificate_key "{key}"; ssl_protocols TLSv1.2 TLSv1.3;'
-                       if wanted.tls else "",
+        if wanted.tls
+        else "",
         "zipkin": _behind(zipkin_url),
         "authority": f"{LOOPBACK}:{authority_port}",
         "origins": " ".join(f'"{origin}" $http_origin;' for origin in wanted.origins),
@@ -91,15 +105,19 @@ def up_to(most: int) -> str:
     """A regular expression for the whole numbers from 0 to `most`, written without leading zeros or with some."""
     digits = str(most)
     shorter = [rf"\d{{1,{len(digits) - 1}}}"] if len(digits) > 1 else []
-    smaller = [rf"{digits[:place]}[0-{int(digit) - 1}]\d{{{len(digits) - place - 1}}}"
-               for place, digit in enumerate(digits) if digit != "0"]
+    smaller = [
+        rf"{digits[:place]}[0-{int(digit) - 1}]\d{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if digit != "0"
+    ]
     return "|".join([*shorter, *smaller, digits])
 
 
 def _parameters() -> str:
     sources = {name: f"$arg_{name}" for name in PARAMETERS} | {"limit": "$at_most", "lookback": "$back"}
-    lines = [f'    map {source} $say_{name} {{ "" ""; default "&{name}={source}"; }}'
-             for name, source in sources.items()]
+    lines = [
+        f'    map {source} $say_{name} {{ "" ""; default "&{name}={source}"; }}' for name, source in sources.items()
+    ]
     together = "".join(f"$say_{name}" for name in sources)
     without_first = f'    map "{together}" $query {{ default ""; "~^&(?<rest>.*)$" $rest; }}'
     return "\n".join([*lines, without_first])
@@ -112,8 +130,10 @@ def _filled(template: str, values: Mapping[str, object]) -> str:
 def _behind(zipkin_url: str) -> str:
     url = urlsplit(zipkin_url)
     if url.scheme != "http" or url.path.strip("/") or not url.hostname or _UNQUOTABLE.search(zipkin_url):
-        raise Problem(f"The gate can stand before a Zipkin at http://host:port, not at {zipkin_url}. Have one started "
-                      "here (unset ZIPKIN_URL), or leave --with-gate out.")
+        raise Problem(
+            f"The gate can stand before a Zipkin at http://host:port, not at {zipkin_url}. Have one started "
+            "here (unset ZIPKIN_URL), or leave --with-gate out."
+        )
     return f"{url.hostname}:{url.port or 80}"
 
 

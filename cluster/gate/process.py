@@ -21,8 +21,10 @@ from cluster.problem import Problem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY_WITHIN_S = 20.0
-_NO_KEYS = ("make one with `python -m cluster key NAME --role view-traces{file}` (view-services sees services and "
-            "durations alone)")
+_NO_KEYS = (
+    "make one with `python -m cluster key NAME --role view-traces{file}` (view-services sees services and "
+    "durations alone)"
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,14 @@ def check(wanted: Wanted, keys_file: Path | None) -> None:
     require_free(wanted.port, "the gate", "--gate-port", host=wanted.host)
 
 
-def start(wanted: Wanted, zipkin_url: str, keys_file: Path | None, run_dir: Path, say: Callable[[str], None],
-          remember: Callable[[Gate], None] = lambda gate: None) -> Gate:
+def start(
+    wanted: Wanted,
+    zipkin_url: str,
+    keys_file: Path | None,
+    run_dir: Path,
+    say: Callable[[str], None],
+    remember: Callable[[Gate], None] = lambda gate: None,
+) -> Gate:
     """A gate that answers. `keys_file`: the graph's, where `wanted` names none.
 
     `remember` is called before it is ready, so that it can be stopped whatever happens next. Raises Problem where there
@@ -73,12 +81,27 @@ def start(wanted: Wanted, zipkin_url: str, keys_file: Path | None, run_dir: Path
         say(f"no key in {viewers} may look at traces yet: " + _NO_KEYS.format(file=f" --file {viewers}"))
     if not (wanted.tls or wanted.host.startswith("127.")):
         say("WARNING: the gate is open to the network without TLS, and keys travel as they are (--gate-tls)")
-    command = [sys.executable, "-m", "cluster.gate", "--nginx", str(find()), "--folder", str(folder.resolve()),
-               "--viewers", str(viewers.resolve()), "--zipkin", zipkin_url, "--authority-port", str(port),
-               "--rate", str(wanted.rate)]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.gate",
+        "--nginx",
+        str(find()),
+        "--folder",
+        str(folder.resolve()),
+        "--viewers",
+        str(viewers.resolve()),
+        "--zipkin",
+        zipkin_url,
+        "--authority-port",
+        str(port),
+        "--rate",
+        str(wanted.rate),
+    ]
     process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
-    gate = Gate(process, wanted.ui_base, wanted.own_url, wanted.host, wanted.port, str(viewers),
-                str(folder / "audit.jsonl"))
+    gate = Gate(
+        process, wanted.ui_base, wanted.own_url, wanted.host, wanted.port, str(viewers), str(folder / "audit.jsonl")
+    )
     remember(gate)
     _wait_until_ready(gate)
     say(f"the gate is ready: {gate.url}/zipkin/ (asks for a key of {viewers}; who looked at what: {gate.audit_log})")
@@ -90,15 +113,20 @@ def find(env: Mapping[str, str] = os.environ) -> Path:
     # Debian puts servers where only root's PATH looks.
     found = shutil.which("nginx", path=os.pathsep.join([env.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     if found is None:
-        raise Problem("--with-gate needs nginx, and it is not on the PATH. On Debian and Ubuntu: apt-get install "
-                      "--no-install-recommends nginx. Or leave --with-gate out.")
+        raise Problem(
+            "--with-gate needs nginx, and it is not on the PATH. On Debian and Ubuntu: apt-get install "
+            "--no-install-recommends nginx. Or leave --with-gate out."
+        )
     return Path(found)
 
 
 def _keys(viewers: Path | None) -> KeyFile:
     if viewers is None:
-        raise Problem("--with-gate needs a key file, for it lets nobody in without a key: "
-                      + _NO_KEYS.format(file="") + ", or name a file with --viewers.")
+        raise Problem(
+            "--with-gate needs a key file, for it lets nobody in without a key: "
+            + _NO_KEYS.format(file="")
+            + ", or name a file with --viewers."
+        )
     try:
         return read(viewers)
     except ValueError as error:

@@ -17,8 +17,17 @@ from starlette.routing import Route
 _SCALARS = ("traceId", "parentId", "id", "kind", "name", "timestamp", "duration", "shared", "debug")
 _ENDPOINTS = ("localEndpoint", "remoteEndpoint")
 _LINK = ("parent", "child", "callCount")  # errorCount is made from a tag
-_SEARCH = ("serviceName", "spanName", "remoteServiceName", "minDuration", "maxDuration", "endTs", "lookback", "limit",
-           "traceIds")
+_SEARCH = (
+    "serviceName",
+    "spanName",
+    "remoteServiceName",
+    "minDuration",
+    "maxDuration",
+    "endTs",
+    "lookback",
+    "limit",
+    "traceIds",
+)
 
 
 def span(full: dict) -> dict:
@@ -54,27 +63,44 @@ class Stripped:
 
     @property
     def routes(self) -> list[Route]:
-        calls = {"services": names, "spans": names, "remoteServices": names, "traces": traces, "traceMany": traces,
-                 "dependencies": links, "trace/{id}": trace}
+        calls = {
+            "services": names,
+            "spans": names,
+            "remoteServices": names,
+            "traces": traces,
+            "traceMany": traces,
+            "dependencies": links,
+            "trace/{id}": trace,
+        }
         # Tags that can be searched by, and their values: none.
-        return [*(Route(f"/api/v2/{path}", self._answer(strip)) for path, strip in calls.items()),
-                *(Route(f"/api/v2/{path}", _none) for path in ("autocompleteKeys", "autocompleteValues"))]
+        return [
+            *(Route(f"/api/v2/{path}", self._answer(strip)) for path, strip in calls.items()),
+            *(Route(f"/api/v2/{path}", _none) for path in ("autocompleteKeys", "autocompleteValues")),
+        ]
 
     def _answer(self, strip: Callable[[list], list]) -> Callable:
         async def answer(request: Request) -> Response:
             if request.query_params.get("annotationQuery"):
-                return _error(403, "This key sees services and durations alone, and so can't search by tags: leave "
-                                   "annotationQuery out, or ask for a key with the role view-traces.")
+                return _error(
+                    403,
+                    "This key sees services and durations alone, and so can't search by tags: leave "
+                    "annotationQuery out, or ask for a key with the role view-traces.",
+                )
             search = {name: request.query_params[name] for name in _SEARCH if name in request.query_params}
             try:
                 found = await self._zipkin.get(request.url.path, params=search)
                 if found.status_code in (400, 404):  # in our own words: Zipkin's quote what was asked
-                    return _error(found.status_code, "Zipkin found nothing under that." if found.status_code == 404 else
-                                  "Zipkin doesn't understand this search.")
+                    return _error(
+                        found.status_code,
+                        "Zipkin found nothing under that."
+                        if found.status_code == 404
+                        else "Zipkin doesn't understand this search.",
+                    )
                 found.raise_for_status()
                 return JSONResponse(strip(found.json()))
             except (httpx.HTTPError, ValueError, TypeError, AttributeError):
                 return _error(502, "Zipkin gives no answer that can be shown; try again in a moment.")
+
         return answer
 
 

@@ -32,8 +32,9 @@ class Viewers:
         self._buckets: dict[str, Bucket] = {}
 
     async def who(self, request: Request) -> Response:
-        caller = self._callers.identify({"authorization": f"Bearer {key_in(request.headers.get('authorization', ''))}"},
-                                        None)
+        caller = self._callers.identify(
+            {"authorization": f"Bearer {key_in(request.headers.get('authorization', ''))}"}, None
+        )
         if caller.key is None:
             return Response(status_code=401, headers=CHALLENGE)
         seen = sight(caller.roles)

@@ -39,32 +39,62 @@ class Dashboard:
     panels: tuple[Panel, ...]
 
     def json(self) -> str:
-        return json.dumps({
-            "uid": self.uid, "title": self.title, "tags": ["cosygraph"], "schemaVersion": 39, "editable": True,
-            "refresh": "10s", "time": {"from": "now-1h", "to": "now"},
-            "templating": {"list": [{
-                "name": "application", "type": "query", "datasource": DATASOURCE, "includeAll": True, "multi": True,
-                "current": {"text": "All", "value": "$__all"}, "allValue": ".*", "refresh": 2,
-                "query": "label_values(ray_cosygraph_requests_total, application)"}]},
-            "links": [{"type": "dashboards", "tags": ["cosygraph"], "title": "Cosygraph", "asDropdown": True}],
-            "panels": [_placed(panel, index) for index, panel in enumerate(self.panels)],
-        }, indent=1, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(
+                {
+                    "uid": self.uid,
+                    "title": self.title,
+                    "tags": ["cosygraph"],
+                    "schemaVersion": 39,
+                    "editable": True,
+                    "refresh": "10s",
+                    "time": {"from": "now-1h", "to": "now"},
+                    "templating": {
+                        "list": [
+                            {
+                                "name": "application",
+                                "type": "query",
+                                "datasource": DATASOURCE,
+                                "includeAll": True,
+                                "multi": True,
+                                "current": {"text": "All", "value": "$__all"},
+                                "allValue": ".*",
+                                "refresh": 2,
+                                "query": "label_values(ray_cosygraph_requests_total, application)",
+                            }
+                        ]
+                    },
+                    "links": [{"type": "dashboards", "tags": ["cosygraph"], "title": "Cosygraph", "asDropdown": True}],
+                    "panels": [_placed(panel, index) for index, panel in enumerate(self.panels)],
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
 
 
 def _placed(panel: Panel, index: int) -> dict:
     return {
-        "id": index + 1, "type": panel.kind, "title": panel.title, "description": panel.about,
+        "id": index + 1,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
         "datasource": DATASOURCE,
         "gridPos": {"x": index % 2 * _WIDTH, "y": index // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": [{"refId": chr(65 + number), "expr": query, "legendFormat": legend, "datasource": DATASOURCE}
-                    for number, (legend, query) in enumerate(panel.queries.items())],
+        "targets": [
+            {"refId": chr(65 + number), "expr": query, "legendFormat": legend, "datasource": DATASOURCE}
+            for number, (legend, query) in enumerate(panel.queries.items())
+        ],
     }
 
 
 def quantile(share: float, metric: str, *by: str, where: str = "") -> str:
-    return (f"histogram_quantile({share}, sum by ({', '.join((*by, 'le'))}) "
-            f"(rate(ray_cosygraph_{metric}_bucket{{{_all(where)}}}[$__rate_interval])))")
+    return (
+        f"histogram_quantile({share}, sum by ({', '.join((*by, 'le'))}) "
+        f"(rate(ray_cosygraph_{metric}_bucket{{{_all(where)}}}[$__rate_interval])))"
+    )
 
 
 def rate(metric: str, *by: str, where: str = "", of: str = "rate") -> str:

@@ -21,8 +21,13 @@ from speech.errors import InvalidInput, SpeechError
 from speech.text import MAX_TEXT
 
 FORM = form.Kind("prompt_wav", text="tts_text", required=False)
-RENAMED = {"tts_text": "text", "prompt_text": "prompt_text", "instruct_text": "style_instruction", "spk_id": "voice",
-           "dialect": "dialect"}
+RENAMED = {
+    "tts_text": "text",
+    "prompt_text": "prompt_text",
+    "instruct_text": "style_instruction",
+    "spk_id": "voice",
+    "dialect": "dialect",
+}
 #: path -> fields it must have
 PATHS = {
     "/inference_sft": ("tts_text", "spk_id"),
@@ -40,8 +45,14 @@ def add(app: FastAPI, api) -> None:
     """`api`: the ingress replica (`deployments.api.CosyVoice3Api`)."""
     for path, needed in PATHS.items():
         for method in ("GET", "POST"):  # a route each: an operation's id is its own
-            app.add_api_route(path, _endpoint(api, needed), methods=[method], response_model=None,
-                              summary="As CosyVoice's own server has it", **docs(needed))
+            app.add_api_route(
+                path,
+                _endpoint(api, needed),
+                methods=[method],
+                response_model=None,
+                summary="As CosyVoice's own server has it",
+                **docs(needed),
+            )
 
 
 def _endpoint(api, needed: tuple[str, ...]):
@@ -52,6 +63,7 @@ def _endpoint(api, needed: tuple[str, ...]):
             theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
             error.param = theirs.get(error.param, error.param)
             raise
+
     return inference
 
 
@@ -60,14 +72,21 @@ async def _inference(api, request: Request, needed: tuple[str, ...]) -> Response
     given = asked.fields
     for name in needed:
         if name not in given and not (name == "prompt_wav" and asked.prompt_audio is not None):
-            raise InvalidInput(f"The field '{name}' is missing; this path needs {', '.join(needed)}.", param=name,
-                               code="field_missing")
+            raise InvalidInput(
+                f"The field '{name}' is missing; this path needs {', '.join(needed)}.", param=name, code="field_missing"
+            )
     for name in given:
         if name not in RENAMED:
-            raise InvalidInput(f"The form has a field that is not known. Known fields: {', '.join(RENAMED)}, "
-                               "prompt_wav.", code="field_unknown")
-    fields = {ours: given[theirs] for theirs, ours in RENAMED.items() if theirs in needed or theirs == "dialect"
-              if theirs in given}
+            raise InvalidInput(
+                f"The form has a field that is not known. Known fields: {', '.join(RENAMED)}, prompt_wav.",
+                code="field_unknown",
+            )
+    fields = {
+        ours: given[theirs]
+        for theirs, ours in RENAMED.items()
+        if theirs in needed or theirs == "dialect"
+        if theirs in given
+    }
     fields |= _instructed(fields.pop("style_instruction", ""), api.registry, "dialect" in fields)
     if len(fields.get("text", "")) > MAX_TEXT:
         fields["long_form"] = "true"

@@ -58,23 +58,31 @@ def _model(api) -> dict:
 def _check_model(name: str, api) -> None:
     known = (api.engine.capabilities.name, _OWNER)
     if name not in known:
-        raise NotFound(f"There is no such model here; there are {' and '.join(known)} (GET /v1/models).", param="model",
-                       code="model_not_found")
+        raise NotFound(
+            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models).",
+            param="model",
+            code="model_not_found",
+        )
 
 
 async def _speech(api, request: Request) -> Response:
     given, clip = await _read(request)
     for name in given:
         if name not in FIELDS:
-            raise InvalidInput(f"The body has a field that is not known. Known fields: {', '.join(FIELDS)}.",
-                               code="field_unknown")
+            raise InvalidInput(
+                f"The body has a field that is not known. Known fields: {', '.join(FIELDS)}.", code="field_unknown"
+            )
     if model := given.get("model"):
         _check_model(model, api)
     if given.get("task_type", "Base") != "Base":
-        raise InvalidInput("The field 'task_type' can only be Base here: a voice comes from a clip or from a stored "
-                           "voice.", param="task_type", code="task_type_unknown")
-    fields = {ours: given[theirs] for theirs, ours in (*RENAMED.items(), *((name, name) for name in SAME))
-              if theirs in given}
+        raise InvalidInput(
+            "The field 'task_type' can only be Base here: a voice comes from a clip or from a stored voice.",
+            param="task_type",
+            code="task_type_unknown",
+        )
+    fields = {
+        ours: given[theirs] for theirs, ours in (*RENAMED.items(), *((name, name) for name in SAME)) if theirs in given
+    }
     fields["mode"] = "instruct" if fields.get("style_instruction", "").strip() else "fast"
     if fields["mode"] == "fast":
         fields.pop("style_instruction", None)
@@ -111,9 +119,13 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, (str, int, float)):
         return str(value)
     known = name if name in FIELDS else None
-    raise InvalidInput(f"The field {known!r} must be a text, a number, or true or false." if known else
-                       "A field of the body must be a text, a number, or true or false.", param=known,
-                       code="field_type")
+    raise InvalidInput(
+        f"The field {known!r} must be a text, a number, or true or false."
+        if known
+        else "A field of the body must be a text, a number, or true or false.",
+        param=known,
+        code="field_type",
+    )
 
 
 def _dialect_of(language: str | None, api) -> str | None:
@@ -128,15 +140,31 @@ def _dialect_of(language: str | None, api) -> str | None:
     found = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
     if len(found) == 1:
         return found[0].code
-    raise InvalidInput("The field 'language' names " + ("no language that the running engine speaks"
-                       if not found else "a language of which the running engine speaks several dialects")
-                       + f". Send 'dialect': one of {', '.join(sorted(d.code for d in found or spoken))}.",
-                       param="language", code="language_unclear")
+    raise InvalidInput(
+        "The field 'language' names "
+        + (
+            "no language that the running engine speaks"
+            if not found
+            else "a language of which the running engine speaks several dialects"
+        )
+        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in found or spoken))}.",
+        param="language",
+        code="language_unclear",
+    )
 
 
 def _english(code: str) -> str:
-    return {"zh": "chinese", "en": "english", "ja": "japanese", "ko": "korean", "de": "german", "es": "spanish",
-            "fr": "french", "it": "italian", "ru": "russian"}.get(code, code)
+    return {
+        "zh": "chinese",
+        "en": "english",
+        "ja": "japanese",
+        "ko": "korean",
+        "de": "german",
+        "es": "spanish",
+        "fr": "french",
+        "it": "italian",
+        "ru": "russian",
+    }.get(code, code)
 
 
 def _in_their_words(error: SpeechError) -> SpeechError:
@@ -164,8 +192,13 @@ class Written(answers.Written):
     def done(self, told: answers.Told, run: Run) -> bytes:
         """Tokens are characters in, and 25 a second of speech out."""
         read, made = self._characters, round(told.seconds * _TOKENS_PER_SECOND)
-        return answers.event(None, {"type": "speech.audio.done", "usage": {
-            "input_tokens": read, "output_tokens": made, "total_tokens": read + made}})
+        return answers.event(
+            None,
+            {
+                "type": "speech.audio.done",
+                "usage": {"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
+            },
+        )
 
     def error(self, error: SpeechError, run: Run) -> bytes:
         return answers.event(None, {"type": "error", **_in_their_words(error).body()})

@@ -88,14 +88,19 @@ class _Endpoints:
         store, run = self._store(), request.state.run
         asked = await form.read(request, FORM)
         enrolment = parse(asked.fields, self._api.registry)
-        run.root.tags(**{vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
-                         vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
-                         vocabulary.REQUEST_DIALECT_SOURCE: "request"})
+        run.root.tags(
+            **{
+                vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
+                vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
+                vocabulary.REQUEST_DIALECT_SOURCE: "request",
+            }
+        )
         self._api.engine.capabilities.check_dialect(enrolment.dialect.code)
         async with self._enrolments:
             clip = await self._checked(asked.prompt_audio, run)
-            record, created = await to_thread(store.create, enrolment, asked.prompt_audio,
-                                              ClipFacts.of(clip, asked.prompt_audio), run.caller.key)
+            record, created = await to_thread(
+                store.create, enrolment, asked.prompt_audio, ClipFacts.of(clip, asked.prompt_audio), run.caller.key
+            )
         if created:
             await self._get_ready(record, run)
         return JSONResponse(record.public(), 201 if created else 200)
@@ -112,8 +117,13 @@ class _Endpoints:
     async def _checked(self, upload: bytes, run: Run) -> audio.Clip:
         # Before any check, as in audio-service: the trace of a refused clip must say what it was.
         if header := await to_thread(audio.describe, upload):
-            run.root.tags({vocabulary.AUDIO_SAMPLE_RATE: header.rate, vocabulary.AUDIO_FORMAT: header.format,
-                           vocabulary.AUDIO_DURATION: round(header.seconds, 3)})
+            run.root.tags(
+                {
+                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
+                    vocabulary.AUDIO_FORMAT: header.format,
+                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
+                }
+            )
         clip = await to_thread(audio.decode, upload, seconds=self._api.engine.capabilities.reference_seconds)
         run.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
         return clip
@@ -129,13 +139,19 @@ class _Endpoints:
         store, run = self._store(), request.state.run
         record = await to_thread(store.find, voice)
         if not record.may_be_deleted_by(run.caller.key, admin=self._api.administers(run)):
-            raise NotOwner("This voice was stored with another key. Delete it with that key, or ask an administrator.",
-                           param="voice", code="voice_not_yours")
+            raise NotOwner(
+                "This voice was stored with another key. Delete it with that key, or ask an administrator.",
+                param="voice",
+                code="voice_not_yours",
+            )
         await to_thread(store.delete, record)
         return JSONResponse({"id": record.id, "object": "audio.voice.deleted", "deleted": True})
 
     def _store(self) -> Voices:
         if self._api.voices_store is None:
-            raise NotFound("No voices are stored here: this service runs without a place for them. Send the clip along "
-                           "with each request instead, or ask whoever runs it to set `voices.url`.", code="voices_off")
+            raise NotFound(
+                "No voices are stored here: this service runs without a place for them. Send the clip along "
+                "with each request instead, or ask whoever runs it to set `voices.url`.",
+                code="voices_off",
+            )
         return self._api.voices_store

@@ -52,13 +52,25 @@ class CosyVoice3Engine:
         WeightsError: no directory is named, or it or a file in it is missing; says what, and where it is published.
     """
 
-    def __init__(self, model_dir: str = "", dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-                 lm_rows: int = 8, lm_positions: int = 3072, flow_rows: int | Literal["auto"] = "auto",
-                 vocoder_batch: int = 1, greedy: bool = False, parity: bool = False) -> None:
+    def __init__(
+        self,
+        model_dir: str = "",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        lm_rows: int = 8,
+        lm_positions: int = 3072,
+        flow_rows: int | Literal["auto"] = "auto",
+        vocoder_batch: int = 1,
+        greedy: bool = False,
+        parity: bool = False,
+    ) -> None:
         if dtype != "auto" and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(_DTYPES)}")
-        for name, value in (("lm_rows", lm_rows), ("lm_positions", lm_positions), ("flow_rows", flow_rows),
-                            ("vocoder_batch", vocoder_batch)):
+        for name, value in (
+            ("lm_rows", lm_rows),
+            ("lm_positions", lm_positions),
+            ("flow_rows", flow_rows),
+            ("vocoder_batch", vocoder_batch),
+        ):
             if not (value == "auto" and name == "flow_rows" or isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if not model_dir:
@@ -69,21 +81,35 @@ class CosyVoice3Engine:
         self._flow_rows = flow_rows
         self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
         self.capabilities = Capabilities(
-            name="fun-cosyvoice3-0.5b", version=f"1-{self._directory.fingerprint()}", sample_rate=24_000,
-            dialects=SPOKEN, modes=frozenset({"fast", "instruct"}), reference_rates=(16_000, 24_000),
-            reference_seconds=(3.0, 30.0), embedding_size=EMBEDDING_SIZE,
-            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch}, streaming=True,
-            notice=NOTICE)
+            name="fun-cosyvoice3-0.5b",
+            version=f"1-{self._directory.fingerprint()}",
+            sample_rate=24_000,
+            dialects=SPOKEN,
+            modes=frozenset({"fast", "instruct"}),
+            reference_rates=(16_000, 24_000),
+            reference_seconds=(3.0, 30.0),
+            embedding_size=EMBEDDING_SIZE,
+            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch},
+            streaming=True,
+            notice=NOTICE,
+        )
 
     def check(self, utterance: Utterance) -> None:
         """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or a missing instruction."""
         instruction(utterance)
         if utterance.mode not in self.capabilities.modes:
-            raise InvalidInput("This mode is not known to the engine that runs here; it has fast and instruct.",
-                               param="mode", code="mode_unknown")
+            raise InvalidInput(
+                "This mode is not known to the engine that runs here; it has fast and instruct.",
+                param="mode",
+                code="mode_unknown",
+            )
         if utterance.mode == "instruct" and not (utterance.style_instruction or "").strip():
-            raise InvalidInput("mode=instruct needs a style_instruction, for example '请非常开心地说一句话。'; without "
-                               "one, use mode=fast.", param="style_instruction", code="instruction_missing")
+            raise InvalidInput(
+                "mode=instruct needs a style_instruction, for example '请非常开心地说一句话。'; without "
+                "one, use mode=fast.",
+                param="style_instruction",
+                code="instruction_missing",
+            )
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         from engines.cosyvoice3.voice import reference
@@ -103,8 +129,9 @@ class CosyVoice3Engine:
 
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
         rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
-        return CosyVoice3AcousticModel(self._directory, device, threads, getattr(torch, name),
-                                       limits=Limits(rows=rows), **self._decoding)
+        return CosyVoice3AcousticModel(
+            self._directory, device, threads, getattr(torch, name), limits=Limits(rows=rows), **self._decoding
+        )
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.cosyvoice3.vocoder import CosyVoice3Vocoder

@@ -42,14 +42,24 @@ class CosyVoice3AcousticModel:
         limits: of the flow's batches.
     """
 
-    def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1,
-                 dtype: torch.dtype = torch.float32, rows: int = 8, positions: int = 3072, greedy: bool = False,
-                 parity: bool = False, limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        device: str = "cpu",
+        threads: int = 1,
+        dtype: torch.dtype = torch.float32,
+        rows: int = 8,
+        positions: int = 3072,
+        greedy: bool = False,
+        parity: bool = False,
+        limits: Limits = Limits(),
+    ) -> None:
         torch.set_num_threads(threads)
         numbers = directory.numbers
         lm = speech_lm.load(directory, device, dtype)
-        self.planner = Planner(TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens,
-                               parity)
+        self.planner = Planner(
+            TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens, parity
+        )
         self.decoder = Decoder(lm, rows, positions)
         self._lm = lm
         self.rows = rows
@@ -59,8 +69,12 @@ class CosyVoice3AcousticModel:
         self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits)
         self._tickets: dict[Ticket, None] = {}  # under way, in the order in which they join
         self._warm_up()
-        _log.info("the language model's cache has %d rows of %d positions: %.0f MB", rows, positions,
-                  self.decoder.cache.bytes / 1e6)
+        _log.info(
+            "the language model's cache has %d rows of %d positions: %.0f MB",
+            rows,
+            positions,
+            self.decoder.cache.bytes / 1e6,
+        )
 
     @torch.inference_mode()
     def probe(self) -> np.ndarray:
@@ -116,12 +130,17 @@ class CosyVoice3AcousticModel:
     def _submit(self, utterance: Utterance, voice: Voice, stream: bool) -> Ticket:
         plan = self.planner.plan(utterance, voice)
         if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
-            raise InvalidInput("Text, transcript and reference clip are together longer than the language model's "
-                               "cache allows here. Shorten the text, or use a shorter clip.", param="text",
-                               code="text_too_long_spoken")
+            raise InvalidInput(
+                "Text, transcript and reference clip are together longer than the language model's "
+                "cache allows here. Shorten the text, or use a shorter clip.",
+                param="text",
+                code="text_too_long_spoken",
+            )
         ticket = Ticket(plan, stream)
-        ticket.parts = [Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None,
-                             chunked_end=not self._parity) for job in plan.jobs]
+        ticket.parts = [
+            Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None, chunked_end=not self._parity)
+            for job in plan.jobs
+        ]
         self._tickets[ticket] = None
         return ticket
 
@@ -152,9 +171,16 @@ class CosyVoice3AcousticModel:
         for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
             if ticket.mute:
                 self.cancel(ticket)
-                mute.append((ticket, NothingSaid(
-                    "The speech model made no sound of this text. Try another seed, or word it differently.",
-                    param="text", code="nothing_said")))
+                mute.append(
+                    (
+                        ticket,
+                        NothingSaid(
+                            "The speech model made no sound of this text. Try another seed, or word it differently.",
+                            param="text",
+                            code="nothing_said",
+                        ),
+                    )
+                )
                 continue
             for stretch in ticket.due():
                 self._flow_batcher.add(stretch, self.flow.frames(stretch.row), stretch.first)
@@ -165,11 +191,17 @@ class CosyVoice3AcousticModel:
         mels = guarded(self._mels, batch.stretches)
         if isinstance(mels, SpeechError):
             # The flow does not say for which row it failed: each alone, so that only the bad one does.
-            mels = [mels] if len(batch.stretches) == 1 else [_first(guarded(self._mels, [stretch]))
-                                                             for stretch in batch.stretches]
+            mels = (
+                [mels]
+                if len(batch.stretches) == 1
+                else [_first(guarded(self._mels, [stretch])) for stretch in batch.stretches]
+            )
         batch.end(mels)
-        failed = {stretch.ticket: mel for stretch, mel in zip(batch.stretches, mels, strict=True)
-                  if isinstance(mel, SpeechError)}
+        failed = {
+            stretch.ticket: mel
+            for stretch, mel in zip(batch.stretches, mels, strict=True)
+            if isinstance(mel, SpeechError)
+        }
         results = []
         for ticket in batch.tickets:
             found = failed.get(ticket) or guarded(ticket.results)
@@ -185,9 +217,14 @@ class CosyVoice3AcousticModel:
     def _warm_up(self) -> None:
         for language in ("zh", "en", "ja"):
             warm(language)
-        voice = Voice({"speech_tokens": np.zeros(50, np.int32), "prompt_mel": np.zeros((100, 80), np.float32),
-                       "embedding": np.ones(192, np.float32)})
-        result, = self.generate([(Utterance("Warm.", "en-US"), voice)])
+        voice = Voice(
+            {
+                "speech_tokens": np.zeros(50, np.int32),
+                "prompt_mel": np.zeros((100, 80), np.float32),
+                "embedding": np.ones(192, np.float32),
+            }
+        )
+        (result,) = self.generate([(Utterance("Warm.", "en-US"), voice)])
         if isinstance(result, SpeechError) and not isinstance(result, NothingSaid):
             raise RuntimeError("the warm-up sentence could not be said") from result
 

@@ -43,8 +43,11 @@ def _fits(directory: ModelDirectory, say: Callable[[str], None]) -> bool:
         except WeightsError as error:
             say(f"  {name:32} {error}")
             problems += 1
-    say("The directory is complete, and everything in it fits." if not problems
-        else f"{problems} of these can't be used. {PUBLISHED}")
+    say(
+        "The directory is complete, and everything in it fits."
+        if not problems
+        else f"{problems} of these can't be used. {PUBLISHED}"
+    )
     return not problems
 
 
@@ -64,8 +67,10 @@ def _readings(directory: ModelDirectory) -> dict[str, Callable[[], str]]:
     def tokenizer() -> str:
         read, known = TextTokenizer(directory), QwenSize.of(directory.qwen).vocabulary
         if len(read) > known:
-            raise WeightsError(f"the tokenizer has {len(read)} tokens and the language model knows {known}. Are all "
-                               "files of one and the same release?")
+            raise WeightsError(
+                f"the tokenizer has {len(read)} tokens and the language model knows {known}. Are all "
+                "files of one and the same release?"
+            )
         return f"{len(read)} tokens, end of prompt {read.end_of_prompt}"
 
     def keys(module) -> Callable[[], str]:
@@ -74,5 +79,13 @@ def _readings(directory: ModelDirectory) -> dict[str, Callable[[], str]]:
     def opens(kind) -> Callable[[], str]:
         return lambda: f"an ONNX model, {kind(directory).__class__.__name__}"
 
-    return {YAML: numbers, QWEN_CONFIG: qwen, VOCABULARY: tokenizer, LLM: keys(speech_lm), FLOW: keys(flow),
-            HIFT: keys(hift), SPEECH_TOKENIZER: opens(onnx.SpeechTokenizer), CAMPPLUS: opens(onnx.SpeakerEmbedder)}
+    return {
+        YAML: numbers,
+        QWEN_CONFIG: qwen,
+        VOCABULARY: tokenizer,
+        LLM: keys(speech_lm),
+        FLOW: keys(flow),
+        HIFT: keys(hift),
+        SPEECH_TOKENIZER: opens(onnx.SpeechTokenizer),
+        CAMPPLUS: opens(onnx.SpeakerEmbedder),
+    }

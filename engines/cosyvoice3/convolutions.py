@@ -80,7 +80,8 @@ class ResBlock(nn.Module):
         self.activations2 = nn.ModuleList(Snake(channels) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
-        for first, second, snake1, snake2 in zip(self.convs1, self.convs2, self.activations1, self.activations2,
-                                                 strict=True):
+        for first, second, snake1, snake2 in zip(
+            self.convs1, self.convs2, self.activations1, self.activations2, strict=True
+        ):
             x = second(snake2(first(snake1(x)))) + x
         return x

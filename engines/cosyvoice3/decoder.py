@@ -82,8 +82,9 @@ class Decoder:
         limit: rows that may be taken, of those the cache has; may be changed between any two steps.
     """
 
-    def __init__(self, lm: SpeechLm, rows: int = 8, positions: int = 3072,
-                 clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, lm: SpeechLm, rows: int = 8, positions: int = 3072, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         self._lm = lm
         self._clock = clock
         self.cache = KvCache(lm.body.size, rows, positions, str(lm.device), lm.dtype)
@@ -108,8 +109,10 @@ class Decoder:
         if job.most < 1:
             raise ValueError("a job must be allowed at least one token")
         if job.positions > self.cache.positions:
-            raise ValueError(f"the job may need {job.positions} cache positions and a row has {self.cache.positions}; "
-                             "split the text, or allocate longer rows")
+            raise ValueError(
+                f"the job may need {job.positions} cache positions and a row has {self.cache.positions}; "
+                "split the text, or allocate longer rows"
+            )
         row = Row(job, self._clock())
         self._waiting.append(row)
         return row

@@ -14,9 +14,11 @@ from pathlib import Path
 from engines.contract import WeightsError
 from engines.cosyvoice3 import numbers
 
-PUBLISHED = ("The weights are published by their authors (Apache-2.0) in the model repository "
-             "FunAudioLLM/Fun-CosyVoice3-0.5B-2512, on Hugging Face and on ModelScope. Fetch that repository whole and "
-             "name its folder as model_dir; this program downloads nothing.")
+PUBLISHED = (
+    "The weights are published by their authors (Apache-2.0) in the model repository "
+    "FunAudioLLM/Fun-CosyVoice3-0.5B-2512, on Hugging Face and on ModelScope. Fetch that repository whole and "
+    "name its folder as model_dir; this program downloads nothing."
+)
 
 YAML = numbers.FILE
 LLM, FLOW, HIFT = "llm.pt", "flow.pt", "hift.pt"

@@ -82,8 +82,14 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, size.dim)])
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        q, k, v = (self._heads(tensor) for tensor in (_rotated(self.to_q(x), rope, self.dim_head),
-                                                      _rotated(self.to_k(x), rope, self.dim_head), self.to_v(x)))
+        q, k, v = (
+            self._heads(tensor)
+            for tensor in (
+                _rotated(self.to_q(x), rope, self.dim_head),
+                _rotated(self.to_k(x), rope, self.dim_head),
+                self.to_v(x),
+            )
+        )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
@@ -96,8 +102,9 @@ class FeedForward(nn.Module):
         super().__init__()
         inner = int(size.dim * size.ff_mult)
         # The empty places hold what only training needs; the numbers are part of the weights' names.
-        self.ff = nn.ModuleList([nn.ModuleList([nn.Linear(size.dim, inner)]), nn.Identity(),
-                                 nn.Linear(inner, size.dim)])
+        self.ff = nn.ModuleList(
+            [nn.ModuleList([nn.Linear(size.dim, inner)]), nn.Identity(), nn.Linear(inner, size.dim)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ff[2](F.gelu(self.ff[0][0](x), approximate="tanh"))
@@ -144,8 +151,9 @@ class Dit(nn.Module):
         self.norm_out = Modulation(size.dim, 2)
         self.proj_out = nn.Linear(size.dim, size.mel_dim)
 
-    def forward(self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor,
-                mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """The velocity at `time`.
 
         Args:

@@ -53,8 +53,9 @@ def prompt_mel(samples: np.ndarray) -> np.ndarray:
     """24 kHz float32 (n,) -> (n // 480, 80) float32, natural logarithm of magnitudes."""
     edge = (_PROMPT_FFT - PROMPT_HOP) // 2
     padded = F.pad(torch.from_numpy(samples)[None], (edge, edge), mode="reflect")[0]
-    spectrum = torch.stft(padded, _PROMPT_FFT, PROMPT_HOP, window=torch.hann_window(_PROMPT_FFT), center=False,
-                          return_complex=True)
+    spectrum = torch.stft(
+        padded, _PROMPT_FFT, PROMPT_HOP, window=torch.hann_window(_PROMPT_FFT), center=False, return_complex=True
+    )
     magnitude = torch.view_as_real(spectrum).square().sum(dim=-1).add(1e-9).sqrt()
     mel = _slaney(PROMPT_RATE, _PROMPT_FFT, PROMPT_BANDS) @ magnitude
     return mel.clamp(min=1e-5).log().T.contiguous().numpy()
@@ -77,6 +78,7 @@ def _kaldi_filters() -> Tensor:
 
     The bin at the Nyquist frequency belongs to no triangle.
     """
+
     def mel(hz: float) -> float:
         return 1127.0 * math.log(1.0 + hz / 700.0)
 

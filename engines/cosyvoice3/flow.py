@@ -103,25 +103,29 @@ class Flow(nn.Module):
         """
         lengths = [self.frames(row) for row in rows]
         if max(lengths) > noise.MEL_FRAMES:
-            raise ValueError(f"prompt and speech are {max(lengths) / 50:.0f} s together; the flow's noise is "
-                             f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text.")
+            raise ValueError(
+                f"prompt and speech are {max(lengths) / 50:.0f} s together; the flow's noise is "
+                f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text."
+            )
         mu, cond, speaker = self._conditions(rows, lengths)
         chunk = self.size.decoder.estimator.static_chunk_size
         chunks = [chunk if row.chunked else length for row, length in zip(rows, lengths, strict=True)]
         mask = seen(*(torch.tensor(each, device=self.device) for each in (lengths, chunks)))
         mel = self._solve(mu, cond, speaker, mask)
-        return [mel[i, len(row.prompt_mel):length].T.float() for i, (row, length)
-                in enumerate(zip(rows, lengths, strict=True))]
+        return [
+            mel[i, len(row.prompt_mel) : length].T.float()
+            for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
+        ]
 
     def _conditions(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """mu (n, frames, 80), cond (n, frames, 80), speaker (n, 80)."""
         tokens = [torch.cat((row.prompt_tokens, row.tokens)).to(self.device) for row in rows]
         # Padded after embedding: beyond a row's end its last tokens must see zeros, not a token.
         embedded = pad_sequence([self.input_embedding(ids.clamp(min=0)) for ids in tokens], batch_first=True)
-        mu = self.pre_lookahead_layer(embedded).repeat_interleave(self.size.token_mel_ratio, dim=1)[:, :max(lengths)]
+        mu = self.pre_lookahead_layer(embedded).repeat_interleave(self.size.token_mel_ratio, dim=1)[:, : max(lengths)]
         cond = torch.zeros_like(mu)
         for i, row in enumerate(rows):
-            cond[i, :len(row.prompt_mel)] = row.prompt_mel.to(cond)
+            cond[i, : len(row.prompt_mel)] = row.prompt_mel.to(cond)
         embeddings = torch.stack([row.embedding for row in rows]).to(mu)
         return mu, cond, self.spk_embed_affine_layer(F.normalize(embeddings, dim=1))
 

@@ -26,8 +26,12 @@ class Limits:
     def allow(self, shortest: int, longest: int, rows: int, total: int) -> bool:
         """Whether rows of `total` frames together may be one batch. One row always may, however long."""
         padded = longest * rows
-        return rows == 1 or (rows <= self.rows and padded <= self.frames and longest - shortest <= self.gap
-                             and padded - total <= self.padding * padded)
+        return rows == 1 or (
+            rows <= self.rows
+            and padded <= self.frames
+            and longest - shortest <= self.gap
+            and padded - total <= self.padding * padded
+        )
 
 
 def batches(lengths: Sequence[int], limits: Limits = Limits()) -> list[list[int]]:

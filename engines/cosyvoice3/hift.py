@@ -31,7 +31,7 @@ class Hift(nn.Module):
         super().__init__()
         self.size = size
         self.fft, self.hop = size.istft_params.n_fft, size.istft_params.hop_len
-        widths = [size.base_channels // 2 ** i for i in range(len(size.upsample_rates) + 1)]
+        widths = [size.base_channels // 2**i for i in range(len(size.upsample_rates) + 1)]
         bins = self.fft + 2  # real and imaginary parts of n_fft / 2 + 1
         self.f0_predictor = F0Predictor(size.f0_predictor)
         self.m_source = Source(size)
@@ -40,11 +40,14 @@ class Hift(nn.Module):
         self.source_resblocks, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for i, (rate, kernel) in enumerate(zip(size.upsample_rates, size.upsample_kernel_sizes, strict=True)):
             self.ups.append(Up(widths[i], widths[i + 1], kernel, rate))
-            self.source_downs.append(Down(bins, widths[i + 1], math.prod(size.upsample_rates[i + 1:])))
-            self.source_resblocks.append(ResBlock(widths[i + 1], size.source_resblock_kernel_sizes[i],
-                                                  size.source_resblock_dilation_sizes[i]))
-            self.resblocks.extend(ResBlock(widths[i + 1], *shape) for shape in
-                                  zip(size.resblock_kernel_sizes, size.resblock_dilation_sizes, strict=True))
+            self.source_downs.append(Down(bins, widths[i + 1], math.prod(size.upsample_rates[i + 1 :])))
+            self.source_resblocks.append(
+                ResBlock(widths[i + 1], size.source_resblock_kernel_sizes[i], size.source_resblock_dilation_sizes[i])
+            )
+            self.resblocks.extend(
+                ResBlock(widths[i + 1], *shape)
+                for shape in zip(size.resblock_kernel_sizes, size.resblock_dilation_sizes, strict=True)
+            )
         self.conv_post = Back(widths[-1], bins, 7)
 
     @property
@@ -78,11 +81,11 @@ class Hift(nn.Module):
         # While more is to come, the frames that the pitch looks ahead to have no pitch of their own yet.
         pitched = [count if final else count - F0Predictor.REACH for count in frames]
         sounded = [count if final else count - self.size.conv_pre_look_right for count in pitched]
-        f0 = self.pitch(mel)[:, :max(pitched)].to(mel.dtype)
+        f0 = self.pitch(mel)[:, : max(pitched)].to(mel.dtype)
         source = self.m_source(f0, noise(max(pitched) * self.samples_per_frame).to(mel))
         spectrum = self._spectrum(source, [count * self.samples_per_frame for count in pitched])
         windows = torch.tensor(sounded, device=mel.device) * (self.samples_per_frame // self.hop) + 1
-        audio = self._inverse(self._filtered(self.conv_pre(mel)[:, :, :max(sounded)], spectrum), windows)
+        audio = self._inverse(self._filtered(self.conv_pre(mel)[:, :, : max(sounded)], spectrum), windows)
         audio = audio.clamp(-self.size.audio_limit, self.size.audio_limit)
         ends = [(count if final else count - 1) * self.samples_per_frame for count in sounded]
         return [row[:end] for row, end in zip(audio, ends, strict=True)]
@@ -102,9 +105,9 @@ class Hift(nn.Module):
             x = up(F.leaky_relu(x, self.size.lrelu_slope))
             if i == len(self.ups) - 1:  # one more window than hops: the first is mirrored
                 x = F.pad(x, (1, 0), mode="reflect")
-            sung = self.source_downs[i](spectrum)[:, :, :x.shape[2]]
+            sung = self.source_downs[i](spectrum)[:, :, : x.shape[2]]
             x = x + self.source_resblocks[i](sung)
-            x = sum(block(x) for block in self.resblocks[i * kinds:(i + 1) * kinds]) / kinds
+            x = sum(block(x) for block in self.resblocks[i * kinds : (i + 1) * kinds]) / kinds
         return self.conv_post(F.leaky_relu(x))
 
     def _spectrum(self, source: Tensor, lengths: list[int]) -> Tensor:
@@ -112,8 +115,8 @@ class Hift(nn.Module):
         half = self.fft // 2
         padded = F.pad(source, (half, half))
         for row, samples, length in zip(padded, source, lengths, strict=True):
-            row[:half] = samples[1:half + 1].flip(0)
-            row[half + length:half + length + half] = samples[length - 1 - half:length - 1].flip(0)
+            row[:half] = samples[1 : half + 1].flip(0)
+            row[half + length : half + length + half] = samples[length - 1 - half : length - 1].flip(0)
         windows = padded.unfold(1, self.fft, self.hop) * self._window(padded)
         spectrum = torch.fft.rfft(windows).transpose(1, 2)
         return torch.cat((spectrum.real, spectrum.imag), dim=1)
@@ -133,7 +136,7 @@ class Hift(nn.Module):
         """(n, 16, windows), 4 samples apart, added up; half a window is cut off at either end."""
         total = self.fft + (pieces.shape[2] - 1) * self.hop
         whole = F.fold(pieces, (1, total), (1, self.fft), stride=(1, self.hop))[:, 0, 0]
-        return whole[:, self.fft // 2:total - self.fft // 2]
+        return whole[:, self.fft // 2 : total - self.fft // 2]
 
     def _window(self, like: Tensor) -> Tensor:
         return torch.hann_window(self.fft, device=like.device, dtype=like.dtype)
@@ -141,8 +144,12 @@ class Hift(nn.Module):
 
 def stored(directory: ModelDirectory) -> weights.Stored:
     """Where a directory has it. Keys may carry the name of the training wrapper, `generator.`."""
-    return weights.Stored(lambda: Hift(directory.numbers.hift), directory / HIFT, double=_PITCH,
-                          rename=lambda key: key.replace("generator.", "", 1))
+    return weights.Stored(
+        lambda: Hift(directory.numbers.hift),
+        directory / HIFT,
+        double=_PITCH,
+        rename=lambda key: key.replace("generator.", "", 1),
+    )
 
 
 def load(directory: ModelDirectory, device: str = "cpu") -> Hift:

@@ -149,8 +149,10 @@ def read(path: Path) -> Numbers:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: the key {key} is not what this engine can run: {first['msg']}. It reads "
-                           "checkpoints of Fun-CosyVoice3; is this one?") from error
+        raise WeightsError(
+            f"{path}: the key {key} is not what this engine can run: {first['msg']}. It reads "
+            "checkpoints of Fun-CosyVoice3; is this one?"
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -35,7 +35,7 @@ class SpeakerEmbedder:
     def __init__(self, directory: ModelDirectory, threads: int = 1) -> None:
         # On the CPU even where there is a GPU, as officially: 28 MB are quick there.
         self._session = _session(directory / CAMPPLUS, "cpu", threads)
-        self._fbank, = _inputs(self._session, 1, directory / CAMPPLUS)
+        (self._fbank,) = _inputs(self._session, 1, directory / CAMPPLUS)
 
     def __call__(self, fbank: np.ndarray) -> np.ndarray:
         """(frames, 80) float32 -> (192,) float32."""
@@ -50,13 +50,17 @@ def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSess
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise WeightsError(f"{path} can't be read as an ONNX model ({type(error).__name__}). It is missing, cut off "
-                           "or of another format: fetch the file again.") from error
+        raise WeightsError(
+            f"{path} can't be read as an ONNX model ({type(error).__name__}). It is missing, cut off "
+            "or of another format: fetch the file again."
+        ) from error
 
 
 def _inputs(session: onnxruntime.InferenceSession, count: int, path: Path) -> list[str]:
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != count:
-        raise WeightsError(f"{path} takes {len(names)} inputs ({', '.join(names)}) and should take {count}. Fetch the "
-                           "file of the same release as the others.")
+        raise WeightsError(
+            f"{path} takes {len(names)} inputs ({', '.join(names)}) and should take {count}. Fetch the "
+            "file of the same release as the others."
+        )
     return names

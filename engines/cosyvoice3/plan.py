@@ -41,8 +41,14 @@ class Plan:
     def row(self, tokens: list[int], chunked: bool = False, final: bool = True) -> FlowRow:
         """For the flow: one part's speech tokens, to be made as a FlowRow's arguments say."""
         arrays = self.voice.arrays
-        return FlowRow(torch.tensor(tokens, dtype=torch.int64), torch.tensor(arrays["speech_tokens"]),
-                       torch.tensor(arrays["prompt_mel"]), torch.tensor(arrays["embedding"]), chunked, final)
+        return FlowRow(
+            torch.tensor(tokens, dtype=torch.int64),
+            torch.tensor(arrays["speech_tokens"]),
+            torch.tensor(arrays["prompt_mel"]),
+            torch.tensor(arrays["embedding"]),
+            chunked,
+            final,
+        )
 
 
 class Planner:
@@ -56,8 +62,9 @@ class Planner:
             short texts run up to 2.8 times as long; and which does not enforce the least length (see `Sampler`).
     """
 
-    def __init__(self, tokenizer: TextTokenizer, sampling: Sampling | None, speech_tokens: int,
-                 parity: bool = False) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, sampling: Sampling | None, speech_tokens: int, parity: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._speech_tokens = speech_tokens
@@ -70,8 +77,9 @@ class Planner:
         # The voice's own transcript belongs to its speech tokens; the request's is for a voice stored without one.
         said = voices.transcript(voice) or utterance.prompt_text
         texts = parts(utterance.text, language, lambda text: len(self._tokenizer.ids(text)))
-        jobs = [self._job(prompt(utterance, text, said), voice, utterance.seed, index)
-                for index, text in enumerate(texts)]
+        jobs = [
+            self._job(prompt(utterance, text, said), voice, utterance.seed, index) for index, text in enumerate(texts)
+        ]
         return Plan(jobs, voice, utterance.speed, Phase(TEXT_FRONTEND, start, time.time_ns()))
 
     def _job(self, read: Prompt, voice: Voice, seed: int, index: int) -> Job:
@@ -80,8 +88,9 @@ class Planner:
         if self._parity and read.mode == CROSS_LINGUAL:
             counted += len(before)
         # Each part has draws of its own, the first the seed's. Only 32 bits of a seed count.
-        sampler = Sampler(self._sampling, self._speech_tokens, (seed + index * _GOLDEN) % 2**32, LEAST * counted,
-                          self._parity)
+        sampler = Sampler(
+            self._sampling, self._speech_tokens, (seed + index * _GOLDEN) % 2**32, LEAST * counted, self._parity
+        )
         sounds = voice.arrays["speech_tokens"].tolist() if read.continues_clip else []
         return Job([*before, *text], sounds, sampler, MOST * counted)
 

@@ -25,9 +25,13 @@ _ASSISTANT, _END = "You are a helpful assistant.", "<|endofprompt|>"
 #: Spoken without an instruction: each language in its standard form.
 _STANDARD = frozenset(("zh-CN", "en-US", "ja-JP", "ko-KR", "de-DE", "es-ES", "fr-FR", "it-IT", "ru-RU"))
 #: The Chinese dialects the model was trained to be asked for, `请用…表达。` with their name.
-_DIALECTS = frozenset(f"zh-{place}" for place in (
-    "Cantonese Dongbei Gansu Guizhou Henan Hubei Hunan Jiangxi Minnan Ningxia Shanxi Shaanxi Shandong Shanghai Sichuan "
-    "Tianjin Yunnan").split())
+_DIALECTS = frozenset(
+    f"zh-{place}"
+    for place in (
+        "Cantonese Dongbei Gansu Guizhou Henan Hubei Hunan Jiangxi Minnan Ningxia Shanxi Shaanxi Shandong Shanghai Sichuan "
+        "Tianjin Yunnan"
+    ).split()
+)
 SPOKEN = _STANDARD | _DIALECTS
 _STYLE_SENTENCES = {
     "Please say a sentence as loudly as possible.": "loud, loudly, 大声",
@@ -39,8 +43,9 @@ _STYLE_SENTENCES = {
     "请非常生气地说一句话。": "angry, angrily, 生气",
 }
 #: A style said in one word -> the sentence the model was trained on for it. All else is passed on as it was written.
-STYLES: Mapping[str, str] = MappingProxyType({word: sentence for sentence, words in _STYLE_SENTENCES.items()
-                                              for word in words.split(", ")})
+STYLES: Mapping[str, str] = MappingProxyType(
+    {word: sentence for sentence, words in _STYLE_SENTENCES.items() for word in words.split(", ")}
+)
 _SENTENCE_ENDS = tuple("。！？.!?")
 
 
@@ -82,8 +87,11 @@ def instruction(utterance: Utterance) -> str:
     """Dialect, then style, each a sentence; empty where neither is asked for. UnsupportedDialect as `prompt`."""
     dialect = DIALECTS.find(utterance.dialect)
     if dialect.code not in SPOKEN:
-        raise UnsupportedDialect(f"{dialect.english_name} ({dialect.code}) can't be spoken by CosyVoice3: it knows no "
-                                 f"instruction for it. It speaks {', '.join(sorted(SPOKEN))}.", param="dialect")
+        raise UnsupportedDialect(
+            f"{dialect.english_name} ({dialect.code}) can't be spoken by CosyVoice3: it knows no "
+            f"instruction for it. It speaks {', '.join(sorted(SPOKEN))}.",
+            param="dialect",
+        )
     sentences = [f"请用{dialect.name}表达。"] if dialect.code in _DIALECTS else []
     if utterance.mode == "instruct" and utterance.style_instruction:
         sentences.append(_style(utterance.style_instruction))

@@ -35,12 +35,21 @@ class QwenSize:
         """From Hugging Face's `config.json`. WeightsError where a number is missing or the model is another one."""
         try:
             if config["model_type"] != "qwen2" or config["hidden_act"] != "silu" or config.get("rope_scaling"):
-                raise WeightsError("CosyVoice-BlankEN/config.json describes no plain Qwen2 model. Fetch the official "
-                                   "one.")
+                raise WeightsError(
+                    "CosyVoice-BlankEN/config.json describes no plain Qwen2 model. Fetch the official one."
+                )
             hidden, heads = config["hidden_size"], config["num_attention_heads"]
-            return cls(config["vocab_size"], hidden, config["intermediate_size"], config["num_hidden_layers"], heads,
-                       config["num_key_value_heads"], config.get("head_dim") or hidden // heads,
-                       config["rms_norm_eps"], config["rope_theta"])
+            return cls(
+                config["vocab_size"],
+                hidden,
+                config["intermediate_size"],
+                config["num_hidden_layers"],
+                heads,
+                config["num_key_value_heads"],
+                config.get("head_dim") or hidden // heads,
+                config["rms_norm_eps"],
+                config["rope_theta"],
+            )
         except KeyError as error:
             raise WeightsError(f"CosyVoice-BlankEN/config.json lacks {error}. Fetch the official one.") from error
 
@@ -78,8 +87,10 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(size.heads * size.head_dim, size.hidden, bias=False)
 
     def _projected(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-                   for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
         return _rotated(q, rope), _rotated(k, rope), v
 
     def prefill(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,8 +99,9 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.o_proj(out.transpose(1, 2).flatten(2)), k, v
 
-    def step(self, x: Tensor, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, at: Tensor,
-             span: int, mask: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, at: Tensor, span: int, mask: Tensor
+    ) -> Tensor:
         """x (n, 1, hidden); keys, values: one layer of the cache, written at position `at` of the first n rows."""
         q, k, v = self._projected(x, rope)
         n = len(x)
@@ -149,8 +161,8 @@ class Qwen(nn.Module):
         rope = self._rope(torch.arange(length, device=x.device), x.dtype)
         for index, layer in enumerate(self.layers):
             attended, k, v = layer.self_attn.prefill(layer.input_layernorm(x), rope)
-            cache.keys[index, first_row:first_row + n, :, :length] = k
-            cache.values[index, first_row:first_row + n, :, :length] = v
+            cache.keys[index, first_row : first_row + n, :, :length] = k
+            cache.values[index, first_row : first_row + n, :, :length] = v
             x = layer.finish(x, attended)
         last = x[torch.arange(n, device=x.device), lengths.to(x.device) - 1]
         return self.norm(last)
@@ -172,8 +184,9 @@ class Qwen(nn.Module):
         rope = cos[:, None, None], sin[:, None, None]
         x = x[:, None]
         for index, layer in enumerate(self.layers):
-            attended = layer.self_attn.step(layer.input_layernorm(x), rope, cache.keys[index], cache.values[index],
-                                            at, span, mask)
+            attended = layer.self_attn.step(
+                layer.input_layernorm(x), rope, cache.keys[index], cache.values[index], at, span, mask
+            )
             x = layer.finish(x, attended)
         return self.norm(x[:, 0])
 

@@ -94,11 +94,22 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _qwen(sizes: Sizes) -> dict:
-    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
-            "vocab_size": sizes.vocabulary, "hidden_size": sizes.hidden, "intermediate_size": sizes.intermediate,
-            "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.kv_heads, "rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0,
-            "rope_scaling": None, "max_position_embeddings": 32_768, "tie_word_embeddings": True}
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "vocab_size": sizes.vocabulary,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+        "rope_scaling": None,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": True,
+    }
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -118,35 +129,53 @@ def _write_onnx(folder: Path, random: np.random.Generator) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     def write(name: str, nodes: list, inputs: list, output, constants: dict[str, np.ndarray]) -> None:
-        graph = helper.make_graph(nodes, "stand-in", inputs, [output],
-                                  [numpy_helper.from_array(value, key) for key, value in constants.items()])
+        graph = helper.make_graph(
+            nodes,
+            "stand-in",
+            inputs,
+            [output],
+            [numpy_helper.from_array(value, key) for key, value in constants.items()],
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_FORMAT)
         onnx.checker.check_model(model)
         onnx.save(model, str(folder / name))
 
     real, whole = TensorProto.FLOAT, TensorProto.INT32
-    write(CAMPPLUS,
-          [helper.make_node("Abs", ["input"], ["level"]),
-           helper.make_node("ReduceMean", ["level"], ["mean"], axes=[1], keepdims=0),
-           helper.make_node("MatMul", ["mean", "weight"], ["output"])],
-          [helper.make_tensor_value_info("input", real, ["B", "T", 80])],
-          helper.make_tensor_value_info("output", real, ["B", 192]),
-          {"weight": random.standard_normal((80, 192)).astype(np.float32)})
+    write(
+        CAMPPLUS,
+        [
+            helper.make_node("Abs", ["input"], ["level"]),
+            helper.make_node("ReduceMean", ["level"], ["mean"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["mean", "weight"], ["output"]),
+        ],
+        [helper.make_tensor_value_info("input", real, ["B", "T", 80])],
+        helper.make_tensor_value_info("output", real, ["B", 192]),
+        {"weight": random.standard_normal((80, 192)).astype(np.float32)},
+    )
     # Every fourth frame, weighed and scaled up so that neighbouring tokens differ, cut down to 0 … 6560. The length
     # takes part in name only, as an input that nobody read would be dropped.
-    write(SPEECH_TOKENIZER,
-          [helper.make_node("Conv", ["feats", "weight"], ["sum"], strides=[4], kernel_shape=[4]),
-           helper.make_node("Abs", ["sum"], ["level"]),
-           helper.make_node("Mod", ["level", "size"], ["cut"], fmod=1),
-           helper.make_node("Cast", ["cut"], ["ids"], to=whole),
-           helper.make_node("Squeeze", ["ids", "axis"], ["tokens"]),
-           helper.make_node("Sub", ["feats_length", "feats_length"], ["nothing"]),
-           helper.make_node("Add", ["tokens", "nothing"], ["indices"])],
-          [helper.make_tensor_value_info("feats", real, [1, 128, "T"]),
-           helper.make_tensor_value_info("feats_length", whole, [1])],
-          helper.make_tensor_value_info("indices", whole, [1, "t"]),
-          {"weight": (1000 * random.standard_normal((1, 128, 4))).astype(np.float32),
-           "size": np.array(6561, np.float32), "axis": np.array([1], np.int64)})
+    write(
+        SPEECH_TOKENIZER,
+        [
+            helper.make_node("Conv", ["feats", "weight"], ["sum"], strides=[4], kernel_shape=[4]),
+            helper.make_node("Abs", ["sum"], ["level"]),
+            helper.make_node("Mod", ["level", "size"], ["cut"], fmod=1),
+            helper.make_node("Cast", ["cut"], ["ids"], to=whole),
+            helper.make_node("Squeeze", ["ids", "axis"], ["tokens"]),
+            helper.make_node("Sub", ["feats_length", "feats_length"], ["nothing"]),
+            helper.make_node("Add", ["tokens", "nothing"], ["indices"]),
+        ],
+        [
+            helper.make_tensor_value_info("feats", real, [1, 128, "T"]),
+            helper.make_tensor_value_info("feats_length", whole, [1]),
+        ],
+        helper.make_tensor_value_info("indices", whole, [1, "t"]),
+        {
+            "weight": (1000 * random.standard_normal((1, 128, 4))).astype(np.float32),
+            "size": np.array(6561, np.float32),
+            "axis": np.array([1], np.int64),
+        },
+    )
 
 
 def _yaml(sizes: Sizes) -> str:

@@ -27,7 +27,7 @@ def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
     filled = -len(samples) % rate
     padded = torch.nn.functional.pad(torch.from_numpy(samples)[None, None], (reach, reach + step + filled))
     out = torch.nn.functional.conv1d(padded, kernels, stride=step)  # (1, phases, steps)
-    return out[0].T.reshape(-1)[:math.ceil(phases * len(samples) / step)].numpy()
+    return out[0].T.reshape(-1)[: math.ceil(phases * len(samples) / step)].numpy()
 
 
 @lru_cache(maxsize=16)

@@ -24,8 +24,9 @@ class Sampler:
             enforces it: the model's end of speech is another one (6562).
     """
 
-    def __init__(self, settings: Sampling | None, speech_tokens: int, seed: int = 0, least: int = 0,
-                 parity: bool = False) -> None:
+    def __init__(
+        self, settings: Sampling | None, speech_tokens: int, seed: int = 0, least: int = 0, parity: bool = False
+    ) -> None:
         self._settings = settings
         self._speech_tokens = speech_tokens
         self._least = least
@@ -37,7 +38,7 @@ class Sampler:
         """The next id. `log_probabilities`: (n,) float32, the row's own, which is changed."""
         if len(self.picked) < self._least:
             first = self._speech_tokens
-            log_probabilities[first:first + 1 if self._parity else None] = -np.inf
+            log_probabilities[first : first + 1 if self._parity else None] = -np.inf
         token = self._pick(log_probabilities)
         self.picked.append(token)
         return token
@@ -49,7 +50,7 @@ class Sampler:
         probabilities = torch.softmax(torch.from_numpy(log_probabilities), dim=0).numpy()
         likely = _nucleus(probabilities, settings.top_p, settings.top_k)
         token = int(likely[self._draw(probabilities[likely])])
-        said = self.picked[-settings.win_size:].count(token)
+        said = self.picked[-settings.win_size :].count(token)
         if said < settings.win_size * settings.tau_r:
             return token
         # Said a moment ago: anything but that, in the full distribution's proportions.

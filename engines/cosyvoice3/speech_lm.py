@@ -44,8 +44,11 @@ class SpeechLm(nn.Module):
 
     def embedded(self, text: Sequence[int], prompt_tokens: Sequence[int]) -> Tensor:
         """A row's input (2 + text + prompt tokens, hidden). ids outside the vocabularies raise IndexError."""
-        ids = torch.tensor([self.speech_tokens + _SOS, self.speech_tokens + _TASK, *prompt_tokens],
-                           dtype=torch.int64, device=self.device)
+        ids = torch.tensor(
+            [self.speech_tokens + _SOS, self.speech_tokens + _TASK, *prompt_tokens],
+            dtype=torch.int64,
+            device=self.device,
+        )
         words = self.body.embed_tokens(torch.tensor(text, dtype=torch.int64, device=self.device))
         sounds = self.speech_embedding(ids)
         return torch.cat((sounds[:1], words, sounds[1:]))
@@ -58,9 +61,12 @@ class SpeechLm(nn.Module):
 def stored(directory: ModelDirectory) -> weights.Stored:
     """Where a directory has it. Qwen's own head, over text, comes with the checkpoint and is of no use here."""
     size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
-    return weights.Stored(lambda: SpeechLm(size, speech_tokens), directory / LLM,
-                          rename=lambda key: key.replace(_BODY, "body.", 1),
-                          unused={_TEXT_HEAD: (size.vocabulary, size.hidden)})
+    return weights.Stored(
+        lambda: SpeechLm(size, speech_tokens),
+        directory / LLM,
+        rename=lambda key: key.replace(_BODY, "body.", 1),
+        unused={_TEXT_HEAD: (size.vocabulary, size.hidden)},
+    )
 
 
 def load(directory: ModelDirectory, device: str = "cpu", dtype: torch.dtype = torch.float32) -> SpeechLm:

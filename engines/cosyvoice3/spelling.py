@@ -25,8 +25,11 @@ LANGUAGES = frozenset(_WORDS) | {"zh", "ja"}
 _CURRENCIES = {"$": 3, "€": 4, "£": 5}
 #: these write 1,234.5; the others 1.234,5 or 1 234,5
 _POINT = frozenset(("en", "ko"))
-_DIGITS = {True: r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?", False: r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?|"
-           r"\d+(?:[.,]\d+)?"}
+_DIGITS = {
+    True: r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?",
+    False: r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?|"
+    r"\d+(?:[.,]\d+)?",
+}
 _LONGEST = 15  #: digits of a number that is a quantity; what is longer is a code, and read digit by digit
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef\u3000-\u303f"
 
@@ -54,7 +57,7 @@ def _number(language: str) -> re.Pattern:
 
 def _apart(match: re.Match, said: str, language: str) -> str:
     """A space between words and the letters that a number stood against (`25kg`, `X3`); Korean is written without."""
-    before, after = match.string[:match.start()][-1:], match.string[match.end():][:1]
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     if language == "ko":
         return said
     return f"{' ' if before.isalpha() else ''}{said}{' ' if after.isalpha() else ''}"

@@ -41,7 +41,7 @@ class SpeechStream:
         self._tokens += tokens
         chunks = []
         while len(self._tokens) >= self._plan.wanted:
-            chunks.append(self._chunk(self._tokens[:self._plan.wanted], chunked=True, final=False))
+            chunks.append(self._chunk(self._tokens[: self._plan.wanted], chunked=True, final=False))
             self._plan.advance()
         return chunks
 
@@ -53,9 +53,9 @@ class SpeechStream:
 
     def _chunk(self, tokens: list[int], chunked: bool, final: bool) -> Tensor:
         row = replace(self._voice, tokens=torch.tensor(tokens, dtype=torch.int64), chunked=chunked, final=final)
-        mel, = self._flow([row])
-        self._mel = torch.cat((self._mel.to(mel), mel[:, self._mel.shape[1]:]), dim=1)
+        (mel,) = self._flow([row])
+        self._mel = torch.cat((self._mel.to(mel), mel[:, self._mel.shape[1] :]), dim=1)
         # From the beginning each time: pitch and source sum up over the whole, and the beginning comes out the same.
-        audio = self._hift([self._mel], self._noise, final)[0][self._given:]
+        audio = self._hift([self._mel], self._noise, final)[0][self._given :]
         self._given += len(audio)
         return audio

@@ -60,7 +60,15 @@ class FlowBatch:
     def _phase(self, ticket: Ticket) -> Phase:
         """As `ticket` saw it."""
         own = [stretch for stretch in self.stretches if stretch.ticket is ticket]
-        return Phase(FLOW_MATCHING, self.start_ns, self.end_ns, {
-            "batch.id": self.id, "batch.size": len(self.stretches),
-            "batch.wait_ms": round((self.start_ns - min(stretch.due_ns for stretch in own)) / 1e6, 3),
-            "flow.steps": STEPS, "flow.frames": sum(stretch.frames for stretch in own)})
+        return Phase(
+            FLOW_MATCHING,
+            self.start_ns,
+            self.end_ns,
+            {
+                "batch.id": self.id,
+                "batch.size": len(self.stretches),
+                "batch.wait_ms": round((self.start_ns - min(stretch.due_ns for stretch in own)) / 1e6, 3),
+                "flow.steps": STEPS,
+                "flow.frames": sum(stretch.frames for stretch in own),
+            },
+        )

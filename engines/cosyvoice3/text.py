@@ -41,8 +41,11 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
     """
     said = normalised(text, language)
     if not re.search(r"\w", _TOKEN.sub("", said)) and _SOUNDS.isdisjoint(_TOKEN.findall(said)):
-        raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at "
-                           "least one word.", param="text", code="text_not_speakable")
+        raise InvalidInput(
+            "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at least one word.",
+            param="text",
+            code="text_not_speakable",
+        )
     length = len if language in _DENSE else count
     return _cut(said, length)
 
@@ -51,7 +54,7 @@ def normalised(text: str, language: str) -> str:
     """The text with numbers spelled in `language` (Japanese: all of it in katakana), tokens of the model untouched."""
     pieces, end = [], 0
     for token in _TOKEN.finditer(text):
-        pieces += [_plain(text[end:token.start()], language), token[0]]
+        pieces += [_plain(text[end : token.start()], language), token[0]]
         end = token.end()
     pieces.append(_plain(text[end:], language))
     said = re.sub(r"\s+", " ", "".join(pieces)).strip()
@@ -63,12 +66,16 @@ def normalised(text: str, language: str) -> str:
 
 def _plain(text: str, language: str) -> str:
     if _ANGLE_TAG.search(text):
-        raise InvalidInput("The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, "
-                           "<laughter>…</laughter> and [breath], [laughter], [cough], [sigh] and the like; remove any "
-                           "other.", param="text", code="text_tag_unsupported")
+        raise InvalidInput(
+            "The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, "
+            "<laughter>…</laughter> and [breath], [laughter], [cough], [sigh] and the like; remove any "
+            "other.",
+            param="text",
+            code="text_tag_unsupported",
+        )
     if not text.strip():
         return text
-    before, after = text[:len(text) - len(text.lstrip())], text[len(text.rstrip()):]
+    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
     return before + spelled(text.strip().translate(_SIGNS), language) + after
 
 
@@ -76,8 +83,11 @@ def _cut(text: str, length: Callable[[str], int]) -> list[str]:
     """Cut at sentences, else clauses, else spaces, else anywhere but in a token."""
     pieces = [text]
     for border in (_SENTENCE, _CLAUSE, _SPACE, None):
-        pieces = [part for piece in pieces for part in ([piece] if length(piece) <= MOST
-                                                        else _packed(_split(piece, border), length))]
+        pieces = [
+            part
+            for piece in pieces
+            for part in ([piece] if length(piece) <= MOST else _packed(_split(piece, border), length))
+        ]
     if len(pieces) > 1 and length(pieces[-1]) < _MERGE and length(pieces[-2] + pieces[-1]) <= MOST + _MERGE:
         pieces[-2:] = [pieces[-2] + pieces[-1]]
     return [piece.strip() for piece in pieces]

@@ -89,8 +89,9 @@ class Ticket:
         chunks = []
         while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
             last = part.complete and self._given == len(self.parts) - 1
-            chunks.append(MelChunk(*_arrays([part.mel]), self._given, part.complete, last,
-                                   self._phases() if last else ()))
+            chunks.append(
+                MelChunk(*_arrays([part.mel]), self._given, part.complete, last, self._phases() if last else ())
+            )
             part.fresh = False
             self._given += part.complete
         return chunks
@@ -103,11 +104,17 @@ class Ticket:
         rows = [part.row for part in self.parts]
         start, end = self.joined_ns, max(row.ended_ns for row in rows)
         tokens = sum(len(row.job.sampler.picked) for row in rows)
-        return Phase(LM_DECODE, start, end, {
-            "batch.wait_ms": round((start - min(row.submitted_ns for row in rows)) / 1e6, 3),
-            "batch.size": self.batch_size,
-            "lm.steps": sum(row.steps for row in rows),
-            "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3)})
+        return Phase(
+            LM_DECODE,
+            start,
+            end,
+            {
+                "batch.wait_ms": round((start - min(row.submitted_ns for row in rows)) / 1e6, 3),
+                "batch.size": self.batch_size,
+                "lm.steps": sum(row.steps for row in rows),
+                "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3),
+            },
+        )
 
 
 @dataclass(eq=False)
@@ -166,8 +173,10 @@ class Part:
 def _arrays(mels: list[torch.Tensor]) -> tuple[Arrays, float]:
     """As a Mel has them, and its seconds."""
     whole = torch.cat(mels, dim=1).numpy()
-    return ({"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
-            whole.shape[1] / FRAMES_PER_SECOND)
+    return (
+        {"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
+        whole.shape[1] / FRAMES_PER_SECOND,
+    )
 
 
 def _at_speed(mel: torch.Tensor, speed: float) -> torch.Tensor:

@@ -18,11 +18,15 @@ from engines.cosyvoice3.directory import MERGES, VOCABULARY, ModelDirectory
 
 END_OF_PROMPT = "<|endofprompt|>"
 _QWEN = "<|endoftext|> <|im_start|> <|im_end|>"
-_TAGS = ("<|endofprompt|> [breath] <strong> </strong> [noise] [laughter] [cough] [clucking] [accent] [quick_breath] "
-         "<laughter> </laughter> [hissing] [sigh] [vocalized-noise] [lipsmack] [mn] <|endofsystem|>")
+_TAGS = (
+    "<|endofprompt|> [breath] <strong> </strong> [noise] [laughter] [cough] [clucking] [accent] [quick_breath] "
+    "<laughter> </laughter> [hissing] [sigh] [vocalized-noise] [lipsmack] [mn] <|endofsystem|>"
+)
 #: CMU phones, without their brackets: vowels bare and with each stress, consonants bare
-_PHONES = ("AA* AE* AH* AO* AW* AY* B CH D DH EH* ER* EY* F G HH IH* IY* JH K L M N NG OW* OY* P R S SH T TH UH* UW* V "
-           "W Y Z ZH")
+_PHONES = (
+    "AA* AE* AH* AO* AW* AY* B CH D DH EH* ER* EY* F G HH IH* IY* JH K L M N NG OW* OY* P R S SH T TH UH* UW* V "
+    "W Y Z ZH"
+)
 #: pinyin initials and toned finals, without their brackets
 _PINYIN = """
     a ai an ang ao b c ch d e ei en eng f g h i ian in ing iu ià iàn iàng iào iá ián iáng iáo iè ié iòng ióng iù iú iā
@@ -31,8 +35,10 @@ _PINYIN = """
     ái án áng áo è èi èn èng èr é éi én éng ér ì ìn ìng í ín íng ò òng òu ó óng óu ù ùn ú ún ā āi ān āng āo ē ēi ēn ēng
     ě ěi ěn ěng ěr ī īn īng ō ōng ōu ū ūn ǎ ǎi ǎn ǎng ǎo ǐ ǐn ǐng ǒ ǒng ǒu ǔ ǔn ǘ ǚ ǜ"""
 #: How Qwen2 cuts a text before BPE: contractions, words, single digits, runs of signs, line ends, spaces.
-_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-           r"\s+(?!\S)|\s+")
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 
 
 def added_tokens() -> list[str]:
@@ -65,13 +71,17 @@ class TextTokenizer:
         try:
             model = models.BPE(vocabulary, merges)
         except Exception as error:  # the library raises nothing narrower
-            raise WeightsError(f"{directory / MERGES} and {directory / VOCABULARY} do not go together. Fetch both "
-                               "again.") from error
+            raise WeightsError(
+                f"{directory / MERGES} and {directory / VOCABULARY} do not go together. Fetch both again."
+            ) from error
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = normalizers.NFC()
-        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         self._tokenizer.decoder = decoders.ByteLevel()
         self._tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added_tokens()])
 

@@ -24,8 +24,9 @@ class CosyVoice3Vocoder:
     """An `engines.contract.StreamingVocoder`, 24 kHz. On a GPU parts of like length are computed together, on a CPU
     singly."""
 
-    def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1,
-                 limits: Limits = Limits()) -> None:
+    def __init__(
+        self, directory: ModelDirectory, device: str = "cpu", threads: int = 1, limits: Limits = Limits()
+    ) -> None:
         torch.set_num_threads(threads)
         self._network = hift.load(directory, device)
         self._noise = noise.Excitation(directory.numbers)
@@ -52,14 +53,19 @@ class CosyVoice3Vocoder:
     def _vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         split = [guarded(_parts, mel.arrays) for mel in mels]
         sounds = iter(self._sounds([part for found in split if isinstance(found, list) for part in found]))
-        return [found if isinstance(found, SpeechError) else np.concatenate([next(sounds) for _ in found])
-                for found in split]
+        return [
+            found if isinstance(found, SpeechError) else np.concatenate([next(sounds) for _ in found])
+            for found in split
+        ]
 
     def _vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[np.ndarray | SpeechError]:
         found: list = [guarded(_part, chunk) for chunk, _ in chunks]
         for final in (True, False):
-            members = [index for index, mel in enumerate(found)
-                       if isinstance(mel, torch.Tensor) and chunks[index][0].final is final]
+            members = [
+                index
+                for index, mel in enumerate(found)
+                if isinstance(mel, torch.Tensor) and chunks[index][0].final is final
+            ]
             for index, sound in zip(members, self._sounds([found[index] for index in members], final), strict=True):
                 found[index] = guarded(_behind, sound, chunks[index][1])
         return found
@@ -75,8 +81,9 @@ class CosyVoice3Vocoder:
         return sounds
 
 
-def _each(work: Callable[[Sequence[T]], list[np.ndarray | SpeechError]],
-          items: Sequence[T]) -> list[np.ndarray | SpeechError]:
+def _each(
+    work: Callable[[Sequence[T]], list[np.ndarray | SpeechError]], items: Sequence[T]
+) -> list[np.ndarray | SpeechError]:
     """All together; where that fails, one by one, so that only the bad one does."""
     try:
         return work(items)

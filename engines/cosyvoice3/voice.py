@@ -29,8 +29,15 @@ def reference(samples: np.ndarray, rate: int, transcript: str | None) -> Referen
     samples = np.array(samples, dtype=np.float32)  # torch takes no array that may not be written to
     at_16k = resample(samples, rate, features.WHISPER_RATE)
     at_24k = resample(samples, rate, features.PROMPT_RATE)
-    return Reference({}, {"whisper_mel": features.whisper_mel(at_16k), "fbank": features.fbank(at_16k),
-                          "prompt_mel": features.prompt_mel(at_24k)}, transcript)
+    return Reference(
+        {},
+        {
+            "whisper_mel": features.whisper_mel(at_16k),
+            "fbank": features.fbank(at_16k),
+            "prompt_mel": features.prompt_mel(at_24k),
+        },
+        transcript,
+    )
 
 
 class CosyVoice3SpeakerEncoder:
@@ -58,11 +65,16 @@ class CosyVoice3SpeakerEncoder:
         # Mel and tokens are two measures of the same time: both end where the shorter does.
         count = min(len(tokens), len(mel) // _FRAMES_PER_TOKEN)
         if count == 0:
-            raise InvalidInput("The reference clip is too short for a voice to be found in it; use 3 to 30 s of "
-                               "speech.",
-                               param="prompt_audio", code="clip_too_short")
-        arrays = {"speech_tokens": tokens[:count], "prompt_mel": np.ascontiguousarray(mel[:_FRAMES_PER_TOKEN * count]),
-                  "embedding": self._embedder(clip.arrays["fbank"])}
+            raise InvalidInput(
+                "The reference clip is too short for a voice to be found in it; use 3 to 30 s of speech.",
+                param="prompt_audio",
+                code="clip_too_short",
+            )
+        arrays = {
+            "speech_tokens": tokens[:count],
+            "prompt_mel": np.ascontiguousarray(mel[: _FRAMES_PER_TOKEN * count]),
+            "embedding": self._embedder(clip.arrays["fbank"]),
+        }
         if clip.transcript:
             arrays["transcript"] = np.frombuffer(clip.transcript.encode(), np.uint8)
         return Voice(arrays)

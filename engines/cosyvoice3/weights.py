@@ -29,8 +29,10 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path} can't be read as torch weights ({type(error).__name__}). It is missing, cut off "
-                           "or of another format: fetch the file again.") from error
+        raise WeightsError(
+            f"{path} can't be read as torch weights ({type(error).__name__}). It is missing, cut off "
+            "or of another format: fetch the file again."
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no state dict (names with tensors). Fetch the file again.")
     return state
@@ -65,8 +67,11 @@ class Stored:
             WeightsError: the file can't be read, or keys are unexpected, missing, or of another shape; names them.
         """
         network = self._empty()
-        state = {key: value.to(torch.float64 if key.startswith(self.double) else torch.float32)
-                 for key, value in self._fitting(network).items() if key not in self.unused}
+        state = {
+            key: value.to(torch.float64 if key.startswith(self.double) else torch.float32)
+            for key, value in self._fitting(network).items()
+            if key not in self.unused
+        }
         network.load_state_dict(_multiplied_out(state), assign=True)
         return network.eval().requires_grad_(False)
 
@@ -95,12 +100,17 @@ def expected_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def _compare(expected: dict, found: dict, path: Path) -> None:
     problems = [f"unexpected key {key}" for key in found if key not in expected]
     problems += [f"missing key {key}" for key in expected if key not in found]
-    problems += [f"key {key} has shape {found[key]}, not {shape}" for key, shape in expected.items()
-                 if key in found and found[key] != shape]
+    problems += [
+        f"key {key} has shape {found[key]}, not {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise WeightsError(f"{path} does not fit the network that cosyvoice3.yaml and config.json describe: "
-                           f"{'; '.join(problems[:5])}{more}. Are all files of one and the same release?")
+        raise WeightsError(
+            f"{path} does not fit the network that cosyvoice3.yaml and config.json describe: "
+            f"{'; '.join(problems[:5])}{more}. Are all files of one and the same release?"
+        )
 
 
 def _multiplied_out(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -23,16 +23,20 @@ from speech.errors import InvalidInput, UnsupportedDialect
 
 #: dialects its text front ends read; the languages are Kokoro's own
 SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
-NOTICE = ("Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
-          "span. It is no true clone: the result resembles the speaker, but is not to be taken for them.")
+NOTICE = (
+    "Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
+    "span. It is no true clone: the result resembles the speaker, but is not to be taken for them."
+)
 
 
 def _version() -> str:
     """Changes with the mapper, because a stored voice holds a style offset that only its own mapper understands."""
     checksum = DATA.with_name(f"{DATA.name}.sha256")
     if not checksum.is_file():
-        raise WeightsError(f"The voice mapper's checksum {checksum} is missing. Restore it from the repository: "
-                           "git checkout engines/embedded")
+        raise WeightsError(
+            f"The voice mapper's checksum {checksum} is missing. Restore it from the repository: "
+            "git checkout engines/embedded"
+        )
     return f"1-{checksum.read_text()[:8]}"
 
 
@@ -69,11 +73,17 @@ class EmbeddedEngine:
         """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or an instruction."""
         dialect = DIALECTS.find(utterance.dialect)
         if dialect.code not in self.capabilities.dialects:
-            raise UnsupportedDialect(f"{dialect.english_name} ({dialect.code}) can't be spoken by the engine that runs "
-                                     f"here. It speaks {', '.join(SPOKEN)}.", param="dialect")
+            raise UnsupportedDialect(
+                f"{dialect.english_name} ({dialect.code}) can't be spoken by the engine that runs "
+                f"here. It speaks {', '.join(SPOKEN)}.",
+                param="dialect",
+            )
         if utterance.mode not in self.capabilities.modes:
-            raise InvalidInput("This mode is not known to the engine that runs here; it has fast and instruct.",
-                               param="mode", code="mode_unknown")
+            raise InvalidInput(
+                "This mode is not known to the engine that runs here; it has fast and instruct.",
+                param="mode",
+                code="mode_unknown",
+            )
         if utterance.mode == "instruct":
             style.interpret(utterance.style_instruction or "")
 

@@ -48,8 +48,9 @@ class Albert(nn.Module):
             return projected.view(batch, length, 12, 64).transpose(1, 2)
 
         for _ in range(12):
-            mixed = F.scaled_dot_product_attention(heads(self.query(x)), heads(self.key(x)), heads(self.value(x)),
-                                                   attn_mask=attended)
+            mixed = F.scaled_dot_product_attention(
+                heads(self.query(x)), heads(self.key(x)), heads(self.value(x)), attn_mask=attended
+            )
             x = self.attention_norm(x + self.dense(mixed.transpose(1, 2).reshape(batch, length, 768)))
             x = self.output_norm(x + self.outer(F.gelu(self.inner(x), approximate="tanh")))
         return x
@@ -91,7 +92,8 @@ class CurveHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            [ResidualBlock(512, 512), ResidualBlock(512, 256, upsample=True), ResidualBlock(256, 256)])
+            [ResidualBlock(512, 512), ResidualBlock(512, 256, upsample=True), ResidualBlock(256, 256)]
+        )
         self.projection = nn.Conv1d(256, 1, 1)
 
     def forward(self, x: Tensor, style: Tensor, mask: Tensor | None, mask_after: Tensor | None) -> Tensor:
@@ -114,8 +116,9 @@ class ProsodyPredictor(nn.Module):
         self.pitch = CurveHead()
         self.energy = CurveHead()
 
-    def durations(self, x: Tensor, style: Tensor, speed: Tensor, lengths: Tensor | None,
-                  mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def durations(
+        self, x: Tensor, style: Tensor, speed: Tensor, lengths: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x (B, T, 512), prosodic style (B, 128), speed (B,) -> features (B, T, 640), frames of each phoneme (B, T)."""
         mask = None if mask is None else mask.transpose(1, 2)
         styles = style[:, None].expand(-1, x.shape[1], -1)
@@ -126,8 +129,9 @@ class ProsodyPredictor(nn.Module):
         frames = frames.round().clamp(min=1)
         return x, masked(frames, None if mask is None else mask[..., 0]).long()
 
-    def curves(self, x: Tensor, style: Tensor, lengths: Tensor | None, mask: Tensor | None,
-               mask_after: Tensor | None) -> tuple[Tensor, Tensor]:
+    def curves(
+        self, x: Tensor, style: Tensor, lengths: Tensor | None, mask: Tensor | None, mask_after: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x (B, frames, 640) -> pitch and energy, each (B, 1, 2 * frames)."""
         shared = self.curve_lstm(x, lengths).transpose(1, 2)
         return self.pitch(shared, style, mask, mask_after), self.energy(shared, style, mask, mask_after)
@@ -143,11 +147,13 @@ class Decoder(nn.Module):
         self.shortcut = nn.Conv1d(512, 64, 1)
         self.encode = ResidualBlock(512 + 2, 1024)
         width = 1024 + 64 + 2
-        self.decode = nn.ModuleList([*(ResidualBlock(width, 1024) for _ in range(3)),
-                                     ResidualBlock(width, 512, upsample=True)])
+        self.decode = nn.ModuleList(
+            [*(ResidualBlock(width, 1024) for _ in range(3)), ResidualBlock(width, 512, upsample=True)]
+        )
 
-    def forward(self, text: Tensor, pitch: Tensor, energy: Tensor, style: Tensor, mask: Tensor | None,
-                mask_after: Tensor | None) -> Tensor:
+    def forward(
+        self, text: Tensor, pitch: Tensor, energy: Tensor, style: Tensor, mask: Tensor | None, mask_after: Tensor | None
+    ) -> Tensor:
         pitch, energy = masked(self.pitch(pitch), mask), masked(self.energy(energy), mask)
         aside = torch.cat([masked(self.shortcut(text), mask), pitch, energy], 1)
         x = self.encode(torch.cat([text, pitch, energy], 1), style, mask)
@@ -176,8 +182,9 @@ class AcousticNetwork(nn.Module):
         self.decoder = Decoder()
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, lengths: Tensor, style: Tensor, speed: Tensor | float = 1.0,
-                log_pitch: Tensor | None = None) -> AcousticOutput:
+    def forward(
+        self, ids: Tensor, lengths: Tensor, style: Tensor, speed: Tensor | float = 1.0, log_pitch: Tensor | None = None
+    ) -> AcousticOutput:
         """Features for a padded batch.
 
         Args:
@@ -206,8 +213,9 @@ class AcousticNetwork(nn.Module):
         pitch, energy = self.predictor.curves(prosody.transpose(1, 2), prosodic, padded, frame_mask, half_frame_mask)
         if log_pitch is not None:
             pitch = _move_pitch(pitch, 2 * frames, log_pitch)
-        features = self.decoder(masked(_stretch(text, which), frame_mask), pitch, energy, acoustic,
-                                frame_mask, half_frame_mask)
+        features = self.decoder(
+            masked(_stretch(text, which), frame_mask), pitch, energy, acoustic, frame_mask, half_frame_mask
+        )
         return AcousticOutput(features, pitch[:, 0], frames, durations)
 
 

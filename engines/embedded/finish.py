@@ -25,10 +25,10 @@ def finish(waveform: np.ndarray, sample_rate: int, gain: float = 1.0) -> np.ndar
 
 def _trimmed(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     frame = round(_FRAME_SECONDS * sample_rate)
-    frames = waveform[:len(waveform) // frame * frame].reshape(-1, frame)
+    frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
     power = np.square(frames).mean(axis=1)
     if not power.any():
         return waveform
     loud = np.flatnonzero(power > power.max() * 10 ** (_SILENCE_DB / 10))
     margin = round(_MARGIN_SECONDS / _FRAME_SECONDS)
-    return waveform[max(0, loud[0] - margin) * frame:(loud[-1] + 1 + margin) * frame]
+    return waveform[max(0, loud[0] - margin) * frame : (loud[-1] + 1 + margin) * frame]

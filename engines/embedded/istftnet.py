@@ -52,7 +52,8 @@ class SnakeBlock(nn.Module):
         super().__init__()
         self.convs1 = nn.ModuleList(
             nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
-            for dilation in self.dilations)
+            for dilation in self.dilations
+        )
         self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in range(3))
         self.adain1 = nn.ModuleList(AdaptiveNorm(channels) for _ in range(3))
         self.adain2 = nn.ModuleList(AdaptiveNorm(channels) for _ in range(3))
@@ -86,8 +87,14 @@ class VocoderNetwork(nn.Module):
         self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
 
     @torch.inference_mode()
-    def forward(self, features: Tensor, pitch: Tensor, style: Tensor, columns: Tensor | None = None,
-                seeds: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        pitch: Tensor,
+        style: Tensor,
+        columns: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
         """A padded batch of waveforms; member i is valid up to 300 * `columns[i]` samples.
 
         Args:
@@ -111,7 +118,7 @@ class VocoderNetwork(nn.Module):
             if step == 1:
                 x = F.pad(x, (1, 0), mode="reflect")  # an STFT of n hops has n + 1 columns
             x = masked(x + aside, mask)
-            blocks = self.resblocks[3 * step:3 * step + 3]
+            blocks = self.resblocks[3 * step : 3 * step + 3]
             x = masked(sum(block(x, style, mask) for block in blocks) / 3, mask)
         return self.waveform(x, masks[1])
 

@@ -35,19 +35,29 @@ class CpuVocoder:
         self._network = network
         self._noise_res = [self._halves(block) for block in network.noise_res]
         self._resblocks = [self._halves(block) for block in network.resblocks]
-        self._ups = [nn.ConvTranspose1d(up.in_channels, up.out_channels, up.kernel_size, up.stride, up.padding)
-                     for up in network.ups]
+        self._ups = [
+            nn.ConvTranspose1d(up.in_channels, up.out_channels, up.kernel_size, up.stride, up.padding)
+            for up in network.ups
+        ]
         for ours, theirs in zip(self._ups, network.ups, strict=True):
             ours.load_state_dict(theirs.state_dict())
             ours.requires_grad_(False).to(self._dtype)
 
     @torch.inference_mode()
-    def __call__(self, features: Tensor, pitch: Tensor, style: Tensor, columns: Tensor | None = None,
-                 seeds: Sequence[int] | None = None) -> Tensor:
+    def __call__(
+        self,
+        features: Tensor,
+        pitch: Tensor,
+        style: Tensor,
+        columns: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
         """As `VocoderNetwork.forward`: (B, 512, C), (B, C), (B, 128) -> (B, 300 C), zeros behind a member's end."""
         valid = [pitch.shape[1]] * len(pitch) if columns is None else columns.tolist()
-        waveforms = [self._one(features[i:i + 1, :, :n], pitch[i:i + 1, :n], style[i, :STYLE], seed)[0]
-                     for i, (n, seed) in enumerate(zip(valid, seeds or [0] * len(pitch), strict=True))]
+        waveforms = [
+            self._one(features[i : i + 1, :, :n], pitch[i : i + 1, :n], style[i, :STYLE], seed)[0]
+            for i, (n, seed) in enumerate(zip(valid, seeds or [0] * len(pitch), strict=True))
+        ]
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
     def _one(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int) -> Tensor:
@@ -59,7 +69,7 @@ class CpuVocoder:
                 x = torch.cat([x[1:2], x])  # reflection: an STFT of n hops has n + 1 columns
             aside = self._network.noise_convs[step](source)[0].T.contiguous()
             x = self._block(self._noise_res[step], aside, style).add_(x)
-            total, *others = [self._block(block, x, style) for block in self._resblocks[3 * step:3 * step + 3]]
+            total, *others = [self._block(block, x, style) for block in self._resblocks[3 * step : 3 * step + 3]]
             for other in others:
                 total.add_(other)
             x = total.div_(3).T[None]
@@ -73,9 +83,14 @@ class CpuVocoder:
         return x
 
     def _halves(self, block: SnakeBlock) -> list[_Half]:
-        return [half for i in range(3) for half in (
-            _Half.of(block.adain1[i].fc, block.alpha1[i], block.convs1[i], self._dtype),
-            _Half.of(block.adain2[i].fc, block.alpha2[i], block.convs2[i], self._dtype))]
+        return [
+            half
+            for i in range(3)
+            for half in (
+                _Half.of(block.adain1[i].fc, block.alpha1[i], block.convs1[i], self._dtype),
+                _Half.of(block.adain2[i].fc, block.alpha2[i], block.convs2[i], self._dtype),
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,9 +108,13 @@ class _Half:
         alpha = alpha.detach().flatten()
         bias = style.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
         weight = (conv.weight.detach() / alpha[:, None]).to(dtype)[:, :, None]
-        return cls(style.weight.detach() * alpha.repeat(2)[:, None], bias * alpha.repeat(2),
-                   weight.contiguous(memory_format=torch.channels_last), conv.bias.detach().to(dtype),
-                   conv.dilation[0])
+        return cls(
+            style.weight.detach() * alpha.repeat(2)[:, None],
+            bias * alpha.repeat(2),
+            weight.contiguous(memory_format=torch.channels_last),
+            conv.bias.detach().to(dtype),
+            conv.dilation[0],
+        )
 
     def __call__(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
         """(T, C) of any float type -> (T, C) in `dtype`."""

@@ -27,8 +27,10 @@ PROSODY = slice(128, 256)  #: the half that shapes rhythm and melody
 DATA = Path(__file__).with_name("mapper.npz")
 #: How far a coordinate may leave the mean, in standard deviations of the stock voices. Beyond it speech breaks up.
 ACOUSTIC_LIMIT, PROSODY_LIMIT = 3.2, 2.2
-_REPAIR = "Restore engines/embedded/mapper.npz and mapper.npz.sha256 from the repository (git checkout), or make " \
-          "both again with: python -m engines.embedded.train bank, then fit"
+_REPAIR = (
+    "Restore engines/embedded/mapper.npz and mapper.npz.sha256 from the repository (git checkout), or make "
+    "both again with: python -m engines.embedded.train bank, then fit"
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class StyleMapper:
         if not path.is_file() or not checksum.is_file():
             raise WeightsError(f"The voice mapper's data is missing: {path} or its .sha256 file. {_REPAIR}")
         if not is_whole(path, checksum.read_text().split()[0]):
-            raise WeightsError(f"The voice mapper's data {path} is damaged: its SHA-256 is not the one in "
-                               f"{checksum.name}. {_REPAIR}")
+            raise WeightsError(
+                f"The voice mapper's data {path} is damaged: its SHA-256 is not the one in {checksum.name}. {_REPAIR}"
+            )
         with np.load(path) as data:
             return cls(**{name: data[name].astype(np.float32) for name in cls.__dataclass_fields__})
 
@@ -66,8 +69,12 @@ class StyleMapper:
         features = np.append(dvector, np.float32(log_f0)).astype(np.float32) - self.input_mean
         coordinates = features @ self.weights + self.bias
         acoustic, prosody = np.split(coordinates, [len(self.acoustic_axes)])
-        return np.concatenate([np.clip(acoustic, -ACOUSTIC_LIMIT, ACOUSTIC_LIMIT) @ self.acoustic_axes,
-                               np.clip(prosody, -PROSODY_LIMIT, PROSODY_LIMIT) @ self.prosody_axes])
+        return np.concatenate(
+            [
+                np.clip(acoustic, -ACOUSTIC_LIMIT, ACOUSTIC_LIMIT) @ self.acoustic_axes,
+                np.clip(prosody, -PROSODY_LIMIT, PROSODY_LIMIT) @ self.prosody_axes,
+            ]
+        )
 
     def style(self, voice: Arrays, tokens: int, language: str) -> np.ndarray:
         """The style (256,) float32 for a text of `tokens` phoneme tokens in `language` (ISO 639-1: `en`, `zh`, `ja`).

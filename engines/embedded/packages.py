@@ -33,14 +33,20 @@ def find(package: str, file: str, sha256: str | None = None) -> Path:
     try:
         path = Path(distribution(package).locate_file(file))
     except PackageNotFoundError:
-        raise WeightsError(f"The weight file {file} is missing, because the package {package} is not installed. "
-                           f"Install it with: {_INSTALL}") from None
+        raise WeightsError(
+            f"The weight file {file} is missing, because the package {package} is not installed. "
+            f"Install it with: {_INSTALL}"
+        ) from None
     if not path.is_file():
-        raise WeightsError(f"The package {package} is installed, but its file {path} is missing. "
-                           f"Install it again with: {_REPAIR.format(package=package)}")
+        raise WeightsError(
+            f"The package {package} is installed, but its file {path} is missing. "
+            f"Install it again with: {_REPAIR.format(package=package)}"
+        )
     if sha256 is not None and not is_whole(path, sha256):
-        raise WeightsError(f"The weight file {path} is damaged, or of another version: its SHA-256 is not {sha256}. "
-                           f"Install it again with: {_REPAIR.format(package=package)}")
+        raise WeightsError(
+            f"The weight file {path} is damaged, or of another version: its SHA-256 is not {sha256}. "
+            f"Install it again with: {_REPAIR.format(package=package)}"
+        )
     return path
 
 

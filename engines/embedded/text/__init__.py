@@ -24,8 +24,11 @@ from speech.errors import InvalidInput
 MAX_IDS = 510
 LANGUAGES = ("en", "zh", "ja")
 _SILENT = frozenset(';:,.!?—…"()“” ˈˌː')
-_SENTENCE_END, _CLAUSE_END, _WORD_END = re.compile(r"(?<=[.!?…])[”\")]* "), re.compile(r"(?<=[,;:—])[”\")]* "), \
-    re.compile(" ")
+_SENTENCE_END, _CLAUSE_END, _WORD_END = (
+    re.compile(r"(?<=[.!?…])[”\")]* "),
+    re.compile(r"(?<=[,;:—])[”\")]* "),
+    re.compile(" "),
+)
 #: A股: among Chinese or Japanese words it is a letter and no article
 _LETTER_A = markup.Word(("EY1",), "A")
 _log = logging.getLogger(__name__)
@@ -69,17 +72,24 @@ class TextFrontEnd:
         parts = [self._read(run, language, dialect) for run in runs.split(_normalised(items, language), language)]
         phonemes = self._known(" ".join(parts))
         if not set(phonemes) - _SILENT:
-            raise InvalidInput("Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. "
-                               "Write at least one word.", param="text", code="text_not_speakable")
+            raise InvalidInput(
+                "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. "
+                "Write at least one word.",
+                param="text",
+                code="text_not_speakable",
+            )
         return phonemes
 
     def ids(self, phonemes: str) -> list[int]:
         """The model's id of each phoneme, without padding. InvalidInput (`text_too_long_spoken`) beyond 510 of them."""
         ids = [self.vocabulary[symbol] for symbol in phonemes if symbol in self.vocabulary]
         if len(ids) > MAX_IDS:
-            raise InvalidInput(f"Spoken, a part of the text is {len(ids)} sounds long without a break, and the model "
-                               f"takes at most {MAX_IDS}. Shorten it; numbers count as the words they are read as.",
-                               param="text", code="text_too_long_spoken")
+            raise InvalidInput(
+                f"Spoken, a part of the text is {len(ids)} sounds long without a break, and the model "
+                f"takes at most {MAX_IDS}. Shorten it; numbers count as the words they are read as.",
+                param="text",
+                code="text_too_long_spoken",
+            )
         return ids
 
     def split(self, phonemes: str, limit: int = MAX_IDS) -> list[str]:
@@ -92,8 +102,12 @@ class TextFrontEnd:
     def _read(self, run: runs.Run, language: str, dialect: str) -> str:
         reader = self._readers.get(run.language)
         if reader is None:
-            raise InvalidInput("The text holds a pronunciation in a notation whose language the running engine has "
-                               "not loaded. Remove the brackets.", param="text", code="text_script_unsupported")
+            raise InvalidInput(
+                "The text holds a pronunciation in a notation whose language the running engine has "
+                "not loaded. Remove the brackets.",
+                param="text",
+                code="text_script_unsupported",
+            )
         if run.language == "en":
             if run.language != language:
                 run.items = [_LETTER_A if item in ("a", "A") else item for item in run.items]
@@ -103,8 +117,11 @@ class TextFrontEnd:
     def _known(self, phonemes: str) -> str:
         unknown = Counter(symbol for symbol in phonemes if symbol not in self.vocabulary and not symbol.isspace())
         if unknown:
-            _log.warning("left out %d phoneme symbols that the model does not have: %s", unknown.total(),
-                         ", ".join(f"U+{ord(symbol):04X} x{count}" for symbol, count in unknown.most_common(8)))
+            _log.warning(
+                "left out %d phoneme symbols that the model does not have: %s",
+                unknown.total(),
+                ", ".join(f"U+{ord(symbol):04X} x{count}" for symbol, count in unknown.most_common(8)),
+            )
         known = "".join(symbol if symbol in self.vocabulary else " " if symbol.isspace() else "" for symbol in phonemes)
         known = re.sub(r"\s+", " ", known).strip()
         return re.sub(r"(?<=[“(]) | (?=[.,!?;:…”)])", "", known)
@@ -113,12 +130,15 @@ class TextFrontEnd:
 def _reader(language: str):
     if language == "en":
         from engines.embedded.text.english import English
+
         return English()
     if language == "zh":
         from engines.embedded.text.mandarin import Mandarin
+
         return Mandarin()
     if language == "ja":
         from engines.embedded.text.japanese import Japanese
+
         return Japanese()
     raise ValueError(f"no front end for {language!r}; there are {', '.join(LANGUAGES)}")
 
@@ -137,9 +157,10 @@ def _normalised(items: list[Item], language: str) -> list[Item]:
 def _split(phonemes: str, limit: int) -> list[str]:
     parts = [phonemes]
     for break_point in (_SENTENCE_END, _CLAUSE_END, _WORD_END):
-        parts = [piece for part in parts for piece in (_packed(part, break_point, limit) if len(part) > limit
-                                                       else [part])]
-    return [part[start:start + limit] for part in parts for start in range(0, len(part), limit)]
+        parts = [
+            piece for part in parts for piece in (_packed(part, break_point, limit) if len(part) > limit else [part])
+        ]
+    return [part[start : start + limit] for part in parts for start in range(0, len(part), limit)]
 
 
 def _packed(part: str, break_point: re.Pattern, limit: int) -> list[str]:

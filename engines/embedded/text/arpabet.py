@@ -8,11 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_CONSONANTS = {"B": "b", "CH": "ʧ", "D": "d", "DH": "ð", "F": "f", "G": "ɡ", "HH": "h", "JH": "ʤ", "K": "k", "L": "l",
-               "M": "m", "N": "n", "NG": "ŋ", "P": "p", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "V": "v",
-               "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ"}
-_VOWELS = {"AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "W", "AY": "I", "EH": "ɛ", "ER": "ɜɹ", "EY": "A",
-           "IH": "ɪ", "IY": "i", "OW": "O", "OY": "Y", "UH": "ʊ", "UW": "u"}
+_CONSONANTS = {
+    "B": "b",
+    "CH": "ʧ",
+    "D": "d",
+    "DH": "ð",
+    "F": "f",
+    "G": "ɡ",
+    "HH": "h",
+    "JH": "ʤ",
+    "K": "k",
+    "L": "l",
+    "M": "m",
+    "N": "n",
+    "NG": "ŋ",
+    "P": "p",
+    "R": "ɹ",
+    "S": "s",
+    "SH": "ʃ",
+    "T": "t",
+    "TH": "θ",
+    "V": "v",
+    "W": "w",
+    "Y": "j",
+    "Z": "z",
+    "ZH": "ʒ",
+}
+_VOWELS = {
+    "AA": "ɑ",
+    "AE": "æ",
+    "AH": "ʌ",
+    "AO": "ɔ",
+    "AW": "W",
+    "AY": "I",
+    "EH": "ɛ",
+    "ER": "ɜɹ",
+    "EY": "A",
+    "IH": "ɪ",
+    "IY": "i",
+    "OW": "O",
+    "OY": "Y",
+    "UH": "ʊ",
+    "UW": "u",
+}
 _UNSTRESSED = {"AH": "ə", "ER": "əɹ"}
 _BRITISH = {"AA": "ɑː", "AE": "a", "AO": "ɔː", "ER": "ɜː", "IY": "iː", "OW": "Q", "UW": "uː"}
 _BRITISH_UNSTRESSED = {"AH": "ə", "ER": "ə", "IY": "i", "UW": "u"}

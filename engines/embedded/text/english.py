@@ -15,16 +15,39 @@ from engines.embedded.text.markup import Item, Word
 _LENGTHS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet"}
 _POWERS = {"²": "square ", "³": "cubic "}
 #: units that hibari leaves to the ear; a bare letter counts only behind a space (the 1990s are no seconds)
-_UNITS = {"m/s": "meters per second", "m": "meters", "g": "grams", "l": "liters", "L": "liters", "mL": "milliliters",
-          "t": "tons", "W": "watts", "V": "volts", "dB": "decibels", "s": "seconds", "h": "hours",
-          "µs": "microseconds", "μs": "microseconds"}
+_UNITS = {
+    "m/s": "meters per second",
+    "m": "meters",
+    "g": "grams",
+    "l": "liters",
+    "L": "liters",
+    "mL": "milliliters",
+    "t": "tons",
+    "W": "watts",
+    "V": "volts",
+    "dB": "decibels",
+    "s": "seconds",
+    "h": "hours",
+    "µs": "microseconds",
+    "μs": "microseconds",
+}
 _NUMBER = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
 _AREA = re.compile(rf"{_NUMBER}\s?(km|mm|cm|ft|m)([²³])")
 _LONGEST_FIRST = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _UNIT = re.compile(rf"{_NUMBER}(?: |(?=[A-Zµμgl]|m/))({_LONGEST_FIRST})(?![\w/²³'])")
 _ADDRESS = re.compile(r"(?:https?://)?(?:[\w-]+@)?(?:[\w-]+\.)+[A-Za-z]{2,}(?:/[\w./?=&#%-]*)?(?![\w.])")
-_ADDRESS_SIGNS = {".": " dot ", "/": " slash ", "@": " at ", "-": " dash ", "_": " underscore ", "?": " question mark ",
-                  "=": " equals ", "&": " and ", "#": " hash ", "%": " percent "}
+_ADDRESS_SIGNS = {
+    ".": " dot ",
+    "/": " slash ",
+    "@": " at ",
+    "-": " dash ",
+    "_": " underscore ",
+    "?": " question mark ",
+    "=": " equals ",
+    "&": " and ",
+    "#": " hash ",
+    "%": " percent ",
+}
 _IDIOMS = {"24/7": "twenty four seven", "50/50": "fifty fifty"}
 #: too long to be a quantity (hibari's words end at decillions): said digit by digit
 _CODE = re.compile(r"\d[\d,]{15,}\d")
@@ -49,9 +72,13 @@ class English:
     def phonemes(self, items: list[Item], british: bool = False) -> str:
         """Kokoro phonemes of text and given pronunciations in order; punctuation stays."""
         from hibari.g2p import normalize
-        text = "".join(self._given(item, british) if isinstance(item, Word)
-                       else _broken_up(normalize(_prepared(item, british))).join(_outer_spaces(item))
-                       for item in items)
+
+        text = "".join(
+            self._given(item, british)
+            if isinstance(item, Word)
+            else _broken_up(normalize(_prepared(item, british))).join(_outer_spaces(item))
+            for item in items
+        )
         return self._reader(british)(text, normalize_text=False)
 
     @staticmethod
@@ -62,6 +89,7 @@ class English:
     def _reader(self, british: bool):
         if british not in self._readers:
             from hibari.g2p import G2P
+
             self._readers[british] = G2P(british=british)
         return self._readers[british]
 
@@ -98,8 +126,13 @@ def _prepared(text: str, british: bool) -> str:
 def _address(match: re.Match) -> str:
     """A web or mail address, as one says it; what only looks like one (3.5kg, U.S.A) is left alone."""
     address = match[0]
-    if "@" not in address and "://" not in address and not re.search(
-            r"^www\.|\.(?:com|org|net|edu|gov|io|co|uk|de|fr|eu|us|cn|jp|ai|dev|app|info)(?:/|$)", address):
+    if (
+        "@" not in address
+        and "://" not in address
+        and not re.search(
+            r"^www\.|\.(?:com|org|net|edu|gov|io|co|uk|de|fr|eu|us|cn|jp|ai|dev|app|info)(?:/|$)", address
+        )
+    ):
         return address
     address = re.sub(r"^https?://", "", address).rstrip("/")
     spoken = "".join(_ADDRESS_SIGNS.get(char, char) for char in address)

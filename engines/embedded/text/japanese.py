@@ -12,19 +12,58 @@ from dataclasses import dataclass
 from engines.embedded.text.markup import Item
 from speech.errors import InvalidInput
 
-_UNITS = {"km/h": "キロメートル毎時", "m/s": "メートル毎秒", "km²": "平方キロメートル", "m²": "平方メートル", "m³": "立方メートル", "kWh": "キロワット時",
-          "km": "キロメートル", "cm": "センチメートル", "mm": "ミリメートル", "m": "メートル", "kg": "キログラム", "mg": "ミリグラム",
-          "g": "グラム", "t": "トン", "mL": "ミリリットル", "ml": "ミリリットル", "L": "リットル", "l": "リットル", "GHz": "ギガヘルツ",
-          "MHz": "メガヘルツ", "kHz": "キロヘルツ", "Hz": "ヘルツ", "kW": "キロワット", "W": "ワット", "V": "ボルト", "dB": "デシベル",
-          "GB": "ギガバイト", "MB": "メガバイト", "KB": "キロバイト", "TB": "テラバイト", "°C": "度", "°": "度", "%": "パーセント", "²": "の二乗",
-          "³": "の三乗"}
+_UNITS = {
+    "km/h": "キロメートル毎時",
+    "m/s": "メートル毎秒",
+    "km²": "平方キロメートル",
+    "m²": "平方メートル",
+    "m³": "立方メートル",
+    "kWh": "キロワット時",
+    "km": "キロメートル",
+    "cm": "センチメートル",
+    "mm": "ミリメートル",
+    "m": "メートル",
+    "kg": "キログラム",
+    "mg": "ミリグラム",
+    "g": "グラム",
+    "t": "トン",
+    "mL": "ミリリットル",
+    "ml": "ミリリットル",
+    "L": "リットル",
+    "l": "リットル",
+    "GHz": "ギガヘルツ",
+    "MHz": "メガヘルツ",
+    "kHz": "キロヘルツ",
+    "Hz": "ヘルツ",
+    "kW": "キロワット",
+    "W": "ワット",
+    "V": "ボルト",
+    "dB": "デシベル",
+    "GB": "ギガバイト",
+    "MB": "メガバイト",
+    "KB": "キロバイト",
+    "TB": "テラバイト",
+    "°C": "度",
+    "°": "度",
+    "%": "パーセント",
+    "²": "の二乗",
+    "³": "の三乗",
+}
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(sorted(map(re.escape, _UNITS), key=len, reverse=True))})(?![A-Za-z²³])")
 _MONEY = re.compile(r"([$€£¥])\s?(\d[\d,]*(?:\.\d+)?)")
 _CURRENCIES = {"$": "ドル", "€": "ユーロ", "£": "ポンド", "¥": "円"}
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?!\d)")
 _FRACTION = re.compile(r"(?<![\d/.])(\d{1,2})/(\d{1,2})(?![\d/.])")
 _CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?![\d:])")
-_SYMBOLS = {"+": "プラス", "=": "イコール", "&": "アンド", "@": "アットマーク", "×": "かける", "÷": "わる", "±": "プラスマイナス"}
+_SYMBOLS = {
+    "+": "プラス",
+    "=": "イコール",
+    "&": "アンド",
+    "@": "アットマーク",
+    "×": "かける",
+    "÷": "わる",
+    "±": "プラスマイナス",
+}
 _SMALL_KANA = dict(zip("ㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ", "クシストヌハヒフヘホムラリルレロ", strict=True))
 _FULL_SIZE = dict(zip("ァィゥェォャュョ", "アイウエオヤユヨ", strict=True))
 #: a small kana without a kana before it to join: said as a syllable of its own
@@ -103,14 +142,18 @@ class _Morpheme:
 def _words(text: str) -> list[_Morpheme]:
     """OpenJTalk's morphemes with their pronunciation in katakana; marks keep themselves as theirs."""
     import pyopenjtalk
+
     words = []
     for node in pyopenjtalk.run_frontend(text, use_sudachi_kanji_yomi=False):
         surface = node["string"]
         kana = _ORPHAN.sub(lambda m: _FULL_SIZE[m[0]], node["pron"].replace("’", "").replace("'", ""))
         if kana == "、":  # OpenJTalk's reading of what it doesn't know, and of the comma itself
             if _HAN.search(surface):
-                raise InvalidInput("The text holds a kanji whose reading the engine does not know. Write it in kana.",
-                                   param="text", code="text_no_reading")
+                raise InvalidInput(
+                    "The text holds a kanji whose reading the engine does not know. Write it in kana.",
+                    param="text",
+                    code="text_no_reading",
+                )
             kana = surface
         if surface.isdigit():
             surface = kana if not kana.isdigit() else "、"

@@ -37,8 +37,9 @@ class Mandarin:
         words = self._segmented(text)
         for index, word in enumerate(words):
             if _is_word(word):
-                beside = [words[at] if 0 <= at < len(words) and _is_word(words[at]) else ""
-                          for at in (index - 1, index + 1)]
+                beside = [
+                    words[at] if 0 <= at < len(words) and _is_word(words[at]) else "" for at in (index - 1, index + 1)
+                ]
                 clause.append(_read(word, position, given, *beside))
             elif word in _PUNCTUATION:
                 out += [*_sounds(clause), word]
@@ -52,7 +53,7 @@ class Mandarin:
         words, position = [], 0
         # Without the model for unknown words: it joins 他教 or 地笑, and an unknown name is read alike in pieces.
         for word in self._words.cut(simplified(text), HMM=False):
-            words += _split_marks(text[position:position + len(word)])
+            words += _split_marks(text[position : position + len(word)])
             position += len(word)
         return words
 
@@ -75,6 +76,7 @@ def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
 
 def _segmenter():
     import jieba
+
     jieba.setLogLevel(logging.WARNING)
     words = jieba.Tokenizer()
     directory = cache_directory() / "jieba"
@@ -94,18 +96,23 @@ def _split_marks(word: str) -> list[str]:
 
 def _read(word: str, position: int, given: dict[int, str], previous: str, following: str) -> tones.Word:
     found = readings(word, previous, following)
-    return [tones.Syllable(character, given.get(position + index) or _known(reading), fixed=position + index in given)
-            for index, (character, reading) in enumerate(zip(simplified(word), found, strict=True))]
+    return [
+        tones.Syllable(character, given.get(position + index) or _known(reading), fixed=position + index in given)
+        for index, (character, reading) in enumerate(zip(simplified(word), found, strict=True))
+    ]
 
 
 def _known(reading: str) -> str:
     if reading != STRANGE:
         return reading
-    raise InvalidInput("The text holds a Chinese character whose reading the engine does not know. Replace it, or "
-                       f"give its reading in brackets behind it: {EXAMPLES}.", param="text", code="text_no_reading")
+    raise InvalidInput(
+        "The text holds a Chinese character whose reading the engine does not know. Replace it, or "
+        f"give its reading in brackets behind it: {EXAMPLES}.",
+        param="text",
+        code="text_no_reading",
+    )
 
 
 def _sounds(clause: list[tones.Word]) -> list[str]:
     tones.apply_sandhi(clause)
     return ["".join(pinyin.phonemes(syllable.reading) for syllable in word) for word in clause]
-

@@ -9,11 +9,48 @@ from __future__ import annotations
 import re
 
 _DIGIT = dict(zip("0123456789", "零一二三四五六七八九", strict=True))
-_UNITS = {"km/h": "公里每小时", "m/s": "米每秒", "km²": "平方公里", "km2": "平方公里", "m²": "平方米", "m2": "平方米", "cm²": "平方厘米",
-          "m³": "立方米", "m3": "立方米", "cm³": "立方厘米", "km": "公里", "cm": "厘米", "mm": "毫米", "nm": "纳米", "m": "米",
-          "kg": "千克", "mg": "毫克", "g": "克", "t": "吨", "mL": "毫升", "ml": "毫升", "L": "升", "l": "升", "kHz": "千赫兹",
-          "MHz": "兆赫兹", "GHz": "吉赫兹", "Hz": "赫兹", "kWh": "千瓦时", "kW": "千瓦", "MW": "兆瓦", "W": "瓦", "V": "伏",
-          "dB": "分贝", "db": "分贝", "ms": "毫秒", "s": "秒", "min": "分钟", "h": "小时", "ha": "公顷", "°": "度"}
+_UNITS = {
+    "km/h": "公里每小时",
+    "m/s": "米每秒",
+    "km²": "平方公里",
+    "km2": "平方公里",
+    "m²": "平方米",
+    "m2": "平方米",
+    "cm²": "平方厘米",
+    "m³": "立方米",
+    "m3": "立方米",
+    "cm³": "立方厘米",
+    "km": "公里",
+    "cm": "厘米",
+    "mm": "毫米",
+    "nm": "纳米",
+    "m": "米",
+    "kg": "千克",
+    "mg": "毫克",
+    "g": "克",
+    "t": "吨",
+    "mL": "毫升",
+    "ml": "毫升",
+    "L": "升",
+    "l": "升",
+    "kHz": "千赫兹",
+    "MHz": "兆赫兹",
+    "GHz": "吉赫兹",
+    "Hz": "赫兹",
+    "kWh": "千瓦时",
+    "kW": "千瓦",
+    "MW": "兆瓦",
+    "W": "瓦",
+    "V": "伏",
+    "dB": "分贝",
+    "db": "分贝",
+    "ms": "毫秒",
+    "s": "秒",
+    "min": "分钟",
+    "h": "小时",
+    "ha": "公顷",
+    "°": "度",
+}
 _NUMBER = r"\d+(?:\.\d+)?"
 _LONGEST_FIRST = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _UNIT = re.compile(rf"({_NUMBER})\s?({_LONGEST_FIRST})(?![A-Za-z²³\d])")
@@ -35,14 +72,35 @@ _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?![\d.])")
 _COUNTED = "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘架门层"
 _TWO = re.compile(rf"(?<![\d.第])2(?=\s?(?:多|[{_COUNTED}万千亿](?![月日号])))")
 _CODE = re.compile(r"(?<![\d.])(?:0\d+|\d{9,})(?![\d.])")
-_SPELLED = re.compile(r"(?<=[A-Za-z])-?\d{3,}(?![\d.])|\d{3,}(?=室|号房)|"
-                      r"(?:(?<=邮编)|(?<=邮编是)|(?<=编号)|(?<=编号是)|(?<=密码)|(?<=密码是)|(?<=验证码)|(?<=验证码是)|(?<=尾号)|(?<=学号))"
-                      r"[:是]?\s?\d{3,}")
+_SPELLED = re.compile(
+    r"(?<=[A-Za-z])-?\d{3,}(?![\d.])|\d{3,}(?=室|号房)|"
+    r"(?:(?<=邮编)|(?<=邮编是)|(?<=编号)|(?<=编号是)|(?<=密码)|(?<=密码是)|(?<=验证码)|(?<=验证码是)|(?<=尾号)|(?<=学号))"
+    r"[:是]?\s?\d{3,}"
+)
 _SCORE = re.compile(r"(?<=比分)(\D{0,2}\d+)-(\d+)")
 _ANY = re.compile(_NUMBER)
-_SYMBOLS = (("℃", "摄氏度"), ("%", "百分号"), ("+", "加"), ("=", "等于"), ("×", "乘以"), ("÷", "除以"), ("±", "正负"),
-            ("≈", "约等于"), ("≥", "大于等于"), ("≤", "小于等于"), (">", "大于"), ("<", "小于"), ("&", "和"), ("~", "到"),
-            ("½", "二分之一"), ("¼", "四分之一"), ("¾", "四分之三"), ("²", "平方"), ("³", "立方"), ("°", "度"))
+_SYMBOLS = (
+    ("℃", "摄氏度"),
+    ("%", "百分号"),
+    ("+", "加"),
+    ("=", "等于"),
+    ("×", "乘以"),
+    ("÷", "除以"),
+    ("±", "正负"),
+    ("≈", "约等于"),
+    ("≥", "大于等于"),
+    ("≤", "小于等于"),
+    (">", "大于"),
+    ("<", "小于"),
+    ("&", "和"),
+    ("~", "到"),
+    ("½", "二分之一"),
+    ("¼", "四分之一"),
+    ("¾", "四分之三"),
+    ("²", "平方"),
+    ("³", "立方"),
+    ("°", "度"),
+)
 
 
 def normalise(text: str) -> str:
@@ -60,9 +118,18 @@ def normalise(text: str) -> str:
     text = _SPELLED.sub(lambda m: re.sub(r"\d", lambda digit: _DIGIT[digit[0]], m[0].lstrip("-")), text)
     text = _RATIO.sub(lambda m: f"{cardinal(m[1])}比{cardinal(m[2])}", text)
     text = _RANGE.sub(r"\1到", text)
-    text = _TEMPERATURE.sub(lambda m: ("零下" if m[1] else "") + ("华氏" if m[3] == "F" else "") + cardinal(m[2]) +
-                            ("度" if m[3] == "F" else "摄氏度"), text)
-    text = _PERCENT.sub(lambda m: ("负" if m[1] else "") + ("百" if m[3] == "%" else "千") + "分之" + cardinal(m[2]), text)
+    text = _TEMPERATURE.sub(
+        lambda m: (
+            ("零下" if m[1] else "")
+            + ("华氏" if m[3] == "F" else "")
+            + cardinal(m[2])
+            + ("度" if m[3] == "F" else "摄氏度")
+        ),
+        text,
+    )
+    text = _PERCENT.sub(
+        lambda m: ("负" if m[1] else "") + ("百" if m[3] == "%" else "千") + "分之" + cardinal(m[2]), text
+    )
     text = _MONEY.sub(lambda m: _counted(m[2]) + m[3] + _CURRENCIES[m[1]], text)
     text = re.sub(r"(?<![\w.])-(?=\d)", "负", text)
     text = _UNIT.sub(lambda m: _counted(m[1]) + _UNITS[m[2]], text)
@@ -80,6 +147,7 @@ def normalise(text: str) -> str:
 def cardinal(number: str) -> str:
     """`"2026"` -> 两千零二十六, `"3.50"` -> 三点五零; more than sixteen digits are read one by one."""
     import cn2an
+
     whole, _, fraction = number.partition(".")
     if len(whole) > 16:
         spoken = _digits(whole)

@@ -27,8 +27,11 @@ class _Rule:
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "得": (_Rule("de2", after=_PERSONS, before="了到出过奖病分第名冠金胜救罪"), _Rule("dei3", after=_PERSONS + "就还都也总可非只必"),
-          _Rule("de5")),
+    "得": (
+        _Rule("de2", after=_PERSONS, before="了到出过奖病分第名冠金胜救罪"),
+        _Rule("dei3", after=_PERSONS + "就还都也总可非只必"),
+        _Rule("de5"),
+    ),
     "长": (_Rule("chang2", after=_DEGREES), _Rule("zhang3", before="得大出高成满了着胖肥毛草"), _Rule("chang2")),
     "还": (_Rule("huan2", before="钱书款债给账贷清车房"), _Rule("hai2")),
     "教": (_Rule("jiao1"),),
@@ -51,9 +54,22 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "着": (_Rule("zhao2", before="火凉急迷"), _Rule("zhe5")),
     "地": (_Rule("di4"),),
 }
-_WORDS = {"大夫": "dai4 fu5", "大佛": "da4 fo2", "朝鲜": "chao2 xian3", "数一数": "shu3 yi1 shu3", "数数": "shu3 shu4",
-          "量一量": "liang2 yi1 liang2", "一行": "yi4 hang2", "背着": "bei1 zhe5", "教给": "jiao1 gei3",
-          "好得很": "hao3 de5 hen3", "没得": "mei2 de2", "曾国藩": "zeng1 guo2 fan1", "嗯": "en5", "单田芳": "shan4 tian2 fang1"}
+_WORDS = {
+    "大夫": "dai4 fu5",
+    "大佛": "da4 fo2",
+    "朝鲜": "chao2 xian3",
+    "数一数": "shu3 yi1 shu3",
+    "数数": "shu3 shu4",
+    "量一量": "liang2 yi1 liang2",
+    "一行": "yi4 hang2",
+    "背着": "bei1 zhe5",
+    "教给": "jiao1 gei3",
+    "好得很": "hao3 de5 hen3",
+    "没得": "mei2 de2",
+    "曾国藩": "zeng1 guo2 fan1",
+    "嗯": "en5",
+    "单田芳": "shan4 tian2 fang1",
+}
 
 
 def readings(word: str, previous: str = "", following: str = "") -> list[str]:
@@ -70,7 +86,8 @@ def readings(word: str, previous: str = "", following: str = "") -> list[str]:
         return ["de5"]  # 高兴地笑, and not 在地上
     for rule in _RULES.get(word, ()):
         if (not rule.after or previous[-1:] and previous[-1:] in rule.after) and (
-                not rule.before or following[:1] and following[:1] in rule.before):
+            not rule.before or following[:1] and following[:1] in rule.before
+        ):
             return [rule.reading]
     return found
 
@@ -78,17 +95,20 @@ def readings(word: str, previous: str = "", following: str = "") -> list[str]:
 def simplified(text: str) -> str:
     """Traditional characters as simplified ones, one for one."""
     from misaki.zh_normalization.char_convert import tranditional_to_simplified
+
     return tranditional_to_simplified(text)
 
 
 @lru_cache(8192)
 def _of_word(word: str) -> tuple[str, ...]:
     from pypinyin import Style, lazy_pinyin
+
     plain = simplified(word) if len(word) > 1 else word
     if plain in _WORDS:
         return tuple(_WORDS[plain].split())
-    found = lazy_pinyin(plain, style=Style.TONE3, neutral_tone_with_five=True,
-                        errors=lambda strangers: [STRANGE] * len(strangers))
+    found = lazy_pinyin(
+        plain, style=Style.TONE3, neutral_tone_with_five=True, errors=lambda strangers: [STRANGE] * len(strangers)
+    )
     if len(plain) == 3 and plain[1] == "得" and plain[0] not in "不舍":
         found[1] = "de5"  # 跑得快
     if len(plain) > 2 and plain[-1] == "地" and plain[-2] == plain[-3]:

@@ -21,8 +21,22 @@ from speech.errors import InvalidInput
 
 EXAMPLES = "爱好[h][ào] for a pinyin syllable, read[R][EH1][D] for CMU phones"
 
-_TAGS = frozenset(("breath", "quick_breath", "laughter", "cough", "sigh", "noise", "clucking", "accent", "hissing",
-                   "vocalized-noise", "lipsmack", "mn"))
+_TAGS = frozenset(
+    (
+        "breath",
+        "quick_breath",
+        "laughter",
+        "cough",
+        "sigh",
+        "noise",
+        "clucking",
+        "accent",
+        "hissing",
+        "vocalized-noise",
+        "lipsmack",
+        "mn",
+    )
+)
 _ANGLE_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]*>")
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 _LOOKS_LIKE_PRONUNCIATION = re.compile(r"[^\W\d_]{1,8}\d?")
@@ -59,9 +73,10 @@ def parse(text: str) -> list[Item]:
     items: list[Item] = []
     position = 0
     while (bracket := _BRACKET.search(text, position)) is not None:
-        _append(items, text[position:bracket.start()])
-        position = _take(text, bracket, items, attached=bracket.start() == position or
-                         not text[bracket.start() - 1].isspace())
+        _append(items, text[position : bracket.start()])
+        position = _take(
+            text, bracket, items, attached=bracket.start() == position or not text[bracket.start() - 1].isspace()
+        )
     _append(items, text[position:])
     return items
 
@@ -120,7 +135,7 @@ def _take_word(text: str, bracket: re.Match, items: list[Item], attached: bool) 
     spelling = ""
     if attached and items and isinstance(items[-1], str) and (word := _LATIN_WORD_BEFORE.search(items[-1])):
         spelling = word.group()
-        items[-1] = items[-1][:word.start()]
+        items[-1] = items[-1][: word.start()]
         if not items[-1]:
             items.pop()
     items.append(Word(tuple(phones), spelling))
@@ -132,12 +147,19 @@ def _is_cjk(content: str) -> bool:
 
 
 def _tag_refused() -> InvalidInput:
-    return InvalidInput("The text contains a tag such as [laughter] or <strong>, which the embedded engine can't "
-                        "perform and won't read aloud. Remove it. What this engine knows in a text is inline "
-                        f"pronunciation: {EXAMPLES}.", param="text", code="text_tag_unsupported")
+    return InvalidInput(
+        "The text contains a tag such as [laughter] or <strong>, which the embedded engine can't "
+        "perform and won't read aloud. Remove it. What this engine knows in a text is inline "
+        f"pronunciation: {EXAMPLES}.",
+        param="text",
+        code="text_tag_unsupported",
+    )
 
 
 def _malformed(bracket: re.Match, reason: str) -> InvalidInput:
-    return InvalidInput(f"The pronunciation in brackets at character {bracket.start() + 1} of the text can't be read: "
-                        f"{reason}. Write {EXAMPLES}; brackets with a single word in them are kept for that.",
-                        param="text", code="text_pronunciation")
+    return InvalidInput(
+        f"The pronunciation in brackets at character {bracket.start() + 1} of the text can't be read: "
+        f"{reason}. Write {EXAMPLES}; brackets with a single word in them are kept for that.",
+        param="text",
+        code="text_pronunciation",
+    )

@@ -11,10 +11,31 @@ from functools import lru_cache
 _MARKS = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
 _INITIALS = frozenset("b p m f d t n l g k h j q x zh ch sh r z c s y w".split())
 #: finals as linguists write them without an initial, and as pinyin spells that syllable
-_WITHOUT_INITIAL = {"i": "yi", "ia": "ya", "ian": "yan", "iang": "yang", "iao": "yao", "ie": "ye", "in": "yin",
-                    "ing": "ying", "iong": "yong", "iou": "you", "u": "wu", "ua": "wa", "uai": "wai", "uan": "wan",
-                    "uang": "wang", "uei": "wei", "uen": "wen", "ueng": "weng", "uo": "wo", "v": "yu", "ve": "yue",
-                    "van": "yuan", "vn": "yun"}
+_WITHOUT_INITIAL = {
+    "i": "yi",
+    "ia": "ya",
+    "ian": "yan",
+    "iang": "yang",
+    "iao": "yao",
+    "ie": "ye",
+    "in": "yin",
+    "ing": "ying",
+    "iong": "yong",
+    "iou": "you",
+    "u": "wu",
+    "ua": "wa",
+    "uai": "wai",
+    "uan": "wan",
+    "uang": "wang",
+    "uei": "wei",
+    "uen": "wen",
+    "ueng": "weng",
+    "uo": "wo",
+    "v": "yu",
+    "ve": "yue",
+    "van": "yuan",
+    "vn": "yun",
+}
 _SPELLED = {"iou": "iu", "uei": "ui", "uen": "un"}
 _TONES = {"˧˩˧": "↓", "˧˥": "↗", "˥˩": "↘", "˥": "→"}
 _SYLLABIC = {"ɻ̩": "ɨ", "ɹ̩": "ɨ"}
@@ -66,13 +87,19 @@ def _untoned(text: str) -> tuple[str, str]:
 @lru_cache(1)
 def _syllables() -> frozenset[str]:
     from pypinyin.constants import PINYIN_DICT
-    return frozenset(plain for readings in PINYIN_DICT.values() for reading in readings.split(",")
-                     if (plain := _untoned(unicodedata.normalize("NFC", reading))[0]))
+
+    return frozenset(
+        plain
+        for readings in PINYIN_DICT.values()
+        for reading in readings.split(",")
+        if (plain := _untoned(unicodedata.normalize("NFC", reading))[0])
+    )
 
 
 def may_be_read(character: str, reading: str) -> bool:
     """Whether the character has this syllable, in any tone, among its readings."""
     from pypinyin import Style, pinyin
+
     readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore", v_to_u=False)
     return bool(readings) and reading[:-1] in {found.replace("ü", "v") for found in readings[0]}
 
@@ -84,6 +111,7 @@ def phonemes(reading: str) -> str:
     The sounds are misaki's table (pinyin-to-ipa), which Kokoro was trained with.
     """
     from misaki.transcription import pinyin_to_ipa
+
     sound = "".join(pinyin_to_ipa(reading)[0])
     for table in (_TONES, _SYLLABIC):
         for ipa, symbol in table.items():

@@ -16,11 +16,51 @@ from speech.errors import InvalidInput
 
 #: Folded by neither: what these mean is lost in NFKC (m² would become m2), and the front ends know them.
 _KEPT = "²³½¼¾…™®°"
-_PUNCTUATION = str.maketrans({"。": ". ", "、": ", ", "，": ", ", "．": ". ", "！": "! ", "？": "? ", "：": ": ", "；": "; ",
-                              "・": " ", "·": " ", "「": " “", "」": "” ", "『": " “", "』": "” ", "《": " “", "》": "” ",
-                              "〈": " “", "〉": "” ", "【": " (", "】": ") ", "〔": " (", "〕": ") ", "«": " “", "»": "” ",
-                              "„": "“", "‘": "'", "’": "'", "`": "'", "–": "–", "―": "—", "−": "-", "‐": "-", "‑": "-",
-                              "～": "~", "〜": "~", "\n": ". ", "\r": " ", "\t": " ", "{": " ", "}": " ", "|": ", "})
+_PUNCTUATION = str.maketrans(
+    {
+        "。": ". ",
+        "、": ", ",
+        "，": ", ",
+        "．": ". ",
+        "！": "! ",
+        "？": "? ",
+        "：": ": ",
+        "；": "; ",
+        "・": " ",
+        "·": " ",
+        "「": " “",
+        "」": "” ",
+        "『": " “",
+        "』": "” ",
+        "《": " “",
+        "》": "” ",
+        "〈": " “",
+        "〉": "” ",
+        "【": " (",
+        "】": ") ",
+        "〔": " (",
+        "〕": ") ",
+        "«": " “",
+        "»": "” ",
+        "„": "“",
+        "‘": "'",
+        "’": "'",
+        "`": "'",
+        "–": "–",
+        "―": "—",
+        "−": "-",
+        "‐": "-",
+        "‑": "-",
+        "～": "~",
+        "〜": "~",
+        "\n": ". ",
+        "\r": " ",
+        "\t": " ",
+        "{": " ",
+        "}": " ",
+        "|": ", ",
+    }
+)
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 _LATIN = "A-Za-zÀ-ÖØ-öø-ɏ\u1e00-\u1eff"
@@ -31,8 +71,15 @@ _FOREIGN = {
     "zh": re.compile(rf"(?P<en>{_LATIN_WORDS})|(?P<ja>[{_KANA}]+)"),
     "ja": re.compile(rf"(?P<en>{_LATIN_WORDS})"),
 }
-_SCRIPTS = {"LATIN": "en", "CJK": "zh", "IDEOGRAPHIC": "zh", "HIRAGANA": "ja", "KATAKANA": "ja",
-            "KATAKANA-HIRAGANA": "ja", "GREEK": "en"}
+_SCRIPTS = {
+    "LATIN": "en",
+    "CJK": "zh",
+    "IDEOGRAPHIC": "zh",
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "KATAKANA-HIRAGANA": "ja",
+    "GREEK": "en",
+}
 
 
 @dataclass
@@ -75,7 +122,7 @@ def split(items: list[Item], language: str) -> list[Run]:
 def _split_text(text: str, language: str, runs: list[Run]) -> None:
     position = 0
     for match in _FOREIGN[language].finditer(text):
-        _add(runs, language, text[position:match.start()])
+        _add(runs, language, text[position : match.start()])
         _add(runs, match.lastgroup, match.group())
         position = match.end()
     _add(runs, language, text[position:])
@@ -100,10 +147,14 @@ def check_scripts(text: str, language: str, spoken: frozenset[str]) -> None:
         script = unicodedata.name(char, "UNKNOWN").split()[0]
         reads_han = language == "ja" and _SCRIPTS.get(script) == "zh"
         if not reads_han and _SCRIPTS.get(script) not in spoken:
-            raise InvalidInput(f"The letter at character {position + 1} of the text belongs to a script "
-                               f"({script.title()}) that the running engine can't read; it reads "
-                               f"{', '.join(sorted(_NAMES[language] for language in spoken))}. "
-                               "Write that word in one of these.", param="text", code="text_script_unsupported")
+            raise InvalidInput(
+                f"The letter at character {position + 1} of the text belongs to a script "
+                f"({script.title()}) that the running engine can't read; it reads "
+                f"{', '.join(sorted(_NAMES[language] for language in spoken))}. "
+                "Write that word in one of these.",
+                param="text",
+                code="text_script_unsupported",
+            )
 
 
 _NAMES = {"en": "Latin letters", "zh": "Chinese characters", "ja": "kana and kanji"}

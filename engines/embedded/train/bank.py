@@ -32,8 +32,9 @@ class Synthesiser:
         self._acoustic = acoustic.load()
         self._vocoder = vocoder.load("cpu", bf16)
 
-    def speak(self, tokens: list[int], style: np.ndarray, log_f0: float | None = None, pitch_shift: float = 0.0,
-              seed: int = 0) -> np.ndarray:
+    def speak(
+        self, tokens: list[int], style: np.ndarray, log_f0: float | None = None, pitch_shift: float = 0.0, seed: int = 0
+    ) -> np.ndarray:
         """Mono float32 (n,) at 24 kHz.
 
         Args:
@@ -50,8 +51,9 @@ class Synthesiser:
         return self._vocoder(drawn.features, pitch, styles, seeds=[seed])[0].numpy()
 
 
-def make_clip(index: int, seed: int, packs: np.ndarray, sentences: list[list[int]],
-              synthesiser: Synthesiser) -> dict[str, np.ndarray]:
+def make_clip(
+    index: int, seed: int, packs: np.ndarray, sentences: list[list[int]], synthesiser: Synthesiser
+) -> dict[str, np.ndarray]:
     """Clip `index` of the bank that `seed` makes.
 
     The first clips are the stock voices as they are, one each. The others are blends of one to five voices, most of

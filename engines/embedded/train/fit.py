@@ -116,17 +116,27 @@ def fit(heard: Heard, packs: dict[str, np.ndarray], prior: float = PRIOR) -> dic
     stacked = np.stack(list(packs.values()))
     acoustic_axes = principal_axes(stacked, ACOUSTIC, ACOUSTIC_AXES)
     prosody_axes = principal_axes(stacked, PROSODY, PROSODY_AXES)
-    styles = np.concatenate([coordinates(heard.deviations[:, ACOUSTIC], acoustic_axes),
-                             coordinates(heard.deviations[:, PROSODY], prosody_axes)], axis=1)
+    styles = np.concatenate(
+        [
+            coordinates(heard.deviations[:, ACOUSTIC], acoustic_axes),
+            coordinates(heard.deviations[:, PROSODY], prosody_axes),
+        ],
+        axis=1,
+    )
     mean, weights, bias = invert(heard.inputs, styles, prior)
     weights = with_gain(weights, len(acoustic_axes))
     mandarin = [index for index, name in enumerate(packs) if name.startswith("z")]
-    return {"input_mean": mean.astype(np.float32), "weights": weights.astype(np.float32),
-            "bias": bias.astype(np.float32), "acoustic_axes": acoustic_axes.astype(np.float32),
-            "prosody_axes": prosody_axes.astype(np.float32), "mean_pack": stacked.mean(axis=0).astype(np.float16),
-            "zh_prosody": stacked[mandarin][:, :, PROSODY].astype(np.float16),
-            # The bank's first clips are the stock voices in this order.
-            "zh_log_f0": heard.inputs[mandarin, 0, -1].astype(np.float32)}
+    return {
+        "input_mean": mean.astype(np.float32),
+        "weights": weights.astype(np.float32),
+        "bias": bias.astype(np.float32),
+        "acoustic_axes": acoustic_axes.astype(np.float32),
+        "prosody_axes": prosody_axes.astype(np.float32),
+        "mean_pack": stacked.mean(axis=0).astype(np.float16),
+        "zh_prosody": stacked[mandarin][:, :, PROSODY].astype(np.float16),
+        # The bank's first clips are the stock voices in this order.
+        "zh_log_f0": heard.inputs[mandarin, 0, -1].astype(np.float32),
+    }
 
 
 def with_gain(weights: np.ndarray, acoustic: int) -> np.ndarray:

@@ -18,8 +18,10 @@ from engines.embedded.vocoder import SAMPLE_RATE
 PATH = Path(__file__).parents[3] / "cluster" / "assets" / "reference.flac"
 BLEND = {"bf_emma": 0.40, "af_kore": 0.35, "zf_xiaobei": 0.25}
 #: "I belong to nobody in particular. My voice was blended from several others, so everyone may use it freely."
-PHONEMES = ("ˌI bəlˈɔŋ tə nˈObˌɑdi ɪn pəɹtˈɪkjələɹ. mˌI vˈYs wʌz blˈɛndᵻd fɹʌm sˈɛvəɹəl ˈʌðəɹz, "
-            "sˌO ˈɛvɹiwən mˈA jˈuz ɪt fɹˈili.")
+PHONEMES = (
+    "ˌI bəlˈɔŋ tə nˈObˌɑdi ɪn pəɹtˈɪkjələɹ. mˌI vˈYs wʌz blˈɛndᵻd fɹʌm sˈɛvəɹəl ˈʌðəɹz, "
+    "sˌO ˈɛvɹiwən mˈA jˈuz ɪt fɹˈili."
+)
 _EDGE_S = 0.15  # silence kept before and after the speech
 _PEAK = 0.7
 

