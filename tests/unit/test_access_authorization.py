@@ -19,8 +19,7 @@ from access.settings import Access, CallerLimits
 from cluster.ray_head import ROOT
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
-from deployments.settings import Tracing
-from graph import GraphConfig
+from deployments.settings import GraphConfig, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import NotAuthorized, RateLimited, RoleMissing, SpeechError
 from tracing import Tracer
