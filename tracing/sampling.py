@@ -35,7 +35,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 from tracing.context import Incoming, SamplingState
 from tracing.finished_span import FinishedSpan
 
@@ -154,8 +154,8 @@ class FinishedTrace:
             failed=any(record.failed for record in records),
             incoming=incoming,
             trusted=trusted,
-            dialect=tags.get(words.REQUEST_DIALECT),
-            mode=tags.get(words.REQUEST_MODE),
+            dialect=tags.get(vocabulary.REQUEST_DIALECT),
+            mode=tags.get(vocabulary.REQUEST_MODE),
             principals=principals,
         )
 
@@ -176,7 +176,7 @@ class SamplingDecision:
         count = f"{self.adjusted_count:.3f}".rstrip("0").rstrip(".")
         for span in spans:
             span.setdefault("tags", {}).update(
-                {words.SAMPLING_REASON: self.reason, words.SAMPLING_ADJUSTED_COUNT: count}
+                {vocabulary.SAMPLING_REASON: self.reason, vocabulary.SAMPLING_ADJUSTED_COUNT: count}
             )
 
 
