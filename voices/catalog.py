@@ -31,7 +31,7 @@ from speech.errors import InternalError, VoiceStoreUnavailable
 from voices.place import Place, reaching
 from voices.record import VoiceRecord
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 FOLDER = "catalog"
 KEPT = 32

@@ -31,7 +31,7 @@ from voices.folder import Folder
 from voices.objects import ObjectStore
 from voices.settings import VoiceSettings, path_of, protocol_of
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 
 class Place(Protocol):

@@ -21,7 +21,7 @@ from voices.rules import is_stored
 from voices.settings import VoiceSettings
 from voices.sweeping import ABANDONED_S, FOLDER, Sweeper
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 CLIP = "clip"
 

@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
-from deployments import error_messages
+from deployments import error_messages, serve_log
 from deployments.ingress import body_prefetch
 from deployments.ingress.context import record
 from deployments.ingress.trace_recorder import TraceRecorder
@@ -60,7 +60,8 @@ _OWN_STATUS = frozenset({404, 408, 429, 500, 503})
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve's proxy puts around itself."""
+    """The middlewares that Serve's proxy puts around itself."""
+    serve_log.attach()
     text = os.environ.get(SETTINGS_VARIABLE)
     return [Middleware(ProxyMiddleware, tracing=Tracing.model_validate_json(text) if text else Tracing())]
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.admission import AccessControl
 from access.authentication import Authenticator
+from access.authorization import AccessControl
+from config.routes import UNTRACED
 from deployments.ingress import body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
@@ -34,7 +35,6 @@ log = logging.getLogger("ray.serve")
 BROKEN_OFF = "cosygraph.broken_off"
 #: A trusted caller's `primary`: go there even while the fallback engine is in use. How the watchdog tries it.
 LINE_HEADER = "x-cosygraph-line"
-QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
 
 
 def _path(scope: Scope) -> str:
@@ -151,7 +151,7 @@ class _Answer:
 
     def __init__(self, gateway: TracingMiddleware, scope: Scope, run: RequestContext, send: Send) -> None:
         self._gateway = gateway
-        self._quiet = _path(scope) in QUIET
+        self._quiet = _path(scope) in UNTRACED
         self.run = run
         self._send = send
         self._closed = False
