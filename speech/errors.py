@@ -7,6 +7,16 @@ ingress as part of a reply.
 
 from __future__ import annotations
 
+from typing import Any
+
+#: Values of Retry-After in seconds. A stopping replica has a successor already; a lost one is replaced in some seconds.
+RETRY_AFTER_SUCCESSOR_S = 1.0
+RETRY_AFTER_CONTENTION_S = 2.0
+RETRY_AFTER_RESTART_S = 5.0
+
+#: The response header that names the service at fault, for programs: the watchdog restarts by it.
+SERVICE_HEADER = "X-Error-Service"
+
 
 class SpeechError(Exception):
     """Base of all errors a client may see. Subclasses fix `type` and `status`.
@@ -16,35 +26,52 @@ class SpeechError(Exception):
         param: the request field that caused it (`"text"`, `"prompt_audio"` …), or None.
         code: a finer, machine-readable reason below `type` (`"sample_rate_too_low"`), or None.
         retry_after_s: seconds after which a retry makes sense; becomes the `Retry-After` header.
+        service: name of the service that failed (`"tts-service"`), or None where no service of ours is at fault;
+            becomes the `X-Error-Service` header.
     """
 
     type = "internal"
     status = 500
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        service: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.service = service
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # The default rebuilds an exception from its positional args alone and would lose the keywords.
-        return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s)
+        return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s, self.service)
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After` in whole seconds, where a retry makes sense."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        """Return `Retry-After` in whole seconds and `X-Error-Service`, each where there is one."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        return headers if self.service is None else {**headers, SERVICE_HEADER: self.service}
 
-    def body(self) -> dict:
-        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
-def _rebuild(cls, message, param, code, retry_after_s):
-    return cls(message, param=param, code=code, retry_after_s=retry_after_s)
+def _rebuild(
+    cls: type[SpeechError],
+    message: str,
+    param: str | None,
+    code: str | None,
+    retry_after_s: float | None,
+    service: str | None,
+) -> SpeechError:
+    return cls(message, param=param, code=code, retry_after_s=retry_after_s, service=service)
 
 
 class InvalidInput(SpeechError):
@@ -158,3 +185,25 @@ class Cancelled(SpeechError):
 
     type = "cancelled"
     status = 499
+
+
+def internal_error(service: str | None = None) -> InternalError:
+    """Return the one answer to a defect of ours. `service` is the stage that failed, None the ingress itself."""
+    return InternalError(
+        f"{service or 'The service'} failed in a way it should not have; its log says where, under this trace's id.",
+        service=service,
+    )
+
+
+def path_not_found() -> NotFound:
+    """Return the answer to a path at which there is nothing."""
+    return NotFound("There is nothing at this path; GET /docs lists what there is.")
+
+
+def stage_unavailable(service: str) -> StageUnavailable:
+    """Return the answer where a stage's replicas are gone and Serve starts new ones."""
+    return StageUnavailable(
+        f"{service} is not available; it is being restarted, try again shortly.",
+        retry_after_s=RETRY_AFTER_RESTART_S,
+        service=service,
+    )
