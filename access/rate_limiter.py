@@ -13,7 +13,7 @@ from typing import Literal
 
 from access.settings import CallerLimits
 from access.token_bucket import TokenBucket
-from speech.errors import RETRY_SOON_S
+from speech.errors import RETRY_AFTER_PLACE_S
 
 LEASE_S = 15.0
 _SWEEP_EVERY_S = 60.0
@@ -56,7 +56,7 @@ class RateLimiter:
         if bucket is not None and (wait := bucket.wait_s(now)) > 0:
             return Refusal("rate", wait)
         if limits.concurrent is not None and self.under_way(caller) >= limits.concurrent:
-            return Refusal("concurrent", RETRY_SOON_S)  # the end of a request under way can't be known
+            return Refusal("concurrent", RETRY_AFTER_PLACE_S)  # the end of a request under way can't be known
         if bucket is not None:
             bucket.take(now)
         if limits.concurrent is not None:

@@ -7,13 +7,17 @@ ingress in a reply.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-# Seconds in `Retry-After`, by the reason for the refusal. Others follow from a setting or a limit.
-RETRY_SOON_S = 1.0  #: a moment: a stage that starts, another of the caller's requests that ends
-RETRY_CONTENDED_S = 2.0  #: many processes change the voice store at once
-RETRY_RESTARTED_S = 5.0  #: a replica, the ingress or the voice store comes back
+#: Values of Retry-After in seconds. A stopping replica has a successor already; a lost one is replaced in some seconds.
+RETRY_AFTER_SUCCESSOR_S = 1.0
+RETRY_AFTER_PLACE_S = 1.0  # a request of the caller's ends: when can't be known
+RETRY_AFTER_CONTENTION_S = 2.0
+RETRY_AFTER_RESTART_S = 5.0
+
+#: The response header that names the service at fault, for programs: the watchdog restarts by it.
+SERVICE_HEADER = "X-Error-Service"
 
 
 class SpeechError(Exception):
@@ -24,7 +28,8 @@ class SpeechError(Exception):
         param: the request field that caused it (`"text"`, `"prompt_audio"` …), or None.
         code: a finer, machine-readable reason below `type` (`"sample_rate_too_low"`), or None.
         retry_after_s: seconds after which a retry makes sense; becomes the `Retry-After` header.
-        service: the service that failed (`"tts-service"`), or None. The watchdog restarts it.
+        service: name of the service that failed (`"tts-service"`), or None where no service of ours is at fault;
+            becomes the `X-Error-Service` header.
     """
 
     type: ClassVar[str] = "internal"
@@ -46,18 +51,18 @@ class SpeechError(Exception):
         self.retry_after_s = retry_after_s
         self.service = service
 
-    def __reduce__(self) -> tuple[Callable[..., SpeechError], tuple[object, ...]]:
-        # The default rebuilds an exception from its positional arguments alone and would lose the keywords.
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default rebuilds an exception from its positional args alone and would lose the keywords.
         return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s, self.service)
 
     def headers(self) -> dict[str, str]:
-        """The headers of the response: `Retry-After` in whole seconds, if a retry makes sense."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        """Return `Retry-After` in whole seconds and `X-Error-Service`, each where there is one."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        return headers if self.service is None else {**headers, SERVICE_HEADER: self.service}
 
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The JSON body: `{"error": {"message", "type", "param", "code"}}`, and `service` if one has failed."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error if self.service is None else error | {"service": self.service}}
+        """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 def _rebuild(
@@ -66,13 +71,18 @@ def _rebuild(
     param: str | None,
     code: str | None,
     retry_after_s: float | None,
-    service: str | None = None,
+    service: str | None,
 ) -> SpeechError:
     return cls(message, param=param, code=code, retry_after_s=retry_after_s, service=service)
 
 
-def renamed(error: SpeechError, names: dict[str, str]) -> SpeechError:
-    """The same error for an API with other field names: `names` maps our name to theirs."""
+def renamed(error: SpeechError, names: Mapping[str, str]) -> SpeechError:
+    """Return the same error for an API with other field names.
+
+    Args:
+        error: the error, whose `param` is our field.
+        names: their field by our field.
+    """
     if error.param not in names:
         return error
     return type(error)(
@@ -197,3 +207,25 @@ class Cancelled(SpeechError):
 
     type = "cancelled"
     status = 499
+
+
+def internal_error(service: str | None = None) -> InternalError:
+    """Return the one answer to a defect of ours. `service` is the stage that failed, None the ingress itself."""
+    return InternalError(
+        f"{service or 'The service'} failed in a way it should not have; its log says where, under this trace's id.",
+        service=service,
+    )
+
+
+def path_not_found() -> NotFound:
+    """Return the answer to a path at which there is nothing."""
+    return NotFound("There is nothing at this path; GET /docs lists what there is.")
+
+
+def stage_unavailable(service: str) -> StageUnavailable:
+    """Return the answer where a stage's replicas are gone and Serve starts new ones."""
+    return StageUnavailable(
+        f"{service} is not available; it is being restarted, try again shortly.",
+        retry_after_s=RETRY_AFTER_RESTART_S,
+        service=service,
+    )

@@ -36,7 +36,7 @@ from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Tracing
 from speech.dialects import DIALECTS
-from speech.errors import NotFound, SpeechError, StageUnavailable
+from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, StageUnavailable, path_not_found
 from tracing import Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -182,5 +182,7 @@ class _Answer:
 
 def _error(status: int | None) -> SpeechError:
     if status == 404:
-        return NotFound("There is nothing at this path; GET /docs lists what there is.")
-    return StageUnavailable(error_messages.LOST_INGRESS, retry_after_s=5)
+        return path_not_found()
+    return StageUnavailable(
+        error_messages.LOST_INGRESS, retry_after_s=RETRY_AFTER_RESTART_S, service=vocabulary.INGRESS
+    )

@@ -25,7 +25,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
-from speech.errors import Cancelled, InternalError, SpeechError
+from speech.errors import Cancelled, SpeechError, internal_error
 from tracing import NoOpTracer, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -89,9 +89,7 @@ class TracingMiddleware:
         except Exception as error:
             if not isinstance(error, SpeechError):
                 log.error("the ingress failed, trace %s: %s", run.trace_id, safe_traceback(error))
-                error = InternalError(
-                    "The service failed in a way it should not have; its log says where, under this trace's id."
-                )
+                error = internal_error()
             run.error = error
             if not answer.started:
                 await send_error(error, answer)
