@@ -9,7 +9,7 @@ from ray.serve.schema import LoggingConfig
 
 from deployments import serve_log
 
-MODULES = ["access.authentication", "access.limiter_client", "voices.catalog", "voices.store", "voices.sweeping"]
+MODULES = ["access.authentication", "access.limiter_client", "voices.catalog", "voices.store", "voices.sweeper"]
 
 
 @pytest.fixture
