@@ -182,7 +182,7 @@ class Watchdog:
         try:
             async with asyncio.timeout(10):
                 handle = serve.get_deployment_handle(INGRESS, self.settings.app_name)
-                await handle.broadcast("steer", self.judge.line, for_s).results_async()
+                await handle.broadcast("switch_backend", self.judge.line, for_s).results_async()
         except Exception as error:
             log.warning("not every ingress could be told which engine to use: %s", safe_traceback(error))
 

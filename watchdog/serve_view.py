@@ -1,7 +1,7 @@
 """What Serve and Ray say of replicas, for the watchdog, and the end of one. Blocks: call it in a thread.
 
 Serve has no public call for a replica's actor from inside the cluster; its REST API has the same, but would need an
-address and a token. So the controller is asked as Serve's own client does.
+address and a token. So the controller is asked as Serve's own client does (`deployments/ray_internals.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import logging
 from collections.abc import Mapping
 
 import ray
-from ray import serve
 
+from deployments import ray_internals
 from watchdog.replicas import Replica, Service
 
 log = logging.getLogger("ray.serve")
@@ -30,7 +30,7 @@ _ENDS = {
 
 def services(app_name: str) -> dict[str, Service]:
     """The application's deployments by name; empty where it is gone or Serve does not answer."""
-    details = serve.context._get_global_client().get_serve_details()
+    details = ray_internals.serve_details()
     return parsed(details.get("applications", {}).get(app_name) or {})
 
 
@@ -63,10 +63,8 @@ def _word(value) -> str:
 
 def end_of(replica: Replica) -> str:
     """Why a replica's actor ended: died, unhealthy, node_died, out_of_memory, or gone where Ray doesn't say."""
-    from ray._private.state import actors  # ray.util.state would need the dashboard's address, and a token
-
     try:
-        cause = str(actors(replica.actor_id).get("DeathCause", ""))
+        cause = ray_internals.actor_death_cause(replica.actor_id)
     except Exception as error:
         log.warning("why a replica ended can't be found out (%s)", type(error).__name__)
         return "gone"

@@ -1,0 +1,12 @@
+"""Writes an error onto the span of the work that failed."""
+
+from __future__ import annotations
+
+from speech.errors import SpeechError
+from tracing import NonRecordingSpan, Span, vocabulary
+
+
+def record_error(span: Span | NonRecordingSpan, error: SpeechError) -> None:
+    """Tag a span with an error: type, finer code, status, and the message, which is always our own words."""
+    span.fail(error.type, error.message, error.status)
+    span.tag(vocabulary.ERROR_CODE, error.code)
