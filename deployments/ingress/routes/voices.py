@@ -18,7 +18,7 @@ from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.context import RequestContext
 from deployments.safe_traceback import safe_traceback
 from speech import audio
-from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
+from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError, renamed
 from tracing import vocabulary
 from voices import ClipFacts, VoiceRecord, Voices
 from voices.enrolment import FILE, parse
@@ -62,9 +62,7 @@ class _Endpoints:
         try:
             return await self._enrol(request)
         except InvalidInput as error:
-            if error.param not in FORM.also:
-                raise
-            raise InvalidInput(error.message, param=FILE, code=error.code) from error
+            raise renamed(error, dict.fromkeys(FORM.also, FILE)) from error
 
     async def _enrol(self, request: Request) -> JSONResponse:
         store, ctx = self._store(), context_of(request)
