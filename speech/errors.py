@@ -7,6 +7,7 @@ ingress as part of a reply.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 #: Values of Retry-After in seconds. A stopping replica has a successor already; a lost one is replaced in some seconds.
@@ -57,6 +58,11 @@ class SpeechError(Exception):
         """Return `Retry-After` in whole seconds and `X-Error-Service`, each where there is one."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         return headers if self.service is None else {**headers, SERVICE_HEADER: self.service}
+
+    def rename_param(self, names: Mapping[str, str]) -> None:
+        """Name the field as the client knows it; `names` has the client's name for each of ours."""
+        if self.param is not None:
+            self.param = names.get(self.param, self.param)
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""

@@ -29,6 +29,7 @@ RENAMED = {
     "spk_id": "voice",
     "dialect": "dialect",
 }
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
 #: path -> fields it must have
 PATHS = {
     "/inference_sft": ("tts_text", "spk_id"),
@@ -61,8 +62,7 @@ def _endpoint(api: IngressApi, needed: tuple[str, ...]) -> Callable[[Request], A
         try:
             return await _inference(api, request, needed)
         except SpeechError as error:
-            theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
-            error.param = theirs.get(error.param, error.param)
+            error.rename_param(_THEIR_NAMES)
             raise
 
     return inference

@@ -23,8 +23,9 @@ from speech.errors import InvalidInput, NotFound, SpeechError
 from speech.text import MAX_TEXT
 
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
-#: What they call it -> what we do.
+#: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
 FIELDS = (*RENAMED, *SAME, "model", "voice", "ref_audio", "language", "stream", "task_type")
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
@@ -40,7 +41,8 @@ def add(app: FastAPI, api: IngressApi) -> None:
         try:
             return await _speech(api, request)
         except SpeechError as error:
-            raise _in_their_words(error) from error
+            error.rename_param(_THEIR_NAMES)
+            raise
 
     @app.get("/v1/models", summary="The engine that runs", **MODELS)
     async def models() -> JSONResponse:
@@ -169,14 +171,6 @@ def _english(code: str) -> str:
     }.get(code, code)
 
 
-def _in_their_words(error: SpeechError) -> SpeechError:
-    """Return the same error, its `param` the field that the client knows."""
-    theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
-    if error.param in theirs:
-        error.param = theirs[error.param]
-    return error
-
-
 class EventFormat(responses.EventFormat):
     """Writes OpenAI's events."""
 
@@ -206,4 +200,5 @@ class EventFormat(responses.EventFormat):
 
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
-        return responses.event(None, {"type": "error", **_in_their_words(error).body()})
+        error.rename_param(_THEIR_NAMES)
+        return responses.event(None, {"type": "error", **error.body()})

@@ -63,9 +63,8 @@ class _Endpoints:
         try:
             return await self._enrol(request)
         except InvalidInput as error:
-            if error.param not in FORM.also:
-                raise
-            raise InvalidInput(error.message, param=FILE, code=error.code) from error
+            error.rename_param(dict.fromkeys(FORM.also, FILE))
+            raise
 
     async def _enrol(self, request: Request) -> JSONResponse:
         store, ctx = self._store(), context_of(request)
