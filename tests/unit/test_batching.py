@@ -5,7 +5,10 @@ import threading
 
 import pytest
 
+from deployments.stages.batched import tag_batch
 from deployments.stages.batching import Batcher
+from deployments.stages.compute_queue import Batched
+from tracing import Tracer
 
 
 class Clock:
@@ -88,6 +91,9 @@ def test_a_backlog_of_eight_becomes_one_batch():
         results = await asyncio.gather(*tasks)
         assert gate.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
         assert [done.size for done in results] == [1] + [8] * 8
+        assert all(done.dequeued_ns - done.arrived_ns == 100_000_000 for done in results[1:]), (
+            "as the first batch ended"
+        )
         assert len({done.batch_id for done in results[1:]}) == 1
         assert results[1].wait_ms == 100.0, "the backlog waited for the first batch's compute, no longer"
 
@@ -262,3 +268,14 @@ def test_who_must_be_answered_first_is_computed_first():
         return gate.batches
 
     assert asyncio.run(scenario()) == [[0], [3, 4], [1, 2], [5]]
+
+
+def test_a_span_says_when_its_request_left_the_queue_and_when_its_batch_began():
+    span = Tracer("tts-service").server("GENERATE_MEL", parent=None)
+    tag_batch(span, Batched("mel", "0" * 16, 3, arrived_ns=1_000_000, dequeued_ns=3, started_ns=4_000_000, ended_ns=9))
+    rejected = Tracer("tts-service").server("GENERATE_MEL", parent=None)
+    tag_batch(rejected, Batched(ValueError(), None, None, arrived_ns=1, dequeued_ns=None, started_ns=2, ended_ns=2))
+    [record], [other] = span.records(), rejected.records()
+    assert record.events == ((3, "dequeued"), (4_000_000, "batch started")) and other.events == ()
+    assert (record.tags["batch.size"], record.tags["batch.wait_ms"]) == (3, 3.0)
+    assert "batch.id" not in other.tags
