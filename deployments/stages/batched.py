@@ -1,4 +1,4 @@
-"""What the three stages with a model share: the model in one compute thread, behind a queue that makes batches."""
+"""The base of the three stages with a model: the model in one compute thread, behind a queue that makes batches."""
 
 from __future__ import annotations
 

@@ -137,21 +137,21 @@ def _dialect_of(language: str | None, api: IngressApi) -> str | None:
     """
     if not language or language.lower() == "auto":
         return None
-    can = api.engine.capabilities.dialects
-    spoken = [dialect for dialect in api.registry if dialect.code in can]
+    supported = api.engine.capabilities.dialects
+    spoken = [dialect for dialect in api.registry if dialect.code in supported]
     wanted = language.lower()
     exact = [dialect for dialect in spoken if wanted == dialect.code.lower()]
-    found = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
-    if len(found) == 1:
-        return found[0].code
+    matches = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
+    if len(matches) == 1:
+        return matches[0].code
     raise InvalidInput(
         "The field 'language' names "
         + (
             "no language that the running engine speaks"
-            if not found
+            if not matches
             else "a language of which the running engine speaks several dialects"
         )
-        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in found or spoken))}.",
+        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in matches or spoken))}.",
         param="language",
         code="language_unclear",
     )
@@ -189,12 +189,16 @@ class EventFormat(responses.EventFormat):
 
     def done(self, summary: responses.StreamSummary, ctx: RequestContext) -> bytes:
         """Return the last event. Tokens are characters in, and 25 a second of speech out."""
-        read, made = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
+        tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
         return responses.event(
             None,
             {
                 "type": "speech.audio.done",
-                "usage": {"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
+                "usage": {
+                    "input_tokens": tokens_in,
+                    "output_tokens": tokens_out,
+                    "total_tokens": tokens_in + tokens_out,
+                },
             },
         )
 
