@@ -35,8 +35,9 @@ class Capabilities:
     modes: frozenset[str]  #: of `fast`, `instruct`
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
+    # No stage reads the next two; they go as soon as engines/cosyvoice3 no longer has them.
     embedding_size: int = 256
-    max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
+    max_batch_size: Mapping[str, int] = field(default_factory=dict)
     #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
     #: a streamed text goes through the graph sentence by sentence
     streaming: bool = False

@@ -83,14 +83,12 @@ FLOW_FRAMES = "flow.frames"
 DEVICE = "device"
 GPU_UTILIZATION = "gpu.utilization"
 REPLICA_ID = "replica.id"
-RETRY = "retry"
 HTTP_METHOD = "http.method"
 HTTP_ROUTE = "http.route"
 HTTP_STATUS_CODE = "http.status_code"
 ERROR = "error"
 ERROR_TYPE = "error.type"
 ERROR_CODE = "error.code"
-CANCELLED = "cancelled"
 USER_HASH = "user.hash"
 WATCHDOG_CAUSE = "watchdog.cause"
 WATCHDOG_SERVICE = "watchdog.service"
@@ -104,9 +102,7 @@ SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
 DEQUEUED = "dequeued"
 BATCH_STARTED = "batch started"
 FIRST_CHUNK = "first chunk"
-RETRIED = "retried"
-CLIENT_LEFT = "client left"
-ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, RETRIED, CLIENT_LEFT})
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK})
 
 # The shapes of values. An identifier is one lower-case machine word, never free text.
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_\-]{0,39}")
@@ -150,12 +146,10 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),
     GPU_UTILIZATION: _NUMBER,
     REPLICA_ID: _NAME,
-    RETRY: _COUNT,
     HTTP_METHOD: re.compile("|".join(sorted(METHODS))),
     HTTP_STATUS_CODE: _STATUS,
     ERROR_TYPE: _IDENTIFIER,
     ERROR_CODE: _IDENTIFIER,
-    CANCELLED: _FLAG,
     USER_HASH: _HEX,
     WATCHDOG_CAUSE: _IDENTIFIER,
     WATCHDOG_SERVICE: _IDENTIFIER,

@@ -92,4 +92,4 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
 
 def _add_phases(span: AnySpan, phases: Iterable[Phase]) -> None:
     for phase in phases:
-        span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
+        span.child(phase.name, phase.start_ns, phase.end_ns, dict(phase.tags))
