@@ -40,8 +40,8 @@ def build(api: IngressApi) -> FastAPI:
         return await api.dialects(context_of(request))
 
     @app.get("/health", summary="The ingress lives", **openapi.HEALTH)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        return JSONResponse({"status": "ok"})
 
     @app.get("/ready", summary="Every stage has a replica that answers", **openapi.READY)
     async def ready() -> Response:
