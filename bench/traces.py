@@ -63,16 +63,16 @@ def request(number: int, *, start_ns: int | None = None, parent=None) -> list[di
             if stage == failing:
                 status = 400 if stage == vocabulary.PREPROCESS_AUDIO else 500
                 span.fail("input_validation" if status == 400 else "internal", status=status)
-        records += span.records(at + took)
+        records += span.end(at + took)
         at += took + MS
         if stage in (failing, lost):
             break
     root.tag(vocabulary.HTTP_STATUS_CODE, status)
     if status != 200:
         root.fail("input_validation" if status == 400 else "internal", status=status)
-    records = root.records(at) + records
+    records = root.end(at) + records
     trace = encode(records)
-    _EVERYTHING.decide(FinishedTrace.of(records)).stamp(trace)
+    _EVERYTHING.decide(FinishedTrace.from_spans(records)).add_tags(trace)
     return trace
 
 

@@ -75,7 +75,7 @@ class Reporter:
         )
         if failed:
             span.fail(cause)
-        self.exporter.submit(encode(span.records(ended_ns)))
+        self.exporter.submit(encode(span.end(ended_ns)))
         self._metrics.actions.inc(1, {"action": name.lower(), "cause": cause, "service": service})
         log.warning("watchdog: %s, %s, %s (trace %s)", name, service, cause, span.trace_id)
         return span.trace_id

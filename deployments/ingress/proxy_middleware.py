@@ -126,7 +126,7 @@ class ProxyMiddleware:
         trace_id = span.trace_id
         if self._keeper is None:  # most proxies never need one
             self._keeper = TraceRecorder(self._tracing, DIALECTS)
-        self._keeper.finish(span.records(), incoming, caller)
+        self._keeper.finish(span.end(), incoming, caller)
         return trace_id
 
 

@@ -78,13 +78,13 @@ class TraceRecorder:
         verdict = self._sampler.decide(_judged(records, incoming, caller))
         if verdict.keep:
             spans = encode(records)
-            verdict.stamp(spans)
+            verdict.add_tags(spans)
             self.exporter.submit(spans)
         return verdict.keep
 
     def foresee(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
         """Whether a trace is kept for certain, by what its root says before it is finished."""
-        return self._sampler.foresee(_judged([root], incoming, caller))
+        return self._sampler.would_keep(_judged([root], incoming, caller))
 
     def counters(self) -> dict[str, int]:
         """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
@@ -97,7 +97,7 @@ class TraceRecorder:
 
 
 def _judged(records: list[FinishedSpan], incoming: Incoming, caller: Principal) -> FinishedTrace:
-    return FinishedTrace.of(records, incoming, trusted=caller.trusted, principals=caller.principals)
+    return FinishedTrace.from_spans(records, incoming, trusted=caller.trusted, principals=caller.principals)
 
 
 def _secret(path: str | None) -> bytes | None:

@@ -141,8 +141,8 @@ class TracingMiddleware:
     def trace_url(self, run: RequestContext, kept: bool | None = None) -> str | None:
         """Where people find the trace; None where it isn't kept, or not for certain while it goes on (`kept` None)."""
         if kept is None:
-            root = run.root.preview()
-            kept = root is not None and self._keeper.foresee(root, run.incoming, run.caller)
+            root = run.root.snapshot()
+            kept = root is not None and self._keeper.would_keep(root, run.incoming, run.caller)
         return self._trace_url(run.trace_id) if kept else None
 
 

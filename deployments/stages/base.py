@@ -159,7 +159,7 @@ class Stage:
     def _closed(self, span: Span) -> list[FinishedSpan]:
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
-        return span.records()
+        return span.end()
 
     def _tidy_later(self) -> None:
         if len(self.shelf):
@@ -176,14 +176,14 @@ class Stage:
             log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
             error = StageUnavailable(error_messages.LOST_ARRAY)
             record(error, span)
-            return Reply(spans=span.records(), error=error, input_lost=True)
+            return Reply(spans=span.end(), error=error, input_lost=True)
         elif not isinstance(error, SpeechError):
             log.error("%s failed, trace %s: %s", self.name, span.trace_id, safe_traceback(error))
             error = InternalError(
                 f"{self.service} failed in a way it should not have; its log says where, under this trace's id."
             )
         record(error, span)
-        return Reply(spans=span.records(), error=error)
+        return Reply(spans=span.end(), error=error)
 
     async def batched(self, span: Span, item, deadline_ns: int) -> Batched:
         """Hand over to the batcher and tag the member's span with what became of it, also where it failed."""
