@@ -120,3 +120,46 @@ class ApiConfig(AccessConfig):
     voices: VoiceSettings = VoiceSettings()  #: where stored voices lie
     cosyvoice_dialect: str | None = None  #: for CosyVoice's own paths, whose clients can't name one
     dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag
+
+
+class StageOptions(StrictModel):
+    """Per stage, below the graph's own settings."""
+
+    threads: int = Field(1, ge=1)
+    device: str = "auto"
+    stuck_after_s: float = Field(5.0, gt=0)
+    wedged_after_s: float | None = Field(None, gt=0)
+
+
+class GraphConfig(AccessConfig):
+    """Everything the application builder takes; unknown keys are refused."""
+
+    engine: str = "embedded"
+    engine_options: dict = Field(default_factory=dict)
+    fallback: FallbackEngine | None = None
+    limits: Limits = Limits()
+    voice_cache_mb: VoiceCacheMb = 0.0
+    voices: VoiceSettings = VoiceSettings()
+    cosyvoice_dialect: str | None = None
+    dialects: tuple[dict[str, str], ...] = ()
+    audio: StageOptions = StageOptions()
+    embedding: StageOptions = StageOptions()
+    tts: StageOptions = StageOptions()
+    vocoder: StageOptions = StageOptions()
+
+    def stage(self, options: StageOptions) -> StageConfig:
+        return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
+
+    def api(self) -> ApiConfig:
+        return ApiConfig(
+            engine=self.engine,
+            engine_options=self.engine_options,
+            fallback=self.fallback,
+            limits=self.limits,
+            tracing=self.tracing,
+            access=self.access,
+            voice_cache_mb=self.voice_cache_mb,
+            voices=self.voices,
+            cosyvoice_dialect=self.cosyvoice_dialect,
+            dialects=self.dialects,
+        )

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from config import routes
 from tracing import vocabulary
 
 #: What asks for speech; other routes (health, pages, the voice store) are no part of any share here.
-SPEECH_ROUTES = frozenset(
-    route
-    for route in vocabulary.ROUTES
-    if route in ("/api/generate", "/v1/audio/speech") or route.startswith("/inference_")
-)
+SPEECH_ROUTES = routes.SPEECH
 VOICE_STAGES = (vocabulary.PREPROCESS_AUDIO, vocabulary.EXTRACT_SPEAKER)
 SPEECH_STAGES = (vocabulary.GENERATE_MEL, vocabulary.VOCODE_WAV)
 

@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from access.authentication import Authenticator
+from deployments import serve_log
 from deployments.arrays import HOLD_S, ArrayStore, Nodes
 from deployments.ingress import access_control, app, responses
 from deployments.ingress.admission import Admission
@@ -52,6 +53,7 @@ class CosyVoice3Api:
         limiter: DeploymentHandle | None = None,
         fallback: Pipeline | None = None,
     ) -> None:
+        serve_log.attach()
         self.config = config
         self.registry = DIALECTS.extended(config.dialects)
         self.admission = Admission(config.limits)
@@ -90,7 +92,7 @@ class CosyVoice3Api:
         for line in self.lines:
             for stage in line.pipeline.stages.values():
                 stage.connect(self.shelf)
-        self.entrance.counting.start()
+        self.entrance.rate_limits.start()
         self.metrics.watch(self._counted)
         self.gateway = TracingMiddleware(
             app.build(self),

@@ -25,7 +25,7 @@ from deployments.stages.device import gpu_utilization, pick_device
 from deployments.stages.health import ComputeHealth, Unhealthy
 from deployments.wire import Reply
 from engines import contract
-from speech.errors import DeadlineExceeded, InternalError, SpeechError, StageUnavailable
+from speech.errors import DeadlineExceeded, SpeechError, StageUnavailable, internal_error
 from tracing import CallContext, FinishedSpan, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
@@ -170,18 +170,19 @@ class Stage:
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded(
                 f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
-                "or with a shorter text."
+                "or with a shorter text.",
+                service=self.service,
             )
         elif isinstance(error, InputLost):
             log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
-            error = StageUnavailable(error_messages.LOST_ARRAY)
+            error = StageUnavailable(error_messages.LOST_ARRAY, service=self.service)
             record(error, span)
             return Reply(spans=span.end(), error=error, input_lost=True)
         elif not isinstance(error, SpeechError):
             log.error("%s failed, trace %s: %s", self.name, span.trace_id, safe_traceback(error))
-            error = InternalError(
-                f"{self.service} failed in a way it should not have; its log says where, under this trace's id."
-            )
+            error = internal_error(self.service)
+        elif error.status >= 500:  # an engine knows of no services
+            error.service = self.service
         record(error, span)
         return Reply(spans=span.end(), error=error)
 

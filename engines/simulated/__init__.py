@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from config.strict import StrictModel
 from engines.contract import Capabilities, Mel, Reference, Utterance, Voice
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, SpeechError
@@ -32,10 +33,8 @@ from speech.errors import InvalidInput, SpeechError
 SAMPLE_RATE = 24_000
 
 
-class Options(BaseModel):
+class Options(StrictModel):
     """Times in milliseconds, sizes in seconds of audio."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prepare_ms: float = Field(2.0, ge=0)
     encode_ms: float = Field(6.0, ge=0)
