@@ -30,6 +30,7 @@ def record(error: SpeechError, span: Span | NonRecordingSpan) -> None:
     """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
     span.fail(error.type, error.message, error.status)
     span.tag(vocabulary.ERROR_CODE, error.code)
+    span.tag(vocabulary.ERROR_SERVICE, error.service)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,7 @@ class CosyVoice3Api:
         run.root.tags(
             **{
                 vocabulary.REQUEST_DIALECT: ask.dialect.tag,
+                vocabulary.REQUEST_DIALECT_CODE: ask.dialect.code,
                 vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
                 vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source,
                 vocabulary.REQUEST_MODE: ask.utterance.mode,

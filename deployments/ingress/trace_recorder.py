@@ -48,6 +48,7 @@ class TraceRecorder:
                     error_messages=error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                        vocabulary.REQUEST_DIALECT_CODE: frozenset(dialect.code for dialect in registry),
                         vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
                     },
                 ),
@@ -59,7 +60,7 @@ class TraceRecorder:
         if live.sampling_ratio is not None and self._sampling.rules is not None:
             raise ValueError(
                 "sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
-                "ratio of the rule `any` there"
+                "ratio of the rule of type `probabilistic` there"
             )
         self.tracing = live.tracing
         ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio

@@ -335,5 +335,5 @@ def test_the_ratio_changes_live_and_back(tmp_path):
 
 def test_a_live_ratio_beside_rules_of_ones_own_is_refused(tmp_path):
     ingress = Ingress(tmp_path, fine, rules=(Rule(type="probabilistic", reason="everything"),))
-    with pytest.raises(ValueError, match="the ratio of the rule `any`"):
+    with pytest.raises(ValueError, match="the ratio of the rule of type `probabilistic`"):
         ingress.keeper.reconfigure(LiveTracing(sampling_ratio=0.5))

@@ -91,6 +91,7 @@ class _Endpoints:
         run.root.tags(
             **{
                 vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
+                vocabulary.REQUEST_DIALECT_CODE: enrolment.dialect.code,
                 vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
                 vocabulary.REQUEST_DIALECT_SOURCE: "request",
             }
