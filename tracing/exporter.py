@@ -28,7 +28,7 @@ from tracing.transport import FileTransport, Transport
 
 __all__ = ["Exporter", "ExportSettings"]
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
 _DRAIN_TRIES, _DRAIN_PAUSE_S = 3, 0.1
 

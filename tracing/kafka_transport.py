@@ -77,7 +77,7 @@ class KafkaTransport:
 
 
 def _muted_logger() -> logging.Logger:
-    logger = logging.getLogger("tracing.export.kafka")
+    logger = logging.getLogger(f"{__name__}.librdkafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger

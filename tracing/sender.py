@@ -25,7 +25,7 @@ from tracing.settings import ExportSettings
 from tracing.spool import Batch, Spool
 from tracing.transport import Rejected, Transport, Unavailable
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
 _LOG_AGAIN_AFTER_S = 60.0  # a receiver that fails on and off is in the log once a minute
 _SUSPECT_AFTER = 3  # error answers to one trace alone before the next one is tried in its place

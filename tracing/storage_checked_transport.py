@@ -16,7 +16,7 @@ import httpx
 
 from tracing.transport import Rejected, Transport, Unavailable
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
 #: Between two checks while batches are sent. A dead storage is noticed at most this late.
 CHECK_INTERVAL_S = 5.0
