@@ -69,6 +69,7 @@ class KeyFile(StrictModel):
     """The whole key file."""
 
     keys: Annotated[tuple[Key, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
+    """All keys."""
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> KeyFile:

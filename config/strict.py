@@ -15,7 +15,8 @@ class StrictModel(BaseModel):
     description, from which `python -m config.document` makes docs/configuration.md.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Errors must not quote values: some are secrets (a salt, a broker's password, an address with credentials).
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod

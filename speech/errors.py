@@ -83,7 +83,7 @@ def renamed(error: SpeechError, names: Mapping[str, str]) -> SpeechError:
         error: the error, whose `param` is our field.
         names: their field by our field.
     """
-    if error.param not in names:
+    if error.param is None or error.param not in names:
         return error
     return type(error)(
         error.message,

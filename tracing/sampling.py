@@ -48,54 +48,50 @@ RuleType = Literal[
 
 
 class Rule(StrictModel):
-    """One rule of the policy.
-
-    Attributes:
-        type: Which traces it applies to. The module's docstring lists the types.
-        reason: Becomes the tag `sampling.reason` and a counter.
-        ratio: The share that is kept of the traces it applies to: 1 all, 0 none.
-        slower_than_s: For `latency`, the threshold in seconds.
-        dialect: For `latency`, only requests of this dialect.
-        mode: For `latency`, only requests of this mode.
-        principals: For `principal`, names of users and keys.
-    """
+    """One rule of the sampling policy."""
 
     type: RuleType
+    """Which traces it applies to; see tracing/sampling.py."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    """The tag `sampling.reason`, and a counter."""
     ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share that is kept of the traces it applies to: 1 all, 0 none."""
     slower_than_s: float | None = Field(default=None, ge=0)
+    """For `latency`: the threshold in seconds."""
     dialect: str | None = None
+    """For `latency`: only requests of this dialect."""
     mode: str | None = None
+    """For `latency`: only requests of this mode."""
     principals: frozenset[str] = frozenset()
+    """For `principal`: names of users and keys."""
 
 
 class Slow(StrictModel):
-    """A latency threshold for a dialect, a mode, or both."""
+    """A latency threshold for one dialect, one mode, or both."""
 
     slower_than_s: float = Field(ge=0)
+    """The threshold in seconds."""
     dialect: str | None = None
+    """A value of the tag `request.dialect`."""
     mode: str | None = None
+    """A value of the tag `request.mode`."""
 
 
 class SamplingSettings(StrictModel):
-    """The sampling policy.
-
-    Attributes:
-        ratio: The share of unremarkable traces that is kept.
-        slower_than_s: A trace that takes longer is kept.
-        slow: Other thresholds for some dialects and modes (values of `request.dialect` and `request.mode`). The first
-            that fits a request replaces `slower_than_s` for it.
-        principals: Names of users and keys. Each of their traces is kept.
-        salt: A secret that makes the ratio's choice unpredictable from outside. The same in every ingress.
-        rules: A policy instead of the standard one.
-    """
+    """Which finished traces are kept."""
 
     ratio: float = Field(default=0.1, ge=0, le=1)
+    """The share of unremarkable traces that is kept."""
     slower_than_s: float = Field(default=10.0, ge=0)
+    """A trace that takes longer is kept."""
     slow: tuple[Slow, ...] = ()
+    """Other thresholds for some dialects and modes; the first that fits a request replaces `slower_than_s` for it."""
     principals: frozenset[str] = frozenset()
+    """Names of users and keys whose every trace is kept."""
     salt: str = Field(default="", max_length=64)
+    """A secret that makes the ratio's choice unpredictable from outside; the same in every ingress."""
     rules: tuple[Rule, ...] | None = None
+    """A policy of your own instead of the standard one."""
 
     def policy(self) -> tuple[Rule, ...]:
         """Return the rules in force, in order."""

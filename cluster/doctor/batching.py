@@ -15,9 +15,10 @@ from cluster.doctor.evidence import ENOUGH, Evidence
 from cluster.doctor.figures import mean, ms, percent, quantile
 from cluster.doctor.finding import Change, Finding, Severity
 from cluster.doctor.stage_times import StageTimes, stage_times
+from deployments.settings import BATCHING
 from tracing import vocabulary
 
-BATCH, WAIT_MS = 8, 200  #: what the project's own configs have
+BATCH, WAIT_MS = BATCHING.max_batch_size, BATCHING.batch_wait_ms
 FEW_BATCHES = 5  #: of a size below which its compute time says nothing
 PAYS_BELOW = 0.85  #: compute for a member in the larger batches, over that in the smaller
 
@@ -118,7 +119,7 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
         "act",
         said,
         f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: "
-        f"{WAIT_MS}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
+        f"{WAIT_MS:g}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
         Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS}),
     )
 

@@ -32,7 +32,6 @@ from deployments.ingress.voice_cache import VoiceCache
 from deployments.settings import ApiConfig, LiveApi
 from engines import contract
 from speech import requests
-from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 from speech.requests import Fallback, SpeechRequest
 from tracing import Tracer, vocabulary
@@ -55,7 +54,7 @@ class CosyVoice3Api:
     ) -> None:
         serve_log.attach()
         self.config = config
-        self.registry = DIALECTS.extended(config.dialects)
+        self.registry = config.registry
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.shelf = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())

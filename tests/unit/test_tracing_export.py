@@ -203,7 +203,7 @@ def test_the_file_is_rotated(tmp_path):
     [
         ({"zipkin_url": "localhost:9411"}, "must begin with http"),
         ({"zipkin_url": "http://localhost:9411/api/v2/spans"}, "without /api/v2/spans"),
-        ({"zipkin": "http://localhost:9411"}, "Extra inputs"),
+        ({"zipkin": "http://localhost:9411"}, "did you mean"),
         ({"queue_limit": 0}, "greater than or equal to 1"),
     ],
 )
