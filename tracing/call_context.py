@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opentelemetry.trace import SpanContext, TraceFlags
 
@@ -46,3 +46,7 @@ class CallContext:
     def remaining_s(self, clock: Callable[[], int] = time.time_ns) -> float:
         """Seconds until the deadline. Negative once it has passed."""
         return (self.deadline_ns - clock()) / 1e9
+
+    def resent(self, clock: Callable[[], int] = time.time_ns) -> CallContext:
+        """Return the context of the same call, made again now: a new time sent, the old deadline."""
+        return replace(self, sent_ns=clock())

@@ -81,12 +81,14 @@ def test_the_call_context_joins_two_services_into_one_trace():
     assert stage["localEndpoint"] == {"serviceName": "tts-service"}
 
 
-def test_a_call_context_is_small_and_knows_its_deadline():
+def test_a_call_context_is_small_and_its_retry_keeps_the_deadline():
     clock = Clock()
     call = Tracer("api", clock=clock).server("root", parent=None).call_context(clock.ns + 5)
     assert len(pickle.dumps(call)) < 250
     clock.ns += 7
-    assert call.remaining_s(clock) < 0
+    again = call.resent(clock)
+    assert again == CallContext(call.traceparent, clock.ns, call.deadline_ns)
+    assert again.remaining_s(clock) < 0
     from_a_fast_clock = CallContext(call.traceparent, clock.ns + 99, 0)
     assert from_a_fast_clock.waited_ms(clock) == 0
 
