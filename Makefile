@@ -14,7 +14,7 @@ INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints
 INSTALL_FILES := $(BIN)/uv pip install --python $(BIN)/python --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status check test proof drills bench clean
+.PHONY: help setup demo up down status check test proof drills soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ test: $(TESTS) ## all tests but the long ones
 proof: $(TESTS) ## the long tests: faults, heavy backends
 	$(BIN)/python -m pytest --proof $(ARGS)
 
-drills: $(TESTS) ## faults and incidents acted out on a running graph, for most of an hour (ARGS=-k …: some of them)
+drills: $(TESTS) ## faults and incidents acted out on a running graph: half an hour
 	$(BIN)/python -m pytest --drills $(ARGS)
+
+soak: $(TESTS) ## half an hour at full load: memory must stay flat
+	$(BIN)/python -m pytest --soak $(ARGS)
 
 bench: $(TESTS) ## measure, print tables, write bench/results
 	$(BIN)/python -m bench $(ARGS)

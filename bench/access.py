@@ -20,9 +20,9 @@ import numpy as np
 
 from access.key_editor import KeyEditor
 from bench import results
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import private_graph
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
+from bench.measuring.private_graph import private_graph
 from bench.tracing_served import interval, of_medians
 
 SIMULATED = {"prepare_ms": 30, "encode_ms": 40, "generate_ms": 60, "vocode_ms": 50, "seconds": 10}

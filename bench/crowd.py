@@ -32,10 +32,10 @@ import soundfile
 import torch
 
 from bench import results
-from bench.load import percentile
-from bench.private_graph import private_graph
-from bench.references import Recording, chosen
-from bench.speakers import campplus
+from bench.measuring.load import percentile
+from bench.measuring.private_graph import private_graph
+from bench.measuring.references import Recording, chosen
+from bench.measuring.speakers import campplus
 from bench.voice import SENTENCES
 from speech.pcm import to_wav
 

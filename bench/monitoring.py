@@ -34,11 +34,11 @@ import numpy as np
 import psutil
 
 from bench import results
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import PrivateGraph, private_graph
-from bench.private_monitoring import private_monitoring
-from bench.private_zipkin import private_zipkin
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
+from bench.measuring.private_graph import PrivateGraph, private_graph
+from bench.measuring.private_monitoring import private_monitoring
+from bench.measuring.private_zipkin import private_zipkin
 from bench.tracing_served import SIMULATED, cpu_s, interval, of_means
 from cluster import loopback, processes
 from cluster.monitoring import Server
@@ -84,7 +84,7 @@ class Bench:
         self.mode = mode
 
     def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
-        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped."""
+        """Requests a second, and ms of CPU a request: of all, of the two servers, of Ray's agent, which is scraped."""
         self.switch(mode)
         self.load(settle)
         ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
@@ -113,7 +113,7 @@ class Bench:
 
 
 def run(bench: Bench, pairs: int) -> list[dict[str, dict[str, float]]]:
-    rate = bench.load(WARM_UP)
+    rate = bench.measuring.load(WARM_UP)
     chance, found = random.Random(7), []
     for number in range(pairs):
         windows = {
@@ -210,8 +210,8 @@ def main() -> None:
             "counted": counted,
             "change": change,
             "means": means,
-            "windows": found,
         },
+        raw={"windows": found},
     )
 
 

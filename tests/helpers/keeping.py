@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from bench.traces import request
+from bench.measuring.traces import request
 from cluster import zipkin
 from tracing import Exporter, ExportSettings
 from tracing import vocabulary as words

@@ -24,7 +24,7 @@ import pytest
 import soundfile
 import yaml
 
-from bench.load import Sample, closed_loop, multipart
+from bench.measuring.load import Sample, closed_loop, multipart
 from cluster import ports
 from cluster.serving import Application, Dashboard
 from tests.helpers.standin import StandIn
@@ -142,7 +142,7 @@ def tone(
 
 def _config(file: str, name: str, args: dict) -> dict:
     app = yaml.safe_load((CLUSTER / file).read_text())["applications"][0]
-    # Most tests repeat a clip and expect every stage's span; tests/served/test_voice_cache_served.py switches the cache on.
+    # Most tests repeat a clip and expect every stage's span; test_voice_cache_served.py switches the cache on.
     app["args"] = {**app["args"], "voice_cache_mb": 0, **args}
     return app | {"name": name, "route_prefix": f"/{name}"}
 

@@ -25,4 +25,7 @@ def test_graph_imports_the_rooms_below_it_alone():
 
 
 def test_an_import_inside_a_function_is_seen():
-    assert imported("def late():\n    from cluster.ports import any_free\n    import bench.load") == {"cluster", "bench"}
+    assert imported("def late():\n    from cluster.ports import any_free\n    import bench.soak") == {
+        "cluster",
+        "bench",
+    }

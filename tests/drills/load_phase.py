@@ -1,18 +1,18 @@
-"""One run of requests and what the doctor said of it."""
+"""One phase of load, and the doctor's report on it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 
-from bench.callers import Answers
-from bench.doctor import Report
-from bench.load import percentile
+from bench.measuring.load import percentile
+from tests.drills.callers import Answers
+from tests.drills.doctor_report import Report
 
 
 @dataclass
-class Episode:
-    """`wrong`: what was not as it must be, in words."""
+class LoadPhase:
+    """The requests of one phase, the doctor's report, and what differs from what must be (`wrong`, in words)."""
 
     answers: Answers
     began: float  #: of time.monotonic
@@ -37,6 +37,6 @@ class Episode:
         }
 
 
-def improvement(before: Episode, after: Episode) -> float:
-    """By which share of itself P95 is lower."""
+def improvement(before: LoadPhase, after: LoadPhase) -> float:
+    """Return the relative reduction of P95: 0.6 if it is lower by 60 %."""
     return 1 - after.figures()["p95_ms"] / before.figures()["p95_ms"]

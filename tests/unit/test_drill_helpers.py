@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
@@ -9,13 +10,13 @@ import uuid
 import httpx
 import pytest
 
-from bench.alerts import Alert, Unlike
-from bench.drills import THRESHOLDS, merged, row
-from bench.misfortunes import ALL, NOT_TRIED
-from bench.traffic import Traffic
 from cluster.monitoring import rules
 from cluster.ray_head import ROOT
 from deployments.ingress.metrics import REQUEST_S
+from tests.drills.alert_drill import THRESHOLDS, DrillResult, merged
+from tests.drills.alerts import Alert, CheckFailed
+from tests.drills.faults import ALL, NOT_TRIED
+from tests.drills.traffic import Traffic
 
 
 def test_every_alert_has_a_drill_or_says_why_not():
@@ -36,7 +37,7 @@ def test_the_threshold_is_an_edge():
 def test_a_link_that_finds_nothing_is_told(zipkin):
     end_ms = int(time.time() * 1000)
     link = f"{zipkin.url}/zipkin/?serviceName=nobody&lookback=millis&millis=60000&endTs={end_ms}&limit=10"
-    with pytest.raises(Unlike, match="finds nothing"):
+    with pytest.raises(CheckFailed, match="finds nothing"):
         Alert("OnFallback", {"traces": link}).traces()
 
 
@@ -60,33 +61,51 @@ def test_a_link_is_asked_as_zipkins_page_asks(zipkin):
         try:
             [[found]] = Alert("CanaryFails", {"traces": link}).traces()
             break
-        except Unlike:
+        except CheckFailed:
             assert time.monotonic() < end
             time.sleep(0.2)
     assert found["traceId"] == span["traceId"]
 
 
-def test_a_row_says_when_it_fired_and_when_it_was_gone():
-    found = {
+def result(**changed) -> DrillResult:
+    fields = {
+        "date": "2026-11-27",
         "alert": "OnFallback",
-        "happens": "this",
+        "description": "this",
         "fired_s": 12.3,
         "value": "fallback",
-        "seen": "that",
-        "beside": [],
-        "mended": "so",
-        "gone_s": 20.7,
+        "stage": "tts-service",
+        "summary": "",
+        "observed": "that",
+        "fired_beside": [],
+        "remedy": "so",
+        "ended_s": 20.7,
     }
-    assert row(found) == "| OnFallback | this | 12 s, “fallback” | that | – | so: gone after 21 s |"
-    assert row(found | {"beside": ["CanaryFails"], "gone_s": None}).endswith("| CanaryFails | so |")
+    return DrillResult(**fields | changed)
 
 
-def test_what_is_left_out_stays_as_it_was_in_its_place():
-    others = [{"alert": kind.alert, "happens": kind.happens, "was": 1} for kind in ALL if kind.alert != "StageDown"]
-    [down] = [{"alert": kind.alert, "happens": kind.happens} for kind in ALL if kind.alert == "StageDown"]
-    found = merged([down], others)
-    assert [one["happens"] for one in found] == [kind.happens for kind in ALL]
-    assert [one for one in found if "was" not in one] == [down]
+def test_a_row_says_when_the_alert_fired_and_when_it_ended():
+    assert result().row() == "| OnFallback | this | 12 s, “fallback” | that | – | so: gone after 21 s |"
+    assert result(fired_beside=["CanaryFails"], ended_s=None).row().endswith("| CanaryFails | so |")
+
+
+def test_drills_that_were_left_out_keep_their_earlier_row():
+    earlier = [result(alert=fault.alert, description=fault.description, observed="earlier") for fault in ALL]
+    again = [result(alert=one.alert, description=one.description) for one in earlier if one.alert == "StageDown"]
+    found = merged(again, earlier)
+    assert [one.description for one in found] == [fault.description for fault in ALL]
+    assert [one for one in found if one.observed == "that"] == again != []
+
+
+def test_a_row_of_a_fault_that_is_gone_goes_too():
+    assert merged([], [result(alert="NoSuchAlert")]) == []
+
+
+def test_the_record_is_the_runbooks_table():
+    record = json.loads((ROOT / "tests" / "drills" / "results" / "alerts.json").read_text())
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    for one in record["drills"]:
+        assert DrillResult(**one).row() in runbook
 
 
 def test_traffic_outlives_a_server_that_is_not_there():

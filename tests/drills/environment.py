@@ -1,4 +1,4 @@
-"""Where a drill happens: the running graph, what watches it, and what can be done to both from outside."""
+"""The environment of a drill: a running graph, its monitoring, and what can be done to both from outside."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.alerts import Alerts, Unlike
-from bench.private_graph import PrivateGraph
-from bench.traffic import Traffic
+from bench.measuring.private_graph import PrivateGraph
 from cluster.serving import Application
+from tests.drills.alerts import Alerts, CheckFailed
+from tests.drills.traffic import Traffic
 from tracing import vocabulary as words
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     graph: PrivateGraph
     zipkin_url: str
     alerts: Alerts
@@ -25,7 +25,7 @@ class Place:
     fault: Path  #: the simulated engine's `fault_file`
 
     def config(self, service: str) -> dict:
-        """The deployment's part of the Serve config; changes count from the next `deploy` on."""
+        """Return the deployment's part of the Serve config; changes take effect with the next `deploy`."""
         return next(
             one for one in self.graph.application.config["applications"][0]["deployments"] if one["name"] == service
         )
@@ -34,25 +34,25 @@ class Place:
         self.graph.dashboard.deploy(Application(self.graph.application.config))
 
     def status(self, service: str) -> dict:
-        """As Serve reports it. Unlike where it doesn't."""
+        """Return the deployment's status as Serve reports it. Raises CheckFailed if Serve does not know the service."""
         try:
             return self.graph.dashboard.applications()[self.graph.application.name]["deployments"][service]
         except KeyError:
-            raise Unlike(f"Serve knows nothing of {service}") from None
+            raise CheckFailed(f"Serve knows nothing of {service}") from None
 
     def process(self, service: str, within_s: float = 90.0) -> int:
-        """Of its one replica, as soon as it runs."""
+        """Wait until the service's one replica runs, and return its process id."""
         end = time.monotonic() + within_s
         while True:
             running = [one["pid"] for one in self.status(service)["replicas"] if one["state"] == "RUNNING"]
             if running and psutil.pid_exists(running[0]):
                 return running[0]
             if time.monotonic() > end:
-                raise Unlike(f"no replica of {service} runs within {within_s:.0f} s")
+                raise CheckFailed(f"no replica of {service} runs within {within_s:.0f} s")
             time.sleep(0.5)
 
-    def told(self, span: str, within_s: float = 30.0) -> list[dict]:
-        """The watchdog's spans of that name in the last ten minutes. Unlike where there is none."""
+    def watchdog_spans(self, span: str, within_s: float = 30.0) -> list[dict]:
+        """Return the watchdog's spans of this name in the last ten minutes. Raises CheckFailed if there are none."""
         end = time.monotonic() + within_s
         while True:
             found = httpx.get(
@@ -64,23 +64,24 @@ class Place:
             if found:
                 return [one for trace in found for one in trace if one["name"] == span.lower()]
             if time.monotonic() > end:
-                raise Unlike(f"Zipkin has no {span} of the watchdog's")
+                raise CheckFailed(f"Zipkin has no span {span} of the watchdog")
             time.sleep(0.5)
 
     def log_lines(self, service: str, text: str) -> int:
-        """How many lines with `text` the service's logs have."""
+        """Count the lines of the service's logs that contain `text`."""
         files = (self.graph.head.logs / "serve").glob(f"*{service}*.log")
         return sum(text in line for file in files for line in file.read_text(errors="replace").splitlines())
 
 
 def expect(holds: bool, otherwise: str) -> None:
+    """Raise CheckFailed with the words of `otherwise` if the condition does not hold."""
     if not holds:
-        raise Unlike(otherwise)
+        raise CheckFailed(otherwise)
 
 
 def listener(port: int) -> psutil.Process:
-    """Who listens on that port."""
+    """Find the process that listens on this port."""
     for one in psutil.net_connections("tcp"):
         if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
             return psutil.Process(one.pid)
-    raise Unlike(f"nobody listens on {port}")
+    raise CheckFailed(f"no process listens on {port}")

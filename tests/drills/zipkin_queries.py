@@ -1,4 +1,4 @@
-"""What Zipkin has of requests whose trace ids are known."""
+"""Traces in Zipkin of requests whose trace ids are known."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import time
 
 import httpx
 
-from bench.load import Sample
+from bench.measuring.load import Sample
 from tracing import vocabulary as words
 
 LIMIT = 10_000  #: traces in one answer
 
 
-class Kept:
+class ZipkinQueries:
+    """Searches a Zipkin for the traces of requests that were sent."""
+
     def __init__(self, zipkin_url: str) -> None:
         self._http = httpx.Client(base_url=zipkin_url, trust_env=False, timeout=60)
 
     def refused(self, samples: list[Sample], since_s: float, within_s: float = 20.0) -> list[list[dict]]:
-        """Traces of the last `since_s` seconds in which the ingress answered 400 to one of these; waits until all are
-        there, and returns what there is."""
+        """Find the traces of the last `since_s` seconds in which the ingress answered 400 to one of these requests.
+
+        Waits until all traces are there, at most `within_s`, and returns those that are.
+        """
         wanted, end = {sample.trace_id for sample in samples}, time.monotonic() + within_s
         while True:
             found = self._find(f"{words.HTTP_STATUS_CODE}=400", since_s + within_s)
@@ -37,7 +41,7 @@ class Kept:
         return self._http.get("/api/v2/traces", params=asked).raise_for_status().json()
 
     def user_hash(self, samples: list[Sample], within_s: float = 20.0) -> str:
-        """Under which hash the caller of these stands. RuntimeError where none of them is kept."""
+        """Return the user hash of these requests' caller. Raises RuntimeError if no trace of them was kept."""
         end = time.monotonic() + within_s
         for sample in samples:
             while sample.kept:
@@ -52,5 +56,5 @@ class Kept:
 
 
 def has_rate(trace: list[dict], rate: int) -> bool:
-    """Whether a span says that the clip had this sample rate."""
+    """Return True if a span says that the clip had this sample rate."""
     return any(span.get("tags", {}).get(words.AUDIO_SAMPLE_RATE) == str(rate) for span in trace)

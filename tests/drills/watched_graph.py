@@ -1,4 +1,4 @@
-"""A private graph with all that watches it (Zipkin, Prometheus, Alertmanager) and callers with keys."""
+"""A private graph with its monitoring (Zipkin, Prometheus, Alertmanager) and callers with API keys."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bench.callers import Callers, keyed
-from bench.doctor import Doctor
-from bench.kept import Kept
-from bench.private_graph import PrivateGraph, private_graph
-from bench.private_monitoring import private_monitoring
-from bench.private_zipkin import private_zipkin
+from bench.measuring.private_graph import PrivateGraph, private_graph
+from bench.measuring.private_monitoring import private_monitoring
+from bench.measuring.private_zipkin import private_zipkin
 from cluster.monitoring import Thresholds
 from cluster.serving import Application
 from cluster.state import State, StateFile, boot_id
 from cluster.zipkin import Zipkin
+from tests.drills.callers import Callers, keyed
+from tests.drills.doctor_report import Doctor
+from tests.drills.zipkin_queries import ZipkinQueries
 
 LOOKS_ROUND_S = 2.0  #: Serve's controller does it every half second
 
@@ -28,7 +28,7 @@ LOOKS_ROUND_S = 2.0  #: Serve's controller does it every half second
 class WatchedGraph:
     graph: PrivateGraph
     callers: Callers
-    kept: Kept
+    zipkin: ZipkinQueries
     doctor: Doctor
 
     def set_batches(self, settings: dict) -> None:
@@ -41,15 +41,19 @@ class WatchedGraph:
         self.graph.dashboard.wait_until_running(self.graph.application.name, lambda text: None)
 
     def processes(self) -> dict[str, list[int]]:
-        """Of the replicas of each service."""
+        """Return the process ids of each service's replicas."""
         deployments = self.graph.dashboard.applications()[self.graph.application.name]["deployments"]
         return {name: [replica["pid"] for replica in status["replicas"]] for name, status in deployments.items()}
 
 
 @contextmanager
 def watched_graph(simulated: Mapping, ratio: float) -> Iterator[WatchedGraph]:
-    """`simulated`: the engine's options; `ratio`: the share of unremarkable traces that is kept. The doctor finds the
-    stack in a run folder, as if the launcher had started it."""
+    """Start a graph that the doctor finds in a run folder, as if the launcher had started it.
+
+    Args:
+        simulated: Options of the simulated engine.
+        ratio: Share of unremarkable traces that is kept.
+    """
     with (
         keyed() as (args, keys),
         private_zipkin() as zipkin_url,
@@ -75,6 +79,6 @@ def watched_graph(simulated: Mapping, ratio: float) -> Iterator[WatchedGraph]:
         yield WatchedGraph(
             graph,
             Callers(graph.port, keys),
-            Kept(zipkin_url),
+            ZipkinQueries(zipkin_url),
             Doctor(zipkin_url, servers["prometheus"].url, Path(run_dir)),
         )

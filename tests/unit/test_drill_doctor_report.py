@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.callers import Kind
-from bench.doctor import (
+from tests.drills.callers import Kind
+from tests.drills.doctor_report import (
     Report,
     change_of_batches,
     names_forgetful_caller,

@@ -1,6 +1,6 @@
-"""`python -m cluster doctor`, asked as a person asks it, and whether what it says is what happened.
+"""`python -m cluster doctor`, run as an operator runs it, and checks of its report.
 
-Each check takes the report and returns what is wrong with it, in words; nothing where it is right.
+Each check takes a report and returns its faults in words; an empty list if there are none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from cluster.ray_head import ROOT
+
 WITHIN_POINTS = 3.0  #: a share that the doctor says may be off by so many points
 
 
@@ -31,23 +32,23 @@ class Report:
         return [finding for finding in self.said["findings"] if finding["severity"] == "act"]
 
     def short(self) -> list[dict]:
-        """Without details and links, to be kept."""
+        """Return the findings without details and links, for the record."""
         return [{key: one[key] for key in ("kind", "severity", "summary", "change")} for one in self.said["findings"]]
 
     @property
     def lines(self) -> list[str]:
-        """For people: severity, kind and the one line of each finding."""
+        """Return severity, kind and summary of each finding, a line each."""
         return [f"{one['severity']:4} {one['kind']:10} {one['summary']}" for one in self.said["findings"]]
 
 
 class Doctor:
-    """Told where Zipkin and Prometheus are, and for `apply` the run folder of the stack that is to be changed."""
+    """Runs the doctor against a Zipkin and a Prometheus; `apply` changes the stack of the run folder."""
 
     def __init__(self, zipkin_url: str, prometheus_url: str, run_dir: Path) -> None:
         self._where = ["--zipkin-url", zipkin_url, "--prometheus-url", prometheus_url, "--run-dir", str(run_dir)]
 
     def ask(self, since_s: float) -> Report:
-        """Raises RuntimeError where it says something else than a report."""
+        """Ask for a report. Raises RuntimeError if the output is none."""
         done = self._run(since_s, "--json")
         try:
             return Report(json.loads(done.stdout))
@@ -57,7 +58,7 @@ class Doctor:
             ) from None
 
     def apply_batch(self, since_s: float) -> None:
-        """Raises RuntimeError where it didn't."""
+        """Let the doctor change the batch settings. Raises RuntimeError if it does not."""
         done = self._run(since_s, "--apply", "batch", "--yes")
         print(done.stdout, flush=True)
         if done.returncode:
@@ -73,7 +74,7 @@ def nothing_to_do(report: Report) -> list[str]:
 
 
 def names_narrow_recordings(report: Report, whose: str, others: Iterable[str], shares: Iterable[float]) -> list[str]:
-    """One line with 8 kHz, one of the true `shares` (of all requests, of those that were refused), and the caller."""
+    """Check for a line with 8 kHz, one of the true `shares` (of all requests, of the refused ones), and the caller."""
     lines = [one["summary"] for one in report.of("errors") if re.search(r"\b8 ?kHz|\b8,?000 ?Hz", one["summary"])]
     if not lines:
         return ["no line names 8 kHz"]
@@ -88,7 +89,7 @@ def names_narrow_recordings(report: Report, whose: str, others: Iterable[str], s
 
 
 def names_forgetful_caller(report: Report, whose: str) -> list[str]:
-    """A line of refusals with the word dialect, and whose they are."""
+    """Check for a line of refusals with the word dialect and the caller."""
     lines = [
         text
         for finding in report.of("errors")
@@ -103,8 +104,10 @@ def names_forgetful_caller(report: Report, whose: str) -> list[str]:
 
 
 def shows_fallback(report: Report, count: int) -> list[str]:
-    """A `fallback` finding that says the key's dialect stood in. `count`: how often it did; nine tenths of the traces
-    are not kept, so what the doctor reckons from the others may be a fifth or three times of it."""
+    """Check for a `fallback` finding that says how often a key's dialect stood in.
+
+    Nine tenths of the traces are not kept, so the doctor's estimate may be from a fifth to three times of `count`.
+    """
     found = report.of("fallback")
     lines = [text for finding in found for text in (finding["summary"], *finding["detail"])]
     if not any("key" in line for line in lines):
@@ -118,10 +121,10 @@ def shows_fallback(report: Report, count: int) -> list[str]:
 
 
 def change_of_batches(report: Report) -> dict | None:
-    """What the doctor would change; None where it would change nothing."""
+    """Return the change of batch settings that the doctor proposes, or None."""
     return next((finding["change"] for finding in report.of("batching") if finding["change"]), None)
 
 
 def names(line: str, user_hash: str) -> bool:
-    """Whether a line holds this hash, or the first four digits of it at least."""
+    """Return True if a line holds this hash, or its first four digits at least."""
     return any(user_hash.startswith(word) for word in re.findall(r"\b[0-9a-f]{4,16}\b", line))

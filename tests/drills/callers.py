@@ -1,4 +1,4 @@
-"""Callers with keys, what each of them sends, and how it was answered: the traffic of `bench/incidents.py`.
+"""Callers with API keys, their requests, and the answers: the traffic of the doctor's incidents.
 
 Four integrators: a shop, a radio station, a school and a telephone company. Each has an API key; the school's says in
 which dialect it speaks where a request names none.
@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from access.key_editor import KeyEditor
-from bench.load import Sample, arrivals, multipart, open_loop
-from bench.overhead import clip
+from bench.measuring.clips import clip
+from bench.measuring.load import Sample, arrivals, multipart, open_loop
 
 KEYS: dict[str, dict] = {"shop": {}, "radio": {}, "school": {"dialect": "zh-Sichuan"}, "phone": {}}
 #: What a request may be: its form, and the sample rate of its clip. But for `forgotten`, which the key's dialect may
@@ -38,7 +38,7 @@ class Kind:
 
     @property
     def status(self) -> int:
-        """What it must be answered with."""
+        """Return the status that the answer must have."""
         saved = self.variant == "forgotten" and "dialect" in KEYS[self.caller]
         return 200 if self.variant == "good" or saved else 400
 
@@ -48,7 +48,7 @@ Mix = Mapping[Kind, float]  #: shares of all requests; they add up to 1
 
 @dataclass(frozen=True)
 class Answers:
-    """What was sent in one run, in the order in which it was due, and what came of it."""
+    """The requests of one run, in the order in which they were due, with their answers."""
 
     samples: list[tuple[Kind, Sample]]
     seconds: float
@@ -64,7 +64,7 @@ class Answers:
 
     @property
     def unexpected(self) -> dict[str, int]:
-        """Answers with another status than they must have, by what was sent and what came back."""
+        """Count the answers with a wrong status, by kind of request and status."""
         return dict(
             Counter(
                 f"{kind.caller}, {kind.variant}: {sample.status}"
@@ -75,7 +75,7 @@ class Answers:
 
 
 class Callers:
-    """Of one graph on `port`. `keys` by caller."""
+    """The callers of one graph on `port`, each with its API key in `keys`."""
 
     def __init__(self, port: int, keys: Mapping[str, str]) -> None:
         self._port = port
@@ -87,7 +87,7 @@ class Callers:
         }
 
     def send(self, mix: Mix, per_s: float, seconds: float, seed: int) -> Answers:
-        """In an open loop: nobody waits for an answer before he sends the next. `per_s`: of the Poisson process."""
+        """Send requests in an open loop: a request does not wait for earlier answers. `per_s` is the Poisson rate."""
         moments = arrivals(per_s, seconds, seed)
         kinds = random.Random(seed).choices(list(mix), list(mix.values()), k=len(moments))
         planned = [(at_s, self._requests[kind]) for at_s, kind in zip(moments, kinds, strict=True)]
@@ -97,7 +97,7 @@ class Callers:
 
 @contextmanager
 def keyed() -> Iterator[tuple[dict, dict[str, str]]]:
-    """What the graph's config needs for callers to be known, and for their hashes to stand in traces; their keys."""
+    """Make API keys; yield the settings with which the graph knows them and puts hashes in traces, and the keys."""
     with TemporaryDirectory(prefix="bench-callers-") as folder:
         file, secret = Path(folder) / "keys.yaml", Path(folder) / "secret"
         keys = {name: KeyEditor(file).add(name, **fields) for name, fields in KEYS.items()}

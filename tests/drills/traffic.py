@@ -1,4 +1,4 @@
-"""Callers in the background who never stop, whatever becomes of their requests, until they are told to."""
+"""Clients in the background that go on, whatever becomes of their requests, until they are stopped."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
 
 CLIP_S = 4.0
 
 
 class Traffic(threading.Thread):
-    """`clients`, each pausing for `pause_s` after an answer. What they send, in turn, is in `mix`: forms without their
-    clip. All three may be changed as it runs; `statuses` counts the answers, 0 where there was none."""
+    """A closed loop of `clients`, each of which pauses for `pause_s` after an answer.
+
+    They send the forms of `mix` in turn, each with a clip. All three attributes may change while the thread runs.
+    `statuses` counts the answers by status; a request without an answer counts as 0.
+    """
 
     def __init__(self, port: int, mix: Sequence[dict[str, str]], clients: int, pause_s: float) -> None:
         super().__init__(daemon=True)

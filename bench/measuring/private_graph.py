@@ -15,7 +15,7 @@ from cluster import ports, ray_head
 from cluster.ray_head import RayHead
 from cluster.serving import Application, Dashboard, wait_until_ready
 
-CONFIG = Path(__file__).resolve().parent.parent / "cluster" / "serve.cpu.yaml"
+CONFIG = ray_head.ROOT / "cluster" / "serve.cpu.yaml"
 
 
 @dataclass(frozen=True)
