@@ -5,8 +5,9 @@
 
 Each storage gets the same traces (bench/measuring/traces.py: about 5 spans a request, with all our tags) through a
 Zipkin that is started for it. MariaDB: the size of its table files. Elasticsearch or OpenSearch: the primaries' size
-after a flush, before and after merging to one segment, and how long `cluster.links` takes over them, its start included; the
-indices, `zipkin-bench-*`, are removed afterwards. Memory: live bytes after a full garbage collection (needs a JDK's `jcmd`).
+after a flush, before and after merging to one segment, and how long `cluster.links` takes over them, its start
+included; the indices, `zipkin-bench-*`, are removed afterwards. Memory: live bytes after a full garbage collection
+(needs a JDK's `jcmd`).
 Writes bench/results/storage.json.
 """
 
