@@ -1,4 +1,4 @@
-"""What keys and limits cost a lone request: `python -m bench.access`.
+"""Measure the cost of keys and limits for a lone request: `python -m bench.access`.
 
 One graph (simulated engine, the times of the tests' application `fast`) and four callers, who take turns request by
 request in random order, since a machine's speed wanders within seconds by more than what is looked for: one without a

@@ -1,4 +1,4 @@
-"""What monitoring costs the running graph: `python -m bench.monitoring`.
+"""Measure the cost of monitoring a running graph: `python -m bench.monitoring`.
 
 One graph (simulated engine, four stages of 20 ms, batching, so that the CPU is the limit) with Prometheus and
 Alertmanager beside it, and 16 clients in a closed loop. Monitoring is
@@ -100,7 +100,7 @@ class Bench:
         }
 
     def check(self, within_s: float = 90.0) -> int:
-        """What Prometheus has counted. RuntimeError where that isn't what was told."""
+        """Return the count of Prometheus. Raises RuntimeError if it differs from what was sent."""
         self.switch("on")
         end, counted = time.monotonic() + within_s, 0
         while counted != self.told:
@@ -137,7 +137,7 @@ def of_pairs(found: list[dict[str, dict[str, float]]], figure: str) -> dict[str,
 
 
 def accounted(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """What the servers and Ray's agent take more, as a share of a request's CPU time; as `interval` has it."""
+    """Return the interval of what the servers and Ray's agent take more, as a share of a request's CPU time."""
     return interval(
         [
             (

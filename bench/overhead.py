@@ -1,4 +1,4 @@
-"""What the graph costs beside the models: `python -m bench.overhead`.
+"""Measure the cost of the graph beside the models: `python -m bench.overhead`.
 
 A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
 CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what

@@ -1,4 +1,4 @@
-"""What tracing costs the running graph: `python -m bench.tracing_served`.
+"""Measure the cost of tracing in a running graph: `python -m bench.tracing_served`.
 
 Three copies of one graph (simulated engine, four stages of 20 ms) and one real Zipkin. Of the copies, one at a time is
 

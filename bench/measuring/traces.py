@@ -19,7 +19,7 @@ DIALECTS = (("mandarin", "zh"), ("cantonese", "yue"), ("english-us", "en"), ("ja
 
 
 def request(number: int, *, start_ns: int | None = None, parent=None) -> list[dict]:
-    """One request's trace with the tags that the graph sets. Every 10th is refused at its first stage, every 25th
+    """Make a request's trace with the tags that the graph sets. Every 10th is refused at its first stage, every 25th
     fails in the third, every 40th loses the fourth, for which the ingress speaks with a CLIENT span.
 
     Args:

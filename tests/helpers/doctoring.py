@@ -35,8 +35,14 @@ def spans(
     lost: str | None = None,
     **tags: str,
 ) -> list[dict]:
-    """One request's, `at` seconds after BEGIN. `failing`: the stage at which it ends with `error` and `code`; `lost`:
-    one that does not answer. `stages`: what to change in a stage's tags; `ms` in it is its time."""
+    """Make a request's trace.
+
+    Args:
+        at: Seconds after BEGIN.
+        failing: The stage at which the request ends with `error` and `code`.
+        lost: A stage that does not answer.
+        stages: Changes of a stage's tags; `ms` in it is the stage's time.
+    """
     number = next(_ids)
     trace, start = f"{number:032x}", int((BEGIN + at) * 1e6)
     sampling = {

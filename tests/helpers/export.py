@@ -1,4 +1,4 @@
-"""What the tests of export share: traces, a receiver whose answers the test chooses, a clock, patience."""
+"""Helpers of the export tests: traces, a receiver whose answers the test chooses, a clock, patience."""
 
 import json
 import math

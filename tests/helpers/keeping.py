@@ -35,7 +35,7 @@ def export(settings: ExportSettings, traces: list[list[dict]], within_s: float =
 
 
 def as_zipkin_shows(spans: list[dict]) -> list[dict]:
-    """What was sent, as the API gives it back: names in lower case, absent for empty, in a fixed order."""
+    """Return the spans as the API gives them back: names in lower case, absent for empty, in a fixed order."""
 
     def endpoint(value: dict) -> dict:
         return value | {"serviceName": value["serviceName"].lower()}
@@ -145,7 +145,7 @@ def stop(server: zipkin.Zipkin) -> None:
 
 
 def eventually(attempt, fits, within_s: float = 30.0):
-    """What `attempt` returns once it fits; what is sent to Zipkin is stored a moment later."""
+    """Repeat `attempt` until its result fits, and return it; what is sent to Zipkin is stored a moment later."""
     until = time.monotonic() + within_s
     while True:
         value = attempt()

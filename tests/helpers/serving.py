@@ -91,8 +91,10 @@ class App:
         ]
 
     def counters(self) -> list[dict[str, int]]:
-        """What each replica of the ingress has counted. Serve shows a handle no replica that is being reconfigured, or
-        just was, so all of them are waited for."""
+        """Return the counters of each replica of the ingress.
+
+        Serve hides a replica from handles while it is reconfigured, so this waits until all of them answer.
+        """
         from ray import serve
         from ray.serve.exceptions import DeploymentUnavailableError
 
@@ -176,7 +178,7 @@ def tracing(zipkin, tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="session")
 def stand_in(zipkin) -> StandIn:
-    """Where `watched` sends its spans."""
+    """A stand-in for Zipkin, to which `watched` sends its spans."""
     server = StandIn(zipkin.url)
     yield server
     server.close()
@@ -189,7 +191,7 @@ def watched_spool(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def voices_folder(tmp_path_factory) -> Path:
-    """Where `fast` and `voice` store voices."""
+    """The folder in which `fast` and `voice` store voices."""
     return tmp_path_factory.mktemp("voices")
 
 

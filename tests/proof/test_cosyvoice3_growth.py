@@ -23,7 +23,7 @@ def tensors() -> int:
 
 
 def mebibytes() -> float:
-    """What the process alone holds, once the C library has given back what was freed and it kept for later."""
+    """Return the process's own memory, once the C library has given back what was freed and it kept for later."""
     ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_full_info().uss / 2**20
 

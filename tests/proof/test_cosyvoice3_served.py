@@ -421,7 +421,7 @@ def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
 
 
 def heard(served: App, fields: dict, at_first: Callable[[], None]) -> tuple[np.ndarray, str]:
-    """What a stream says, and its trace. `at_first` is called when its first audio has come."""
+    """Read a stream; return its events and its trace. `at_first` is called when its first audio has come."""
     data = b""
     with httpx.stream(
         "POST",

@@ -31,7 +31,7 @@ class Mel:
 
 
 def vocoder(*replies: Reply | Exception, asked: list | None = None) -> VocoderClient:
-    """Whose stage answers, or dies, in this order; `asked` gets what it was called with."""
+    """A stage that answers, or dies, in this order; `asked` gets what it was called with."""
     waiting = list(replies)
 
     async def vocode_chunk(carrier, facts: dict, parts: dict, so_far: SoFar) -> Reply:

@@ -97,7 +97,7 @@ def test_rows_hear_the_same_alone_and_in_a_full_batch(lm):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
 def test_the_language_model_in_half_precision_stays_near(tiny, lm, dtype, tolerance):
-    """Of the log-probabilities of the same tokens, alone and in a batch; relative to their own spread."""
+    """The tolerances are relative to the spread of the log-probabilities of the same tokens."""
     half = speech_lm.load(tiny, dtype=dtype)
     alone = heard(half, several=False)
     for one, near, exact in zip(heard(half, several=True), alone, heard(lm, several=False), strict=True):

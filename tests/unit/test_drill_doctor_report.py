@@ -1,4 +1,4 @@
-"""What the bench of incidents takes for a right answer of the doctor's, and what not."""
+"""The checks of the doctor's report in the drills accept a right report and no other."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no clock."""
+"""The watchdog's policy: checks in, decisions out; replicas in, losses out. No Ray, no clock."""
 
 from __future__ import annotations
 
