@@ -33,9 +33,9 @@ def rounds() -> list[float]:
         span = Tracer(service, instance="r").server(stage, parent=run.carrier())
         span.tags({vocabulary.QUEUE_WAIT_MS: 1.25, vocabulary.BATCH_WAIT_MS: 12.5, vocabulary.BATCH_SIZE: 3})
         if stage == vocabulary.GENERATE_MEL:
-            span.child("TEXT_FRONTEND", span.start_ns, span.start_ns)
-            span.child("ACOUSTIC_MODEL", span.start_ns, span.start_ns)
-        run.collect(span.records())
+            span.add_child("TEXT_FRONTEND", span.start_ns, span.start_ns)
+            span.add_child("ACOUSTIC_MODEL", span.start_ns, span.start_ns)
+        run.collect(span.end())
     records = run.finish(200)
     took = []
     for _ in range(ROUNDS):

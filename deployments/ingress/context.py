@@ -30,6 +30,7 @@ def record(error: SpeechError, span: Span | NonRecordingSpan) -> None:
     """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
     span.fail(error.type, error.message, error.status)
     span.tag(vocabulary.ERROR_CODE, error.code)
+    span.tag(vocabulary.ERROR_SERVICE, error.service)
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ class RequestContext:
 
     def carrier(self) -> CallContext:
         """Fresh for every call: it holds the time of sending."""
-        return self.root.carrier(self.deadline_ns)
+        return self.root.call_context(self.deadline_ns)
 
     def headers(self) -> dict[str, str]:
         """For an HTTP call made on this request's behalf: B3 in both forms, and `traceparent`.
 
         An untrusted caller's "sampled" is not handed on: here it would be our word.
         """
-        decision = self.incoming.decision
+        decision = self.incoming.sampling_state
         binding = decision is SamplingState.DENY or self.caller.trusted
         return inject(self.root.context, decision if binding else SamplingState.DEFER)
 
@@ -128,7 +129,7 @@ class RequestContext:
         """Speak for a stage that cannot: a CLIENT span with the error, in its name."""
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
-        self._records.extend(span.records())
+        self._records.extend(span.end())
 
     def extend(self, deadline_s: float) -> None:
         """Another deadline, from the request's start."""
@@ -142,7 +143,7 @@ class RequestContext:
         if self.error is not None:
             record(self.error, self.root)
         self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
-        return [*self.root.records(), *self._records]
+        return [*self.root.end(), *self._records]
 
 
 class SegmentContext:
@@ -168,4 +169,4 @@ class SegmentContext:
     def _numbered(self, record: FinishedSpan) -> FinishedSpan:
         if record.kind is None or self._count == 1:  # a stage's phases are below it
             return record
-        return record.tagged({vocabulary.PIECE: self._number})
+        return record.with_tags({vocabulary.PIECE: self._number})

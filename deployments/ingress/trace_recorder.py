@@ -10,7 +10,7 @@ from access.authentication import Principal
 from deployments import error_messages
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
-from tracing import Exporter, ExportSettings, FinishedSpan, Incoming, encode, vocabulary
+from tracing import Exporter, FinishedSpan, Incoming, encode, vocabulary
 from tracing.redaction import pseudonym
 from tracing.sampling import FinishedTrace, Sampler
 from tracing.settings import Allow
@@ -35,22 +35,15 @@ class TraceRecorder:
         self.tracing = True  #: whether requests are to be recorded at all
         self._untraced = 0
         self.exporter = Exporter(
-            ExportSettings(
-                zipkin_url=settings.zipkin_url,
-                protocol=settings.protocol,
-                kafka=settings.kafka,
-                kafka_options=settings.kafka_options,
-                file=settings.spans_file,
-                spool_dir=settings.spool_dir,
-                spool_limit_bytes=int(settings.spool_limit_mb * 1e6),
-                retry_most_s=settings.retry_most_s,
-                allow=Allow(
+            settings.export_settings(
+                Allow(
                     error_messages=error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                        vocabulary.REQUEST_DIALECT_CODE: frozenset(dialect.code for dialect in registry),
                         vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
                     },
-                ),
+                )
             )
         )
 
@@ -59,7 +52,7 @@ class TraceRecorder:
         if live.sampling_ratio is not None and self._sampling.rules is not None:
             raise ValueError(
                 "sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
-                "ratio of the rule `any` there"
+                "ratio of the rule of type `probabilistic` there"
             )
         self.tracing = live.tracing
         ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio
@@ -78,13 +71,13 @@ class TraceRecorder:
         verdict = self._sampler.decide(_judged(records, incoming, caller))
         if verdict.keep:
             spans = encode(records)
-            verdict.stamp(spans)
+            verdict.add_tags(spans)
             self.exporter.submit(spans)
         return verdict.keep
 
     def foresee(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
         """Whether a trace is kept for certain, by what its root says before it is finished."""
-        return self._sampler.foresee(_judged([root], incoming, caller))
+        return self._sampler.would_keep(_judged([root], incoming, caller))
 
     def counters(self) -> dict[str, int]:
         """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
@@ -97,7 +90,7 @@ class TraceRecorder:
 
 
 def _judged(records: list[FinishedSpan], incoming: Incoming, caller: Principal) -> FinishedTrace:
-    return FinishedTrace.of(records, incoming, trusted=caller.trusted, principals=caller.principals)
+    return FinishedTrace.from_spans(records, incoming, trusted=caller.trusted, principals=caller.principals)
 
 
 def _secret(path: str | None) -> bytes | None:

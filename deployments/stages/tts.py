@@ -43,7 +43,7 @@ class TtsService(Stage):
             done = await self.batched(span, item, carrier.deadline_ns)
             mel = done.value
             for phase in mel.phases:
-                span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
+                span.add_child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
             return {"parts": self.shelf.pack(mel.arrays), "facts": {SECONDS: mel.seconds}}
 
         return await self.answer(carrier, work)
@@ -68,7 +68,7 @@ class TtsService(Stage):
                         self.tell(span, done)
                         span.tag(vocabulary.STREAM_CHUNKS, count)
                         for phase in chunk.phases:
-                            span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
+                            span.add_child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
                     yield {
                         "parts": self.shelf.pack(chunk.arrays),
                         "facts": {SECONDS: chunk.seconds, PART: chunk.part, FINAL: chunk.final, LAST: chunk.last},

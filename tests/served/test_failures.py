@@ -102,7 +102,7 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     tracer = Tracer("cosyvoice3-api")
     root = tracer.server("POST /api/generate", parent=None)
     handle = serve.get_deployment_handle("audio-service", "fast")
-    reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), {}, None).result(timeout_s=10)
+    reply = handle.prepare.remote(root.call_context(time.time_ns() - 1), {}, None).result(timeout_s=10)
     assert reply.error.type == "deadline_exceeded" and "audio-service" in reply.error.message
     assert reply.spans[0].tags["error.type"] == "deadline_exceeded"
 

@@ -58,7 +58,7 @@ def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kep
         span.tags(tags)
         if fail:
             span.fail(*fail)
-        run.collect(span.records())
+        run.collect(span.end())
     Metrics(DIALECTS, kinds).tell(run, run.finish(status), status, kept)
     return kinds.seen
 
@@ -121,7 +121,7 @@ def test_how_a_stage_ended(kind, fail, outcome):
     else:
         span = tracer.server("VOCODE_WAV", parent=run.carrier())
         span.fail(*fail)
-        run.collect(span.records())
+        run.collect(span.end())
     Metrics(DIALECTS, kinds).tell(run, run.finish(500), 500, False)
     assert [labels for _, labels in kinds.seen["cosygraph_stage_seconds"]] == [
         {"stage": "VOCODE_WAV", "outcome": outcome}

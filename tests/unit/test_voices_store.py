@@ -155,9 +155,9 @@ def test_a_deleted_voice_leaves_nothing(voices, settings):
 
 def test_who_may_delete(voices):
     own, free = store(voices, "anna", owner="a-key")[0], store(voices, "bert", "b")[0]
-    assert own.may_be_deleted_by("a-key") and own.may_be_deleted_by("another", admin=True)
-    assert not own.may_be_deleted_by("another") and not own.may_be_deleted_by(None)
-    assert free.may_be_deleted_by(None) and not free.may_be_deleted_by("a-key")
+    assert own.can_delete("a-key") and own.can_delete("another", admin=True)
+    assert not own.can_delete("another") and not own.can_delete(None)
+    assert free.can_delete(None) and not free.can_delete("a-key")
 
 
 def test_arrays_are_kept_for_each_engine_and_version(voices, settings):

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from deployments.ingress import form, json_body, responses
 from deployments.ingress.context import RequestContext, StageProgress
 from deployments.ingress.openapi import MODEL, MODELS, SPEECH
+from deployments.ingress.request_models import SpeechBody
 from speech import data_url
 from speech.audio import MAX_BYTES
 from speech.errors import InvalidInput, NotFound, SpeechError
@@ -25,7 +26,7 @@ FORM = form.Kind("ref_audio", text="input and voice", required=False)
 #: What they call it -> what we do.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
-FIELDS = (*RENAMED, *SAME, "model", "voice", "ref_audio", "language", "stream", "task_type")
+FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
 _TOKENS_PER_SECOND = 25
 _OWNER = "cosygraph"

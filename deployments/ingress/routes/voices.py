@@ -14,9 +14,8 @@ from typing import Protocol
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from deployments.ingress import form
+from deployments.ingress import form, openapi
 from deployments.ingress.context import RequestContext
-from deployments.ingress.routes import voices_openapi
 from deployments.safe_traceback import safe_traceback
 from engines.contract import Engine
 from speech import audio
@@ -54,19 +53,19 @@ class Api(Protocol):
 def add(app: FastAPI, api: Api) -> None:
     endpoints = _Endpoints(api)
 
-    @app.post(ALL, summary="Store a voice", status_code=201, **voices_openapi.ENROL)
+    @app.post(ALL, summary="Store a voice", status_code=201, **openapi.ENROL)
     async def enrol(request: Request):
         return await endpoints.enrol(request)
 
-    @app.get(ALL, summary="All stored voices", **voices_openapi.LIST)
+    @app.get(ALL, summary="All stored voices", **openapi.VOICES)
     async def voices():
         return await endpoints.all()
 
-    @app.get(ONE, summary="One stored voice, by name or id", **voices_openapi.ONE)
+    @app.get(ONE, summary="One stored voice, by name or id", **openapi.VOICE)
     async def voice(voice: str):
         return await endpoints.one(voice)
 
-    @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **voices_openapi.DELETE)
+    @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **openapi.DELETE_VOICE)
     async def delete(voice: str, request: Request):
         return await endpoints.delete(voice, request)
 
@@ -91,6 +90,7 @@ class _Endpoints:
         run.root.tags(
             **{
                 vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
+                vocabulary.REQUEST_DIALECT_CODE: enrolment.dialect.code,
                 vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
                 vocabulary.REQUEST_DIALECT_SOURCE: "request",
             }
@@ -138,7 +138,7 @@ class _Endpoints:
     async def delete(self, voice: str, request: Request) -> JSONResponse:
         store, run = self._store(), request.state.run
         record = await to_thread(store.find, voice)
-        if not record.may_be_deleted_by(run.caller.key, admin=self._api.administers(run)):
+        if not record.can_delete(run.caller.key, admin=self._api.administers(run)):
             raise NotOwner(
                 "This voice was stored with another key. Delete it with that key, or ask an administrator.",
                 param="voice",
