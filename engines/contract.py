@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -235,7 +235,7 @@ ENGINES = {
 }
 
 
-def create(name: str, options: Mapping | None = None) -> Engine:
+def create(name: str, options: Mapping[str, Any] | None = None) -> Engine:
     """Build the engine called `name`.
 
     Raises:
@@ -253,4 +253,5 @@ def create(name: str, options: Mapping | None = None) -> Engine:
     for option in options or {}:
         if known and option not in known:
             raise ValueError(unknown_key(option, known, f"the options of the engine {name}"))
-    return factory(**(options or {}))
+    engine: Engine = factory(**(options or {}))
+    return engine

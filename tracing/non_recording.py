@@ -8,7 +8,7 @@ ids, and because it has OpenTelemetry's methods instead of `tracing.spans.Span`'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -65,7 +65,7 @@ class NonRecordingSpan:
     def fail(self, error_type: str, message: str = "", status: int | None = None) -> None:
         """Do nothing."""
 
-    def add_child(self, name: str, start_ns: int, end_ns: int, tags: dict[str, Any] | None = None) -> None:
+    def add_child(self, name: str, start_ns: int, end_ns: int, tags: Mapping[str, Any] | None = None) -> None:
         """Do nothing."""
 
     def call_context(self, deadline_ns: int) -> CallContext:

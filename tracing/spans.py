@@ -17,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -164,7 +164,7 @@ class Span:
         self.tag(vocabulary.ERROR_TYPE, error_type)
         self.tag(vocabulary.HTTP_STATUS_CODE, status)
 
-    def add_child(self, name: str, start_ns: int, end_ns: int, tags: dict[str, Any] | None = None) -> None:
+    def add_child(self, name: str, start_ns: int, end_ns: int, tags: Mapping[str, Any] | None = None) -> None:
         """Add a finished INTERNAL child, for example a phase that the engine timed itself."""
         if self._finished is not None:
             return

@@ -183,7 +183,7 @@ class Watchdog:
         try:
             async with asyncio.timeout(SWITCH_WITHIN_S):
                 handle = serve.get_deployment_handle(INGRESS, self.settings.app_name)
-                await handle.broadcast("steer", self.policy.engine, for_s).results_async()
+                await handle.broadcast("switch_backend", self.policy.engine, for_s).results_async()
         except Exception as error:
             log.warning("not every ingress could be told which engine to use: %s", safe_traceback(error))
 

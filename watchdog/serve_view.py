@@ -1,7 +1,7 @@
 """Reads the replicas from Serve and Ray, and kills one. Every call blocks: make it in a thread.
 
 Serve has no public call for a replica's actor from inside the cluster. Its REST API has one, but would need an address
-and a token. So the controller is asked as Serve's own client asks it.
+and a token. So the controller is asked as Serve's own client asks it (`deployments/ray_internals.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray import serve
 from ray.actor import ActorHandle
 
+from deployments import ray_internals
 from watchdog.replicas import Replica, Service
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _ENDS = {
 
 def services(app_name: str) -> dict[str, Service]:
     """Return the application's deployments by name. Empty if it is gone or Serve does not answer."""
-    details = serve.context._get_global_client().get_serve_details()
+    details = ray_internals.serve_details()
     return parse(details.get("applications", {}).get(app_name) or {})
 
 
@@ -65,10 +65,8 @@ def _word(value: object) -> str:
 
 def end_of(replica: Replica) -> str:
     """Return why a replica's actor ended: died, unhealthy, node_died, out_of_memory, or gone if Ray doesn't say."""
-    from ray._private.state import actors  # ray.util.state would need the dashboard's address, and a token
-
     try:
-        cause = str(actors(replica.actor_id).get("DeathCause", ""))
+        cause = ray_internals.actor_death_cause(replica.actor_id)
     except Exception as error:
         log.warning("why a replica ended can't be found out (%s)", type(error).__name__)
         return "gone"

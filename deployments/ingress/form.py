@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from speech.audio import check_size
 from speech.errors import InvalidInput
@@ -106,7 +107,7 @@ def _limited(request: Request, most: int) -> Request:
     """Return the same request, whose body raises _TooLarge beyond `most` bytes, announced or not."""
     received = 0
 
-    async def receive():
+    async def receive() -> Message:
         nonlocal received
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -119,7 +120,7 @@ def _limited(request: Request, most: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def _unpack(form, kind: Kind) -> Form:
+async def _unpack(form: FormData, kind: Kind) -> Form:
     fields: dict[str, str] = {}
     clip: bytes | None = None
     for name, value in form.multi_items():

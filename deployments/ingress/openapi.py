@@ -19,11 +19,11 @@ from voices.record import PublicVoice
 
 Description = dict[str, Any]
 
-TRACE = {
+TRACE: Description = {
     "X-Trace-Id": {"required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
     "X-Trace-Url": {"description": "address of the trace, if it is kept for certain", "schema": {"type": "string"}},
 }
-RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
+RETRY: Description = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 _RETRIED = (429, 503)
 
 _FORM, _URLENCODED, _JSON = "multipart/form-data", "application/x-www-form-urlencoded", "application/json"
@@ -131,13 +131,19 @@ def cosyvoice(needed: tuple[str, ...]) -> Description:
     return _speech(schema(CosyVoiceForm, (*needed, "dialect")), *media, answers=(FORMATS["pcm"].media_type,))
 
 
-GENERATE = _speech(schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM)
-SPEECH = _speech(schema(SpeechBody), _JSON, _FORM)
-MODELS = {"responses": {200: answer("The running engine", response_models.ModelList), **failures(*_ACCESS)}}
-MODEL = {"responses": {200: answer("The model", response_models.Model), **failures(*_ACCESS, errors.NotFound)}}
-DIALECTS = {"responses": {200: answer("All dialects", response_models.Dialects), **failures()}}
-HEALTH = {"responses": {200: answer("The ingress runs", response_models.Health), **failures()}}
-READY = {
+GENERATE: Description = _speech(
+    schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM
+)
+SPEECH: Description = _speech(schema(SpeechBody), _JSON, _FORM)
+MODELS: Description = {
+    "responses": {200: answer("The running engine", response_models.ModelList), **failures(*_ACCESS)}
+}
+MODEL: Description = {
+    "responses": {200: answer("The model", response_models.Model), **failures(*_ACCESS, errors.NotFound)}
+}
+DIALECTS: Description = {"responses": {200: answer("All dialects", response_models.Dialects), **failures()}}
+HEALTH: Description = {"responses": {200: answer("The ingress runs", response_models.Health), **failures()}}
+READY: Description = {
     "responses": {
         200: answer("Every stage answers", response_models.Ready),
         **failures(),
@@ -145,7 +151,7 @@ READY = {
     }
 }
 
-ENROL = {
+ENROL: Description = {
     "responses": {
         201: answer("Stored", PublicVoice),
         200: answer("It was stored already, under this name", PublicVoice),
@@ -161,9 +167,11 @@ ENROL = {
     },
     "openapi_extra": body(schema(EnrolmentForm), _FORM),
 }
-VOICES = {"responses": {200: answer("All voices, the oldest first", response_models.VoiceList), **failures(*_VOICES)}}
-VOICE = {"responses": {200: answer("The voice", PublicVoice), **failures(*_VOICES, errors.VoiceNotFound)}}
-DELETE_VOICE = {
+VOICES: Description = {
+    "responses": {200: answer("All voices, the oldest first", response_models.VoiceList), **failures(*_VOICES)}
+}
+VOICE: Description = {"responses": {200: answer("The voice", PublicVoice), **failures(*_VOICES, errors.VoiceNotFound)}}
+DELETE_VOICE: Description = {
     "responses": {
         200: answer("Deleted", response_models.VoiceDeleted),
         **failures(*_VOICES, errors.VoiceNotFound, errors.NotOwner),

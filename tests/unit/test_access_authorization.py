@@ -190,7 +190,7 @@ class Ingress:
             routes=Routes(ROUTES),
             deadline_s=5,
             trace_url=lambda trace_id: None,
-            entrance=self.entrance,
+            access_control=self.entrance,
         )
 
     async def _answer(self, scope, receive, send) -> None:

@@ -75,7 +75,7 @@ def test_a_backlog_of_eight_becomes_one_batch():
         await until(lambda: gate.batches)
         tasks += [asyncio.create_task(batcher.submit(n)) for n in range(1, 9)]
         await settle()
-        assert batcher.backlog == 8
+        assert batcher.num_waiting == 8
         gate.released.release(2)
         results = await asyncio.gather(*tasks)
         assert gate.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
@@ -105,7 +105,7 @@ def test_lingering_pays_only_while_arrivals_are_frequent():
         gate.released.release()
         await tasks[0]
         await settle()
-        lingers = batcher.backlog == 2
+        lingers = batcher.num_waiting == 2
         tasks.append(asyncio.create_task(batcher.submit(3)))
         clock.advance(300)  # past batch_wait_ms
         gate.released.release(3)
@@ -145,7 +145,7 @@ def test_a_member_cancelled_while_waiting_leaves():
         await settle()
         leaves.cancel()
         await settle()
-        assert batcher.backlog == 1
+        assert batcher.num_waiting == 1
         gate.released.release(2)
         assert (await stays).value == 20 and (await first).value == 0
         assert gate.batches == [[0], [2]]

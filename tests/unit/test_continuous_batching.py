@@ -104,7 +104,7 @@ class Desk:
         self.driver = ContinuousBatcher(self.model, self.executor, self.model.clock)
 
     def ask(self, text: str) -> asyncio.Task:
-        return asyncio.create_task(self.driver.settle((Utterance(text, "en-US"), Voice({}))))
+        return asyncio.create_task(self.driver.submit_outcome((Utterance(text, "en-US"), Voice({}))))
 
     async def asked(self, *texts: str) -> list[asyncio.Task]:
         """All of them wait before the model's next step: the first is in it when the others come."""

@@ -16,7 +16,7 @@ MODULES = [
     "tracing.sender",
     "voices.catalog",
     "voices.store",
-    "voices.sweeping",
+    "voices.sweeper",
     "watchdog.canary_request",
     "watchdog.reporter",
 ]

@@ -138,7 +138,7 @@ def test_a_call_on_a_requests_behalf_carries_both_families(tmp_path, client, wor
     seen = {}
 
     async def calling(scope, receive, send):
-        seen.update(scope["state"]["run"].headers())
+        seen.update(scope["state"]["context"].outgoing_headers())
         await fine(scope, receive, send)
 
     Ingress(tmp_path, calling).get(client=(client, 5), b3=f"{T}-{S}-{word}")
@@ -187,8 +187,8 @@ class Proxy:
     app = property(lambda self: self.door)
 
     def kept(self):
-        if self.door._keeper:
-            self.door._keeper.close(5)
+        if self.door._recorder:
+            self.door._recorder.close(5)
         return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
 
 

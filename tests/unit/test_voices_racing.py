@@ -17,7 +17,7 @@ import pytest
 from speech.errors import SpeechError, VoiceNotFound
 from tests.helpers.enrolments import clip_of, store, voices_in
 from voices import Voices, VoiceSettings
-from voices.place import open_place
+from voices.storage import open_storage
 
 PROCESSES = 4
 ENGINE = ("simulated", "1")
@@ -177,7 +177,7 @@ def test_processes_killed_at_any_moment_block_nothing(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     settings = VoiceSettings(url=str(folder))
-    later = Voices(open_place(settings), settings, now=lambda: time.time() + 7200)
+    later = Voices(open_storage(settings), settings, now=lambda: time.time() + 7200)
     later.sweep()
     for record in whole(folder):
         assert later.clip(record.id) == clip_of(f"clip of {record.name}")

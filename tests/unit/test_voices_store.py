@@ -12,8 +12,8 @@ import pytest
 from speech.errors import Conflict, InternalError, VoiceNotFound, VoiceStoreUnavailable
 from tests.helpers.enrolments import CONSENT, clip_of, enrolment, facts, store
 from voices import Voices, VoiceSettings
-from voices.objects import ObjectStore
-from voices.place import open_place
+from voices.object_storage import ObjectStorage
+from voices.storage import open_storage
 
 ENGINE = ("cosyvoice3", "0.5B-2512")
 
@@ -52,7 +52,7 @@ def test_a_stored_voice_is_found_by_name_and_by_id_and_by_other_processes(voices
 
 
 def test_what_is_shown(settings):
-    voices = Voices(open_place(settings), settings, now=lambda: 1764109200.9)
+    voices = Voices(open_storage(settings), settings, now=lambda: 1764109200.9)
     record, _ = store(voices, "安娜", dialect="zh-Sichuan", transcript="secret words", owner="load-test")
     assert record.public() == {
         "id": record.id,
@@ -273,7 +273,7 @@ class LosesAnswers(fsspec.get_filesystem_class("memory")):
 
 
 def in_memory(kind) -> Voices:
-    return Voices(ObjectStore(kind(global_store=False, skip_instance_cache=True), "/store"), VoiceSettings())
+    return Voices(ObjectStorage(kind(global_store=False, skip_instance_cache=True), "/store"), VoiceSettings())
 
 
 def test_nothing_is_stored_where_exclusive_creation_is_ignored(caplog):

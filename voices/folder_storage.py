@@ -1,4 +1,4 @@
-"""A local folder as a place for voices: plain files, finished elsewhere and then linked or renamed into place."""
+"""A local folder as storage: plain files, finished under another name and then linked or renamed into place."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _HALF_WRITTEN = "tmp"
 
 
-class Folder:
-    """A `Place` (place.py). What is written is on the disk when a call returns, as far as the disk tells the truth."""
+class FolderStorage:
+    """A `Storage` (storage.py) in a local folder. A written file is on the disk when the call returns."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -36,7 +36,7 @@ class Folder:
                     if not again:
                         raise
         with suppress(FileNotFoundError):  # the same, a moment later
-            _settle((self._root / path).parent)
+            _sync_folder((self._root / path).parent)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._target(path)
@@ -44,9 +44,9 @@ class Folder:
             try:
                 os.link(file, target)
             except FileExistsError:
-                # Over NFS a link can be made, its answer be lost, and the second try find it there.
+                # Over NFS a link can be made and its answer be lost; the second attempt then finds it.
                 return self.read(path) == data
-        _settle(target.parent)
+        _sync_folder(target.parent)
         return True
 
     def remove(self, path: str) -> None:
@@ -82,7 +82,7 @@ class Folder:
             except FileNotFoundError:
                 continue
 
-    def _entries(self, path: str) -> list[os.DirEntry]:
+    def _entries(self, path: str) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self._root / path) as entries:
                 return list(entries)
@@ -96,7 +96,7 @@ class Folder:
 
     @contextmanager
     def _finished(self, data: bytes) -> Iterator[Path]:
-        """A file of its own that holds all of `data`; what is left under this name is removed afterwards."""
+        """Write `data` into a file of its own, and remove what is left under that name afterwards."""
         folder = self._root / _HALF_WRITTEN
         _make(folder)
         file = folder / secrets.token_hex(16)
@@ -117,8 +117,8 @@ def _make(folder: Path) -> None:
     folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
 
-def _settle(folder: Path) -> None:
-    """A new name is on the disk when its folder is."""
+def _sync_folder(folder: Path) -> None:
+    """Write the folder to the disk: only then a new name in it is there."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

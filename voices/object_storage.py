@@ -1,11 +1,12 @@
-"""Any of fsspec's object stores as a place for voices. There, a file is whole or not there by nature."""
+"""An object store of fsspec as storage. There, a file is either whole or absent."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import threading
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from fsspec import AbstractFileSystem
 
@@ -13,22 +14,24 @@ from speech.errors import VoiceStoreUnavailable
 
 log = logging.getLogger(__name__)
 
-#: fsspec's memory looks and then writes. Nobody but this process has it, so a lock makes one step of the two.
+#: fsspec's memory checks and then writes. It belongs to this process, so a lock makes one step of the two.
 _IN_MEMORY = threading.Lock()
 
 
-class ObjectStore:
-    """A `Place` (place.py) below `root` in `files`."""
+class ObjectStorage:
+    """A `Storage` (storage.py) below `root` in `files`."""
 
     def __init__(self, files: AbstractFileSystem, root: str) -> None:
         self._files = files
         self._root = root.rstrip("/")
-        self._one_at_a_time = _IN_MEMORY if files.protocol == "memory" else nullcontext()
+        self._one_at_a_time: AbstractContextManager[object] = (
+            _IN_MEMORY if files.protocol == "memory" else nullcontext()
+        )
         self._exclusive = False
 
     def read(self, path: str) -> bytes | None:
         try:
-            return self._files.cat_file(self._at(path))
+            return bytes(self._files.cat_file(self._at(path)))
         except FileNotFoundError:
             return None
 
@@ -37,7 +40,7 @@ class ObjectStore:
 
     def create(self, path: str, data: bytes) -> bool:
         if not self._exclusive:
-            self._try_out()
+            self._check_exclusive()
         return self._create(path, data)
 
     def _create(self, path: str, data: bytes) -> bool:
@@ -46,27 +49,26 @@ class ObjectStore:
                 self._files.pipe_file(self._at(path), data, mode="create")
             return True
         except FileExistsError:
-            # Where the answer to a request was lost, the driver has asked again and found what it had written.
+            # If the answer was lost, the driver has asked again and found its own file.
             return self.read(path) == data
         except Exception:
-            # S3 answers 409 to some who come second; any other answer may have been lost behind a success.
+            # S3 may answer 409 to a second request; any other failure may hide a success.
             found = self.read(path)
             if found is None:
                 raise
             return found == data
 
-    def _try_out(self) -> None:
+    def _check_exclusive(self) -> None:
         path = f"try/{secrets.token_hex(16)}"
         try:
             if not self._create(path, b"first") or self._create(path, b"second"):
                 log.error(
-                    "the voice store ignores that a file must not exist yet, so replicas would lose each other's "
-                    "voices: no voice is stored or deleted there"
+                    "the voice store creates a file that exists already, so replicas would lose each other's voices: "
+                    "no voice is stored or deleted there"
                 )
                 raise VoiceStoreUnavailable(
-                    "The place where voices are stored can't create a file exclusively, so "
-                    "nothing is changed there. Whoever runs this service must name another "
-                    "one.",
+                    "The voice store can't create a file exclusively, so nothing is changed there. The operator of "
+                    "this service must set `voices.url` to another one.",
                     code="voice_store_not_exclusive",
                 )
         finally:
@@ -90,13 +92,13 @@ class ObjectStore:
         return [_name(entry) for entry in self._list(path) if entry["type"] == "directory"]
 
     def tidy(self, before: float) -> None:
-        """Nothing is ever half written; parts of a large upload that was broken off are the bucket's to expire."""
+        """Do nothing: no file is half written. The bucket expires parts of a large upload that broke off."""
 
-    def _list(self, path: str) -> list[dict]:
+    def _list(self, path: str) -> list[dict[str, Any]]:
         folder = self._at(path)
         self._files.invalidate_cache(folder)
         try:
-            return self._files.ls(folder, detail=True)
+            return list(self._files.ls(folder, detail=True))
         except FileNotFoundError:
             return []
 
@@ -104,5 +106,5 @@ class ObjectStore:
         return f"{self._root}/{path}"
 
 
-def _name(entry: dict) -> str:
-    return entry["name"].rstrip("/").rpartition("/")[2]
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["name"]).rstrip("/").rpartition("/")[2]

@@ -5,11 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
+from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import Result
-from deployments.ingress.stored_voices import StoredVoices
+from deployments.ingress.stage_clients import StageResult
 from deployments.ingress.voice_cache import VoiceCache
-from deployments.wire import Reply
+from deployments.ingress.voice_resolver import Clip, VoiceResolver
+from deployments.wire import ClipReply, VoiceReply
 from engines.contract import Capabilities
 from speech.audio import decode
 from speech.dialects import DIALECTS
@@ -26,13 +27,14 @@ class Pipeline:
     def __init__(self) -> None:
         self.heard: list[tuple[bytes, str | None]] = []
 
-    async def extract(self, upload: bytes, transcript: str | None, run: RequestContext) -> tuple[Result, Result]:
+    async def speaker(self, upload: bytes, transcript: str | None, run: RequestContext) -> tuple:
         self.heard.append((upload, transcript))
-        return None, Result(Reply([], {"embedding": np.full(3, len(self.heard), np.float32)}), None)
+        clip = ClipReply({}, {}, transcript, {vocabulary.AUDIO_SAMPLE_RATE: 24_000})
+        voice = VoiceReply({"embedding": np.full(3, len(self.heard), np.float32)}, ("fake", "1"))
+        return StageResult(clip, None), StageResult(voice, None)
 
 
-async def unpack(parts):
-    return parts
+ARRAYS = ArrayStore("here", lambda: False)
 
 
 class Ingress:
@@ -42,7 +44,8 @@ class Ingress:
         can = Capabilities("fake", version, 24_000, frozenset({"en-US"}), frozenset({"fast"}), (16_000,))
         self.pipeline = Pipeline()
         self.store = Voices.open(VoiceSettings(url=str(folder)))
-        self.stored = StoredVoices(self.store, self.pipeline, VoiceCache(can, unpack, cache_mb), can, unpack)
+        cache = VoiceCache(can, ARRAYS.unpack_all, cache_mb)
+        self.voices = VoiceResolver(self.pipeline, can, cache, self.store, ARRAYS)
 
     def enrol(self) -> VoiceRecord:
         enrolment = parse(
@@ -57,7 +60,7 @@ class Ingress:
         run = RequestContext(tracer, root, 60.0, root.start_ns)
 
         async def request():
-            return await self.stored.use(await self.stored.find("anna"), run)
+            return await self.voices.resolve(await self.voices.find_stored("anna"), run)
 
         voice = asyncio.run(request())
         return float(voice.arrays["embedding"][0]), run.finish(200)[0].tags
@@ -109,7 +112,7 @@ def test_what_can_not_be_kept_is_counted_and_the_request_goes_on(tmp_path, monke
 
     monkeypatch.setattr(ingress.store, "keep_arrays", refuse)
     assert [ingress.use()[0] for _ in range(2)] == [1, 2]
-    assert ingress.stored.counters() == {
+    assert ingress.voices.counters() == {
         "stored_voices_used": 2,
         "stored_voices_extracted": 2,
         "stored_voices_not_kept": 2,
@@ -118,6 +121,27 @@ def test_what_can_not_be_kept_is_counted_and_the_request_goes_on(tmp_path, monke
 
 
 def test_where_nothing_is_stored_it_says_so():
-    nowhere = StoredVoices(None, Pipeline(), None, Capabilities("fake", "1", 1, frozenset(), frozenset(), ()), unpack)
+    can = Capabilities("fake", "1", 1, frozenset(), frozenset(), ())
+    nowhere = VoiceResolver(Pipeline(), can, VoiceCache(can, ARRAYS.unpack_all), None, ARRAYS)
     with pytest.raises(VoiceNotFound, match="voices.url"):
-        asyncio.run(nowhere.find("anna"))
+        asyncio.run(nowhere.find_stored("anna"))
+
+
+def test_a_clip_is_listened_to_once_and_then_comes_from_the_cache(tmp_path):
+    """The root of a hit says what the clip is like, because the stage that would say it has no span."""
+    ingress = Ingress(tmp_path)
+
+    async def scenario() -> list[dict]:
+        tags = []
+        for _ in range(2):
+            root = Tracer("cosyvoice3-api").server("POST /api/generate", parent=None)
+            run = RequestContext(Tracer("cosyvoice3-api"), root, 60.0, root.start_ns)
+            await ingress.voices.resolve(Clip(CLIP, "what it says"), run)
+            await asyncio.gather(*ingress.voices.cache._adding)
+            tags.append(run.finish(200)[0].tags)
+        return tags
+
+    first, second = asyncio.run(scenario())
+    assert (first[vocabulary.VOICE_CACHE], second[vocabulary.VOICE_CACHE]) == ("miss", "hit")
+    assert second[vocabulary.AUDIO_SAMPLE_RATE] == 24_000 and vocabulary.AUDIO_SAMPLE_RATE not in first
+    assert ingress.pipeline.heard == [(CLIP, "what it says")]
