@@ -36,7 +36,7 @@ class Capabilities:
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
     embedding_size: int = 256
-    max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
+    max_batch_size: Mapping[str, int] = field(default_factory=dict)
     #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
     #: a streamed text goes through the graph sentence by sentence
     streaming: bool = False
