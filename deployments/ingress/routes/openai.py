@@ -59,10 +59,11 @@ def _model(api: IngressApi) -> dict[str, Any]:
 
 
 def _check_model(name: str, api: IngressApi) -> None:
-    known = (api.engine.capabilities.name, _OWNER)
+    known = (api.engine.capabilities.name, _OWNER, *api.config.aliases.models)
     if name not in known:
         raise NotFound(
-            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models).",
+            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models). If your client can't send "
+            "another name, the operator of this service can add it to `aliases.models`.",
             param="model",
             code="model_not_found",
         )
