@@ -21,7 +21,7 @@ from access.required import is_loopback
 from cluster.cli_error import CliError
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
-from cluster.gate.configuration import MOST_TRACES
+from cluster.zipkin_proxy.configuration import MOST_TRACES
 from tracing import vocabulary as words
 
 PAGE = 500  #: traces an answer

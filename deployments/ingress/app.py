@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from config.version import VERSION
 from deployments.ingress import openapi
 from deployments.ingress.routes import cosyvoice, generate, openai, voices
 from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError
@@ -22,6 +23,7 @@ def build(api) -> FastAPI:
     # less is would quote the request's path and Host.
     app = FastAPI(
         title="Cosygraph",
+        version=VERSION,
         description="Voice cloning as a Ray Serve graph; one request, one trace.",
         telemetry={"tracing": False},
         redirect_slashes=False,
@@ -40,7 +42,7 @@ def build(api) -> FastAPI:
 
     @app.get("/health", summary="The ingress lives", **openapi.HEALTH)
     async def health():
-        return {"status": "ok"}
+        return {"status": "ok", "version": VERSION}
 
     @app.get("/ready", summary="Every stage has a replica that answers", **openapi.READY)
     async def ready():

@@ -183,7 +183,11 @@ HEALTH = {
     "responses": {
         200: json(
             "It does",
-            {"type": "object", "required": ["status"], "properties": {"status": {"type": "string", "enum": ["ok"]}}},
+            {
+                "type": "object",
+                "required": ["status", "version"],
+                "properties": {"status": {"type": "string", "enum": ["ok"]}, "version": _STRING},
+            },
         ),
         **errors(),
     }

@@ -8,7 +8,7 @@ import pytest
 from cluster.cli_error import CliError
 from cluster.doctor.window import Window
 from cluster.doctor.zipkin_reader import ZipkinReader
-from cluster.gate.configuration import MOST_TRACES
+from cluster.zipkin_proxy.configuration import MOST_TRACES
 from tests.helpers.doctoring import BEGIN, LENGTH, many
 from tests.helpers.gating import wait_until
 
