@@ -10,7 +10,6 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from pydantic import Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -28,7 +27,7 @@ from deployments.ingress.stage_clients import (
     VocoderClient,
 )
 from deployments.ingress.voice_cache import VoiceCache
-from deployments.settings import AccessConfig, ApiConfig, FallbackEngine, Limits, StageConfig, StrictModel, VoiceCacheMb
+from deployments.settings import GraphConfig, StageConfig
 from deployments.stages.audio import AudioService
 from deployments.stages.embedding import EmbeddingService
 from deployments.stages.fallback import Fallback
@@ -36,52 +35,8 @@ from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
 from engines.contract import Utterance
 from tracing import vocabulary
-from voices.settings import VoiceSettings
 
 APP_NAME = "cosygraph"
-
-
-class StageOptions(StrictModel):
-    """Per stage, below the graph's own settings."""
-
-    threads: int = Field(1, ge=1)
-    device: str = "auto"
-    stuck_after_s: float = Field(5.0, gt=0)
-    wedged_after_s: float | None = Field(None, gt=0)
-
-
-class GraphConfig(AccessConfig):
-    """Everything the application builder takes; unknown keys are refused."""
-
-    engine: str = "embedded"
-    engine_options: dict = Field(default_factory=dict)
-    fallback: FallbackEngine | None = None
-    limits: Limits = Limits()
-    voice_cache_mb: VoiceCacheMb = 0.0
-    voices: VoiceSettings = VoiceSettings()
-    cosyvoice_dialect: str | None = None
-    dialects: tuple[dict[str, str], ...] = ()
-    audio: StageOptions = StageOptions()
-    embedding: StageOptions = StageOptions()
-    tts: StageOptions = StageOptions()
-    vocoder: StageOptions = StageOptions()
-
-    def stage(self, options: StageOptions) -> StageConfig:
-        return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
-
-    def api(self) -> ApiConfig:
-        return ApiConfig(
-            engine=self.engine,
-            engine_options=self.engine_options,
-            fallback=self.fallback,
-            limits=self.limits,
-            tracing=self.tracing,
-            access=self.access,
-            voice_cache_mb=self.voice_cache_mb,
-            voices=self.voices,
-            cosyvoice_dialect=self.cosyvoice_dialect,
-            dialects=self.dialects,
-        )
 
 
 class Graph:

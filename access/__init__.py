@@ -1,1 +1,1 @@
-"""Who may ask for what, and how often: API keys, roles, limits. Nothing here imports Ray (docs/access.md)."""
+"""API keys, roles and rate limits (docs/access.md). Nothing here imports Ray."""

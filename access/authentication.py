@@ -1,6 +1,6 @@
-"""Who calls: a named key, or nobody in particular.
+"""Authentication: which key a request has shown, and whether it is valid.
 
-The key file may change while the ingress runs: it is read again within half a second, and a damaged one is reported
+The key file may change while the ingress runs. A change takes effect within half a second. A damaged file is logged,
 and changes nothing.
 """
 
@@ -15,29 +15,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from access.keys import Key, KeyFile, digest, read
+from access.keys import Key, KeyFile, digest, read_key_file
 from access.settings import CallerLimits
 from speech.dialects import Registry
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_CHECK_EVERY_S = 0.5
 _MAX_USER_LENGTH = 256
-#: Whoever sends one of these is a proxy that speaks for somebody else, so its own address says nothing.
+#: A request with one of these comes through a proxy, so the peer's address is not the caller's.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Attributes:
-    trusted: whether its "sampled" and "debug" count, and the user it names.
-    key: name of the key it has shown.
-    user: whom it acts for, as it says; its key's owner where it says nothing. Never leaves as it is.
-    roles: what its key may do.
-    limits: of its key; None where that has none of its own.
-    dialect: of its key, a registry code: stands in where a request may name none and names none.
-    refused: what was wrong with a key that was shown and doesn't count.
-    address: the peer's network, by which callers without a key are told apart. Never leaves.
+    """The caller of a request.
+
+    Attributes:
+        trusted: its "sampled" and "debug" headers count, and so does the user that it names.
+        key: the name of its valid key; None without one.
+        user: the user for whom it acts: `X-User-Id` of a trusted caller, else the key's owner. Exported only as a hash.
+        roles: the roles of its key.
+        limits: the limits of its key; None if the key has none of its own.
+        dialect: the key's dialect (a registry code), for requests that may leave the dialect out and do.
+        refused: the reason why the key that was shown is not valid.
+        address: the peer's network, which tells callers without a key apart. Never exported.
     """
 
     trusted: bool = False
@@ -51,14 +53,20 @@ class Principal:
 
     @property
     def principals(self) -> frozenset[str]:
+        """The names of key and user, for the sampling rule `principal`."""
         return frozenset(name for name in (self.key, self.user) if name)
 
 
 class Authenticator:
-    """Tells callers apart by `keys_file`. Without one, everybody on this machine is trusted, and nobody else.
+    """Identifies callers by the key file. Without one, exactly the callers on this machine are trusted.
 
-    `dialects`: what the keys' dialects are checked against, where that matters. Raises ValueError where the file is
-    there but no key file, at the start alone.
+    Args:
+        keys_file: path of the key file, or None.
+        dialects: the registry against which the keys' dialects are checked; None: they are not.
+        now: the clock for expiry.
+
+    Raises:
+        ValueError: the file is missing or damaged. Only at the start: later it is logged.
     """
 
     def __init__(
@@ -72,26 +80,31 @@ class Authenticator:
         self._now = now
         self._keys: dict[str, Key] = {}
         self._stamp: tuple[int, ...] | None = None
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         if self._path is not None:
-            self._stamp = self._file_stamp()
-            self._take(read(self._path, dialects))
+            self._stamp = _stamp(self._path)
+            self._use(read_key_file(self._path, dialects))
 
     @property
     def known(self) -> int:
-        """How many keys there are, expired ones too."""
+        """The number of keys, expired ones included."""
         return len({key.name for key in self._keys.values()})
 
     def identify(self, headers: Mapping[str, str], client: str | None) -> Principal:
-        """`headers` by lower-case name, `client` the peer's address. A key comes as `Authorization: Bearer …` or
-        `X-API-Key`; the user as `X-User-Id`, which counts from a trusted caller alone."""
+        """Identify the caller of a request.
+
+        Args:
+            headers: by lower-case name. The key comes as `Authorization: Bearer …` or `X-API-Key`, the user as
+                `X-User-Id`, which counts only from a trusted caller.
+            client: the peer's address.
+        """
         if self._path is None:
             trusted = _is_loopback(client) and not any(name in headers for name in _FORWARDED)
             return Principal(trusted, user=_named_user(headers) if trusted else None, address=_network(client))
-        self._reload()
-        shown = _shown(headers)
-        # A look-up by hash may take as long as it likes to differ: what leaks is a digest's beginning, and nobody can
-        # make a key of 256 random bits to fit one.
+        self._reload(self._path)
+        shown = _key_of(headers)
+        # The time that the look-up takes may tell the beginning of a digest. That is no use without a key of 256 random
+        # bits that has this digest.
         key = self._keys.get(digest(shown)) if shown else None
         if key is None:
             return Principal(refused="unknown" if shown else None, address=_network(client))
@@ -108,35 +121,37 @@ class Authenticator:
             address=_network(client),
         )
 
-    def _reload(self) -> None:
-        if time.monotonic() - self._looked < _LOOK_EVERY_S:
+    def _reload(self, path: Path) -> None:
+        if time.monotonic() - self._checked_at < _CHECK_EVERY_S:
             return
-        self._looked = time.monotonic()
-        stamp = self._file_stamp()
+        self._checked_at = time.monotonic()
+        stamp = _stamp(path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp  # also of a damaged file: it is reported once
+        self._stamp = stamp  # also of a damaged file: it is logged once
         try:
-            self._take(read(self._path, self._dialects))
+            self._use(read_key_file(path, self._dialects))
         except ValueError as error:
             log.error("the keys read before stay in force: %s", error)
 
-    def _take(self, file: KeyFile) -> None:
+    def _use(self, file: KeyFile) -> None:
         self._keys = file.by_hash()
 
-    def _file_stamp(self) -> tuple[int, ...] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino  # a chmod mends some damage too
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """A value that changes with the file; None if it can't be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino  # a chmod mends some damage too
 
 
 def _named_user(headers: Mapping[str, str]) -> str | None:
     return headers.get("x-user-id", "")[:_MAX_USER_LENGTH].strip() or None
 
 
-def _shown(headers: Mapping[str, str]) -> str:
+def _key_of(headers: Mapping[str, str]) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 

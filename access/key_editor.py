@@ -1,4 +1,7 @@
-"""Changes the key file as a whole: read, changed, checked, written beside it, put in its place. Keys are made here."""
+"""The key editor: makes keys, and changes the key file as a whole.
+
+It reads the file, changes and checks it, writes the result beside it and renames that into place.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,35 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from access.keys import NAME, KeyFile, digest, parse, read
+from access.keys import NAME, KeyFile, digest, parse, read_key_file
 
-#: So that people, and programs that look for leaked secrets, know one when they see it.
+#: By this prefix people, and scanners for leaked secrets, recognise a key.
 PREFIX = "cosygraph_"
 
 
 class KeyEditor:
-    """Of one file, which need not be there yet. What the ingress reads is the old file or the new one, never half.
+    """Edits one key file, which need not exist yet. The ingress reads the old file or the new one, never half of one.
 
-    All methods raise ValueError with cause and remedy; a file that is damaged is never written over.
+    All methods raise ValueError with cause and remedy. A damaged file is never overwritten.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()  # a link stays a link
 
     def entries(self) -> KeyFile:
-        return read(self._path) if self._path.exists() else KeyFile()
+        """The keys in the file."""
+        return read_key_file(self._path) if self._path.exists() else KeyFile()
 
-    def add(self, name: str, **fields) -> str:
-        """A new key, which is returned and kept nowhere. `fields` are those of `access.keys.Key` as YAML has them."""
+    def add(self, name: str, **fields: object) -> str:
+        """Add a key and return it; it is stored nowhere. `fields` are those of `access.keys.Key`, as in YAML."""
         if not NAME.fullmatch(name):
             raise ValueError(
-                "that is no key name: lower-case letters, digits, - and _, at most 40, beginning with a letter or digit"
+                "this is no key name: use at most 40 lower-case letters, digits, - and _, and begin with a letter or a "
+                "digit"
             )
         key = _fresh()
         with self._changed() as entries:
@@ -44,7 +50,7 @@ class KeyEditor:
         return key
 
     def rotate(self, name: str) -> str:
-        """A second key of the same name, which is returned; the one before goes on working, older ones do not."""
+        """Make a second key of the same name and return it. The previous key stays valid, older ones do not."""
         key = _fresh()
         with self._changed() as entries:
             entry = _named(entries, name)
@@ -52,7 +58,7 @@ class KeyEditor:
         return key
 
     def retire(self, name: str) -> int:
-        """End a rotation: only the newest key works. Returns how many ended."""
+        """End a rotation: only the newest key stays valid. Returns the number of keys that ended."""
         with self._changed() as entries:
             entry = _named(entries, name)
             hashes = _hashes(entry)
@@ -60,11 +66,12 @@ class KeyEditor:
         return len(hashes) - 1
 
     def revoke(self, name: str) -> None:
+        """Remove the key."""
         with self._changed() as entries:
             entries.remove(_named(entries, name))
 
     @contextmanager
-    def _changed(self) -> Iterator[list[dict]]:
+    def _changed(self) -> Iterator[list[dict[str, Any]]]:
         folder = self._path.parent
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)  # the folder's, since the file is replaced
@@ -88,7 +95,7 @@ class KeyEditor:
                 file.write(text)
                 file.flush()
                 os.fsync(number)
-                if self._path.exists():  # made by root for the ingress's user, it must stay readable for that one
+                if self._path.exists():  # root may edit it: the ingress's user must still be able to read it
                     before = self._path.stat()
                     os.chmod(number, 0o600 | before.st_mode & 0o040)
                     if (before.st_uid, before.st_gid) != (os.getuid(), os.getgid()):
@@ -103,12 +110,12 @@ def _fresh() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _named(entries: list[dict], name: str) -> dict:
+def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     for entry in entries:
         if entry["name"] == name:
             return entry
-    raise ValueError("there is no key of that name; `python -m cluster key --list` shows those there are")
+    raise ValueError("there is no key of that name; `python -m cluster key --list` shows all keys")
 
 
-def _hashes(entry: dict) -> list[str]:
+def _hashes(entry: dict[str, Any]) -> list[str]:
     return [entry["sha256"]] if isinstance(entry["sha256"], str) else list(entry["sha256"])

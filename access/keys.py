@@ -1,4 +1,4 @@
-"""The key file: which keys there are, whose, and what they may do. YAML, and holds no secret, only hashes:
+"""The key file: the keys with their owners, roles and limits. It is YAML, and holds hashes, no secrets:
 
     keys:
       - name: load-test
@@ -7,7 +7,7 @@
         limits: {requests_per_minute: 60, concurrent: 4}
 
 `python -m cluster key NAME` makes a key and its entry; docs/access.md has all the fields. A key has 256 random bits, so
-its plain hash can't be turned back.
+a plain hash of it is safe to store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -28,7 +28,7 @@ from speech.dialects import Registry
 from speech.errors import InvalidInput
 
 Role = Literal["synthesize", "voices", "view-traces", "view-services", "admin"]
-ROLES: frozenset[str] = frozenset(Role.__args__)
+ROLES: frozenset[str] = frozenset(get_args(Role))
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -36,20 +36,28 @@ _AS_LIST = BeforeValidator(lambda value: (value,) if isinstance(value, str) else
 
 
 class Key(StrictModel):
-    """One entry. An entry of the older format, which had a name and a hash alone, may synthesize."""
+    """One entry of the key file. An entry without roles (the older format) may synthesize."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
-    sha256: Annotated[tuple[Sha256, ...], _AS_LIST, Field(min_length=1)]  #: the newest first; two during a rotation
+    """Lower-case letters, digits, - and _."""
+    sha256: Annotated[tuple[Sha256, ...], _AS_LIST, Field(min_length=1)]
+    """Hash of the key, 64 hex digits; a list of two during a rotation, the newest first."""
     roles: frozenset[Role] = frozenset({"synthesize"})
-    owner: str | None = Field(None, min_length=1, max_length=256)  #: whose hash is `user.hash`; None: the name's
-    dialect: str | None = None  #: stands in where a request may leave its dialect out and does
-    limits: CallerLimits | None = None  #: None: the graph's `access.default_limits`
-    trusted: bool = True  #: whether its word counts in tracing: "sampled", "debug", X-User-Id
-    expires: datetime | date | None = None  #: UTC unless it says otherwise; a date is good to the end of that day
+    """What the key may do."""
+    owner: str | None = Field(default=None, min_length=1, max_length=256)
+    """The user whose hash is `user.hash` in traces. Default: the name."""
+    dialect: str | None = None
+    """The dialect of requests that may leave their dialect out and do."""
+    limits: CallerLimits | None = None
+    """Limits of this key. Default: the graph's `access.default_limits`."""
+    trusted: bool = True
+    """The headers "sampled", "debug" and X-User-Id count."""
+    expires: datetime | date | None = None
+    """UTC unless a zone is given; a date is valid to the end of that day."""
 
     @property
     def ends(self) -> datetime | None:
-        """The moment from which this key is refused."""
+        """The time from which this key is refused; None: never."""
         if self.expires is None:
             return None
         if not isinstance(self.expires, datetime):
@@ -58,7 +66,10 @@ class Key(StrictModel):
 
 
 class KeyFile(StrictModel):
+    """The whole key file."""
+
     keys: Annotated[tuple[Key, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
+    """All keys."""
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> KeyFile:
@@ -66,20 +77,26 @@ class KeyFile(StrictModel):
         hashes = [sha256 for key in self.keys for sha256 in key.sha256]
         for what, values in (("name", names), ("sha256", hashes)):
             if len(set(values)) < len(values):
-                raise ValueError(f"the same {what} is there twice; each key has its own")
+                raise ValueError(f"the same {what} is there twice; each key needs its own")
         return self
 
     def by_hash(self) -> dict[str, Key]:
+        """The keys by each of their hashes."""
         return {sha256: key for key in self.keys for sha256 in key.sha256}
 
 
 def digest(key: str) -> str:
+    """The hash of a key, as the key file has it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def parse(text: str, path: Path, dialects: Registry | None = None) -> KeyFile:
-    """The file's text as keys, their dialects as the registry writes them. Raises ValueError that names `path`, the
-    place in it and the remedy, and never a value out of it."""
+    """Parse the text of a key file; dialects become the registry's codes.
+
+    Raises:
+        ValueError: the text is damaged. The message names `path`, the place in the file and the remedy, and quotes no
+            value from it.
+    """
     try:
         loaded = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -92,12 +109,18 @@ def parse(text: str, path: Path, dialects: Registry | None = None) -> KeyFile:
     except ValidationError as error:
         raise _damaged(path, _first(error)) from None
     except TypeError:
-        raise _damaged(path, "a name in it is no word") from None
-    return file if dialects is None else KeyFile(keys=tuple(_spoken(key, path, dialects) for key in file.keys))
+        raise _damaged(path, "a key in it is no text") from None
+    return (
+        file if dialects is None else KeyFile(keys=tuple(_with_registry_code(key, path, dialects) for key in file.keys))
+    )
 
 
-def read(path: Path, dialects: Registry | None = None) -> KeyFile:
-    """Raises ValueError where the file can't be read or is damaged."""
+def read_key_file(path: Path, dialects: Registry | None = None) -> KeyFile:
+    """Read a key file.
+
+    Raises:
+        ValueError: the file can't be read, or is damaged; see `parse`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -110,7 +133,7 @@ def read(path: Path, dialects: Registry | None = None) -> KeyFile:
     return parse(text, path, dialects)
 
 
-def _spoken(key: Key, path: Path, dialects: Registry) -> Key:
+def _with_registry_code(key: Key, path: Path, dialects: Registry) -> Key:
     if key.dialect is None:
         return key
     try:
@@ -127,7 +150,7 @@ def _damaged(path: Path, why: str) -> ValueError:
 
 
 def _first(error: ValidationError) -> str:
-    """Where and what. Pydantic's own text would quote the value."""
+    """The place of the first error and its message. Pydantic's own text would quote the value."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    place = ".".join(str(part) for part in first["loc"]) or "the whole file"
     return f"{place}: {first['msg']}"

@@ -1,7 +1,7 @@
-"""limiter: what callers have taken, counted in one place for all ingress replicas.
+"""limiter: the service that counts callers' requests for all ingress replicas.
 
-A service of its own, one replica, deployed where there may be limits. It keeps nothing: after a restart buckets are
-full, and leases come back with the ingresses' next renewal.
+It has one replica, and is deployed only if callers may have limits. It stores nothing: after a restart the buckets are
+full, and the leases come back with the ingress replicas' next renewal.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from access.settings import CallerLimits
 
 
 class Limiter:
+    """A `RateLimiter` as a Serve deployment."""
+
     service = "limiter"
 
     def __init__(self) -> None:
-        self._ledger = RateLimiter(LEASE_S)
+        self._limiter = RateLimiter(LEASE_S)
 
-    async def enter(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
-        return self._ledger.enter(caller, limits, lease)
+    async def acquire(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
+        """Count one request; see `RateLimiter.acquire`."""
+        return self._limiter.acquire(caller, limits, lease)
 
-    async def leave(self, caller: str, lease: str) -> None:
-        self._ledger.leave(caller, lease)
+    async def release(self, caller: str, lease: str) -> None:
+        """Release a lease; see `RateLimiter.release`."""
+        self._limiter.release(caller, lease)
 
     async def renew(self, held: list[tuple[str, str]]) -> int:
-        """Returns how many callers are known, which also says that the limiter answers."""
-        self._ledger.renew(held)
-        return self._ledger.known()
+        """Renew leases, and return the number of known callers: an answer also says that the limiter is available."""
+        self._limiter.renew(held)
+        return self._limiter.callers()

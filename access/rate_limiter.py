@@ -1,4 +1,8 @@
-"""What callers have taken: a bucket each for their rate, and the leases of their requests under way."""
+"""The rate limiter: a token bucket for each caller's rate, and leases for its requests under way.
+
+The library `limits` counts requests in windows, and has no leases: a caller's concurrent requests could not be
+counted, and those of an ingress replica that died would stay counted for ever. So this is written here.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,42 @@ from typing import Literal
 
 from access.settings import CallerLimits
 from access.token_bucket import TokenBucket
+from speech.errors import RETRY_AFTER_PLACE_S
 
 LEASE_S = 15.0
 _SWEEP_EVERY_S = 60.0
-#: Nobody knows when a request under way will end.
-_RETRY_CONCURRENT_S = 1.0
 
 
 @dataclass(frozen=True)
 class Refusal:
+    """The limit that a request would exceed, and the seconds after which a retry may succeed."""
+
     limit: Literal["rate", "concurrent"]
     retry_after_s: float
 
 
 class RateLimiter:
-    """Use from one thread. A lease that nobody renews for `lease_s` is free again: its ingress has died."""
+    """Counts the requests of all callers. Use it from one thread.
+
+    Args:
+        lease_s: seconds after which a lease ends that is not renewed: its ingress replica has died.
+        clock: any monotonic clock, in seconds.
+    """
 
     def __init__(self, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_s = lease_s
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
-        self._leases: dict[str, dict[str, float]] = {}  #: caller -> lease -> when it ends
+        self._leases: dict[str, dict[str, float]] = {}  #: caller -> lease -> the time at which it ends
         self._swept = clock()
 
-    def enter(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
-        """Take one request of `caller`'s; None where it may go on, and then holds `lease` if it has to.
+    def acquire(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
+        """Count one request of `caller`, and hold `lease` if its concurrent requests are limited.
 
-        A refused request takes nothing: whoever waits for a place loses no tokens over it.
+        A refused request takes no token: waiting for a place costs the caller nothing.
+
+        Returns:
+            None if the request may go on.
         """
         now = self._clock()
         self._sweep(now)
@@ -43,36 +56,36 @@ class RateLimiter:
         if bucket is not None and (wait := bucket.wait_s(now)) > 0:
             return Refusal("rate", wait)
         if limits.concurrent is not None and self.under_way(caller) >= limits.concurrent:
-            return Refusal("concurrent", _RETRY_CONCURRENT_S)
+            return Refusal("concurrent", RETRY_AFTER_PLACE_S)  # the end of a request under way can't be known
         if bucket is not None:
             bucket.take(now)
         if limits.concurrent is not None:
             self.renew([(caller, lease)])
         return None
 
-    def leave(self, caller: str, lease: str) -> None:
-        """Give a lease back; one that is not held is no error, since the clock may have been faster."""
+    def release(self, caller: str, lease: str) -> None:
+        """Release a lease. An unknown lease is no error: it may have ended by itself."""
         leases = self._leases.get(caller, {})
         leases.pop(lease, None)
         if not leases:
             self._leases.pop(caller, None)
 
     def renew(self, held: Iterable[tuple[str, str]]) -> None:
-        """(caller, lease) pairs that are still in use. Unknown ones are taken up: a new ledger learns what is under
-        way from those who hold it."""
+        """Renew (caller, lease) pairs. Unknown ones are added: so a new limiter learns which requests are under way."""
         ends = self._clock() + self._lease_s
         for caller, lease in held:
             self._leases.setdefault(caller, {})[lease] = ends
 
     def under_way(self, caller: str) -> int:
+        """The number of the caller's leases that have not ended."""
         now = self._clock()
         leases = self._leases.get(caller, {})
         for lease in [lease for lease, ends in leases.items() if ends <= now]:
             del leases[lease]
         return len(leases)
 
-    def known(self) -> int:
-        """Callers with anything in here."""
+    def callers(self) -> int:
+        """The number of callers with a bucket or a lease."""
         return len(self._buckets.keys() | self._leases.keys())
 
     def _bucket(self, caller: str, limits: CallerLimits, now: float) -> TokenBucket | None:
@@ -87,7 +100,7 @@ class RateLimiter:
         return bucket
 
     def _sweep(self, now: float) -> None:
-        """Forget who has taken nothing for long, or a default limit for strangers would fill the memory."""
+        """Drop idle callers; otherwise anonymous callers would fill the memory."""
         if now - self._swept < _SWEEP_EVERY_S:
             return
         self._swept = now

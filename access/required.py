@@ -1,4 +1,4 @@
-"""Whether keys are required. Where the service can be reached from the network and has no keys, it does not start."""
+"""The rule that decides if keys are required. A service open to the network without keys does not start."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from access.settings import Access
 REMEDY = (
     "make a key with `python -m cluster key NAME`, whose file the launcher finds by itself, or with `--file "
     "FILE` and name that file as access.keys_file; or listen on 127.0.0.1 alone; or, where something in front of "
-    "the service checks who calls, say so with access.required: false"
+    "the service checks the callers, set access.required: false"
 )
 
 
 def keys_file_of(access: Access, tracing_keys_file: str | None) -> str | None:
-    """The one key file. `tracing.keys_file` is its older place. Raises ValueError where the two differ."""
+    """The path of the key file. `tracing.keys_file` is the older setting for it.
+
+    Raises:
+        ValueError: the two settings differ.
+    """
     if access.keys_file and tracing_keys_file and access.keys_file != tracing_keys_file:
         raise ValueError(
             "access.keys_file and tracing.keys_file name different files, but there is one key file: "
@@ -24,9 +28,15 @@ def keys_file_of(access: Access, tracing_keys_file: str | None) -> str | None:
 
 
 def keys_required(access: Access, host: str | None, keys: int) -> bool:
-    """`host`: what the HTTP server listens on, None where that can't be found out, which counts as open.
+    """Decide if every request needs a key.
 
-    `keys`: how many there are. Raises ValueError where keys are required and there are none.
+    Args:
+        access: the settings.
+        host: the address on which the HTTP server listens; None if unknown, which counts as open to the network.
+        keys: the number of keys.
+
+    Raises:
+        ValueError: keys are required, and there are none.
     """
     if access.required is False:
         return False
@@ -39,7 +49,7 @@ def keys_required(access: Access, host: str | None, keys: int) -> bool:
             else (
                 f"the HTTP server listens on {host}, which is open to the network"
                 if host
-                else "what the HTTP server listens on can't be found out, and so counts as open to the network"
+                else "the HTTP server's address can't be found out, and so counts as open to the network"
             )
         )
         raise ValueError(f"{where}, and there are no keys: {REMEDY}")
@@ -47,6 +57,7 @@ def keys_required(access: Access, host: str | None, keys: int) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
+    """Tell whether `host` is an address of this machine alone."""
     if host == "localhost":
         return True
     try:

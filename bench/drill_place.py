@@ -13,7 +13,7 @@ from bench.alerts import Alerts, Unlike
 from bench.private_graph import PrivateGraph
 from bench.traffic import Traffic
 from cluster.serving import Application
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Place:
                 f"{self.zipkin_url}/api/v2/traces",
                 trust_env=False,
                 timeout=30,
-                params={"serviceName": words.WATCHDOG, "spanName": span.lower(), "lookback": 600_000, "limit": 50},
+                params={"serviceName": vocabulary.WATCHDOG, "spanName": span.lower(), "lookback": 600_000, "limit": 50},
             ).json()
             if found:
                 return [one for trace in found for one in trace if one["name"] == span.lower()]

@@ -7,7 +7,7 @@ import time
 import httpx
 
 from bench.load import Sample
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 LIMIT = 10_000  #: traces in one answer
 
@@ -21,7 +21,7 @@ class Kept:
         there, and returns what there is."""
         wanted, end = {sample.trace_id for sample in samples}, time.monotonic() + within_s
         while True:
-            found = self._find(f"{words.HTTP_STATUS_CODE}=400", since_s + within_s)
+            found = self._find(f"{vocabulary.HTTP_STATUS_CODE}=400", since_s + within_s)
             traces = [trace for trace in found if trace[0]["traceId"] in wanted]
             if len(traces) >= len(wanted) or time.monotonic() > end:
                 return traces
@@ -29,7 +29,7 @@ class Kept:
 
     def _find(self, query: str, since_s: float) -> list[list[dict]]:
         asked = {
-            "serviceName": words.INGRESS,
+            "serviceName": vocabulary.INGRESS,
             "annotationQuery": query,
             "lookback": round(since_s * 1000),
             "limit": LIMIT,
@@ -43,8 +43,8 @@ class Kept:
             while sample.kept:
                 answer = self._http.get(f"/api/v2/trace/{sample.trace_id}")
                 for span in answer.json() if answer.status_code == 200 else ():
-                    if words.USER_HASH in span.get("tags", {}):
-                        return span["tags"][words.USER_HASH]
+                    if vocabulary.USER_HASH in span.get("tags", {}):
+                        return span["tags"][vocabulary.USER_HASH]
                 if time.monotonic() > end:
                     break
                 time.sleep(0.5)
@@ -53,4 +53,4 @@ class Kept:
 
 def has_rate(trace: list[dict], rate: int) -> bool:
     """Whether a span says that the clip had this sample rate."""
-    return any(span.get("tags", {}).get(words.AUDIO_SAMPLE_RATE) == str(rate) for span in trace)
+    return any(span.get("tags", {}).get(vocabulary.AUDIO_SAMPLE_RATE) == str(rate) for span in trace)

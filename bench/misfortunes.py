@@ -18,7 +18,7 @@ import psutil
 
 from bench.alerts import Alert, Unlike
 from bench.drill_place import Place, expect, listener
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 GOOD = [{"text": "Hello there", "dialect": "en-US"}, {"text": "你好", "dialect": "zh-CN"}]
 CALM, CROWD = (12, 0.8), (24, 0.0)  #: clients and the pause of each, s
@@ -26,7 +26,9 @@ CALM, CROWD = (12, 0.8), (24, 0.0)  #: clients and the pause of each, s
 
 def of_stages(trace: list[dict]) -> list[dict]:
     return [
-        span for span in trace if span.get("kind") == "SERVER" and span["localEndpoint"]["serviceName"] != words.INGRESS
+        span
+        for span in trace
+        if span.get("kind") == "SERVER" and span["localEndpoint"]["serviceName"] != vocabulary.INGRESS
     ]
 
 
@@ -71,16 +73,16 @@ class NoBatches(Misfortune):
         found = alert.traces()
         slowest = max(found, key=lambda trace: max(span["duration"] for span in trace))
         widest = max(of_stages(slowest), key=lambda span: span["duration"])
-        waits = {name: float(widest["tags"][name]) for name in (words.BATCH_WAIT_MS, words.COMPUTE_MS)}
+        waits = {name: float(widest["tags"][name]) for name in (vocabulary.BATCH_WAIT_MS, vocabulary.COMPUTE_MS)}
         expect(
-            widest["name"] == "generate_mel" and waits[words.BATCH_WAIT_MS] > 5 * waits[words.COMPUTE_MS],
+            widest["name"] == "generate_mel" and waits[vocabulary.BATCH_WAIT_MS] > 5 * waits[vocabulary.COMPUTE_MS],
             f"the widest is {widest['name']} with {waits}",
         )
-        sizes = tags([[widest]], words.BATCH_SIZE)
+        sizes = tags([[widest]], vocabulary.BATCH_SIZE)
         return (
             f"{len(found)} traces; the widest span of the slowest is GENERATE_MEL, "
-            f"{widest['duration'] / 1e6:.1f} s, `batch.wait_ms` {waits[words.BATCH_WAIT_MS]:.0f}, "
-            f"`compute_ms` {waits[words.COMPUTE_MS]:.0f}, `batch.size` {', '.join(sizes)}"
+            f"{widest['duration'] / 1e6:.1f} s, `batch.wait_ms` {waits[vocabulary.BATCH_WAIT_MS]:.0f}, "
+            f"`compute_ms` {waits[vocabulary.COMPUTE_MS]:.0f}, `batch.size` {', '.join(sizes)}"
         )
 
     def mend(self, place: Place) -> None:
@@ -100,7 +102,7 @@ class Defect(Misfortune):
     def look(self, place: Place, alert: Alert) -> str:
         expect(alert.notes["stage"] == "GENERATE_MEL", f"the alert names {alert.notes['stage']}")
         found = alert.traces()
-        kinds = tags(found, words.ERROR_TYPE)
+        kinds = tags(found, vocabulary.ERROR_TYPE)
         expect(set(kinds) == {"internal"}, f"error types: {dict(kinds)}")
         lines = place.log_lines("tts-service", found[0][0]["traceId"])
         expect(lines > 0, "tts-service's log has nothing of the first trace")
@@ -130,7 +132,7 @@ class Deaths(Misfortune):
         found = alert.traces()
         died = [span for span in place.told("REPLICA_REPLACED") if span["tags"]["watchdog.cause"] == "died"]
         expect(bool(died), "the watchdog tells of no replica that died")
-        kinds = tags(found, words.ERROR_TYPE)
+        kinds = tags(found, vocabulary.ERROR_TYPE)
         return (
             f"{len(self._killed)} deaths; {len(found)} traces, `error.type` "
             f"{', '.join(sorted(kinds)) or 'none'}; the watchdog's `REPLICA_REPLACED` with cause died"
@@ -199,7 +201,7 @@ class RefusedTexts(Misfortune):
 
     def look(self, place: Place, alert: Alert) -> str:
         found = alert.traces()
-        kinds, dialects = tags(found, words.ERROR_TYPE), tags(found, words.REQUEST_DIALECT)
+        kinds, dialects = tags(found, vocabulary.ERROR_TYPE), tags(found, vocabulary.REQUEST_DIALECT)
         expect(set(kinds) == {"input_validation"}, f"error types: {dict(kinds)}")
         expect(len(dialects) == 1, f"dialects: {dict(dialects)}")
         return f"{len(found)} traces, all `request.dialect` {', '.join(dialects)} and `error.type` input_validation"
@@ -266,7 +268,7 @@ class EngineIll(Misfortune):
         expect(answer.status_code == 200, f"the canary's request {request} is not in Zipkin")
         return (
             f"{len(found)} failed checks, `watchdog.service` tts-service, `error.type` "
-            f"{', '.join(tags(found, words.ERROR_TYPE))}; `canary.trace_id` leads to the request"
+            f"{', '.join(tags(found, vocabulary.ERROR_TYPE))}; `canary.trace_id` leads to the request"
         )
 
     def mend(self, place: Place) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-from tracing import Tracer, encode
-from tracing import vocabulary as words
+from tracing import Tracer, encode, vocabulary
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
 MS = 1_000_000
@@ -29,45 +28,46 @@ def request(number: int, *, start_ns: int | None = None, parent=None) -> list[di
     chance = random.Random(number)
     start = start_ns if start_ns is not None else time.time_ns() - 2000 * MS
     tracers = {
-        service: Tracer(service, instance=f"{chance.getrandbits(32):08x}", ip="10.0.0.7") for service in words.SERVICES
+        service: Tracer(service, instance=f"{chance.getrandbits(32):08x}", ip="10.0.0.7")
+        for service in vocabulary.SERVICES
     }
-    root = tracers[words.INGRESS].server("POST /api/generate", parent=parent, start_ns=start)
+    root = tracers[vocabulary.INGRESS].server("POST /api/generate", parent=parent, start_ns=start)
     dialect, language = DIALECTS[number % len(DIALECTS)]
     root.tags(
         {
-            words.HTTP_METHOD: "POST",
-            words.HTTP_ROUTE: "/api/generate",
-            words.REQUEST_DIALECT: dialect,
-            words.REQUEST_DIALECT_SOURCE: "request",
-            words.REQUEST_LANGUAGE: language,
-            words.REQUEST_MODE: "fast",
-            words.TEXT_LENGTH: chance.randint(5, 200),
-            words.QUEUE_WAIT_MS: 0.02,
-            words.VOICE_CACHE: "miss",
-            words.USER_HASH: f"{chance.getrandbits(128):032x}",
+            vocabulary.HTTP_METHOD: "POST",
+            vocabulary.HTTP_ROUTE: "/api/generate",
+            vocabulary.REQUEST_DIALECT: dialect,
+            vocabulary.REQUEST_DIALECT_SOURCE: "request",
+            vocabulary.REQUEST_LANGUAGE: language,
+            vocabulary.REQUEST_MODE: "fast",
+            vocabulary.TEXT_LENGTH: chance.randint(5, 200),
+            vocabulary.QUEUE_WAIT_MS: 0.02,
+            vocabulary.VOICE_CACHE: "miss",
+            vocabulary.USER_HASH: f"{chance.getrandbits(128):032x}",
         }
     )
-    failing = {0: words.PREPROCESS_AUDIO}.get(number % 10) or {7: words.GENERATE_MEL}.get(number % 25)
-    lost = words.VOCODE_WAV if number % 40 == 13 else None
+    failing = {0: vocabulary.PREPROCESS_AUDIO}.get(number % 10) or {7: vocabulary.GENERATE_MEL}.get(number % 25)
+    lost = vocabulary.VOCODE_WAV if number % 40 == 13 else None
     records, at, status = [], start + 3 * MS, 200
-    for stage in words.STAGES:
+    for stage in vocabulary.STAGES:
         took = chance.randint(20, 400) * MS
         if stage == lost:
-            span = tracers[words.INGRESS].client(
-                stage, parent=root.context, start_ns=at, remote_service=words.STAGE_SERVICE[stage]
+            span = tracers[vocabulary.INGRESS].client(
+                stage, parent=root.context, start_ns=at, remote_service=vocabulary.STAGE_SERVICE[stage]
             )
             span.fail("stage_unavailable", status=503)
             status = 503
         else:
-            span = _stage(tracers[words.STAGE_SERVICE[stage]], stage, root.context, at, took, chance)
+            span = _stage(tracers[vocabulary.STAGE_SERVICE[stage]], stage, root.context, at, took, chance)
             if stage == failing:
-                status = 400 if stage == words.PREPROCESS_AUDIO else 500
+                status = 400 if stage == vocabulary.PREPROCESS_AUDIO else 500
                 span.fail("input_validation" if status == 400 else "internal", status=status)
         records += span.records(at + took)
         at += took + MS
         if stage in (failing, lost):
             break
-    root.tag(words.HTTP_STATUS_CODE, status)
+    root.tag(vocabulary.HTTP_STATUS_CODE, status)
     if status != 200:
         root.fail("input_validation" if status == 400 else "internal", status=status)
     records = root.records(at) + records
@@ -84,31 +84,31 @@ def _stage(tracer: Tracer, stage: str, parent, at: int, took: int, chance: rando
     wait = chance.randint(100, 9000) / 1000
     span.tags(
         {
-            words.STAGE: stage,
-            words.DEVICE: "cuda:0",
-            words.MODEL_NAME: "Fun-CosyVoice3-0.5B",
-            words.MODEL_VERSION: "2512",
-            words.QUEUE_WAIT_MS: wait,
-            words.COMPUTE_MS: (took - 2 * MS) / MS,
+            vocabulary.STAGE: stage,
+            vocabulary.DEVICE: "cuda:0",
+            vocabulary.MODEL_NAME: "Fun-CosyVoice3-0.5B",
+            vocabulary.MODEL_VERSION: "2512",
+            vocabulary.QUEUE_WAIT_MS: wait,
+            vocabulary.COMPUTE_MS: (took - 2 * MS) / MS,
         }
     )
-    if stage == words.PREPROCESS_AUDIO:
+    if stage == vocabulary.PREPROCESS_AUDIO:
         span.tags(
             {
-                words.AUDIO_SAMPLE_RATE: 44100,
-                words.AUDIO_FORMAT: "WAV",
-                words.AUDIO_DURATION: chance.randint(3000, 15000) / 1000,
-                words.AUDIO_CLIPPING: 0.0,
+                vocabulary.AUDIO_SAMPLE_RATE: 44100,
+                vocabulary.AUDIO_FORMAT: "WAV",
+                vocabulary.AUDIO_DURATION: chance.randint(3000, 15000) / 1000,
+                vocabulary.AUDIO_CLIPPING: 0.0,
             }
         )
     else:
         span.tags(
             {
-                words.BATCH_ID: f"{chance.getrandbits(64):016x}",
-                words.BATCH_SIZE: chance.randint(1, 8),
-                words.BATCH_WAIT_MS: wait,
-                words.GPU_UTILIZATION: 0.63,
+                vocabulary.BATCH_ID: f"{chance.getrandbits(64):016x}",
+                vocabulary.BATCH_SIZE: chance.randint(1, 8),
+                vocabulary.BATCH_WAIT_MS: wait,
+                vocabulary.GPU_UTILIZATION: 0.63,
             }
         )
-        span.annotate(words.BATCH_STARTED, at_ns=at + int(wait * MS))
+        span.annotate(vocabulary.BATCH_STARTED, at_ns=at + int(wait * MS))
     return span

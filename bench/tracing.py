@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode, extract
-from tracing import vocabulary as words
+from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode, extract, vocabulary
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
@@ -30,25 +29,25 @@ HEADERS = [
     ("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1"),
 ]
 STAGE_TAGS = {
-    words.STAGE: words.GENERATE_MEL,
-    words.MODEL_NAME: "kokoro-82m",
-    words.QUEUE_WAIT_MS: 1.234,
-    words.BATCH_ID: "0123456789abcdef",
-    words.BATCH_SIZE: 3,
-    words.BATCH_WAIT_MS: 12.5,
-    words.COMPUTE_MS: 345.678,
-    words.DEVICE: "cpu",
+    vocabulary.STAGE: vocabulary.GENERATE_MEL,
+    vocabulary.MODEL_NAME: "kokoro-82m",
+    vocabulary.QUEUE_WAIT_MS: 1.234,
+    vocabulary.BATCH_ID: "0123456789abcdef",
+    vocabulary.BATCH_SIZE: 3,
+    vocabulary.BATCH_WAIT_MS: 12.5,
+    vocabulary.COMPUTE_MS: 345.678,
+    vocabulary.DEVICE: "cpu",
 }
 ROOT_TAGS = {
-    words.HTTP_METHOD: "POST",
-    words.HTTP_ROUTE: "/api/generate",
-    words.REQUEST_DIALECT: "mandarin",
-    words.REQUEST_LANGUAGE: "zh",
-    words.REQUEST_MODE: "fast",
-    words.TEXT_LENGTH: 42,
-    words.AUDIO_SAMPLE_RATE: 24000,
-    words.AUDIO_DURATION: 5.25,
-    words.HTTP_STATUS_CODE: 200,
+    vocabulary.HTTP_METHOD: "POST",
+    vocabulary.HTTP_ROUTE: "/api/generate",
+    vocabulary.REQUEST_DIALECT: "mandarin",
+    vocabulary.REQUEST_LANGUAGE: "zh",
+    vocabulary.REQUEST_MODE: "fast",
+    vocabulary.TEXT_LENGTH: 42,
+    vocabulary.AUDIO_SAMPLE_RATE: 24000,
+    vocabulary.AUDIO_DURATION: 5.25,
+    vocabulary.HTTP_STATUS_CODE: 200,
 }
 
 
@@ -67,7 +66,7 @@ class Nowhere:
 def stage_span(tracer: Tracer, name: str, carrier) -> list[FinishedSpan]:
     span = tracer.server(name, parent=carrier)
     span.tags(STAGE_TAGS)
-    span.annotate(words.DEQUEUED)
+    span.annotate(vocabulary.DEQUEUED)
     return span.records()
 
 
@@ -96,8 +95,8 @@ def cost(work, rounds: int) -> dict[str, float]:
 
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
-    api = Tracer(words.INGRESS, instance="replica1")
-    stages = {name: Tracer(words.STAGE_SERVICE[name], instance="replica1") for name in words.STAGES}
+    api = Tracer(vocabulary.INGRESS, instance="replica1")
+    stages = {name: Tracer(vocabulary.STAGE_SERVICE[name], instance="replica1") for name in vocabulary.STAGES}
     carrier = api.server("root", parent=None).carrier(2**62)
     records = whole_trace(api, stages)
     trace = encode(records)
@@ -105,7 +104,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     results = {
         "headers: extract": cost(lambda: extract(HEADERS), rounds),
         "span: create, 9 tags, finish": cost(
-            lambda: stage_span(stages[words.GENERATE_MEL], words.GENERATE_MEL, carrier), rounds
+            lambda: stage_span(stages[vocabulary.GENERATE_MEL], vocabulary.GENERATE_MEL, carrier), rounds
         ),
         "trace: all six spans": cost(lambda: whole_trace(api, stages), rounds),
         "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(records)), rounds),

@@ -1,1 +1,1 @@
-"""The strict model that every settings class is made of."""
+"""The ground floor: the strict model of all settings, the table of routes. It imports no other room."""

@@ -1,4 +1,4 @@
-"""The base of all typed settings: strict at every level; a key that is not known is an error that names the nearest."""
+"""The base of all settings: strict at every level, with the nearest key named in the error."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class StrictModel(BaseModel):
-    """Refuses unknown keys; frozen, because a replica's settings change only through `reconfigure`."""
+    """A settings model that refuses unknown keys and names the nearest known one.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    It is frozen: a replica's settings change only through `reconfigure`. The string below a field is the field's
+    description, from which `python -m config.document` makes docs/configuration.md.
+    """
+
+    # Errors must not quote values: some are secrets (a salt, a broker's password, an address with credentials).
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for key in data.keys() - cls.model_fields.keys():
-                near = get_close_matches(str(key), cls.model_fields, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
-                raise ValueError(f"unknown key '{key}' in {cls.__name__}; {hint}")
+                raise ValueError(unknown_key(str(key), list(cls.model_fields), cls.__name__))
         return data
+
+
+def unknown_key(key: str, known: list[str], owner: str) -> str:
+    """The error message for a key that `owner` does not have."""
+    near = get_close_matches(key, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known) or 'none'}"
+    return f"unknown key '{key}' in {owner}; {hint}"

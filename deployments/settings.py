@@ -1,100 +1,152 @@
-"""Typed settings, strict at every level: a key that is not known is an error that names the nearest one."""
+"""The settings of the graph and its services, with all their defaults (docs/configuration.md shows them)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from access.required import keys_file_of
 from access.settings import Access
 from config.strict import StrictModel
+from speech.dialects import DIALECTS, Registry
 from tracing.sampling import SamplingSettings
+from tracing.settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from voices.settings import VoiceSettings
 
 
-class StageConfig(StrictModel):
-    """What every stage replica is told. `engine_options` go to the engine as keyword arguments."""
+class EngineSettings(StrictModel):
+    """The engine that speaks."""
 
     engine: str
-    engine_options: dict = Field(default_factory=dict)
-    device: str = "auto"  #: cuda where the replica was given one, else cpu
-    threads: int = Field(1, ge=1)  #: torch threads; Ray would leave a fractional replica with one
-    stuck_after_s: float = Field(5.0, gt=0)  #: with work, and without using any CPU: makes the replica unhealthy
-    wedged_after_s: float | None = Field(None, gt=0)  #: a longer batch does too; default 120 on a CPU, 20 on a GPU
+    """Name of the engine: embedded, cosyvoice3 or simulated."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the engine; each engine documents its own."""
+
+
+class ComputeOptions(StrictModel):
+    """The resources of a stage's replica."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: cuda if Ray gave the replica a GPU, else cpu."""
+    threads: int = Field(default=1, ge=1)
+    """Torch threads. Ray would leave a replica with a fraction of a CPU with one."""
+
+
+class StageOptions(ComputeOptions):
+    """The options of one stage."""
+
+    stuck_after_s: float = Field(default=5.0, gt=0)
+    """Seconds with work, and without any use of CPU, after which a replica is unhealthy."""
+    wedged_after_s: float | None = Field(default=None, gt=0)
+    """Seconds after which a running batch makes the replica unhealthy. Default: 120 on a CPU, 20 on a GPU."""
+
+
+class StageConfig(EngineSettings, StageOptions):
+    """The configuration of a stage's replica."""
+
+
+class FallbackEngine(EngineSettings, ComputeOptions):
+    """Another engine, which speaks while the watchdog finds that the graph's own engine fails."""
 
 
 class BatchSettings(StrictModel):
-    """A batching deployment's `user_config`: both may change while the replica runs."""
+    """Batching of one service. Both settings may change while the replica runs; without a key its value stays."""
 
-    max_batch_size: int | None = Field(None, ge=1, le=256)
-    batch_wait_ms: float | None = Field(None, ge=0, le=10_000)
+    max_batch_size: int = Field(default=8, ge=1, le=256)
+    """The most requests in one batch. vocoder-service: 1, because on a CPU a batch takes longer than its members."""
+    batch_wait_ms: float = Field(default=200.0, ge=0, le=10_000)
+    """The longest wait of a batch for more requests, in milliseconds. vocoder-service: 0."""
+
+    def given(self) -> dict[str, Any]:
+        """Only the values that were given."""
+        return self.model_dump(exclude_unset=True)
+
+
+#: The values with which batching services start.
+BATCHING = BatchSettings()
+VOCODER_BATCHING = BatchSettings(max_batch_size=1, batch_wait_ms=0.0)
 
 
 class Limits(StrictModel):
-    """Admission, per ingress replica. The stages' `max_ongoing_requests` must not be below `max_in_flight`."""
+    """Admission of each ingress replica. A stage's `max_ongoing_requests` must not be below `max_in_flight`."""
 
-    max_in_flight: int = Field(64, ge=1)  #: requests inside the graph
-    max_waiting: int = Field(64, ge=0)  #: requests waiting to enter it; beyond that 503 with Retry-After
-    max_wait_s: float = Field(10.0, gt=0)  #: longest wait to enter
-    deadline_s: float = Field(60.0, gt=0)  #: from arrival to answer
-    long_deadline_s: float = Field(600.0, gt=0)  #: the same for long_form, up to the end of its stream
-    pieces_at_once: int = Field(4, ge=1)  #: of one long text, in the graph; they count as one request in flight
+    max_in_flight: int = Field(default=64, ge=1)
+    """Requests inside the graph."""
+    max_waiting: int = Field(default=64, ge=0)
+    """Requests that wait to enter it; beyond that the answer is 503 with Retry-After."""
+    max_wait_s: float = Field(default=10.0, gt=0)
+    """Longest wait to enter, in seconds."""
+    deadline_s: float = Field(default=60.0, gt=0)
+    """Seconds from a request's arrival to its answer."""
+    long_deadline_s: float = Field(default=600.0, gt=0)
+    """The same with long_form, up to the end of the stream."""
+    pieces_at_once: int = Field(default=4, ge=1)
+    """Pieces of one long text that are in the graph at a time. They count as one request in flight."""
 
 
-class Tracing(StrictModel):
-    """What is kept of finished traces and where it goes. With no way out named, traces are counted and dropped."""
+class Tracing(SpanDestination):
+    """The export of finished traces. Without `zipkin_url`, `kafka` or `spans_file` traces are counted and dropped."""
 
-    zipkin_url: str | None = None  #: base URL of the server spans are sent to: http://127.0.0.1:9411
-    zipkin_ui_url: str | None = None  #: base URL that people open, where it differs
-    protocol: Literal["http", "grpc"] = "http"  #: how zipkin_url is spoken to
-    kafka: str | None = None  #: brokers (host:port,host:port) that Zipkin reads from, instead of zipkin_url
-    kafka_options: dict[str, str] = Field(default_factory=dict)  #: further settings of librdkafka
-    spans_file: str | None = None  #: JSON lines, where no Zipkin can be had
-    spool_dir: str | None = None  #: kept traces are appended here before the answer leaves
-    spool_limit_mb: float = Field(256.0, ge=2, le=1e6)  #: of each ingress process; beyond it the oldest traces go
-    retry_most_s: float = Field(30.0, gt=0)  #: longest pause between attempts while Zipkin fails
-    sampling: SamplingSettings = SamplingSettings()  #: what is kept: see tracing/sampling.py
-    keys_file: str | None = None  #: the older place of access.keys_file, where that is not set
-    secret_file: str | None = None  #: at least 32 random bytes; without it no user.hash leaves, and no salt is used
+    zipkin_ui_url: str | None = None
+    """Zipkin's base address as people open it, if it differs from `zipkin_url`."""
+    spans_file: Path | None = None
+    """A JSON-lines file for places without Zipkin."""
+    spool_limit_mb: float = Field(default=SPOOL_LIMIT_BYTES / 1e6, ge=2, le=1e6)
+    """The most that each ingress process keeps on disk, in MB; beyond it the oldest traces go."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Which traces are kept."""
+    keys_file: str | None = None
+    """The older setting for `access.keys_file`; used if that is not set."""
+    secret_file: str | None = None
+    """A file of at least 32 random bytes. Without it no user.hash is exported, and sampling has no salt."""
 
     def trace_url(self, trace_id: str) -> str | None:
+        """The address at which people find a trace; None without Zipkin."""
         base = self.zipkin_ui_url or self.zipkin_url
         return f"{base.rstrip('/')}/zipkin/traces/{trace_id}" if base else None
 
+    def export_settings(self, allow: Allow) -> ExportSettings:
+        """The settings of the exporter.
+
+        Args:
+            allow: the words that may leave beyond the vocabulary.
+        """
+        shared = {name: getattr(self, name) for name in SpanDestination.model_fields}
+        return ExportSettings(
+            **shared, file=self.spans_file, spool_limit_bytes=int(self.spool_limit_mb * 1e6), allow=allow
+        )
+
 
 class LiveTracing(StrictModel):
-    """The part of cosyvoice3-api's `user_config` that is the keeper's: changes by a redeploy that restarts nothing."""
+    """The settings of tracing that may change while the ingress runs."""
 
-    tracing: bool = True  #: False: requests have ids but no spans, also those that fail; they are counted
-    sampling_ratio: float | None = Field(None, ge=0, le=1)  #: in place of the one in `tracing.sampling`
+    tracing: bool = True
+    """False: requests have trace ids, but no spans, failed ones included. They are counted."""
+    sampling_ratio: float | None = Field(default=None, ge=0, le=1)
+    """Replaces `tracing.sampling.ratio`."""
 
 
-#: Megabytes (10**6 bytes) of kept voices in each ingress replica; 0 is off. CosyVoice3's take 162 kB each.
 VoiceCacheMb = Annotated[float, Field(ge=0, le=100_000)]
 
 
 class LiveApi(LiveTracing):
-    """cosyvoice3-api's whole `user_config`."""
+    """Settings of the ingress that change without a restart."""
 
-    metrics: bool = True  #: False: what requests were is not counted, and each metric stays as it is
-    voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
-
-
-class FallbackEngine(StrictModel):
-    """Another engine, which speaks while the watchdog finds that the graph's own doesn't."""
-
-    engine: str
-    engine_options: dict = Field(default_factory=dict)
-    device: str = "auto"
-    threads: int = Field(1, ge=1)  #: torch threads of each of its stages
+    metrics: bool = True
+    """False: requests are not counted, and each metric keeps its value."""
+    voice_cache_mb: VoiceCacheMb | None = None
+    """Replaces the application's `voice_cache_mb`."""
 
 
 class AccessConfig(StrictModel):
-    """What the graph's config and the ingress's have in common: who may come in."""
+    """The settings by which callers are authorized."""
 
     tracing: Tracing = Tracing()
+    """Export and sampling of traces."""
     access: Access = Access()
+    """API keys and limits of callers."""
 
     @model_validator(mode="after")
     def _one_key_file(self) -> AccessConfig:
@@ -103,20 +155,70 @@ class AccessConfig(StrictModel):
 
     @property
     def keys_file(self) -> str | None:
+        """The path of the key file, by either of its two settings."""
         return keys_file_of(self.access, self.tracing.keys_file)
 
     @property
     def limits_callers(self) -> bool:
-        """Whether there may be limits: keys can be given some while the graph serves."""
+        """True if callers may have limits: keys can get some while the graph runs."""
         return self.keys_file is not None or self.access.default_limits.limited
 
 
-class ApiConfig(AccessConfig):
-    engine: str
-    engine_options: dict = Field(default_factory=dict)
+class DialectSettings(StrictModel):
+    """A dialect that you add to the registry."""
+
+    code: str
+    """The code that clients send: `zh-Wenzhou`."""
+    name: str
+    """The name as its speakers write it."""
+    english_name: str
+    """The name in English."""
+    language: str
+    """ISO 639-1 code of the language: `zh`."""
+    tag: str
+    """The value of `request.dialect` in traces: lower case, no blanks."""
+
+
+class ApiConfig(EngineSettings, AccessConfig):
+    """The configuration of the ingress."""
+
     fallback: FallbackEngine | None = None
+    """Another engine for times at which the first one fails."""
     limits: Limits = Limits()
+    """Limits of requests and their deadlines."""
     voice_cache_mb: VoiceCacheMb = 0.0
-    voices: VoiceSettings = VoiceSettings()  #: where stored voices lie
-    cosyvoice_dialect: str | None = None  #: for CosyVoice's own paths, whose clients can't name one
-    dialects: tuple[dict[str, str], ...] = ()  #: more dialects: code, name, english_name, language, tag
+    """Megabytes (10**6 bytes) of cached voices in each ingress replica; 0 is off. A CosyVoice3 voice takes 162 kB."""
+    voices: VoiceSettings = VoiceSettings()
+    """The store of voices."""
+    cosyvoice_dialect: str | None = None
+    """The dialect of requests at CosyVoice's own paths, whose clients can't name one."""
+    dialects: tuple[DialectSettings, ...] = ()
+    """More dialects."""
+
+    @property
+    def registry(self) -> Registry:
+        """All dialects: those built in, and your own."""
+        return DIALECTS.extended(dialect.model_dump() for dialect in self.dialects)
+
+
+class GraphConfig(ApiConfig):
+    """Everything that `graph:build` takes."""
+
+    engine: str = "embedded"
+    """Name of the engine: embedded, cosyvoice3 or simulated."""
+    audio: StageOptions = StageOptions()
+    """Options of audio-service."""
+    embedding: StageOptions = StageOptions()
+    """Options of embedding-service."""
+    tts: StageOptions = StageOptions()
+    """Options of tts-service."""
+    vocoder: StageOptions = StageOptions()
+    """Options of vocoder-service."""
+
+    def stage(self, options: StageOptions) -> StageConfig:
+        """The configuration of one stage's replicas."""
+        return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
+
+    def api(self) -> ApiConfig:
+        """The configuration of the ingress. It leaves the stages' options out: they must not restart the ingress."""
+        return ApiConfig(**{name: getattr(self, name) for name in ApiConfig.model_fields})

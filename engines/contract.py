@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from config.strict import unknown_key
 from speech.errors import SpeechError, UnsupportedDialect
+from speech.limits import CLIP_SECONDS
 from speech.requests import Utterance
 
 Arrays = Mapping[str, np.ndarray]
@@ -31,7 +34,7 @@ class Capabilities:
     dialects: frozenset[str]  #: dialect codes it can speak (`en-US`, `zh-CN`)
     modes: frozenset[str]  #: of `fast`, `instruct`
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
-    reference_seconds: tuple[float, float] = (3.0, 15.0)  #: shortest and longest reference clip
+    reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
     embedding_size: int = 256
     max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
     #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
@@ -233,8 +236,21 @@ ENGINES = {
 
 
 def create(name: str, options: Mapping | None = None) -> Engine:
-    """Build the engine called `name`. Raises ValueError naming the known engines, TypeError on a bad option."""
+    """Build the engine called `name`.
+
+    Raises:
+        ValueError: there is no such engine, or it has no such option; the message names the nearest ones.
+    """
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; known engines: {', '.join(sorted(ENGINES))}")
-    module, factory = ENGINES[name].split(":")
-    return getattr(import_module(module), factory)(**(options or {}))
+    module, attribute = ENGINES[name].split(":")
+    factory = getattr(import_module(module), attribute)
+    known = [
+        parameter.name
+        for parameter in signature(factory).parameters.values()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for option in options or {}:
+        if known and option not in known:
+            raise ValueError(unknown_key(option, known, f"the options of the engine {name}"))
+    return factory(**(options or {}))

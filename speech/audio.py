@@ -16,9 +16,10 @@ import soundfile
 import soxr
 
 from speech.errors import InvalidInput
+from speech.limits import CLIP_DURATION, CLIP_SECONDS, CLIP_SIZE, MIN_CLIP_RATE
+from speech.limits import MAX_CLIP_BYTES as MAX_BYTES
 
-MAX_BYTES = 20 * 1024 * 1024
-MIN_RATE = 16_000
+MIN_RATE = MIN_CLIP_RATE
 MAX_RATE = 384_000
 MAX_CHANNELS = 8
 MIN_SPEECH_S = 1.0  #: less speech than this says too little about a voice
@@ -59,7 +60,7 @@ def describe(data: bytes) -> Header | None:
         return None
 
 
-def decode(data: bytes, *, seconds: tuple[float, float] = (3.0, 15.0)) -> Clip:
+def decode(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
     """Decode an upload in any container libsndfile reads (wav, flac, ogg, mp3 …).
 
     Raises InvalidInput (param `prompt_audio`) for what is empty, too large, not audio, truncated, below 16 kHz,
@@ -98,7 +99,7 @@ def check_size(size: int) -> None:
         raise _refuse("The reference clip is empty: the file has no bytes.", "clip_empty")
     if size > MAX_BYTES:
         raise _refuse(
-            f"The reference clip is larger than {MAX_BYTES // 2**20} MB; 3 to 15 s of audio is enough.",
+            f"The reference clip is larger than {CLIP_SIZE}; {CLIP_DURATION} of audio is enough.",
             "clip_too_large",
         )
 

@@ -11,11 +11,7 @@ import re
 import unicodedata
 
 from speech.errors import InvalidInput
-
-MAX_TEXT = 200
-MAX_LONG_TEXT = 5_000
-MAX_INSTRUCTION = 200
-MAX_TRANSCRIPT = 500
+from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
 
 #: Far above what normalisation can shrink: refused before any work is spent on it.
 _SHRINKS_AT_MOST = 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 
 class FinishedSpan(NamedTuple):
@@ -29,7 +29,7 @@ class FinishedSpan(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        return words.ERROR in self.tags
+        return vocabulary.ERROR in self.tags
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 from tracing.settings import Allow
 
 _TRACE_ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
@@ -29,16 +29,16 @@ _LATEST = 2**53  # microseconds; later than any clock of ours, and exact in JSON
 class Redaction:
     """The allow-list: the vocabulary, and what `allow` adds. Holds no state; any thread may use it."""
 
-    def __init__(self, allow: Allow = Allow(), services: Iterable[str] = words.SERVICES) -> None:
+    def __init__(self, allow: Allow = Allow(), services: Iterable[str] = vocabulary.SERVICES) -> None:
         self._services = frozenset(services)
-        self._routes = words.ROUTES | allow.routes
+        self._routes = vocabulary.ROUTES | allow.routes
         self._names = (
-            frozenset(words.STAGES)
-            | words.PHASES
-            | words.ACTIONS
+            frozenset(vocabulary.STAGES)
+            | vocabulary.PHASES
+            | vocabulary.ACTIONS
             | allow.span_names
-            | {words.UNKNOWN_ROUTE}
-            | {f"{method} {route}" for method in words.METHODS for route in self._routes}
+            | {vocabulary.UNKNOWN_ROUTE}
+            | {f"{method} {route}" for method in vocabulary.METHODS for route in self._routes}
         )
         self._values = allow.values
         templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in allow.error_messages]
@@ -102,7 +102,7 @@ class Redaction:
             return {}
         clean = {}
         for key, value in tags.items():
-            if key == words.ERROR:
+            if key == vocabulary.ERROR:
                 clean[key] = self._error(value, tags, taken)
             elif self._may_leave(key, value):
                 clean[key] = value
@@ -111,9 +111,9 @@ class Redaction:
         return clean
 
     def _may_leave(self, key: object, value: object) -> bool:
-        if key == words.HTTP_ROUTE:
+        if key == vocabulary.HTTP_ROUTE:
             return _among(self._routes, value)
-        shape = words.TAG_SHAPES.get(key)
+        shape = vocabulary.TAG_SHAPES.get(key)
         if shape is None or not _matches(shape, value):
             return False
         return key not in self._values or value in self._values[key]
@@ -122,7 +122,9 @@ class Redaction:
         """The message where it is known, else the type and the code, which are words of ours."""
         if isinstance(value, str) and self._error_message and self._error_message.fullmatch(value):
             return value
-        known = [tags[key] for key in (words.ERROR_TYPE, words.ERROR_CODE) if self._may_leave(key, tags.get(key))]
+        known = [
+            tags[key] for key in (vocabulary.ERROR_TYPE, vocabulary.ERROR_CODE) if self._may_leave(key, tags.get(key))
+        ]
         if value not in known:
             taken.append("error")
         return ": ".join(known) or "error"
@@ -143,7 +145,7 @@ def _annotations(annotations: Iterable[dict], taken: list[str]) -> list[dict]:
     for annotation in annotations if isinstance(annotations, list) else ():
         entry = annotation if isinstance(annotation, dict) else {}
         at, value = entry.get("timestamp"), entry.get("value")
-        if _among(words.ANNOTATIONS, value) and _is_time(at):
+        if _among(vocabulary.ANNOTATIONS, value) and _is_time(at):
             clean.append({"timestamp": at, "value": value})
         else:
             taken.append("annotation")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from config.routes import path_pattern
+
 
 class Routes:
     """`routes`: paths, with `{name}` for a part that may be anything but `/`."""
 
     def __init__(self, routes: Iterable[str]) -> None:
         self._plain = frozenset(routes)
-        self._patterns = [(re.compile(_pattern(route)), route) for route in sorted(self._plain) if "{" in route]
+        self._patterns = [(re.compile(path_pattern(route)), route) for route in sorted(self._plain) if "{" in route]
         self._ends = [
-            (re.compile(f"(?:/.*)?{_pattern(route)}", re.DOTALL), route)
+            (re.compile(f"(?:/.*)?{path_pattern(route)}", re.DOTALL), route)
             for route in sorted(self._plain, key=len, reverse=True)
             if len(route) > 1
         ]
@@ -26,7 +28,3 @@ class Routes:
     def find_below(self, path: str) -> str | None:
         """The same below whatever prefix."""
         return next((route for pattern, route in self._ends if pattern.fullmatch(path)), None)
-
-
-def _pattern(route: str) -> str:
-    return re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route))

@@ -33,69 +33,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tracing import vocabulary as words
+from config.strict import StrictModel
+from tracing import vocabulary
 from tracing.context import Incoming, SamplingState
 from tracing.finished_span import FinishedSpan
 
 Condition = Literal["denied", "demanded", "failed", "slow", "principal", "advised_against", "any"]
 
 
-class Rule(BaseModel):
-    """One line of the policy.
-
-    Attributes:
-        when: the condition, see the module's docstring.
-        reason: becomes the tag `sampling.reason` and a counter.
-        ratio: of the traces it speaks for, the share that is kept: 1 all, 0 none.
-        slower_than_s: for `slow`, the threshold in seconds.
-        dialect, mode: for `slow`, only requests of this dialect or mode.
-        principals: for `principal`, names of users and keys.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Rule(StrictModel):
+    """One rule of the sampling policy."""
 
     when: Condition
+    """The condition; see tracing/sampling.py."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
-    ratio: float = Field(1.0, ge=0, le=1)
-    slower_than_s: float | None = Field(None, ge=0)
+    """The tag `sampling.reason`, and a counter."""
+    ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share of the traces that fit which is kept: 1 all, 0 none."""
+    slower_than_s: float | None = Field(default=None, ge=0)
+    """For `slow`: the threshold in seconds."""
     dialect: str | None = None
+    """For `slow`: only requests of this dialect."""
     mode: str | None = None
+    """For `slow`: only requests of this mode."""
     principals: frozenset[str] = frozenset()
+    """For `principal`: names of users and keys."""
 
 
-class Slow(BaseModel):
-    """A threshold of its own for a dialect, a mode, or both."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Slow(StrictModel):
+    """A threshold for one dialect, one mode, or both."""
 
     slower_than_s: float = Field(ge=0)
+    """The threshold in seconds."""
     dialect: str | None = None
+    """A value of the tag `request.dialect`."""
     mode: str | None = None
+    """A value of the tag `request.mode`."""
 
 
-class SamplingSettings(BaseModel):
-    """What is kept. Unknown keys are errors.
+class SamplingSettings(StrictModel):
+    """Which finished traces are kept."""
 
-    Attributes:
-        ratio: the share of unremarkable traces that is kept.
-        slower_than_s: above it a trace is kept.
-        slow: other thresholds for some dialects and modes (values of `request.dialect` and `request.mode`); the first
-            that fits a request replaces `slower_than_s` for it.
-        principals: names of users and keys whose every trace is kept.
-        salt: secret that makes the ratio's choice unpredictable from outside; the same in every ingress.
-        rules: a policy of one's own instead of the standard one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ratio: float = Field(0.1, ge=0, le=1)
-    slower_than_s: float = Field(10.0, ge=0)
+    ratio: float = Field(default=0.1, ge=0, le=1)
+    """The share of unremarkable traces that is kept."""
+    slower_than_s: float = Field(default=10.0, ge=0)
+    """A trace that takes longer is kept."""
     slow: tuple[Slow, ...] = ()
+    """Other thresholds for some dialects and modes; the first that fits a request replaces `slower_than_s` for it."""
     principals: frozenset[str] = frozenset()
-    salt: str = Field("", max_length=64)
+    """Names of users and keys whose every trace is kept."""
+    salt: str = Field(default="", max_length=64)
+    """A secret that makes the ratio's choice unpredictable from outside; the same in every ingress."""
     rules: tuple[Rule, ...] | None = None
+    """A policy of your own instead of the standard one."""
 
     def policy(self) -> tuple[Rule, ...]:
         """The rules in force, in order."""
@@ -154,8 +146,8 @@ class FinishedTrace:
             failed=any(record.failed for record in records),
             incoming=incoming,
             trusted=trusted,
-            dialect=tags.get(words.REQUEST_DIALECT),
-            mode=tags.get(words.REQUEST_MODE),
+            dialect=tags.get(vocabulary.REQUEST_DIALECT),
+            mode=tags.get(vocabulary.REQUEST_MODE),
             principals=principals,
         )
 
@@ -176,7 +168,7 @@ class SamplingDecision:
         count = f"{self.adjusted_count:.3f}".rstrip("0").rstrip(".")
         for span in spans:
             span.setdefault("tags", {}).update(
-                {words.SAMPLING_REASON: self.reason, words.SAMPLING_ADJUSTED_COUNT: count}
+                {vocabulary.SAMPLING_REASON: self.reason, vocabulary.SAMPLING_ADJUSTED_COUNT: count}
             )
 
 

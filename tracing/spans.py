@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 from tracing.call_context import CallContext
 from tracing.encoding import encode
 from tracing.finished_span import FinishedSpan
@@ -92,7 +92,7 @@ class Tracer:
             trace, parent_id = int(trace_id, 16) if trace_id is not None else _IDS.generate_trace_id(), 0
         span = Span(self, name, kind, trace, parent_id, self.clock() if start_ns is None else start_ns, remote)
         if self._instance:
-            span.tag(words.REPLICA_ID, self._instance)
+            span.tag(vocabulary.REPLICA_ID, self._instance)
         return span
 
 
@@ -147,9 +147,9 @@ class Span:
             message: in our own words, never an exception's text. Only messages that redaction knows leave; any
                 other is replaced by `error_type` there.
         """
-        self.tag(words.ERROR, message or error_type)
-        self.tag(words.ERROR_TYPE, error_type)
-        self.tag(words.HTTP_STATUS_CODE, status)
+        self.tag(vocabulary.ERROR, message or error_type)
+        self.tag(vocabulary.ERROR_TYPE, error_type)
+        self.tag(vocabulary.HTTP_STATUS_CODE, status)
 
     def child(self, name: str, start_ns: int, end_ns: int, tags: dict[str, Any] | None = None) -> None:
         """Adds a finished INTERNAL child, for example a phase that the engine timed itself."""

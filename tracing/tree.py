@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 _BAR = 26
 _RED, _YELLOW, _GREEN, _DIM, _BOLD, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -104,7 +104,7 @@ def render(spans: list[dict], *, colour: bool = False) -> str:
     service_width = max(len(_service(row.span)) for row in rows)
     lines = [paint(f"trace {_clean(spans[0].get('traceId', '?'))}", _BOLD) + f"  {len(spans)} spans"]
     for row in rows:
-        span, failed = row.span, words.ERROR in row.span.get("tags", {})
+        span, failed = row.span, vocabulary.ERROR in row.span.get("tags", {})
         duration = span.get("duration", 0)
         bar = _bar(span.get("timestamp", begin) - begin, duration, whole)
         line = (
@@ -153,7 +153,7 @@ def _name(span: dict) -> str:
     """Zipkin keeps names in lower case; ours are shown as they were given."""
     name = _clean(span.get("name", "?"))
     method, blank, route = name.partition(" ")
-    status = span.get("tags", {}).get(words.HTTP_STATUS_CODE, "")
+    status = span.get("tags", {}).get(vocabulary.HTTP_STATUS_CODE, "")
     shown = f"{method.upper()} {route}" if blank else name.upper()
     return f"{shown}  {_clean(status)}" if status and blank else shown
 
@@ -166,7 +166,7 @@ def _service(span: dict) -> str:
 
 def _error(span: dict) -> str:
     tags = span["tags"]
-    kind, message = _clean(tags.get(words.ERROR_TYPE, "")), _clean(tags[words.ERROR])
+    kind, message = _clean(tags.get(vocabulary.ERROR_TYPE, "")), _clean(tags[vocabulary.ERROR])
     return f"{kind}: {message}" if kind and message and kind != message else kind or message or "error"
 
 

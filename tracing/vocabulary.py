@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from config import routes
+
 # Services, as Serve deployments and as Zipkin's service names.
 INGRESS = "cosyvoice3-api"
 AUDIO = "audio-service"
@@ -45,30 +47,9 @@ PHASES = frozenset(
 # What the watchdog did: the names of its spans, each a trace of its own.
 ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
 
-# What the ingress serves; what stands for braces is the caller's text. A root span's name is a method and one of these;
-# any other path is the caller's text as a whole.
-ROUTES = frozenset(
-    {
-        "/",
-        "/api/generate",
-        "/api/dialects",
-        "/health",
-        "/ready",
-        "/docs",
-        "/docs/oauth2-redirect",
-        "/openapi.json",
-        "/v1/audio/speech",
-        "/v1/audio/voices",
-        "/v1/audio/voices/{voice}",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/inference_sft",
-        "/inference_zero_shot",
-        "/inference_cross_lingual",
-        "/inference_instruct",
-        "/inference_instruct2",
-    }
-)
+# The routes of the ingress (config/routes.py). The part in braces is the caller's text. A root span's name is a method
+# and one of these; any other path is the caller's text as a whole.
+ROUTES = routes.PATHS
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown route"
 

@@ -27,11 +27,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speech.errors import InternalError, VoiceStoreUnavailable
+from speech.errors import RETRY_AFTER_CONTENTION_S, InternalError, VoiceStoreUnavailable
 from voices.place import Place, reaching
 from voices.record import VoiceRecord
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 FOLDER = "catalog"
 KEPT = 32
@@ -107,7 +107,7 @@ class Catalog:
         raise VoiceStoreUnavailable(
             "Too many voices are being stored or deleted at this moment; try again shortly.",
             code="voice_store_busy",
-            retry_after_s=2,
+            retry_after_s=RETRY_AFTER_CONTENTION_S,
         )
 
     def _newest(self) -> tuple[int, Voicelist]:

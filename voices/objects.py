@@ -11,7 +11,7 @@ from fsspec import AbstractFileSystem
 
 from speech.errors import VoiceStoreUnavailable
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 #: fsspec's memory looks and then writes. Nobody but this process has it, so a lock makes one step of the two.
 _IN_MEMORY = threading.Lock()

@@ -26,12 +26,12 @@ from typing import Protocol
 
 import fsspec
 
-from speech.errors import SpeechError, VoiceStoreUnavailable
+from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, VoiceStoreUnavailable
 from voices.folder import Folder
 from voices.objects import ObjectStore
 from voices.settings import VoiceSettings, path_of, protocol_of
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 
 class Place(Protocol):
@@ -101,5 +101,5 @@ def reaching(doing: str) -> Iterator[None]:
             "The place where voices are stored can't be reached or refuses; try again shortly. "
             "The service's log says what failed.",
             code="voice_store_failed",
-            retry_after_s=5,
+            retry_after_s=RETRY_AFTER_RESTART_S,
         ) from error

@@ -1,37 +1,33 @@
-"""Where stored voices lie, and how many there may be. All defaults in one place."""
+"""The settings of the voice store, with their defaults."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from config.strict import StrictModel
 
 Protocol = Literal["file", "memory", "s3", "gs", "abfs"]
 
 
-class VoiceSettings(BaseModel):
-    """Unknown keys are errors.
-
-    Attributes:
-        url: a folder by its absolute path (or `file:///…`), or a place in an object store (`s3://bucket/voices`,
-            `gs://…`, `abfs://…`). None: no voices are stored. `memory://…` is each process's own, and gone with it.
-        protocols: what `url` may begin with. An object store's must be named here; its driver (s3fs, gcsfs or adlfs)
-            must be installed, and finds its credentials in its usual environment variables.
-        options: of the driver, for example `{"endpoint_url": "https://…"}`. Don't put credentials here.
-        max_voices: beyond it no voice is stored. Every change writes the list of all of them: 350 bytes each, and their
-            consents and transcripts.
-        max_bytes: of all clips together, as they were sent. What engines found in them comes on top (CosyVoice3: 162
-            kB for each voice and each version of the engine).
-    """
-
-    # A url may hold what nobody should read in a log, and pydantic quotes what it refuses.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+class VoiceSettings(StrictModel):
+    """The store of voices (docs/voices.md)."""
 
     url: str | None = None
+    """A folder by its absolute path (or `file:///…`), or a place in an object store (`s3://bucket/voices`, `gs://…`,
+    `abfs://…`). Without it no voices are stored. `memory://…` belongs to one process and ends with it."""
     protocols: frozenset[Protocol] = frozenset({"file", "memory"})
+    """The protocols that `url` may have. Name an object store's here. Its driver (s3fs, gcsfs or adlfs) must be
+    installed, and finds its credentials in its usual environment variables."""
     options: dict[str, Any] = {}
-    max_voices: int = Field(1000, ge=1, le=10_000)
-    max_bytes: int = Field(2_000_000_000, ge=1)
+    """Options of the driver, for example `{"endpoint_url": "https://…"}`. Don't put credentials here."""
+    max_voices: int = Field(default=1000, ge=1, le=10_000)
+    """The most stored voices. Every change writes the list of all of them: 350 bytes each, and their consents and
+    transcripts."""
+    max_bytes: int = Field(default=2_000_000_000, ge=1)
+    """The most bytes of all clips together, as they were sent. The engines' arrays come on top (CosyVoice3: 162 kB for
+    each voice and each version of the engine)."""
 
     @field_validator("url")
     @classmethod
@@ -41,7 +37,9 @@ class VoiceSettings(BaseModel):
         if "::" in url:
             raise ValueError("the url of the voices must not chain file systems with '::'; name one place")
         if protocol_of(url) == "file" and not path_of(url).startswith("/"):
-            raise ValueError("the folder of the voices must be an absolute path: replicas don't share a working folder")
+            raise ValueError(
+                "the folder of the voices must be an absolute path: replicas do not share a working folder"
+            )
         return url
 
     @model_validator(mode="after")
@@ -55,10 +53,11 @@ class VoiceSettings(BaseModel):
 
 
 def protocol_of(url: str) -> str:
-    """What stands before `://`, lower case; `file` where nothing does."""
+    """The part of `url` before `://`, in lower case; `file` without one."""
     before, mark, _ = url.partition("://")
     return before.lower() if mark else "file"
 
 
 def path_of(url: str) -> str:
+    """The part of `url` behind `://`."""
     return url.partition("://")[2] if "://" in url else url

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from engines.contract import Arrays
-from speech.errors import Conflict, InternalError, SpeechError, VoiceNotFound, VoiceStoreUnavailable
+from speech.errors import (
+    RETRY_AFTER_RESTART_S,
+    Conflict,
+    InternalError,
+    SpeechError,
+    VoiceNotFound,
+    VoiceStoreUnavailable,
+)
 from voices import arrays as engine_arrays
 from voices.catalog import Catalog, Voicelist
 from voices.enrolment import Enrolment
@@ -21,7 +28,7 @@ from voices.rules import is_stored
 from voices.settings import VoiceSettings
 from voices.sweeping import ABANDONED_S, FOLDER, Sweeper
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 CLIP = "clip"
 
@@ -75,7 +82,9 @@ class Voices:
                 return None
             if self._now() - record.created_at > ABANDONED_S / 2:
                 raise VoiceStoreUnavailable(
-                    "Storing the voice took far too long; try again.", code="voice_store_slow", retry_after_s=5
+                    "Storing the voice took far too long; try again.",
+                    code="voice_store_slow",
+                    retry_after_s=RETRY_AFTER_RESTART_S,
                 )
             return voices.adding(record)
 

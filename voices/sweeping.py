@@ -12,7 +12,7 @@ from voices.catalog import Catalog
 from voices.place import Place, reaching
 from voices.record import FOLDER_NAME
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 FOLDER = "voices"
 #: Nobody writes a voice for so long before it is on the list. Machines' clocks must agree within half of it.

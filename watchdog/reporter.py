@@ -6,7 +6,7 @@ import logging
 
 from deployments import error_messages
 from deployments.settings import Tracing
-from tracing import Exporter, ExportSettings, Tracer, encode, vocabulary
+from tracing import Exporter, Tracer, encode, vocabulary
 from tracing.settings import Allow
 from watchdog.canary import CanaryResult
 
@@ -36,19 +36,7 @@ class Reporter:
     def __init__(self, tracing: Tracing, instance: str, metrics: Metrics) -> None:
         self._tracer = Tracer(vocabulary.WATCHDOG, instance=instance)
         self._metrics = metrics
-        self.exporter = Exporter(
-            ExportSettings(
-                zipkin_url=tracing.zipkin_url,
-                protocol=tracing.protocol,
-                kafka=tracing.kafka,
-                kafka_options=tracing.kafka_options,
-                file=tracing.spans_file,
-                spool_dir=tracing.spool_dir,
-                spool_limit_bytes=int(tracing.spool_limit_mb * 1e6),
-                retry_most_s=tracing.retry_most_s,
-                allow=Allow(error_messages=error_messages.IN_TRACES),
-            )
-        )
+        self.exporter = Exporter(tracing.export_settings(Allow(error_messages=error_messages.IN_TRACES)))
 
     def canary(self, checked: CanaryResult) -> None:
         self._metrics.canaries.inc(1, {"outcome": str(checked.outcome)})

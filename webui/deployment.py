@@ -9,15 +9,18 @@ One replica: Gradio keeps each open page's session in its process.
 from ray import serve
 from ray.serve import Application
 
-from deployments.settings import StrictModel
+from config.strict import StrictModel
 
 
 class WebUiConfig(StrictModel):
-    """The page's own settings; none is a secret."""
+    """Settings of the web page (docs/webui.md). None is a secret."""
 
-    api_url: str = "http://127.0.0.1:8000"  #: base URL of the API as the replica reaches it
-    zipkin_ui_url: str | None = None  #: base URL of Zipkin as people open it
-    api_docs_url: str | None = "/docs"  #: as people open it
+    api_url: str = "http://127.0.0.1:8000"
+    """Base URL of the API as the page's replica reaches it."""
+    zipkin_ui_url: str | None = None
+    """Base URL of Zipkin as people open it."""
+    api_docs_url: str | None = "/docs"
+    """Address of the API's documentation as people open it."""
 
 
 @serve.ingress()

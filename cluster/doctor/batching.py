@@ -15,9 +15,10 @@ from cluster.doctor.evidence import ENOUGH, Evidence
 from cluster.doctor.figures import mean, ms, percent, quantile
 from cluster.doctor.finding import Change, Finding, Severity
 from cluster.doctor.stage_times import StageTimes, stage_times
-from tracing import vocabulary as words
+from deployments.settings import BATCHING
+from tracing import vocabulary
 
-BATCH, WAIT_MS = 8, 200  #: what the project's own configs have
+BATCH, WAIT_MS = BATCHING.max_batch_size, BATCHING.batch_wait_ms
 FEW_BATCHES = 5  #: of a size below which its compute time says nothing
 PAYS_BELOW = 0.85  #: compute for a member in the larger batches, over that in the smaller
 
@@ -41,17 +42,17 @@ class Batches:
 
 def batches_of(times: StageTimes) -> Batches | None:
     """None where its spans say nothing of batches."""
-    sizes = [(size, weight) for span, weight in times.spans if (size := span.number(words.BATCH_SIZE))]
+    sizes = [(size, weight) for span, weight in times.spans if (size := span.number(vocabulary.BATCH_SIZE))]
     if not sizes:
         return None
     took: dict[int, dict[str, float]] = defaultdict(dict)
     for span, _ in times.spans:
         if (
-            words.STREAM_CHUNKS not in span.tags
-            and (size := span.number(words.BATCH_SIZE))
-            and (compute := span.number(words.COMPUTE_MS)) is not None
+            vocabulary.STREAM_CHUNKS not in span.tags
+            and (size := span.number(vocabulary.BATCH_SIZE))
+            and (compute := span.number(vocabulary.COMPUTE_MS)) is not None
         ):
-            took[round(size)][span.tags.get(words.BATCH_ID) or span.id] = compute
+            took[round(size)][span.tags.get(vocabulary.BATCH_ID) or span.id] = compute
     by_size = {size: (sum(batches.values()) / len(batches), len(batches)) for size, batches in took.items()}
     alone = sum(weight for size, weight in sizes if size <= 1) / sum(weight for _, weight in sizes)
     return Batches(by_size, max(1, round(max(size for size, _ in sizes))), mean(sizes), alone)
@@ -88,7 +89,7 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
             _detail(times, batches),
             advice,
             change,
-            evidence.window.link(words.BATCH_SIZE, service=times.service),
+            evidence.window.link(vocabulary.BATCH_SIZE, service=times.service),
             _figures(times, batches) | {"max_batch_size": limit, "max_is_known": told is not None},
         )
 
@@ -108,7 +109,7 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
             f"{said}; its batches are full",
             "Larger batches would gain little: it needs more replicas, or a faster device.",
         )
-    if ratio is None and times.stage == words.VOCODE_WAV and _on_cpu(times):
+    if ratio is None and times.stage == vocabulary.VOCODE_WAV and _on_cpu(times):
         return finding(
             "look",
             f"{said}; on a CPU its batches are of 1 on purpose",
@@ -118,7 +119,7 @@ def _judged(times: StageTimes, batches: Batches, evidence: Evidence, is_bottlene
         "act",
         said,
         f"Set {times.service}'s user_config to max_batch_size: {BATCH}, batch_wait_ms: "
-        f"{WAIT_MS}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
+        f"{WAIT_MS:g}: it changes live, nothing restarts. `python -m cluster doctor --apply batch` does it.",
         Change(times.service, {"max_batch_size": BATCH, "batch_wait_ms": WAIT_MS}),
     )
 
@@ -153,13 +154,15 @@ def _figures(times: StageTimes, batches: Batches) -> dict:
 
 def _gpu_percent(times: StageTimes) -> float | None:
     """None on a CPU."""
-    loads = [(load, weight) for span, weight in times.spans if (load := span.number(words.GPU_UTILIZATION)) is not None]
+    loads = [
+        (load, weight) for span, weight in times.spans if (load := span.number(vocabulary.GPU_UTILIZATION)) is not None
+    ]
     return mean(loads) if loads else None
 
 
 def _share_at(times: StageTimes, limit: int) -> float:
     """The share of spans that were computed in batches as large as is allowed."""
-    sizes = [(span.number(words.BATCH_SIZE) or 0, weight) for span, weight in times.spans]
+    sizes = [(span.number(vocabulary.BATCH_SIZE) or 0, weight) for span, weight in times.spans]
     return mean([(float(size >= limit), weight) for size, weight in sizes])
 
 

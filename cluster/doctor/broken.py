@@ -8,7 +8,7 @@ from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import count
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import SPEECH_STAGES, VOICE_STAGES, Span, Trace
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 DIED_OFTEN = 3  #: times that a stage did not answer, from which on something is to be done
 
@@ -23,17 +23,19 @@ def broken(evidence: Evidence) -> list[Finding]:
 def what_is_missing(trace: Trace) -> str | None:
     """Why this trace of the ingress's is not whole; None where it is."""
     ids = {span.id for span in trace.spans}
-    if any(span.parent not in ids for span in trace.spans if span.service in words.SERVICES and not span.is_request):
+    if any(
+        span.parent not in ids for span in trace.spans if span.service in vocabulary.SERVICES and not span.is_request
+    ):
         return "a span's parent is missing"
     if trace.root is None:
         return "the request's own span is missing"
-    if trace.ok and trace.is_speech and trace.tag(words.REQUEST_FALLBACK) != "true":
+    if trace.ok and trace.is_speech and trace.tag(vocabulary.REQUEST_FALLBACK) != "true":
         has = {span.name for span in trace.stages}
         needed = set(SPEECH_STAGES)
-        if trace.tag(words.VOICE_CACHE) not in ("hit", "stored"):
+        if trace.tag(vocabulary.VOICE_CACHE) not in ("hit", "stored"):
             needed |= set(VOICE_STAGES)
         if needed - has:
-            return f"no span of {', '.join(stage for stage in words.STAGES if stage in needed - has)}"
+            return f"no span of {', '.join(stage for stage in vocabulary.STAGES if stage in needed - has)}"
     return None
 
 
@@ -66,9 +68,9 @@ def _lost_stages(evidence: Evidence) -> list[Finding]:
     by_service: dict[str, list[tuple[Trace, Span]]] = {}
     for trace in evidence.read.traces:
         for span in trace.lost:
-            by_service.setdefault(span.remote or words.STAGE_SERVICE[span.name], []).append((trace, span))
+            by_service.setdefault(span.remote or vocabulary.STAGE_SERVICE[span.name], []).append((trace, span))
     for service, calls in sorted(by_service.items(), key=lambda item: -len(item[1])):
-        kinds = Counter(span.tags.get(words.ERROR, "unknown") for _, span in calls)
+        kinds = Counter(span.tags.get(vocabulary.ERROR, "unknown") for _, span in calls)
         saved = len({trace.id for trace, _ in calls if trace.ok})
         requests = len({trace.id for trace, _ in calls})
         found.append(

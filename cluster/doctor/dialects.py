@@ -14,7 +14,7 @@ from cluster.doctor.evidence import ENOUGH, Evidence
 from cluster.doctor.figures import ms, percent, quantile, successes
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Trace
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 APART = 0.1  #: difference of success shares below which nothing is said
 SLOWER = 1.5  #: times the others' middle duration, and their time for a character of text
@@ -22,8 +22,8 @@ FEWEST = 10  #: requests for a dialect, of those known, below which nothing is s
 
 
 def dialects(evidence: Evidence) -> list[Finding]:
-    spoken = [trace for trace in evidence.requests if trace.tag(words.REQUEST_DIALECT) and not trace.cancelled]
-    names = sorted({trace.tag(words.REQUEST_DIALECT) for trace in spoken})
+    spoken = [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_DIALECT) and not trace.cancelled]
+    names = sorted({trace.tag(vocabulary.REQUEST_DIALECT) for trace in spoken})
     if len(names) < 2:
         return []
     if not any(trace.by_ratio for trace in spoken):
@@ -37,8 +37,8 @@ def dialects(evidence: Evidence) -> list[Finding]:
         ]
     found = []
     for name in names:
-        own = [trace for trace in spoken if trace.tag(words.REQUEST_DIALECT) == name]
-        rest = [trace for trace in spoken if trace.tag(words.REQUEST_DIALECT) != name]
+        own = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) == name]
+        rest = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) != name]
         found += filter(None, (_success(name, own, rest, evidence), _duration(name, own, rest, evidence)))
     if not found:
         found = [
@@ -46,7 +46,7 @@ def dialects(evidence: Evidence) -> list[Finding]:
                 "dialect",
                 "fine",
                 f"none of {len(names)} dialects departs from the rest",
-                figures={"dialects": dict(Counter(trace.tag(words.REQUEST_DIALECT) for trace in spoken))},
+                figures={"dialects": dict(Counter(trace.tag(vocabulary.REQUEST_DIALECT) for trace in spoken))},
             )
         ]
     return found
@@ -58,7 +58,9 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
     if mine is None or others is None or others[0] - mine[1] < 0 or others[1] - mine[1] < APART:
         return None
     failed = [trace for trace in own if not trace.ok]
-    codes = Counter(trace.tag(words.ERROR_CODE) or trace.tag(words.ERROR_TYPE) or "unknown" for trace in failed)
+    codes = Counter(
+        trace.tag(vocabulary.ERROR_CODE) or trace.tag(vocabulary.ERROR_TYPE) or "unknown" for trace in failed
+    )
     users = Counter(trace.user for trace in failed)
     [(code, most)], [(user, theirs)] = codes.most_common(1), users.most_common(1)
     one_caller = theirs >= 0.8 * len(failed) and user is not None
@@ -77,7 +79,7 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
         advice="One caller fails, not the dialect: see `errors`."
         if one_caller
         else f"Speak something in {name} yourself, and look at the traces: {code} is what most of them say.",
-        traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name} and error"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name} and error"),
         figures={
             "dialect": name,
             "success": [round(bound, 4) for bound in mine],
@@ -116,7 +118,7 @@ def _duration(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence
         f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, "
         "and its texts are not longer",
         [f"{len(mine)} kept traces of it, {len(others)} of the others"],
-        traces=evidence.window.link(f"{words.REQUEST_DIALECT}={name}"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name}"),
         figures={"dialect": name, "p50_ms": round(took, 1), "others_p50_ms": round(usual, 1), "kept": len(mine)},
     )
 
@@ -130,5 +132,5 @@ def _took(trace: Trace) -> float:
 
 
 def _a_character(trace: Trace) -> float:
-    lengths = [length for span in (trace.root, *trace.stages) if (length := span.number(words.TEXT_LENGTH))]
+    lengths = [length for span in (trace.root, *trace.stages) if (length := span.number(vocabulary.TEXT_LENGTH))]
     return trace.root.duration_ms / max(lengths, default=1.0)

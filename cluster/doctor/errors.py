@@ -9,7 +9,7 @@ from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import percent
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Span, Trace
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 MOSTLY = 0.8  #: of a group's requests from one caller: then they are that caller's
 OURS_SHARE, THEIRS_SHARE = 0.01, 0.05  #: of all requests, above which something is to be done
@@ -68,10 +68,10 @@ def errors(evidence: Evidence) -> list[Finding]:
 def _group(trace: Trace) -> Group:
     root, stage = trace.root, trace.failed_stage
     own = stage.tags if stage is not None else {}
-    kind = root.tags.get(words.ERROR_TYPE) or own.get(words.ERROR_TYPE) or "unknown"
-    code = root.tags.get(words.ERROR_CODE) or own.get(words.ERROR_CODE) or ""
+    kind = root.tags.get(vocabulary.ERROR_TYPE) or own.get(vocabulary.ERROR_TYPE) or "unknown"
+    code = root.tags.get(vocabulary.ERROR_CODE) or own.get(vocabulary.ERROR_CODE) or ""
     status = trace.status or 500
-    service = words.INGRESS if stage is None else stage.remote or stage.service
+    service = vocabulary.INGRESS if stage is None else stage.remote or stage.service
     return Group(status, kind, code, service, _about(trace, kind, code, service, stage))
 
 
@@ -87,7 +87,7 @@ def _about(trace: Trace, kind: str, code: str, service: str, stage: Span | None)
 
 
 def _rate(trace: Trace) -> float | None:
-    return next((rate for span in trace.stages if (rate := span.number(words.AUDIO_SAMPLE_RATE))), None)
+    return next((rate for span in trace.stages if (rate := span.number(vocabulary.AUDIO_SAMPLE_RATE))), None)
 
 
 def _finding(
@@ -108,7 +108,7 @@ def _finding(
     ]
     if 1 < len(callers) < len(traces):
         detail += [f"{short(user)}: {count}" for user, count in callers.most_common(5)]
-    query = f"{words.HTTP_STATUS_CODE}={group.status} and {words.ERROR_TYPE}={group.type}"
+    query = f"{vocabulary.HTTP_STATUS_CODE}={group.status} and {vocabulary.ERROR_TYPE}={group.type}"
     return Finding(
         "errors",
         _severity(group, len(traces), share),

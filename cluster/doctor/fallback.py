@@ -9,7 +9,7 @@ from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import count, percent
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Trace
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 #: Where a dialect came from that no request named. A stored voice's own is what is meant to happen.
 _SOURCES = {
@@ -23,12 +23,12 @@ def fallback(evidence: Evidence) -> list[Finding]:
     found = []
     by_source: dict[str, list[Trace]] = defaultdict(list)
     for trace in evidence.requests:
-        source = trace.tag(words.REQUEST_DIALECT_SOURCE)
+        source = trace.tag(vocabulary.REQUEST_DIALECT_SOURCE)
         if source in _SOURCES:
             by_source[source].append(trace)
     for source, traces in sorted(by_source.items(), key=lambda item: -len(item[1])):
         found.append(_dialect(source, traces, evidence))
-    if spare := [trace for trace in evidence.requests if trace.tag(words.REQUEST_FALLBACK) == "true"]:
+    if spare := [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_FALLBACK) == "true"]:
         found.append(_engine(spare, evidence))
     if not found and evidence.requests:
         found = [Finding("fallback", "fine", "every kept request named its dialect, and the engine itself spoke")]
@@ -40,7 +40,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     about = sum(weights.values())
     user, most = weights.most_common(1)[0]
     whose = f", {percent(most / about)} of them from {short(user)}" if len(weights) > 1 else f", all from {short(user)}"
-    spoken = Counter(trace.tag(words.REQUEST_DIALECT) or "unknown" for trace in traces)
+    spoken = Counter(trace.tag(vocabulary.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
         "fallback",
         "fine" if source == "voice" else "look",
@@ -54,7 +54,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
         if source == "voice"
         else "If that is not what they mean, they must send `dialect`; without one on "
         "the key such a request is refused.",
-        traces=evidence.window.link(f"{words.REQUEST_DIALECT_SOURCE}={source}"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT_SOURCE}={source}"),
         figures={
             "source": source,
             "kept": len(traces),
@@ -67,8 +67,10 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
 def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     about = sum(trace.weight for trace in traces)
     last = max(evidence.requests, key=lambda trace: trace.root.start_ms)
-    still = last.tag(words.REQUEST_FALLBACK) == "true"
-    models = sorted({model for trace in traces for span in trace.stages if (model := span.tags.get(words.MODEL_NAME))})
+    still = last.tag(vocabulary.REQUEST_FALLBACK) == "true"
+    models = sorted(
+        {model for trace in traces for span in trace.stages if (model := span.tags.get(vocabulary.MODEL_NAME))}
+    )
     return Finding(
         "fallback",
         "act" if still else "look",
@@ -79,7 +81,7 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
         "says why."
         if still
         else None,
-        traces=evidence.window.link(f"{words.REQUEST_FALLBACK}=true"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_FALLBACK}=true"),
         figures={"kept": len(traces), "requests": round(about), "still": still},
     )
 

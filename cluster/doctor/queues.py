@@ -6,7 +6,7 @@ from cluster.doctor.evidence import ENOUGH, Evidence
 from cluster.doctor.figures import ms, quantile
 from cluster.doctor.finding import Finding
 from cluster.doctor.stage_times import stage_times
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 LONG_MS = 1000  #: a wait below it is nobody's trouble
 GROWS = 1.5  #: times, from the first third of the time to the last
@@ -17,7 +17,7 @@ ADMISSION = "ADMISSION"
 def queues(evidence: Evidence) -> list[Finding]:
     found = [
         _admission(evidence),
-        *(_of_stage(evidence, stage, service) for stage, service in words.STAGE_SERVICE.items()),
+        *(_of_stage(evidence, stage, service) for stage, service in vocabulary.STAGE_SERVICE.items()),
     ]
     found = [finding for finding in found if finding is not None]
     if found or len(evidence.good) < ENOUGH:
@@ -26,13 +26,15 @@ def queues(evidence: Evidence) -> list[Finding]:
 
 
 def _admission(evidence: Evidence) -> Finding | None:
-    waits = [(trace.root.start_ms, trace.root.ms(words.QUEUE_WAIT_MS), trace.weight) for trace in evidence.requests]
-    return _judged(evidence, ADMISSION, words.INGRESS, waits, "to be let into the graph")
+    waits = [
+        (trace.root.start_ms, trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.requests
+    ]
+    return _judged(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
 
 
 def _of_stage(evidence: Evidence, stage: str, service: str) -> Finding | None:
     waits = [
-        (span.start_ms, span.ms(words.QUEUE_WAIT_MS) + span.ms(words.BATCH_WAIT_MS), trace.weight)
+        (span.start_ms, span.ms(vocabulary.QUEUE_WAIT_MS) + span.ms(vocabulary.BATCH_WAIT_MS), trace.weight)
         for trace in evidence.requests
         for span in trace.stages
         if span.name == stage
@@ -116,7 +118,7 @@ def _replicas(evidence: Evidence, service: str) -> tuple[int | None, int | None]
 
 def _replica_lines(evidence: Evidence) -> list[str]:
     lines = []
-    for service in (words.INGRESS, *words.STAGE_SERVICE.values()):
+    for service in (vocabulary.INGRESS, *vocabulary.STAGE_SERVICE.values()):
         now, most = _replicas(evidence, service)
         if now is not None:
             lines.append(f"{service}: {now} replicas" + (f" of at most {most}" if most else ""))

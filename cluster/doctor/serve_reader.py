@@ -8,9 +8,9 @@ import httpx
 
 from cluster.cli_error import CliError
 from cluster.ray_head import auth_headers
-from tracing import vocabulary as words
+from tracing import vocabulary
 
-STAGES = frozenset(words.STAGE_SERVICE.values())
+STAGES = frozenset(vocabulary.STAGE_SERVICE.values())
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ServeReader:
         applications = (details or self.details()).get("applications") or {}
         for name, application in sorted(applications.items()):
             found = application.get("deployments") or {}
-            if words.INGRESS in found:
+            if vocabulary.INGRESS in found:
                 return {service: _deployment(service, name, found[service]) for service in found}
         return {}
 

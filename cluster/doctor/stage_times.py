@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import mean, quantile
 from cluster.doctor.traces import Span
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
     weight = sum(trace.weight for trace in good)
     whole = sum(trace.root.duration_ms * trace.weight for trace in good)
     found = []
-    for stage, service in words.STAGE_SERVICE.items():
+    for stage, service in vocabulary.STAGE_SERVICE.items():
         spans = [(span, trace.weight) for trace in good for span in trace.stages if span.name == stage]
         if not spans or not whole:
             continue
@@ -53,9 +53,11 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
         def a_request(tag: str) -> float:
             return sum(span.ms(tag) * share for span, share in spans) / weight
 
-        queue = a_request(words.QUEUE_WAIT_MS)
+        queue = a_request(vocabulary.QUEUE_WAIT_MS)
         took = sum(span.duration_ms * share for span, share in spans) / weight + queue
-        waits = [(span.ms(words.QUEUE_WAIT_MS) + span.ms(words.BATCH_WAIT_MS), share) for span, share in spans]
+        waits = [
+            (span.ms(vocabulary.QUEUE_WAIT_MS) + span.ms(vocabulary.BATCH_WAIT_MS), share) for span, share in spans
+        ]
         found.append(
             StageTimes(
                 stage,
@@ -64,8 +66,8 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
                 took * weight / whole,
                 took,
                 queue,
-                a_request(words.BATCH_WAIT_MS),
-                a_request(words.COMPUTE_MS),
+                a_request(vocabulary.BATCH_WAIT_MS),
+                a_request(vocabulary.COMPUTE_MS),
                 quantile(waits, 0.95),
             )
         )
@@ -74,4 +76,4 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
 
 def admission_ms(evidence: Evidence) -> float:
     """Mean wait of good requests to be let into the graph."""
-    return mean([(trace.root.ms(words.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])
+    return mean([(trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from tracing import vocabulary as words
+from config import routes
+from tracing import vocabulary
 
 #: What asks for speech; other routes (health, pages, the voice store) are no part of any share here.
-SPEECH_ROUTES = frozenset(
-    route for route in words.ROUTES if route in ("/api/generate", "/v1/audio/speech") or route.startswith("/inference_")
-)
-VOICE_STAGES = (words.PREPROCESS_AUDIO, words.EXTRACT_SPEAKER)
-SPEECH_STAGES = (words.GENERATE_MEL, words.VOCODE_WAV)
+SPEECH_ROUTES = routes.SPEECH
+VOICE_STAGES = (vocabulary.PREPROCESS_AUDIO, vocabulary.EXTRACT_SPEAKER)
+SPEECH_STAGES = (vocabulary.GENERATE_MEL, vocabulary.VOCODE_WAV)
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,16 @@ class Span:
 
     @property
     def failed(self) -> bool:
-        return words.ERROR in self.tags
+        return vocabulary.ERROR in self.tags
 
     @property
     def is_request(self) -> bool:
         """The ingress's own: what is above it is its caller's."""
-        return self.service == words.INGRESS and self.kind == "SERVER"
+        return self.service == vocabulary.INGRESS and self.kind == "SERVER"
 
     @property
     def device_is_cpu(self) -> bool:
-        return self.tags.get(words.DEVICE, "").startswith("cpu")
+        return self.tags.get(vocabulary.DEVICE, "").startswith("cpu")
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Trace:
         above = {span.id: span for span in whole.spans}
         of_root: dict[str, list[Span]] = {root.id: [root] for root in roots}
         for span in whole.spans:
-            if not span.is_request and span.service in words.SERVICES:
+            if not span.is_request and span.service in vocabulary.SERVICES:
                 top = span
                 for _ in whole.spans:  # so many steps at most: a loop of parents would never end
                     if top.is_request or top.parent not in above:
@@ -113,7 +112,7 @@ class Trace:
     @cached_property
     def stages(self) -> tuple[Span, ...]:
         """The stages' own spans: of a long text, or of a second try, several of a name."""
-        return tuple(span for span in self.spans if span.kind == "SERVER" and span.name in words.STAGE_SERVICE)
+        return tuple(span for span in self.spans if span.kind == "SERVER" and span.name in vocabulary.STAGE_SERVICE)
 
     @cached_property
     def lost(self) -> tuple[Span, ...]:
@@ -123,8 +122,8 @@ class Trace:
             for span in self.spans
             if span.kind == "CLIENT"
             and span.failed
-            and span.name in words.STAGE_SERVICE
-            and span.tags.get(words.ERROR_TYPE) != "cancelled"
+            and span.name in vocabulary.STAGE_SERVICE
+            and span.tags.get(vocabulary.ERROR_TYPE) != "cancelled"
         )
 
     def tag(self, key: str) -> str | None:
@@ -133,16 +132,16 @@ class Trace:
     @property
     def weight(self) -> float:
         """For how many requests it stands: 10 where a tenth is kept and this was not kept on purpose."""
-        return (self.root and self.root.number(words.SAMPLING_ADJUSTED_COUNT)) or 1.0
+        return (self.root and self.root.number(vocabulary.SAMPLING_ADJUSTED_COUNT)) or 1.0
 
     @property
     def by_ratio(self) -> bool:
         """Kept by chance, as a sample of the unremarkable ones."""
-        return self.tag(words.SAMPLING_REASON) in ("ratio", None)
+        return self.tag(vocabulary.SAMPLING_REASON) in ("ratio", None)
 
     @property
     def status(self) -> int | None:
-        text = self.tag(words.HTTP_STATUS_CODE)
+        text = self.tag(vocabulary.HTTP_STATUS_CODE)
         return int(text) if text and text.isdecimal() else None
 
     @property
@@ -151,15 +150,15 @@ class Trace:
 
     @property
     def cancelled(self) -> bool:
-        return self.tag(words.ERROR_TYPE) == "cancelled"
+        return self.tag(vocabulary.ERROR_TYPE) == "cancelled"
 
     @property
     def is_speech(self) -> bool:
-        return self.tag(words.HTTP_ROUTE) in SPEECH_ROUTES
+        return self.tag(vocabulary.HTTP_ROUTE) in SPEECH_ROUTES
 
     @property
     def user(self) -> str | None:
-        return self.tag(words.USER_HASH)
+        return self.tag(vocabulary.USER_HASH)
 
     @property
     def failed_stage(self) -> Span | None:

@@ -7,7 +7,7 @@ from collections import Counter
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Span
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 CAUSE, SERVICE, LINE = "watchdog.cause", "watchdog.service", "watchdog.line"
 _ACTIONS = {
@@ -25,7 +25,7 @@ def watchdog(evidence: Evidence) -> list[Finding]:
             span
             for trace in evidence.read.watchdog
             for span in trace.spans
-            if span.service == words.WATCHDOG and span.name in _ACTIONS
+            if span.service == vocabulary.WATCHDOG and span.name in _ACTIONS
         ),
         key=lambda span: span.start_ms,
     )
@@ -46,7 +46,7 @@ def watchdog(evidence: Evidence) -> list[Finding]:
             f"the watchdog: {said}{'; traffic is on the fallback line' if on_fallback else ''}",
             [f"{name}: {service}, {cause}: {number}" for (name, service, cause), number in by_cause.most_common()],
             advice=_advice(on_fallback, withheld, spans),
-            traces=evidence.window.link(service=words.WATCHDOG),
+            traces=evidence.window.link(service=vocabulary.WATCHDOG),
             figures={
                 "actions": dict(names),
                 "on_fallback": on_fallback,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -38,7 +38,7 @@ class Window:
 
         return said(self.begin), said(self.end)
 
-    def link(self, query: str = "", *, service: str = words.INGRESS, span: str = "") -> str | None:
+    def link(self, query: str = "", *, service: str = vocabulary.INGRESS, span: str = "") -> str | None:
         """Zipkin's search for `query` (`http.status_code=400 and error`) over this time."""
         if not self.page:
             return None

@@ -22,12 +22,12 @@ from cluster.cli_error import CliError
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
 from cluster.zipkin_proxy.configuration import MOST_TRACES
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 PAGE = 500  #: traces an answer
 MOST = 20_000  #: traces of the ingress that are read at most; the newest
 PATIENCE = 30  #: times in a row that the gate may say "later"
-STAGE_SERVICES = tuple(words.STAGE_SERVICE.values())
+STAGE_SERVICES = tuple(vocabulary.STAGE_SERVICE.values())
 
 
 @dataclass
@@ -74,8 +74,8 @@ class ZipkinReader:
     def read(self, window: Window) -> Read:
         read = Read()
         with self._http:
-            read.traces = self._all(words.INGRESS, window, read, self._most)
-            read.watchdog = self._all(words.WATCHDOG, window, read, self._most // 10)
+            read.traces = self._all(vocabulary.INGRESS, window, read, self._most)
+            read.watchdog = self._all(vocabulary.WATCHDOG, window, read, self._most // 10)
             known = {trace.id for trace in read.traces}
             begin = max(window.begin, read.cut_at or 0)
             found: dict[str, Trace] = {}

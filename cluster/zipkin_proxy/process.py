@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from access.keys import KeyFile, read
+from access.keys import KeyFile, read_key_file
 from cluster import processes
 from cluster.cli_error import CliError
 from cluster.ports import any_free, require_free
@@ -144,7 +144,7 @@ def _keys(viewers: Path | None) -> KeyFile:
             + ", or name a file with --viewers."
         )
     try:
-        return read(viewers)
+        return read_key_file(viewers)
     except ValueError as error:
         raise CliError(str(error)) from error
 

@@ -7,8 +7,8 @@ import logging
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from access.admission import AccessControl
 from access.authentication import Authenticator
+from access.authorization import AccessControl
 from access.limiter_client import RateLimitClient
 from access.rate_limiter import Refusal
 from access.required import is_loopback, keys_required
@@ -44,13 +44,14 @@ class RemoteLimiter:
     """access/limiter.py behind a handle. Each look-up of a method makes a new handle, so once is enough."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        self._enter, self._leave, self._renew = handle.enter.remote, handle.leave.remote, handle.renew.remote
+        self._acquire, self._release = handle.acquire.remote, handle.release.remote
+        self._renew = handle.renew.remote
 
-    async def enter(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
-        return await self._enter(caller, limits, lease)
+    async def acquire(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
+        return await self._acquire(caller, limits, lease)
 
-    async def leave(self, caller: str, lease: str) -> None:
-        await self._leave(caller, lease)
+    async def release(self, caller: str, lease: str) -> None:
+        await self._release(caller, lease)
 
     async def renew(self, held: list[tuple[str, str]]) -> int:
         return await self._renew(held)

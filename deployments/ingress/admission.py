@@ -9,7 +9,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from deployments.settings import Limits
-from speech.errors import Overloaded
+from speech.errors import RETRY_AFTER_RESTART_S, Overloaded
 
 
 class Admission:
@@ -29,7 +29,7 @@ class Admission:
             raise Overloaded(
                 "The service is stopping and takes no new requests; try again in a moment.",
                 code="draining",
-                retry_after_s=5,
+                retry_after_s=RETRY_AFTER_RESTART_S,
             )
         await self._acquire()
         self.in_flight += 1

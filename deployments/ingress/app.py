@@ -14,7 +14,7 @@ from starlette.routing import Match
 from config.version import VERSION
 from deployments.ingress import openapi
 from deployments.ingress.routes import cosyvoice, generate, openai, voices
-from speech.errors import InternalError, MethodNotAllowed, NotFound, SpeechError
+from speech.errors import MethodNotAllowed, SpeechError, internal_error, path_not_found
 
 
 def build(api) -> FastAPI:
@@ -60,10 +60,7 @@ def build(api) -> FastAPI:
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception):
         # Without it Starlette answers in a shape of its own before the gateway, which logs it, knows of the error.
-        return _answer(
-            request,
-            InternalError("The service failed in a way it should not have; its log says where, under this trace's id."),
-        )
+        return _answer(request, internal_error())
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(request: Request, error: ClientDisconnect):
@@ -88,10 +85,10 @@ def _methods(request: Request) -> str:
 
 def _translated(error: HTTPException) -> SpeechError:
     if error.status_code == 404:
-        return NotFound("There is nothing at this path; GET /docs lists what there is.")
+        return path_not_found()
     if error.status_code == 405:
         return MethodNotAllowed("This path does not take this method; GET /docs says which it takes.")
-    return InternalError("The service failed in a way it should not have.")
+    return internal_error()
 
 
 def _answer(request: Request, error: SpeechError, headers: Mapping[str, str] | None = None) -> JSONResponse:

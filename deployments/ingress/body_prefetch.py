@@ -3,7 +3,7 @@ body by an actor call of its own, which takes 2 to 3 ms on two cores. Bodies her
 mostly arrived by then, so the door (in the proxy) puts what is there into the ASGI scope, and the gateway (in the
 ingress) takes it out again. What is late, or larger, comes the usual way, behind it.
 
-The door can't know whose application a path belongs to, so it does this for our path alone (`PATH`), and where nobody
+The door can't know whose application a path belongs to, so it does this for the marked routes alone (`config.routes`), and where nobody
 has taken a whole body within `AGAIN_AFTER_S`, it comes the usual way too. An application of somebody else's on a path
 that ends like ours gets it that much later; the gateway passes over it.
 """
@@ -15,11 +15,11 @@ import time
 
 from starlette.types import Message, Receive, Scope
 
+from config.routes import PREFETCHED
+
 #: In bytes and in seconds: what is waited for. A slow upload is the ingress's to time, so it isn't held up here.
 MOST_BYTES = 1024 * 1024
 MOST_S = 0.02
-#: The route that takes clips, below whatever prefix.
-PATH = "/api/generate"
 AGAIN_AFTER_S = 1.0
 
 _KEY = "cosygraph.early_body"
@@ -30,7 +30,7 @@ async def put(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
 
     A scope of another path comes back as it is.
     """
-    if not scope["path"].endswith(PATH):
+    if not scope["path"].endswith(PREFETCHED):
         return scope, receive
     chunks: list[bytes] = []
     size, more, read = 0, True, []

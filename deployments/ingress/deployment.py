@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from access.authentication import Authenticator
+from deployments import serve_log
 from deployments.arrays import HOLD_S, ArrayStore, Nodes
 from deployments.ingress import access_control, app, responses
 from deployments.ingress.admission import Admission
@@ -31,7 +32,6 @@ from deployments.ingress.voice_cache import VoiceCache
 from deployments.settings import ApiConfig, LiveApi
 from engines import contract
 from speech import requests
-from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 from speech.requests import Fallback, SpeechRequest
 from tracing import Tracer, vocabulary
@@ -52,8 +52,9 @@ class CosyVoice3Api:
         limiter: DeploymentHandle | None = None,
         fallback: Pipeline | None = None,
     ) -> None:
+        serve_log.attach()
         self.config = config
-        self.registry = DIALECTS.extended(config.dialects)
+        self.registry = config.registry
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.shelf = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
@@ -90,7 +91,7 @@ class CosyVoice3Api:
         for line in self.lines:
             for stage in line.pipeline.stages.values():
                 stage.connect(self.shelf)
-        self.entrance.counting.start()
+        self.entrance.rate_limits.start()
         self.metrics.watch(self._counted)
         self.gateway = TracingMiddleware(
             app.build(self),

@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
-from deployments import error_messages
+from deployments import error_messages, serve_log
 from deployments.ingress import body_prefetch
 from deployments.ingress.context import record
 from deployments.ingress.trace_recorder import TraceRecorder
@@ -36,7 +36,7 @@ from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Tracing
 from speech.dialects import DIALECTS
-from speech.errors import NotFound, SpeechError, StageUnavailable
+from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, StageUnavailable, path_not_found
 from tracing import Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -60,7 +60,8 @@ _OWN_STATUS = frozenset({404, 408, 429, 500, 503})
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve's proxy puts around itself."""
+    """The middlewares that Serve's proxy puts around itself."""
+    serve_log.attach()
     text = os.environ.get(SETTINGS_VARIABLE)
     return [Middleware(ProxyMiddleware, tracing=Tracing.model_validate_json(text) if text else Tracing())]
 
@@ -181,5 +182,7 @@ class _Answer:
 
 def _error(status: int | None) -> SpeechError:
     if status == 404:
-        return NotFound("There is nothing at this path; GET /docs lists what there is.")
-    return StageUnavailable(error_messages.LOST_INGRESS, retry_after_s=5)
+        return path_not_found()
+    return StageUnavailable(
+        error_messages.LOST_INGRESS, retry_after_s=RETRY_AFTER_RESTART_S, service=vocabulary.INGRESS
+    )

@@ -23,7 +23,7 @@ from deployments.ingress.context import RequestContext, StageProgress
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
 from speech.encoding import FORMATS, Encoder, encode
-from speech.errors import InternalError, SpeechError
+from speech.errors import SpeechError, internal_error
 from speech.requests import SpeechRequest
 from tracing import vocabulary
 
@@ -163,7 +163,7 @@ def _told(error: Exception, run: RequestContext) -> SpeechError:
     if isinstance(error, SpeechError):
         return error
     log.error("a stream failed, trace %s: %s", run.trace_id, safe_traceback(error))
-    return InternalError("The service failed in a way it should not have; its log says where, under this trace's id.")
+    return internal_error()
 
 
 class EventFormat:

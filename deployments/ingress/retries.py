@@ -19,7 +19,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from deployments import error_messages
 from deployments.ingress.context import RequestContext
 from deployments.wire import Reply
-from speech.errors import DeadlineExceeded, StageUnavailable
+from speech.errors import DeadlineExceeded, StageUnavailable, stage_unavailable
 
 log = logging.getLogger("ray.serve")
 
@@ -66,7 +66,8 @@ class RetryPolicy:
             run.lost(self._stage, self._service, started, DeadlineExceeded.type, error_messages.NO_ANSWER)
             raise DeadlineExceeded(
                 f"{self._service} did not answer within the request's deadline; try again when "
-                "the service is less busy."
+                "the service is less busy.",
+                service=self._service,
             ) from None
         except Exception as error:
             cause = getattr(error, "cause", None) or error
@@ -91,6 +92,4 @@ class RetryPolicy:
 
     def _give_up_after(self, times: int) -> None:
         if times == TRIES or self._run.remaining_s() <= 0:
-            raise StageUnavailable(
-                f"{self._service} is not available; it is being restarted, try again shortly.", retry_after_s=5
-            )
+            raise stage_unavailable(self._service)

@@ -24,7 +24,7 @@ from deployments.ingress.voice_cache import KeptVoice, VoiceCache
 from deployments.wire import PCM
 from engines.contract import Capabilities, Utterance
 from speech import pcm
-from speech.errors import StageUnavailable
+from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
 from speech.requests import SpeechRequest
 from tracing import vocabulary
@@ -181,7 +181,5 @@ class Synthesizer:
             try:
                 parts = await self._unpack((await audio.remake()).reply.parts)
             except InputLost as error:
-                raise StageUnavailable(
-                    "vocoder-service is not available; it is being restarted, try again shortly.", retry_after_s=5
-                ) from error
+                raise stage_unavailable(vocabulary.VOCODER) from error
         return parts[PCM]

@@ -10,7 +10,7 @@ from access.authentication import Principal
 from deployments import error_messages
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
-from tracing import Exporter, ExportSettings, FinishedSpan, Incoming, encode, vocabulary
+from tracing import Exporter, FinishedSpan, Incoming, encode, vocabulary
 from tracing.redaction import pseudonym
 from tracing.sampling import FinishedTrace, Sampler
 from tracing.settings import Allow
@@ -35,22 +35,14 @@ class TraceRecorder:
         self.tracing = True  #: whether requests are to be recorded at all
         self._untraced = 0
         self.exporter = Exporter(
-            ExportSettings(
-                zipkin_url=settings.zipkin_url,
-                protocol=settings.protocol,
-                kafka=settings.kafka,
-                kafka_options=settings.kafka_options,
-                file=settings.spans_file,
-                spool_dir=settings.spool_dir,
-                spool_limit_bytes=int(settings.spool_limit_mb * 1e6),
-                retry_most_s=settings.retry_most_s,
-                allow=Allow(
+            settings.export_settings(
+                Allow(
                     error_messages=error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
                         vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
                     },
-                ),
+                )
             )
         )
 

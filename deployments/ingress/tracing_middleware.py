@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.admission import AccessControl
 from access.authentication import Authenticator
+from access.authorization import AccessControl
+from config.routes import UNTRACED
 from deployments.ingress import body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
-from speech.errors import Cancelled, InternalError, SpeechError
+from speech.errors import Cancelled, SpeechError, internal_error
 from tracing import NoOpTracer, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -34,7 +35,6 @@ log = logging.getLogger("ray.serve")
 BROKEN_OFF = "cosygraph.broken_off"
 #: A trusted caller's `primary`: go there even while the fallback engine is in use. How the watchdog tries it.
 LINE_HEADER = "x-cosygraph-line"
-QUIET = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/api/dialects", "/"})
 
 
 def _path(scope: Scope) -> str:
@@ -89,9 +89,7 @@ class TracingMiddleware:
         except Exception as error:
             if not isinstance(error, SpeechError):
                 log.error("the ingress failed, trace %s: %s", run.trace_id, safe_traceback(error))
-                error = InternalError(
-                    "The service failed in a way it should not have; its log says where, under this trace's id."
-                )
+                error = internal_error()
             run.error = error
             if not answer.started:
                 await send_error(error, answer)
@@ -151,7 +149,7 @@ class _Answer:
 
     def __init__(self, gateway: TracingMiddleware, scope: Scope, run: RequestContext, send: Send) -> None:
         self._gateway = gateway
-        self._quiet = _path(scope) in QUIET
+        self._quiet = _path(scope) in UNTRACED
         self.run = run
         self._send = send
         self._closed = False

@@ -18,14 +18,14 @@ from deployments import error_messages
 from deployments.arrays import HOLD_S, ArrayStore, InputLost, Nodes
 from deployments.ingress.context import record
 from deployments.safe_traceback import safe_traceback
-from deployments.settings import BatchSettings, StageConfig
+from deployments.settings import BATCHING, BatchSettings, StageConfig
 from deployments.stages.batching import Batched, Batcher
 from deployments.stages.continuous_batching import ContinuousBatcher
 from deployments.stages.device import gpu_utilization, pick_device
 from deployments.stages.health import ComputeHealth, Unhealthy
 from deployments.wire import Reply
 from engines import contract
-from speech.errors import DeadlineExceeded, InternalError, SpeechError, StageUnavailable
+from speech.errors import DeadlineExceeded, SpeechError, StageUnavailable, internal_error
 from tracing import CallContext, FinishedSpan, Span, Tracer, vocabulary
 
 log = logging.getLogger("ray.serve")
@@ -40,7 +40,7 @@ class Stage:
     name: str
     service: str
     uses_device = True
-    batching = {"max_batch_size": 8, "batch_wait_ms": 200.0}
+    batching = BATCHING
 
     def __init__(self, config: StageConfig) -> None:
         self.config = config
@@ -50,7 +50,7 @@ class Stage:
         self.shelf = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
         self.tracer = Tracer(self.service, instance=self.replica_id)
         self.batcher: Batcher | ContinuousBatcher = Batcher(
-            self.compute, prepare_thread=self._prepare_thread, **self.batching
+            self.compute, prepare_thread=self._prepare_thread, **self.batching.model_dump()
         )
         self._about = {
             vocabulary.STAGE: self.name,
@@ -97,8 +97,7 @@ class Stage:
 
     def reconfigure(self, user_config: dict) -> None:
         """Serve calls this at start and whenever `user_config` changes; the process lives on."""
-        settings = BatchSettings(**user_config)
-        self.batcher.configure(**settings.model_dump(exclude_none=True))
+        self.batcher.configure(**BatchSettings(**user_config).given())
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises three times in a row."""
@@ -170,18 +169,19 @@ class Stage:
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded(
                 f"The request's deadline passed while {self.service} had it; try again when the service is less busy, "
-                "or with a shorter text."
+                "or with a shorter text.",
+                service=self.service,
             )
         elif isinstance(error, InputLost):
             log.warning("%s: an earlier stage's array is lost (%s)", self.service, error)
-            error = StageUnavailable(error_messages.LOST_ARRAY)
+            error = StageUnavailable(error_messages.LOST_ARRAY, service=self.service)
             record(error, span)
             return Reply(spans=span.records(), error=error, input_lost=True)
         elif not isinstance(error, SpeechError):
             log.error("%s failed, trace %s: %s", self.name, span.trace_id, safe_traceback(error))
-            error = InternalError(
-                f"{self.service} failed in a way it should not have; its log says where, under this trace's id."
-            )
+            error = internal_error(self.service)
+        elif error.status >= 500:  # an engine knows of no services
+            error.service = self.service
         record(error, span)
         return Reply(spans=span.records(), error=error)
 

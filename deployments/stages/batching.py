@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from deployments.settings import BATCHING
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -93,8 +95,8 @@ class Batcher(Generic[T, R]):
         self,
         compute: Callable[[Sequence[T]], Sequence[R | Exception]],
         *,
-        max_batch_size: int = 8,
-        batch_wait_ms: float = 200.0,
+        max_batch_size: int = BATCHING.max_batch_size,
+        batch_wait_ms: float = BATCHING.batch_wait_ms,
         clock: Callable[[], int] = time.time_ns,
         wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
         prepare_thread: Callable[[], None] | None = None,

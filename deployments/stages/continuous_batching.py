@@ -28,7 +28,8 @@ from concurrent.futures import Executor
 from deployments.safe_traceback import safe_traceback
 from deployments.stages.batching import Batched
 from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Utterance, Voice
-from speech.errors import StageUnavailable
+from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
+from tracing import vocabulary
 
 log = logging.getLogger("ray.serve")
 
@@ -305,4 +306,8 @@ class ContinuousBatcher:
 
 
 def _stopping() -> StageUnavailable:
-    return StageUnavailable("tts-service is being stopped; try again shortly.", retry_after_s=1)
+    return StageUnavailable(
+        f"{vocabulary.TTS} is being stopped; try again shortly.",
+        retry_after_s=RETRY_AFTER_SUCCESSOR_S,
+        service=vocabulary.TTS,
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from deployments.arrays import Parts
-from deployments.settings import StageConfig
+from deployments.settings import VOCODER_BATCHING, StageConfig
 from deployments.stages.base import Stage
 from deployments.stages.batching import Batched
 from deployments.wire import FINAL, LAST, PART, PCM, SECONDS, SO_FAR, Reply, SoFar
@@ -24,7 +24,7 @@ class VocoderService(Stage):
     name = vocabulary.VOCODE_WAV
     service = "vocoder-service"
     # Vocoding a batch is slower than vocoding its members one by one on a CPU; a GPU config raises this.
-    batching = {"max_batch_size": 1, "batch_wait_ms": 0.0}
+    batching = VOCODER_BATCHING
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from config.strict import StrictModel
 from engines.contract import Capabilities, Mel, Reference, Utterance, Voice
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, SpeechError
@@ -32,19 +33,25 @@ from speech.errors import InvalidInput, SpeechError
 SAMPLE_RATE = 24_000
 
 
-class Options(BaseModel):
-    """Times in milliseconds, sizes in seconds of audio."""
+class Options(StrictModel):
+    """Options of the simulated engine."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prepare_ms: float = Field(2.0, ge=0)
-    encode_ms: float = Field(6.0, ge=0)
-    generate_ms: float = Field(22.0, ge=0)
-    vocode_ms: float = Field(6.0, ge=0)
-    batch_slope: float = Field(0.25, ge=0, le=1)
-    seconds: float = Field(10.0, gt=0, le=30)  #: of prompt and of speech made
-    fault_file: str | None = None  #: see above; for tests
-    faults: bool = False  #: obey `fault:…` and `refuse:…` in texts; for tests
+    prepare_ms: float = Field(default=2.0, ge=0)
+    """Milliseconds of PREPROCESS_AUDIO for one request."""
+    encode_ms: float = Field(default=6.0, ge=0)
+    """Milliseconds of EXTRACT_SPEAKER for one request."""
+    generate_ms: float = Field(default=22.0, ge=0)
+    """Milliseconds of GENERATE_MEL for one request."""
+    vocode_ms: float = Field(default=6.0, ge=0)
+    """Milliseconds of VOCODE_WAV for one request."""
+    batch_slope: float = Field(default=0.25, ge=0, le=1)
+    """The share of these times that each further member of a batch adds."""
+    seconds: float = Field(default=10.0, gt=0, le=30)
+    """Seconds of the prompt and of the speech made."""
+    fault_file: str | None = None
+    """For tests: a file that makes stages fail; see engines/simulated."""
+    faults: bool = False
+    """For tests: obey `fault:…` and `refuse:…` in texts."""
 
     def obey(self, stage: str, *texts: str | None) -> None:
         """Raise RuntimeError, its cause a ValueError, both quoting the text that asks for a fault of this stage."""

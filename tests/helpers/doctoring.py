@@ -11,7 +11,7 @@ from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
 from cluster.doctor.zipkin_reader import Read
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 BEGIN, LENGTH = 1_790_000_000.0, 3600.0  #: seconds
 ALICE, BOB = "a11ce0" * 5 + "ff", "b0b000" * 5 + "ee"
@@ -38,11 +38,11 @@ def spans(
     number = next(_ids)
     trace, start = f"{number:032x}", int((BEGIN + at) * 1e6)
     sampling = {
-        words.SAMPLING_REASON: "ratio" if status == 200 and not lost else "error",
-        words.SAMPLING_ADJUSTED_COUNT: f"{weight:g}" if status == 200 and not lost else "1",
+        vocabulary.SAMPLING_REASON: "ratio" if status == 200 and not lost else "error",
+        vocabulary.SAMPLING_ADJUSTED_COUNT: f"{weight:g}" if status == 200 and not lost else "1",
     }
-    failed = {words.ERROR: error, words.ERROR_TYPE: error} if error else {}
-    failed |= {words.ERROR_CODE: code} if code else {}
+    failed = {vocabulary.ERROR: error, vocabulary.ERROR_TYPE: error} if error else {}
+    failed |= {vocabulary.ERROR_CODE: code} if code else {}
 
     def span(name: str, kind: str, service: str, at_us: int, took_ms: float, own: dict, **more) -> dict:
         return {
@@ -57,19 +57,19 @@ def spans(
             **more,
         }
 
-    spoken = {words.REQUEST_DIALECT: dialect, words.REQUEST_DIALECT_SOURCE: "request"} if dialect else {}
+    spoken = {vocabulary.REQUEST_DIALECT: dialect, vocabulary.REQUEST_DIALECT_SOURCE: "request"} if dialect else {}
     root = span(
         "post /api/generate",
         "SERVER",
-        words.INGRESS,
+        vocabulary.INGRESS,
         start,
         ms,
         {
-            words.HTTP_ROUTE: "/api/generate",
-            words.HTTP_STATUS_CODE: status,
-            words.USER_HASH: user,
-            words.VOICE_CACHE: "miss",
-            words.QUEUE_WAIT_MS: 0.1,
+            vocabulary.HTTP_ROUTE: "/api/generate",
+            vocabulary.HTTP_STATUS_CODE: status,
+            vocabulary.USER_HASH: user,
+            vocabulary.VOICE_CACHE: "miss",
+            vocabulary.QUEUE_WAIT_MS: 0.1,
             **spoken,
             **failed,
             **tags,
@@ -78,12 +78,17 @@ def spans(
     found = [root]
     if status in (401, 403) or dialect is None:
         return found
-    for index, (stage, service) in enumerate(words.STAGE_SERVICE.items()):
-        own = {words.QUEUE_WAIT_MS: 1, words.COMPUTE_MS: 50, words.DEVICE: "cpu", words.STAGE: stage}
+    for index, (stage, service) in enumerate(vocabulary.STAGE_SERVICE.items()):
+        own = {
+            vocabulary.QUEUE_WAIT_MS: 1,
+            vocabulary.COMPUTE_MS: 50,
+            vocabulary.DEVICE: "cpu",
+            vocabulary.STAGE: stage,
+        }
         own |= (
-            {words.AUDIO_SAMPLE_RATE: 16000}
-            if stage == words.PREPROCESS_AUDIO
-            else {words.BATCH_SIZE: 1, words.BATCH_WAIT_MS: 0, words.BATCH_ID: f"{next(_ids):016x}"}
+            {vocabulary.AUDIO_SAMPLE_RATE: 16000}
+            if stage == vocabulary.PREPROCESS_AUDIO
+            else {vocabulary.BATCH_SIZE: 1, vocabulary.BATCH_WAIT_MS: 0, vocabulary.BATCH_ID: f"{next(_ids):016x}"}
         )
         own |= (stages or {}).get(stage, {})
         took = own.pop("ms", 50)
@@ -93,10 +98,10 @@ def spans(
                 span(
                     stage,
                     "CLIENT",
-                    words.INGRESS,
+                    vocabulary.INGRESS,
                     at_us,
                     took,
-                    {words.ERROR: "the replica died", words.ERROR_TYPE: "stage_unavailable"},
+                    {vocabulary.ERROR: "the replica died", vocabulary.ERROR_TYPE: "stage_unavailable"},
                     parentId=root["id"],
                     remoteEndpoint={"serviceName": service},
                 )
@@ -126,14 +131,14 @@ def many(count: int, **more) -> list[list[dict]]:
 
 def narrow(count: int, **more) -> list[list[dict]]:
     """Refused for 8 kHz."""
-    stages = {words.PREPROCESS_AUDIO: {words.AUDIO_SAMPLE_RATE: 8000}}
+    stages = {vocabulary.PREPROCESS_AUDIO: {vocabulary.AUDIO_SAMPLE_RATE: 8000}}
     return many(
         count,
         status=400,
         error="input_validation",
         code="sample_rate_too_low",
         ms=5,
-        failing=words.PREPROCESS_AUDIO,
+        failing=vocabulary.PREPROCESS_AUDIO,
         stages=stages,
         **more,
     )

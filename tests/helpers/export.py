@@ -4,8 +4,7 @@ import json
 import math
 import time
 
-from tracing import ExportSettings, Tracer
-from tracing import vocabulary as words
+from tracing import ExportSettings, Tracer, vocabulary
 from tracing.sender import Counters, Sender
 from tracing.spool import Spool
 from tracing.transport import Rejected, Unavailable, join
@@ -16,8 +15,8 @@ def trace(number: int, spans: int = 1) -> bytes:
 
 
 def real_trace() -> list[dict]:
-    root = Tracer(words.INGRESS).server("POST /api/generate", parent=None)
-    stage = Tracer(words.TTS).server(words.GENERATE_MEL, parent=root.carrier(2**62))
+    root = Tracer(vocabulary.INGRESS).server("POST /api/generate", parent=None)
+    stage = Tracer(vocabulary.TTS).server(vocabulary.GENERATE_MEL, parent=root.carrier(2**62))
     return stage.finish() + root.finish()
 
 

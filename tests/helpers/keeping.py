@@ -16,8 +16,7 @@ import httpx
 
 from bench.traces import request
 from cluster import zipkin
-from tracing import Exporter, ExportSettings
-from tracing import vocabulary as words
+from tracing import Exporter, ExportSettings, vocabulary
 
 
 def requests(count: int, first: int = 1) -> list[list[dict]]:
@@ -114,9 +113,12 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
     assert reader.trace(first) == wanted[first]
     searches = Counter()
     for query, fits in (
-        ({"serviceName": words.INGRESS}, lambda tags: True),
+        ({"serviceName": vocabulary.INGRESS}, lambda tags: True),
         ({"annotationQuery": "error"}, lambda tags: "error" in tags),
-        ({"annotationQuery": "request.dialect=mandarin"}, lambda tags: tags.get(words.REQUEST_DIALECT) == "mandarin"),
+        (
+            {"annotationQuery": "request.dialect=mandarin"},
+            lambda tags: tags.get(vocabulary.REQUEST_DIALECT) == "mandarin",
+        ),
     ):
         expected = {trace_id for trace_id, spans in wanted.items() if any(fits(span.get("tags", {})) for span in spans)}
         assert expected
@@ -130,8 +132,8 @@ def expected_links(traces: list[list[dict]]) -> dict[tuple[str, str], tuple[int,
     calls, errors = Counter(), Counter()
     for span in (span for spans in traces for span in spans[1:]):
         callee = span.get("remoteEndpoint", span["localEndpoint"])["serviceName"]
-        calls[words.INGRESS, callee] += 1
-        errors[words.INGRESS, callee] += "error" in span.get("tags", {})
+        calls[vocabulary.INGRESS, callee] += 1
+        errors[vocabulary.INGRESS, callee] += "error" in span.get("tags", {})
     return {pair: (count, errors[pair]) for pair, count in calls.items()}
 
 

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode
-from tracing import vocabulary as words
+from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode, vocabulary
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 from tracing.transport import Unavailable, join
 
@@ -36,10 +35,10 @@ class FlakyReceiver:
 
 def request(tracers: dict[str, Tracer], failing: str | None) -> list[FinishedSpan]:
     """The trace of one request; `failing` is the stage at which it ends."""
-    root, spans = tracers[words.INGRESS].server("POST /api/generate", parent=None), []
-    for stage in words.STAGES:
-        span = tracers[words.STAGE_SERVICE[stage]].server(stage, parent=root.context)
-        span.tag(words.STAGE, stage)
+    root, spans = tracers[vocabulary.INGRESS].server("POST /api/generate", parent=None), []
+    for stage in vocabulary.STAGES:
+        span = tracers[vocabulary.STAGE_SERVICE[stage]].server(stage, parent=root.context)
+        span.tag(vocabulary.STAGE, stage)
         if stage == failing:
             span.fail("internal")
         spans += span.records()
@@ -52,13 +51,13 @@ def request(tracers: dict[str, Tracer], failing: str | None) -> list[FinishedSpa
 @pytest.mark.proof
 def test_every_error_is_kept_whole_and_the_rest_at_its_ratio(tmp_path):
     chance = random.Random(7)
-    tracers = {service: Tracer(service) for service in words.SERVICES}
+    tracers = {service: Tracer(service) for service in vocabulary.SERVICES}
     sampler, receiver = Sampler(SamplingSettings(ratio=RATIO)), FlakyReceiver()
     exporter = Exporter(ExportSettings(spool_dir=tmp_path, retry_first_s=0.01, retry_most_s=0.02), transport=receiver)
     failed: dict[str, int] = {}
     kept: dict[str, int] = {}
     for _ in range(REQUESTS):
-        records = request(tracers, chance.choice(words.STAGES) if chance.random() < ERRORS else None)
+        records = request(tracers, chance.choice(vocabulary.STAGES) if chance.random() < ERRORS else None)
         verdict = sampler.decide(trace := FinishedTrace.of(records))
         spans = encode(records)
         trace_id = spans[0]["traceId"]

@@ -108,7 +108,7 @@ def test_a_key_ends_when_its_entry_says_so(path, expires, now, good):
 
 
 def test_the_file_may_change_while_it_is_in_use_and_a_damaged_one_changes_nothing(path, monkeypatch, caplog):
-    monkeypatch.setattr("access.authentication._LOOK_EVERY_S", 0)
+    monkeypatch.setattr("access.authentication._CHECK_EVERY_S", 0)
     callers = Authenticator(str(path))
     good = path.read_text()
 
@@ -143,7 +143,7 @@ def test_a_changed_file_is_not_looked_at_for_every_request(path, monkeypatch):
         (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {B}, roles: [SECRET]}}]", "keys.1.roles"),
         (f"keys: [{{name: a, sha256: {A}}}, {{name: a, sha256: {B}}}]", "the same name is there twice"),
         (f"keys: [{{name: a, sha256: {A}}}, {{name: b, sha256: {A}}}]", "the same sha256 is there twice"),
-        (f"keys: [{{name: a, sha256: {A}, limits: {{burst: 3}}}}]", "burst says nothing without"),
+        (f"keys: [{{name: a, sha256: {A}, limits: {{burst: 3}}}}]", "burst has no effect without"),
         (f"keys: [{{name: a, sha256: {A}, rolls: [admin]}}]", "did you mean 'roles'"),
         (f"keys: [{{name: a, sha256: {A}, dialect: SECRET}}]", "the dialect of the key a is not known"),
         (f"keys: [{{name: a, sha256: {A}, expires: SECRET}}]", "keys.0.expires"),

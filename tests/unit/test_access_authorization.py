@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from starlette.responses import PlainTextResponse
 
 from access import authorization
-from access.admission import AccessControl
 from access.authentication import Authenticator, Principal
+from access.authorization import AccessControl
 from access.keys import ROLES, digest
 from access.required import is_loopback, keys_required
 from access.settings import Access, CallerLimits
 from cluster.ray_head import ROOT
+from config.routes import OPEN
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
-from deployments.settings import Tracing
-from graph import GraphConfig
+from deployments.settings import GraphConfig, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import NotAuthorized, RateLimited, RoleMissing, SpeechError
 from tracing import Tracer
@@ -56,24 +56,22 @@ def test_a_route_is_open_to_its_roles_and_admin_alone(method, path, roles):
     assert authorization.roles_for(method, path) == roles
     for role in ROLES:
         if role in roles or role == "admin":
-            authorization.check(caller(role), method, path)
+            authorization.authorize(caller(role), method, path)
         else:
             with pytest.raises(RoleMissing) as refused:
-                authorization.check(caller(role), method, path)
+                authorization.authorize(caller(role), method, path)
             assert refused.value.status == 403 and refused.value.code == "role_missing"
     with pytest.raises(NotAuthorized):
-        authorization.check(Principal(trusted=True), method, path)
+        authorization.authorize(Principal(trusted=True), method, path)
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/docs", "/openapi.json", "/api/dialects", "/"])
 def test_probes_and_docs_need_no_key(path):
-    authorization.check(Principal(), "GET", path)
+    authorization.authorize(Principal(), "GET", path)
 
 
 def test_the_table_knows_every_route_there_is():
-    assert [
-        path for path in ROUTES if path not in authorization.OPEN and authorization.roles_for("GET", path) == ROLES
-    ] == []
+    assert [path for path in ROUTES if path not in OPEN and authorization.roles_for("GET", path) == ROLES] == []
 
 
 def test_the_table_in_the_docs_is_the_one_in_force():
@@ -99,7 +97,7 @@ def test_the_table_in_the_docs_is_the_one_in_force():
 )
 def test_a_refused_caller_is_told_why_and_how_to_do_it(refused, code):
     with pytest.raises(NotAuthorized) as caught:
-        authorization.check(Principal(refused=refused), "POST", "/api/generate")
+        authorization.authorize(Principal(refused=refused), "POST", "/api/generate")
     error = pickle.loads(pickle.dumps(caught.value))
     assert (error.status, error.type, error.code) == (401, "not_authorized", code)
     assert error.headers() == {"WWW-Authenticate": "Bearer"}

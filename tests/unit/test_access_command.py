@@ -125,7 +125,7 @@ def test_a_link_stays_a_link(key, path, tmp_path):
         (["a b"], "no key name"),
         (["x" * 41], "no key name"),
         (["old"], "--rotate gives it"),
-        (["new", "--burst", "3"], "burst says nothing"),
+        (["new", "--burst", "3"], "burst has no effect"),
         (["new", "--concurrent", "0"], "concurrent"),
         (["--rotate", "new"], "key --list"),
         (["--revoke", "new"], "key --list"),

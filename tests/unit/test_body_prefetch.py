@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from config.routes import PREFETCHED
 from deployments.ingress import body_prefetch
-from deployments.ingress.body_prefetch import AGAIN_AFTER_S, MOST_BYTES, MOST_S, PATH
+from deployments.ingress.body_prefetch import AGAIN_AFTER_S, MOST_BYTES, MOST_S
 
 
 def request(body: bytes, more: bool = False) -> dict:
@@ -43,11 +44,11 @@ def passed_on(client: Client, count: int, ours: bool = True) -> tuple[list[dict]
 
     async def run():
         began = time.monotonic()
-        scope, receive = await body_prefetch.put({"type": "http", "path": PATH}, client)
+        scope, receive = await body_prefetch.put({"type": "http", "path": PREFETCHED[0]}, client)
         took = time.monotonic() - began
         if ours:
             receive = body_prefetch.take(scope, receive)
-            assert scope == {"type": "http", "path": PATH}
+            assert scope == {"type": "http", "path": PREFETCHED[0]}
         return [await receive() for _ in range(count)], took
 
     return asyncio.run(run())
@@ -59,7 +60,8 @@ both = pytest.mark.parametrize("ours", [True, False], ids=["ours", "another's"])
 def test_what_is_there_comes_with_the_headers():
     async def run():
         scope, _ = await body_prefetch.put(
-            {"type": "http", "path": f"/prefix{PATH}"}, Client((0, request(b"one", more=True)), (0, request(b"two")))
+            {"type": "http", "path": f"/prefix{PREFETCHED[0]}"},
+            Client((0, request(b"one", more=True)), (0, request(b"two"))),
         )
 
         async def proxy():

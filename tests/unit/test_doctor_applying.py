@@ -12,7 +12,7 @@ from cluster.cli_error import CliError
 from cluster.doctor import apply
 from cluster.doctor.finding import Change, Finding
 from cluster.doctor.serve_reader import ServeReader
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 CHANGE = Change("tts-service", {"max_batch_size": 8, "batch_wait_ms": 200})
 PROPOSES = [Finding("batching", "act", "small batches", change=CHANGE)]
@@ -26,7 +26,7 @@ DETAILS = {
         "cosygraph": {
             "status": "RUNNING",
             "deployments": {
-                words.INGRESS: {"status": "HEALTHY"},
+                vocabulary.INGRESS: {"status": "HEALTHY"},
                 "tts-service": {
                     "status": "HEALTHY",
                     "replicas": REPLICAS,

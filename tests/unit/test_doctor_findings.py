@@ -15,9 +15,9 @@ from cluster.doctor.serve_reader import Deployment
 from cluster.doctor.traces import Trace
 from cluster.doctor.watchdog import watchdog
 from tests.helpers.doctoring import ALICE, BEGIN, BOB, LENGTH, acts, evidence, findings, many, narrow, of, spans
-from tracing import vocabulary as words
+from tracing import vocabulary
 
-TTS, VOCODER = words.GENERATE_MEL, words.VOCODE_WAV
+TTS, VOCODER = vocabulary.GENERATE_MEL, vocabulary.VOCODE_WAV
 
 
 def deployment(service: str, most: int | None = 2, replicas: int = 1, **user_config) -> dict[str, Deployment]:
@@ -49,11 +49,11 @@ class TestHealthy:
         assert only.kind == "sources" and only.severity == "look" and "no request for speech" in only.summary
 
     def test_probes_and_pages_are_no_requests(self):
-        probe = spans(status=503, error="stage_unavailable", **{words.HTTP_ROUTE: "/ready"})
+        probe = spans(status=503, error="stage_unavailable", **{vocabulary.HTTP_ROUTE: "/ready"})
         assert not of("errors", findings([probe] * 50))
 
     def test_three_requests_are_not_enough_for_anything(self):
-        slow = {TTS: {words.BATCH_WAIT_MS: 9000, words.COMPUTE_MS: 100, "ms": 9100}}
+        slow = {TTS: {vocabulary.BATCH_WAIT_MS: 9000, vocabulary.COMPUTE_MS: 100, "ms": 9100}}
         found = findings(many(3, stages=slow, ms=9300))
         assert not acts(found) and "of only 3 traces" in of("bottleneck", found)[0].summary
 
@@ -158,7 +158,7 @@ class TestErrors:
 
 
 class TestBatching:
-    WAITS = {TTS: {words.BATCH_WAIT_MS: 900, words.COMPUTE_MS: 150, "ms": 1050}}
+    WAITS = {TTS: {vocabulary.BATCH_WAIT_MS: 900, vocabulary.COMPUTE_MS: 150, "ms": 1050}}
 
     def test_size_one_under_load_names_the_setting(self):
         found = findings(many(40, stages=self.WAITS, ms=1300))
@@ -183,29 +183,41 @@ class TestBatching:
         assert finding.change is None and finding.severity == "look"
 
     def test_a_wait_shorter_than_the_work_is_left_alone(self):
-        calm = {TTS: {words.BATCH_WAIT_MS: 100, words.COMPUTE_MS: 150, "ms": 250}}
+        calm = {TTS: {vocabulary.BATCH_WAIT_MS: 100, vocabulary.COMPUTE_MS: 150, "ms": 250}}
         assert not of("batching", findings(many(40, stages=calm)))
 
     def test_a_stage_that_is_not_the_bottleneck_is_left_alone(self):
         stages = {
-            words.EXTRACT_SPEAKER: {words.BATCH_WAIT_MS: 60, words.COMPUTE_MS: 20, "ms": 80},
-            TTS: {words.COMPUTE_MS: 900, "ms": 900},
+            vocabulary.EXTRACT_SPEAKER: {vocabulary.BATCH_WAIT_MS: 60, vocabulary.COMPUTE_MS: 20, "ms": 80},
+            TTS: {vocabulary.COMPUTE_MS: 900, "ms": 900},
         }
         assert not acts(findings(many(40, stages=stages, ms=1100)))
 
     def test_a_cpus_vocoder_has_batches_of_one_on_purpose(self):
-        waits = {VOCODER: {words.BATCH_WAIT_MS: 900, words.COMPUTE_MS: 150, "ms": 1050}}
+        waits = {VOCODER: {vocabulary.BATCH_WAIT_MS: 900, vocabulary.COMPUTE_MS: 150, "ms": 1050}}
         [finding] = of("batching", findings(many(40, stages=waits, ms=1300)))
         assert finding.change is None and finding.severity == "look" and "on purpose" in finding.summary
 
     def test_a_gpus_vocoder_has_not(self):
-        waits = {VOCODER: {words.BATCH_WAIT_MS: 900, words.COMPUTE_MS: 150, "ms": 1050, words.DEVICE: "cuda:0"}}
+        waits = {
+            VOCODER: {
+                vocabulary.BATCH_WAIT_MS: 900,
+                vocabulary.COMPUTE_MS: 150,
+                "ms": 1050,
+                vocabulary.DEVICE: "cuda:0",
+            }
+        }
         assert of("batching", findings(many(40, stages=waits, ms=1300)))[0].change.deployment == "vocoder-service"
 
     @staticmethod
     def sized(size: int, compute: float, wait: float = 900) -> dict:
         return {
-            TTS: {words.BATCH_SIZE: size, words.COMPUTE_MS: compute, words.BATCH_WAIT_MS: wait, "ms": wait + compute}
+            TTS: {
+                vocabulary.BATCH_SIZE: size,
+                vocabulary.COMPUTE_MS: compute,
+                vocabulary.BATCH_WAIT_MS: wait,
+                "ms": wait + compute,
+            }
         }
 
     def test_full_batches_of_two_that_pay_may_be_larger(self):
@@ -225,7 +237,7 @@ class TestBatching:
 
     def test_members_of_one_batch_are_one_batch(self):
         twice = self.sized(2, 165)
-        twice[TTS][words.BATCH_ID] = "ab" * 8
+        twice[TTS][vocabulary.BATCH_ID] = "ab" * 8
         [finding] = of(
             "batching",
             findings(
@@ -237,12 +249,16 @@ class TestBatching:
 
     def test_streams_do_not_tell_what_a_batch_costs(self):
         """Ten chunks are computed in ten batches; their span has the sum, and the last one's size."""
-        streamed = {VOCODER: {words.BATCH_SIZE: 2, words.COMPUTE_MS: 900, words.STREAM_CHUNKS: 10, "ms": 900}}
-        whole = {VOCODER: {words.BATCH_SIZE: 1, words.COMPUTE_MS: 90, "ms": 90}}
+        streamed = {
+            VOCODER: {vocabulary.BATCH_SIZE: 2, vocabulary.COMPUTE_MS: 900, vocabulary.STREAM_CHUNKS: 10, "ms": 900}
+        }
+        whole = {VOCODER: {vocabulary.BATCH_SIZE: 1, vocabulary.COMPUTE_MS: 90, "ms": 90}}
         assert not of("batching", findings([*many(40, stages=whole), *many(30, stages=streamed, ms=1200)]))
 
     def test_streams_alone_still_show_waits_for_a_batch_of_one(self):
-        waits = {TTS: {words.BATCH_WAIT_MS: 900, words.COMPUTE_MS: 150, words.STREAM_CHUNKS: 4, "ms": 1050}}
+        waits = {
+            TTS: {vocabulary.BATCH_WAIT_MS: 900, vocabulary.COMPUTE_MS: 150, vocabulary.STREAM_CHUNKS: 4, "ms": 1050}
+        }
         [finding] = of("batching", findings(many(40, stages=waits, ms=1300)))
         assert finding.change and "not known" in finding.detail[-1]
 
@@ -255,7 +271,12 @@ class TestQueues:
                 at=(n + 0.5) * LENGTH / count,
                 ms=100 + 200 * n,
                 stages={
-                    TTS: {words.BATCH_WAIT_MS: 150 * n, words.COMPUTE_MS: 100, "ms": 100 + 150 * n, words.BATCH_SIZE: 8}
+                    TTS: {
+                        vocabulary.BATCH_WAIT_MS: 150 * n,
+                        vocabulary.COMPUTE_MS: 100,
+                        "ms": 100 + 150 * n,
+                        vocabulary.BATCH_SIZE: 8,
+                    }
                 },
             )
             for n in range(count)
@@ -270,12 +291,12 @@ class TestQueues:
         assert finding.severity == "look" and "autoscaling" in finding.advice
 
     def test_a_wait_to_be_let_in(self):
-        traces = [spans(at=n * 50 + 1, ms=5000, **{words.QUEUE_WAIT_MS: str(80 * n)}) for n in range(60)]
+        traces = [spans(at=n * 50 + 1, ms=5000, **{vocabulary.QUEUE_WAIT_MS: str(80 * n)}) for n in range(60)]
         [finding] = of("queue", findings(traces))
         assert finding.figures["stage"] == "ADMISSION" and finding.severity == "act"
 
     def test_one_burst_is_not_growth(self):
-        traces = [*many(80), *many(3, stages={TTS: {words.BATCH_WAIT_MS: 3000, "ms": 3000}})]
+        traces = [*many(80), *many(3, stages={TTS: {vocabulary.BATCH_WAIT_MS: 3000, "ms": 3000}})]
         assert all(finding.severity == "fine" for finding in of("queue", findings(traces)))
 
 
@@ -338,7 +359,7 @@ class TestDialects:
     def test_a_slower_one_is_named_unless_its_texts_are_longer(self):
         slow = of("dialect", findings([*many(40), *many(30, dialect="sichuan", ms=1500)]))
         assert "sichuan: half of its good requests take 1500 ms" in slow[0].summary
-        long = {TTS: {words.TEXT_LENGTH: 60}}, {TTS: {words.TEXT_LENGTH: 20}}
+        long = {TTS: {vocabulary.TEXT_LENGTH: 60}}, {TTS: {vocabulary.TEXT_LENGTH: 20}}
         fair = of(
             "dialect", findings([*many(40, stages=long[1]), *many(30, dialect="sichuan", ms=1500, stages=long[0])])
         )
@@ -347,17 +368,17 @@ class TestDialects:
 
 class TestFallback:
     def test_a_keys_dialect_that_stands_in_is_counted_by_weight(self):
-        keyed = many(25, user=BOB, **{words.REQUEST_DIALECT_SOURCE: "key"})
+        keyed = many(25, user=BOB, **{vocabulary.REQUEST_DIALECT_SOURCE: "key"})
         [finding] = of("fallback", findings([*many(75), *keyed]))
         assert finding.severity == "look" and finding.summary.startswith("about 250 requests named no dialect")
         assert "API key" in finding.summary and "user b0b000b0…" in finding.summary
 
     def test_a_stored_voices_own_is_as_it_should_be(self):
-        [finding] = of("fallback", findings(many(25, **{words.REQUEST_DIALECT_SOURCE: "voice"})))
+        [finding] = of("fallback", findings(many(25, **{vocabulary.REQUEST_DIALECT_SOURCE: "voice"})))
         assert finding.severity == "fine"
 
     def test_the_fallback_engine_shows_and_urges_while_it_speaks(self):
-        first = [spans(at=at, **{words.REQUEST_FALLBACK: "true"}) for at in range(10, 40)]
+        first = [spans(at=at, **{vocabulary.REQUEST_FALLBACK: "true"}) for at in range(10, 40)]
         after = [spans(at=at) for at in range(50, 90)]
         assert [finding.severity for finding in of("fallback", findings(first))] == ["act"]
         assert [finding.severity for finding in of("fallback", findings([*first, *after]))] == ["look"]
@@ -374,7 +395,7 @@ class TestWatchdog:
                     "name": name.lower(),
                     "timestamp": at * 1e6,
                     "duration": 5,
-                    "localEndpoint": {"serviceName": words.WATCHDOG},
+                    "localEndpoint": {"serviceName": vocabulary.WATCHDOG},
                     "tags": {f"watchdog.{key}": value for key, value in tags.items()},
                 }
             ]
@@ -412,7 +433,7 @@ class TestTraces:
         def without_voice(cache: str) -> list[dict]:
             return [
                 span
-                for span in spans(**{words.VOICE_CACHE: cache})
+                for span in spans(**{vocabulary.VOICE_CACHE: cache})
                 if span["name"] not in ("preprocess_audio", "extract_speaker")
             ]
 

@@ -15,7 +15,7 @@ from cluster.doctor.serve_reader import ServeReader
 from cluster.doctor.window import Window, seconds
 from cluster.doctor.zipkin_reader import ZipkinReader
 from tests.helpers.doctoring import BEGIN, LENGTH, many, spans
-from tracing import vocabulary as words
+from tracing import vocabulary
 
 WINDOW = Window(BEGIN, BEGIN + LENGTH)
 
@@ -58,7 +58,7 @@ class TestZipkin:
 
     def test_a_trace_whose_last_call_failed_later_is_not_lost_between_pages(self):
         """Zipkin sorts by the ingress's latest span: a CLIENT span, where there is one."""
-        traces = [spans(at=100 + n, lost=words.VOCODE_WAV if n % 3 == 0 else None) for n in range(40)]
+        traces = [spans(at=100 + n, lost=vocabulary.VOCODE_WAV if n % 3 == 0 else None) for n in range(40)]
         found, _ = read(traces, page=5)
         assert len(found.traces) == 40
 
@@ -72,11 +72,11 @@ class TestZipkin:
         assert found.skipped == 1 and sum(trace.root.start_ms < (BEGIN + 20) * 1000 for trace in found.traces) == 3
 
     def test_what_began_before_is_left_out(self):
-        found, _ = read([spans(at=-0.05, lost=words.VOCODE_WAV), spans(at=5)], page=10)
+        found, _ = read([spans(at=-0.05, lost=vocabulary.VOCODE_WAV), spans(at=5)], page=10)
         assert len(found.traces) == 1
 
     def test_several_requests_below_one_span_of_their_callers_count_each(self):
-        one, two = spans(), spans(at=20, status=400, error="input_validation", failing=words.PREPROCESS_AUDIO)
+        one, two = spans(), spans(at=20, status=400, error="input_validation", failing=vocabulary.PREPROCESS_AUDIO)
         caller = {
             "traceId": one[0]["traceId"],
             "id": "f" * 16,
@@ -270,7 +270,7 @@ class TestServe:
                 "other": {"deployments": {"x": {}}},
                 "cosygraph": {
                     "deployments": {
-                        words.INGRESS: {"deployment_config": {"num_replicas": 1}},
+                        vocabulary.INGRESS: {"deployment_config": {"num_replicas": 1}},
                         "tts-service": {"deployment_config": config, "replicas": replicas},
                     }
                 },
@@ -279,7 +279,7 @@ class TestServe:
         answer = httpx.Response(200, content=json.dumps(details))
         found = ServeReader("http://dashboard", httpx.MockTransport(_always(answer))).deployments()
         assert found["tts-service"].replicas == (("a", 7),) and found["tts-service"].max_batch_size == 1
-        assert found["tts-service"].most_replicas == 3 and found[words.INGRESS].most_replicas == 1
+        assert found["tts-service"].most_replicas == 3 and found[vocabulary.INGRESS].most_replicas == 1
 
 
 class TestWindow:

@@ -1,4 +1,4 @@
-"""The ingress's side of the limiter: real ledgers, a limiter that can be away, slow, or new."""
+"""The client of the limiter, with real limiters that may be unavailable, slow, or new."""
 
 import asyncio
 
@@ -27,26 +27,26 @@ class Distant(Limiter):
         if self.mode == "silent":
             await asyncio.sleep(3600)
 
-    async def enter(self, *args):
+    async def acquire(self, *args):
         await self._line()
-        result = await super().enter(*args)
+        result = await super().acquire(*args)
         if self.mode == "loses answers":
             await asyncio.sleep(3600)
         return result
 
-    async def leave(self, *args):
+    async def release(self, *args):
         await self._line()
-        await super().leave(*args)
+        await super().release(*args)
 
     async def renew(self, *args):
         await self._line()
         return await super().renew(*args)
 
 
-async def connected(limiter: Limiter | None, answer_within_s: float = 5.0) -> RateLimitClient:
-    counting = RateLimitClient(limiter, answer_within_s=answer_within_s, heartbeat_s=0.02, look_every_s=0.02)
+async def connected(limiter: Limiter | None, call_timeout_s: float = 5.0) -> RateLimitClient:
+    counting = RateLimitClient(limiter, call_timeout_s=call_timeout_s, heartbeat_s=0.02, reconnect_s=0.02)
     counting.start()
-    await until(lambda: counting.present)
+    await until(lambda: counting.available)
     return counting
 
 
@@ -60,7 +60,7 @@ async def allowed(counting: RateLimitClient, limits: CallerLimits, tries: int = 
     leases = []
     for _ in range(tries):
         try:
-            leases.append(await counting.enter("a", limits))
+            leases.append(await counting.acquire("a", limits))
         except RateLimited:
             pass
     return leases
@@ -74,7 +74,7 @@ def test_limits_hold_over_all_that_ask_one_limiter():
         assert len(await allowed(first, RATE)) == 0
         held = await allowed(first, PLACES, 1) + await allowed(second, PLACES)
         assert len(held) == 2
-        first.leave(held[0])
+        first.release(held[0])
         await asyncio.sleep(0.02)
         assert len(await allowed(second, PLACES)) == 1
         assert first.counters() == {"refused": 5, "alone": 0, "lost": 0, "under_way": 0, "limiter_present": 1}
@@ -88,7 +88,7 @@ def test_a_refusal_says_which_limit_it_was_and_when_to_come_back(limits, code, r
         counting = RateLimitClient(None)
         await allowed(counting, limits, 2)
         with pytest.raises(RateLimited) as refused:
-            await counting.enter("a", limits)
+            await counting.acquire("a", limits)
         assert (refused.value.status, refused.value.type, refused.value.code) == (429, "rate_limited", code)
         assert refused.value.headers() == {"Retry-After": str(retry)}
 
@@ -98,9 +98,9 @@ def test_a_refusal_says_which_limit_it_was_and_when_to_come_back(limits, code, r
 def test_the_time_to_come_back_is_rounded_up():
     async def main():
         counting = RateLimitClient(None)
-        await counting.enter("a", CallerLimits(requests_per_minute=50, burst=1))
+        await counting.acquire("a", CallerLimits(requests_per_minute=50, burst=1))
         with pytest.raises(RateLimited) as refused:
-            await counting.enter("a", CallerLimits(requests_per_minute=50, burst=1))
+            await counting.acquire("a", CallerLimits(requests_per_minute=50, burst=1))
         assert refused.value.headers() == {"Retry-After": "2"}, "1.2 s"
 
     asyncio.run(main())
@@ -110,7 +110,7 @@ def test_the_time_to_come_back_is_rounded_up():
 def test_while_the_limiter_is_away_each_replica_counts_for_itself_and_nobody_waits(mode, caplog):
     async def main():
         limiter = Distant()
-        counting = await connected(limiter, answer_within_s=0.05)
+        counting = await connected(limiter, call_timeout_s=0.05)
         limiter.mode = mode
         began = asyncio.get_running_loop().time()
         assert len(await allowed(counting, RATE, 50)) == 2, "the whole limit, and no more"
@@ -122,10 +122,10 @@ def test_while_the_limiter_is_away_each_replica_counts_for_itself_and_nobody_wai
             "under_way": 0,
             "limiter_present": 0,
         }
-        assert caplog.text.count("the limiter is away") == 1
+        assert caplog.text.count("the limiter is unavailable") == 1
         limiter.mode = "well"
         if mode == "broken":  # the heartbeat under way, too, is given up only after its own time limit
-            await until(lambda: counting.present)
+            await until(lambda: counting.available)
             assert len(await allowed(counting, RATE)) == 2, "the limiter's own count goes on"
 
     asyncio.run(main())
@@ -139,13 +139,13 @@ def test_requests_under_way_are_known_to_a_limiter_that_comes_back():
         limiter.mode = "broken"
         held += await allowed(counting, PLACES)
         assert len(held) == 2, "the one that the limiter granted counts here as well"
-        limiter._ledger = RateLimiter()
+        limiter._limiter = RateLimiter()
         limiter.mode = "well"
-        await until(lambda: counting.present)
-        assert limiter._ledger.under_way("a") == 2
+        await until(lambda: counting.available)
+        assert limiter._limiter.under_way("a") == 2
         for lease in held:
-            counting.leave(lease)
-        await until(lambda: limiter._ledger.under_way("a") == 0)
+            counting.release(lease)
+        await until(lambda: limiter._limiter.under_way("a") == 0)
 
     asyncio.run(main())
 
@@ -153,13 +153,13 @@ def test_requests_under_way_are_known_to_a_limiter_that_comes_back():
 def test_what_the_limiter_granted_too_late_is_given_back():
     async def main():
         limiter = Distant()
-        counting = await connected(limiter, answer_within_s=0.05)
+        counting = await connected(limiter, call_timeout_s=0.05)
         limiter.mode = "loses answers"
         [lease] = await allowed(counting, PLACES, 1)
-        assert counting.alone == 1
-        await until(lambda: counting.present)
-        counting.leave(lease)
-        await until(lambda: limiter._ledger.under_way("a") == 0)
+        assert counting.decided_locally == 1
+        await until(lambda: counting.available)
+        counting.release(lease)
+        await until(lambda: limiter._limiter.under_way("a") == 0)
 
     asyncio.run(main())
 
@@ -169,11 +169,11 @@ def test_a_request_that_is_cancelled_while_it_asks_holds_nothing():
         limiter = Distant()
         counting = await connected(limiter)
         limiter.mode = "loses answers"
-        asking = asyncio.create_task(counting.enter("a", PLACES))
-        await until(lambda: limiter._ledger.under_way("a") == 1)
+        asking = asyncio.create_task(counting.acquire("a", PLACES))
+        await until(lambda: limiter._limiter.under_way("a") == 1)
         asking.cancel()
-        await until(lambda: limiter._ledger.under_way("a") == 0)
-        assert asking.cancelled() and counting.counters()["under_way"] == 0 and counting.present
+        await until(lambda: limiter._limiter.under_way("a") == 0)
+        assert asking.cancelled() and counting.counters()["under_way"] == 0 and counting.available
 
     asyncio.run(main())
 
@@ -181,13 +181,13 @@ def test_a_request_that_is_cancelled_while_it_asks_holds_nothing():
 def test_leases_are_renewed_for_as_long_as_they_are_held():
     async def main():
         limiter = Limiter()
-        limiter._ledger = RateLimiter(lease_s=0.1)
+        limiter._limiter = RateLimiter(lease_s=0.1)
         counting = await connected(limiter)
         [lease] = await allowed(counting, CallerLimits(concurrent=1), 1)
         await asyncio.sleep(0.3)
-        assert limiter._ledger.under_way("a") == 1
-        counting.leave(lease)
-        counting.leave(lease)
-        await until(lambda: limiter._ledger.under_way("a") == 0)
+        assert limiter._limiter.under_way("a") == 1
+        counting.release(lease)
+        counting.release(lease)
+        await until(lambda: limiter._limiter.under_way("a") == 0)
 
     asyncio.run(main())

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from deployments.settings import GraphConfig
 from engines import contract
-from graph import GraphConfig
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 

@@ -78,66 +78,66 @@ def test_a_bucket_never_gives_more_than_its_size_and_its_rate_allow(per_second, 
     ],
 )
 def test_without_a_burst_it_is_what_ten_seconds_bring(limits, at_once, clock):
-    ledger, limits = RateLimiter(clock=clock), CallerLimits(**limits)
-    assert sum(ledger.enter("a", limits, "x") is None for _ in range(50)) == at_once
+    limiter, limits = RateLimiter(clock=clock), CallerLimits(**limits)
+    assert sum(limiter.acquire("a", limits, "x") is None for _ in range(50)) == at_once
 
 
 def test_each_caller_has_its_own_rate(clock):
-    ledger, limits = RateLimiter(clock=clock), CallerLimits(requests_per_minute=1, burst=2)
-    assert [ledger.enter("a", limits, "x") for _ in range(3)] == [None, None, Refusal("rate", 60.0)]
-    assert ledger.enter("b", limits, "x") is None
+    limiter, limits = RateLimiter(clock=clock), CallerLimits(requests_per_minute=1, burst=2)
+    assert [limiter.acquire("a", limits, "x") for _ in range(3)] == [None, None, Refusal("rate", 60.0)]
+    assert limiter.acquire("b", limits, "x") is None
     clock.now += 60
-    assert ledger.enter("a", limits, "x") is None
+    assert limiter.acquire("a", limits, "x") is None
 
 
 def test_a_place_is_free_again_when_it_is_given_back(clock):
-    ledger, limits = RateLimiter(clock=clock), CallerLimits(concurrent=2)
-    assert [ledger.enter("a", limits, lease) for lease in "xyz"] == [None, None, Refusal("concurrent", 1.0)]
-    ledger.leave("a", "x")
-    ledger.leave("a", "x")
-    ledger.leave("a", "never held")
-    ledger.leave("nobody", "x")
-    assert ledger.enter("a", limits, "z") is None and ledger.enter("a", limits, "w") is not None
-    assert ledger.enter("b", limits, "x") is None
+    limiter, limits = RateLimiter(clock=clock), CallerLimits(concurrent=2)
+    assert [limiter.acquire("a", limits, lease) for lease in "xyz"] == [None, None, Refusal("concurrent", 1.0)]
+    limiter.release("a", "x")
+    limiter.release("a", "x")
+    limiter.release("a", "never held")
+    limiter.release("nobody", "x")
+    assert limiter.acquire("a", limits, "z") is None and limiter.acquire("a", limits, "w") is not None
+    assert limiter.acquire("b", limits, "x") is None
 
 
 def test_a_refusal_takes_nothing(clock):
-    ledger, limits = RateLimiter(clock=clock), CallerLimits(requests_per_minute=1, burst=2, concurrent=1)
-    assert ledger.enter("a", limits, "x") is None
-    assert [ledger.enter("a", limits, "y").limit for _ in range(9)] == ["concurrent"] * 9, "and no token is lost"
-    ledger.leave("a", "x")
-    assert ledger.enter("a", limits, "y") is None
-    ledger.leave("a", "y")
-    assert ledger.enter("a", limits, "z").limit == "rate" and ledger.under_way("a") == 0, "and no place is held"
+    limiter, limits = RateLimiter(clock=clock), CallerLimits(requests_per_minute=1, burst=2, concurrent=1)
+    assert limiter.acquire("a", limits, "x") is None
+    assert [limiter.acquire("a", limits, "y").limit for _ in range(9)] == ["concurrent"] * 9, "and no token is lost"
+    limiter.release("a", "x")
+    assert limiter.acquire("a", limits, "y") is None
+    limiter.release("a", "y")
+    assert limiter.acquire("a", limits, "z").limit == "rate" and limiter.under_way("a") == 0, "and no place is held"
 
 
 def test_places_of_an_ingress_that_died_are_free_when_nobody_renews_them(clock):
-    ledger, limits = RateLimiter(lease_s=15, clock=clock), CallerLimits(concurrent=2)
-    ledger.enter("a", limits, "of the dead")
-    ledger.enter("a", limits, "of the living")
+    limiter, limits = RateLimiter(lease_s=15, clock=clock), CallerLimits(concurrent=2)
+    limiter.acquire("a", limits, "of the dead")
+    limiter.acquire("a", limits, "of the living")
     for _ in range(3):
         clock.now += 5
-        ledger.renew([("a", "of the living")])
-    assert ledger.under_way("a") == 1
-    assert ledger.enter("a", limits, "next") is None
+        limiter.renew([("a", "of the living")])
+    assert limiter.under_way("a") == 1
+    assert limiter.acquire("a", limits, "next") is None
 
 
-def test_a_ledger_that_starts_anew_learns_what_is_under_way(clock):
-    ledger = RateLimiter(clock=clock)
-    ledger.renew([("a", "x"), ("a", "y")])
-    assert ledger.enter("a", CallerLimits(concurrent=2), "z") is not None
+def test_a_limiter_that_starts_anew_learns_what_is_under_way(clock):
+    limiter = RateLimiter(clock=clock)
+    limiter.renew([("a", "x"), ("a", "y")])
+    assert limiter.acquire("a", CallerLimits(concurrent=2), "z") is not None
 
 
 def test_who_was_long_away_is_forgotten(clock):
-    ledger = RateLimiter(lease_s=15, clock=clock)
+    limiter = RateLimiter(lease_s=15, clock=clock)
     for number in range(100):
-        ledger.enter(f"at 192.0.2.{number}", CallerLimits(requests_per_minute=60, concurrent=1), "x")
-    assert ledger.known() == 100
+        limiter.acquire(f"at 192.0.2.{number}", CallerLimits(requests_per_minute=60, concurrent=1), "x")
+    assert limiter.callers() == 100
     clock.now += 61
-    ledger.enter("a", CallerLimits(requests_per_minute=60), "x")
-    assert ledger.known() == 1
-    ledger.enter("a", CallerLimits(concurrent=1), "x")
-    assert ledger.known() == 1, "a rate that was lifted is forgotten too"
+    limiter.acquire("a", CallerLimits(requests_per_minute=60), "x")
+    assert limiter.callers() == 1
+    limiter.acquire("a", CallerLimits(concurrent=1), "x")
+    assert limiter.callers() == 1, "a rate that was lifted is forgotten too"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.helpers.export import Receiver, drain, real_trace, trace, wait_for
-from tracing import Exporter, ExportSettings
-from tracing import vocabulary as words
+from tracing import Exporter, ExportSettings, vocabulary
 from tracing.spool import Spool
 from tracing.transport import FileTransport, Unavailable
 
@@ -157,7 +156,7 @@ def test_redaction_comes_before_the_disk(tmp_path):
     wait_for(lambda: exporter.counters()["retries"] >= 1)
     exporter.close(1)
     on_disk = b"".join(f.read_bytes() for f in tmp_path.iterdir())
-    assert b"canary7secret" not in on_disk and words.GENERATE_MEL.encode() in on_disk
+    assert b"canary7secret" not in on_disk and vocabulary.GENERATE_MEL.encode() in on_disk
     assert exporter.counters()["redacted"] == 2
 
 
@@ -204,7 +203,7 @@ def test_the_file_is_rotated(tmp_path):
     [
         ({"zipkin_url": "localhost:9411"}, "must begin with http"),
         ({"zipkin_url": "http://localhost:9411/api/v2/spans"}, "without /api/v2/spans"),
-        ({"zipkin": "http://localhost:9411"}, "Extra inputs"),
+        ({"zipkin": "http://localhost:9411"}, "did you mean"),
         ({"queue_limit": 0}, "greater than or equal to 1"),
     ],
 )

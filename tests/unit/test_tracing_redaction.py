@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tracing import Tracer
-from tracing import vocabulary as words
+from tracing import Tracer, vocabulary
 from tracing.redaction import Redaction, pseudonym
 from tracing.settings import Allow
 
@@ -28,7 +27,7 @@ def span(**changes) -> dict:
 
 def test_a_plain_span_leaves_as_it_is():
     whole = span(
-        annotations=[{"timestamp": 5, "value": words.DEQUEUED}], remoteEndpoint={"serviceName": "vocoder-service"}
+        annotations=[{"timestamp": 5, "value": vocabulary.DEQUEUED}], remoteEndpoint={"serviceName": "vocoder-service"}
     )
     assert Redaction().trace([whole]) == ([whole], 0)
 
@@ -99,7 +98,7 @@ def test_a_canary_never_leaves(place):
     assert json.dumps(span(**place), sort_keys=True) == before
 
 
-@pytest.mark.parametrize("shape", words.TAG_SHAPES.items(), ids=lambda item: item[0])
+@pytest.mark.parametrize("shape", vocabulary.TAG_SHAPES.items(), ids=lambda item: item[0])
 def test_no_tag_holds_a_sentence(shape):
     key, _ = shape
     for text in (
@@ -183,53 +182,53 @@ def test_configuration_widens_names_and_narrows_values():
 
 def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
     tags = {
-        words.STAGE: words.VOCODE_WAV,
-        words.REQUEST_DIALECT: "english-us",
-        words.REQUEST_DIALECT_SOURCE: "request",
-        words.REQUEST_LANGUAGE: "zh",
-        words.REQUEST_MODE: "instruct",
-        words.REQUEST_FALLBACK: True,
-        words.TEXT_LENGTH: 200,
-        words.AUDIO_SAMPLE_RATE: 24000,
-        words.AUDIO_DURATION: 5.123456789,
-        words.AUDIO_FORMAT: "WAV",
-        words.AUDIO_CLIPPING: 0.00001,
-        words.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512",
-        words.MODEL_VERSION: "0.9.4+cpu",
-        words.VOICE_CACHE: "miss",
-        words.QUEUE_WAIT_MS: 0.0,
-        words.BATCH_ID: "0123456789abcdef",
-        words.BATCH_SIZE: 8,
-        words.BATCH_WAIT_MS: 199.9,
-        words.COMPUTE_MS: 12345.678,
-        words.STREAM_CHUNKS: 5,
-        words.PIECE: 2,
-        words.PIECES: 3,
-        words.LM_STEPS: 250,
-        words.LM_TOKENS_PER_SECOND: 61.237,
-        words.FLOW_STEPS: 10,
-        words.FLOW_FRAMES: 480,
-        words.DEVICE: "cuda:0",
-        words.GPU_UTILIZATION: 0.97,
-        words.REPLICA_ID: "p0x3k2ab",
-        words.RETRY: 1,
-        words.HTTP_METHOD: "POST",
-        words.HTTP_ROUTE: "/api/generate",
-        words.HTTP_STATUS_CODE: 503,
-        words.ERROR_TYPE: "stage_unavailable",
-        words.ERROR_CODE: "text_too_long",
-        words.WATCHDOG_CAUSE: "canary_failed",
-        words.WATCHDOG_SERVICE: "tts-service",
-        words.WATCHDOG_FAILURES: 3,
-        words.WATCHDOG_LINE: "fallback",
-        words.CANARY_TRACE_ID: "0123456789abcdef" * 2,
-        words.CANCELLED: True,
-        words.USER_HASH: pseudonym("someone", b"k" * 16),
-        words.SAMPLING_REASON: "caller_demanded",
-        words.SAMPLING_ADJUSTED_COUNT: "6.667",
+        vocabulary.STAGE: vocabulary.VOCODE_WAV,
+        vocabulary.REQUEST_DIALECT: "english-us",
+        vocabulary.REQUEST_DIALECT_SOURCE: "request",
+        vocabulary.REQUEST_LANGUAGE: "zh",
+        vocabulary.REQUEST_MODE: "instruct",
+        vocabulary.REQUEST_FALLBACK: True,
+        vocabulary.TEXT_LENGTH: 200,
+        vocabulary.AUDIO_SAMPLE_RATE: 24000,
+        vocabulary.AUDIO_DURATION: 5.123456789,
+        vocabulary.AUDIO_FORMAT: "WAV",
+        vocabulary.AUDIO_CLIPPING: 0.00001,
+        vocabulary.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512",
+        vocabulary.MODEL_VERSION: "0.9.4+cpu",
+        vocabulary.VOICE_CACHE: "miss",
+        vocabulary.QUEUE_WAIT_MS: 0.0,
+        vocabulary.BATCH_ID: "0123456789abcdef",
+        vocabulary.BATCH_SIZE: 8,
+        vocabulary.BATCH_WAIT_MS: 199.9,
+        vocabulary.COMPUTE_MS: 12345.678,
+        vocabulary.STREAM_CHUNKS: 5,
+        vocabulary.PIECE: 2,
+        vocabulary.PIECES: 3,
+        vocabulary.LM_STEPS: 250,
+        vocabulary.LM_TOKENS_PER_SECOND: 61.237,
+        vocabulary.FLOW_STEPS: 10,
+        vocabulary.FLOW_FRAMES: 480,
+        vocabulary.DEVICE: "cuda:0",
+        vocabulary.GPU_UTILIZATION: 0.97,
+        vocabulary.REPLICA_ID: "p0x3k2ab",
+        vocabulary.RETRY: 1,
+        vocabulary.HTTP_METHOD: "POST",
+        vocabulary.HTTP_ROUTE: "/api/generate",
+        vocabulary.HTTP_STATUS_CODE: 503,
+        vocabulary.ERROR_TYPE: "stage_unavailable",
+        vocabulary.ERROR_CODE: "text_too_long",
+        vocabulary.WATCHDOG_CAUSE: "canary_failed",
+        vocabulary.WATCHDOG_SERVICE: "tts-service",
+        vocabulary.WATCHDOG_FAILURES: 3,
+        vocabulary.WATCHDOG_LINE: "fallback",
+        vocabulary.CANARY_TRACE_ID: "0123456789abcdef" * 2,
+        vocabulary.CANCELLED: True,
+        vocabulary.USER_HASH: pseudonym("someone", b"k" * 16),
+        vocabulary.SAMPLING_REASON: "caller_demanded",
+        vocabulary.SAMPLING_ADJUSTED_COUNT: "6.667",
     }
-    assert set(tags) == set(words.TAG_SHAPES) | {words.HTTP_ROUTE}
-    made = Tracer(words.INGRESS, ip="::1").server("POST /api/generate", parent=None)
+    assert set(tags) == set(vocabulary.TAG_SHAPES) | {vocabulary.HTTP_ROUTE}
+    made = Tracer(vocabulary.INGRESS, ip="::1").server("POST /api/generate", parent=None)
     made.tags(tags)
     spans = made.finish()
     assert Redaction().trace(spans) == (spans, 0)

@@ -5,8 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from tracing import FinishedSpan, Incoming, SamplingState, Tracer, encode
-from tracing import vocabulary as words
+from tracing import FinishedSpan, Incoming, SamplingState, Tracer, encode, vocabulary
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Rule, Sampler, SamplingDecision, SamplingSettings
 
@@ -115,9 +114,9 @@ def test_every_verdict_is_counted():
 
 
 def finished(fail: bool = False) -> list[FinishedSpan]:
-    root = Tracer(words.INGRESS).server("POST /api/generate", parent=None, start_ns=1_000_000_000)
-    root.tags({words.REQUEST_DIALECT: "sichuan", words.REQUEST_MODE: "fast"})
-    stage = Tracer(words.TTS).server(words.GENERATE_MEL, parent=root.context, start_ns=1_000_000_000)
+    root = Tracer(vocabulary.INGRESS).server("POST /api/generate", parent=None, start_ns=1_000_000_000)
+    root.tags({vocabulary.REQUEST_DIALECT: "sichuan", vocabulary.REQUEST_MODE: "fast"})
+    stage = Tracer(vocabulary.TTS).server(vocabulary.GENERATE_MEL, parent=root.context, start_ns=1_000_000_000)
     if fail:
         stage.fail("internal")
     return root.records(3_500_000_000) + stage.records(2_000_000_000)

@@ -9,16 +9,17 @@ import pytest
 from google.protobuf import descriptor_pb2
 from pydantic import ValidationError
 
-from tracing import Exporter, ExportSettings, Tracer
-from tracing import vocabulary as words
+from tracing import Exporter, ExportSettings, Tracer, vocabulary
 from tracing.grpc_transport import GrpcTransport, encode
 from tracing.transport import Rejected, Unavailable
 
 
 def real_trace() -> list[dict]:
-    root = Tracer(words.INGRESS, ip="10.1.2.3").server("POST /api/generate", parent=None)
-    root.annotate(words.FIRST_CHUNK)
-    lost = Tracer(words.INGRESS).client(words.VOCODE_WAV, parent=root.context, remote_service=words.VOCODER)
+    root = Tracer(vocabulary.INGRESS, ip="10.1.2.3").server("POST /api/generate", parent=None)
+    root.annotate(vocabulary.FIRST_CHUNK)
+    lost = Tracer(vocabulary.INGRESS).client(
+        vocabulary.VOCODE_WAV, parent=root.context, remote_service=vocabulary.VOCODER
+    )
     lost.fail("stage_unavailable", status=503)
     return root.finish() + lost.finish()
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tracing import vocabulary as words
+from tracing import vocabulary
 from tracing.tree import TraceNotFound, fetch, render
 
 T0 = 1_700_000_000_000_000
@@ -26,15 +26,15 @@ def span(number: int, name: str, parent: int | None, start_ms: float, ms: float,
 
 
 def request() -> list[dict]:
-    phase = span(6, "LM_DECODE", 4, 70, 400, words.TTS)
+    phase = span(6, "LM_DECODE", 4, 70, 400, vocabulary.TTS)
     del phase["kind"]
     return [
-        span(5, words.VOCODE_WAV, 1, 650, 150, words.VOCODER),
+        span(5, vocabulary.VOCODE_WAV, 1, 650, 150, vocabulary.VOCODER),
         phase,
-        span(1, "POST /api/generate", None, 0, 812.4, words.INGRESS, tags={"http.status_code": "200"}),
-        span(3, words.EXTRACT_SPEAKER, 1, 25, 40, words.EMBEDDING),
-        span(2, words.PREPROCESS_AUDIO, 1, 3, 20, words.AUDIO),
-        span(4, words.GENERATE_MEL, 1, 66, 580, words.TTS),
+        span(1, "POST /api/generate", None, 0, 812.4, vocabulary.INGRESS, tags={"http.status_code": "200"}),
+        span(3, vocabulary.EXTRACT_SPEAKER, 1, 25, 40, vocabulary.EMBEDDING),
+        span(2, vocabulary.PREPROCESS_AUDIO, 1, 3, 20, vocabulary.AUDIO),
+        span(4, vocabulary.GENERATE_MEL, 1, 66, 580, vocabulary.TTS),
     ]
 
 
@@ -52,26 +52,26 @@ def test_a_request_as_a_tree():
 
 def test_errors_and_the_service_that_could_not_report_are_shown():
     spans = [
-        span(1, "POST /api/generate", None, 0, 10, words.INGRESS, tags={"error": "stage_unavailable"}),
+        span(1, "POST /api/generate", None, 0, 10, vocabulary.INGRESS, tags={"error": "stage_unavailable"}),
         span(
             2,
-            words.PREPROCESS_AUDIO,
+            vocabulary.PREPROCESS_AUDIO,
             1,
             0,
             2,
-            words.AUDIO,
+            vocabulary.AUDIO,
             tags={"error": "too short", "error.type": "input_validation"},
         ),
         span(
             3,
-            words.VOCODE_WAV,
+            vocabulary.VOCODE_WAV,
             1,
             2,
             8,
-            words.INGRESS,
+            vocabulary.INGRESS,
             kind="CLIENT",
             tags={"error": ""},
-            remoteEndpoint={"serviceName": words.VOCODER},
+            remoteEndpoint={"serviceName": vocabulary.VOCODER},
         ),
     ]
     lines = render(spans).splitlines()

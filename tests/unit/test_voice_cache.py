@@ -17,10 +17,9 @@ from pydantic import ValidationError
 from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost
 from deployments.ingress.stage_clients import TtsClient
 from deployments.ingress.voice_cache import HASH_ASIDE_BYTES, MB, OVERHEAD_BYTES, KeptVoice, VoiceCache
-from deployments.settings import LiveApi
+from deployments.settings import GraphConfig, LiveApi
 from deployments.wire import Reply
 from engines.contract import Capabilities, Utterance
-from graph import GraphConfig
 from speech.errors import StageUnavailable
 from tests.helpers.serving import CLUSTER
 from tests.served.test_failures import new_run
