@@ -35,7 +35,7 @@ def test_with_a_key_it_reads_all_in_the_gates_pages(gate):
     assert read.cut_at is None and not read.orphans and not read.skipped
 
 
-@pytest.mark.parametrize("role, says", [("services", "no tags"), ("nothing", "403"), (None, "401")])
+@pytest.mark.parametrize("role, says", [("services", "hides all tags"), ("nothing", "403"), (None, "401")])
 def test_without_a_key_that_sees_tags_it_says_which_is_needed(gate, role, says):
     key = getattr(gate, role) if role else None
     with pytest.raises(CliError, match=says) as caught:
