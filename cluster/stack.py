@@ -227,7 +227,13 @@ class Stack:
             self.file.save(state)
 
         servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
-        servers.start(head, state.zipkin and state.zipkin.url, options.prometheus_port, options.alertmanager_port)
+        servers.start(
+            head,
+            state.zipkin and state.zipkin.url,
+            options.prometheus_port,
+            options.alertmanager_port,
+            state.traces_url,
+        )
 
     def _start_zipkin_proxy(self, options: Options, state: State) -> None:
         if options.zipkin_proxy is None:
