@@ -173,7 +173,7 @@ class Application:
         return next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
 
     def proxy_environment(self) -> dict[str, str]:
-        """What Serve's proxy must find in its environment: how the graph traces (`deployments/ingress/proxy_middleware.py`)."""
+        """Return what Serve's proxy needs in its environment (deployments.ingress.proxy_middleware)."""
         tracing = self._args.get("tracing") or {}
         return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
 

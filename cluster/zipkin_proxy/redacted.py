@@ -1,8 +1,8 @@
-"""Zipkin's answers for keys that may see services and durations, but no tags.
+"""Answer in Zipkin's place for keys that may see services and durations, but no tags.
 
-It fails closed: a path that is not here is not answered, and of a span only the fields that are named here are copied,
-so that tags, annotations, addresses, and whatever a later Zipkin adds, stay behind. Searching by a tag would tell its
-value by what is found, so it is refused.
+It fails closed. A path that is not listed here is not answered. Of a span only the fields that are listed here are
+copied: tags, annotations, addresses and whatever a later Zipkin adds stay behind. A search by a tag is refused, because
+its results would tell the tag's value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _SEARCH = (
 
 
 def span(full: dict) -> dict:
-    """Raises TypeError or AttributeError for what is no span."""
+    """Copy what may be seen of one span of Zipkin's v2 JSON.
+
+    Raises:
+        TypeError, AttributeError: This is no span.
+    """
     kept = {name: _scalar(full[name]) for name in _SCALARS if name in full}
     for name in _ENDPOINTS:
         if full.get(name, {}).get("serviceName") is not None:
@@ -55,8 +59,8 @@ def names(full: list) -> list[str]:
     return [_scalar(name) for name in full]
 
 
-class Stripped:
-    """Asks `zipkin`, whose base URL is the server's."""
+class Redacted:
+    """The routes that answer without tags. They ask `zipkin`, whose base URL is the server's."""
 
     def __init__(self, zipkin: httpx.AsyncClient) -> None:
         self._zipkin = zipkin
@@ -74,11 +78,11 @@ class Stripped:
         }
         # Tags that can be searched by, and their values: none.
         return [
-            *(Route(f"/api/v2/{path}", self._answer(strip)) for path, strip in calls.items()),
+            *(Route(f"/api/v2/{path}", self._answer(redact)) for path, redact in calls.items()),
             *(Route(f"/api/v2/{path}", _none) for path in ("autocompleteKeys", "autocompleteValues")),
         ]
 
-    def _answer(self, strip: Callable[[list], list]) -> Callable:
+    def _answer(self, redact: Callable[[list], list]) -> Callable:
         async def answer(request: Request) -> Response:
             if request.query_params.get("annotationQuery"):
                 return _error(
@@ -97,7 +101,7 @@ class Stripped:
                         else "Zipkin doesn't understand this search.",
                     )
                 found.raise_for_status()
-                return JSONResponse(strip(found.json()))
+                return JSONResponse(redact(found.json()))
             except (httpx.HTTPError, ValueError, TypeError, AttributeError):
                 return _error(502, "Zipkin gives no answer that can be shown; try again in a moment.")
 

@@ -1,4 +1,4 @@
-"""The gate's part of the command line."""
+"""The command-line options of the gate before Zipkin."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from cluster.cli_error import CliError
-from cluster.gate.configuration import Wanted
+from cluster.zipkin_proxy.configuration import ProxyOptions
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     gate = parser.add_argument_group("the gate before Zipkin (docs/gate.md)")
     gate.add_argument(
         "--with-gate",
         action="store_true",
-        help="nginx before Zipkin: asks for keys, lets reading through alone, writes down who read what",
+        help="put nginx before Zipkin: it asks for keys, lets only reads through, and logs who read what",
     )
     gate.add_argument(
-        "--viewers", type=Path, metavar="FILE", help="key file of those who may look (default: the graph's)"
+        "--viewers", type=Path, metavar="FILE", help="key file of the people who may look (default: the graph's)"
     )
     gate.add_argument(
         "--gate-host",
         type=_address,
         metavar="ADDRESS",
-        help=f"an IPv4 address of this machine, 0.0.0.0 for all of them (default {Wanted.host})",
+        help=f"an IPv4 address of this machine, 0.0.0.0 for all of them (default {ProxyOptions.host})",
     )
-    gate.add_argument("--gate-port", type=int, metavar="PORT", help=f"(default {Wanted.port})")
+    gate.add_argument("--gate-port", type=int, metavar="PORT", help=f"(default {ProxyOptions.port})")
     gate.add_argument(
-        "--gate-url", metavar="URL", help="what people open, where that is another address: a host's name, a proxy"
+        "--gate-url",
+        metavar="URL",
+        help="the address that people open, where it is another one: a host's name, a proxy",
     )
     gate.add_argument("--gate-tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files")
     gate.add_argument(
-        "--gate-rate", type=_rate, metavar="N", help=f"requests a second of one key (default {Wanted.rate})"
+        "--gate-rate", type=_rate, metavar="N", help=f"requests a second of one key (default {ProxyOptions.rate})"
     )
     gate.add_argument(
         "--gate-origin",
@@ -42,9 +44,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def wanted(args: argparse.Namespace) -> Wanted | None:
-    """Problem where something is said of a gate that isn't there."""
-    said = {
+def parse(args: argparse.Namespace) -> ProxyOptions | None:
+    """Return the gate that the command line asks for, or None.
+
+    Raises:
+        CliError: Options of a gate are given without --with-gate.
+    """
+    given = {
         "host": args.gate_host,
         "port": args.gate_port,
         "viewers": args.viewers,
@@ -53,14 +59,12 @@ def wanted(args: argparse.Namespace) -> Wanted | None:
         "tls": tuple(args.gate_tls) if args.gate_tls else None,
         "origins": tuple(args.gate_origin) if args.gate_origin else None,
     }
-    said = {name: value for name, value in said.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
     if not args.with_gate:
-        if said:
-            raise CliError(
-                "--viewers and the options that begin with --gate- say something of the gate: add --with-gate."
-            )
+        if given:
+            raise CliError("--viewers and the options that begin with --gate- are about the gate: add --with-gate.")
         return None
-    return Wanted(**said)
+    return ProxyOptions(**given)
 
 
 def _rate(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Starts and stops the gate, and remembers it."""
+"""Start the gate, check it, and stop it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import httpx
 from access.keys import KeyFile, read_key_file
 from cluster import processes
 from cluster.cli_error import CliError
-from cluster.gate.configuration import Wanted, fill
-from cluster.gate.viewers import sight
 from cluster.ports import any_free, require_free
+from cluster.zipkin_proxy.auth import scope
+from cluster.zipkin_proxy.configuration import ProxyOptions, fill
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY_WITHIN_S = 20.0
@@ -28,20 +28,20 @@ _NO_KEYS = (
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A gate that was started here."""
+class ZipkinProxy:
+    """A gate that this launcher started."""
 
     process: processes.Started
-    url: str  #: what people open, without /zipkin
-    own_url: str  #: of the address it listens on
+    url: str  #: the address that people open, without /zipkin
+    own_url: str  #: the address it listens on
     host: str
     port: int
     viewers: str
     audit_log: str
 
     @property
-    def asks_for_a_key(self) -> bool:
-        """Whether nginx and the server behind it answer. The certificate is not looked at: it's our own machine."""
+    def requires_key(self) -> bool:
+        """Tell whether nginx and the server behind it answer. The certificate is not checked: it is our machine's."""
         try:
             answer = httpx.get(f"{self.own_url}/zipkin/", timeout=5, trust_env=False, verify=False)
         except httpx.HTTPError:
@@ -52,39 +52,51 @@ class Gate:
         processes.stop(self.process)
 
 
-def check(wanted: Wanted, keys_file: Path | None) -> None:
-    """What can be known before anything is started: options, nginx, keys, the port. Raises Problem."""
-    wanted.check()
+def check(options: ProxyOptions, keys_file: Path | None) -> None:
+    """Check what can be known before anything starts: options, nginx, keys, the port.
+
+    Raises:
+        CliError: One of them is wrong or missing.
+    """
+    options.check()
     find()
-    _keys(wanted.viewers or keys_file)
-    require_free(wanted.port, "the gate", "--gate-port", host=wanted.host)
+    _keys(options.viewers or keys_file)
+    require_free(options.port, "the gate", "--gate-port", host=options.host)
 
 
 def start(
-    wanted: Wanted,
+    options: ProxyOptions,
     zipkin_url: str,
     keys_file: Path | None,
     run_dir: Path,
     say: Callable[[str], None],
-    remember: Callable[[Gate], None] = lambda gate: None,
-) -> Gate:
-    """A gate that answers. `keys_file`: the graph's, where `wanted` names none.
+    remember: Callable[[ZipkinProxy], None] = lambda gate: None,
+) -> ZipkinProxy:
+    """Start a gate and return it once it answers.
 
-    `remember` is called before it is ready, so that it can be stopped whatever happens next. Raises Problem where there
-    is no nginx, no key file, or the port is taken.
+    Args:
+        options: The gate's options.
+        zipkin_url: Of the Zipkin behind it.
+        keys_file: The graph's, for where `options` names no key file.
+        run_dir: Where its folder and its log are made.
+        say: Hears of progress.
+        remember: Called before the gate is ready, so that it can be stopped whatever happens next.
+
+    Raises:
+        CliError: There is no nginx or no key file, or the port is taken.
     """
-    check(wanted, keys_file)
-    viewers = wanted.viewers or keys_file
+    check(options, keys_file)
+    viewers = options.viewers or keys_file
     folder, port = run_dir / "gate", any_free()
-    _prepare(folder, fill(wanted, zipkin_url, port))
-    if not any(sight(key.roles) for key in _keys(viewers).keys):
+    _prepare(folder, fill(options, zipkin_url, port))
+    if not any(scope(key.roles) for key in _keys(viewers).keys):
         say(f"no key in {viewers} may look at traces yet: " + _NO_KEYS.format(file=f" --file {viewers}"))
-    if not (wanted.tls or wanted.host.startswith("127.")):
+    if not (options.tls or options.host.startswith("127.")):
         say("WARNING: the gate is open to the network without TLS, and keys travel as they are (--gate-tls)")
     command = [
         sys.executable,
         "-m",
-        "cluster.gate",
+        "cluster.zipkin_proxy",
         "--nginx",
         str(find()),
         "--folder",
@@ -96,20 +108,24 @@ def start(
         "--authority-port",
         str(port),
         "--rate",
-        str(wanted.rate),
+        str(options.rate),
     ]
     process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
-    gate = Gate(
-        process, wanted.ui_base, wanted.own_url, wanted.host, wanted.port, str(viewers), str(folder / "audit.jsonl")
+    gate = ZipkinProxy(
+        process, options.ui_base, options.own_url, options.host, options.port, str(viewers), str(folder / "audit.jsonl")
     )
     remember(gate)
     _wait_until_ready(gate)
-    say(f"the gate is ready: {gate.url}/zipkin/ (asks for a key of {viewers}; who looked at what: {gate.audit_log})")
+    say(f"the gate is ready: {gate.url}/zipkin/ (takes the keys of {viewers}; logs who read what in {gate.audit_log})")
     return gate
 
 
 def find(env: Mapping[str, str] = os.environ) -> Path:
-    """nginx's path. Problem, with how to get it, where it is missing."""
+    """Return nginx's path.
+
+    Raises:
+        CliError: It is not installed; the message says how to install it.
+    """
     # Debian puts servers where only root's PATH looks.
     found = shutil.which("nginx", path=os.pathsep.join([env.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     if found is None:
@@ -123,7 +139,7 @@ def find(env: Mapping[str, str] = os.environ) -> Path:
 def _keys(viewers: Path | None) -> KeyFile:
     if viewers is None:
         raise CliError(
-            "--with-gate needs a key file, for it lets nobody in without a key: "
+            "--with-gate needs a key file, because every request needs a key: "
             + _NO_KEYS.format(file="")
             + ", or name a file with --viewers."
         )
@@ -138,13 +154,13 @@ def _prepare(folder: Path, configuration: str) -> None:
     for name in ("temp", "nothing"):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     (folder / "nginx.conf").write_text(configuration)
-    # nginx would make it readable to everybody.
+    # nginx would make it readable for every user of the machine.
     os.close(os.open(folder / "audit.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
 
 
-def _wait_until_ready(gate: Gate) -> None:
+def _wait_until_ready(gate: ZipkinProxy) -> None:
     began = time.monotonic()
-    while not gate.asks_for_a_key:
+    while not gate.requires_key:
         ended = not gate.process.alive
         if ended or time.monotonic() - began > READY_WITHIN_S:
             gate.stop()

@@ -1,4 +1,4 @@
-"""What the gate can be told, and nginx's configuration from it."""
+"""The gate's options, and nginx's configuration made from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_LOOKBACK_MS = 31 * 86_400_000
 #: may ask five times as much, with whatever keys or none.
 REQUESTS_PER_SECOND = 10
 BURST_S, KEYS_AT_AN_ADDRESS = 6, 5
-#: what a search may say; `limit` and `lookback` are capped
+#: The parameters that a search may have; `limit` and `lookback` are capped.
 PARAMETERS = (
     "serviceName",
     "spanName",
@@ -38,16 +38,25 @@ _UNQUOTABLE = re.compile(r'["\\${}\r\n]')
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A gate as its operator asks for it."""
+class ProxyOptions:
+    """The options of one gate.
+
+    Attributes:
+        host: The IPv4 address to listen on.
+        port: The port to listen on.
+        viewers: The key file of the people who may look at traces; None means the graph's.
+        tls: Certificate with its chain, and its key, both PEM.
+        origins: Origins of other pages that may read, such as https://grafana.example.
+        url: The address that people open, where it is not the one that nginx listens on.
+        rate: Requests a second of one key.
+    """
 
     host: str = LOOPBACK
     port: int = 9412
-    viewers: Path | None = None  #: key file; None: the graph's
-    tls: tuple[Path, Path] | None = None  #: certificate with its chain, and its key, both PEM
-    origins: tuple[str, ...] = ()  #: of other pages that may read, such as https://grafana.example
-    url: str | None = None  #: what people open, where that isn't the address it listens on
-
+    viewers: Path | None = None
+    tls: tuple[Path, Path] | None = None
+    origins: tuple[str, ...] = ()
+    url: str | None = None
     rate: int = REQUESTS_PER_SECOND
 
     @property
@@ -59,7 +68,11 @@ class Wanted:
         return (self.url or self.own_url).rstrip("/")
 
     def check(self) -> None:
-        """What can be known before anything is started. Problem with the option to correct."""
+        """Check what can be known before anything starts.
+
+        Raises:
+            CliError: An option is wrong; the message names it.
+        """
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise CliError(
@@ -76,33 +89,43 @@ class Wanted:
                 )
 
 
-def fill(wanted: Wanted, zipkin_url: str, authority_port: int, template: str | None = None) -> str:
-    """nginx's configuration. Raises Problem for a Zipkin that can't stand behind it."""
-    certificate, key = (file.resolve() for file in wanted.tls) if wanted.tls else (None, None)
+def fill(options: ProxyOptions, zipkin_url: str, authority_port: int, template: str | None = None) -> str:
+    """Fill in nginx's configuration.
+
+    Args:
+        options: The gate's.
+        zipkin_url: Of the Zipkin behind it.
+        authority_port: The port, on loopback, of the server that nginx asks.
+        template: Replaces nginx.conf in tests.
+
+    Raises:
+        CliError: nginx can't pass requests on to a Zipkin at this address.
+    """
+    certificate, key = (file.resolve() for file in options.tls) if options.tls else (None, None)
     values = {
         "user": _user(),
-        "host": wanted.host,
-        "port": wanted.port,
-        "ssl": " ssl" if wanted.tls else "",
+        "host": options.host,
+        "port": options.port,
+        "ssl": " ssl" if options.tls else "",
         "certificate": f'ssl_certificate "{certificate}"; ssl_certificate_key "{key}"; ssl_protocols TLSv1.2 TLSv1.3;'
-        if wanted.tls
+        if options.tls
         else "",
         "zipkin": _behind(zipkin_url),
         "authority": f"{LOOPBACK}:{authority_port}",
-        "origins": " ".join(f'"{origin}" $http_origin;' for origin in wanted.origins),
+        "origins": " ".join(f'"{origin}" $http_origin;' for origin in options.origins),
         "limit": up_to(MOST_TRACES),
         "most_traces": MOST_TRACES,
         "lookback": up_to(LONGEST_LOOKBACK_MS),
         "longest_lookback": LONGEST_LOOKBACK_MS,
         "parameters": _parameters(),
-        "address_rate": wanted.rate * KEYS_AT_AN_ADDRESS,
-        "address_burst": wanted.rate * KEYS_AT_AN_ADDRESS * BURST_S,
+        "address_rate": options.rate * KEYS_AT_AN_ADDRESS,
+        "address_burst": options.rate * KEYS_AT_AN_ADDRESS * BURST_S,
     }
     return _filled(TEMPLATE.read_text() if template is None else template, values)
 
 
 def up_to(most: int) -> str:
-    """A regular expression for the whole numbers from 0 to `most`, written without leading zeros or with some."""
+    """Return a regular expression for the whole numbers from 0 to `most`, without their leading zeros."""
     digits = str(most)
     shorter = [rf"\d{{1,{len(digits) - 1}}}"] if len(digits) > 1 else []
     smaller = [
@@ -138,7 +161,7 @@ def _behind(zipkin_url: str) -> str:
 
 
 def _user() -> str:
-    """Started as root, nginx would give its workers to somebody who may not be able to read its folder."""
+    """Return the `user` line for nginx. As root it would run its workers as a user that may not read its folder."""
     if os.geteuid() != 0:
         return ""
     me = pwd.getpwuid(0)
