@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Literal
 
 import torch
@@ -94,6 +94,8 @@ class Flow(nn.Module):
         self.register_buffer("_sin", None, persistent=False)
         self._prepared: tuple[torch.device, torch.dtype] | None = None
         self._launcher: Launcher | None = None
+        self._widths: list[float] = []
+        self._packs = False
 
     @property
     def device(self) -> torch.device:
@@ -131,10 +133,13 @@ class Flow(nn.Module):
         self._cos, self._sin = (table.to(exact) for table in estimator.rotary_embed(noise.MEL_FRAMES))
         # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
         # product, and the official code has two.
+        self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
+        times = _schedule()
+        self._widths = [width for _, width in times]
         self._modulations = torch.stack(
             [
                 estimator.modulations(torch.full((2,), time, device=self.device))[:, :1].to(self.dtype)
-                for time, _ in _schedule()
+                for time, _ in times
             ]
         )
         self._launcher = launcher or Launcher(self.device)
@@ -181,7 +186,8 @@ class Flow(nn.Module):
         Args:
             chunked: whole rows, streams' chunks, or both.
         """
-        if self.device.type == "cpu":
+        self.prepare()
+        if not self._launcher.bucketed:
             return
         for count, frames in shapes:
             for kind in chunked:
@@ -246,8 +252,7 @@ class Flow(nn.Module):
         lengths, chunks = torch.cat((lengths, lengths)), torch.cat((chunks, chunks))
         if seen == "chunks":
             return visible(lengths, chunks, frames, self.dtype)
-        packed = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
-        return visible(lengths, None, frames, self.dtype, packed)
+        return visible(lengths, None, frames, self.dtype, self._packs)
 
     def _integrated(self, mu: Tensor, cond: Tensor, speaker: Tensor, attending: Visible) -> Tensor:
         """Ten Euler steps from the noise to the mel."""
@@ -256,7 +261,7 @@ class Flow(nn.Module):
         rope = self._cos[:frames], self._sin[:frames]
         # The second half of the batch is without conditions; guidance leads away from what it finds.
         mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
-        for (_, step), modulations in zip(_schedule(), self._modulations.unbind(), strict=True):
+        for step, modulations in zip(self._widths, self._modulations.unbind(), strict=True):
             velocity = self.decoder.estimator.velocity(
                 torch.cat((x, x)).to(mu.dtype), mu, modulations, speaker, cond, rope, attending
             )
@@ -276,8 +281,7 @@ def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:
     )
 
 
-@lru_cache
-def _schedule() -> tuple[tuple[float, float], ...]:
+def _schedule() -> list[tuple[float, float]]:
     """Time and width of each Euler step, closer together at the start (cosine). Summed in float32, as in training."""
     times = 1 - torch.cos(torch.linspace(0, 1, STEPS + 1) * 0.5 * math.pi)
     time, width, steps = times[0], times[1] - times[0], []
@@ -286,7 +290,7 @@ def _schedule() -> tuple[tuple[float, float], ...]:
         time = time + width
         if index + 2 <= STEPS:
             width = times[index + 2] - time
-    return tuple(steps)
+    return steps
 
 
 def stored(directory: ModelDirectory) -> weights.Stored:

@@ -147,7 +147,8 @@ class Hift(nn.Module):
         Args:
             final: whole mels, unfinished ones, or both.
         """
-        if self.device.type == "cpu":
+        self.prepare()
+        if not self._launcher.bucketed:
             return
         for count, frames in shapes:
             for kind in final:

@@ -49,7 +49,7 @@ class Launcher:
 
     def __init__(self, device: torch.device, graphs: Graphs | None = None, bucketed: bool | None = None) -> None:
         self.device = device
-        self.graphs = graphs or Graphs(device)
+        self.graphs = Graphs(device) if graphs is None else graphs
         self.bucketed = device.type != "cpu" if bucketed is None else bucketed
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # weights and tables are there, whichever stream brought them
@@ -69,7 +69,8 @@ class Launcher:
             finish: makes the result of what the function gave, on the host.
         """
         if self.device.type != "cuda":
-            return Pending(self.graphs(key, function, *inputs), None, finish)
+            made = self.graphs(key, function, *inputs)
+            return Pending(made.clone() if self.graphs.enabled else made, None, finish)
         # Not `graphs.on()`: the caller's stream would wait for this batch, and all that is launched after it.
         with torch.cuda.stream(self.graphs.stream):
             made = self.graphs(key, function, *inputs)
