@@ -124,12 +124,12 @@ class CosyVoice3Engine:
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
         import torch
 
-        from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
+        from engines.cosyvoice3 import acoustic
         from engines.cosyvoice3.flow_batches import Limits
 
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
         rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
-        return CosyVoice3AcousticModel(
+        return acoustic.load(
             self._directory, device, threads, getattr(torch, name), limits=Limits(rows=rows), **self._decoding
         )
 

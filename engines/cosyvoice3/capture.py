@@ -82,10 +82,12 @@ class Graphs:
         return len(self._kept)
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Let the block's work run on the graphs' stream, behind what the current stream was given before.
+    def on(self, wait: bool = True) -> Iterator[None]:
+        """Let the block's work run on the graphs' stream.
 
-        The current stream's later work waits for the block's. Nothing waits on the host.
+        Args:
+            wait: behind what the current stream was given before, and before what it is given later. False where
+                the block uses nothing of that. The host waits for nothing in either case.
         """
         if self.stream is None:
             yield
@@ -94,12 +96,14 @@ class Graphs:
         if outer == self.stream:
             yield
             return
-        self.stream.wait_stream(outer)
+        if wait:
+            self.stream.wait_stream(outer)
         try:
             with torch.cuda.stream(self.stream):
                 yield
         finally:
-            outer.wait_stream(self.stream)
+            if wait:
+                outer.wait_stream(self.stream)
 
     @torch.inference_mode()
     def __call__(
