@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cosyvoice3 import distance, tiny_checkpoint  # noqa: F401
-from recording import replaying
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,6 +14,8 @@ from engines.cosyvoice3.capture import Graphs, Recorded
 from engines.cosyvoice3.flow import FlowRow
 from engines.cosyvoice3.flow_batches import bucket
 from engines.cosyvoice3.launcher import Launcher
+from tests.helpers.cosyvoice3 import distance, tiny_checkpoint  # noqa: F401
+from tests.helpers.recording import replaying
 
 LAUNCHES, SYNCS = 30, 1
 
@@ -235,7 +235,7 @@ def test_a_flow_batch_costs_the_host_few_launches_and_one_wait(tiny, counted):
     assert len(counter.syncs) <= SYNCS, counter.syncs
 
 
-def test_a_vocoder_batch_costs_the_host_few_launches_and_one_wait(tiny, counted, excitation):
+def test_a_vocoder_batch_costs_the_host_few_launches_and_one_wait(tiny, excitation, counted):
     counter, launcher = counted
     with torch.device("cuda:0"):
         network = hift.Hift(tiny.numbers.hift).requires_grad_(False)
