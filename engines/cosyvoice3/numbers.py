@@ -146,16 +146,8 @@ def read(path: Path) -> Numbers:
         WeightsError: the file can't be read, is no YAML, or lacks a number; the message names file and key.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} can't be read as YAML ({type(error).__name__}). Fetch the file again.") from error
-
-
-def parse(text: str, path: Path) -> Numbers:
-    """The numbers in the content of a file, whose `path` errors name. WeightsError as `read`."""
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WeightsError(f"{path} can't be read as YAML ({type(error).__name__}). Fetch the file again.") from error
     if not isinstance(tree, dict):
         raise WeightsError(f"{path} holds no settings. Fetch the file again.")

@@ -7,16 +7,14 @@ official signatures: an embedding and speech tokens that follow the clip, out of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.cosyvoice3 import flow, hift, numbers, speech_lm
+from engines.cosyvoice3 import flow, hift, speech_lm
 from engines.cosyvoice3.directory import (
     CAMPPLUS,
     FLOW,
@@ -30,13 +28,9 @@ from engines.cosyvoice3.directory import (
     YAML,
     ModelDirectory,
 )
-from engines.cosyvoice3.qwen import QwenSize
 from engines.cosyvoice3.weights import NormedConv1d
 
-N = TypeVar("N", bound=nn.Module)
-
 _OPSET, _FORMAT = 17, 9
-_PITCH_HZ = 150.0
 
 
 @dataclass(frozen=True)
@@ -78,45 +72,6 @@ def make(folder: Path, sizes: Sizes = TINY, seed: int = 0) -> ModelDirectory:
     return directory
 
 
-def numbers_of(sizes: Sizes) -> numbers.Numbers:
-    """What `cosyvoice3.yaml` of a checkpoint of these sizes says, without a file."""
-    return numbers.parse(_yaml(sizes), Path(YAML))
-
-
-def speech_lm_of(
-    sizes: Sizes = FULL, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
-) -> speech_lm.SpeechLm:
-    """A language model of random weights, made on the device without a file."""
-    size, tokens = QwenSize.of(_qwen(sizes)), numbers_of(sizes).llm.speech_token_size
-    return _made(lambda: speech_lm.SpeechLm(size, tokens), device, seed).to(dtype)
-
-
-def flow_of(sizes: Sizes = FULL, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> flow.Flow:
-    """A flow of random weights, made on the device without a file."""
-    network = _made(lambda: flow.Flow(numbers_of(sizes).flow), device, seed)
-    frequencies = network.decoder.estimator.rotary_embed.inv_freq
-    frequencies.copy_(_frequencies(len(frequencies)))
-    return network.to(dtype)
-
-
-def hift_of(sizes: Sizes = FULL, device: str = "cpu", seed: int = 0) -> hift.Hift:
-    """A vocoder of random weights, made on the device without a file: float32, its pitch float64."""
-    network = _made(lambda: hift.Hift(numbers_of(sizes).hift), device, seed)
-    network.f0_predictor.double().classifier.bias.fill_(_PITCH_HZ)
-    return network
-
-
-def _made(build: Callable[[], N], device: str, seed: int) -> N:
-    """As torch initialises it. The same seed gives other weights on another kind of device."""
-    with torch.random.fork_rng(), torch.device(device):
-        torch.manual_seed(seed)
-        return build().eval().requires_grad_(False)
-
-
-def _frequencies(half: int) -> Tensor:
-    return 1 / 10_000 ** (torch.arange(half) / half)
-
-
 def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
     """The network's weights under the official names."""
     state = network.state_dict()
@@ -125,7 +80,8 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
         return named | {"llm.model.lm_head.weight": state["body.embed_tokens.weight"]}
     if name == FLOW:
         key = "decoder.estimator.rotary_embed.inv_freq"
-        return state | {key: _frequencies(len(state[key]))}
+        half = len(state[key])
+        return state | {key: 1 / 10_000 ** (torch.arange(half) / half)}
     for key, module in network.named_modules():
         if isinstance(module, NormedConv1d):
             weight = state.pop(f"{key}.weight")
@@ -133,7 +89,7 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
             state[f"{key}.parametrizations.weight.original0"] = length
             state[f"{key}.parametrizations.weight.original1"] = weight
     # A random predictor says 0 Hz or so, and a voice without pitch would leave half the vocoder untested.
-    state["f0_predictor.classifier.bias"] = torch.full_like(state["f0_predictor.classifier.bias"], _PITCH_HZ)
+    state["f0_predictor.classifier.bias"] = torch.full_like(state["f0_predictor.classifier.bias"], 150.0)
     return state
 
 
