@@ -281,7 +281,7 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     try:
         ends = visible(lengths, None, 64, dtype, packed=True).ends
         found = varlen_attn(q, k, v, ends, ends, 64, 64).reshape(2, 64, 2, dim_head)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except Exception:  # each release of torch refuses in its own way what the device can't do
         return False
     q, k, v = (tensor.reshape(2, 64, 2, dim_head).transpose(1, 2) for tensor in (q, k, v))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=visible(lengths, None, 64, dtype).bias).transpose(1, 2)
