@@ -102,11 +102,28 @@ class Attention(nn.Module):
         self.heads, self.dim_head = size.heads, size.dim_head
         self.to_q, self.to_k, self.to_v = (nn.Linear(size.dim, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, size.dim)])
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Visible) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
-        _rotate(q, rope)
-        _rotate(k, rope)
+    def fuse(self) -> None:
+        """Make queries, keys and values with one product. The three layers become views of what it multiplies with."""
+        layers = self.to_q, self.to_k, self.to_v
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        for layer, part, offset in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+            layer.weight = nn.Parameter(part, requires_grad=False)
+            layer.bias = nn.Parameter(offset, requires_grad=False)
+        self.qkv_weight, self.qkv_bias = weight, bias
+
+    def forward(self, x: Tensor, rope: Tensor, visible: Visible) -> Tensor:
+        if self.qkv_weight is None:
+            q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+            _rotate(q, rope)
+            _rotate(k, rope)
+        else:
+            parts = F.linear(x, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, -1))
+            _rotate(parts[..., :2, :], rope[:, None])
+            q, k, v = parts.unbind(-2)
         if visible.ends is not None:
             q, k, v = (tensor.reshape(-1, self.heads, self.dim_head) for tensor in (q, k, v))
             frames = x.shape[1]
@@ -140,10 +157,10 @@ class Block(nn.Module):
         self.attn = Attention(size)
         self.ff = FeedForward(size)
 
-    def forward(self, x: Tensor, modulations: Tensor, rope: tuple[Tensor, Tensor], visible: Visible) -> Tensor:
+    def forward(self, x: Tensor, modulations: Tensor, rope: Tensor, visible: Visible) -> Tensor:
         shift, scale, gate, ff_shift, ff_scale, ff_gate = modulations
-        x = x + gate * self.attn(_modulated(x, scale, shift), rope, visible)
-        return x + ff_gate * self.ff(_modulated(x, ff_scale, ff_shift))
+        x = _gated(x, gate, self.attn(_modulated(x, scale, shift), rope, visible))
+        return _gated(x, ff_gate, self.ff(_modulated(x, ff_scale, ff_shift)))
 
 
 class Rotary(nn.Module):
@@ -163,11 +180,10 @@ class Rotary(nn.Module):
             self.inv_freq = exact.to(self.inv_freq.device)
         return self
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (length, dim) float32 of positions 0 …, each frequency for two neighbouring numbers."""
+    def forward(self, length: int) -> Tensor:
+        """Cosines and sines (length, dim / 2, 2) float32 of positions 0 …, each for two neighbouring numbers."""
         angles = torch.arange(length, device=self.inv_freq.device).float()[:, None] * self.inv_freq.float()
-        angles = angles.repeat_interleave(2, dim=-1)
-        return angles.cos(), angles.sin()
+        return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 class Dit(nn.Module):
@@ -221,7 +237,7 @@ class Dit(nn.Module):
         modulations: Tensor,
         speaker: Tensor,
         cond: Tensor,
-        rope: tuple[Tensor, Tensor],
+        rope: Tensor,
         visible: Visible,
     ) -> Tensor:
         """As `forward`, with what `modulations` made of the time and the positions' cosines and sines."""
@@ -265,7 +281,7 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     try:
         ends = visible(lengths, None, 64, dtype, packed=True).ends
         found = varlen_attn(q, k, v, ends, ends, 64, 64).reshape(2, 64, 2, dim_head)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except Exception:  # each release of torch refuses in its own way what the device can't do
         return False
     q, k, v = (tensor.reshape(2, 64, 2, dim_head).transpose(1, 2) for tensor in (q, k, v))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=visible(lengths, None, 64, dtype).bias).transpose(1, 2)
@@ -274,18 +290,39 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     )
 
 
+# float32 is rounded step by step as the official code rounds it. Narrower types are not, and take fewer and larger
+# kernels, which also round less.
+
+
+def _exact(x: Tensor) -> bool:
+    return x.dtype == torch.float32
+
+
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalised, times `scale`, plus `shift`, both (n or 1, 1, dim)."""
-    if x.dtype == torch.float32 or scale.shape[0] > 1:  # float32 is rounded as the official code rounds
+    if _exact(x) or scale.shape[0] > 1:
         return F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
     return F.layer_norm(x, x.shape[-1:], scale.flatten(), shift.flatten(), eps=1e-6)
 
 
-def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
-    """Rotate the first numbers of all heads together, in neighbouring pairs, in place. In float32, then rounded."""
-    cos, sin = rope
-    head = x[..., : cos.shape[-1]]
-    exact = head.to(torch.promote_types(x.dtype, torch.float32))
-    pairs = exact.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-    head.copy_(exact * cos + turned * sin)
+def _gated(x: Tensor, gate: Tensor, more: Tensor) -> Tensor:
+    """x + gate * more"""
+    return x + gate * more if _exact(x) else torch.addcmul(x, gate, more)
+
+
+def _rotate(x: Tensor, rope: Tensor) -> None:
+    """Rotate the first numbers of all heads together, in neighbouring pairs, in place. In float32, then rounded.
+
+    Args:
+        x: (n, frames, …, numbers).
+        rope: (frames, …, pairs, 2), as `Rotary` gives it.
+    """
+    head = x[..., : 2 * rope.shape[-2]]
+    pairs = head.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    if _exact(x):
+        cos, sin = rope.unbind(-1)
+        one, other = pairs.unbind(-1)
+        turned = torch.stack((one * cos + -other * sin, other * cos + one * sin), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
+    head.copy_(turned.flatten(-2))

@@ -90,8 +90,7 @@ class Flow(nn.Module):
         # What is the same for every batch: made on the device by `prepare`, and resident there.
         self.register_buffer("_noise", None, persistent=False)
         self.register_buffer("_modulations", None, persistent=False)
-        self.register_buffer("_cos", None, persistent=False)
-        self.register_buffer("_sin", None, persistent=False)
+        self.register_buffer("_rope", None, persistent=False)
         self._prepared: tuple[torch.device, torch.dtype] | None = None
         self._launcher: Launcher | None = None
         self._widths: list[float] = []
@@ -130,7 +129,10 @@ class Flow(nn.Module):
         # What the steps add up is not rounded to half precision, whatever the network computes in.
         exact = torch.promote_types(self.dtype, torch.float32)
         self._noise = noise.flow(noise.MEL_FRAMES).T.contiguous().to(self.device, exact)
-        self._cos, self._sin = (table.to(exact) for table in estimator.rotary_embed(noise.MEL_FRAMES))
+        self._rope = estimator.rotary_embed(noise.MEL_FRAMES).to(exact)
+        if self.dtype in (torch.bfloat16, torch.float16):
+            for block in estimator.transformer_blocks:
+                block.attn.fuse()
         # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
         # product, and the official code has two.
         self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
@@ -143,6 +145,7 @@ class Flow(nn.Module):
             ]
         )
         self._launcher = launcher or Launcher(self.device)
+        self._launcher.synchronize()
         self._prepared = self.device, self.dtype
 
     def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
@@ -258,12 +261,11 @@ class Flow(nn.Module):
         """Ten Euler steps from the noise to the mel."""
         n, frames = mu.shape[:2]
         x = self._noise[:frames].expand(n, -1, -1)
-        rope = self._cos[:frames], self._sin[:frames]
         # The second half of the batch is without conditions; guidance leads away from what it finds.
         mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
         for step, modulations in zip(self._widths, self._modulations.unbind(), strict=True):
             velocity = self.decoder.estimator.velocity(
-                torch.cat((x, x)).to(mu.dtype), mu, modulations, speaker, cond, rope, attending
+                torch.cat((x, x)).to(mu.dtype), mu, modulations, speaker, cond, self._rope[:frames], attending
             )
             with_, without = velocity.to(x.dtype).chunk(2)
             x = x + step * ((1 + self.guidance) * with_ - self.guidance * without)

@@ -35,10 +35,14 @@ class Hift(nn.Module):
     `forward` takes mels and gives their audio. All that it computes is one function of fixed shapes, `sound`: on a CPU
     it is called directly, in the exact shapes of the mels; on a GPU it is captured as a CUDA graph for each bucket of
     rows and frames.
+
+    Attributes:
+        tf32: see `Launcher`; takes effect when set before the first batch.
     """
 
     def __init__(self, size: HiftSize) -> None:
         super().__init__()
+        self.tf32 = False
         self.size = size
         self.fft, self.hop = size.istft_params.n_fft, size.istft_params.hop_len
         widths = [size.base_channels // 2**i for i in range(len(size.upsample_rates) + 1)]
@@ -91,7 +95,8 @@ class Hift(nn.Module):
         weight = self.conv_pre.weight
         if self._window is None or (self._window.device, self._window.dtype) != (weight.device, weight.dtype):
             self._window = torch.hann_window(self.fft, dtype=weight.dtype).to(weight.device)
-            self._launcher = launcher or Launcher(weight.device)
+            self._launcher = launcher or Launcher(weight.device, tf32=self.tf32)
+            self._launcher.synchronize()
 
     def forward(self, mels: Sequence[Tensor], noise: Excitation, final: bool = True) -> list[Tensor]:
         """Audio of each row, (480 frames,) float32 within ±0.99, on the host.

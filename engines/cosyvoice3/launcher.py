@@ -45,14 +45,28 @@ class Launcher:
         graphs: what captures them; None makes one for the device.
         bucketed: True fills batches up to a few shapes (`flow_batches.bucket`), because each shape is a graph of its
             own. None does so everywhere but on a CPU, where a padded row would only cost time.
+        tf32: True lets the GPU round the factors of float32 products to 10 bits of fraction, for speed. Torch's own
+            default is to do so in convolutions and not in matrix products; here it is both or neither, and neither
+            unless asked for, because the official weights are float32. To say what it costs a sound, compute it both
+            ways: 10 * log10(sum(difference ** 2) / sum(sound ** 2)) is the noise in dB.
     """
 
-    def __init__(self, device: torch.device, graphs: Graphs | None = None, bucketed: bool | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        graphs: Graphs | None = None,
+        bucketed: bool | None = None,
+        tf32: bool = False,
+    ) -> None:
         self.device = device
+        self.tf32 = tf32
         self.graphs = Graphs(device) if graphs is None else graphs
         self.bucketed = device.type != "cpu" if bucketed is None else bucketed
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # weights and tables are there, whichever stream brought them
+
+    def synchronize(self) -> None:
+        """Wait until all is on the device that was sent there, on whichever stream."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Zeros on the host for a batch's input, pinned where the device fetches them."""
@@ -71,6 +85,8 @@ class Launcher:
         if self.device.type != "cuda":
             made = self.graphs(key, function, *inputs)
             return Pending(made.clone() if self.graphs.enabled else made, None, finish)
+        # The process's own settings, so they are made anew for whoever launches; a recording keeps what held then.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         # Not `graphs.on()`: the caller's stream would wait for this batch, and all that is launched after it.
         with torch.cuda.stream(self.graphs.stream):
             made = self.graphs(key, function, *inputs)

@@ -188,6 +188,8 @@ def _made(kind: Any, value: Any, key: str) -> Any:
     wanted = (int, float) if kind is float else int
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise _Unfit(f"the key {key} must be {'a' if kind is float else 'a whole'} number, and is {value!r}")
+    if kind is int and value < 1:
+        raise _Unfit(f"the key {key} must be at least 1, and is {value!r}")
     return kind(value)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.cosyvoice3 import weights
-from engines.cosyvoice3.directory import LLM, ModelDirectory
+from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.qwen import Qwen, QwenSize
 
 CONTROLS = 200  #: control tokens behind the speech tokens
@@ -78,7 +78,7 @@ def stored(directory: ModelDirectory) -> weights.Stored:
     size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
     return weights.Stored(
         lambda: SpeechLm(size, speech_tokens),
-        directory / LLM,
+        directory / directory.llm,
         rename=lambda key: key.replace(_BODY, "body.", 1),
         unused={_TEXT_HEAD: (size.vocabulary, size.hidden)},
     )
