@@ -73,7 +73,8 @@ class Graphs:
         self.stream = torch.cuda.Stream(self.device, priority=priority) if cuda else None
         self._recorder = recorder or (_CudaRecorder(self.device) if cuda else None)
         self._most = most
-        self._kept: OrderedDict[Hashable, Recorded] = OrderedDict()
+        # With the functions: a graph reads what its function closes over, and knows only where that lies.
+        self._kept: OrderedDict[Hashable, tuple[Recorded, Callable[..., Any]]] = OrderedDict()
         self.enabled = self._recorder is not None
         self.launches = 0
         self.failed: dict[Hashable, str] = {}
@@ -123,12 +124,12 @@ class Graphs:
             key = key, *((tuple(each.shape), each.dtype) for each in inputs)
             if not self.enabled or key in self.failed:
                 return function(*(each.to(self.device, non_blocking=True) for each in inputs))
-            found = self._kept.get(key)
-            if found is None:
+            if key not in self._kept:
                 found = self._record(key, function, inputs, state)
                 if found is None:
                     return function(*(each.to(self.device, non_blocking=True) for each in inputs))
             else:
+                found, _ = self._kept[key]
                 self._kept.move_to_end(key)
                 for buffer, value in zip(found.inputs, inputs, strict=True):
                     buffer.copy_(value, non_blocking=True)
@@ -138,7 +139,10 @@ class Graphs:
     def _record(
         self, key: Hashable, function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequence[Tensor]
     ) -> Recorded | None:
-        buffers = [torch.empty_like(value, device=self.device).copy_(value, non_blocking=True) for value in inputs]
+        buffers = [
+            torch.empty(each.shape, dtype=each.dtype, device=self.device).copy_(each, non_blocking=True)
+            for each in inputs
+        ]
         before = [tensor.clone() for tensor in state]
         function(*buffers)
         try:
@@ -152,7 +156,7 @@ class Graphs:
             tensor.copy_(value)
         if found is None:
             return None
-        self._kept[key] = found
+        self._kept[key] = found, function
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return found
@@ -165,8 +169,9 @@ class _CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         self._pool: Any = None
+        # cuDNN plans its attention anew for each shape, which takes longer than the recording; the other kernels serve.
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     def __call__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorded:
         if self._pool is None:

@@ -219,7 +219,7 @@ class Qwen(nn.Module):
         turns = cache.turns(at, x.dtype, attention.heads)
         # The heads that share a key are just so many queries: no key is copied for them.
         shared = attention.heads // attention.kv_heads
-        mask = _mask(cache.places[:span] <= at[:, None], x.dtype).repeat_interleave(shared, dim=0)
+        mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None].expand(-1, shared, -1).flatten(0, 1)
         for index, layer in enumerate(self.layers):
             heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
             cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))

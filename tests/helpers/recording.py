@@ -18,13 +18,16 @@ def replaying(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorde
     Until the first replay the outputs hold NaN, or the smallest number of their type.
     """
     outputs = function(*inputs)
-    kept, _ = tree_flatten(outputs)
+    kept = _tensors(outputs)
     for tensor in kept:
         tensor.fill_(float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).min)
 
     def replay() -> None:
-        new, _ = tree_flatten(function(*inputs))
-        for tensor, value in zip(kept, new, strict=True):
+        for tensor, value in zip(kept, _tensors(function(*inputs)), strict=True):
             tensor.copy_(value)
 
     return Recorded(inputs, outputs, replay)
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
