@@ -4,16 +4,20 @@ row in a filled-up bucket what it gets alone."""
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engines.contract import Mel
 from engines.cosyvoice3 import flow, hift, noise
 from engines.cosyvoice3.capture import Graphs, Recorded
+from engines.cosyvoice3.finite import NotFinite
 from engines.cosyvoice3.flow import FlowRow
 from engines.cosyvoice3.flow_batches import bucket
 from engines.cosyvoice3.launcher import Launcher
+from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 from tests.helpers.cosyvoice3 import distance, tiny_checkpoint  # noqa: F401
 from tests.helpers.recording import replaying
 
@@ -298,3 +302,34 @@ def test_warming_up_captures_the_buckets_that_are_asked_for(tiny, excitation, mo
 def test_on_a_cpu_warming_up_does_nothing(exact, excitation, tiny, monkeypatch):
     monkeypatch.setattr(flow.Flow, "forward", lambda *_: 1 / 0)
     exact.warm_up([(3, 100)])
+
+
+def _damaged(network, name: str):
+    """A network with one weight that is no number."""
+    weight = dict(network.named_parameters())[name]
+    weight.view(-1)[0] = float("nan")
+    return network
+
+
+def test_a_flow_that_gives_no_numbers_says_so(tiny):
+    network = _damaged(flow.load(tiny), "pre_lookahead_layer.conv1.weight")
+    with pytest.raises(NotFinite, match="the flow's mel.*flow.pt.*check.*float32"):
+        network(rows([20], [9]))
+
+
+def test_a_vocoder_that_gives_no_numbers_says_so(tiny, excitation):
+    network = _damaged(hift.load(tiny), "conv_post.weight")
+    with pytest.raises(NotFinite, match="the vocoder's audio.*hift.pt"):
+        network([torch.zeros(80, 20)], excitation)
+
+
+def test_one_row_of_no_numbers_is_an_error_and_the_other_is_not(tiny, exact, excitation):
+    """A mel of no numbers can only come out of the stage before; the vocoder takes nobody with it."""
+    vocoder = CosyVoice3Vocoder(tiny)
+    good = exact(rows([20], [9]))[0].numpy()
+    bad = good.copy()
+    bad[:, 3] = float("nan")
+    mels = [Mel({"mel": mel, "parts": np.array([mel.shape[1]])}, 1.0) for mel in (bad, good)]
+    first, second = vocoder.vocode(mels)
+    assert isinstance(first, NotFinite) and first.code == "model_not_finite" and first.status == 500
+    assert distance(second, vocoder.vocode(mels[1:])[0]) == 0
