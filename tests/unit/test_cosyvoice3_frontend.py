@@ -15,11 +15,20 @@ from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder, reference, transc
 from speech import audio
 from speech.errors import InternalError, InvalidInput
 from speech.requests import Utterance
-from tests.helpers.cosyvoice3 import CLIP, TEXT, TRANSCRIPT, distance, golden, golden_directory, tiny_checkpoint  # noqa: F401
+from tests.helpers.cosyvoice3 import (  # noqa: F401
+    CLIP,
+    TEXT,
+    TRANSCRIPT,
+    as_official,
+    distance,
+    golden,
+    golden_directory,
+    tiny_checkpoint,
+)
 
-#: A quiet band's logarithm says what the FFT rounded: the official array itself is 2e-5 from the same sum in float64,
-#: and the official code 3e-5 from its own array when it is run with another torch (2.15) than made it (2.13).
-QUIET = 4e-5
+#: A quiet band's logarithm says what the Fourier transform rounded: the official array itself is 2e-5 from the same sum
+#: in float64.
+QUIET = as_official(otherwise=4e-5)
 
 
 @pytest.fixture(scope="module")
