@@ -100,7 +100,9 @@ class FlowWorker:
 
     def collect(self, wait_s: float = 0.0) -> dict[Ticket, SpeechError | None]:
         """What `FlowBatch.end` gives, once a batch is through; nothing after `wait_s` without one."""
-        if self._batch is None or wait((self._results,), wait_s).not_done:
+        if self._batch is None:
+            return {}
+        if not self._results.done() and (not wait_s or wait((self._results,), wait_s).not_done):
             return {}
         batch, self._batch = self._batch, None
         return batch.end(self._results.result())
