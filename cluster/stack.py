@@ -132,7 +132,7 @@ class Stack:
         ours = {process.pid for started in state.started for process in family(started)}
         proxy = state.zipkin_proxy
         exposed = open_to_the_network(
-            ours, meant=(options.host, options.http_port), also=proxy and (proxy.host, proxy.port)
+            ours, meant=(options.host, options.http_port), also=(proxy.host, proxy.port) if proxy else None
         )
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
@@ -229,7 +229,7 @@ class Stack:
         servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
         servers.start(
             head,
-            state.zipkin and state.zipkin.url,
+            state.zipkin.url if state.zipkin else None,
             options.prometheus_port,
             options.alertmanager_port,
             state.traces_url,
@@ -306,6 +306,7 @@ class Stack:
 
     def _drain(self, state: State, within_s: float) -> None:
         self.say(f"refusing new requests, waiting for those under way (at most {within_s:.0f} s)")
+        assert state.ray is not None, "a graph that runs has a head"
         began = time.monotonic()
         command = [sys.executable, "-m", "cluster.drain", state.ray.address, state.module, state.app, str(within_s)]
         try:

@@ -54,7 +54,8 @@ class State:
     @property
     def traces_url(self) -> str | None:
         """What people open to see traces, without /zipkin: the gate, where there is one."""
-        return self.zipkin_proxy.url if self.zipkin_proxy is not None else self.zipkin and self.zipkin.url
+        server = self.zipkin_proxy or self.zipkin
+        return server.url if server else None
 
     @property
     def started(self) -> list[Started]:

@@ -46,7 +46,7 @@ class Addresses:
                 "or name one with --zipkin-url http://127.0.0.1:9411."
             )
         zipkin = zipkin.rstrip("/").removesuffix("/zipkin")
-        page = zipkin if args.zipkin_url else running.traces_url or zipkin
+        page = zipkin if args.zipkin_url or running is None else running.traces_url or zipkin
         return cls(
             zipkin,
             args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
@@ -119,8 +119,8 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         parents=[run_dir],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="say what is wrong, and what to do about it, from the last hour's traces",
-        description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of servers that are named. "
-        "Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow down more "
+        description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of servers that are "
+        "named. Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow down more "
         "than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes nothing by "
         "itself.\nSee docs/doctor.md.",
         epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "

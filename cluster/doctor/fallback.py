@@ -68,7 +68,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
 
 def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     about = sum(trace.weight for trace in traces)
-    last = max(evidence.requests, key=lambda trace: trace.root.start_ms)
+    last = max(evidence.requests, key=lambda trace: trace.request.start_ms)
     still = last.tag(vocabulary.REQUEST_FALLBACK) == "true"
     models = sorted(
         {model for trace in traces for span in trace.stages if (model := span.tags.get(vocabulary.MODEL_NAME))}
@@ -87,8 +87,8 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     )
 
 
-def _weights(traces: list[Trace]) -> Counter:
-    found: Counter = Counter()
+def _weights(traces: list[Trace]) -> Counter[str | None]:
+    found: Counter = Counter()  # of floats: the weights are no whole numbers
     for trace in traces:
         found[trace.user] += trace.weight
     return found

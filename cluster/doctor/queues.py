@@ -28,7 +28,8 @@ def queues(evidence: Evidence) -> list[Finding]:
 
 def _admission(evidence: Evidence) -> Finding | None:
     waits = [
-        (trace.root.start_ms, trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.requests
+        (trace.request.start_ms, trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight)
+        for trace in evidence.requests
     ]
     return _assess(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
 

@@ -36,7 +36,7 @@ def span(full: dict) -> dict:
     Raises:
         TypeError, AttributeError: This is no span.
     """
-    kept = {name: _scalar(full[name]) for name in _SCALARS if name in full}
+    kept: dict[str, object] = {name: _scalar(full[name]) for name in _SCALARS if name in full}
     for name in _ENDPOINTS:
         if full.get(name, {}).get("serviceName") is not None:
             kept[name] = {"serviceName": _scalar(full[name]["serviceName"])}
@@ -55,7 +55,7 @@ def links(full: list) -> list[dict]:
     return [{name: _scalar(link[name]) for name in _LINK if name in link} for link in full]
 
 
-def names(full: list) -> list[str]:
+def names(full: list) -> list[str | int]:
     return [_scalar(name) for name in full]
 
 
@@ -67,7 +67,7 @@ class Redacted:
 
     @property
     def routes(self) -> list[Route]:
-        calls = {
+        calls: dict[str, Callable[[list], list]] = {
             "services": names,
             "spans": names,
             "remoteServices": names,

@@ -82,6 +82,6 @@ def expect(holds: bool, otherwise: str) -> None:
 def listener(port: int) -> psutil.Process:
     """Find the process that listens on this port."""
     for one in psutil.net_connections("tcp"):
-        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
+        if one.laddr and one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
             return psutil.Process(one.pid)
     raise CheckFailed(f"no process listens on {port}")

@@ -73,7 +73,8 @@ def watched_graph(simulated: Mapping, ratio: float) -> Iterator[WatchedGraph]:
                 ready=True,
                 zipkin=Zipkin(zipkin_url),
                 ray=graph.head,
-                **servers,
+                prometheus=servers["prometheus"],
+                alertmanager=servers["alertmanager"],
             )
         )
         yield WatchedGraph(

@@ -32,7 +32,7 @@ class ZipkinQueries:
             time.sleep(0.5)
 
     def _find(self, query: str, since_s: float) -> list[list[dict]]:
-        asked = {
+        asked: dict[str, str | int] = {
             "serviceName": vocabulary.INGRESS,
             "annotationQuery": query,
             "lookback": round(since_s * 1000),

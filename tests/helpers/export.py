@@ -77,7 +77,7 @@ def settle(step, clock: Clock, until: float = 1e6) -> None:
 
 
 def drain(spool: Spool, most: int = 100) -> list[bytes]:
-    lines = []
+    lines: list[bytes] = []
     while True:
         read = spool.read(most)
         if not read.traces:

@@ -69,7 +69,7 @@ class Reader:
 
     def whole(self, trace_ids: list[str]) -> dict[str, list[dict]]:
         """Those of the traces that are there, by id."""
-        found = {}
+        found: dict[str, list[dict]] = {}
         for at in range(0, len(trace_ids), 50):
             some = trace_ids[at : at + 50]
             if len(some) == 1:  # asked for many, Zipkin refuses to answer for one
@@ -81,7 +81,7 @@ class Reader:
 
     def found(self, **query: str) -> set[str]:
         """Ids of the traces of the last day that a search finds."""
-        answer = self._list("/api/v2/traces", lookback=86_400_000, limit=5000, **query)
+        answer = self._list("/api/v2/traces", lookback="86400000", limit="5000", **query)
         return {spans[0]["traceId"] for spans in answer}
 
     def links(self, end_ms: int | None = None, lookback_ms: int = 86_400_000) -> dict[tuple[str, str], tuple[int, int]]:
@@ -111,7 +111,7 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
         time.sleep(0.2 if missing else 0)
     first = next(iter(wanted))
     assert reader.trace(first) == wanted[first]
-    searches = Counter()
+    searches: Counter[str] = Counter()
     for query, fits in (
         ({"serviceName": vocabulary.INGRESS}, lambda tags: True),
         ({"annotationQuery": "error"}, lambda tags: "error" in tags),
@@ -129,7 +129,8 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
 
 def expected_links(traces: list[list[dict]]) -> dict[tuple[str, str], tuple[int, int]]:
     """(parent, child) -> (calls, errors) as the design promises them: the ingress calls each stage once a span."""
-    calls, errors = Counter(), Counter()
+    calls: Counter[tuple[str, str]] = Counter()
+    errors: Counter[tuple[str, str]] = Counter()
     for span in (span for spans in traces for span in spans[1:]):
         callee = span.get("remoteEndpoint", span["localEndpoint"])["serviceName"]
         calls[vocabulary.INGRESS, callee] += 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +177,7 @@ def tracing(zipkin, tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="session")
-def stand_in(zipkin) -> StandIn:
+def stand_in(zipkin) -> Iterator[StandIn]:
     """A stand-in for Zipkin, to which `watched` sends its spans."""
     server = StandIn(zipkin.url)
     yield server
