@@ -1,4 +1,4 @@
-"""What a request's metrics cost the ingress: `python -m bench.metrics`.
+"""Measure the cost of a request's metrics in the ingress: `python -m bench.metrics`.
 
 The same finished request (the root, four stages, two phases) is told over and over: in a process that is no part of a
 Ray cluster, and in a worker of one, whose metrics are sent to the agent meanwhile. Microseconds of

@@ -1,4 +1,4 @@
-"""What tracing costs, piece by piece, in this process alone.
+"""Measure the cost of tracing, piece by piece, in this process alone.
 
     python -m bench.tracing [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What stages reply, as it travels between replicas: small values, and references to large arrays (`arrays.py`).
+"""The replies of stages, as they travel between replicas: small values, and references to large arrays (`arrays.py`).
 
 A `StageReply` is the envelope. The other classes are what each stage puts into it:
 

@@ -80,7 +80,7 @@ class VoiceList:
 
 
 class Catalog:
-    """One process's view of the list. `contended` counts the changes that had to be decided again."""
+    """The list, as one process sees it. `contended` counts the changes that had to be decided again."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

@@ -272,8 +272,9 @@ def _found(record: VoiceRecord | None) -> VoiceRecord:
 
 def _not_found() -> VoiceNotFound:
     return VoiceNotFound(
-        "No voice of this name or id is stored. GET /v1/audio/voices lists them all; "
-        "names are matched exactly, upper and lower case included.",
+        "No voice of this name or id is stored. GET /v1/audio/voices lists them all; names are matched exactly, upper "
+        "and lower case included. If your client can't send another name, the operator of this service can add it to "
+        "`aliases.voices`.",
         param="voice",
         code="voice_unknown",
     )

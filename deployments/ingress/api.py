@@ -1,4 +1,4 @@
-"""What the routes need of the ingress replica: one Protocol for all of them, and a request's context."""
+"""The contract between the ingress and its routes: one Protocol for all of them, and a request's context."""
 
 from __future__ import annotations
 

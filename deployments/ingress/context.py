@@ -40,7 +40,7 @@ class StageProgress:
 
 
 class RequestContext:
-    """What the ingress knows of one request.
+    """Holds everything the ingress knows of one request.
 
     Args:
         tracer: makes spans in the name of stages that could not report.

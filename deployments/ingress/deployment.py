@@ -14,11 +14,12 @@ import ray
 from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from access.authentication import Authenticator
 from deployments import serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
-from deployments.ingress import access_control, app, responses
+from deployments.ingress import access_control, app, cors, responses
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
@@ -94,7 +95,7 @@ class CosyVoice3Api:
         synthesizer = Synthesizer(graph, voices, capabilities, self.arrays, self.config.limits.pieces_at_once)
         return Backend(name, engine, graph, voices, synthesizer)
 
-    def __serve_build_asgi_app__(self) -> TracingMiddleware:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the ASGI app; Serve calls this in the replica, on its event loop."""
         for backend in self.backends:
             for stage in backend.graph.stages.values():
@@ -112,7 +113,7 @@ class CosyVoice3Api:
             access_control=self.access_control,
             metrics=self.metrics,
         )
-        return self.middleware
+        return cors.around(self.middleware, self.config.cors)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new live settings. Serve calls this at start and on every change; the process lives on."""
@@ -226,7 +227,7 @@ class CosyVoice3Api:
                 param="prompt_audio",
                 code="clip_missing",
             )
-        return await backend.voices.find_stored(voice) if voice else None
+        return await backend.voices.find_stored(self.config.aliases.voices.get(voice, voice)) if voice else None
 
     def _backend_for(self, ctx: RequestContext) -> Backend:
         """Choose the request's backend, and say so in its trace and its metrics."""

@@ -21,7 +21,7 @@ def drain(app_name: str, timeout_s: float = 30.0) -> int:
     api = serve.get_deployment_handle(CosyVoice3Api.service, app_name)
     end = time.monotonic() + timeout_s
     while True:
-        left = sum(api.broadcast("drain").results(timeout_s=5))
+        left: int = sum(api.broadcast("drain").results(timeout_s=5))
         if left == 0 or time.monotonic() > end:
             return left
         time.sleep(0.1)

@@ -61,7 +61,7 @@ AnyVoice = VoiceReply | CachedVoice
 
 
 class StageInput(Protocol[T_co]):
-    """What a call is given: a `StageResult`, or a value that the ingress holds itself."""
+    """The input of a call: a `StageResult`, or a value that the ingress holds itself."""
 
     @property
     def value(self) -> T_co: ...

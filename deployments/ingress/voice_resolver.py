@@ -116,7 +116,7 @@ class VoiceResolver:
         if self._store is None:
             raise VoiceNotFound(
                 "No voices are stored here: this service runs without a place for them. Send the clip "
-                "along instead, or ask whoever runs it to set `voices.url`.",
+                "along instead, or ask its operator to set `voices.url`.",
                 param="voice",
                 code="voices_off",
             )

@@ -1,4 +1,4 @@
-"""What all four stages share: a span around the work, a deadline, errors as replies, a health check."""
+"""The base of all four stages: a span around the work, a deadline, errors as replies, a health check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the three stages with a model share: the model in one compute thread, behind a queue that makes batches."""
+"""The base of the three stages with a model: the model in one compute thread, behind a queue that makes batches."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class BatchedStage(Stage, Generic[T, R]):
 
     async def batched(self, span: AnySpan, item: T, deadline_ns: int) -> R:
         """Compute an item in a batch and tag its span with what became of it, also if it failed."""
-        outcome = await self.queue.submit_outcome(item, deadline_ns)
+        outcome = await self.queue.submit(item, deadline_ns)
         tag_batch(span, outcome)
         if isinstance(outcome.value, Exception):
             raise outcome.value

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from deployments.settings import BATCHING
 from deployments.stages.compute_queue import Batched
@@ -119,14 +119,7 @@ class Batcher(Generic[T, R]):
         started = self._running_since_ns
         return 0.0 if started is None else (self._clock() - started) / 1e9
 
-    async def submit(self, item: T, deadline_ns: float = float("inf")) -> Batched[R]:
-        """Add a request and wait for its result. Raises what `compute` gave for this request."""
-        outcome = await self.submit_outcome(item, deadline_ns)
-        if isinstance(outcome.value, Exception):
-            raise outcome.value
-        return cast("Batched[R]", outcome)
-
-    async def submit_outcome(self, item: T, deadline_ns: float = float("inf")) -> Batched[R | Exception]:
+    async def submit(self, item: T, deadline_ns: float = float("inf")) -> Batched[R | Exception]:
         """Add a request and wait for its outcome. One that failed has its exception as `value`: it had a batch too.
 
         Args:

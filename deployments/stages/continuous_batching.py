@@ -137,7 +137,7 @@ class ContinuousBatcher:
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
 
-    async def submit_outcome(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
+    async def submit(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
         """Add a request and wait for its outcome. One that failed has its exception as `value`.
 
         Deadlines are ignored: requests decode side by side, and rows are given out in the order of arrival. Cancelled,

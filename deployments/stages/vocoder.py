@@ -83,7 +83,7 @@ class VocoderService(BatchedStage[Item, Array]):
         async def work(span: AnySpan) -> AudioChunkReply:
             nonlocal state_now
             mel = MelChunk(await self.arrays.unpack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final)
-            outcome = await self.queue.submit_outcome((mel, state.given), call.deadline_ns)
+            outcome = await self.queue.submit((mel, state.given), call.deadline_ns)
             state_now = _with_outcome(state_now, outcome)
             _tag_stream(span, state_now, outcome)
             if isinstance(outcome.value, Exception):

@@ -1,4 +1,4 @@
-"""What the tests of export share: traces, a receiver whose answers the test chooses, a clock, patience."""
+"""Helpers of the export tests: traces, a receiver whose answers the test chooses, a clock, patience."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def settle(step, clock: Clock, until: float = 1e6) -> None:
 
 
 def drain(spool: Spool, most: int = 100) -> list[bytes]:
-    lines = []
+    lines: list[bytes] = []
     while True:
         read = spool.read(most)
         if not read.traces:

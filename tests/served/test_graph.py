@@ -6,6 +6,7 @@ import time
 import httpx
 import pytest
 
+from config.version import VERSION
 from tests.helpers.serving import FAST, SERVICES, tone
 
 STAGES = {
@@ -156,7 +157,7 @@ def test_dialects_say_what_the_engine_can_speak(fast, voice):
 
 
 def test_health_ready_and_docs(fast):
-    assert httpx.get(f"{fast.url}/health", trust_env=False).json() == {"status": "ok"}
+    assert httpx.get(f"{fast.url}/health", trust_env=False).json() == {"status": "ok", "version": VERSION}
     ready = httpx.get(f"{fast.url}/ready", trust_env=False)
     assert ready.status_code == 200 and set(ready.json()["stages"]) == SERVICES - {"cosyvoice3-api"}
     assert httpx.get(f"{fast.url}/docs", trust_env=False).status_code == 200

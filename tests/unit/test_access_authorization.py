@@ -1,4 +1,4 @@
-"""Which key opens which route, where keys are required at all, and what a request leaves behind that was refused."""
+"""Keys and the routes that they open; hosts that require keys; traces and logs of a refused request."""
 
 import asyncio
 import json

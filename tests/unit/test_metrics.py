@@ -1,4 +1,4 @@
-"""What is counted of a request, and under which labels: without Ray, into lists."""
+"""The metrics of a request and their labels: without Ray, into lists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Kinds:
 
 
 def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kept=True, **about):
-    """What a request that ends so has told."""
+    """Return the metrics of a request that ends so."""
     kinds = Kinds()
     tracer = tracer or Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns() - 2_000_000_000)

@@ -1,4 +1,4 @@
-"""What an enrolment must be before anything is stored: its fields, its name, and where the store may lie."""
+"""The rules of an enrolment, checked before anything is stored: its fields, its name, and the store's place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog's decisions: canaries in, decisions out; looks at replicas in, losses out. No Ray, no clock."""
+"""The watchdog's policy: checks in, decisions out; replicas in, losses out. No Ray, no clock."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ RENAMED = {
     "spk_id": "voice",
     "dialect": "dialect",
 }
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
 #: path -> fields it must have
 PATHS = {
     "/inference_sft": ("tts_text", "spk_id"),

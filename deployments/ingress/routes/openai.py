@@ -23,8 +23,9 @@ from speech.errors import InvalidInput, NotFound, SpeechError, renamed
 from speech.limits import MAX_CLIP_BYTES, MAX_TEXT
 
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
-#: What they call it -> what we do.
+#: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
 FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
@@ -40,7 +41,8 @@ def add(app: FastAPI, api: IngressApi) -> None:
         try:
             return await _speech(api, request)
         except SpeechError as error:
-            raise _in_their_words(error) from error
+            error.rename_param(_THEIR_NAMES)
+            raise
 
     @app.get("/v1/models", summary="The engine that runs", **MODELS)
     async def models() -> JSONResponse:
@@ -57,10 +59,11 @@ def _model(api: IngressApi) -> dict[str, Any]:
 
 
 def _check_model(name: str, api: IngressApi) -> None:
-    known = (api.engine.capabilities.name, _OWNER)
+    known = (api.engine.capabilities.name, _OWNER, *api.config.aliases.models)
     if name not in known:
         raise NotFound(
-            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models).",
+            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models). If your client can't send "
+            "another name, the operator of this service can add it to `aliases.models`.",
             param="model",
             code="model_not_found",
         )
@@ -135,21 +138,21 @@ def _dialect_of(language: str | None, api: IngressApi) -> str | None:
     """
     if not language or language.lower() == "auto":
         return None
-    can = api.engine.capabilities.dialects
-    spoken = [dialect for dialect in api.registry if dialect.code in can]
+    supported = api.engine.capabilities.dialects
+    spoken = [dialect for dialect in api.registry if dialect.code in supported]
     wanted = language.lower()
     exact = [dialect for dialect in spoken if wanted == dialect.code.lower()]
-    found = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
-    if len(found) == 1:
-        return found[0].code
+    matches = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
+    if len(matches) == 1:
+        return matches[0].code
     raise InvalidInput(
         "The field 'language' names "
         + (
             "no language that the running engine speaks"
-            if not found
+            if not matches
             else "a language of which the running engine speaks several dialects"
         )
-        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in found or spoken))}.",
+        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in matches or spoken))}.",
         param="language",
         code="language_unclear",
     )
@@ -192,15 +195,20 @@ class EventFormat(responses.EventFormat):
 
     def done(self, summary: responses.StreamSummary, ctx: RequestContext) -> bytes:
         """Return the last event. Tokens are characters in, and 25 a second of speech out."""
-        read, made = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
+        tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
         return responses.event(
             None,
             {
                 "type": "speech.audio.done",
-                "usage": {"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
+                "usage": {
+                    "input_tokens": tokens_in,
+                    "output_tokens": tokens_out,
+                    "total_tokens": tokens_in + tokens_out,
+                },
             },
         )
 
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
-        return responses.event(None, {"type": "error", **_in_their_words(error).body()})
+        error.rename_param(_THEIR_NAMES)
+        return responses.event(None, {"type": "error", **error.body()})

@@ -134,7 +134,7 @@ class _Endpoints:
         if self._api.voices_store is None:
             raise NotFound(
                 "No voices are stored here: this service runs without a place for them. Send the clip along "
-                "with each request instead, or ask whoever runs it to set `voices.url`.",
+                "with each request instead, or ask its operator to set `voices.url`.",
                 code="voices_off",
             )
         return self._api.voices_store
