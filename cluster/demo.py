@@ -1,7 +1,8 @@
-"""One real request to a running graph, and its trace read back."""
+"""`python -m cluster demo`: send one real request to a running graph, and show its trace."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -45,12 +46,31 @@ class Request:
     seed: int | None = None
     key: str | None = field(default=None, repr=False)  #: for a graph that asks for one; no part of the form
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Request:
+        """Return the request that the command line asks for."""
+        return cls(
+            clip=args.clip,
+            text=args.text,
+            dialect=args.dialect,
+            mode=args.mode,
+            style_instruction=args.style_instruction,
+            prompt_text=args.prompt_text,
+            speed=args.speed,
+            seed=args.seed,
+            key=args.api_key,
+        )
+
     def check(self) -> None:
-        """What can be known before anything is started. Problem with the option to correct."""
+        """Check what can be known before anything starts.
+
+        Raises:
+            CliError: An option is wrong; the message names it.
+        """
         if self.dialect is None and self.text != TEXT:
             raise CliError(
-                "--text needs --dialect beside it (en-US, zh-CN, ja-JP …): nothing is assumed about what it "
-                "is spoken in. GET /api/dialects lists them all."
+                "--text needs --dialect with it (en-US, zh-CN, ja-JP …): no dialect is assumed. GET /api/dialects "
+                "lists them all."
             )
         if not self.clip.exists():
             raise CliError(f"--clip {self.clip}: there is no such file.")
@@ -80,7 +100,11 @@ class Request:
 
 
 def run(state: State, request: Request, say: Callable[[str], None], outputs: Path) -> None:
-    """Send `request`, keep the speech, print the trace and the links. Problem where any of that fails."""
+    """Send `request`, write the speech into `outputs`, print the trace and the links.
+
+    Raises:
+        CliError: A step fails; the message says which, and why.
+    """
     credit = CLIP_CREDIT if request.clip == CLIP else str(request.clip)
     say(f"cloning from {credit}")
     say(f"POST /api/generate: {request.form()['dialect']}, {request.mode}, “{request.text}”")
@@ -106,7 +130,7 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
 
 
 def links(state: State, trace_id: str | None = None) -> str:
-    """Where to look: the trace, if there is one yet, and everything else that has a page."""
+    """Return the addresses of everything that has a page, one a line: the trace first, if there is one."""
     lines = [f"trace             {_trace_link(state, trace_id)}"] if trace_id else []
     if state.page_url is not None:
         lines.append(f"web page          {state.page_url}")
@@ -158,12 +182,13 @@ def _tree(state: State, trace_id: str) -> str:
             if not _known(spans):
                 spans = tree.fetch(state.zipkin.url, trace_id, expect=SPANS, timeout_s=20)
         else:
+            assert state.spans_file is not None, "spans go to a file if there is no Zipkin"
             spans = from_file(Path(state.spans_file), trace_id)
     except tree.TraceNotFound as failure:
         raise CliError(str(failure)) from failure
     drawn = tree.render(spans, colour=sys.stdout.isatty())
     return (
-        f"{drawn}\nThe graph knew this voice (voice.cache=hit): nothing was left to do for two of the four stages."
+        f"{drawn}\nThe graph knew this voice (voice.cache=hit), so two of the four stages had nothing to do."
         if _known(spans)
         else drawn
     )
@@ -174,7 +199,11 @@ def _known(spans: list[dict]) -> bool:
 
 
 def from_file(path: Path, trace_id: str, within_s: float = 10.0) -> list[dict]:
-    """One trace out of a JSON-lines file of spans, waiting until it is written. Problem where it never is."""
+    """Return one trace of a JSON-lines file of spans, once it is written.
+
+    Raises:
+        CliError: It was not written within `within_s` seconds.
+    """
     until = time.monotonic() + within_s
     while True:
         lines = path.read_text().splitlines() if path.exists() else []
@@ -190,3 +219,46 @@ def from_file(path: Path, trace_id: str, within_s: float = 10.0) -> list[dict]:
 
 def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def add_command(commands, stack: argparse.ArgumentParser, environment: str) -> None:
+    """Add the subcommand `demo`; `stack` has the options of a stack, `environment` ends the help."""
+    command = commands.add_parser(
+        "demo",
+        parents=[stack],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="start everything, send one real request, show its trace, serve until Ctrl-C",
+        description="Starts everything, or uses what `up` has started. Sends one real request, writes the speech to "
+        "outputs/, and shows\nthe trace as Zipkin has it. Serves until Ctrl-C.",
+        epilog="example:\n  python -m cluster demo --clip me.wav --text 'Good morning.' --dialect en-US "
+        "--mode instruct --style-instruction 'speak slowly'\n\n" + environment,
+    )
+    request = command.add_argument_group("the request")
+    default = Request()
+    request.add_argument(
+        "--clip",
+        type=Path,
+        default=default.clip,
+        metavar="FILE",
+        help="reference recording, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3 "
+        "(default: a voice the project made itself)",
+    )
+    request.add_argument("--text", default=default.text, help="text to speak, at most 200 characters")
+    request.add_argument(
+        "--dialect",
+        default=default.dialect,
+        help="dialect of --text, required with it: en-US, zh-CN …; GET /api/dialects lists them",
+    )
+    request.add_argument("--mode", default=default.mode, choices=("fast", "instruct"))
+    request.add_argument("--style-instruction", metavar="TEXT", help="how to say it (mode instruct)")
+    request.add_argument("--prompt-text", metavar="TEXT", help="transcript of the recording")
+    request.add_argument("--speed", type=float, help="0.5 to 2")
+    request.add_argument("--seed", type=int)
+    command.add_argument("--once", action="store_true", help="stop after the request")
+    command.add_argument(
+        "--outputs",
+        type=Path,
+        default=ROOT / "outputs",
+        metavar="DIR",
+        help="where the speech is written (default: outputs)",
+    )

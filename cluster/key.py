@@ -1,4 +1,4 @@
-"""`python -m cluster key`: makes API keys, and ends them. The ingress takes up a changed file within a second."""
+"""`python -m cluster key`: make, list, rotate and revoke API keys. The ingress takes changes up within a second."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from cluster.cli_error import CliError
 FILE = "keys.yaml"  #: in the run folder; what `up` takes where the config names none
 
 
-def add_parser(commands, where: argparse.ArgumentParser) -> None:
+def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
+    """Add the subcommand `key`; `run_dir` has the options of all commands."""
     key = commands.add_parser(
         "key",
-        parents=[where],
+        parents=[run_dir],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make an API key, list, rotate or revoke them",
         description="Makes a key, prints it once, and adds its hash to the key file. A running graph takes it up "
@@ -28,28 +29,35 @@ def add_parser(commands, where: argparse.ArgumentParser) -> None:
         "  python -m cluster key --retire alice     only the newest one works\n",
     )
     what = key.add_mutually_exclusive_group(required=True)
-    what.add_argument("name", nargs="?", help="of a new key: lower-case letters, digits, - and _")
+    what.add_argument("name", nargs="?", help="name of a new key: lower-case letters, digits, - and _")
     what.add_argument("--list", action="store_true", help="the keys there are, without any secret")
     what.add_argument("--rotate", metavar="NAME", help="make a second key for NAME, beside its newest")
     what.add_argument("--retire", metavar="NAME", help="end a rotation: all but NAME's newest key stop working")
-    what.add_argument("--revoke", metavar="NAME", help="NAME's keys stop working, and its entry goes")
+    what.add_argument("--revoke", metavar="NAME", help="end NAME's keys and remove the entry")
     key.add_argument("--file", type=Path, metavar="FILE", help=f"the key file (default: {FILE} in the run folder)")
     of = key.add_argument_group("a new key")
     of.add_argument(
         "--role", action="append", choices=sorted(ROLES), dest="roles", help="may be repeated (default synthesize)"
     )
-    of.add_argument("--owner", help="whose hash is `user.hash` in traces (default: the key's name)")
-    of.add_argument("--dialect", metavar="CODE", help="stands in where a request may leave its dialect out and does")
-    of.add_argument("--requests-per-minute", type=float, metavar="N", help="over all ingress replicas")
-    of.add_argument("--burst", type=int, metavar="N", help="at once after a pause (default: what ten seconds bring)")
+    of.add_argument("--owner", help="the user whose hash is `user.hash` in traces (default: the key's name)")
+    of.add_argument("--dialect", metavar="CODE", help="the dialect of requests that name none")
+    of.add_argument("--requests-per-minute", type=float, metavar="N", help="limit over all ingress replicas")
+    of.add_argument(
+        "--burst", type=int, metavar="N", help="requests at once after a pause (default: those of ten seconds)"
+    )
     of.add_argument("--concurrent", type=int, metavar="N", help="requests under way at a time, over all replicas")
     of.add_argument("--expires", type=_day, metavar="YYYY-MM-DD", help="the last day it works, of UTC")
     of.add_argument(
-        "--untrusted", action="store_true", help="its word doesn't count in tracing (B3 sampled and debug, X-User-Id)"
+        "--untrusted", action="store_true", help="ignore its callers' B3 sampling, debug flag and X-User-Id"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit status.
+
+    Raises:
+        CliError: The key file can't be read or changed, or there is no such key.
+    """
     path = args.file or args.run_dir / FILE
     editor = KeyEditor(path)
     try:
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fields(args: argparse.Namespace) -> dict:
-    """An entry as YAML has it: nothing in it that is the default anyway."""
+    """Return an entry as YAML has it, without fields that have their default."""
     limits = {"requests_per_minute": args.requests_per_minute, "burst": args.burst, "concurrent": args.concurrent}
     limits = {name: value for name, value in limits.items() if value is not None}
     fields = {
@@ -90,7 +98,7 @@ def _fields(args: argparse.Namespace) -> dict:
 
 
 def _show(name: str, key: str, path: Path, more: str) -> None:
-    """The key alone on standard output, so that a script can take it."""
+    """Print the key alone on standard output, so that a script can read it."""
     print(f"A key for {name}, shown this once; its hash is in {path}. {more}".rstrip(), file=sys.stderr)
     print(key)
 

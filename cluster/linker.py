@@ -41,9 +41,10 @@ class Linker:
     """A context manager around one run of the linker. Raises Problem where there is no Java or no jar."""
 
     def __init__(self, say: Callable[[str], None], env: Mapping[str, str] = os.environ) -> None:
-        self._runtime, found = java.find(env)
-        if self._runtime is None:
+        runtime, found = java.find(env)
+        if runtime is None:
             raise CliError(f"Links are computed by Java. {found}")
+        self._runtime = runtime
         self._jar = zipkin_jar.obtain(say, env)
         self._say, self._env = say, env
 
@@ -70,6 +71,7 @@ class Linker:
     def put(self, spans: list[dict]) -> None:
         """One whole trace, as Zipkin v2 spans."""
         try:
+            assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(spans, separators=(",", ":")).encode() + b"\n")
         except BrokenPipeError:
             raise self._failed() from None
@@ -101,7 +103,8 @@ class Linker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             try:
-                stream.close()
+                if stream is not None:
+                    stream.close()
             except OSError:
                 pass  # a pipe whose reader is gone
         self._folder.cleanup()

@@ -54,7 +54,9 @@ def owner(port: int) -> str | None:
     except psutil.Error:
         return None
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if not connection.laddr or connection.status != psutil.CONN_LISTEN:
+            continue
+        if connection.laddr.port == port and connection.pid:
             try:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
             except psutil.Error:
@@ -84,7 +86,7 @@ def open_to_the_network(
     """
     found = []
     for connection in psutil.net_connections(kind="tcp"):
-        if connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
+        if not connection.laddr or connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
             continue
         address = connection.laddr.ip.removeprefix("::ffff:")
         if (address, connection.laddr.port) in (meant, also):

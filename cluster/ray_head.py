@@ -68,7 +68,7 @@ SETTINGS: dict[str, str] = {
     # alone on the machine; here tts and vocoder share cores, and four requests in flight took twice as long (0.35 req/s
     # against 0.61 with this; never spinning gave 0.65, but 1.63 s for a lone request against 1.47).
     "GOMP_SPINCOUNT": "4000",
-    # Ray's agent renders every series of each process at every scrape. Of Ray's own, those by the names of tasks and the
+    # Ray's agent renders every series of each process at every scrape. Of Ray's own, those by task name and the
     # fine buckets of Serve's latencies say nothing that ours (docs/metrics.md) don't: without them the page of a graph
     # at work is 0.9 MB instead of 1.16, and takes 53 ms of CPU instead of 69 (means of ten, an idle Xeon).
     "RAY_metric_cardinality_level": "low",

@@ -11,7 +11,7 @@ def import_serve() -> None:
     # A name that is None can't be imported, and Serve goes on without. Only where nobody has pandas yet.
     hidden = "pandas" not in sys.modules
     if hidden:
-        sys.modules["pandas"] = None
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # what Python documents for a module not to be found
     try:
         import ray.serve  # noqa: F401
     except Exception:  # a worker that fails here never starts; what is wrong shows where Serve is used

@@ -156,7 +156,7 @@ def run(order: Order, out: TextIO | None = None) -> None:
 
 
 def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
-    parts = []
+    parts: list[bytes] = []
     with closing(api.generate(speech)) as events:
         for event in events:
             if isinstance(event, Stage):

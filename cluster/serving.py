@@ -157,7 +157,7 @@ class Application:
     @property
     def watchdog(self) -> str | None:
         """Name of the watchdog's application, where the config has one."""
-        return self._watchdog and self._watchdog.get("name", "watchdog")
+        return self._watchdog.get("name", "watchdog") if self._watchdog else None
 
     @property
     def canary_has_key(self) -> bool:
@@ -166,6 +166,7 @@ class Application:
 
     def give_canary_key(self, path: Path) -> None:
         """Name the file that holds the API key for the watchdog's canary."""
+        assert self._watchdog is not None, "only a config with a watchdog is asked for its key"
         self._watchdog["args"] = {**(self._watchdog.get("args") or {}), "canary_key_file": str(path)}
 
     @property
@@ -173,7 +174,7 @@ class Application:
         return next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
 
     def proxy_environment(self) -> dict[str, str]:
-        """What Serve's proxy must find in its environment: how the graph traces (`deployments/ingress/proxy_middleware.py`)."""
+        """Return what Serve's proxy needs in its environment (deployments.ingress.proxy_middleware)."""
         tracing = self._args.get("tracing") or {}
         return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
 

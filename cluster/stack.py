@@ -7,8 +7,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,46 +16,18 @@ from pathlib import Path
 from access.required import is_loopback
 from cluster import key, monitoring, ray_head, serving, watchdog_key, zipkin
 from cluster.cli_error import CliError
-from cluster.gate import process as gates
-from cluster.gate.configuration import Wanted
-from cluster.ports import LOOPBACK, open_to_the_network, require_free
+from cluster.options import Options, command
+from cluster.ports import open_to_the_network, require_free
 from cluster.processes import family, last_lines
 from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
-from cluster.storage import Storage, prepare
+from cluster.storage import prepare
 from cluster.storage_mariadb import MariaDb
-from cluster.wecom import Wecom
+from cluster.zipkin_proxy import process as zipkin_proxy
 
 #: Below the run folder: where voices are stored, unless the config names another place. `make clean` leaves it.
 VOICES = "voices"
 DRAIN_WITHIN_S = 30.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `up` and `demo` can be told. Everything listens on loopback, the API where `host` says."""
-
-    host: str = LOOPBACK
-    keys_file: Path | None = None  #: instead of the config's, or of the run folder's
-    http_port: int = 8000
-    dashboard_port: int = 8265
-    zipkin_port: int = 9411
-    ray_port: int = 0  #: Ray's control store; 0 = any free port
-    config: Path = ROOT / "cluster" / "serve.cpu.yaml"
-    engine: str | None = None  #: instead of the config's
-    engine_options: Mapping[str, object] = field(default_factory=dict)  #: laid over the config's
-    haproxy: bool = False  #: Serve's HAProxy mode
-    with_zipkin: bool = True
-    web_page: bool = True  #: where the config has one
-    watchdog: bool = True  #: the same
-    storage: Storage = Storage()  #: of the Zipkin that is started
-    gate: Wanted | None = None  #: before Zipkin
-    sampling: float = 1.0  #: share of unremarkable traces that is kept
-    with_monitoring: bool = False
-    prometheus_port: int = 9090
-    alertmanager_port: int = 9093
-    wecom: Wecom = Wecom()  #: where alerts go beside Alertmanager's page
-    run_dir: Path = ROOT / ".run"
 
 
 def secret_file(run_dir: Path) -> Path:
@@ -89,8 +61,8 @@ class Stack:
             application = self._application(options)
             application.check_engine()
             keys_required = application.check_access(self.say)
-            if options.gate is not None:
-                gates.check(options.gate, self._keys_file(options))
+            if options.zipkin_proxy is not None:
+                zipkin_proxy.check(options.zipkin_proxy, self._keys_file(options))
             require_free(options.http_port, "the API", "--http-port", host=options.host)
             require_free(options.dashboard_port, "Ray's dashboard", "--dashboard-port")
             if options.with_monitoring:
@@ -113,12 +85,12 @@ class Stack:
         if running is not None and running.alive:
             raise CliError(
                 f"A graph has been running here since {running.began}, at {running.http_url}. "
-                "Stop it with `make down`, or use another folder for this one with --run-dir."
+                f"Stop it with `{command('down', self.run_dir)}`, or use another folder for this one with --run-dir."
             )
 
     def _start(self, options: Options, state: State, keys_required: bool) -> None:
         self._start_zipkin(options, state)
-        self._start_gate(options, state)
+        self._start_zipkin_proxy(options, state)
         self.say(f"starting Ray (dashboard on port {options.dashboard_port})")
 
         def remember(head: ray_head.RayHead) -> None:
@@ -158,8 +130,9 @@ class Stack:
         state.ready = True
         self.file.save(state)
         ours = {process.pid for started in state.started for process in family(started)}
+        proxy = state.zipkin_proxy
         exposed = open_to_the_network(
-            ours, meant=(options.host, options.http_port), also=state.gate and (state.gate.host, state.gate.port)
+            ours, meant=(options.host, options.http_port), also=(proxy.host, proxy.port) if proxy else None
         )
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
@@ -254,19 +227,27 @@ class Stack:
             self.file.save(state)
 
         servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
-        servers.start(head, state.zipkin and state.zipkin.url, options.prometheus_port, options.alertmanager_port)
+        servers.start(
+            head,
+            state.zipkin.url if state.zipkin else None,
+            options.prometheus_port,
+            options.alertmanager_port,
+            state.traces_url,
+        )
 
-    def _start_gate(self, options: Options, state: State) -> None:
-        if options.gate is None:
+    def _start_zipkin_proxy(self, options: Options, state: State) -> None:
+        if options.zipkin_proxy is None:
             return
         if state.zipkin is None:
             raise CliError("--with-gate needs a Zipkin to stand before, and there is none here; leave one of them out.")
 
-        def remember(gate: gates.Gate) -> None:
-            state.gate = gate
+        def remember(server: zipkin_proxy.ZipkinProxy) -> None:
+            state.zipkin_proxy = server
             self.file.save(state)
 
-        gates.start(options.gate, state.zipkin.url, self._keys_file(options), self.run_dir, self.say, remember)
+        zipkin_proxy.start(
+            options.zipkin_proxy, state.zipkin.url, self._keys_file(options), self.run_dir, self.say, remember
+        )
 
     def _keys_file(self, options: Options) -> Path | None:
         keys_file = self._application(options).keys_file
@@ -299,9 +280,9 @@ class Stack:
                 serving.Dashboard(state.ray).delete()
             self.say("stopping Ray")
             state.ray.stop(keep_logs_in=self.ray_logs)
-        if state.gate is not None:
+        if state.zipkin_proxy is not None:
             self.say("stopping the gate")
-            state.gate.stop()
+            state.zipkin_proxy.stop()
         if state.zipkin is not None and state.zipkin.process is not None:
             self.say("stopping Zipkin")
             zipkin.stop(state.zipkin.process, state.zipkin.container)
@@ -325,6 +306,7 @@ class Stack:
 
     def _drain(self, state: State, within_s: float) -> None:
         self.say(f"refusing new requests, waiting for those under way (at most {within_s:.0f} s)")
+        assert state.ray is not None, "a graph that runs has a head"
         began = time.monotonic()
         command = [sys.executable, "-m", "cluster.drain", state.ray.address, state.module, state.app, str(within_s)]
         try:

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.cli_error import CliError
-from cluster.gate.process import Gate
 from cluster.monitoring import Server
 from cluster.ports import LOOPBACK, reachable
 from cluster.processes import Started
 from cluster.ray_head import RayHead
 from cluster.storage_mariadb import MariaDb
 from cluster.zipkin import Zipkin
+from cluster.zipkin_proxy.process import ZipkinProxy
 
 
 @dataclass
@@ -36,7 +36,7 @@ class State:
     ready: bool = False
     zipkin: Zipkin | None = None
     database: MariaDb | None = None  #: started here for Zipkin's traces
-    gate: Gate | None = None  #: before Zipkin
+    zipkin_proxy: ZipkinProxy | None = None  #: the gate, nginx before Zipkin
     ray: RayHead | None = None
     prometheus: Server | None = None
     alertmanager: Server | None = None
@@ -54,12 +54,13 @@ class State:
     @property
     def traces_url(self) -> str | None:
         """What people open to see traces, without /zipkin: the gate, where there is one."""
-        return self.gate.url if self.gate is not None else self.zipkin and self.zipkin.url
+        server = self.zipkin_proxy or self.zipkin
+        return server.url if server else None
 
     @property
     def started(self) -> list[Started]:
         """The processes that are ours to stop."""
-        parts = (self.ray, self.gate, self.zipkin, self.database, *self.monitoring)
+        parts = (self.ray, self.zipkin_proxy, self.zipkin, self.database, *self.monitoring)
         return [part.process for part in parts if part is not None and part.process is not None]
 
     @property
@@ -104,7 +105,7 @@ class StateFile:
         try:
             for name, part in (
                 ("ray", RayHead),
-                ("gate", Gate),
+                ("zipkin_proxy", ZipkinProxy),
                 ("zipkin", Zipkin),
                 ("database", MariaDb),
                 ("prometheus", Server),

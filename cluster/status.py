@@ -1,16 +1,21 @@
-"""What runs, as a person reads it."""
+"""Say what runs, as lines for a terminal."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cluster import monitoring, serving, zipkin
+from cluster.options import RUN_DIR, command
+from cluster.processes import Started
 from cluster.state import State
 
 
-def report(state: State | None) -> tuple[str, bool]:
-    """(lines for a terminal, whether the graph serves)."""
+def report(state: State | None, run_dir: Path = RUN_DIR) -> tuple[str, bool]:
+    """Return the lines for a terminal, and whether the graph is ready."""
     if state is None or not state.alive:
-        leftover = " (it ended without `make down`, which will tidy up)" if state is not None else ""
-        return f"nothing runs here{leftover}; `make up` or `make demo` starts it", False
+        up, start, down = (command(name, run_dir) for name in ("up", "demo", "down"))
+        leftover = f" (it ended without `{down}`, which tidies up)" if state is not None else ""
+        return f"nothing runs here{leftover}; `{up}` or `{start}` starts it", False
     ready, said = serving.ask_ready(state.http_url)
     lines = [f"API        {state.http_url}   {'ready' if ready else f'NOT READY: {said}'}   (since {state.began})"]
     if state.ray is not None:
@@ -21,11 +26,11 @@ def report(state: State | None) -> tuple[str, bool]:
         health = "healthy" if zipkin.healthy(state.zipkin.url) else "NOT HEALTHY"
         whose = _process(state.zipkin.process) if state.zipkin.process else "not started here"
         lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
-    if state.gate is not None:
-        asks = "asks for keys" if state.gate.asks_for_a_key else "DOESN'T ANSWER"
+    if state.zipkin_proxy is not None:
+        asks = "asks for keys" if state.zipkin_proxy.requires_key else "DOESN'T ANSWER"
         lines.append(
-            f"Gate       {state.gate.url}/zipkin/   {asks}, {_process(state.gate.process)}; keys in "
-            f"{state.gate.viewers}, who looked at what in {state.gate.audit_log}"
+            f"Gate       {state.zipkin_proxy.url}/zipkin/   {asks}, {_process(state.zipkin_proxy.process)}; keys in "
+            f"{state.zipkin_proxy.viewers}, the log of who read what in {state.zipkin_proxy.audit_log}"
         )
     if state.database is not None:
         lines.append(f"MariaDB    127.0.0.1:{state.database.port}   {_process(state.database.process)}")
@@ -55,5 +60,5 @@ def report(state: State | None) -> tuple[str, bool]:
     return "\n".join(lines), ready
 
 
-def _process(process) -> str:
+def _process(process: Started) -> str:
     return f"pid {process.pid}" if process.alive else f"pid {process.pid} IS GONE (its log: {process.log})"

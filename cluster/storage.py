@@ -88,6 +88,7 @@ def prepare(
         say(storage_mysql.ensure_schema(address, password, schema, run_dir))
         return storage_mysql.settings(address, password)
     if storage.kind == "elasticsearch":
+        assert storage.url is not None, "Storage refuses Elasticsearch without an address"
         server = storage_elasticsearch.Server.of(storage.url, storage.password)
         say(f"{server.ask()} answers at {server.url}")
         say("  Zipkin's dependency page shows a day once `python -m cluster links` has computed it")

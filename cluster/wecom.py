@@ -1,5 +1,6 @@
-"""WeCom (企业微信), two ways in: an application's own API, which Alertmanager speaks, and a group robot's webhook,
-which `wecom_adapter` speaks. Both are asked for by the environment alone, because both need a secret.
+"""WeCom (企业微信) and its two APIs: an application's, which Alertmanager uses, and a group robot's webhook.
+
+`wecom_adapter` uses the webhook. Both are configured by the environment alone, because both need a secret.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 @dataclass(frozen=True)
 class Application:
+    """An application, and the users whom it writes to."""
+
     corp_id: str
     agent_id: str
     secret: str = field(repr=False)
     to: str = "@all"
     api: str = API
 
-    def as_alertmanager_has_it(self) -> dict[str, str]:
+    def to_alertmanager(self) -> dict[str, str]:
+        """Return its part of Alertmanager's `wechat_configs`."""
         return {
             "api_url": self.api,
             "corp_id": self.corp_id,
@@ -39,7 +43,7 @@ class Application:
 
 @dataclass(frozen=True)
 class Robot:
-    """`key` is all that is needed to write into the group: it is the secret."""
+    """A group robot. Its key is the secret: it is all that writing into the group takes."""
 
     key: str = field(repr=False)
     api: str = API
@@ -49,19 +53,23 @@ class Robot:
         return f"{self.api}webhook/send"
 
     def environment(self) -> dict[str, str]:
-        """For the adapter's process; nothing else inherits it."""
+        """Return the environment of the adapter's process; no other process inherits it."""
         return {ROBOT_VARIABLE: self.key, API_VARIABLE: self.api}
 
     @classmethod
     def of(cls, env: Mapping[str, str], api: str = API) -> Robot | None:
-        """Its key, or the whole address that WeCom shows. Problem where it is neither."""
+        """Return the robot that `env` names by its key or by the address that WeCom shows, or None.
+
+        Raises:
+            CliError: It is neither a key nor an address.
+        """
         named = env.get(ROBOT_VARIABLE, "").strip()
         if not named:
             return None
         key = parse_qs(urlsplit(named).query).get("key", [""])[0] if "://" in named else named
         if not _KEY.fullmatch(key):
             raise CliError(
-                f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the "
+                f"{ROBOT_VARIABLE} is neither a group robot's key nor its address. WeCom shows the "
                 "address in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…"
             )
         return cls(key, api)
@@ -69,20 +77,23 @@ class Robot:
 
 @dataclass(frozen=True)
 class Wecom:
+    """The ways to WeCom that alerts take."""
+
     application: Application | None = None
     robot: Robot | None = None
 
     @classmethod
     def of(cls, env: MutableMapping[str, str] = os.environ) -> Wecom:
-        """What was asked for. Takes all of it *out* of `env`, so that nothing else that is started inherits it.
+        """Return what `env` asks for, and remove it from `env`, so that no other process inherits it.
 
-        Problem where an application is named by half.
+        Raises:
+            CliError: An application's settings are incomplete, or the robot's are wrong.
         """
-        api = _taken(env, API_VARIABLE) or API
+        api = _pop(env, API_VARIABLE) or API
         api = api if api.endswith("/") else api + "/"
-        robot = Robot.of({ROBOT_VARIABLE: _taken(env, ROBOT_VARIABLE)}, api)
-        corp, agent, secret = (_taken(env, name) for name in (CORP_VARIABLE, AGENT_VARIABLE, SECRET_VARIABLE))
-        to = _taken(env, TO_VARIABLE) or "@all"
+        robot = Robot.of({ROBOT_VARIABLE: _pop(env, ROBOT_VARIABLE)}, api)
+        corp, agent, secret = (_pop(env, name) for name in (CORP_VARIABLE, AGENT_VARIABLE, SECRET_VARIABLE))
+        to = _pop(env, TO_VARIABLE) or "@all"
         if not any((corp, agent, secret)):
             return cls(None, robot)
         if not all((corp, agent, secret)):
@@ -93,13 +104,12 @@ class Wecom:
         return cls(Application(corp, agent, secret, to, api), robot)
 
     @property
-    def named(self) -> str:
-        """For people."""
-        ways = ["WeCom's application"] * (self.application is not None) + ["WeCom's group robot"] * (
-            self.robot is not None
-        )
+    def description(self) -> str:
+        """Where alerts go, for people."""
+        ways = ["WeCom's application"] if self.application is not None else []
+        ways += ["WeCom's group robot"] if self.robot is not None else []
         return "alerts go to " + " and ".join(ways) if ways else "alerts are shown on its page alone"
 
 
-def _taken(env: MutableMapping[str, str], name: str) -> str:
+def _pop(env: MutableMapping[str, str], name: str) -> str:
     return env.pop(name, "").strip()

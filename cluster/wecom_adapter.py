@@ -1,10 +1,10 @@
-"""From Alertmanager's webhook to a WeCom group robot: `python -m cluster.wecom_adapter PORT`, on loopback.
+"""Pass Alertmanager's webhooks on to a WeCom group robot: `python -m cluster.wecom_adapter PORT`, on loopback.
 
     POST /alerts     Alertmanager's JSON; answered when WeCom has taken the message
     GET /health
 
-Nothing is kept here: what WeCom does not take is answered with 503, and Alertmanager, which keeps it, sends it again.
-The robot's key comes from the environment and goes nowhere but to WeCom: no line of the log has an address in it.
+The adapter stores nothing: if WeCom does not accept a message, it answers 503, and Alertmanager sends the alert again.
+The robot's key comes from the environment and goes to WeCom alone: no line of the log has an address in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cluster.ports import LOOPBACK
-from cluster.wecom import API, API_VARIABLE, Robot
+from cluster.wecom import API, API_VARIABLE, ROBOT_VARIABLE, Robot
+from cluster.wecom_message import MORE, render
 
 log = logging.getLogger("cluster.wecom")
 for _name in ("httpx", "httpcore"):  # they would log each request's address, and the key is in it
@@ -32,34 +33,33 @@ for _name in ("httpx", "httpcore"):  # they would log each request's address, an
 
 MAX_BYTES = 4096  #: of markdown content, WeCom's limit
 PER_MINUTE = 20  #: messages of one robot, WeCom's limit
-TRIES = 3
-PATIENCE_S = 8.0  #: longest wait for a place in the minute; Alertmanager waits 10 s and more
-_MAX_SUMMARY = 400  #: characters
-#: "System busy" and "too many calls": worth another try. Every other code is about what was sent, or the key.
-_TRY_AGAIN = frozenset({-1, 45009})
+ATTEMPTS = 3
+MAX_WAIT_S = 8.0  #: longest wait before a message; Alertmanager waits 10 s and more
+#: "System busy" and "too many calls". Every other code is about the message or the key, and stays.
+_RETRYABLE = frozenset({-1, 45009})
 
 
 class Refused(Exception):
-    """WeCom will not take this message, however often it is sent."""
+    """WeCom rejects this message, however often it is sent."""
 
 
 class Unavailable(Exception):
-    """Not now. `after_s`: when there may be a place again."""
+    """WeCom can't take the message now. `after_s`: seconds after which it may."""
 
     def __init__(self, why: str, after_s: float = 1.0) -> None:
         super().__init__(why)
         self.after_s = after_s
 
 
-class Minute:
-    """How many messages the last 60 s have seen."""
+class RateWindow:
+    """Counts the messages of the last 60 s."""
 
     def __init__(self, most: int = PER_MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most, clock
         self._sent: deque[float] = deque()
 
     def wait_s(self) -> float:
-        """Until there is a place; 0 where there is one, which is then taken."""
+        """Return the seconds until a message may be sent; 0 counts one as sent now."""
         now = self._clock()
         while self._sent and self._sent[0] <= now - 60:
             self._sent.popleft()
@@ -76,30 +76,35 @@ class Sender:
         self,
         robot: Robot,
         http: httpx.AsyncClient,
-        minute: Minute | None = None,
+        window: RateWindow | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._robot = robot
         self._http = http
-        self._minute = minute or Minute()
+        self._window = window or RateWindow()
         self._sleep = sleep
 
     async def send(self, content: str) -> None:
-        """Returns when WeCom has taken it. Raises Refused or Unavailable."""
-        for attempt in range(1, TRIES + 1):
-            await self._place()
+        """Return when WeCom has accepted the message.
+
+        Raises:
+            Refused: WeCom rejects it.
+            Unavailable: WeCom does not accept it now, after all attempts.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            await self._wait_for_rate()
             try:
                 await self._once(content)
                 return
             except Unavailable as failure:
-                if attempt == TRIES:
+                if attempt == ATTEMPTS:
                     raise
-                log.warning("attempt %d of %d failed (%s)", attempt, TRIES, failure)
+                log.warning("attempt %d of %d failed (%s)", attempt, ATTEMPTS, failure)
                 await self._sleep(0.5 * 2 ** (attempt - 1))
 
-    async def _place(self) -> None:
-        while wait := self._minute.wait_s():
-            if wait > PATIENCE_S:
+    async def _wait_for_rate(self) -> None:
+        while wait := self._window.wait_s():
+            if wait > MAX_WAIT_S:
                 raise Unavailable(f"{PER_MINUTE} messages in the last minute", wait)
             await self._sleep(wait)
 
@@ -116,44 +121,30 @@ class Sender:
             raise Unavailable(type(failure).__name__) from None
         if code is None:
             raise Unavailable(f"status {answer.status_code}")
-        if code in _TRY_AGAIN:
+        if code in _RETRYABLE:
             raise Unavailable(f"errcode {code}")
         if code != 0:
             raise Refused(f"errcode {code}")
 
 
 def markdown(payload: Mapping) -> str:
-    """Alertmanager's webhook (version 4) as WeCom's markdown: at most 4,096 bytes, whole alerts only."""
+    """Return Alertmanager's webhook (version 4) as WeCom's markdown: at most 4,096 bytes, whole alerts only."""
     alerts = payload["alerts"]
     parts: list[str] = []
     for index, alert in enumerate(alerts):
-        part = _written(alert)
+        part = render(alert)
         more = len(alerts) - index - 1 + payload.get("truncatedAlerts", 0)
-        rest = f"\n\nand {more} more" if more else ""
+        rest = f"\n\n{MORE.format(number=more)}" if more else ""
         if len("\n\n".join([*parts, part]).encode()) + len(rest.encode()) > MAX_BYTES:
             break
         parts.append(part)
     left_out = len(alerts) - len(parts) + payload.get("truncatedAlerts", 0)
-    return "\n\n".join(parts) + (f"\n\nand {left_out} more" if left_out else "")
-
-
-def _written(alert: Mapping) -> str:
-    notes, name = alert.get("annotations", {}), alert.get("labels", {}).get("alertname", "alert")
-    firing = alert.get("status") == "firing"
-    head = f'<font color="warning">{name}</font>' if firing else f'<font color="info">{name} is over</font>'
-    lines = [f"**{head}**", _cut(notes.get("summary", ""), _MAX_SUMMARY)]
-    lines += [f"> {what}: {_cut(notes[what], 80)}" for what in ("stage", "value") if notes.get(what)]
-    lines.append(f"> since: {alert.get('startsAt', '')[:19].replace('T', ' ')} UTC")
-    if len(link := notes.get("traces", "")) in range(1, 1000):
-        lines.append(f"[its traces]({link})")
-    return "\n".join(filter(None, lines))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return "\n\n".join(parts) + (f"\n\n{MORE.format(number=left_out)}" if left_out else "")
 
 
 def app(sender: Sender) -> Starlette:
+    """Return the server: POST /alerts and GET /health."""
+
     async def alerts(request: Request) -> Response:
         try:
             content = markdown(await request.json())
@@ -178,12 +169,13 @@ def app(sender: Sender) -> Starlette:
 
 
 def main() -> None:
+    """Serve on loopback, on the port that is the first argument."""
     import uvicorn
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     robot = Robot.of(os.environ, os.environ.get(API_VARIABLE) or API)
     if robot is None:
-        sys.exit("No group robot is named in the environment.")
+        sys.exit(f"No group robot is named in the environment: set {ROBOT_VARIABLE}.")
     sender = Sender(robot, httpx.AsyncClient(timeout=5, trust_env=True))
     uvicorn.run(app(sender), host=LOOPBACK, port=int(sys.argv[1]), access_log=False, log_level="warning")
 

@@ -18,7 +18,7 @@ IN_TRACES = (
     CLIENT_LEFT,
     STREAM_BROKEN,
     LOST_INGRESS,
-    "Audio sample rate {}Hz, minimum required {}Hz",
+    "Audio sample rate {}Hz, minimum required {}Hz. Record or export the clip again at {}Hz or more.",
     "The reference clip is {} s long; it must be {} to {} s.",
     "The reference clip is longer than {} s; cut it to its clearest part.",
     "The reference clip holds {} s of sound above silence; at least {} s of speech is needed. Record again, closer to "

@@ -133,7 +133,11 @@ def _truncated() -> InvalidInput:
 
 def _check_header(file: soundfile.SoundFile, longest: float) -> None:
     if file.samplerate < MIN_RATE:
-        raise _refuse(f"Audio sample rate {file.samplerate}Hz, minimum required {MIN_RATE}Hz", "sample_rate_too_low")
+        raise _refuse(
+            f"Audio sample rate {file.samplerate}Hz, minimum required {MIN_RATE}Hz. Record or export the clip again at "
+            f"{MIN_RATE}Hz or more.",
+            "sample_rate_too_low",
+        )
     if file.samplerate > MAX_RATE or file.channels > MAX_CHANNELS:
         raise _refuse(
             f"The reference clip has {file.channels} channels at {file.samplerate} Hz; at most "

@@ -21,7 +21,7 @@ _MODEL_TOKEN = re.compile(r"<\s*\|.*?\|\s*>", re.DOTALL)
 
 def check_text(text: str) -> str:
     """The text to be spoken, stripped and in NFC, at most 200 characters. Raises InvalidInput (param `text`)."""
-    return _check(text, "text", "text", "text", MAX_TEXT, "Shorten it, or split it over several requests.")
+    return _check(text, "text", "text", "text", MAX_TEXT, "Shorten it, or send it with `long_form` (`say --long`).")
 
 
 def check_long_text(text: str) -> str:

@@ -1,7 +1,7 @@
-"""`--apply batch`: one deployment's `user_config`, changed live through Serve, everything else as it is.
+"""`--apply batch`: change one deployment's `user_config` live, through Serve, and nothing else.
 
-Serve gives a new `user_config` to the replicas that run; it restarts none where nothing else changed. So the whole
-config is read, one value in it changed, and put back, and afterwards the replicas must be the same processes.
+Serve passes a new `user_config` to the running replicas and restarts none, if nothing else changed. So the whole config
+is read, one value is changed, and the config is put back. Afterwards the replicas must be the same processes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,23 @@ def batch(
     say: Callable[[str], None],
     ask: Callable[[str], str] = input,
 ) -> None:
-    """Problem where there is nothing to change, nobody agrees, or Serve does not do it."""
+    """Make the changes that `batching` findings propose.
+
+    Args:
+        findings: The doctor's.
+        dashboard_url: Of Ray.
+        yes: Don't ask.
+        say: Prints a line.
+        ask: Prints a question and returns the answer.
+
+    Raises:
+        CliError: There is nothing to change, the answer is no, or Serve doesn't make the change.
+    """
     changes = [finding.change for finding in findings if finding.kind == "batching" and finding.change]
     if not changes:
         raise CliError(
             "There is no batch setting to change: no `batching` finding proposes one. `python -m cluster "
-            "doctor` says what it found."
+            "doctor` prints its findings."
         )
     if dashboard_url is None:
         raise CliError(
@@ -51,7 +62,7 @@ def _apply(
     deployment = serve.deployments(details).get(change.deployment)
     if deployment is None:
         raise CliError(
-            f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph "
+            f"Serve at {serve.url} runs no {change.deployment}. Name the dashboard of the graph "
             "whose traces these are with --dashboard-url."
         )
     config, before = changed(details, deployment, change)
@@ -63,8 +74,8 @@ def _apply(
     _agree(yes, ask)
     if changed(serve.details(), deployment, change)[0] != config:
         raise CliError(
-            "Somebody else has deployed meanwhile, and putting back what was read would undo it. Nothing was "
-            "changed: run the doctor again."
+            "Another deployment happened meanwhile, and this change would undo it. Nothing was changed: run the doctor "
+            "again."
         )
     serve.put(config)
     _wait(serve, deployment, after)
@@ -76,8 +87,11 @@ def _apply(
 
 
 def changed(details: dict, deployment: Deployment, change: Change) -> tuple[dict, dict]:
-    """(the config to put, the deployment's `user_config` as it was): every application as it was deployed, but for this
-    one value. Problem where an application was not deployed by a config, which would be lost."""
+    """Return the config to put, and the deployment's `user_config` as it was.
+
+    Raises:
+        CliError: An application was not deployed from a config, and would be lost.
+    """
     applications = details["applications"]
     foreign = sorted(name for name, one in applications.items() if not one.get("deployed_app_config"))
     if foreign:
@@ -115,7 +129,11 @@ def _agree(yes: bool, ask: Callable[[str], str]) -> None:
 
 
 def _wait(serve: ServeReader, before: Deployment, wanted: dict) -> None:
-    """Until the setting is in force, everything is healthy again, and the replicas are the ones that were there."""
+    """Wait until the setting is in force and the deployment healthy; its replicas must be the same processes.
+
+    Raises:
+        CliError: That takes too long, or replicas were replaced.
+    """
     end = time.monotonic() + WITHIN_S
     time.sleep(SETTLED_S)
     while True:

@@ -1,9 +1,9 @@
-"""Which stage takes most of the requests' time, and what it spends it with."""
+"""The stage that takes most of the requests' time, and what that time goes to."""
 
 from __future__ import annotations
 
 from cluster.doctor.evidence import ENOUGH, Evidence
-from cluster.doctor.figures import ms, percent, quantile
+from cluster.doctor.figures import ms, percent, plural, quantile
 from cluster.doctor.finding import Finding
 from cluster.doctor.stage_times import StageTimes, admission_ms, stage_times
 
@@ -11,10 +11,11 @@ SLOW_S = 10.0  #: what "slow" means everywhere in this project
 
 
 def bottleneck(evidence: Evidence) -> list[Finding]:
+    """Return one finding: the durations of good requests, and how each stage spends its part."""
     good = evidence.good
     if not good:
         return []
-    durations = [(trace.root.duration_ms, trace.weight) for trace in good]
+    durations = [(trace.request.duration_ms, trace.weight) for trace in good]
     p50, p95 = quantile(durations, 0.5), quantile(durations, 0.95)
     admission, stages = admission_ms(evidence), stage_times(evidence)
     figures = {
@@ -30,7 +31,7 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
             Finding(
                 "bottleneck",
                 "look",
-                f"{len(good)} good requests without any stage's span; {how_long}",
+                f"{plural(len(good), 'good request')} without any stage's span; {how_long}",
                 traces=evidence.window.link(),
                 figures=figures,
             )
@@ -42,7 +43,9 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
     share = percent(min(first.share, 1))
     summary = f"{first.stage} ({first.service}) takes {share} of the requests' time: {_split(first)}"
     if len(good) < ENOUGH:
-        return [Finding("bottleneck", "fine", f"{summary}; of only {len(good)} traces", detail, figures=figures)]
+        return [
+            Finding("bottleneck", "fine", f"{summary}; of only {plural(len(good), 'trace')}", detail, figures=figures)
+        ]
     waits = first.wait_ms + admission > first.compute_ms
     slow = p95 > SLOW_S * 1000
     return [
@@ -51,11 +54,10 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
             "look" if waits or slow else "fine",
             summary,
             detail,
-            advice=f"Requests wait longer for {first.service} than it works for them: it needs larger batches, or more "
-            "replicas."
+            advice=f"Requests wait longer for {first.service} than it computes: larger batches or more replicas help."
             if waits
             else None,
-            traces=evidence.window.link(service=first.service),
+            traces=evidence.window.link(service=first.service, traces=len(good)),
             figures=figures,
         )
     ]
@@ -64,7 +66,7 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
 def _split(times: StageTimes) -> str:
     return (
         f"{ms(times.compute_ms)} compute, {ms(times.batch_wait_ms)} waiting for the device, "
-        f"{ms(times.queue_ms)} on the way"
+        f"{ms(times.queue_ms)} on the way to it"
     )
 
 

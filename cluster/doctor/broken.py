@@ -1,27 +1,26 @@
-"""Traces that are not whole, stages that did not answer, traces that never arrived."""
+"""Traces that are incomplete, stages that did not answer, traces that never reached Zipkin."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from cluster.doctor.evidence import Evidence
-from cluster.doctor.figures import count
+from cluster.doctor.evidence import FEWEST, Evidence
+from cluster.doctor.figures import count, plural
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import SPEECH_STAGES, VOICE_STAGES, Span, Trace
 from tracing import vocabulary
 
-DIED_OFTEN = 3  #: times that a stage did not answer, from which on something is to be done
-
 
 def broken(evidence: Evidence) -> list[Finding]:
-    found = [*_broken(evidence), *_lost_stages(evidence), *_never_arrived(evidence)]
-    if not found and evidence.requests:
-        found = [Finding("traces", "fine", f"all of {len(evidence.read.traces)} kept traces are whole")]
-    return found
+    """Return findings about traces that are incomplete or lost, and about stages that did not answer."""
+    findings = [*_incomplete(evidence), *_lost_stages(evidence), *_never_arrived(evidence)]
+    if not findings and evidence.requests:
+        findings = [Finding("traces", "fine", f"all of {plural(len(evidence.read.traces), 'kept trace')} are complete")]
+    return findings
 
 
-def what_is_missing(trace: Trace) -> str | None:
-    """Why this trace of the ingress's is not whole; None where it is."""
+def missing_part(trace: Trace) -> str | None:
+    """Return what a trace lacks, for people; None where it is complete."""
     ids = {span.id for span in trace.spans}
     if any(
         span.parent not in ids for span in trace.spans if span.service in vocabulary.SERVICES and not span.is_request
@@ -39,11 +38,11 @@ def what_is_missing(trace: Trace) -> str | None:
     return None
 
 
-def _broken(evidence: Evidence) -> list[Finding]:
+def _incomplete(evidence: Evidence) -> list[Finding]:
     wrong = [
         (trace, missing)
         for trace in (*evidence.read.traces, *evidence.read.orphans)
-        if (missing := what_is_missing(trace))
+        if (missing := missing_part(trace))
     ]
     if not wrong:
         return []
@@ -52,12 +51,12 @@ def _broken(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             "traces",
-            "look",
-            f"{len(wrong)} of {looked_at} traces are not whole: "
-            + "; ".join(f"{number} times {missing}" for missing, number in kinds.most_common(3)),
+            "look" if len(wrong) >= FEWEST else "fine",
+            f"{len(wrong)} of {plural(looked_at, 'trace')} {'is' if len(wrong) == 1 else 'are'} incomplete: "
+            + "; ".join(f"{plural(number, 'time')} {missing}" for missing, number in kinds.most_common(3)),
             [f"{trace.id}: {missing}" for trace, missing in wrong[:5]],
-            advice="Zipkin may have dropped its oldest (memory storage holds 100,000 spans), or still write the newest; "
-            "ask again in a minute. What stays so was lost in between.",
+            advice="Zipkin may have dropped its oldest spans (memory holds 100,000), or still be writing its newest: "
+            "ask again in a minute. Parts that are missing then were lost on their way.",
             figures={"broken": len(wrong), "orphans": len(evidence.read.orphans), "kinds": dict(kinds)},
         )
     ]
@@ -76,12 +75,12 @@ def _lost_stages(evidence: Evidence) -> list[Finding]:
         found.append(
             Finding(
                 "traces",
-                "act" if len(calls) >= DIED_OFTEN else "look",
-                f"{service} did not answer {len(calls)} times, in {requests} requests, of which {saved} were saved by a "
-                "second try",
+                "act" if len(calls) >= FEWEST else "fine",
+                f"{service} did not answer {plural(len(calls), 'time')}, in {plural(requests, 'request')}; "
+                f"a retry saved {saved} of them",
                 [f"{cause}: {number}" for cause, number in kinds.most_common()],
-                advice=f"Its log says why it ended or hung; `python -m cluster status` shows whether {service} runs now.",
-                traces=evidence.window.link("error", span=calls[0][1].name),
+                advice="Its log says why it ended or hung. `python -m cluster status` shows whether it runs now.",
+                traces=evidence.window.link("error", span=calls[0][1].name, traces=requests),
                 figures={"service": service, "calls": len(calls), "requests": requests, "saved": saved},
             )
         )
@@ -99,7 +98,7 @@ def _never_arrived(evidence: Evidence) -> list[Finding]:
             Finding(
                 "traces",
                 "act",
-                f"{count(lost)} kept traces never reached Zipkin: {causes}",
+                f"{plural(lost, 'kept trace')} never reached Zipkin: {causes}",
                 advice="docs/runbook.md, TracesLost.",
                 figures={"lost": counts.lost_traces},
             )
@@ -114,12 +113,12 @@ def _never_arrived(evidence: Evidence) -> list[Finding]:
                 figures={"zipkin_dropped": counts.zipkin_dropped},
             )
         )
-    if counts.untraced:
+    if counts.untraced >= FEWEST:
         found.append(
             Finding(
                 "traces",
                 "look",
-                f"{count(counts.untraced)} requests were made while tracing was off",
+                f"{plural(counts.untraced, 'request')} came while tracing was off",
                 advice="user_config `tracing: true` of cosyvoice3-api switches it on, without a restart.",
                 figures={"untraced": counts.untraced},
             )

@@ -1,4 +1,4 @@
-"""`python -m cluster doctor`: reads, says what is wrong, and changes batch settings where it is told to."""
+"""`python -m cluster doctor`: read, say what is wrong, and change batch settings on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.cli_error import CliError
 from cluster.doctor import apply, report
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.examination import examine
-from cluster.doctor.prometheus_reader import Counts, PrometheusReader, Silent
+from cluster.doctor.prometheus_reader import Counts, PrometheusReader, PrometheusUnavailable
 from cluster.doctor.serve_reader import Deployment, ServeReader
 from cluster.doctor.window import Window, seconds
 from cluster.doctor.zipkin_reader import ZipkinReader
@@ -23,8 +23,8 @@ MOST_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where to read. `page`: where people open Zipkin."""
+class Addresses:
+    """The servers to read from. `page`: the address at which people open Zipkin."""
 
     zipkin: str
     prometheus: str | None
@@ -32,17 +32,21 @@ class Places:
     page: str
 
     @classmethod
-    def of(cls, args: argparse.Namespace, state: State | None) -> Places:
-        """What is named, and for the rest what the stack in the run folder has. Problem where no Zipkin is known."""
+    def of(cls, args: argparse.Namespace, state: State | None) -> Addresses:
+        """Return the addresses of the command line, else those of the stack in the run folder.
+
+        Raises:
+            CliError: No Zipkin is known.
+        """
         running = state if state is not None and state.alive else None
         zipkin = args.zipkin_url or (running and running.zipkin and running.zipkin.url)
         if not zipkin:
             raise CliError(
-                "The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start "
-                "it (`make up`), or name one with --zipkin-url http://127.0.0.1:9411."
+                "The doctor reads traces, and no Zipkin is known: no stack with one runs here. Start one (`make up`), "
+                "or name one with --zipkin-url http://127.0.0.1:9411."
             )
         zipkin = zipkin.rstrip("/").removesuffix("/zipkin")
-        page = zipkin if args.zipkin_url else running.traces_url or zipkin
+        page = zipkin if args.zipkin_url or running is None else running.traces_url or zipkin
         return cls(
             zipkin,
             args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
@@ -52,12 +56,16 @@ class Places:
 
 
 def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None] = print) -> int:
-    """The exit status. Problem where Zipkin can't be read, or a change can't be made."""
-    places = Places.of(args, state)
-    evidence = gather(places, args.since, key=args.api_key)
+    """Print the findings, or apply a change, and return the exit status.
+
+    Raises:
+        CliError: Zipkin can't be read, or the change can't be made.
+    """
+    addresses = Addresses.of(args, state)
+    evidence = gather(addresses, args.since, key=args.api_key)
     findings = examine(evidence)
     if args.apply:
-        apply.batch(findings, places.dashboard, yes=args.yes, say=say)
+        apply.batch(findings, addresses.dashboard, yes=args.yes, say=say)
         return NOTHING_TO_DO
     say(
         json.dumps(report.as_json(evidence, findings), indent=2, ensure_ascii=False)
@@ -67,49 +75,56 @@ def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None
     return SOMETHING_TO_DO if any(finding.severity == "act" for finding in findings) else NOTHING_TO_DO
 
 
-def gather(places: Places, since_s: float, now: float | None = None, key: str | None = None) -> Evidence:
-    """`key`: for the gate before Zipkin, where there is one."""
+def gather(addresses: Addresses, since_s: float, now: float | None = None, key: str | None = None) -> Evidence:
+    """Read all sources.
+
+    Args:
+        addresses: Of the servers.
+        since_s: Length of the time, in seconds.
+        now: Its end, in seconds since the epoch (default: now).
+        key: For the gate before Zipkin, where there is one.
+    """
     end = time.time() if now is None else now
-    window = Window(end - since_s, end, places.page)
-    counts, no_counts = _counts(places.prometheus, window)
-    deployments, no_deployments = _deployments(places.dashboard)
+    window = Window(end - since_s, end, addresses.page)
+    counts, no_counts = _counts(addresses.prometheus, window)
+    deployments, no_deployments = _deployments(addresses.dashboard)
     return Evidence(
-        window, ZipkinReader(places.zipkin, key=key).read(window), counts, no_counts, deployments, no_deployments
+        window, ZipkinReader(addresses.zipkin, key=key).read(window), counts, no_counts, deployments, no_deployments
     )
 
 
 def _counts(url: str | None, window: Window) -> tuple[Counts | None, str | None]:
     if url is None:
-        return None, "none is known: `make up ARGS=--with-monitoring`, or --prometheus-url"
+        return None, "none is known; start one with `make up ARGS=--with-monitoring`, or name one with --prometheus-url"
     try:
         return PrometheusReader(url).read(window), None
-    except Silent as silent:
-        return None, str(silent)
+    except PrometheusUnavailable as failure:
+        return None, str(failure)
 
 
 def _deployments(url: str | None) -> tuple[dict[str, Deployment], str | None]:
     if url is None:
-        return {}, "no dashboard is known: --dashboard-url"
+        return {}, "no dashboard is known; name one with --dashboard-url"
     try:
         found = ServeReader(url).deployments()
-        return found, None if found else "it runs no application of ours"
+        return found, None if found else "it runs no application of this project"
     except CliError as problem:
         return {}, str(problem).partition(". ")[0]
 
 
-def add_command(commands, where: argparse.ArgumentParser) -> None:
-    """The subcommand `doctor`, beside the launcher's others; `where` has the options of them all."""
+def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
+    """Add the subcommand `doctor`; `run_dir` has the options of all commands."""
     command = commands.add_parser(
         "doctor",
-        parents=[where],
+        parents=[run_dir],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="what is wrong, and what to do about it, from the last hour's traces and figures",
-        description="Reads the last hour from Zipkin, from Prometheus and from Serve, of the stack that runs here or "
-        "those that are\nnamed, and says in words which stage takes the time and why, whose requests fail "
-        "of what, which dialects\ndepart, what stood in, and which traces are broken. It changes nothing "
-        "by itself. docs/doctor.md",
+        help="say what is wrong, and what to do about it, from the last hour's traces",
+        description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of servers that are "
+        "named. Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow down more "
+        "than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes nothing by "
+        "itself.\nSee docs/doctor.md.",
         epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "
-        "to act on, 1 it could not look or not apply\n\nexamples:\n"
+        "to act on, 1 an error\n\nexamples:\n"
         "  python -m cluster doctor --since 15m\n"
         "  python -m cluster doctor --json | jq '.findings[] | select(.severity == \"act\").summary'\n"
         "  python -m cluster doctor --apply batch      shows the change, asks, and makes it live\n",
@@ -121,14 +136,16 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far back: 90s, 15m, 1h (default), 2d; at most 7d",
     )
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")
     command.add_argument(
         "--zipkin-url",
         metavar="URL",
-        help="default: the Zipkin of the stack that runs here; a gate gets the key in COSYGRAPH_KEY",
+        help="(default: that of the stack that runs here); a gate gets the key in COSYGRAPH_KEY",
     )
     command.add_argument("--prometheus-url", metavar="URL", help="default: that stack's, if it has one")
-    command.add_argument("--dashboard-url", metavar="URL", help="Ray's, to ask for settings (default: that stack's)")
+    command.add_argument(
+        "--dashboard-url", metavar="URL", help="of Ray, which knows the settings (default: that stack's)"
+    )
     command.add_argument(
         "--apply",
         choices=("batch",),
@@ -139,9 +156,9 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
 
 def _since(text: str) -> float:
     try:
-        found = seconds(text)
+        length = seconds(text)
     except ValueError as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from None
-    if found > MOST_S:
-        raise argparse.ArgumentTypeError(f"{text} is more than 7d; Zipkin's search is not made for it")
-    return found
+    if length > MOST_S:
+        raise argparse.ArgumentTypeError(f"{text} is more than 7d, the most that the doctor reads")
+    return length

@@ -1,7 +1,7 @@
-"""Dialects whose success or time departs from the rest, where that can't be chance.
+"""Dialects that fail or slow down more than the rest, beyond chance.
 
-All failures are kept, and of the successes a part: how many there were is estimated, and the interval of a share is
-wide enough for both. A dialect is named where its interval and that of all others together do not meet.
+All failures are kept, and a share of the successes: the number of successes is an estimate, and the interval of a
+success share allows for that. A dialect is named if its interval and that of all others together do not overlap.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Trace
 from tracing import vocabulary
 
-APART = 0.1  #: difference of success shares below which nothing is said
-SLOWER = 1.5  #: times the others' middle duration, and their time for a character of text
-FEWEST = 10  #: requests for a dialect, of those known, below which nothing is said
+APART = 0.1  #: difference of success shares below which there is no finding
+SLOWER = 1.5  #: times the others' median duration, and their median time for a character of text
+FEWEST = 10  #: requests for a dialect below which there is no finding
 
 
 def dialects(evidence: Evidence) -> list[Finding]:
+    """Return a finding for each dialect that departs from the rest, or one that says that none does."""
     spoken = [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_DIALECT) and not trace.cancelled]
-    names = sorted({trace.tag(vocabulary.REQUEST_DIALECT) for trace in spoken})
+    names = sorted({name for trace in spoken if (name := trace.tag(vocabulary.REQUEST_DIALECT))})
     if len(names) < 2:
         return []
     if not any(trace.by_ratio for trace in spoken):
@@ -31,17 +32,17 @@ def dialects(evidence: Evidence) -> list[Finding]:
             Finding(
                 "dialect",
                 "look",
-                "success by dialect is not known: only traces that were kept on purpose are there",
-                advice="Keep a share of the good ones (`--sampling`, or user_config sampling_ratio).",
+                "success by dialect is not known: no trace was kept by the sampling ratio",
+                advice="Keep a share of the good requests (`--sampling`, or user_config sampling_ratio).",
             )
         ]
-    found = []
+    findings: list[Finding] = []
     for name in names:
         own = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) == name]
         rest = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) != name]
-        found += filter(None, (_success(name, own, rest, evidence), _duration(name, own, rest, evidence)))
-    if not found:
-        found = [
+        findings += filter(None, (_success(name, own, rest, evidence), _duration(name, own, rest, evidence)))
+    if not findings:
+        findings = [
             Finding(
                 "dialect",
                 "fine",
@@ -49,7 +50,7 @@ def dialects(evidence: Evidence) -> list[Finding]:
                 figures={"dialects": dict(Counter(trace.tag(vocabulary.REQUEST_DIALECT) for trace in spoken))},
             )
         ]
-    return found
+    return findings
 
 
 def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence) -> Finding | None:
@@ -76,10 +77,10 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
         "act" if ours >= len(failed) / 2 or not one_caller else "look",
         f"{name}: at most {percent(mine[1])} of its requests succeed, of the others at least {percent(others[0])}",
         detail,
-        advice="One caller fails, not the dialect: see `errors`."
+        advice="The failures are one caller's, not the dialect's: see the `errors` findings."
         if one_caller
-        else f"Speak something in {name} yourself, and look at the traces: {code} is what most of them say.",
-        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name} and error"),
+        else f"Send a request in {name} yourself, and look at the traces: most of them say {code}.",
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name} and error", traces=len(failed)),
         figures={
             "dialect": name,
             "success": [round(bound, 4) for bound in mine],
@@ -91,13 +92,13 @@ def _success(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence)
 
 
 def _interval(traces: list[Trace], heaviest: float) -> tuple[float, float] | None:
-    """Of the share of successes; None where too few are known."""
+    """Return the 95 % interval of the share of successes; None where too few requests are known."""
     good = [trace for trace in traces if trace.ok]
     failures = len(traces) - len(good)
     if len(traces) < FEWEST:
         return None
     low, high = successes([trace.weight for trace in good], heaviest, failures)
-    # Those kept on purpose (slow ones, a test account's) stand for themselves, and say nothing of how many there were.
+    # Traces kept for another reason (slow, a test account's) don't tell how many others there were.
     return low, high if any(trace.by_ratio for trace in good) or not good else 1.0
 
 
@@ -118,7 +119,7 @@ def _duration(name: str, own: list[Trace], rest: list[Trace], evidence: Evidence
         f"{name}: half of its good requests take {ms(took)} or longer, of the others {ms(usual)}, "
         "and its texts are not longer",
         [f"{len(mine)} kept traces of it, {len(others)} of the others"],
-        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name}"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT}={name}", traces=len(own)),
         figures={"dialect": name, "p50_ms": round(took, 1), "others_p50_ms": round(usual, 1), "kept": len(mine)},
     )
 
@@ -128,9 +129,9 @@ def _good(traces: list[Trace]) -> list[Trace]:
 
 
 def _took(trace: Trace) -> float:
-    return trace.root.duration_ms
+    return trace.request.duration_ms
 
 
 def _a_character(trace: Trace) -> float:
-    lengths = [length for span in (trace.root, *trace.stages) if (length := span.number(vocabulary.TEXT_LENGTH))]
-    return trace.root.duration_ms / max(lengths, default=1.0)
+    lengths = [length for span in (trace.request, *trace.stages) if (length := span.number(vocabulary.TEXT_LENGTH))]
+    return trace.request.duration_ms / max(lengths, default=1.0)

@@ -1,4 +1,4 @@
-"""What was found out, gathered once, and what every kind of finding asks of it."""
+"""All that the doctor has read, and the figures that several kinds of findings need."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
 from cluster.doctor.zipkin_reader import Read
 
+FEWEST = 3  #: requests below which something is no finding, only a line
 ENOUGH = 20  #: traces below which nothing is said of usual times and shares
 WHOLE = 0.8  #: of Prometheus's count: what the traces must stand for to be about the same requests
 
 
 @dataclass
 class Evidence:
+    """What Zipkin, Prometheus and Serve know of a time.
+
+    Attributes:
+        window: The time.
+        read: Zipkin's traces.
+        counts: Prometheus's counts, or None.
+        no_counts: Why there are none.
+        deployments: Serve's, by name; empty where Serve was not asked.
+        no_deployments: Why there are none.
+    """
+
     window: Window
     read: Read
-    counts: Counts | None = None  #: Prometheus's
-    no_counts: str | None = None  #: why there are none
-    deployments: dict[str, Deployment] = field(default_factory=dict)  #: Serve's; empty where it was not asked
+    counts: Counts | None = None
+    no_counts: str | None = None
+    deployments: dict[str, Deployment] = field(default_factory=dict)
     no_deployments: str | None = None
 
     @cached_property
     def requests(self) -> list[Trace]:
-        """The ingress's traces that ask for speech."""
+        """The traces of requests for speech."""
         return [trace for trace in self.read.traces if trace.is_speech]
 
     @cached_property
@@ -36,31 +48,35 @@ class Evidence:
 
     @cached_property
     def stood_for(self) -> float:
-        """How many requests the kept traces stand for."""
+        """The number of requests that the kept traces stand for."""
         return math.fsum(trace.weight for trace in self.requests)
 
     @cached_property
     def partial(self) -> bool:
-        """Whether the traces are of a part of the requests only that Prometheus counted, beyond what the chance of
-        sampling explains: Zipkin forgot its oldest, more came than are read, or callers refused to be traced."""
+        """True if the traces stand for fewer requests than Prometheus counted, by more than sampling explains.
+
+        Zipkin forgot its oldest, more came than are read, or callers refused tracing.
+        """
         return (
             self.counts is not None and self.by_chance and self.stood_for + self._chance < WHOLE * self.counts.requests
         )
 
     @cached_property
     def _chance(self) -> float:
-        """By how much `stood_for` may miss the truth because of sampling: three standard deviations."""
+        """Three standard deviations of `stood_for`, which is an estimate because of sampling."""
         return 3 * math.sqrt(math.fsum(trace.weight * (trace.weight - 1) for trace in self.requests))
 
     @property
     def by_chance(self) -> bool:
-        """Whether any trace was kept as a sample of the unremarkable ones: only then do weights tell of all."""
+        """True if any trace was kept by the sampling ratio: only then do weights tell the number of all requests."""
         return any(trace.by_ratio for trace in self.requests)
 
     @cached_property
     def all_requests(self) -> tuple[float | None, str]:
-        """(how many requests there were where the traces are from, in words where that is known from). None where only
-        failures are kept. Failures of a part of the time must not be held against the requests of all of it.
+        """The number of requests in the time that the traces cover, and how it is known.
+
+        None where only failures were kept. If the traces cover a part of the time, Prometheus's count of all of it is
+        no measure for them.
         """
         counted = self.counts.requests if self.counts is not None else None
         whole = self.read.cut_at is None and not self.partial
@@ -68,13 +84,13 @@ class Evidence:
         if counted is not None and whole and counted >= least:
             return counted, "Prometheus's count"
         if not self.by_chance:
-            return None, "not known: only traces that were kept on purpose are there"
-        said = "by the kept traces' weights"
+            return None, "not known: no trace was kept by the sampling ratio"
+        source = "by the kept traces' weights"
         if counted and self.partial:
-            said += f", which stand for {self.stood_for:,.0f} of the {counted:,.0f} requests that Prometheus counted"
-        return self.stood_for, said
+            source += f", which stand for {self.stood_for:,.0f} of the {counted:,.0f} requests that Prometheus counted"
+        return self.stood_for, source
 
     @cached_property
     def ratio_weight(self) -> float:
-        """For how many requests one that was kept by chance stands; 1 where all are kept."""
+        """The weight of a trace that was kept by the sampling ratio; 1 where all are kept."""
         return max((trace.weight for trace in self.requests if trace.by_ratio), default=1.0)

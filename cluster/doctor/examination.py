@@ -1,4 +1,4 @@
-"""All findings over the evidence, the urgent ones first."""
+"""Derive all findings from the evidence."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cluster.doctor.watchdog import watchdog
 
 
 def examine(evidence: Evidence) -> list[Finding]:
-    found = [
+    """Return all findings, the urgent ones first."""
+    findings = [
         finding
         for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, sources)
         for finding in kind(evidence)
     ]
-    return sorted(found, key=lambda finding: ORDER.index(finding.severity))
+    return sorted(findings, key=lambda finding: ORDER.index(finding.severity))

@@ -1,17 +1,17 @@
-"""What stood in for something: a dialect that the request did not name, an engine that did not speak."""
+"""Requests without a dialect of their own, and requests that the fallback engine served."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 
 from cluster.doctor.errors import short
-from cluster.doctor.evidence import Evidence
-from cluster.doctor.figures import count, percent
+from cluster.doctor.evidence import FEWEST, Evidence
+from cluster.doctor.figures import percent, plural
 from cluster.doctor.finding import Finding
 from cluster.doctor.traces import Trace
 from tracing import vocabulary
 
-#: Where a dialect came from that no request named. A stored voice's own is what is meant to happen.
+#: Where the dialect of a request came from that named none. A stored voice's own is the intended way.
 _SOURCES = {
     "key": "the dialect of their API key",
     "config": "the dialect that the config names for all",
@@ -20,19 +20,22 @@ _SOURCES = {
 
 
 def fallback(evidence: Evidence) -> list[Finding]:
-    found = []
+    """Return a finding for each source of dialects but the request, and one for the fallback engine."""
+    findings = []
     by_source: dict[str, list[Trace]] = defaultdict(list)
     for trace in evidence.requests:
         source = trace.tag(vocabulary.REQUEST_DIALECT_SOURCE)
         if source in _SOURCES:
             by_source[source].append(trace)
     for source, traces in sorted(by_source.items(), key=lambda item: -len(item[1])):
-        found.append(_dialect(source, traces, evidence))
-    if spare := [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_FALLBACK) == "true"]:
-        found.append(_engine(spare, evidence))
-    if not found and evidence.requests:
-        found = [Finding("fallback", "fine", "every kept request named its dialect, and the engine itself spoke")]
-    return found
+        findings.append(_dialect(source, traces, evidence))
+    if by_fallback := [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_FALLBACK) == "true"]:
+        findings.append(_engine(by_fallback, evidence))
+    if not findings and evidence.requests:
+        findings = [
+            Finding("fallback", "fine", "every kept request named its dialect, and the graph's own engine served it")
+        ]
+    return findings
 
 
 def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
@@ -43,8 +46,8 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     spoken = Counter(trace.tag(vocabulary.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
         "fallback",
-        "fine" if source == "voice" else "look",
-        f"{_about(traces, about)} requests named no dialect and were spoken in {_SOURCES[source]}{whose}",
+        "fine" if source == "voice" or len(traces) < FEWEST else "look",
+        f"{_about(traces, about)} named no dialect and used {_SOURCES[source]}{whose}",
         [
             f"{len(traces)} of them are kept",
             "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
@@ -52,9 +55,8 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
         ],
         advice=None
         if source == "voice"
-        else "If that is not what they mean, they must send `dialect`; without one on "
-        "the key such a request is refused.",
-        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT_SOURCE}={source}"),
+        else "If they mean another dialect, they must send `dialect`; a key without a dialect of its own requires it.",
+        traces=evidence.window.link(f"{vocabulary.REQUEST_DIALECT_SOURCE}={source}", traces=len(traces)),
         figures={
             "source": source,
             "kept": len(traces),
@@ -66,32 +68,31 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
 
 def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     about = sum(trace.weight for trace in traces)
-    last = max(evidence.requests, key=lambda trace: trace.root.start_ms)
+    last = max(evidence.requests, key=lambda trace: trace.request.start_ms)
     still = last.tag(vocabulary.REQUEST_FALLBACK) == "true"
     models = sorted(
         {model for trace in traces for span in trace.stages if (model := span.tags.get(vocabulary.MODEL_NAME))}
     )
     return Finding(
         "fallback",
-        "act" if still else "look",
-        f"{_about(traces, about)} requests were spoken by the fallback engine"
-        f"{', the newest one too' if still else '; the newest one is spoken by the graph itself again'}",
+        "act" if still and len(traces) >= FEWEST else "look" if len(traces) >= FEWEST else "fine",
+        f"the fallback engine served {_about(traces, about)}"
+        f"{', the newest one too' if still else '; the graph itself served the newest one'}",
         [f"{len(traces)} of them are kept", f"model: {', '.join(models) or 'unknown'}"],
-        advice="The graph's own engine does not speak: the `watchdog` and `traces` findings say which stage, its log "
-        "says why."
+        advice="The graph's own engine fails. The `watchdog` and `traces` findings say where; the stage's log says why."
         if still
         else None,
-        traces=evidence.window.link(f"{vocabulary.REQUEST_FALLBACK}=true"),
+        traces=evidence.window.link(f"{vocabulary.REQUEST_FALLBACK}=true", traces=len(traces)),
         figures={"kept": len(traces), "requests": round(about), "still": still},
     )
 
 
-def _weights(traces: list[Trace]) -> Counter:
-    found: Counter = Counter()
+def _weights(traces: list[Trace]) -> Counter[str | None]:
+    found: Counter = Counter()  # of floats: the weights are no whole numbers
     for trace in traces:
         found[trace.user] += trace.weight
     return found
 
 
 def _about(traces: list[Trace], number: float) -> str:
-    return count(number) if number == len(traces) else f"about {count(number)}"
+    return plural(number, "request") if number == len(traces) else f"about {plural(number, 'request')}"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 Weighted = Sequence[tuple[float, float]]  #: (value, weight)
 
 
 def mean(samples: Weighted) -> float:
-    """0 where there are none."""
+    """Return the weighted mean; 0 where there are no samples."""
     total = sum(weight for _, weight in samples)
     return sum(value * weight for value, weight in samples) / total if total else 0.0
 
 
 def quantile(samples: Weighted, share: float) -> float:
-    """The smallest value at or below which `share` of the weight lies; 0 where there are none."""
+    """Return the smallest value at or below which `share` of the weight lies; 0 where there are no samples."""
     ordered = sorted(samples)
     left = share * sum(weight for _, weight in ordered)
     for value, weight in ordered:
@@ -26,7 +26,7 @@ def quantile(samples: Weighted, share: float) -> float:
 
 
 def wilson(good: float, count: float, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of which `good` of `count` were seen; (0, 1) where none were."""
+    """Return the 95 % Wilson interval of a share, of which `good` of `count` were seen; (0, 1) where none were."""
     if count <= 0:
         return 0.0, 1.0
     share = min(max(good / count, 0.0), 1.0)
@@ -36,32 +36,38 @@ def wilson(good: float, count: float, z: float = 1.96) -> tuple[float, float]:
 
 
 def successes(weights: Sequence[float], heaviest: float, failures: float) -> tuple[float, float]:
-    """The 95 % interval of the share of successes, of which those with `weights` were kept, beside all `failures`.
+    """Return the 95 % interval of the share of successes, where all failures were kept, and successes by chance.
 
-    How many there really were is unsure too, as the count of rare events is: one that was kept for `w` adds `w (w - 1)`
-    to the variance. `heaviest`: the weight of those of whom none may have been kept."""
+    The number of successes is uncertain too: one that was kept with weight `w` adds `w (w - 1)` to its variance.
+
+    Args:
+        weights: Of the successes that were kept.
+        heaviest: The weight of successes of which perhaps none was kept.
+        failures: How many there were.
+    """
     seen, spread = math.fsum(weights), 2 * math.sqrt(math.fsum(weight * (weight - 1) for weight in weights))
     fewest, most = max(0.0, seen - spread), seen + spread + (3 * heaviest if heaviest > 1 else 0)
     return wilson(fewest, fewest + failures)[0], wilson(most, most + failures)[1]
 
 
 def percent(share: float) -> str:
-    """'15 %', '0.4 %'."""
+    """Return '15 %', '0.4 %'."""
     share *= 100
     return f"{share:.1f} %" if 0 < share < 9.95 and round(share, 1) != round(share) else f"{share:.0f} %"
 
 
 def ms(value: float) -> str:
-    """'412 ms', '12.3 s'; '0 ms' where nothing is to be seen of it."""
+    """Return '412 ms', '12.3 s'; '0 ms' below a twentieth of one."""
     if value < 0.05:
         return "0 ms"
     return f"{value / 1000:.1f} s" if value >= 9_999.5 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def count(number: float) -> str:
-    """'1,204'."""
+    """Return '1,204'."""
     return f"{round(number):,}"
 
 
-def total(weights: Iterable[float]) -> float:
-    return math.fsum(weights)
+def plural(number: float, noun: str) -> str:
+    """Return '1 request', '1,204 requests'."""
+    return f"{count(number)} {noun}" if round(number) == 1 else f"{count(number)} {noun}s"

@@ -1,4 +1,4 @@
-"""One thing that the doctor has to say."""
+"""A finding: what is wrong, why, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORDER: tuple[Severity, ...] = ("act", "look", "fine")
 
 @dataclass(frozen=True)
 class Change:
-    """A deployment's `user_config` as it should be: only what differs."""
+    """A change of a deployment's `user_config`: the values that differ."""
 
     deployment: str
     user_config: dict
@@ -20,7 +20,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Finding:
-    """`act`: do something now. `look`: worth knowing, maybe nothing to do. `fine`: looked at, nothing wrong."""
+    """One finding. Its severity: `act` asks for action now, `look` is worth knowing, `fine` means nothing is wrong."""
 
     kind: Kind
     severity: Severity
@@ -28,7 +28,7 @@ class Finding:
     detail: list[str] = field(default_factory=list)
     advice: str | None = None
     change: Change | None = None
-    traces: str | None = None  #: link to exactly these traces in Zipkin's page
+    traces: str | None = None  #: address of a search in Zipkin's page that finds these traces
     figures: dict = field(default_factory=dict)
 
     def as_json(self) -> dict:

@@ -1,8 +1,7 @@
-"""Counts of all requests, sampled or not, out of Prometheus.
+"""Read counts of all requests, traced or not, from Prometheus.
 
-What a counter grew by in a time is its last value there less its value before, series by series: `increase()` does not
-see what a new series starts with, and guesses beyond its points. Where Prometheus doesn't reach back to the start of
-the time, nothing is known of it, and nothing is said.
+A counter's growth over a time is its last value minus its value before, series by series. `increase()` would miss the
+first value of a new series, and extrapolates. If Prometheus's data begin later than the time, no counts are read.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from cluster.doctor.window import Window
 _ROUTES = "|".join(sorted(SPEECH_ROUTES))
 
 
-class Silent(Exception):
-    """Prometheus can't be asked; the message says why."""
+class PrometheusUnavailable(Exception):
+    """Prometheus has no counts for us; the message says why."""
 
 
 @dataclass
 class Counts:
-    """Of the requests for speech of a time, but for what is said otherwise."""
+    """Counts of the requests for speech in a time, and of what the comments say."""
 
     outcomes: dict[str, float] = field(default_factory=dict)  #: ok, refused, failed, cancelled: requests
     error_types: dict[str, float] = field(default_factory=dict)
@@ -33,7 +32,7 @@ class Counts:
     zipkin_dropped: float = 0.0  #: spans
     queue_p95_s: dict[str, tuple[float, float]] = field(default_factory=dict)  #: stage: first half, second half
     replicas: dict[str, float] = field(default_factory=dict)  #: healthy now, by deployment
-    waiting: float = 0.0  #: requests that wait to be let in now
+    waiting: float = 0.0  #: requests that wait for admission now
 
     @property
     def requests(self) -> float:
@@ -44,21 +43,29 @@ class Counts:
 
 
 class PrometheusReader:
+    """Reads from the Prometheus at `url`."""
+
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, timeout=20, trust_env=False, transport=transport)
         self._end = 0.0
 
     def read(self, window: Window) -> Counts:
-        """Raises Silent where it doesn't answer, doesn't know the graph, or doesn't reach back that far."""
+        """Read the counts of a time.
+
+        Raises:
+            PrometheusUnavailable: It doesn't answer, doesn't know the graph, or doesn't reach back that far.
+        """
         self._end = window.end
         length = f"{max(1, round(window.length_s))}s"
         half = f"{max(1, round(window.length_s / 2))}s"
         with self._http:
             if not self._by("max(up{job='ray'})"):
-                raise Silent("it has nothing of Ray's: is it the graph's own?")
+                raise PrometheusUnavailable("it has no series of Ray: is it the graph's own?")
             if not self._by(f"max(up{{job='ray'}} offset {length})"):
-                raise Silent("it does not reach back to the start of this time" + self._reaches(window.length_s))
+                raise PrometheusUnavailable(
+                    "it does not reach back to the start of this time" + self._reaches(window.length_s)
+                )
             requests = f"ray_cosygraph_requests_total{{route=~'{_ROUTES}'}}"
             return Counts(
                 outcomes=self._by(_grew(requests, length, "outcome"), "outcome"),
@@ -72,7 +79,7 @@ class PrometheusReader:
             )
 
     def _reaches(self, length_s: float) -> str:
-        """How far it does reach back, as an option; the last scrapes of a window may be anywhere between two steps."""
+        """Return how far its data reach back, as an option. The first scrape may be anywhere between two steps."""
         step = max(15, round(length_s / 240))
         first = self._by(f"time() - min(min_over_time(timestamp(up{{job='ray'}})[{round(length_s)}s:{step}s]))")
         reaches = max(first.values(), default=0.0) - step
@@ -94,12 +101,12 @@ class PrometheusReader:
             answer = self._http.get("/api/v1/query", params={"query": query, "time": f"{self._end:.3f}"})
             found = answer.json()
             if found["status"] != "success":
-                raise Silent(f"it does not answer {query}: {found.get('error')}")
+                raise PrometheusUnavailable(f"it does not answer {query}: {found.get('error')}")
             values = {one["metric"].get(label, ""): float(one["value"][1]) for one in found["data"]["result"]}
         except httpx.HTTPError as failure:
-            raise Silent(f"{self.url} doesn't answer ({type(failure).__name__})") from failure
+            raise PrometheusUnavailable(f"{self.url} doesn't answer ({type(failure).__name__})") from failure
         except (ValueError, KeyError, TypeError) as failure:
-            raise Silent(f"what answers at {self.url} is no Prometheus") from failure
+            raise PrometheusUnavailable(f"the server at {self.url} is no Prometheus") from failure
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
 

@@ -1,4 +1,4 @@
-"""Whether waits grow, and against how many replicas."""
+"""Waits for admission and for each stage: long ones, growing ones, and how many replicas there are."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from cluster.doctor.finding import Finding
 from cluster.doctor.stage_times import stage_times
 from tracing import vocabulary
 
-LONG_MS = 1000  #: a wait below it is nobody's trouble
+LONG_MS = 1000  #: a shorter wait is no finding
 GROWS = 1.5  #: times, from the first third of the time to the last
 FEW = 5  #: traces in a third
 ADMISSION = "ADMISSION"
 
 
 def queues(evidence: Evidence) -> list[Finding]:
-    found = [
+    """Return a finding for each wait that is long or grows."""
+    waits = [
         _admission(evidence),
         *(_of_stage(evidence, stage, service) for stage, service in vocabulary.STAGE_SERVICE.items()),
     ]
-    found = [finding for finding in found if finding is not None]
-    if found or len(evidence.good) < ENOUGH:
-        return found
+    findings = [finding for finding in waits if finding is not None]
+    if findings or len(evidence.good) < ENOUGH:
+        return findings
     return [Finding("queue", "fine", "no wait grows", _replica_lines(evidence))]
 
 
 def _admission(evidence: Evidence) -> Finding | None:
     waits = [
-        (trace.root.start_ms, trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.requests
+        (trace.request.start_ms, trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight)
+        for trace in evidence.requests
     ]
-    return _judged(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
+    return _assess(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
 
 
 def _of_stage(evidence: Evidence, stage: str, service: str) -> Finding | None:
@@ -39,10 +41,10 @@ def _of_stage(evidence: Evidence, stage: str, service: str) -> Finding | None:
         for span in trace.stages
         if span.name == stage
     ]
-    return _judged(evidence, stage, service, waits, f"for {service}")
+    return _assess(evidence, stage, service, waits, f"for {service}")
 
 
-def _judged(
+def _assess(
     evidence: Evidence, stage: str, service: str, waits: list[tuple[float, float, float]], what_for: str
 ) -> Finding | None:
     if len(waits) < ENOUGH:
@@ -57,7 +59,7 @@ def _judged(
     room = most is not None and replicas is not None and replicas < most
     trend = f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last" if grows else ""
     have = "" if replicas is None else f", which has {replicas} of at most {most or 'unknown'} replicas"
-    detail = _replica_lines(evidence)
+    detail = []
     if counted:
         detail.append(
             f"Prometheus: 95 % of the waits on the way were below {ms(counted[0] * 1000)} in the first half "
@@ -68,8 +70,8 @@ def _judged(
     advice = (
         "Replicas are being added (autoscaling): look again in a minute."
         if room
-        else f"See first whether a `batching` finding speaks of {service}. Else raise its max_replicas, or "
-        "refuse earlier (`limits.max_waiting`)."
+        else f"If a `batching` finding names {service}, act on that first. Otherwise raise its max_replicas, or refuse "
+        "earlier (`limits.max_waiting`)."
     )
     longest = next(iter(stage_times(evidence)), None)
     in_the_way = stage == ADMISSION or (
@@ -97,7 +99,7 @@ def _judged(
 
 
 def _thirds(waits: list[tuple[float, float, float]]) -> tuple[float | None, float]:
-    """The middle waits of the first and of the last third of the time in which there were requests."""
+    """Return the median waits of the first and of the last third of the time in which there were requests."""
     begin, end = min(at for at, _, _ in waits), max(at for at, _, _ in waits)
     third = (end - begin) / 3
     first = [(wait, weight) for at, wait, weight in waits if at <= begin + third]
@@ -108,7 +110,7 @@ def _thirds(waits: list[tuple[float, float, float]]) -> tuple[float | None, floa
 
 
 def _replicas(evidence: Evidence, service: str) -> tuple[int | None, int | None]:
-    """(that are healthy now, that there may be)."""
+    """Return how many replicas are healthy now, and how many there may be; None where that is not known."""
     deployment = evidence.deployments.get(service)
     if deployment is not None:
         return len(deployment.replicas), deployment.most_replicas

@@ -1,4 +1,4 @@
-"""What was found, for people and as JSON."""
+"""Findings as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from cluster.doctor.evidence import Evidence
 from cluster.doctor.finding import Finding
 
 WIDTH = 116
-_WORDS = {"act": "ACT", "look": "look", "fine": "fine"}
+_LABELS = {"act": "ACT", "look": "look", "fine": "fine"}
 
 
 def as_json(evidence: Evidence, findings: list[Finding]) -> dict:
+    """Return the findings as JSON values, with the time and the sources they are about."""
     begin, end = evidence.window.iso()
     return {
         "from": begin,
@@ -22,14 +23,14 @@ def as_json(evidence: Evidence, findings: list[Finding]) -> dict:
 
 
 def as_text(evidence: Evidence, findings: list[Finding]) -> str:
-    """What is fine gets one line, without its details."""
+    """Return the findings as text. Fine ones get one line, without details; no detail is repeated."""
     begin, end = evidence.window.iso()
     lines = [f"from {begin} to {end}", ""]
     for finding in findings:
-        lines += _hanging(f"{_WORDS[finding.severity]:5} {finding.kind:11}", finding.summary)
+        lines += _hanging(f"{_LABELS[finding.severity]:5} {finding.kind:11}", finding.summary)
         if finding.severity == "fine" and finding.kind not in ("bottleneck", "sources"):
             continue
-        for line in finding.detail:
+        for line in dict.fromkeys(finding.detail):
             lines += _hanging(" " * 19 + "· ", line)
         if finding.advice:
             lines += _hanging(" " * 17 + "→ ", finding.advice)

@@ -1,4 +1,4 @@
-"""What Serve says of itself, through the dashboard's REST API: settings in force, replicas, how far they may scale."""
+"""Read from Serve, through the dashboard's REST API: settings in force, replicas, how far they may scale."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STAGES = frozenset(vocabulary.STAGE_SERVICE.values())
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployment of an application's."""
+    """One deployment of an application."""
 
     name: str
     application: str
-    user_config: dict  #: as it is in force; what it leaves out is the service's own default
+    user_config: dict  #: in force; values that it lacks are the service's defaults
     replicas: tuple[tuple[str, int], ...]  #: (replica id, pid) of those that run
-    most_replicas: int | None  #: how far it may scale; None where nobody says
+    most_replicas: int | None  #: how far it may scale; None where Serve doesn't say
 
     @property
     def max_batch_size(self) -> int | None:
@@ -29,7 +29,11 @@ class Deployment:
 
 
 class ServeReader:
-    """`url` is the dashboard's. Problem where it doesn't answer as one."""
+    """Reads from the dashboard at `url`.
+
+    Raises:
+        CliError: It doesn't answer as a dashboard does.
+    """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
@@ -38,21 +42,21 @@ class ServeReader:
         )
 
     def details(self) -> dict:
-        """Everything, as the API has it."""
+        """Return all that the API tells of Serve."""
         try:
             answer = self._http.get("/api/serve/applications/")
             if answer.status_code == 200 and isinstance(answer.json(), dict):
                 return answer.json()
-            said = f"answers {answer.status_code}"
+            problem = f"answers {answer.status_code}"
         except (httpx.HTTPError, ValueError) as failure:
-            said = f"doesn't answer ({type(failure).__name__})"
+            problem = f"doesn't answer ({type(failure).__name__})"
         raise CliError(
-            f"Ray's dashboard at {self.url} {said}. Name the one of the graph with --dashboard-url; "
+            f"Ray's dashboard at {self.url} {problem}. Name the one of the graph with --dashboard-url; "
             "`python -m cluster status` shows it."
         )
 
     def deployments(self, details: dict | None = None) -> dict[str, Deployment]:
-        """The graph's, by name: those of the application that has the ingress. Of several such, the first by name."""
+        """Return the deployments, by name, of the (first) application that has the ingress."""
         applications = (details or self.details()).get("applications") or {}
         for name, application in sorted(applications.items()):
             found = application.get("deployments") or {}
@@ -61,7 +65,11 @@ class ServeReader:
         return {}
 
     def put(self, config: dict) -> None:
-        """Deploy. Problem where Serve refuses."""
+        """Deploy `config`.
+
+        Raises:
+            CliError: Serve refuses it, or the connection broke.
+        """
         try:
             answer = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as failure:

@@ -1,4 +1,4 @@
-"""What was read, and what could not be: every figure above rests on it."""
+"""What the doctor has read, and what it could not read."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ from datetime import UTC, datetime
 
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import count
-from cluster.doctor.finding import Finding
+from cluster.doctor.finding import Finding, Severity
 
 
 def sources(evidence: Evidence) -> list[Finding]:
-    read, severity = evidence.read, "fine"
+    """Return one finding: how many traces and requests all others are about, and which source is missing."""
+    read = evidence.read
+    severity: Severity = "fine"
     total, known = evidence.all_requests
     detail = [f"Zipkin: {len(read.traces):,} traces in {read.pages} pages"]
     if read.cut_at is not None:
         severity = "look"
         at = datetime.fromtimestamp(read.cut_at, UTC).isoformat(timespec="seconds")
-        detail.append(f"Zipkin has more than is read at once: nothing before {at} was looked at; use a shorter --since")
+        detail.append(
+            f"Zipkin has more traces than the doctor reads: those before {at} are left out; use a shorter --since"
+        )
     if read.skipped:
         severity = "look"
         detail.append(f"at {read.skipped} moments Zipkin has more traces than one answer holds; some were not seen")
     if evidence.counts is None:
-        detail.append(f"Prometheus: not asked or silent ({evidence.no_counts}); shares are by the kept traces' weights")
+        detail.append(f"Prometheus: not read ({evidence.no_counts}); shares are by the kept traces' weights")
     else:
         detail.append(f"Prometheus: {count(evidence.counts.requests)} requests for speech")
     if evidence.partial:
         severity = "look"
         detail.append(
             f"the traces stand for {count(evidence.stood_for)} of these: Zipkin has forgotten its oldest "
-            "(memory storage), more came than are read, or callers refused to be traced"
+            "(memory storage), more came than are read, or callers refused tracing"
         )
     if not evidence.deployments:
-        detail.append(f"Serve: not asked or silent ({evidence.no_deployments}); settings and replicas are not known")
+        detail.append(f"Serve: not read ({evidence.no_deployments}); settings and replicas are not known")
     if not evidence.requests:
         severity = "look"
         summary = f"no request for speech is in Zipkin for this time ({len(read.traces)} other traces)"

@@ -1,4 +1,4 @@
-"""Where the time of good requests goes, stage by stage, by the stages' own figures."""
+"""The time of good requests, stage by stage, from the stages' own tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracing import vocabulary
 
 @dataclass(frozen=True)
 class StageTimes:
-    """One stage's, in ms a request: means over the requests, waits and compute of all its spans in it together."""
+    """One stage's time, in ms a request: means over the requests, with all spans of the stage in one added up."""
 
     stage: str
     service: str
@@ -40,25 +40,22 @@ class StageTimes:
 
 
 def stage_times(evidence: Evidence) -> list[StageTimes]:
-    """The one that takes most first. Only requests that were answered well: a refused one has its time elsewhere."""
+    """Return the stages of good requests, the one that takes most time first."""
     good = evidence.good
     weight = sum(trace.weight for trace in good)
-    whole = sum(trace.root.duration_ms * trace.weight for trace in good)
-    found = []
+    whole = sum(trace.request.duration_ms * trace.weight for trace in good)
+    stages = []
     for stage, service in vocabulary.STAGE_SERVICE.items():
         spans = [(span, trace.weight) for trace in good for span in trace.stages if span.name == stage]
         if not spans or not whole:
             continue
 
-        def a_request(tag: str) -> float:
-            return sum(span.ms(tag) * share for span, share in spans) / weight
-
-        queue = a_request(vocabulary.QUEUE_WAIT_MS)
+        queue = _sum(spans, vocabulary.QUEUE_WAIT_MS) / weight
         took = sum(span.duration_ms * share for span, share in spans) / weight + queue
         waits = [
             (span.ms(vocabulary.QUEUE_WAIT_MS) + span.ms(vocabulary.BATCH_WAIT_MS), share) for span, share in spans
         ]
-        found.append(
+        stages.append(
             StageTimes(
                 stage,
                 service,
@@ -66,14 +63,18 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
                 took * weight / whole,
                 took,
                 queue,
-                a_request(vocabulary.BATCH_WAIT_MS),
-                a_request(vocabulary.COMPUTE_MS),
+                _sum(spans, vocabulary.BATCH_WAIT_MS) / weight,
+                _sum(spans, vocabulary.COMPUTE_MS) / weight,
                 quantile(waits, 0.95),
             )
         )
-    return sorted(found, key=lambda times: -times.total_ms)
+    return sorted(stages, key=lambda times: -times.total_ms)
+
+
+def _sum(spans: list[tuple[Span, float]], tag: str) -> float:
+    return sum(span.ms(tag) * weight for span, weight in spans)
 
 
 def admission_ms(evidence: Evidence) -> float:
-    """Mean wait of good requests to be let into the graph."""
-    return mean([(trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])
+    """Return the mean wait of good requests for admission."""
+    return mean([(trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])

@@ -1,4 +1,4 @@
-"""Traces as typed values, from Zipkin's v2 JSON. What is missing in a span, or is no number, is None here."""
+"""Traces as typed values, from Zipkin's v2 JSON. A value that a span lacks, or that is no number, is None."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Span:
             return None
 
     def ms(self, tag: str) -> float:
-        """A wait or a time; 0 where it has none."""
+        """Return a duration in ms; 0 where the span has none."""
         return self.number(tag) or 0.0
 
     @property
@@ -59,7 +59,7 @@ class Span:
 
     @property
     def is_request(self) -> bool:
-        """The ingress's own: what is above it is its caller's."""
+        """True for the ingress's own span; spans above it are its caller's."""
         return self.service == vocabulary.INGRESS and self.kind == "SERVER"
 
     @property
@@ -69,21 +69,25 @@ class Span:
 
 @dataclass(frozen=True)
 class Trace:
+    """One trace, or one request's part of it."""
+
     id: str
     spans: tuple[Span, ...]
 
     @classmethod
     def of(cls, spans: Iterable[Mapping]) -> Trace:
         spans = list(spans)
-        seen = {}
+        seen: dict[tuple[str, str | None], Span] = {}
         for span in spans:  # a span that was sent twice counts once
             seen.setdefault((span["id"], span.get("kind")), Span.of(span))
         return cls(spans[0]["traceId"], tuple(seen.values()))
 
     @classmethod
     def requests(cls, spans: Iterable[Mapping]) -> list[Trace]:
-        """One for each request in a trace of Zipkin's, which holds several where a caller made them below one span of
-        its own. Spans of ours that hang below none of them go to the first; the caller's own are left out."""
+        """Return a trace for each request in one of Zipkin's, which holds several if a caller made them in one trace.
+
+        The graph's spans that are below none of the requests go to the first; the caller's own spans are left out.
+        """
         whole = cls.of(spans)
         roots = [span for span in whole.spans if span.is_request]
         if len(roots) <= 1:
@@ -102,21 +106,27 @@ class Trace:
 
     @property
     def key(self) -> tuple[str, str | None]:
-        return self.id, self.root and self.root.id
+        return self.id, self.root.id if self.root else None
 
     @cached_property
     def root(self) -> Span | None:
-        """The ingress's span; also where a caller's own trace is above it."""
+        """The ingress's span, which may be below a caller's."""
         return next((span for span in self.spans if span.is_request), None)
+
+    @property
+    def request(self) -> Span:
+        """The ingress's span of a trace that has one, as every trace of `Evidence.requests` does."""
+        assert self.root is not None
+        return self.root
 
     @cached_property
     def stages(self) -> tuple[Span, ...]:
-        """The stages' own spans: of a long text, or of a second try, several of a name."""
+        """The stages' own spans; of a long text, or after a retry, several of a name."""
         return tuple(span for span in self.spans if span.kind == "SERVER" and span.name in vocabulary.STAGE_SERVICE)
 
     @cached_property
     def lost(self) -> tuple[Span, ...]:
-        """What the ingress says on behalf of stages that could not answer; not of clients that left."""
+        """The ingress's spans for stages that did not answer, except where the client left."""
         return tuple(
             span
             for span in self.spans
@@ -131,12 +141,12 @@ class Trace:
 
     @property
     def weight(self) -> float:
-        """For how many requests it stands: 10 where a tenth is kept and this was not kept on purpose."""
+        """The number of requests that the trace stands for: 10 if a tenth is kept and this one is kept by chance."""
         return (self.root and self.root.number(vocabulary.SAMPLING_ADJUSTED_COUNT)) or 1.0
 
     @property
     def by_ratio(self) -> bool:
-        """Kept by chance, as a sample of the unremarkable ones."""
+        """True if the sampling ratio kept it, by chance."""
         return self.tag(vocabulary.SAMPLING_REASON) in ("ratio", None)
 
     @property
@@ -146,7 +156,7 @@ class Trace:
 
     @property
     def ok(self) -> bool:
-        return bool(self.root) and not self.root.failed and (self.status or 0) < 400
+        return self.root is not None and not self.root.failed and (self.status or 0) < 400
 
     @property
     def cancelled(self) -> bool:
@@ -162,6 +172,6 @@ class Trace:
 
     @property
     def failed_stage(self) -> Span | None:
-        """The last stage that failed, in its own words or in the ingress's."""
+        """The span of the last stage that failed: the stage's own, or the ingress's for it."""
         failed = [span for span in (*self.stages, *self.lost) if span.failed]
         return max(failed, key=lambda span: span.start_ms, default=None)

@@ -1,11 +1,11 @@
-"""What the watchdog did: its checks that failed, the replicas it had replaced, the traffic it switched."""
+"""The watchdog's actions: failed checks, replicas it replaced or restarted, traffic it switched."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from cluster.doctor.evidence import Evidence
-from cluster.doctor.finding import Finding
+from cluster.doctor.evidence import FEWEST, Evidence
+from cluster.doctor.finding import Finding, Severity
 from cluster.doctor.traces import Span
 from tracing import vocabulary
 
@@ -20,6 +20,7 @@ _ACTIONS = {
 
 
 def watchdog(evidence: Evidence) -> list[Finding]:
+    """Return one finding about all actions of the watchdog, or none where it did nothing."""
     spans = sorted(
         (
             span
@@ -38,12 +39,16 @@ def watchdog(evidence: Evidence) -> list[Finding]:
     line = next((span.tags.get(LINE) for span in reversed(spans) if span.name == "TRAFFIC_SWITCHED"), None)
     on_fallback = line == "fallback"
     withheld = names["RESTART_WITHHELD"]
-    said = ", ".join(f"{number} {_ACTIONS[name] if number > 1 else _one(name)}" for name, number in names.most_common())
+    rare = set(names) == {"CHECK_FAILED"} and len(spans) < FEWEST
+    severity: Severity = "act" if on_fallback or withheld else "fine" if rare else "look"
+    actions = ", ".join(
+        f"{number} {_ACTIONS[name] if number > 1 else _one(name)}" for name, number in names.most_common()
+    )
     return [
         Finding(
             "watchdog",
-            "act" if on_fallback or withheld else "look",
-            f"the watchdog: {said}{'; traffic is on the fallback line' if on_fallback else ''}",
+            severity,
+            f"the watchdog: {actions}{'; traffic is on the fallback line' if on_fallback else ''}",
             [f"{name}: {service}, {cause}: {number}" for (name, service, cause), number in by_cause.most_common()],
             advice=_advice(on_fallback, withheld, spans),
             traces=evidence.window.link(service=vocabulary.WATCHDOG),
@@ -69,9 +74,9 @@ def _one(name: str) -> str:
 def _advice(on_fallback: bool, withheld: int, spans: list[Span]) -> str | None:
     services = ", ".join(sorted({span.tags.get(SERVICE, "") for span in spans} - {""})) or "the stages"
     if withheld:
-        return f"It restarted as often as it may and gave up: look at the log of {services}, and repair it by hand."
+        return f"It has used up its restarts. Look at the log of {services}, and repair it by hand."
     return (
-        f"Look at the log of {services}; the watchdog switches back by itself once its canaries succeed."
+        f"Look at the log of {services}. The watchdog switches back by itself once its canaries succeed."
         if on_fallback
         else None
     )

@@ -1,10 +1,10 @@
-"""All traces of a time out of Zipkin, page by page backwards, up to a bound; what was left out is said.
+"""Read all traces of a time from Zipkin, page by page backwards, up to a bound; the result says what was left out.
 
-Zipkin answers with the newest traces first and at most `limit` of them. The next page ends where the oldest of this one
-was found: at the last moment at which a span of the asked service began, for that is what Zipkin sorts by.
+Zipkin answers with the newest traces first, and with at most `limit` of them. The next page ends where the oldest trace
+of this one was found: Zipkin sorts by the last moment at which a span of the searched service began.
 
-Where the gate before Zipkin (docs/gate.md) asks for a key, it gets one if there is one, and is asked for smaller pages,
-as slowly as it wants.
+If a gate before Zipkin (docs/gate.md) asks for a key, the reader sends one, reads smaller pages, and waits as long as
+the gate wants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from access.required import is_loopback
 from cluster.cli_error import CliError
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
-from cluster.gate.configuration import MOST_TRACES
+from cluster.zipkin_proxy.configuration import MOST_TRACES
 from tracing import vocabulary
 
 PAGE = 500  #: traces an answer
@@ -32,7 +32,7 @@ STAGE_SERVICES = tuple(vocabulary.STAGE_SERVICE.values())
 
 @dataclass
 class Read:
-    """What Zipkin has of a time."""
+    """The traces that Zipkin has of a time."""
 
     traces: list[Trace] = field(default_factory=list)  #: with a span of the ingress's, newest first
     orphans: list[Trace] = field(default_factory=list)  #: of the stages, without any
@@ -54,7 +54,16 @@ class Read:
 
 
 class ZipkinReader:
-    """Problem, with cause and remedy, where Zipkin can't be read. `key`: for the gate, shown only if it asks."""
+    """Reads from Zipkin.
+
+    Args:
+        url: Zipkin's, or the gate's.
+        transport: Replaces the network in tests.
+        page: Traces a page.
+        most: Traces of the ingress that are read at most.
+        key: For the gate; sent only if it asks.
+        sleep: Waits for so many seconds.
+    """
 
     def __init__(
         self,
@@ -72,6 +81,11 @@ class ZipkinReader:
         self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, transport=transport)
 
     def read(self, window: Window) -> Read:
+        """Read the traces of a time.
+
+        Raises:
+            CliError: Zipkin can't be read; the message says why, and what to do.
+        """
         read = Read()
         with self._http:
             read.traces = self._all(vocabulary.INGRESS, window, read, self._most)
@@ -118,7 +132,7 @@ class ZipkinReader:
         return [trace for trace in found.values() if _began(trace) >= window.begin]
 
     def _ask(self, service: str, window: Window, end: float, read: Read) -> list[list[Trace]]:
-        """A page: of each trace the requests in it."""
+        """Return one page: for each trace its requests."""
         asked = {
             "serviceName": service,
             "endTs": round(end * 1000),
@@ -130,7 +144,7 @@ class ZipkinReader:
             answer = self._get(asked | {"limit": self._page})
         if answer.status_code in (401, 403):
             raise CliError(
-                f"What answers at {self.url} asks for a key ({answer.status_code}): it is the gate before "
+                f"The server at {self.url} asks for a key ({answer.status_code}): it is the gate before "
                 "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
                 "Zipkin itself with --zipkin-url, on the machine where it runs."
             )
@@ -139,14 +153,14 @@ class ZipkinReader:
             read.pages += 1
             if self._shown and traces and not any(span.get("tags") for spans in traces for span in spans):
                 raise CliError(
-                    f"The gate at {self.url} shows this key no tags, and the doctor reads little else. It "
-                    "needs a key with the role view-traces (docs/gate.md) in COSYGRAPH_KEY, or --zipkin-url "
-                    "of Zipkin itself."
+                    f"The gate at {self.url} hides all tags from this key, and the doctor reads tags. Put a "
+                    "key with the role view-traces (docs/gate.md) into COSYGRAPH_KEY, or name Zipkin itself with "
+                    "--zipkin-url."
                 )
             return [Trace.requests(spans) for spans in traces if spans]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as failure:
             raise CliError(
-                f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
+                f"The server at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
                 "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411."
             ) from failure
 
@@ -173,14 +187,18 @@ class ZipkinReader:
         return "Authorization" in self._http.headers
 
     def _show_key(self) -> bool:
-        """Whether there is a key that was not shown yet; from now on it is. Problem where all could read it."""
+        """Send the key from now on; False if there is none, or it was sent already.
+
+        Raises:
+            CliError: The connection is not encrypted.
+        """
         if self._key is None or self._shown:
             return False
         where = urlsplit(self.url)
         if where.scheme != "https" and not is_loopback(where.hostname):
             raise CliError(
-                f"{self.url} asks for a key, and over http everybody on the way could read it. Name the "
-                "gate's https address with --zipkin-url."
+                f"{self.url} asks for a key, and its connection is not encrypted. Name the gate's https address with "
+                "--zipkin-url."
             )
         self._http.headers["Authorization"] = f"Bearer {self._key}"
         self._page = min(self._page, MOST_TRACES)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
+from typing import Any
 
 
 def keep() -> None:
@@ -29,12 +30,16 @@ def keep() -> None:
 
 
 def _no_swap(services: ModuleType) -> None:
-    services.resolve_ip_for_localhost = lambda host: host
+    setattr(services, "resolve_ip_for_localhost", lambda host: host)  # noqa: B010  the module's type has no such name
 
 
 def _grpc_on_loopback(tls_utils: ModuleType) -> None:
     bind = tls_utils.add_port_to_grpc_server
-    tls_utils.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]:", "127.0.0.1:"))
+
+    def on_loopback(server: Any, address: str) -> Any:
+        return bind(server, address.replace("[::]:", "127.0.0.1:"))
+
+    setattr(tls_utils, "add_port_to_grpc_server", on_loopback)  # noqa: B010
 
 
 _MENDED = {"ray._private.services": _no_swap, "ray._common.tls_utils": _grpc_on_loopback}
@@ -43,7 +48,7 @@ _MENDED = {"ray._private.services": _no_swap, "ray._common.tls_utils": _grpc_on_
 def _mend(module: ModuleType) -> None:
     if not getattr(module, "_kept_on_loopback", False):
         _MENDED[module.__name__](module)
-        module._kept_on_loopback = True
+        setattr(module, "_kept_on_loopback", True)  # noqa: B010
 
 
 class _MendOnImport:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from config.version import VERSION
 from deployments.ingress import openapi
 from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.routes import cosyvoice, generate, openai, voices
@@ -23,6 +24,7 @@ def build(api: IngressApi) -> FastAPI:
     # without its last slash would quote the request's path and Host.
     app = FastAPI(
         title="Cosygraph",
+        version=VERSION,
         description="Voice cloning as a Ray Serve graph; one request, one trace.",
         telemetry={"tracing": False},
         redirect_slashes=False,
@@ -41,7 +43,7 @@ def build(api: IngressApi) -> FastAPI:
 
     @app.get("/health", response_model=None, summary="The ingress lives", **openapi.HEALTH)
     async def health() -> dict[str, str]:
-        return {"status": "ok"}
+        return {"status": "ok", "version": VERSION}
 
     @app.get("/ready", summary="Every stage has a replica that answers", **openapi.READY)
     async def ready() -> Response:

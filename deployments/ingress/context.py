@@ -101,14 +101,14 @@ class RequestContext:
 
     def call_context(self) -> CallContext:
         """Return the context for a call to a stage that is made now."""
-        return self.root.carrier(self.deadline_ns)
+        return self.root.call_context(self.deadline_ns)
 
     def outgoing_headers(self) -> dict[str, str]:
         """Return headers for an HTTP call on this request's behalf: B3 in both forms, and `traceparent`.
 
         An untrusted caller's "sampled" is not passed on: here it would be our word.
         """
-        decision = self.incoming.decision
+        decision = self.incoming.sampling_state
         binding = decision is SamplingState.DENY or self.caller.trusted
         return inject(self.root.context, decision if binding else SamplingState.DEFER)
 
@@ -125,7 +125,7 @@ class RequestContext:
         """Speak for a stage that could not report: add a CLIENT span with the error, in its name."""
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
-        self._stage_spans.extend(span.records())
+        self._stage_spans.extend(span.end())
 
     @contextmanager
     def progress(self, stage: str, service: str, piece: int = 1, pieces: int = 1) -> Iterator[None]:
@@ -151,7 +151,7 @@ class RequestContext:
         if self.error is not None:
             record_error(self.root, self.error)
         self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
-        return [*self.root.records(), *self._stage_spans]
+        return [*self.root.end(), *self._stage_spans]
 
 
 class SegmentContext:
@@ -183,7 +183,7 @@ class SegmentContext:
     def _tagged(self, span: FinishedSpan) -> FinishedSpan:
         if span.kind is None or self._count == 1:  # a stage's phases are below it
             return span
-        return span.tagged({vocabulary.PIECE: self._number})
+        return span.with_tags({vocabulary.PIECE: self._number})
 
 
 StageContext = RequestContext | SegmentContext  #: what a stage's client needs

@@ -132,7 +132,7 @@ class ProxyMiddleware:
         trace_id = span.trace_id
         if self._recorder is None:  # most proxies never need one
             self._recorder = TraceRecorder(self._tracing, DIALECTS)
-        self._recorder.finish(span.records(), incoming, caller)
+        self._recorder.finish(span.end(), incoming, caller)
         return trace_id
 
 

@@ -90,6 +90,7 @@ class Health(_Answer):
     """The ingress runs."""
 
     status: Literal["ok"]
+    version: str
 
 
 class Ready(_Answer):

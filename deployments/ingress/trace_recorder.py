@@ -45,6 +45,7 @@ class TraceRecorder:
                     error_messages=error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                        vocabulary.REQUEST_DIALECT_CODE: frozenset(dialect.code for dialect in registry),
                         vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
                     },
                 )
@@ -56,7 +57,7 @@ class TraceRecorder:
         if live.sampling_ratio is not None and self._sampling.rules is not None:
             raise ValueError(
                 "sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
-                "ratio of the rule `any` there"
+                "ratio of the rule of type `probabilistic` there"
             )
         self.tracing = live.tracing
         ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio
@@ -83,13 +84,13 @@ class TraceRecorder:
         decision = self._sampler.decide(_finished_trace(spans, incoming, caller))
         if decision.keep:
             encoded = encode(spans)
-            decision.stamp(encoded)
+            decision.add_tags(encoded)
             self.exporter.submit(encoded)
         return decision.keep
 
-    def foresee(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
+    def would_keep(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
         """Tell whether a trace is kept for certain, by what its root says before it is finished."""
-        return self._sampler.foresee(_finished_trace([root], incoming, caller))
+        return self._sampler.would_keep(_finished_trace([root], incoming, caller))
 
     def counters(self) -> dict[str, int]:
         """Return how many traces became what.
@@ -106,7 +107,7 @@ class TraceRecorder:
 
 
 def _finished_trace(spans: list[FinishedSpan], incoming: Incoming, caller: Principal) -> FinishedTrace:
-    return FinishedTrace.of(spans, incoming, trusted=caller.trusted, principals=caller.principals)
+    return FinishedTrace.from_spans(spans, incoming, trusted=caller.trusted, principals=caller.principals)
 
 
 def _secret(path: str | None) -> bytes | None:

@@ -127,7 +127,7 @@ class TracingMiddleware:
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
         ctx.route = route
-        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == "primary"
+        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
         return ctx
 
     def _close_detached(self, answer: _TracedSend) -> None:
@@ -157,8 +157,8 @@ class TracingMiddleware:
             kept: None while the request goes on: then only a trace that will be kept for certain has a URL.
         """
         if kept is None:
-            root = ctx.root.preview()
-            kept = root is not None and self._recorder.foresee(root, ctx.incoming, ctx.caller)
+            root = ctx.root.snapshot()
+            kept = root is not None and self._recorder.would_keep(root, ctx.incoming, ctx.caller)
         return self._trace_url(ctx.trace_id) if kept else None
 
 

@@ -110,13 +110,13 @@ class Stage:
         return StageReply(self._close_span(span), value)
 
     async def answer_stream(
-        self, call: CallContext, work: Callable[[AnySpan], AsyncGenerator[T, None]]
+        self, call: CallContext, work: Callable[[AnySpan], AsyncGenerator[T, None]], span: AnySpan | None = None
     ) -> AsyncGenerator[StageReply[T], None]:
         """Run `work(span)` as `answer` does, one reply for each outcome that it yields.
 
         These replies carry no spans. The last one carries them, and no outcome; it has the error if there was one.
         """
-        span = self.open_span(call)
+        span = span or self.open_span(call)
         try:
             async with aclosing(work(span)) as values:
                 while True:
@@ -140,7 +140,7 @@ class Stage:
     def _close_span(self, span: AnySpan) -> list[FinishedSpan]:
         if (load := gpu_utilization(self.device)) is not None:
             span.tag(vocabulary.GPU_UTILIZATION, load)
-        return span.records()
+        return span.end()
 
     def _expire_later(self) -> None:
         if len(self.arrays):
@@ -154,7 +154,7 @@ class Stage:
             log.error("%s failed, trace %s: %s", self.name, span.trace_id, safe_traceback(error))
         failure = self._as_speech_error(error)
         record_error(span, failure)
-        return StageReply(span.records(), error=failure, input_lost=isinstance(error, InputLost))
+        return StageReply(span.end(), error=failure, input_lost=isinstance(error, InputLost))
 
     def _as_speech_error(self, error: Exception) -> SpeechError:
         if isinstance(error, TimeoutError):

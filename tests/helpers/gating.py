@@ -13,8 +13,8 @@ import pytest
 from access.key_editor import KeyEditor
 from cluster import ports, processes
 from cluster.cli_error import CliError
-from cluster.gate import process as gates
-from cluster.gate.configuration import MOST_TRACES, Wanted
+from cluster.zipkin_proxy import process as zipkin_proxy
+from cluster.zipkin_proxy.configuration import MOST_TRACES, ProxyOptions
 
 CANARY = "canary7secret"
 SERVICE, OTHER = "gate-front", "gate-back"
@@ -28,7 +28,7 @@ CLIENT = httpx.Client(trust_env=False)  # one for all: making one takes longer t
 class Place:
     """A gate, its keys, and the Zipkin behind it."""
 
-    gate: gates.Gate
+    gate: zipkin_proxy.ZipkinProxy
     keys: KeyEditor
     all: str  #: a key
     services: str
@@ -97,7 +97,7 @@ def zipkin_with_canaries(zipkin):
 @pytest.fixture(scope="session")
 def nginx():
     try:
-        return gates.find()
+        return zipkin_proxy.find()
     except CliError as missing:
         pytest.skip(str(missing))
 
@@ -110,16 +110,18 @@ def start_gate(nginx, zipkin_with_canaries, tmp_path_factory):
     def one(**wanted) -> Place:
         folder = tmp_path_factory.mktemp("gate")
         keys = KeyEditor(folder / "keys.yaml")
-        made = [keys.add(role, roles=[role]) for role in ("view-traces", "view-services", "synthesize")]
-        gate = gates.start(
-            Wanted(port=ports.any_free(), **wanted),
+        traces, services, nothing = (
+            keys.add(role, roles=[role]) for role in ("view-traces", "view-services", "synthesize")
+        )
+        gate = zipkin_proxy.start(
+            ProxyOptions(port=ports.any_free(), **wanted),
             zipkin_with_canaries,
             folder / "keys.yaml",
             folder,
             lambda text: None,
             started.append,
         )
-        return Place(gate, keys, *made, zipkin=zipkin_with_canaries)
+        return Place(gate, keys, traces, services, nothing, zipkin=zipkin_with_canaries)
 
     yield one
     for gate in started:

@@ -8,7 +8,7 @@ import pytest
 from cluster.cli_error import CliError
 from cluster.doctor.window import Window
 from cluster.doctor.zipkin_reader import ZipkinReader
-from cluster.gate.configuration import MOST_TRACES
+from cluster.zipkin_proxy.configuration import MOST_TRACES
 from tests.helpers.doctoring import BEGIN, LENGTH, many
 from tests.helpers.gating import wait_until
 
@@ -35,7 +35,7 @@ def test_with_a_key_it_reads_all_in_the_gates_pages(gate):
     assert read.cut_at is None and not read.orphans and not read.skipped
 
 
-@pytest.mark.parametrize("role, says", [("services", "no tags"), ("nothing", "403"), (None, "401")])
+@pytest.mark.parametrize("role, says", [("services", "hides all tags"), ("nothing", "403"), (None, "401")])
 def test_without_a_key_that_sees_tags_it_says_which_is_needed(gate, role, says):
     key = getattr(gate, role) if role else None
     with pytest.raises(CliError, match=says) as caught:

@@ -104,7 +104,9 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     tracer = Tracer("cosyvoice3-api")
     root = tracer.server("POST /api/generate", parent=None)
     handle = serve.get_deployment_handle("audio-service", "fast")
-    reply = handle.preprocess.remote(root.carrier(time.time_ns() - 1), np.zeros(0, np.uint8), None).result(timeout_s=10)
+    reply = handle.preprocess.remote(root.call_context(time.time_ns() - 1), np.zeros(0, np.uint8), None).result(
+        timeout_s=10
+    )
     assert reply.error.type == "deadline_exceeded" and reply.error.service == "audio-service"
     assert reply.spans[0].tags["error.type"] == "deadline_exceeded"
 

@@ -1,4 +1,4 @@
-"""What gets through the gate before Zipkin, to whom, and what is written down of it."""
+"""The gate before Zipkin: which requests pass, for which keys, and what the audit log says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.gate.configuration import LONGEST_LOOKBACK_MS, MOST_TRACES, Wanted, fill, up_to
-from cluster.gate.viewers import key_in
+from cluster.zipkin_proxy.auth import key_in
+from cluster.zipkin_proxy.configuration import LONGEST_LOOKBACK_MS, MOST_TRACES, ProxyOptions, fill, up_to
 from tests.helpers.browser import BROWSERS, OFFLINE
 from tests.helpers.gating import CANARY, CLIENT, FRIEND, NEXT, OTHER, SERVICE, TRACE, TRACES, Place, wait_until
 
@@ -78,10 +78,10 @@ def test_what_is_for_reading_needs_a_key(place, path, method):
         "//metrics",
         "/%6detrics",
         "/docs/",
-        "/_who",
+        "/_auth",
         "/_said",
         "/_refused",
-        "/who",
+        "/auth",
         "/nginx.conf",
         "/audit.jsonl",
         "/zipkin/static/js/%2e%2e",
@@ -178,7 +178,7 @@ def test_a_cap_as_a_pattern(most):
 
 
 def test_a_search_goes_back_no_further_than_the_cap():
-    assert f"default {LONGEST_LOOKBACK_MS};" in fill(Wanted(), "http://127.0.0.1:1", 1)
+    assert f"default {LONGEST_LOOKBACK_MS};" in fill(ProxyOptions(), "http://127.0.0.1:1", 1)
 
 
 def test_everything_is_seen_with_view_traces(place):
@@ -258,7 +258,7 @@ def test_who_looked_at_what_is_written_down(place):
     place.get("/api/v2/services?z=1", place.nothing)
     wait_until(lambda: place.audit()[-1]["query"] == "z=1")  # a line is written when the answer has left
     lines = place.audit()[-5:]
-    fields = ("viewer", "sight", "path", "query", "trace", "status")
+    fields = ("viewer", "scope", "path", "query", "trace", "status")
     assert [tuple(line[field] for field in fields) for line in lines] == [
         ("view-traces", "all", f"/zipkin/api/v2/trace/{TRACE}", "x=y", TRACE, 200),
         ("view-services", "services", "/api/v2/traces", "serviceName=audited&limit=1", "", 200),

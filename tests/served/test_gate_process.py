@@ -16,8 +16,8 @@ from access.key_editor import KeyEditor
 from cluster import cli, ports, processes, status
 from cluster import state as states
 from cluster.cli_error import CliError
-from cluster.gate import process as gates
-from cluster.gate.configuration import Wanted, fill
+from cluster.zipkin_proxy import process as zipkin_proxy
+from cluster.zipkin_proxy.configuration import ProxyOptions, fill
 from tests.helpers.gating import wait_until
 
 
@@ -67,9 +67,9 @@ class TestAGateOfItsOwn:
     def test_it_is_remembered_and_stopped(self, start_gate, tmp_path):
         place = start_gate(url="https://traces.example/")
         file = states.StateFile(tmp_path)
-        file.save(states.State("now", states.boot_id(), ports.any_free(), gate=place.gate))
+        file.save(states.State("now", states.boot_id(), ports.any_free(), zipkin_proxy=place.gate))
         state = file.load()
-        assert state.gate == place.gate and state.traces_url == "https://traces.example" and state.alive
+        assert state.zipkin_proxy == place.gate and state.traces_url == "https://traces.example" and state.alive
         assert "asks for keys" in status.report(state)[0]
         members = {process.pid for process in processes.family(place.gate.process)}
         assert len(members) == 3 and ports.open_to_the_network(members) == []
@@ -96,7 +96,9 @@ class TestAGateOfItsOwn:
         keys = KeyEditor(tmp_path / "keys.yaml")
         both = [keys.add(role, roles=[role]) for role in ("view-traces", "view-services")]
         nowhere = f"http://127.0.0.1:{ports.any_free()}"
-        gate = gates.start(Wanted(port=ports.any_free()), nowhere, tmp_path / "keys.yaml", tmp_path, lambda text: None)
+        gate = zipkin_proxy.start(
+            ProxyOptions(port=ports.any_free()), nowhere, tmp_path / "keys.yaml", tmp_path, lambda text: None
+        )
         try:
             for key in both:
                 answer = httpx.get(
@@ -138,9 +140,9 @@ class TestWhatIsRefusedBeforeAnythingStarts:
     @pytest.mark.parametrize("url", ["https://zipkin.example", "http://zipkin.example/behind", "http://x;y{}"])
     def test_a_zipkin_it_can_not_stand_before(self, url):
         with pytest.raises(CliError, match="--with-gate"):
-            fill(Wanted(), url, 1)
+            fill(ProxyOptions(), url, 1)
 
     def test_no_nginx(self, monkeypatch):
         monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
         with pytest.raises(CliError, match="apt-get install"):
-            gates.find()
+            zipkin_proxy.find()

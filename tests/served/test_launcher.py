@@ -178,7 +178,7 @@ class TestState:
 
     def test_up_refuses_while_something_runs(self, tmp_path, sleeper):
         StateFile(tmp_path).save(state(ray=head(sleeper, tmp_path)))
-        with pytest.raises(CliError, match="make down"):
+        with pytest.raises(CliError, match="`python -m cluster down --run-dir"):
             stack.Stack(tmp_path, lambda text: None).up(stack.Options(run_dir=tmp_path))
 
     def test_down_stops_what_a_killed_launcher_left_behind(self, tmp_path, sleeper):

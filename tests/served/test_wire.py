@@ -26,7 +26,7 @@ def test_every_stage_replies_with_references(ray_driver, fast):
     shelf = ArrayStore(ray.nodes()[0]["NodeID"], lambda: False)
     upload = np.frombuffer(tone(), np.uint8)
     root = Tracer("cosyvoice3-api").server("POST /api/generate", parent=None)
-    carrier = root.carrier(time.time_ns() + 30 * 10**9)
+    carrier = root.call_context(time.time_ns() + 30 * 10**9)
     said = Utterance("Hello", "en-US")
     clip = handle("audio-service").preprocess.remote(carrier, shelf.pack(upload), "").result()
     voice = handle("embedding-service").extract.remote(carrier, clip.value).result()

@@ -129,7 +129,7 @@ def test_what_somebody_else_deployed_while_it_asked_is_not_undone(serve, monkeyp
         serve.state["applications"]["webui"]["deployed_app_config"]["args"] = {"api_url": "http://127.0.0.1:8001"}
         return "y"
 
-    with pytest.raises(CliError, match="Somebody else"):
+    with pytest.raises(CliError, match="Another deployment"):
         apply.batch(PROPOSES, serve.url, yes=False, say=print, ask=meanwhile)
     assert serve.put_config is None
 

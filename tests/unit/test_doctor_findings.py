@@ -1,4 +1,4 @@
-"""What the doctor says of traces whose story is known: each finding, and its silence where nothing is wrong."""
+"""The doctor's findings in traces whose story is known, and its silence if nothing is wrong."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ class TestErrors:
 
     def test_a_stream_that_broke_off_after_200_is_an_error(self):
         broken = spans(error="stage_unavailable", failing=VOCODER)
-        [error] = of("errors", findings([*many(20), broken]))
-        assert error.figures["count"] == 1 and "of the answers that broke off are stage_unavailable" in error.summary
+        [error] = of("errors", findings([*many(20), *([broken] * 3)]))
+        assert error.figures["count"] == 3 and "of the answers that broke off are stage_unavailable" in error.summary
         assert acts(findings([*many(20), *([broken] * 10)]))
 
     def test_missing_dialects_are_said_in_words(self):
@@ -152,6 +152,27 @@ class TestErrors:
     def test_failures_without_traces_are_told(self):
         found = of("errors", findings(many(50), counts=Counts(outcomes={"ok": 500, "failed": 80})))
         assert any("counted 80 failed requests, and Zipkin has 0" in finding.summary for finding in found)
+
+    def test_a_refusal_told_inside_a_stream_is_one_of_its_statuses(self):
+        """Server-sent events begin with 200, and tell the error in an event."""
+        events = narrow(5)
+        for trace in events:
+            trace[0]["tags"][vocabulary.HTTP_STATUS_CODE] = "200"
+        [error] = of("errors", findings([*many(20), *events, *narrow(5)]))
+        assert error.summary.startswith("100 % of the 400s are 8 kHz audio") and error.figures["count"] == 10
+        assert "error.code%3Dsample_rate_too_low" in error.traces and "status_code" not in error.traces
+
+    def test_a_type_and_a_code_of_one_name_are_named_once(self):
+        refused = many(30, status=422, error="unsupported_dialect", code="unsupported_dialect", failing=TTS)
+        [error] = of("errors", findings([*many(20), *refused]))
+        assert "are unsupported_dialect at tts-service" in error.summary
+
+    def test_a_request_or_two_are_no_finding(self):
+        kinds = [many(1 + n % 2, status=400, error="input_validation", code=f"code_{n}") for n in range(30)]
+        found = findings([*many(100), *(trace for kind in kinds for trace in kind)])
+        [error] = of("errors", found)
+        assert error.severity == "fine" and error.summary.startswith("45 failed requests of 30 rare kinds: code_1 2, ")
+        assert len(error.figures["rare"]) == 30
 
     def test_a_caller_is_shown_by_the_beginning_of_the_hash(self):
         assert ALICE not in report.as_text(evidence([]), findings([*many(20), *narrow(30)])).replace("http", "")
@@ -354,7 +375,7 @@ class TestDialects:
         found = of(
             "dialect", findings([*many(60), *many(10, dialect="sichuan"), *narrow(80, dialect="sichuan", user=BOB)])
         )
-        assert found[0].severity == "look" and "One caller" in found[0].advice
+        assert found[0].severity == "look" and "one caller's" in found[0].advice
 
     def test_a_slower_one_is_named_unless_its_texts_are_longer(self):
         slow = of("dialect", findings([*many(40), *many(30, dialect="sichuan", ms=1500)]))
@@ -440,7 +461,7 @@ class TestTraces:
         known = of("traces", findings([*many(20), without_voice("hit"), without_voice("stored")]))
         assert [finding.severity for finding in known] == ["fine"]
         [missing] = of("traces", findings([*many(20), without_voice("miss")]))
-        assert "1 of 21 traces are not whole" in missing.summary
+        assert "1 of 21 traces is incomplete" in missing.summary and missing.severity == "fine"
         assert "PREPROCESS_AUDIO, EXTRACT_SPEAKER" in missing.summary
 
     def test_a_missing_parent_is_told_but_not_a_callers_own(self):
@@ -456,7 +477,7 @@ class TestTraces:
             findings([*many(20), *many(2, lost=TTS), *many(2, lost=TTS, status=503, error="stage_unavailable")]),
         )
         assert found[0].severity == "act"
-        assert found[0].summary.startswith("tts-service did not answer 4 times, in 4 requests, of which 2 were saved")
+        assert found[0].summary.startswith("tts-service did not answer 4 times, in 4 requests; a retry saved 2")
 
     def test_traces_that_never_arrived(self):
         found = of("traces", findings(many(20), counts=Counts(outcomes={"ok": 200}, lost_traces={"spool_full": 7})))
@@ -468,6 +489,24 @@ class TestTraces:
 
 
 class TestReport:
+    def test_a_healthy_stack_gets_a_short_report(self):
+        """With callers who try everything once, a slow request, a stage that died once, a check that failed once."""
+        refused = [many(n % 3 + 1, status=400, error="input_validation", code=f"code_{n}") for n in range(40)]
+        odd = [*many(1, lost=TTS), *many(1, status=503, error="overloaded"), *many(1, status=499, error="cancelled")]
+        seen = evidence([*many(300), *many(200, dialect="sichuan"), *(one for kind in refused for one in kind), *odd])
+        seen.read.watchdog = [TestWatchdog.action("CHECK_FAILED", 5, cause="canary_failed", service="tts-service")]
+        found = examine(seen)
+        assert [finding for finding in found if finding.severity != "fine"] == []
+        text = report.as_text(seen, found)
+        assert len(text.splitlines()) <= 30 and text.endswith("nothing to act on")
+        assert "1 requests" not in text and "1 traces" not in text and "1 times" not in text
+
+    def test_no_line_stands_twice(self):
+        stages = {TTS: {vocabulary.BATCH_WAIT_MS: 9000, "ms": 9100}}
+        seen = evidence([*many(60, stages=stages, ms=9300), *narrow(150), *narrow(80, user=BOB), *many(30, lost=TTS)])
+        lines = [line.strip() for line in report.as_text(seen, examine(seen)).splitlines() if "·" in line]
+        assert len(lines) == len(set(lines))
+
     def test_json_has_the_agreed_shape(self):
         seen = evidence([*many(60), *narrow(150)])
         told = json.loads(json.dumps(report.as_json(seen, examine(seen))))

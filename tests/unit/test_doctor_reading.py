@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from cluster.cli_error import CliError
-from cluster.doctor.prometheus_reader import PrometheusReader, Silent
+from cluster.doctor.prometheus_reader import PrometheusReader, PrometheusUnavailable
 from cluster.doctor.serve_reader import ServeReader
 from cluster.doctor.window import Window, seconds
 from cluster.doctor.zipkin_reader import ZipkinReader
@@ -215,7 +215,7 @@ class TestPrometheus:
         assert counts.requests == 100 and counts.replicas == {"tts-service": 2}
 
     def test_one_that_began_later_is_not_believed(self):
-        with pytest.raises(Silent, match="does not reach back"):
+        with pytest.raises(PrometheusUnavailable, match="does not reach back"):
             self.ask(lambda query: [({}, "1")] if "max(up" in query and "offset" not in query else [])
 
     def test_how_far_it_does_reach_is_said(self):
@@ -224,11 +224,11 @@ class TestPrometheus:
                 return [({}, "1199")]
             return [({}, "1")] if "max(up" in query and "offset" not in query else []
 
-        with pytest.raises(Silent, match="--since 19m would be counted"):
+        with pytest.raises(PrometheusUnavailable, match="--since 19m would be counted"):
             self.ask(answers)
 
     def test_one_that_knows_no_ray_is_not_believed(self):
-        with pytest.raises(Silent, match="nothing of Ray's"):
+        with pytest.raises(PrometheusUnavailable, match="no series of Ray"):
             self.ask(lambda query: [])
 
     def test_what_is_no_number_is_left_out(self):
@@ -244,7 +244,7 @@ class TestPrometheus:
         ],
     )
     def test_a_silent_one_says_why(self, answer, says):
-        with pytest.raises(Silent, match=says):
+        with pytest.raises(PrometheusUnavailable, match=says):
             PrometheusReader("http://prometheus", httpx.MockTransport(_always(answer))).read(WINDOW)
 
 

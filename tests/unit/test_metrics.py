@@ -1,4 +1,4 @@
-"""What is counted of a request, and under which labels: without Ray, into lists."""
+"""The metrics of a request and their labels: without Ray, into lists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Kinds:
 
 
 def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kept=True, **about):
-    """What a request that ends so has told."""
+    """Return the metrics of a request that ends so."""
     kinds = Kinds()
     tracer = tracer or Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns() - 2_000_000_000)
@@ -58,7 +58,7 @@ def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kep
         span.tags(tags)
         if fail:
             span.fail(*fail)
-        run.add_spans(span.records())
+        run.add_spans(span.end())
     Metrics(DIALECTS, kinds).record(run, run.finish(status), status, kept)
     return kinds.seen
 
@@ -121,7 +121,7 @@ def test_how_a_stage_ended(kind, fail, outcome):
     else:
         span = tracer.server("VOCODE_WAV", parent=run.call_context())
         span.fail(*fail)
-        run.add_spans(span.records())
+        run.add_spans(span.end())
     Metrics(DIALECTS, kinds).record(run, run.finish(500), 500, False)
     assert [labels for _, labels in kinds.seen["cosygraph_stage_seconds"]] == [
         {"stage": "VOCODE_WAV", "outcome": outcome}

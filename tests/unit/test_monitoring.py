@@ -59,8 +59,8 @@ def test_each_rule_says_stage_value_and_traces_and_is_in_the_runbook():
 
 
 def test_other_thresholds_change_every_place():
-    text = monitoring.rules(ZIPKIN, Thresholds(window_s=30, hold_s=5, slow_s=0.1))
-    assert "5m" not in text and "[30s]" in text and monitoring.ZIPKIN not in text
+    text = monitoring.rules(Thresholds(window_s=30, hold_s=5, slow_s=0.1))
+    assert "5m" not in text and "[30s]" in text and "five" not in text
     slow = next(rule for rule in yaml.safe_load(text)["groups"][0]["rules"] if rule["alert"] == "RequestsSlow")
     assert slow["for"] == "5s" and "> 0.1\n" in slow["expr"] and "minDuration=100000&" in slow["annotations"]["traces"]
     assert "millis=35000&" in slow["annotations"]["traces"]
@@ -74,13 +74,30 @@ def test_how_often_prometheus_looks_is_the_files_or_what_is_asked_for(tmp_path):
     written = yaml.safe_load((monitoring.CONFIGS / "prometheus" / "prometheus.yml").read_text())["global"]
     assert monitoring.prometheus_config(tmp_path, None, 1)["global"] == written
     quicker = monitoring.prometheus_config(tmp_path, None, 1, every_s=5)["global"]
-    assert quicker == {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    assert quicker == written | {"scrape_interval": "5s", "evaluation_interval": "5s"}
     source = yaml.safe_load((monitoring.CONFIGS / "grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["jsonData"]["timeInterval"] == written["scrape_interval"]
 
 
+def test_links_go_to_the_address_at_which_people_open_zipkin(tmp_path):
+    def labels(*where) -> dict:
+        return monitoring.prometheus_config(tmp_path, ZIPKIN, 1, 30, *where)["global"]["external_labels"]
+
+    assert labels() == {"zipkin": ZIPKIN} and labels("https://traces.example") == {"zipkin": "https://traces.example"}
+    for rule in yaml.safe_load(monitoring.rules())["groups"][0]["rules"]:
+        assert rule["annotations"]["traces"].startswith("{{ $externalLabels.zipkin }}/zipkin/?")
+
+
+def test_the_default_thresholds_change_nothing():
+    assert (
+        monitoring.rules()
+        == (CONFIGS / "prometheus" / "rules.yml").read_text()
+        == monitoring.rules(Thresholds(every_s=5))
+    )
+
+
 def test_the_filled_in_files_are_valid(tmp_path):
-    (tmp_path / "rules.yml").write_text(monitoring.rules(ZIPKIN, Thresholds(30, 5, 0.1)))
+    (tmp_path / "rules.yml").write_text(monitoring.rules(Thresholds(30, 5, 0.1)))
     wecom = Wecom(Application(CORP, AGENT, SECRET), Robot(KEY))
     for name, config in (
         ("prometheus", monitoring.prometheus_config(tmp_path / "targets.json", ZIPKIN, 19093)),

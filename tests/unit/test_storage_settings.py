@@ -14,6 +14,7 @@ import pytest
 
 from cluster import cli, maven, ports, stack, storage_elasticsearch, storage_mariadb, storage_mysql, zipkin, zipkin_jar
 from cluster.cli_error import CliError
+from cluster.options import Options
 from cluster.processes import Started
 from cluster.state import State, StateFile, boot_id
 from cluster.storage import PASSWORD, Storage, prepare
@@ -53,7 +54,7 @@ class TestAskedFor:
 
     def test_memory_stays_the_default(self, tmp_path):
         args = cli.parser().parse_args(["up"])
-        assert cli._options(args).storage == Storage() == Storage("mem")
+        assert Options.of(args).storage == Storage() == Storage("mem")
         assert prepare(Storage(), tmp_path, print) == {}
         assert zipkin.settings(9411)["STORAGE_TYPE"] == "mem"
         assert zipkin.settings(9411, {"STORAGE_TYPE": "mysql"})["STORAGE_TYPE"] == "mysql"

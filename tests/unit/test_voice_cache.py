@@ -301,7 +301,7 @@ def test_a_voice_of_another_engine_than_the_ingress_knows_is_not_kept(engine):
 
 
 def kept_voice_in(answers) -> tuple[list[dict], object]:
-    """What tts-service is handed for a kept voice while it answers so, and the run."""
+    """Return the input of tts-service for a kept voice while it answers so, and the request's context."""
     handed, run = [], new_run()
     client = TtsClient(None)
     client.arrays = ArrayStore("here", lambda: False)

@@ -35,7 +35,7 @@ def processes():
 
 
 def race(processes, work, folder: Path, *args) -> list:
-    """What `work(voices, number, *args)` returns in each process; all begin when the last one is there."""
+    """Run `work(voices, number, *args)` in each process at the same moment, and return the results."""
     runs = [processes.submit(_run, work, folder, number, *args) for number in range(PROCESSES)]
     return [result for run in as_completed(runs, timeout=60) for result in run.result()]
 

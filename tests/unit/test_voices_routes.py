@@ -24,7 +24,7 @@ GOOD = {"name": "anna", "dialect": "en-US", "consent": "Agreed in writing.", "pr
 
 
 class Api:
-    """What the ingress will be to the endpoints."""
+    """A stand-in for the ingress, as the endpoints see it."""
 
     def __init__(self, settings: VoiceSettings) -> None:
         self.engine = contract.create("simulated")
@@ -63,7 +63,7 @@ class Api:
         return TestClient(app)
 
     def tags(self) -> dict[str, str]:
-        """Of the last request's root span."""
+        """The tags of the last request's root span."""
         return self.runs[-1].finish(200)[0].tags
 
 

@@ -1,4 +1,4 @@
-"""What an enrolment must be before anything is stored: its fields, its name, and where the store may lie."""
+"""The rules of an enrolment, checked before anything is stored: its fields, its name, and the store's place."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_fsspec_opens_a_url_as_its_driver_and_a_path_below_it(monkeypatch):
 
     class Recorder(MemoryFileSystem):
         protocol = "gs"
-        cachable = False
+        cachable = False  # codespell:ignore cachable
 
         def __init__(self, *args, **options):
             made.update(options)

@@ -11,7 +11,8 @@ import pytest
 from cluster.cli_error import CliError
 from cluster.monitoring import alertmanager_config
 from cluster.wecom import API, Robot, Wecom
-from cluster.wecom_adapter import MAX_BYTES, PER_MINUTE, Minute, Sender, Unavailable, app, markdown
+from cluster.wecom_adapter import MAX_BYTES, PER_MINUTE, RateWindow, Sender, Unavailable, app, markdown
+from cluster.wecom_message import TEMPLATE, render, template
 from tests.helpers.fake_wecom import AGENT, CORP, KEY, SECRET, FakeWecom
 
 LINK = "http://127.0.0.1:9411/zipkin/?serviceName=cosyvoice3-api&minDuration=10000000&lookback=millis&millis=600000&endTs=1"
@@ -33,7 +34,7 @@ def wecom():
     fake.close()
 
 
-def post(fake, payload, times=1, minute=None, key=KEY) -> list[httpx.Response]:
+def post(fake, payload, times=1, window=None, key=KEY) -> list[httpx.Response]:
     """To an adapter, `times` times; pauses are not waited out."""
 
     async def ask():
@@ -41,7 +42,7 @@ def post(fake, payload, times=1, minute=None, key=KEY) -> list[httpx.Response]:
             pass
 
         async with httpx.AsyncClient(trust_env=False) as http:
-            sender = Sender(Robot(key, fake.api), http, minute, at_once)
+            sender = Sender(Robot(key, fake.api), http, window, at_once)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app(sender)), base_url="http://x") as client:
                 return [await client.post("/alerts", json=payload) for _ in range(times)]
 
@@ -90,12 +91,12 @@ def test_tries_again_only_where_that_helps(wecom, answers, status, asked):
 
 def test_no_more_than_twenty_a_minute(wecom):
     now = 0.0
-    minute = Minute(clock=lambda: now)
-    answers = post(wecom, {"alerts": [alert()]}, PER_MINUTE + 3, minute)
+    window = RateWindow(clock=lambda: now)
+    answers = post(wecom, {"alerts": [alert()]}, PER_MINUTE + 3, window)
     assert [answer.status_code for answer in answers] == [200] * PER_MINUTE + [503] * 3
     assert len(wecom.robot) == PER_MINUTE and answers[-1].headers["retry-after"] == "60"
     now = 60.0
-    assert [answer.status_code for answer in post(wecom, {"alerts": [alert()]}, 1, minute)] == [200]
+    assert [answer.status_code for answer in post(wecom, {"alerts": [alert()]}, 1, window)] == [200]
 
 
 def test_the_key_is_in_no_log_and_no_answer(wecom, caplog):
@@ -115,11 +116,11 @@ def test_what_is_no_webhook_is_refused(wecom, body):
 
 
 def test_a_sender_says_when_there_is_a_place_again():
-    minute = Minute(1, clock=lambda: 5.0)
-    assert minute.wait_s() == 0
+    window = RateWindow(1, clock=lambda: 5.0)
+    assert window.wait_s() == 0
 
     async def send():
-        await Sender(Robot(KEY), httpx.AsyncClient(), minute).send("x")
+        await Sender(Robot(KEY), httpx.AsyncClient(), window).send("x")
 
     with pytest.raises(Unavailable) as failure:
         asyncio.run(send())
@@ -131,11 +132,11 @@ def test_a_robot_is_named_by_its_key_or_its_address_and_taken_out_of_the_environ
     env = {"COSYGRAPH_WECOM_ROBOT": named, "PATH": "/bin"}
     wanted = Wecom.of(env)
     assert wanted.robot == Robot(KEY, API) and wanted.application is None and env == {"PATH": "/bin"}
-    assert KEY not in repr(wanted) + wanted.named
+    assert KEY not in repr(wanted) + wanted.description
 
 
 def test_half_a_wecom_is_a_problem():
-    with pytest.raises(CliError, match="COSYGRAPH_WECOM_ROBOT holds neither"):
+    with pytest.raises(CliError, match="COSYGRAPH_WECOM_ROBOT is neither"):
         Wecom.of({"COSYGRAPH_WECOM_ROBOT": "https://example.org/hook"})
     with pytest.raises(CliError, match="all three"):
         Wecom.of({"COSYGRAPH_WECOM_CORP_ID": CORP})
@@ -152,3 +153,12 @@ def test_alertmanager_is_told_only_of_ways_that_there_are():
     assert both["wechat_configs"][0]["corp_id"] == CORP and both["wechat_configs"][0]["to_user"] == "@all"
     assert both["webhook_configs"][0]["url"] == "http://127.0.0.1:5/alerts" and KEY not in str(both)
     assert alertmanager_config(Wecom(), None)["receivers"] == [{"name": "operators"}]
+
+
+def test_alertmanagers_template_is_what_the_code_makes():
+    assert TEMPLATE.read_text() == template(), "run: python -m cluster.wecom_message"
+    places = {name: f"{{{{ .Annotations.{name} }}}}" for name in ("summary", "stage", "value", "traces")}
+    rendered = render({"status": "firing", "labels": {"alertname": "{{ .Labels.alertname }}"}, "annotations": places})
+    head, *lines = rendered.splitlines()
+    assert head.strip("*") in template()
+    assert [line for line in lines if line not in template()] == ["> since:  UTC"]
