@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 from cluster.doctor.errors import short
 from cluster.doctor.evidence import FEWEST, Evidence
@@ -87,8 +88,8 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     )
 
 
-def _weights(traces: list[Trace]) -> Counter[str | None]:
-    found: Counter = Counter()  # of floats: the weights are no whole numbers
+def _weights(traces: list[Trace]) -> Counter[Any]:
+    found: Counter[Any] = Counter()  # typeshed counts in whole numbers, and weights are none
     for trace in traces:
         found[trace.user] += trace.weight
     return found

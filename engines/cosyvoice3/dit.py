@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from engines.cosyvoice3.numbers import Dit as DitSize
 try:  # torch 2.10 and later
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 _TIME_FREQUENCIES = 256
 _POSITION_KERNEL, _POSITION_GROUPS = 31, 16
@@ -37,7 +37,7 @@ class TimeEmbedding(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=time.device).float() * -step)
         angles = 1000 * time.float()[:, None] * frequencies
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self.time_mlp(waves.to(self.time_mlp[0].weight.dtype))
+        return self.time_mlp(waves.to(cast(nn.Linear, self.time_mlp[0]).weight.dtype))
 
 
 class PositionConvolutions(nn.Module):
@@ -51,7 +51,7 @@ class PositionConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
-        for convolution in (self.conv1, self.conv2):
+        for convolution in (self.get_submodule("conv1"), self.get_submodule("conv2")):
             x = convolution(F.pad(x, (_POSITION_KERNEL - 1, 0)))
         return x.transpose(1, 2)
 
@@ -144,7 +144,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ff[2](F.gelu(self.ff[0][0](x), approximate="tanh"))
+        return self.ff[2](F.gelu(cast(nn.ModuleList, self.ff[0])[0](x), approximate="tanh"))
 
 
 class Block(nn.Module):

@@ -92,7 +92,7 @@ class Flow(nn.Module):
         self.register_buffer("_modulations", None, persistent=False)
         self.register_buffer("_rope", None, persistent=False)
         self._prepared: tuple[torch.device, torch.dtype] | None = None
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher  # made by `prepare`
         self._widths: list[float] = []
         self._packs = False
 

@@ -63,8 +63,9 @@ class Hift(nn.Module):
                 for shape in zip(size.resblock_kernel_sizes, size.resblock_dilation_sizes, strict=True)
             )
         self.conv_post = Back(widths[-1], bins, 7)
+        self._window: Tensor | None
         self.register_buffer("_window", None, persistent=False)
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher  # made by `prepare`
 
     @property
     def device(self) -> torch.device:

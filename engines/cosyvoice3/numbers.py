@@ -206,6 +206,7 @@ def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
     value = loader.construct_scalar(node)
     return _Reference(value) if suffix.startswith("ref") else value
 
@@ -228,7 +229,7 @@ def _product(reference: _Reference, names: dict) -> Any:
     values = [names.get(name) for name in _REFERENCE.findall(reference)]
     if len(values) == 1:
         return values[0] if isinstance(values[0], int | float | str) else None
-    product = 1
+    product: int | float = 1
     for value in values:
         if not isinstance(value, int | float):
             return None
