@@ -14,7 +14,7 @@ This module is what the ingress imports: it loads neither torch nor weights unti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -87,7 +87,12 @@ class CosyVoice3Engine:
         self._dtype = dtype
         self._flow_rows = flow_rows
         self._vocoder_tf32 = vocoder_tf32
-        self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
+        self._decoding: dict[str, Any] = {
+            "rows": lm_rows,
+            "positions": lm_positions,
+            "greedy": greedy,
+            "parity": parity,
+        }
         self.capabilities = Capabilities(
             name="fun-cosyvoice3-0.5b",
             version=f"1-{self._directory.fingerprint()}",

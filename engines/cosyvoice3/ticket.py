@@ -116,6 +116,7 @@ class Ticket:
         ended = [row.ended_ns for row in rows if row.ended_ns is not None]
         assert start is not None and len(ended) == len(rows), "all rows have joined, and left"
         end = max(ended)
+        size = self.batch_size
         tokens = sum(len(row.picked) - len(row.job.said) for row in rows)
         return Phase(
             LM_DECODE,
@@ -123,7 +124,7 @@ class Ticket:
             end,
             {
                 "batch.wait_ms": round((start - min(row.submitted_ns for row in rows)) / 1e6, 3),
-                "batch.size": self.batch_size,
+                **({} if size is None else {"batch.size": size}),
                 "lm.steps": sum(row.steps for row in rows),
                 "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3),
             },
