@@ -70,7 +70,14 @@ FIELDS = tuple(SpeechFields.model_fields)
 
 @dataclass(frozen=True)
 class Utterance:
-    """The text to speak, and how. `dialect` is a registry code, `speed` a factor, `seed` 0 … 2**32 - 1."""
+    """The text to speak, and how.
+
+    Attributes:
+        dialect: A registry code.
+        speed: A factor of the natural speed.
+        seed: 0 … 2**32 - 1.
+        dialect_tag: The dialect's `Dialect.tag`, for traces. None outside a request.
+    """
 
     text: str
     dialect: str
@@ -79,6 +86,7 @@ class Utterance:
     prompt_text: str | None = None
     speed: float = 1.0
     seed: int = 0
+    dialect_tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         prompt_text=check_transcript(fields["prompt_text"]) if fields.get("prompt_text") else None,
         speed=_speed(fields.get("speed")),
         seed=_seed(fields.get("seed")),
+        dialect_tag=dialect.tag,
     )
     source = fallback.source if fallback and not asked else "request"
     return SpeechRequest(

@@ -50,7 +50,8 @@ ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "R
 # The routes of the ingress (config/routes.py). The part in braces is the caller's text. A root span's name is a method
 # and one of these; any other path is the caller's text as a whole.
 ROUTES = routes.PATHS
-# The two engines between which the watchdog switches traffic: values of `watchdog.line`.
+# The two backends between which the watchdog switches traffic: values of `watchdog.line`. FALLBACK is also the name of
+# the Serve deployment in which the second engine runs.
 PRIMARY, FALLBACK = "primary", "fallback"
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

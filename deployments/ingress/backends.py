@@ -16,10 +16,9 @@ from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.voice_resolver import VoiceResolver
 from engines.contract import Engine
+from tracing.vocabulary import FALLBACK, PRIMARY
 
 log = logging.getLogger("ray.serve")
-
-PRIMARY, FALLBACK = "primary", "fallback"
 
 
 @dataclass(frozen=True)

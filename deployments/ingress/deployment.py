@@ -21,7 +21,7 @@ from deployments import serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
 from deployments.ingress import access_control, app, cors, responses
 from deployments.ingress.admission import Admission
-from deployments.ingress.backends import FALLBACK, PRIMARY, Backend, Failover
+from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
@@ -69,11 +69,13 @@ class CosyVoice3Api:
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
         self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
         self.voices_store = Voices.open(config.voices)
-        primary = self._backend(PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
+        primary = self._backend(vocabulary.PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
         other = None
         if fallback is not None and config.fallback is not None:
             # What the fallback engine finds in clips is not cached: it is in use for minutes.
-            other = self._backend(FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0)
+            other = self._backend(
+                vocabulary.FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0
+            )
         self.backends = Failover(primary, other)
         self.engine = primary.engine
         self.started_s = int(time.time())

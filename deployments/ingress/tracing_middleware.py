@@ -127,7 +127,7 @@ class TracingMiddleware:
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
         ctx.route = route
-        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == "primary"
+        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
         return ctx
 
     def _close_detached(self, answer: _TracedSend) -> None:

@@ -110,13 +110,13 @@ class Stage:
         return StageReply(self._close_span(span), value)
 
     async def answer_stream(
-        self, call: CallContext, work: Callable[[AnySpan], AsyncGenerator[T, None]]
+        self, call: CallContext, work: Callable[[AnySpan], AsyncGenerator[T, None]], span: AnySpan | None = None
     ) -> AsyncGenerator[StageReply[T], None]:
         """Run `work(span)` as `answer` does, one reply for each outcome that it yields.
 
         These replies carry no spans. The last one carries them, and no outcome; it has the error if there was one.
         """
-        span = self.open_span(call)
+        span = span or self.open_span(call)
         try:
             async with aclosing(work(span)) as values:
                 while True:

@@ -12,6 +12,9 @@ from engines.contract import Reference, Voice
 from speech.errors import SpeechError
 from tracing import CallContext, vocabulary
 
+#: Facts of the clip that PREPROCESS_AUDIO found and this stage's span repeats.
+_CLIP_TAGS = (vocabulary.AUDIO_SAMPLE_RATE, vocabulary.AUDIO_DURATION)
+
 
 class EmbeddingService(BatchedStage[Reference, Voice]):
     """Runs the engine's speaker encoder."""
@@ -36,4 +39,6 @@ class EmbeddingService(BatchedStage[Reference, Voice]):
             engine = self.engine.capabilities
             return VoiceReply(self.arrays.pack_all(voice.arrays), (engine.name, engine.version))
 
-        return await self.answer(call, work)
+        span = self.open_span(call)
+        span.tags({key: clip.tags[key] for key in _CLIP_TAGS if key in clip.tags})
+        return await self.answer(call, work, span)

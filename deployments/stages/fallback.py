@@ -28,12 +28,13 @@ from deployments.wire import (
 )
 from speech.requests import Utterance
 from tracing import CallContext
+from tracing.vocabulary import FALLBACK
 
 
 class Fallback:
     """Has the four stages' methods, as their clients call them (`deployments/ingress/stage_clients.py`)."""
 
-    service = "fallback"
+    service = FALLBACK
 
     def __init__(self, config: StageConfig) -> None:
         self._audio, self._embedding = AudioService(config), EmbeddingService(config)

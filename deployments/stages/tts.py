@@ -47,13 +47,12 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
         """Compute an utterance's mel. `voice`: the arrays of embedding-service's `VoiceReply`."""
 
         async def work(span: AnySpan) -> MelReply:
-            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             mel = await self.batched(span, item, call.deadline_ns)
             _add_phases(span, mel.phases)
             return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
 
-        return await self.answer(call, work)
+        return await self.answer(call, work, self._open_span_of(call, utterance))
 
     async def stream(
         self, call: CallContext, utterance: Utterance, voice: PackedArrays
@@ -65,7 +64,6 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
 
         async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply, None]:
             assert self._continuous is not None, "the ingress asks for chunks where the engine streams"
-            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
             count = 0
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             async with aclosing(self._continuous.stream(item)) as outcomes:
@@ -85,9 +83,23 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
                         self.arrays.pack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final, chunk.last
                     )
 
-        async with aclosing(self.answer_stream(call, work)) as replies:
+        span = self._open_span_of(call, utterance)
+        async with aclosing(self.answer_stream(call, work, span)) as replies:
             async for reply in replies:
                 yield reply
+
+    def _open_span_of(self, call: CallContext, utterance: Utterance) -> AnySpan:
+        """Open the stage's span with what is asked for, so that a call that fails at once says it too."""
+        span = self.open_span(call)
+        span.tags(
+            {
+                vocabulary.REQUEST_DIALECT: utterance.dialect_tag,
+                vocabulary.REQUEST_DIALECT_CODE: utterance.dialect,
+                vocabulary.REQUEST_MODE: utterance.mode,
+                vocabulary.TEXT_LENGTH: len(utterance.text),
+            }
+        )
+        return span
 
 
 def _add_phases(span: AnySpan, phases: Iterable[Phase]) -> None:
