@@ -41,7 +41,7 @@ def build(api: IngressApi) -> FastAPI:
     async def dialects(request: Request) -> Response:
         return await api.dialects(context_of(request))
 
-    @app.get("/health", summary="The ingress lives", **openapi.HEALTH)
+    @app.get("/health", response_model=None, summary="The ingress lives", **openapi.HEALTH)
     async def health() -> dict[str, str]:
         return {"status": "ok", "version": VERSION}
 

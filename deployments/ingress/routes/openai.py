@@ -144,7 +144,8 @@ def _dialect_of(language: str | None, api: IngressApi) -> str | None:
     exact = [dialect for dialect in spoken if wanted == dialect.code.lower()]
     matches = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
     if len(matches) == 1:
-        return matches[0].code
+        code: str = matches[0].code
+        return code
     raise InvalidInput(
         "The field 'language' names "
         + (
