@@ -81,24 +81,6 @@ def _rebuild(
     return cls(message, param=param, code=code, retry_after_s=retry_after_s, service=service)
 
 
-def renamed(error: SpeechError, names: Mapping[str, str]) -> SpeechError:
-    """Return the same error for an API with other field names.
-
-    Args:
-        error: the error, whose `param` is our field.
-        names: their field by our field.
-    """
-    if error.param is None or error.param not in names:
-        return error
-    return type(error)(
-        error.message,
-        param=names[error.param],
-        code=error.code,
-        retry_after_s=error.retry_after_s,
-        service=error.service,
-    )
-
-
 class InvalidInput(SpeechError):
     """The request itself is wrong; the same request will fail again."""
 

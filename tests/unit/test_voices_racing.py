@@ -53,7 +53,7 @@ def attempt(voices: Voices, name: str, clip: str) -> str:
     try:
         return "created" if store(voices, name, clip)[1] else "same"
     except SpeechError as error:
-        return error.code
+        return str(error.code)
 
 
 def whole(folder: Path) -> list:

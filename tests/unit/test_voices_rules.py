@@ -6,8 +6,8 @@ import subprocess
 import sys
 import unicodedata
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import ValidationError
 
 from speech.errors import InvalidInput
@@ -180,7 +180,7 @@ def test_fsspec_opens_a_url_as_its_driver_and_a_path_below_it(monkeypatch):
     """The contract of `fsspec.core.url_to_fs`: options reach the driver, and no listing is cached."""
     made = {}
 
-    class Recorder(fsspec.get_filesystem_class("memory")):
+    class Recorder(MemoryFileSystem):
         protocol = "gs"
         cachable = False
 

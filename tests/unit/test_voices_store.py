@@ -8,6 +8,7 @@ import secrets
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from speech.errors import Conflict, InternalError, VoiceNotFound, VoiceStoreUnavailable
 from tests.helpers.enrolments import CONSENT, clip_of, enrolment, facts, store
@@ -26,7 +27,9 @@ def settings(request, tmp_path) -> VoiceSettings:
 
 @pytest.fixture
 def voices(settings) -> Voices:
-    return Voices.open(settings)
+    store = Voices.open(settings)
+    assert store is not None
+    return store
 
 
 def refused(code, call, *args, **how):
@@ -256,14 +259,14 @@ def test_only_the_service_may_read_the_files(tmp_path):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-class Forgetful(fsspec.get_filesystem_class("memory")):
+class Forgetful(MemoryFileSystem):
     """As an imitation of S3 that doesn't know `If-None-Match`."""
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
         super().pipe_file(path, value)
 
 
-class LosesAnswers(fsspec.get_filesystem_class("memory")):
+class LosesAnswers(MemoryFileSystem):
     """Writes, and then says that it failed."""
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):

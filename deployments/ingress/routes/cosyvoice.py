@@ -18,7 +18,7 @@ from deployments.ingress import form
 from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.openapi import cosyvoice as docs
 from speech.dialects import Registry
-from speech.errors import InvalidInput, SpeechError, renamed
+from speech.errors import InvalidInput, SpeechError
 from speech.limits import MAX_TEXT
 
 FORM = form.Kind("prompt_wav", text="tts_text", required=False)
@@ -62,8 +62,8 @@ def _endpoint(api: IngressApi, needed: tuple[str, ...]) -> Callable[[Request], A
         try:
             return await _inference(api, request, needed)
         except SpeechError as error:
-            theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
-            raise renamed(error, theirs) from error
+            error.rename_param(_THEIR_NAMES)
+            raise
 
     return inference
 

@@ -19,7 +19,7 @@ from deployments.ingress.context import RequestContext, StageProgress
 from deployments.ingress.openapi import MODEL, MODELS, SPEECH
 from deployments.ingress.request_models import SpeechBody
 from speech import data_url
-from speech.errors import InvalidInput, NotFound, SpeechError, renamed
+from speech.errors import InvalidInput, NotFound, SpeechError
 from speech.limits import MAX_CLIP_BYTES, MAX_TEXT
 
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
@@ -171,11 +171,6 @@ def _english(code: str) -> str:
         "it": "italian",
         "ru": "russian",
     }.get(code, code)
-
-
-def _in_their_words(error: SpeechError) -> SpeechError:
-    """Return the same error, its `param` the field that the client knows."""
-    return renamed(error, {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"})
 
 
 class EventFormat(responses.EventFormat):

@@ -18,7 +18,7 @@ from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.context import RequestContext
 from deployments.safe_traceback import safe_traceback
 from speech import audio
-from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError, renamed
+from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
 from tracing import vocabulary
 from voices import ClipFacts, VoiceRecord, Voices
 from voices.enrolment import FILE, parse
@@ -62,7 +62,8 @@ class _Endpoints:
         try:
             return await self._enrol(request)
         except InvalidInput as error:
-            raise renamed(error, dict.fromkeys(FORM.also, FILE)) from error
+            error.rename_param(dict.fromkeys(FORM.also, FILE))
+            raise
 
     async def _enrol(self, request: Request) -> JSONResponse:
         store, ctx = self._store(), context_of(request)
