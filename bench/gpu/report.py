@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import results
+from bench.measuring.records import hardware
 
 
 class Report:
@@ -28,7 +28,7 @@ class Report:
         self._budget_s = budget_s
         self._content: dict[str, Any] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            **results.hardware(),
+            **hardware(),
             "settings": settings,
             "phases": {},
             "errors": {},

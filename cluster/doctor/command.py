@@ -120,9 +120,9 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="say what is wrong, and what to do about it, from the last hour's traces",
         description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of servers that are "
-        "named. Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow down more "
-        "than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes nothing by "
-        "itself.\nSee docs/doctor.md.",
+        "named. Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow "
+        "down more than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes "
+        "nothing by itself.\nSee docs/doctor.md.",
         epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "
         "to act on, 1 an error\n\nexamples:\n"
         "  python -m cluster doctor --since 15m\n"

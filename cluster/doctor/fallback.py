@@ -40,8 +40,8 @@ def fallback(evidence: Evidence) -> list[Finding]:
 
 def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     weights = _weights(traces)
-    about = sum(weights.values())
-    user, most = weights.most_common(1)[0]
+    about = sum((weight for _, weight in weights))
+    user, most = weights[0]
     whose = f", {percent(most / about)} of them from {short(user)}" if len(weights) > 1 else f", all from {short(user)}"
     spoken = Counter(trace.tag(vocabulary.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
@@ -51,7 +51,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
         [
             f"{len(traces)} of them are kept",
             "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
-            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights.most_common(5)),
+            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights[:5]),
         ],
         advice=None
         if source == "voice"
@@ -61,7 +61,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
             "source": source,
             "kept": len(traces),
             "requests": round(about),
-            "callers": {user or "unknown": round(weight) for user, weight in weights.most_common(5)},
+            "callers": {user or "unknown": round(weight) for user, weight in weights[:5]},
         },
     )
 
@@ -87,11 +87,12 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     )
 
 
-def _weights(traces: list[Trace]) -> Counter[str | None]:
-    found: Counter = Counter()  # of floats: the weights are no whole numbers
+def _weights(traces: list[Trace]) -> list[tuple[str | None, float]]:
+    """Return the callers with the requests that their traces stand for, the most first."""
+    found: defaultdict[str | None, float] = defaultdict(float)
     for trace in traces:
         found[trace.user] += trace.weight
-    return found
+    return sorted(found.items(), key=lambda item: -item[1])
 
 
 def _about(traces: list[Trace], number: float) -> str:
