@@ -22,7 +22,7 @@ from cluster import processes
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free, require_free
 from cluster.ray_head import ROOT, RayHead
-from cluster.wecom import Wecom
+from cluster.wecom import Robot, Wecom
 
 READY_WITHIN_S = 60.0
 CONFIGS = ROOT / "cluster"
@@ -208,9 +208,10 @@ class Monitoring:
         require_free(prometheus_port, "Prometheus", "--prometheus-port")
         require_free(alertmanager_port, "Alertmanager", "--alertmanager-port")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        adapter = self._start_adapter() if self._wecom.robot is not None else None
+        robot = self._wecom.robot
+        adapter_url = self._start_adapter(robot).url if robot is not None else None
         self._say(f"starting Alertmanager on http://{LOOPBACK}:{alertmanager_port} ({self._wecom.description})")
-        config = self._write("alertmanager.yml", alertmanager_config(self._wecom, adapter and adapter.url))
+        config = self._write("alertmanager.yml", alertmanager_config(self._wecom, adapter_url))
         # Without an address for its cluster it would listen for other Alertmanagers, on every interface.
         self._run(
             "alertmanager",
@@ -245,10 +246,10 @@ class Monitoring:
             prometheus_port,
         )
 
-    def _start_adapter(self) -> Server:
+    def _start_adapter(self, robot: Robot) -> Server:
         port = any_free()
         command = [sys.executable, "-m", "cluster.wecom_adapter", str(port)]
-        return self._run("wecom", command, port, health="/health", env=self._wecom.robot.environment())
+        return self._run("wecom", command, port, health="/health", env=robot.environment())
 
     def _run(
         self, name: str, command: list, port: int, *, health: str = "/-/ready", env: Mapping[str, str] | None = None

@@ -15,7 +15,7 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
     good = evidence.good
     if not good:
         return []
-    durations = [(trace.root.duration_ms, trace.weight) for trace in good]
+    durations = [(trace.request.duration_ms, trace.weight) for trace in good]
     p50, p95 = quantile(durations, 0.5), quantile(durations, 0.95)
     admission, stages = admission_ms(evidence), stage_times(evidence)
     figures = {

@@ -24,7 +24,7 @@ FEWEST = 10  #: requests for a dialect below which there is no finding
 def dialects(evidence: Evidence) -> list[Finding]:
     """Return a finding for each dialect that departs from the rest, or one that says that none does."""
     spoken = [trace for trace in evidence.requests if trace.tag(vocabulary.REQUEST_DIALECT) and not trace.cancelled]
-    names = sorted({trace.tag(vocabulary.REQUEST_DIALECT) for trace in spoken})
+    names = sorted({name for trace in spoken if (name := trace.tag(vocabulary.REQUEST_DIALECT))})
     if len(names) < 2:
         return []
     if not any(trace.by_ratio for trace in spoken):
@@ -36,7 +36,7 @@ def dialects(evidence: Evidence) -> list[Finding]:
                 advice="Keep a share of the good requests (`--sampling`, or user_config sampling_ratio).",
             )
         ]
-    findings = []
+    findings: list[Finding] = []
     for name in names:
         own = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) == name]
         rest = [trace for trace in spoken if trace.tag(vocabulary.REQUEST_DIALECT) != name]
@@ -129,9 +129,9 @@ def _good(traces: list[Trace]) -> list[Trace]:
 
 
 def _took(trace: Trace) -> float:
-    return trace.root.duration_ms
+    return trace.request.duration_ms
 
 
 def _a_character(trace: Trace) -> float:
-    lengths = [length for span in (trace.root, *trace.stages) if (length := span.number(vocabulary.TEXT_LENGTH))]
-    return trace.root.duration_ms / max(lengths, default=1.0)
+    lengths = [length for span in (trace.request, *trace.stages) if (length := span.number(vocabulary.TEXT_LENGTH))]
+    return trace.request.duration_ms / max(lengths, default=1.0)

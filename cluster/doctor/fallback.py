@@ -41,7 +41,8 @@ def fallback(evidence: Evidence) -> list[Finding]:
 def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     weights = _weights(traces)
     about = sum(weights.values())
-    user, most = weights.most_common(1)[0]
+    callers = list(weights.items())[:5]
+    user, most = next(iter(weights.items()))
     whose = f", {percent(most / about)} of them from {short(user)}" if len(weights) > 1 else f", all from {short(user)}"
     spoken = Counter(trace.tag(vocabulary.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
@@ -51,7 +52,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
         [
             f"{len(traces)} of them are kept",
             "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
-            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights.most_common(5)),
+            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in callers),
         ],
         advice=None
         if source == "voice"
@@ -61,14 +62,14 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
             "source": source,
             "kept": len(traces),
             "requests": round(about),
-            "callers": {user or "unknown": round(weight) for user, weight in weights.most_common(5)},
+            "callers": {user or "unknown": round(weight) for user, weight in callers},
         },
     )
 
 
 def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     about = sum(trace.weight for trace in traces)
-    last = max(evidence.requests, key=lambda trace: trace.root.start_ms)
+    last = max(evidence.requests, key=lambda trace: trace.request.start_ms)
     still = last.tag(vocabulary.REQUEST_FALLBACK) == "true"
     models = sorted(
         {model for trace in traces for span in trace.stages if (model := span.tags.get(vocabulary.MODEL_NAME))}
@@ -87,11 +88,12 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     )
 
 
-def _weights(traces: list[Trace]) -> Counter:
-    found: Counter = Counter()
+def _weights(traces: list[Trace]) -> dict[str | None, float]:
+    """Return the callers with the number of their requests, the most frequent first."""
+    weights: dict[str | None, float] = defaultdict(float)
     for trace in traces:
-        found[trace.user] += trace.weight
-    return found
+        weights[trace.user] += trace.weight
+    return dict(sorted(weights.items(), key=lambda item: -item[1]))
 
 
 def _about(traces: list[Trace], number: float) -> str:

@@ -28,7 +28,8 @@ def queues(evidence: Evidence) -> list[Finding]:
 
 def _admission(evidence: Evidence) -> Finding | None:
     waits = [
-        (trace.root.start_ms, trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.requests
+        (trace.request.start_ms, trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight)
+        for trace in evidence.requests
     ]
     return _assess(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
 
@@ -56,7 +57,11 @@ def _assess(
         return None
     replicas, most = _replicas(evidence, service)
     room = most is not None and replicas is not None and replicas < most
-    trend = f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last" if grows else ""
+    trend = (
+        f", and the wait grows: {ms(first or 0)} in the first third of the time, {ms(last)} in the last"
+        if grows
+        else ""
+    )
     have = "" if replicas is None else f", which has {replicas} of at most {most or 'unknown'} replicas"
     detail = []
     if counted:

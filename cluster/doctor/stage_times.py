@@ -43,7 +43,7 @@ def stage_times(evidence: Evidence) -> list[StageTimes]:
     """Return the stages of good requests, the one that takes most time first."""
     good = evidence.good
     weight = sum(trace.weight for trace in good)
-    whole = sum(trace.root.duration_ms * trace.weight for trace in good)
+    whole = sum(trace.request.duration_ms * trace.weight for trace in good)
     stages = []
     for stage, service in vocabulary.STAGE_SERVICE.items():
         spans = [(span, trace.weight) for trace in good for span in trace.stages if span.name == stage]
@@ -77,4 +77,4 @@ def _sum(spans: list[tuple[Span, float]], tag: str) -> float:
 
 def admission_ms(evidence: Evidence) -> float:
     """Return the mean wait of good requests for admission."""
-    return mean([(trace.root.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])
+    return mean([(trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight) for trace in evidence.good])

@@ -77,7 +77,7 @@ class Trace:
     @classmethod
     def of(cls, spans: Iterable[Mapping]) -> Trace:
         spans = list(spans)
-        seen = {}
+        seen: dict[tuple[str, str | None], Span] = {}
         for span in spans:  # a span that was sent twice counts once
             seen.setdefault((span["id"], span.get("kind")), Span.of(span))
         return cls(spans[0]["traceId"], tuple(seen.values()))
@@ -106,12 +106,18 @@ class Trace:
 
     @property
     def key(self) -> tuple[str, str | None]:
-        return self.id, self.root and self.root.id
+        return self.id, self.root.id if self.root is not None else None
 
     @cached_property
     def root(self) -> Span | None:
         """The ingress's span, which may be below a caller's."""
         return next((span for span in self.spans if span.is_request), None)
+
+    @property
+    def request(self) -> Span:
+        """The ingress's span, of a trace that has one."""
+        assert self.root is not None, f"trace {self.id} has no span of the ingress"
+        return self.root
 
     @cached_property
     def stages(self) -> tuple[Span, ...]:
@@ -150,7 +156,7 @@ class Trace:
 
     @property
     def ok(self) -> bool:
-        return bool(self.root) and not self.root.failed and (self.status or 0) < 400
+        return self.root is not None and not self.root.failed and (self.status or 0) < 400
 
     @property
     def cancelled(self) -> bool:

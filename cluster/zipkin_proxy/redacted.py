@@ -36,7 +36,7 @@ def span(full: dict) -> dict:
     Raises:
         TypeError, AttributeError: This is no span.
     """
-    kept = {name: _scalar(full[name]) for name in _SCALARS if name in full}
+    kept: dict[str, object] = {name: _scalar(full[name]) for name in _SCALARS if name in full}
     for name in _ENDPOINTS:
         if full.get(name, {}).get("serviceName") is not None:
             kept[name] = {"serviceName": _scalar(full[name]["serviceName"])}
@@ -56,7 +56,7 @@ def links(full: list) -> list[dict]:
 
 
 def names(full: list) -> list[str]:
-    return [_scalar(name) for name in full]
+    return [str(_scalar(name)) for name in full]
 
 
 class Redacted:
@@ -82,7 +82,7 @@ class Redacted:
             *(Route(f"/api/v2/{path}", _none) for path in ("autocompleteKeys", "autocompleteValues")),
         ]
 
-    def _answer(self, redact: Callable[[list], list]) -> Callable:
+    def _answer(self, redact: Callable[[list], object]) -> Callable:
         async def answer(request: Request) -> Response:
             if request.query_params.get("annotationQuery"):
                 return _error(

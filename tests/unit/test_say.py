@@ -110,7 +110,7 @@ def test_a_clip_that_cannot_be_read_is_named(spoken, tmp_path):
 
 def test_the_text_may_not_be_empty(spoken, api):
     code, _, err, _ = spoken("--voice", "anna", text=" ")
-    assert code == 1 and "nothing to say" in err and not api.asked
+    assert code == 1 and "nothing to speak" in err and not api.asked
 
 
 def test_a_voice_or_a_clip_not_both(spoken, capsys):
