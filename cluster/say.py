@@ -49,9 +49,10 @@ class Order:
     format: str | None = None  #: else by the output's extension
     key_file: Path | None = None
     key: str | None = field(default=None, repr=False)  #: the environment's
+    zipkin_page: str | None = None  #: without /zipkin; None where the API is not this launcher's
 
     @classmethod
-    def of(cls, args: argparse.Namespace, url: str) -> Order:
+    def of(cls, args: argparse.Namespace, url: str, zipkin_page: str | None = None) -> Order:
         """Return the order of a command line, to the API at `url`."""
         return cls(
             text=args.text,
@@ -69,6 +70,7 @@ class Order:
             format=args.format,
             key_file=args.key_file,
             key=args.api_key,
+            zipkin_page=zipkin_page,
         )
 
     @property
@@ -162,7 +164,7 @@ def run(order: Order, out: TextIO | None = None) -> None:
             done, content = _ask(api, speech, bar)
     except ApiError as error:
         bar.end()
-        raise CliError(_message(error)) from error
+        raise CliError(_message(error, order.zipkin_page)) from error
     except BaseException:
         bar.end()
         raise
@@ -203,8 +205,10 @@ def _choose_a_dialect(api: Api) -> str:
     return "\n".join(lines)
 
 
-def _message(error: ApiError) -> str:
+def _message(error: ApiError, zipkin_page: str | None) -> str:
     trace = error.trace_url or error.trace_id
+    if error.trace_url is None and error.trace_id and zipkin_page:
+        trace = f"{zipkin_page}/zipkin/traces/{error.trace_id}"  # traces of errors are always kept
     hint = ""
     if error.status in (401, 403):
         hint = f"\nThe key comes from {KEY_VARIABLE} or --key-file."
