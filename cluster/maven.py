@@ -19,7 +19,7 @@ from cluster.cli_error import CliError
 
 @dataclass(frozen=True)
 class Artifact:
-    """One jar of a Maven repository. `sha256` is that of the file, in hexadecimal digits."""
+    """A jar of a Maven repository, with the SHA-256 of the file in hexadecimal digits."""
 
     group: str
     name: str
@@ -57,7 +57,7 @@ def read_list(path: Path) -> list[Artifact]:
 def obtain_all(
     artifacts: list[Artifact], say: Callable[[str], None], env: Mapping[str, str] = os.environ
 ) -> list[Path]:
-    """The jars of a program, in the order of the list. Raises Problem as `obtain` does."""
+    """The jars of a program, in the order of the list. Raises CliError as `obtain` does."""
     missing = sum(not (cache_folder(env) / artifact.file_name).is_file() for artifact in artifacts)
     if missing:
         say(f"fetching {missing} jars (once; kept in {cache_folder(env)})")
@@ -71,7 +71,7 @@ def obtain(
     fetch: Callable[[Path], Path] | None = None,
     size: str = "",
 ) -> Path:
-    """The artifact's jar with the pinned checksum, from the cache or fetched. Raises Problem saying what was tried.
+    """The artifact's jar with the pinned checksum, from the cache or fetched. Raises CliError saying what was tried.
 
     `fetch` downloads it into a folder and returns its path, for tests; `size` is for the message alone.
     """

@@ -39,7 +39,7 @@ class Started:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When `pid` was started, in clock ticks after boot; None where it doesn't run (a zombie doesn't)."""
+    """Return when `pid` was started, in clock ticks after boot; None if it doesn't run, or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -110,7 +110,7 @@ class RayHead:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What Ray's processes, and drivers that we start, have beyond our own environment."""
+    """Return what Ray's processes, and drivers of this launcher, need beyond its own environment."""
     path = [str(Path(loopback.__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
@@ -132,8 +132,18 @@ def start(
 ) -> RayHead:
     """Start a head and wait until its dashboard answers.
 
-    `gcs_port` 0 takes any free one. `num_gpus` may name GPUs that aren't there: Ray then only does the bookkeeping.
-    `behind_haproxy`: Serve's HAProxy mode. Raises Problem where a port is taken or Ray doesn't come up.
+    Args:
+        dashboard_port: Of the dashboard.
+        log: Where its output goes.
+        gcs_port: Of its control store; 0 takes any free one.
+        num_cpus: Logical CPUs.
+        num_gpus: Logical GPUs; they may be more than there are, and Ray then only does the bookkeeping.
+        remember: Called before the head is ready, so that it can be stopped whatever happens next.
+        env: More environment of its processes.
+        behind_haproxy: Serve's HAProxy mode.
+
+    Raises:
+        CliError: A port is taken, or Ray doesn't come up.
     """
     require_free(dashboard_port, "Ray's dashboard", "--dashboard-port")
     gcs_port = gcs_port or any_free()
@@ -190,7 +200,7 @@ def start(
 
 
 def auth_headers() -> dict[str, str]:
-    """For requests to the dashboard's API where Ray runs with token authentication."""
+    """Return the headers for the dashboard's API, where Ray runs with token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return {}
     token = os.environ.get("RAY_AUTH_TOKEN")

@@ -1,4 +1,4 @@
-"""What the doctor has read, and what it could not read."""
+"""The sources that the doctor has read, and those it could not read."""
 
 from __future__ import annotations
 
