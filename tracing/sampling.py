@@ -78,7 +78,7 @@ class Slow(StrictModel):
 
 
 class SamplingSettings(StrictModel):
-    """Which finished traces are kept."""
+    """The rules by which finished traces are kept."""
 
     ratio: float = Field(default=0.1, ge=0, le=1)
     """The share of unremarkable traces that is kept."""
