@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from cluster.doctor.evidence import Evidence
-from cluster.doctor.figures import count
+from cluster.doctor.figures import count, plural
 from cluster.doctor.finding import Finding, Severity
 
 
@@ -14,7 +14,7 @@ def sources(evidence: Evidence) -> list[Finding]:
     """Return one finding: how many traces and requests all others are about, and which source is missing."""
     read, severity = evidence.read, cast(Severity, "fine")
     total, known = evidence.all_requests
-    detail = [f"Zipkin: {len(read.traces):,} traces in {read.pages} pages"]
+    detail = [f"Zipkin: {plural(len(read.traces), 'trace')} in {plural(read.pages, 'page')}"]
     if read.cut_at is not None:
         severity = "look"
         at = datetime.fromtimestamp(read.cut_at, UTC).isoformat(timespec="seconds")
