@@ -29,7 +29,11 @@ class Artifact:
 
     @classmethod
     def of(cls, coordinate: str, sha256: str) -> Artifact:
-        """From `group:name:version` or `group:name:version:classifier`. ValueError where it is neither."""
+        """Parse `group:name:version` or `group:name:version:classifier`.
+
+        Raises:
+            ValueError: It is neither.
+        """
         group, name, version, *rest = coordinate.split(":")
         if len(rest) > 1:
             raise ValueError(f"{coordinate} is no group:name:version[:classifier]")
@@ -44,7 +48,7 @@ class Artifact:
 
 
 def cache_folder(env: Mapping[str, str] = os.environ) -> Path:
-    """Where jars are kept between runs: the user's cache folder, outside the tree."""
+    """Return where jars are kept between runs: the user's cache folder, outside the tree."""
     return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosygraph"
 
 

@@ -95,7 +95,7 @@ def family(started: Started) -> list[psutil.Process]:
             continue
     if started.alive or carries_mark:
         return found
-    # The leader is dead and nobody left shows our mark (Ray's workers overwrite theirs with their title): this could
+    # The leader is dead and no process shows our mark (Ray's workers overwrite theirs with their title): this could
     # be another program's session by now.
     return []
 

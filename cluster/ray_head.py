@@ -48,7 +48,7 @@ SETTINGS: dict[str, str] = {
     "RAY_max_direct_call_object_size": "2000000",
     # What the proxy answers by itself gets a trace too, and clients can't steer Serve by headers.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.proxy_middleware:middlewares",
-    # Ray's own record of every task: our traces tell more, and it is sent whether anybody looks or not.
+    # Ray's own record of every task: our traces tell more, and Ray sends it even if nothing reads it.
     "RAY_task_events_report_interval_ms": "0",
     # A replica that hangs is not asked to stop nicely.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
@@ -89,7 +89,7 @@ class RayHead:
 
     @property
     def address(self) -> str:
-        """For `ray.init(address=…)`; a driver calls `cluster.loopback.keep()` first."""
+        """The address for `ray.init`; a driver calls `cluster.loopback.keep()` first."""
         return f"{LOOPBACK}:{self.gcs_port}"
 
     @property

@@ -272,7 +272,7 @@ class Stack:
     def stop(self, state: State, drain: bool = True, drain_within_s: float = DRAIN_WITHIN_S) -> None:
         """Requests under way first, then the graph, Ray and Zipkin. Safe to call again after an interruption."""
         if state.monitoring:
-            # First: what is stopped on purpose wakes nobody up.
+            # First, so that stopping on purpose raises no alert.
             self.say("stopping Prometheus and Alertmanager")
             for server in state.monitoring:
                 server.stop()

@@ -102,7 +102,7 @@ def command(server: Path, data: Path, port: int, opening: Path) -> list[str]:
 
 
 def _opening(password: str) -> str:
-    """What the server does before it listens. Statements on a line each, as `--init-file` wants them."""
+    """Return the statements that the server runs before it listens, one a line, as `--init-file` wants them."""
     return "\n".join(
         (
             f"CREATE DATABASE IF NOT EXISTS {DATABASE};",

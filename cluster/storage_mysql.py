@@ -29,7 +29,11 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """From `mysql://user@host:port/database` (port 3306 where none is named). CliError where it is none."""
+        """Parse `mysql://user@host:port/database`; the port is 3306 by default.
+
+        Raises:
+            CliError: It is no such address.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port or 3306
