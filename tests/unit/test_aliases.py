@@ -13,7 +13,7 @@ from voices import Voices, VoiceSettings
 
 
 def api(**aliases) -> Mock:
-    """A stand-in for an ingress with these aliases, as the routes see it."""
+    """An ingress with these aliases, as its routes see it."""
     found = Mock(config=GraphConfig(aliases=aliases).api())
     found.engine.capabilities.name = "fun-cosyvoice3-0.5b"
     return found

@@ -182,7 +182,7 @@ def test_fsspec_opens_a_url_as_its_driver_and_a_path_below_it(monkeypatch):
 
     class Recorder(MemoryFileSystem):
         protocol = "gs"
-        cachable = False
+        cachable = False  # codespell:ignore cachable
 
         def __init__(self, *args, **options):
             made.update(options)
