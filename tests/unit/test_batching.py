@@ -275,7 +275,7 @@ def test_a_span_says_when_its_request_left_the_queue_and_when_its_batch_began():
     tag_batch(span, Batched("mel", "0" * 16, 3, arrived_ns=1_000_000, dequeued_ns=3, started_ns=4_000_000, ended_ns=9))
     rejected = Tracer("tts-service").server("GENERATE_MEL", parent=None)
     tag_batch(rejected, Batched(ValueError(), None, None, arrived_ns=1, dequeued_ns=None, started_ns=2, ended_ns=2))
-    [record], [other] = span.records(), rejected.records()
+    [record], [other] = span.end(), rejected.end()
     assert record.events == ((3, "dequeued"), (4_000_000, "batch started")) and other.events == ()
     assert (record.tags["batch.size"], record.tags["batch.wait_ms"]) == (3, 3.0)
     assert "batch.id" not in other.tags
