@@ -1,1 +1,1 @@
-"""How it all runs on one machine: Zipkin, Ray, the graph, and one command that starts and stops them."""
+"""Run Cosygraph on one machine: Zipkin, Ray and the graph, started and stopped by one command."""

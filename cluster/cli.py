@@ -140,8 +140,11 @@ def _demo(args: argparse.Namespace, stack: Stack) -> int:
 
 def _say(args: argparse.Namespace, stack: Stack) -> int:
     running = stack.file.load() if args.url is None else None
-    url = args.url or (running.http_url if running is not None and running.alive else "http://127.0.0.1:8000")
-    say.run(say.Order.of(args, url))
+    if running is not None and running.alive:
+        order = say.Order.of(args, running.http_url, running.traces_url)
+    else:
+        order = say.Order.of(args, args.url or "http://127.0.0.1:8000")
+    say.run(order)
     return 0
 
 

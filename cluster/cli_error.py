@@ -1,4 +1,4 @@
-"""What the launcher tells a person who can do something about it."""
+"""The launcher's error, for the person at the command line."""
 
 
 class CliError(Exception):

@@ -182,8 +182,7 @@ def _tree(state: State, trace_id: str) -> str:
             if not _known(spans):
                 spans = tree.fetch(state.zipkin.url, trace_id, expect=SPANS, timeout_s=20)
         else:
-            assert state.spans_file is not None, "spans go to a file if there is no Zipkin"
-            spans = from_file(Path(state.spans_file), trace_id)
+            spans = from_file(Path(state.spans_file or ""), trace_id)
     except tree.TraceNotFound as failure:
         raise CliError(str(failure)) from failure
     drawn = tree.render(spans, colour=sys.stdout.isatty())

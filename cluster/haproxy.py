@@ -16,10 +16,14 @@ WRAPPER = Path(__file__).with_name("haproxy-on-loopback")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """For a Ray head whose Serve uses HAProxy; its sockets and configuration go to `folder`, private to its owner. Its
-    path must be short: Serve adds 68 characters to it, and a socket's may have 97.
+    """Return the environment of a Ray head whose Serve uses HAProxy.
 
-    Raises Problem where there is no HAProxy.
+    Args:
+        folder: Gets HAProxy's sockets and configuration, private to its owner. Its path must be short: Serve adds 68
+            characters, and a socket's path may have 97.
+
+    Raises:
+        CliError: There is no HAProxy.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return {

@@ -27,7 +27,7 @@ def major_version(banner: str) -> int | None:
 
 
 def find(env: Mapping[str, str] = os.environ) -> tuple[Path | None, str]:
-    """(path of a Java that is new enough, or None; what was looked at and why it was refused)."""
+    """Return the path of a Java that is new enough, or None, and a text about all that were tried."""
     refused = []
     for candidate in _candidates(env):
         version = _ask(candidate)

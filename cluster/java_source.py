@@ -26,7 +26,7 @@ def compile(
     say: Callable[[str], None],
     env: Mapping[str, str] = os.environ,
 ) -> None:
-    """Compile one file into classes below `into`. Raises Problem with the compiler's own words."""
+    """Compile one file into classes below `into`. Raises CliError with the compiler's own words."""
     compiler = maven.obtain(COMPILER, say, env, size="3 MB")
     answer = subprocess.run(
         [

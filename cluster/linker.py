@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from cluster import java, java_source, zipkin_jar
 from cluster.cli_error import CliError
@@ -38,7 +39,11 @@ class Link:
 
 
 class Linker:
-    """A context manager around one run of the linker. Raises Problem where there is no Java or no jar."""
+    """A context manager around one run of Zipkin's linker.
+
+    Raises:
+        CliError: There is no Java, or no jar.
+    """
 
     def __init__(self, say: Callable[[str], None], env: Mapping[str, str] = os.environ) -> None:
         runtime, found = java.find(env)
@@ -55,7 +60,7 @@ class Linker:
             zipkin = folder / "zipkin.jar"
             zipkin.write_bytes(zipkin_jar.library(self._jar, "zipkin"))
             java_source.compile(SOURCE, [zipkin], folder, self._runtime, self._say, self._env)
-            # To a file, not a pipe: nobody reads while traces are written.
+            # To a file, not a pipe: nothing reads it while traces are written.
             self._errors = open(folder / "errors", "w+")  # noqa: SIM115
             self._process = subprocess.Popen(
                 [str(self._runtime), _HEAP, "-cp", f"{zipkin}{os.pathsep}{folder}", SOURCE.stem],
@@ -69,7 +74,7 @@ class Linker:
         return self
 
     def put(self, spans: list[dict]) -> None:
-        """One whole trace, as Zipkin v2 spans."""
+        """Add one whole trace, as Zipkin v2 spans."""
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(spans, separators=(",", ":")).encode() + b"\n")
@@ -77,7 +82,7 @@ class Linker:
             raise self._failed() from None
 
     def links(self) -> list[Link]:
-        """The links of all traces put, sorted; nothing can be put afterwards."""
+        """Return the links of all traces, sorted. No trace can be added afterwards."""
         try:
             output, _ = self._process.communicate(timeout=_END_WITHIN_S)
         except BrokenPipeError:
@@ -95,13 +100,14 @@ class Linker:
     def _failed(self) -> CliError:
         self._process.wait(_END_WITHIN_S)
         self._errors.seek(0)
-        said = "\n".join(self._errors.read().splitlines()[:5])
-        return CliError(f"Zipkin's linker ended with an error:\n{said}")
+        message = "\n".join(self._errors.read().splitlines()[:5])
+        return CliError(f"Zipkin's linker ended with an error:\n{message}")
 
     def __exit__(self, *raised) -> None:
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        streams: tuple[IO | None, ...] = (self._process.stdin, self._process.stdout, self._errors)
+        for stream in streams:
             try:
                 if stream is not None:
                     stream.close()

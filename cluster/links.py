@@ -34,7 +34,7 @@ _BY_TRACE = {"traceId": {"order": "asc", "unmapped_type": "keyword"}}
 
 @dataclass(frozen=True)
 class Result:
-    """What was read and written."""
+    """The figures of one run."""
 
     day: date
     spans: int
@@ -58,9 +58,17 @@ def compute(
     prefix: str = "zipkin",
     linker: Callable[[Callable[[str], None]], Linker] = Linker,
 ) -> Result:
-    """Compute the links of `day` and write them. Raises Problem where the storage has no spans of it, or refuses.
+    """Compute the links of a day and write them.
 
-    `prefix` is Zipkin's ES_INDEX.
+    Args:
+        server: The storage.
+        day: A day of UTC.
+        say: Hears of progress.
+        prefix: Zipkin's ES_INDEX.
+        linker: Makes the linker.
+
+    Raises:
+        CliError: The storage has no spans of that day, or refuses.
     """
     with server.client() as client, linker(say) as linking:
         spans = traces = 0
@@ -75,7 +83,11 @@ def compute(
 
 
 def read_traces(client: httpx.Client, day: date, prefix: str = "zipkin") -> Iterator[list[dict]]:
-    """The whole traces that began on `day`, in the order of their ids. Problem where there is no index of that day."""
+    """Yield the whole traces that began on `day`, in the order of their ids.
+
+    Raises:
+        CliError: There is no index of that day.
+    """
     index = f"{prefix}-span-{day}"
     if client.head(f"/{index}").status_code == 404:
         raise CliError(

@@ -19,7 +19,7 @@ from cluster.cli_error import CliError
 
 @dataclass(frozen=True)
 class Artifact:
-    """One jar of a Maven repository. `sha256` is that of the file, in hexadecimal digits."""
+    """A jar of a Maven repository, with the SHA-256 of the file in hexadecimal digits."""
 
     group: str
     name: str
@@ -29,7 +29,11 @@ class Artifact:
 
     @classmethod
     def of(cls, coordinate: str, sha256: str) -> Artifact:
-        """From `group:name:version` or `group:name:version:classifier`. ValueError where it is neither."""
+        """Parse `group:name:version` or `group:name:version:classifier`.
+
+        Raises:
+            ValueError: It is neither.
+        """
         group, name, version, *rest = coordinate.split(":")
         if len(rest) > 1:
             raise ValueError(f"{coordinate} is no group:name:version[:classifier]")
@@ -44,7 +48,7 @@ class Artifact:
 
 
 def cache_folder(env: Mapping[str, str] = os.environ) -> Path:
-    """Where jars are kept between runs: the user's cache folder, outside the tree."""
+    """Return where jars are kept between runs: the user's cache folder, outside the tree."""
     return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosygraph"
 
 
@@ -57,7 +61,7 @@ def read_list(path: Path) -> list[Artifact]:
 def obtain_all(
     artifacts: list[Artifact], say: Callable[[str], None], env: Mapping[str, str] = os.environ
 ) -> list[Path]:
-    """The jars of a program, in the order of the list. Raises Problem as `obtain` does."""
+    """The jars of a program, in the order of the list. Raises CliError as `obtain` does."""
     missing = sum(not (cache_folder(env) / artifact.file_name).is_file() for artifact in artifacts)
     if missing:
         say(f"fetching {missing} jars (once; kept in {cache_folder(env)})")
@@ -71,7 +75,7 @@ def obtain(
     fetch: Callable[[Path], Path] | None = None,
     size: str = "",
 ) -> Path:
-    """The artifact's jar with the pinned checksum, from the cache or fetched. Raises Problem saying what was tried.
+    """The artifact's jar with the pinned checksum, from the cache or fetched. Raises CliError saying what was tried.
 
     `fetch` downloads it into a folder and returns its path, for tests; `size` is for the message alone.
     """

@@ -208,9 +208,10 @@ class Monitoring:
         require_free(prometheus_port, "Prometheus", "--prometheus-port")
         require_free(alertmanager_port, "Alertmanager", "--alertmanager-port")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        adapter = self._start_adapter(self._wecom.robot) if self._wecom.robot is not None else None
+        robot = self._wecom.robot
+        adapter_url = self._start_adapter(robot).url if robot is not None else None
         self._say(f"starting Alertmanager on http://{LOOPBACK}:{alertmanager_port} ({self._wecom.description})")
-        config = self._write("alertmanager.yml", alertmanager_config(self._wecom, adapter.url if adapter else None))
+        config = self._write("alertmanager.yml", alertmanager_config(self._wecom, adapter_url))
         # Without an address for its cluster it would listen for other Alertmanagers, on every interface.
         self._run(
             "alertmanager",

@@ -19,7 +19,11 @@ def reachable(host: str) -> str:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """True where nothing listens on `port` of `host`, nor on all addresses. Problem where `host` isn't ours."""
+    """Tell whether nothing listens on `port` of `host`, nor of all addresses.
+
+    Raises:
+        CliError: `host` is no address of this machine.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Without it, a connection that was closed a minute ago would count as a listener.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,20 +45,20 @@ def _accepts(port: int, host: str) -> bool:
 
 
 def any_free() -> int:
-    """A port that nobody listens on right now, chosen by the kernel."""
+    """Return a port that is free now, chosen by the kernel."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
 def owner(port: int) -> str | None:
-    """`name (pid 123)` of the process that listens on `port`, or None where the system doesn't say."""
+    """Return `name (pid 123)` of the process that listens on `port`, or None where the system doesn't tell."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.Error:
         return None
     for connection in connections:
-        if not connection.laddr or connection.status != psutil.CONN_LISTEN:
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr:
             continue
         if connection.laddr.port == port and connection.pid:
             try:
@@ -65,7 +69,11 @@ def owner(port: int) -> str | None:
 
 
 def require_free(port: int, purpose: str, option: str, remedy: str = "", host: str = LOOPBACK) -> None:
-    """Raise Problem where `port` is taken, naming who has it and the option that moves us elsewhere."""
+    """Check that `port` is free.
+
+    Raises:
+        CliError: It is taken; the message names the process and the option that chooses another port.
+    """
     if is_free(port, host):
         return
     holder = owner(port)
@@ -80,13 +88,16 @@ def require_free(port: int, purpose: str, option: str, remedy: str = "", host: s
 def open_to_the_network(
     session_pids: set[int], meant: tuple[str, int] | None = None, also: tuple[str, int] | None = None
 ) -> list[str]:
-    """Listeners of these processes that are not on loopback, as `address:port (name)`. Empty is how it should be.
+    """Return the listeners of these processes that are not on loopback, as `address:port (name)`.
 
-    `meant`, `also`: address and port of those that are to be reached from the network, where there are any.
+    Args:
+        session_pids: The processes.
+        meant: Address and port that are to be reached from the network.
+        also: The same.
     """
     found = []
     for connection in psutil.net_connections(kind="tcp"):
-        if not connection.laddr or connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids:
+        if connection.status != psutil.CONN_LISTEN or connection.pid not in session_pids or not connection.laddr:
             continue
         address = connection.laddr.ip.removeprefix("::ffff:")
         if (address, connection.laddr.port) in (meant, also):

@@ -39,7 +39,7 @@ class Started:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When `pid` was started, in clock ticks after boot; None where it doesn't run (a zombie doesn't)."""
+    """Return when `pid` was started, in clock ticks after boot; None if it doesn't run, or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -95,7 +95,7 @@ def family(started: Started) -> list[psutil.Process]:
             continue
     if started.alive or carries_mark:
         return found
-    # The leader is dead and nobody left shows our mark (Ray's workers overwrite theirs with their title): this could
+    # The leader is dead and no process shows our mark (Ray's workers overwrite theirs with their title): this could
     # be another program's session by now.
     return []
 

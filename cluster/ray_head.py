@@ -48,7 +48,7 @@ SETTINGS: dict[str, str] = {
     "RAY_max_direct_call_object_size": "2000000",
     # What the proxy answers by itself gets a trace too, and clients can't steer Serve by headers.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.proxy_middleware:middlewares",
-    # Ray's own record of every task: our traces tell more, and it is sent whether anybody looks or not.
+    # Ray's own record of every task: our traces tell more, and Ray sends it even if nothing reads it.
     "RAY_task_events_report_interval_ms": "0",
     # A replica that hangs is not asked to stop nicely.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
@@ -89,7 +89,7 @@ class RayHead:
 
     @property
     def address(self) -> str:
-        """For `ray.init(address=…)`; a driver calls `cluster.loopback.keep()` first."""
+        """The address for `ray.init`; a driver calls `cluster.loopback.keep()` first."""
         return f"{LOOPBACK}:{self.gcs_port}"
 
     @property
@@ -110,7 +110,7 @@ class RayHead:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What Ray's processes, and drivers that we start, have beyond our own environment."""
+    """Return what Ray's processes, and drivers of this launcher, need beyond its own environment."""
     path = [str(Path(loopback.__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
@@ -132,8 +132,18 @@ def start(
 ) -> RayHead:
     """Start a head and wait until its dashboard answers.
 
-    `gcs_port` 0 takes any free one. `num_gpus` may name GPUs that aren't there: Ray then only does the bookkeeping.
-    `behind_haproxy`: Serve's HAProxy mode. Raises Problem where a port is taken or Ray doesn't come up.
+    Args:
+        dashboard_port: Of the dashboard.
+        log: Where its output goes.
+        gcs_port: Of its control store; 0 takes any free one.
+        num_cpus: Logical CPUs.
+        num_gpus: Logical GPUs; they may be more than there are, and Ray then only does the bookkeeping.
+        remember: Called before the head is ready, so that it can be stopped whatever happens next.
+        env: More environment of its processes.
+        behind_haproxy: Serve's HAProxy mode.
+
+    Raises:
+        CliError: A port is taken, or Ray doesn't come up.
     """
     require_free(dashboard_port, "Ray's dashboard", "--dashboard-port")
     gcs_port = gcs_port or any_free()
@@ -190,7 +200,7 @@ def start(
 
 
 def auth_headers() -> dict[str, str]:
-    """For requests to the dashboard's API where Ray runs with token authentication."""
+    """Return the headers for the dashboard's API, where Ray runs with token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return {}
     token = os.environ.get("RAY_AUTH_TOKEN")

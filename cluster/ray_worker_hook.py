@@ -1,20 +1,22 @@
-"""Called in each of Ray's worker processes as it starts, before it is known what it will be for."""
+"""Prepare each of Ray's worker processes as it starts, before Ray knows what it will run."""
 
 import sys
 
 
 def import_serve() -> None:
-    """Import Serve now, without pandas: every worker here becomes a part of Serve, so one that waits for work becomes a
-    replica the sooner; and where pandas is installed (Gradio needs it), Serve would import it for answers that are data
-    frames, of which we have none, at 2 s of CPU in each process. Whoever wants pandas later still gets it.
+    """Import Serve now, without pandas.
+
+    Every worker here becomes a part of Serve, so a waiting worker becomes a replica sooner. If pandas is installed
+    (Gradio needs it), Serve would import it for answers that are data frames. This project has no such answers, and the
+    import takes 2 s of CPU in each process. A later import of pandas still works.
     """
-    # A name that is None can't be imported, and Serve goes on without. Only where nobody has pandas yet.
+    # A module that is None can't be imported, and Serve goes on without. Not if pandas is imported already.
     hidden = "pandas" not in sys.modules
     if hidden:
-        sys.modules["pandas"] = None  # type: ignore[assignment]  # what Python documents for a module not to be found
+        sys.modules["pandas"] = None  # type: ignore[assignment]
     try:
         import ray.serve  # noqa: F401
-    except Exception:  # a worker that fails here never starts; what is wrong shows where Serve is used
+    except Exception:  # a worker that fails here never starts; the error shows where Serve is used
         pass
     finally:
         if hidden:

@@ -1,13 +1,14 @@
-"""`python -m cluster say`: one request to a running API, its progress on a terminal, its speech in a file."""
+"""`python -m cluster say`: send one request to a running API, show its progress, write its speech to a file."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from cluster.cli_error import CliError
 from cluster.demo import MAX_CLIP_BYTES
@@ -31,7 +32,7 @@ _WIDTH = 28
 
 @dataclass(frozen=True)
 class Order:
-    """What the command line asks for."""
+    """The request that the command line asks for."""
 
     text: str
     output: Path
@@ -48,9 +49,11 @@ class Order:
     format: str | None = None  #: else by the output's extension
     key_file: Path | None = None
     key: str | None = field(default=None, repr=False)  #: the environment's
+    zipkin_page: str | None = None  #: without /zipkin; None where the API is not this launcher's
 
     @classmethod
-    def of(cls, args: argparse.Namespace, url: str) -> Order:
+    def of(cls, args: argparse.Namespace, url: str, zipkin_page: str | None = None) -> Order:
+        """Return the order of a command line, to the API at `url`."""
         return cls(
             text=args.text,
             output=args.output,
@@ -67,11 +70,16 @@ class Order:
             format=args.format,
             key_file=args.key_file,
             key=args.api_key,
+            zipkin_page=zipkin_page,
         )
 
     @property
     def response_format(self) -> str:
-        """Problem where neither --format nor the extension says it."""
+        """The audio format.
+
+        Raises:
+            CliError: Neither --format nor the extension names one.
+        """
         found = self.format or _SUFFIXES.get(self.output.suffix.lower())
         if found is None:
             raise CliError(
@@ -81,6 +89,11 @@ class Order:
         return found
 
     def api_key(self) -> str | None:
+        """Return the API key of --key-file, or else of the environment.
+
+        Raises:
+            CliError: The file can't be read.
+        """
         if self.key_file is None:
             return self.key or None
         try:
@@ -92,11 +105,15 @@ class Order:
             ) from failure
 
     def speech(self) -> Speech:
-        """Problem where something in it can't be sent at all; everything else is the API's to judge."""
+        """Return the request to send; the API checks its values.
+
+        Raises:
+            CliError: A part that the request can't be sent without is missing or unreadable.
+        """
         if not self.text.strip():
-            raise CliError("There is nothing to say: the text is empty.")
+            raise CliError("The text is empty: there is nothing to speak.")
         if (self.voice is None) == (self.clip is None):
-            raise CliError("Say whose voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
+            raise CliError("Name the voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
         return Speech(
             text=self.text,
             dialect=self.dialect,
@@ -117,7 +134,7 @@ def _read(path: Path) -> Clip:
         size = path.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
             raise CliError(f"--clip {path} has {size} bytes; a clip has more than none and at most 20 MB.")
-        # Under a name of ours: the file's own is nobody's business.
+        # Not under the file's own name, which may tell who is speaking.
         return Clip(f"clip{path.suffix.lower()[:6]}", path.read_bytes())
     except OSError as failure:
         raise CliError(
@@ -126,7 +143,15 @@ def _read(path: Path) -> Clip:
 
 
 def run(order: Order, out: TextIO | None = None) -> None:
-    """Ask, show what happens, write the file, say where the time went. Problem where any of that fails."""
+    """Send the request, show its progress, write the file, and print its figures and its trace.
+
+    Args:
+        order: The request.
+        out: Where to print (default: standard output).
+
+    Raises:
+        CliError: A step fails; the message says which, and why.
+    """
     out = out or sys.stdout
     speech, key = order.speech(), order.api_key()
     if not order.output.parent.is_dir():
@@ -139,7 +164,7 @@ def run(order: Order, out: TextIO | None = None) -> None:
             done, content = _ask(api, speech, bar)
     except ApiError as error:
         bar.end()
-        raise CliError(_said(error)) from error
+        raise CliError(_message(error, order.zipkin_page)) from error
     except BaseException:
         bar.end()
         raise
@@ -156,8 +181,8 @@ def run(order: Order, out: TextIO | None = None) -> None:
 
 
 def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
-    parts: list[bytes] = []
-    with closing(api.generate(speech)) as events:
+    parts = []
+    with closing(cast(Generator, api.generate(speech))) as events:
         for event in events:
             if isinstance(event, Stage):
                 bar.stage(event)
@@ -171,7 +196,7 @@ def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
 
 
 def _choose_a_dialect(api: Api) -> str:
-    lines = ["--clip needs --dialect beside it: nothing is assumed about what is spoken. This engine speaks:"]
+    lines = ["--clip needs --dialect with it: no dialect is assumed. This engine speaks:"]
     lines += [
         f"  {one['code']:<14} {one['name']} ({one['english_name']})"
         for one in api.dialects()["dialects"]
@@ -180,8 +205,10 @@ def _choose_a_dialect(api: Api) -> str:
     return "\n".join(lines)
 
 
-def _said(error: ApiError) -> str:
+def _message(error: ApiError, zipkin_page: str | None) -> str:
     trace = error.trace_url or error.trace_id
+    if error.trace_url is None and error.trace_id and zipkin_page:
+        trace = f"{zipkin_page}/zipkin/traces/{error.trace_id}"  # traces of errors are always kept
     hint = ""
     if error.status in (401, 403):
         hint = f"\nThe key comes from {KEY_VARIABLE} or --key-file."
@@ -189,7 +216,7 @@ def _said(error: ApiError) -> str:
 
 
 class _Bar:
-    """On a terminal one line that fills; elsewhere a line for each stage that is done."""
+    """A progress bar: on a terminal one line that fills, elsewhere a line for each finished stage."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -233,27 +260,27 @@ class _Bar:
         self._drawn = True
 
     def end(self) -> None:
-        """Takes the bar away, once."""
+        """Remove the bar."""
         if self._drawn:
             self._out.write("\r\x1b[K")
             self._out.flush()
             self._drawn = False
 
 
-def add_command(commands, where: argparse.ArgumentParser) -> None:
-    """The subcommand `say`, beside the launcher's others; `where` has the options of them all."""
+def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
+    """Add the subcommand `say`; `run_dir` has the options of all commands."""
     command = commands.add_parser(
         "say",
-        parents=[where],
+        parents=[run_dir],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="one request to a running API, its speech in a file",
-        description="Sends one request to the graph that runs here, or to --url, shows its progress, writes the speech "
-        "and\nnames the trace.",
+        help="send one request to a running API, and write its speech to a file",
+        description="Sends one request to the graph that runs here, or to --url. Shows its progress, writes speech, "
+        "and\nprints the address of its trace.",
         epilog="examples:\n  python -m cluster say 'Good morning.' --voice anna -o out.wav\n  python -m cluster say "
         "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n\n"
         f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n",
     )
-    command.add_argument("text", help="what to say: 200 characters, with --long 5,000")
+    command.add_argument("text", help="text to speak: at most 200 characters, with --long 5,000")
     whose = command.add_mutually_exclusive_group(required=True)
     whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id")
     whose.add_argument(
@@ -273,14 +300,14 @@ def add_command(commands, where: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="its extension chooses the format: .wav .flac .mp3 .opus .aac .pcm",
     )
-    command.add_argument("--format", choices=FORMATS, help="instead of the extension's")
+    command.add_argument("--format", choices=FORMATS, help="audio format (default: by the extension)")
     command.add_argument(
         "--mode",
         choices=("fast", "instruct"),
         help="3s极速复刻 or 自然语言控制 (default: instruct where there is a --style)",
     )
     command.add_argument("--style", metavar="TEXT", help="how to say it (mode instruct)")
-    command.add_argument("--prompt-text", metavar="TEXT", help="what the recording says")
+    command.add_argument("--prompt-text", metavar="TEXT", help="transcript of the recording")
     command.add_argument("--speed", type=float, help="0.5 to 2")
     command.add_argument("--seed", type=int)
     command.add_argument("--long", action="store_true", dest="long_form", help="split a long text by sentence")

@@ -10,11 +10,11 @@ _SAME_WISH_S = 1.0
 
 
 class Interrupted(BaseException):
-    """Somebody wants us to stop. No Exception, so that no `except Exception` swallows it."""
+    """A signal asks the launcher to stop. It is no Exception, so that no `except Exception` swallows it."""
 
 
 class Interruptions:
-    """Raises Interrupted for the first signal and for every later one that is meant as another."""
+    """Raises Interrupted for the first signal, and for every later one that is a second wish."""
 
     def __init__(self) -> None:
         self._last = float("-inf")

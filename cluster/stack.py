@@ -15,6 +15,7 @@ from pathlib import Path
 
 from access.required import is_loopback
 from cluster import key, monitoring, ray_head, serving, watchdog_key, zipkin
+from cluster.application import Application
 from cluster.cli_error import CliError
 from cluster.options import Options, command
 from cluster.ports import open_to_the_network, require_free
@@ -51,7 +52,7 @@ class Stack:
 
     @property
     def ray_logs(self) -> Path:
-        """Where Ray's logs are once it has stopped: while it runs they are in its own folder."""
+        """The folder of Ray's logs once Ray has stopped. While it runs, they are in its own folder."""
         return self.run_dir / "logs" / "ray"
 
     def up(self, options: Options) -> State:
@@ -132,18 +133,18 @@ class Stack:
         ours = {process.pid for started in state.started for process in family(started)}
         proxy = state.zipkin_proxy
         exposed = open_to_the_network(
-            ours, meant=(options.host, options.http_port), also=(proxy.host, proxy.port) if proxy else None
+            ours, meant=(options.host, options.http_port), also=(proxy.host, proxy.port) if proxy is not None else None
         )
         if exposed:
             self.say(f"WARNING: reachable from the network, where only loopback was meant: {', '.join(exposed)}")
         self.say(f"ready: {state.http_url}" + (f", web page {state.page_url}" if state.page_url else ""))
 
-    def _application(self, options: Options, **args) -> serving.Application:
+    def _application(self, options: Options, **args) -> Application:
         if options.engine:
             args["engine"] = options.engine
         args["engine_options"] = options.engine_options
         read = partial(
-            serving.Application.read,
+            Application.read,
             options.config,
             options.http_port,
             host=options.host,
@@ -160,7 +161,7 @@ class Stack:
             application = read(args | {"access": named, "tracing": {**args.get("tracing", {}), **named}})
         return application
 
-    def _give_canary_key(self, application: serving.Application) -> None:
+    def _give_canary_key(self, application: Application) -> None:
         if application.canary_has_key or application.keys_file is None:
             return
         try:
@@ -173,8 +174,10 @@ class Stack:
             application.give_canary_key(path)
 
     def _tracing(self, options: Options, state: State) -> dict:
-        """The graph's tracing settings, as this stack overrides the config's: on loopback every trace is kept, unless
-        told otherwise, so that a newcomer always finds his own."""
+        """Return the graph's tracing settings, as this stack overrides the config's.
+
+        On loopback every trace is kept unless an option says otherwise, so that newcomers always find theirs.
+        """
         url = state.zipkin.url if state.zipkin is not None else None
         return {
             "spool_dir": str(self.run_dir / "spool"),
@@ -229,7 +232,7 @@ class Stack:
         servers = monitoring.Monitoring(self.run_dir, self.say, remember, options.wecom)
         servers.start(
             head,
-            state.zipkin.url if state.zipkin else None,
+            state.zipkin.url if state.zipkin is not None else None,
             options.prometheus_port,
             options.alertmanager_port,
             state.traces_url,
@@ -269,7 +272,7 @@ class Stack:
     def stop(self, state: State, drain: bool = True, drain_within_s: float = DRAIN_WITHIN_S) -> None:
         """Requests under way first, then the graph, Ray and Zipkin. Safe to call again after an interruption."""
         if state.monitoring:
-            # First: what is stopped on purpose wakes nobody up.
+            # First, so that stopping on purpose raises no alert.
             self.say("stopping Prometheus and Alertmanager")
             for server in state.monitoring:
                 server.stop()
@@ -294,7 +297,11 @@ class Stack:
         self.say("stopped")
 
     def watch(self, state: State, every_s: float = 1.0) -> None:
-        """Return never; raise Problem when something that was started ends by itself."""
+        """Return never.
+
+        Raises:
+            CliError: A process that was started ends by itself.
+        """
         while True:
             for process in state.started:
                 if not process.alive:
@@ -305,8 +312,8 @@ class Stack:
             time.sleep(every_s)
 
     def _drain(self, state: State, within_s: float) -> None:
+        assert state.ray is not None
         self.say(f"refusing new requests, waiting for those under way (at most {within_s:.0f} s)")
-        assert state.ray is not None, "a graph that runs has a head"
         began = time.monotonic()
         command = [sys.executable, "-m", "cluster.drain", state.ray.address, state.module, state.app, str(within_s)]
         try:

@@ -1,4 +1,4 @@
-"""What runs because of us, written down so that `down` finds it from another terminal, or after a crash."""
+"""The state of a running stack, in a file, so that `down` finds it from another terminal, or after a crash."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cluster.zipkin_proxy.process import ZipkinProxy
 
 @dataclass
 class State:
-    """One running stack. Saved after every step, so that it never lags behind what was started."""
+    """One running stack. It is saved after every step, so that no started process is missing in it."""
 
     began: str  #: local time, ISO 8601
     boot_id: str  #: of the machine; after a reboot nothing of this runs any more
@@ -53,13 +53,13 @@ class State:
 
     @property
     def traces_url(self) -> str | None:
-        """What people open to see traces, without /zipkin: the gate, where there is one."""
+        """The address at which people open Zipkin, without /zipkin: the gate's, where there is one."""
         server = self.zipkin_proxy or self.zipkin
-        return server.url if server else None
+        return server.url if server is not None else None
 
     @property
     def started(self) -> list[Started]:
-        """The processes that are ours to stop."""
+        """The processes that this launcher started and has to stop."""
         parts = (self.ray, self.zipkin_proxy, self.zipkin, self.database, *self.monitoring)
         return [part.process for part in parts if part is not None and part.process is not None]
 
@@ -73,6 +73,7 @@ class State:
 
 
 def boot_id() -> str:
+    """Return the id of this boot of the machine, or an empty string where the system tells none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -93,14 +94,18 @@ class StateFile:
         partial.replace(self.path)
 
     def load(self) -> State | None:
-        """The state that was saved last, None where there is none. Problem where it can't be read."""
+        """Return the state that was saved last, or None where there is none.
+
+        Raises:
+            CliError: The file can't be read, or another version wrote it.
+        """
         try:
             saved = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as failure:
             raise CliError(
-                f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, remove it."
+                f"{self.path} can't be read ({type(failure).__name__}). Remove it if this stack no longer runs."
             ) from failure
         try:
             for name, part in (
@@ -127,14 +132,18 @@ class StateFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One launcher at a time starts or stops things here; a lock dies with its holder."""
+        """Let one launcher at a time start or stop things here. The lock ends with its holder.
+
+        Raises:
+            CliError: Another launcher holds it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CliError(
-                    f"Another command is just starting or stopping things in {self.folder}. Wait for it, or "
+                    f"Another command is starting or stopping things in {self.folder} now. Wait for it, or "
                     "use another folder with --run-dir."
                 ) from None
             file.write(str(os.getpid()))

@@ -1,10 +1,10 @@
-"""Where the Zipkin started here keeps its traces: memory, a MySQL or MariaDB, an Elasticsearch or OpenSearch.
+"""Choose where the Zipkin that is started here keeps its traces: memory, MySQL or MariaDB, Elasticsearch or OpenSearch.
 
     Storage.of("mysql", "mysql://zipkin@db.example:3306/zipkin", environ)
 
-Somebody else's server is only connected to and never stopped. `mysql` without an address starts a MariaDB of our own
-(`storage_mariadb`). A password comes from the environment alone: command lines are seen by everybody on a machine,
-and the state file and logs are kept.
+A server that runs already is only connected to, and never stopped. `mysql` without an address starts a MariaDB
+(`storage_mariadb`). A password comes from the environment alone: every user of a machine sees command lines, and the
+state file and logs are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Storage:
 
     @classmethod
     def of(cls, kind: str, url: str | None = None, env: MutableMapping[str, str] = os.environ) -> Storage:
-        """Check what was asked for. Problem with the option to correct.
+        """Check what was asked for. CliError with the option to correct.
 
         Takes the password *out* of `env`, so that nothing else that is started from here inherits it.
         """
@@ -61,7 +61,7 @@ class Storage:
 
     @property
     def named(self) -> str:
-        """For people and for the state file."""
+        """The kind and, where there is a server, its address."""
         return f"{self.kind} {self.url}" if self.url else self.kind
 
 
@@ -73,7 +73,7 @@ def prepare(
 ) -> dict[str, str]:
     """Zipkin's settings for this storage, which answers and has what Zipkin needs in it; none for memory.
 
-    Starts a MariaDB where one is wanted and none named; `remember` gets it as soon as it runs. Raises Problem with
+    Starts a MariaDB where one is wanted and none named; `remember` gets it as soon as it runs. Raises CliError with
     cause and remedy for everything that is not as it should be.
     """
     if storage.kind == "mysql":
@@ -87,8 +87,7 @@ def prepare(
             )
         say(storage_mysql.ensure_schema(address, password, schema, run_dir))
         return storage_mysql.settings(address, password)
-    if storage.kind == "elasticsearch":
-        assert storage.url is not None, "Storage refuses Elasticsearch without an address"
+    if storage.kind == "elasticsearch" and storage.url:
         server = storage_elasticsearch.Server.of(storage.url, storage.password)
         say(f"{server.ask()} answers at {server.url}")
         say("  Zipkin's dependency page shows a day once `python -m cluster links` has computed it")

@@ -18,7 +18,11 @@ TIMEOUT_MS = os.environ.get("ES_TIMEOUT") or "60000"
 
 
 def check_url(url: str) -> None:
-    """Problem where this is no address of a server."""
+    """Check that `url` is the address of a server.
+
+    Raises:
+        CliError: It is none.
+    """
     try:
         parts = urlsplit(url)
         bad = parts.port == 0
@@ -40,7 +44,7 @@ def check_url(url: str) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """One that is asked over HTTP. `url` has no user in it."""
+    """A server that is asked over HTTP. `url` has no user in it."""
 
     url: str
     user: str = ""
@@ -60,7 +64,11 @@ class Server:
         return httpx.Client(base_url=self.url, auth=auth, timeout=60, trust_env=False)
 
     def ask(self) -> str:
-        """Its name and version, `OpenSearch 2.19.3`. Problem where none answers, or one that Zipkin can't use."""
+        """Return the server's name and version, as in `OpenSearch 2.19.3`.
+
+        Raises:
+            CliError: No server answers, or one that Zipkin can't use.
+        """
         try:
             with self.client() as client:
                 answer = client.get("/", timeout=10)

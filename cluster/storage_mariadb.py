@@ -1,7 +1,7 @@
-"""A MariaDB of our own for Zipkin: on loopback, its files in the run folder, so that traces outlive every restart.
+"""Run a MariaDB for Zipkin: on loopback, its files in the run folder, so that traces outlive every restart.
 
-Zipkin's user gets a new random password at each start, which is on disk only while the server starts, in a file that
-nobody else can read. You look into it as yourself: `mariadb --socket=.run/mariadb/data/mariadb.sock zipkin`.
+Zipkin's user gets a new random password at each start. The password is on disk only while the server starts, in a file
+that no other user can read. Look into it as yourself: `mariadb --socket=.run/mariadb/data/mariadb.sock zipkin`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class MariaDb:
 def start(
     folder: Path, log: Path, say: Callable[[str], None], remember: Callable[[MariaDb], None] = lambda server: None
 ) -> tuple[Address, str]:
-    """(where it listens, the password of Zipkin's user), once it answers. Its database is there, perhaps empty.
+    """Start a MariaDB, and return its address and the password of Zipkin's user. Its database may be empty.
 
-    Raises Problem where there is no MariaDB on this machine, or it doesn't come up.
+    Raises:
+        CliError: There is no MariaDB on this machine, or it doesn't come up.
     """
     server, installer = find("mariadbd"), find("mariadb-install-db")
     data = folder / "data"
@@ -71,7 +72,7 @@ def start(
 
 
 def find(program: str, env: Mapping[str, str] = os.environ) -> Path:
-    """Its path. Problem, with how to get it, where it is missing."""
+    """Its path. CliError, with how to get it, where it is missing."""
     # Debian puts servers where only root's PATH looks.
     path = os.pathsep.join([env.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     found = shutil.which(program, path=path)
@@ -101,7 +102,7 @@ def command(server: Path, data: Path, port: int, opening: Path) -> list[str]:
 
 
 def _opening(password: str) -> str:
-    """What the server does before it listens. Statements on a line each, as `--init-file` wants them."""
+    """Return the statements that the server runs before it listens, one a line, as `--init-file` wants them."""
     return "\n".join(
         (
             f"CREATE DATABASE IF NOT EXISTS {DATABASE};",

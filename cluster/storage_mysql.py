@@ -29,7 +29,11 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """From `mysql://user@host:port/database` (port 3306 where none is named). Problem where it is none."""
+        """Parse `mysql://user@host:port/database`; the port is 3306 by default.
+
+        Raises:
+            CliError: It is no such address.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port or 3306
@@ -68,10 +72,11 @@ def settings(address: Address, password: str) -> dict[str, str]:
 
 
 def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -> str:
-    """Make Zipkin's tables where the database is empty. Returns what was found, for people.
+    """Make Zipkin's tables where the database is empty, and return what was found, for people.
 
-    Raises Problem where the server doesn't answer or refuses, where the database is missing, and where it has tables
-    but not Zipkin's: then the schema is written to `run_dir`, to be loaded by hand.
+    Raises:
+        CliError: The server doesn't answer or refuses, the database is missing, or it has other tables alone. Then the
+            schema is written to `run_dir`, to be loaded by hand.
     """
     import pymysql
 
@@ -123,7 +128,7 @@ def _look_anew(cursor) -> str:
 
 @contextmanager
 def connected(address: Address, password: str) -> Iterator:
-    """A connection that commits by itself. Raises Problem saying why there is none."""
+    """A connection that commits by itself. Raises CliError saying why there is none."""
     try:
         import pymysql
         import pymysql.constants.CLIENT

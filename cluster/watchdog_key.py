@@ -1,5 +1,7 @@
-"""The API key that the watchdog's canary shows, made by the launcher: without one it sees nothing where keys are asked
-for. Only in the run folder's own key file: one that somebody else keeps is not written to."""
+"""Make the API key of the watchdog's canary; without one it can check nothing where keys are required.
+
+Only the run folder's own key file is written to.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,14 @@ FILE = "watchdog.key"  #: in the run folder, for its owner alone
 
 
 def ready(run_dir: Path, keys_file: Path, say: Callable[[str], None]) -> Path | None:
-    """The file that holds the key, made where there is none that works; None, and said, where `keys_file` is not the
-    run folder's. Raises ValueError where that file can't be changed."""
+    """Return the file that holds the key, made if there is none that works.
+
+    Returns:
+        None, with a warning, if `keys_file` is not the run folder's.
+
+    Raises:
+        ValueError: The key file can't be changed.
+    """
     if keys_file.resolve() != (run_dir / key.FILE).resolve():
         say(
             f"WARNING: the watchdog's canary has no API key, so it sees nothing. Make one (python -m cluster key "

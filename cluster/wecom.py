@@ -105,7 +105,7 @@ class Wecom:
 
     @property
     def description(self) -> str:
-        """Where alerts go, for people."""
+        """A sentence about the ways that alerts take."""
         ways = ["WeCom's application"] if self.application is not None else []
         ways += ["WeCom's group robot"] if self.robot is not None else []
         return "alerts go to " + " and ".join(ways) if ways else "alerts are shown on its page alone"

@@ -29,7 +29,7 @@ MEM_MAX_SPANS = 100_000
 
 @dataclass(frozen=True)
 class Zipkin:
-    """A Zipkin that answers. `process` is None where somebody else started it: then it is never stopped here."""
+    """A Zipkin that answers. `process` is None if it ran already: then it is never stopped here."""
 
     url: str
     process: processes.Started | None = None
@@ -70,12 +70,19 @@ def find_or_start(
     remember: Callable[[Zipkin], None] = lambda zipkin: None,
     storage: Callable[[], Mapping[str, str]] | None = None,
 ) -> tuple[Zipkin | None, list[str]]:
-    """(a Zipkin that is ready, or None; what was missing).
+    """Return a Zipkin that is ready, or None, and a list of what was missing.
 
-    `remember` is called with a server as soon as it is started, before it is ready, so that it can be stopped
-    whatever happens next. `storage` gets a storage ready and returns the settings that name it; it is called when
-    all else is there. Raises Problem for what the user asked for in so many words and can't have: a ZIPKIN_URL that
-    doesn't answer, a ZIPKIN_JAR that is no file, a port that is taken, and with a storage anything that is missing.
+    Args:
+        port: For the server that is started.
+        log: For its output.
+        say: Hears of progress.
+        env: ZIPKIN_URL names a server that runs already, ZIPKIN_JAR the jar to run.
+        remember: Called as soon as a server is started, before it is ready, so that it can be stopped whatever happens.
+        storage: Gets a storage ready and returns the settings that name it; called when everything else is there.
+
+    Raises:
+        CliError: An explicit wish can't be fulfilled: ZIPKIN_URL doesn't answer, ZIPKIN_JAR is no file, the port is
+            taken, or with a storage anything is missing.
     """
     running = env.get("ZIPKIN_URL")
     if running and storage:
@@ -117,7 +124,7 @@ def find_or_start(
 
 
 def java_command(runtime: Path, jar: Path, port: int) -> list[str]:
-    """`server.address` doesn't bind this server to loopback; the three armeria settings do."""
+    """Return the command for Java. `server.address` doesn't bind this server to loopback; the armeria settings do."""
     return [
         str(runtime),
         "-Xmx512m",
@@ -131,7 +138,7 @@ def java_command(runtime: Path, jar: Path, port: int) -> list[str]:
 
 
 def docker_command(container: str, port: int) -> list[str]:
-    """In the foreground, so that it is a process like the other one; only loopback is published."""
+    """Return the command for Docker, in the foreground like the other one; only loopback is published."""
     command = ["docker", "run", "--rm", "--name", container, "--memory", "768m", "--publish", f"{LOOPBACK}:{port}:9411"]
     for name, value in settings(port).items():
         command += ["--env", f"{name}={value}"]

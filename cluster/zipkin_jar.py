@@ -21,14 +21,14 @@ MEGABYTES = 135
 
 
 def cache_path(env: Mapping[str, str] = os.environ) -> Path:
-    """Where the jar is kept between runs."""
+    """Return where the jar is kept between runs."""
     return maven.cache_folder(env) / _artifact().file_name
 
 
 def obtain(
     say: Callable[[str], None], env: Mapping[str, str] = os.environ, fetch: Callable[[Path], Path] | None = None
 ) -> Path:
-    """A jar that can be run. Raises Problem saying what was tried.
+    """A jar that can be run. Raises CliError saying what was tried.
 
     A jar named by ZIPKIN_JAR is taken as it is: it may be another version or the user's own build. Everything else
     has to have the pinned checksum.
@@ -42,7 +42,11 @@ def obtain(
 
 
 def library(jar: Path, name: str) -> bytes:
-    """The library `<name>-<version>.jar` inside a server's jar, as bytes. Problem where there is none."""
+    """Return the library `<name>-<version>.jar` inside a server's jar, as bytes.
+
+    Raises:
+        CliError: There is none.
+    """
     try:
         with zipfile.ZipFile(jar) as server:
             for member in server.namelist():

@@ -32,7 +32,7 @@ _SHORT_WITH_STOPS = re.compile(r"[^\W\d_]{1,2}(?:\.[^\W\d_]{1,2})+")
 
 
 def is_abbreviation(word: str, language: str, following: str) -> bool:
-    """Whether `word` and its full stop are inside a sentence.
+    """Return True if `word` and its full stop are inside a sentence.
 
     Args:
         word: what stands before the full stop, without spaces: `Dr`, `U.S`, `Hauptstr`.

@@ -44,7 +44,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, whether or not it is accepted."""
+    """The properties of a file by its header, also of one that is refused."""
 
     rate: int  #: Hz
     format: str

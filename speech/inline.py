@@ -1,4 +1,4 @@
-"""What stands in a text for a sound or a manner, and is never torn apart.
+"""Marks in a text for a sound or a manner, which are never torn apart.
 
 Tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`,
 `read[R][EH1][D]`), as both engines know them. What a bracket means, and whether it may be there at all, is the engine's

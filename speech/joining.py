@@ -57,7 +57,7 @@ class Joiner:
         self._begin()
 
     def add(self, samples: np.ndarray, pause_s: float | None = None, *, last: bool = True) -> np.ndarray:
-        """What is ready after mono float32 `samples` (n,), float32 (m,).
+        """Add mono float32 `samples` (n,); return what is ready, float32 (m,).
 
         Args:
             samples: a piece, or a part of one.

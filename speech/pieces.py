@@ -84,7 +84,7 @@ class _Cutter:
         return self._said[end] > self._said[start]
 
     def _cost(self, start: int, end: int, size: int) -> int:
-        """What a piece costs: digits of one number, the worst fault first, so that sums compare likewise."""
+        """Return the cost of a piece: digits of one number, the worst fault first, so that sums compare likewise."""
         border = self._borders.get(end)
         inside = bisect_left(self._sentences, end) - bisect_left(self._sentences, start + 1)
         cost = int(not self._speaks(start, end))
@@ -109,7 +109,7 @@ class _Cutter:
 
 
 def _places(text: str, language: str, limit: int, finest: Border) -> dict[int, Border]:
-    """Where the text may be cut: every place of the kinds up to `finest`, and of the worse where it is needed."""
+    """List the places to cut at: those of the kinds up to `finest`, and worse ones where they are needed."""
     closed = {at for start, end in closed_spans(text, limit) for at in range(start + 1, end)}
     places = {at: border for at, border in borders(text, language).items() if at not in closed}
     for border, candidates in ((Border.SPACE, _spaces), (Border.CHARACTER, _characters), (Border.SIGN, _signs)):

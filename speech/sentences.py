@@ -1,4 +1,4 @@
-"""Where a text may be cut, and how well: behind sentences and behind clauses, in the languages of `speech.dialects`.
+"""Places to cut a text at: behind sentences and behind clauses, in the languages of `speech.dialects`.
 
 Made for speech: a cut in the wrong place is a pause that everyone hears, a cut that was missed is a longer piece. So
 where a full stop may belong to an abbreviation, an initial, an ordinal or a quotation that the sentence goes on after,
@@ -83,7 +83,7 @@ def _closed(text: str, end: int, language: str) -> int:
 
 
 def _border(text: str, start: int, marks: re.Match[str], end: int, language: str, cased: bool) -> Border | None:
-    """What `marks` in the sentence from `start` on are; `end` is behind what closes after them."""
+    """Classify `marks` in the sentence from `start` on; `end` is behind what closes after them."""
     following = text[end : end + 1]
     quoted = any(char in _QUOTES for char in text[marks.end() : end])
     spaced = not following or following.isspace() or following in "[<"
@@ -132,7 +132,7 @@ def _spaced_border(
 
 
 def _without_spaces(char: str) -> bool:
-    """Whether it is of a script that needs no space between sentences, or opens a quotation there."""
+    """Return True for a script that needs no space between sentences, and for its opening quotes."""
     return bool(char) and (unicodedata.east_asian_width(char) in "WF" or char in "“‘\"'")
 
 

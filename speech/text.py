@@ -1,4 +1,4 @@
-"""What any text field must be before an engine sees it: present, short enough, printable, free of model tokens.
+"""The rules of text fields, checked before an engine sees them: present, short, printable, free of model tokens.
 
 These rules hold for every engine. What a text *means* (numbers, tags, pronunciations) is the engine's front end's.
 Lengths count Unicode code points after NFC, which is what a person counts as characters in most scripts. Messages

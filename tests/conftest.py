@@ -46,6 +46,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """A terminated run (`timeout`, CI) stops its servers like one that ends: by default Python would just be gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("terminated", returncode=143))
+    # pytest-randomly would seed `random` alike for each test, and ids of traces in a shared Zipkin must differ.
+    config.option.randomly_reset_seed = False
 
 
 LAST = "test_shutdown.py"  #: leaves an application of the whole session unusable

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """One call's trace context.
+    """The trace context of one call.
 
     Attributes:
         traceparent: The caller's span, `00-<trace id>-<span id>-01`. The flag is `-00` if nothing is recorded.

@@ -128,12 +128,20 @@ _NAMES = frozenset({"b3", "traceparent", "x-b3-traceid", "x-b3-spanid", "x-b3-sa
 def _relevant(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, str]:
     """Trace headers by lower-case name. A header that contradicts itself is left out."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    found: dict[str, set[str]] = {}
+    found: dict[str, str] = {}
+    refused = set()
     for name, value in pairs:
         name = name.lower()
-        if name in _NAMES:  # no value of theirs has a comma in it, so a comma joins two headers (RFC 9110, 5.3)
-            found.setdefault(name, set()).update(part for part in map(str.strip, value.split(",")) if part)
-    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+        if name not in _NAMES:
+            continue
+        # No value of theirs has a comma in it, so a comma joins the values of two headers (RFC 9110, 5.3).
+        for part in value.split(",") if "," in value else (value,):
+            part = part.strip()
+            if part and found.setdefault(name, part) != part:
+                refused.add(name)
+    for name in refused:
+        del found[name]
+    return found
 
 
 def _context(trace_id: str, span_id: str, sampled: bool) -> SpanContext | None:

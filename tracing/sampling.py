@@ -51,7 +51,7 @@ class Rule(StrictModel):
     """One rule of the sampling policy."""
 
     type: RuleType
-    """Which traces it applies to; see tracing/sampling.py."""
+    """The traces it applies to; see tracing/sampling.py."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     """The tag `sampling.reason`, and a counter."""
     ratio: float = Field(default=1.0, ge=0, le=1)
@@ -78,7 +78,7 @@ class Slow(StrictModel):
 
 
 class SamplingSettings(StrictModel):
-    """Which finished traces are kept."""
+    """The sampling policy: the finished traces that are kept."""
 
     ratio: float = Field(default=0.1, ge=0, le=1)
     """The share of unremarkable traces that is kept."""

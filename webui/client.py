@@ -19,7 +19,7 @@ FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
 
 
 class ApiError(Exception):
-    """What the API answered instead of what was asked for, in its own words, or that it could not be reached."""
+    """The error that the API answered with, in its own words, or that it could not be reached."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Speech:
-    """What POST /api/generate is asked for; None leaves a field out. One of `clip` and `voice`."""
+    """The fields of POST /api/generate; None leaves a field out. One of `clip` and `voice`."""
 
     text: str
     dialect: str | None = None
@@ -159,7 +159,7 @@ class Api:
         )
 
     def generate(self, speech: Speech) -> Generator[Event]:
-        """What happens to a request, as it happens; ends with Done. Closing the iterator cancels the request."""
+        """Send a request and yield its events as they happen, Done last. Closing the iterator cancels the request."""
         # A form of fields alone would go urlencoded: a part without a file name makes it multipart.
         fields: list[tuple[str, tuple[str | None, str | bytes]]] = [
             (name, (None, value)) for name, value in speech.form().items()

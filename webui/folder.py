@@ -1,4 +1,4 @@
-"""Where clips and speech lie: a folder of this process alone, for its user's eyes only, that does not outlive it.
+"""The folder of clips and speech: this process's own, readable by its user alone, and gone with the process.
 
 A process that is killed can't tidy up. So each holds a lock on its folder, which the kernel lets go of with it, and the
 next one removes the folders that nobody holds. A lock, and not a process's number: numbers are used again, and mean

@@ -26,7 +26,7 @@ class _Step:
 
 
 class Progress:
-    """What is known so far; `html` draws it."""
+    """The progress of a request so far; `html` draws it."""
 
     def __init__(self) -> None:
         self._steps = {name: _Step() for name in STAGES}

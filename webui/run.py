@@ -34,7 +34,7 @@ class Wish:
     key: str | None
 
     def waits_for(self) -> str | None:
-        """What is still missing, by its name in `words.TEXTS`; None where the API can be asked."""
+        """Return the name in `words.TEXTS` of what is still missing, or None if the API can be asked."""
         if not self.dialect:
             return "wait_dialect"
         if self.source == "clip" and not self.clip:
@@ -68,7 +68,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows now; None leaves as it is what is there."""
+    """A change of the page; None leaves a part as it is."""
 
     progress: str | None = None
     live: dict | None = None

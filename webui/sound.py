@@ -1,4 +1,4 @@
-"""What has arrived of a file, as something that other programs open."""
+"""The part of a file that has arrived, as a file that other programs open."""
 
 from __future__ import annotations
 

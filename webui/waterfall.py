@@ -1,4 +1,4 @@
-"""Where a request's time went, as a picture: one bar for each stage of each piece, split into queue, batch and compute.
+"""A picture of a request's time: one bar for each stage of each piece, split into queue, batch and compute.
 
 HTML and CSS of our own (`page.css`), everything from outside escaped; the same figures as a table below it.
 """

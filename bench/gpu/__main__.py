@@ -188,7 +188,7 @@ def _bytes(module: torch.nn.Module) -> int:
 
 
 def _seconds(work) -> float:
-    """Measure one call on the device: the mean of ten after three."""
+    """Time one call on the device: the mean of ten after three."""
     for _ in range(3):
         work()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

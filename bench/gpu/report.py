@@ -1,4 +1,4 @@
-"""The report of a run: printed as it comes, and kept in a file that is whole at any time."""
+"""The results of a run so far: printed as they come, and kept in a file that is whole at any time."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def bottleneck(evidence: Evidence) -> list[Finding]:
 def _split(times: StageTimes) -> str:
     return (
         f"{ms(times.compute_ms)} compute, {ms(times.batch_wait_ms)} waiting for the device, "
-        f"{ms(times.queue_ms)} on the way to it"
+        f"{ms(times.queue_ms)} on the way"
     )
 
 

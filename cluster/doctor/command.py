@@ -40,18 +40,18 @@ class Addresses:
         """
         running = state if state is not None and state.alive else None
         zipkin = args.zipkin_url or (running and running.zipkin and running.zipkin.url)
+        page = running.traces_url if running is not None and not args.zipkin_url else None
         if not zipkin:
             raise CliError(
                 "The doctor reads traces, and no Zipkin is known: no stack with one runs here. Start one (`make up`), "
                 "or name one with --zipkin-url http://127.0.0.1:9411."
             )
         zipkin = zipkin.rstrip("/").removesuffix("/zipkin")
-        page = zipkin if args.zipkin_url or running is None else running.traces_url or zipkin
         return cls(
             zipkin,
             args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
             args.dashboard_url or (running and running.ray and running.ray.dashboard_url) or None,
-            page,
+            page or zipkin,
         )
 
 
@@ -119,10 +119,10 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         parents=[run_dir],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="say what is wrong, and what to do about it, from the last hour's traces",
-        description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of servers that are "
-        "named. Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow "
-        "down more than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes "
-        "nothing by itself.\nSee docs/doctor.md.",
+        description="Reads the last hour from Zipkin, Prometheus and Serve, of this stack or of other servers. "
+        "Says\nwhich stage takes the time and why, which requests fail and why, which dialects fail or slow down more "
+        "than\nthe rest, which requests a fallback served, and which traces are incomplete. It changes nothing by "
+        "itself.\nSee docs/doctor.md.",
         epilog=f"exit status: {NOTHING_TO_DO} nothing to act on (or, with --apply, done), {SOMETHING_TO_DO} something "
         "to act on, 1 an error\n\nexamples:\n"
         "  python -m cluster doctor --since 15m\n"

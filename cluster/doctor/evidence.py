@@ -19,7 +19,7 @@ WHOLE = 0.8  #: of Prometheus's count: what the traces must stand for to be abou
 
 @dataclass
 class Evidence:
-    """What Zipkin, Prometheus and Serve know of a time.
+    """The sources' data about one time.
 
     Attributes:
         window: The time.

@@ -40,8 +40,9 @@ def fallback(evidence: Evidence) -> list[Finding]:
 
 def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
     weights = _weights(traces)
-    about = sum((weight for _, weight in weights))
-    user, most = weights[0]
+    about = sum(weights.values())
+    callers = list(weights.items())[:5]
+    user, most = next(iter(weights.items()))
     whose = f", {percent(most / about)} of them from {short(user)}" if len(weights) > 1 else f", all from {short(user)}"
     spoken = Counter(trace.tag(vocabulary.REQUEST_DIALECT) or "unknown" for trace in traces)
     return Finding(
@@ -51,7 +52,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
         [
             f"{len(traces)} of them are kept",
             "spoken in " + ", ".join(name for name, _ in spoken.most_common(5)),
-            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in weights[:5]),
+            *(f"{short(user)}: {_about(traces, weight)}" for user, weight in callers),
         ],
         advice=None
         if source == "voice"
@@ -61,7 +62,7 @@ def _dialect(source: str, traces: list[Trace], evidence: Evidence) -> Finding:
             "source": source,
             "kept": len(traces),
             "requests": round(about),
-            "callers": {user or "unknown": round(weight) for user, weight in weights[:5]},
+            "callers": {user or "unknown": round(weight) for user, weight in callers},
         },
     )
 
@@ -87,12 +88,12 @@ def _engine(traces: list[Trace], evidence: Evidence) -> Finding:
     )
 
 
-def _weights(traces: list[Trace]) -> list[tuple[str | None, float]]:
-    """Return the callers with the requests that their traces stand for, the most first."""
-    found: defaultdict[str | None, float] = defaultdict(float)
+def _weights(traces: list[Trace]) -> dict[str | None, float]:
+    """Return the callers with the number of their requests, the most frequent first."""
+    weights: dict[str | None, float] = defaultdict(float)
     for trace in traces:
-        found[trace.user] += trace.weight
-    return sorted(found.items(), key=lambda item: -item[1])
+        weights[trace.user] += trace.weight
+    return dict(sorted(weights.items(), key=lambda item: -item[1]))
 
 
 def _about(traces: list[Trace], number: float) -> str:

@@ -52,14 +52,16 @@ def _assess(
     p95 = quantile([(wait, weight) for _, wait, weight in waits], 0.95)
     first, last = _thirds(waits)
     counted = evidence.counts.queue_p95_s.get(stage) if evidence.counts else None
-    trend = ""
-    if first is not None and last >= max(LONG_MS, GROWS * first):
-        trend = f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last"
-    grows = bool(trend)
+    grows = first is not None and last >= max(LONG_MS, GROWS * first)
     if p95 < LONG_MS and not grows:
         return None
     replicas, most = _replicas(evidence, service)
     room = most is not None and replicas is not None and replicas < most
+    trend = (
+        f", and the wait grows: {ms(first or 0)} in the first third of the time, {ms(last)} in the last"
+        if grows
+        else ""
+    )
     have = "" if replicas is None else f", which has {replicas} of at most {most or 'unknown'} replicas"
     detail = []
     if counted:

@@ -1,11 +1,11 @@
-"""What the doctor has read, and what it could not read."""
+"""The sources that the doctor has read, and those it could not read."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from cluster.doctor.evidence import Evidence
-from cluster.doctor.figures import count
+from cluster.doctor.figures import count, plural
 from cluster.doctor.finding import Finding, Severity
 
 
@@ -14,7 +14,7 @@ def sources(evidence: Evidence) -> list[Finding]:
     read = evidence.read
     severity: Severity = "fine"
     total, known = evidence.all_requests
-    detail = [f"Zipkin: {len(read.traces):,} traces in {read.pages} pages"]
+    detail = [f"Zipkin: {plural(len(read.traces), 'trace')} in {plural(read.pages, 'page')}"]
     if read.cut_at is not None:
         severity = "look"
         at = datetime.fromtimestamp(read.cut_at, UTC).isoformat(timespec="seconds")

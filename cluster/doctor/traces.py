@@ -106,7 +106,7 @@ class Trace:
 
     @property
     def key(self) -> tuple[str, str | None]:
-        return self.id, self.root.id if self.root else None
+        return self.id, self.root.id if self.root is not None else None
 
     @cached_property
     def root(self) -> Span | None:
@@ -115,8 +115,8 @@ class Trace:
 
     @property
     def request(self) -> Span:
-        """The ingress's span of a trace that has one, as every trace of `Evidence.requests` does."""
-        assert self.root is not None
+        """The ingress's span, of a trace that has one."""
+        assert self.root is not None, f"trace {self.id} has no span of the ingress"
         return self.root
 
     @cached_property

@@ -102,7 +102,7 @@ def rate(metric: str, *by: str, where: str = "", of: str = "rate") -> str:
 
 
 def share(metric: str, good: str, all_of: str, *by: str) -> str:
-    """Of `all_of`, those that are `good`; 0 where there are none."""
+    """Return the query of a share: `good` of `all_of`; 0 where none is good."""
     every = rate(metric, *by, where=all_of)
     return f"({rate(metric, *by, where=good)} or 0 * {every}) / {every}"
 

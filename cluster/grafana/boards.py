@@ -1,4 +1,4 @@
-"""What is on each dashboard."""
+"""The panels of each dashboard."""
 
 from __future__ import annotations
 

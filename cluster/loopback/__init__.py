@@ -1,15 +1,15 @@
-"""Keeps a private Ray cluster on 127.0.0.1.
+"""Keep a private Ray cluster on 127.0.0.1.
 
-Two habits of Ray 2.60 stand in the way, and no setting turns them off:
+Two habits of Ray 2.60 prevent that, and no setting turns them off:
 
-- Ray binds its gRPC servers (GCS, raylet, every worker) to loopback alone when the node's address is 127.0.0.1, and
-  to every interface otherwise; but it swaps a loopback address for the machine's routable one wherever it meets one,
-  in `ray start` and in every driver, so that nobody can ask for loopback.
-- Every Serve replica opens a gRPC server for other deployments on all interfaces. It unpickles what it is sent, so
-  whoever reaches it can run code.
+- Ray binds its gRPC servers (GCS, raylet, every worker) to loopback only if the node's address is 127.0.0.1. But it
+  replaces a loopback address by the machine's routable one, in `ray start` and in every driver. So loopback can't be
+  asked for.
+- Every Serve replica opens a gRPC server for other deployments on all interfaces. It unpickles what it is sent, so any
+  machine that reaches it can run code.
 
-`keep()` mends both in this process; `sitecustomize.py` beside this file does so in every Python process of a cluster
-whose PYTHONPATH names this folder. The launcher checks afterwards what listens where, and warns.
+`keep()` changes both in this process. `sitecustomize.py` beside this file does so in every Python process of a cluster
+whose PYTHONPATH names this folder. Afterwards the launcher checks all listeners, and warns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from __future__ import annotations
 import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import Any
 
 
 def keep() -> None:
-    """Make Ray in this process take 127.0.0.1 at its word. Imports nothing of Ray; may be called more than once."""
+    """Keep Ray in this process on 127.0.0.1. Imports nothing of Ray; may be called more than once."""
     for name in _MENDED:
         if name in sys.modules:
             _mend(sys.modules[name])
@@ -30,16 +29,16 @@ def keep() -> None:
 
 
 def _no_swap(services: ModuleType) -> None:
-    setattr(services, "resolve_ip_for_localhost", lambda host: host)  # noqa: B010  the module's type has no such name
+    setattr(services, "resolve_ip_for_localhost", lambda host: host)  # noqa: B010 (a module has no such attribute, says mypy)
 
 
 def _grpc_on_loopback(tls_utils: ModuleType) -> None:
     bind = tls_utils.add_port_to_grpc_server
 
-    def on_loopback(server: Any, address: str) -> Any:
+    def bind_to_loopback(server, address: str):
         return bind(server, address.replace("[::]:", "127.0.0.1:"))
 
-    setattr(tls_utils, "add_port_to_grpc_server", on_loopback)  # noqa: B010
+    setattr(tls_utils, "add_port_to_grpc_server", bind_to_loopback)  # noqa: B010
 
 
 _MENDED = {"ray._private.services": _no_swap, "ray._common.tls_utils": _grpc_on_loopback}

@@ -87,7 +87,7 @@ def start(
     """
     check(options, keys_file)
     viewers = options.viewers or keys_file
-    assert viewers is not None, "check has refused options without a key file"
+    assert viewers is not None, "check() has seen to it"
     folder, port = run_dir / "gate", any_free()
     _prepare(folder, fill(options, zipkin_url, port))
     if not any(scope(key.roles) for key in _keys(viewers).keys):

@@ -55,8 +55,8 @@ def links(full: list) -> list[dict]:
     return [{name: _scalar(link[name]) for name in _LINK if name in link} for link in full]
 
 
-def names(full: list) -> list[str | int]:
-    return [_scalar(name) for name in full]
+def names(full: list) -> list[str]:
+    return [str(_scalar(name)) for name in full]
 
 
 class Redacted:
@@ -67,7 +67,7 @@ class Redacted:
 
     @property
     def routes(self) -> list[Route]:
-        calls: dict[str, Callable[[list], list]] = {
+        calls = {
             "services": names,
             "spans": names,
             "remoteServices": names,
@@ -82,7 +82,7 @@ class Redacted:
             *(Route(f"/api/v2/{path}", _none) for path in ("autocompleteKeys", "autocompleteValues")),
         ]
 
-    def _answer(self, redact: Callable[[list], list]) -> Callable:
+    def _answer(self, redact: Callable[[list], object]) -> Callable:
         async def answer(request: Request) -> Response:
             if request.query_params.get("annotationQuery"):
                 return _error(

@@ -110,7 +110,7 @@ async def _reply(response: _Response[StageReply[T]]) -> StageReply[T]:
 
 
 class StageClient:
-    """One stage's deployment as the ingress sees it.
+    """A stage's deployment as the ingress sees it.
 
     Args:
         handle: Serve's handle of the deployment.

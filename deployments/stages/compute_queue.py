@@ -16,7 +16,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True)
 class Batched(Generic[R_co]):
-    """One request's outcome, and what its span says of the batch. Times in ns since the epoch.
+    """The outcome of a request, and what its span says of the batch. Times in ns since the epoch.
 
     Attributes:
         value: the result, or the exception that the request failed with.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CODE_BLOCK = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
+_INDENTED_CODE = re.compile(r"(?<=\n\n)(?: {4}[^\n]*\n)+")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _LIST_ITEM = re.compile(r"^ *(?:[-*+]|\d+\.) +")
 _END = re.compile(r"(?<=[.!?:])[\"”')*_]*\s+(?=[\"“'(*_`]*[A-Z0-9`])")
@@ -16,7 +17,9 @@ _END = re.compile(r"(?<=[.!?:])[\"”')*_]*\s+(?=[\"“'(*_`]*[A-Z0-9`])")
 def sentences(markdown: str) -> list[str]:
     """Split Markdown into sentences. Code blocks are left out; a heading, a list item and a cell of a table are units
     that end a sentence, and inline code counts as one word."""
-    text = _LINK.sub(r"\1", re.sub(r"`[^`\n]*(?:\n[^`\n]+)?`", "CODE", _CODE_BLOCK.sub("", markdown)))
+    text = _LINK.sub(
+        r"\1", re.sub(r"`[^`\n]*(?:\n[^`\n]+)?`", "CODE", _INDENTED_CODE.sub("", _CODE_BLOCK.sub("", markdown)))
+    )
     return [sentence for unit in _units(text) for sentence in _END.split(unit) if words(sentence)]
 
 

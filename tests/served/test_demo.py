@@ -184,7 +184,7 @@ def test_a_refused_request_shows_the_servers_words_and_fails(place):
 
 def test_a_second_up_is_told_about_the_first(place):
     answer = place.run("up", *place.options)
-    assert answer.returncode == 1 and "make down" in answer.stdout
+    assert answer.returncode == 1 and "`python -m cluster down --run-dir" in answer.stdout
 
 
 def test_down_lets_the_request_under_way_finish_and_stops_only_its_own(place, zipkin):

@@ -176,7 +176,7 @@ class TestUp:
         if text is not None:
             path.write_text(text)
         assert cli.main(["up", "--host", "0.0.0.0", "--keys-file", str(path), "--run-dir", str(tmp_path)]) == 1
-        assert "Who may call can't be decided" in capsys.readouterr().err
+        assert "The access settings are wrong" in capsys.readouterr().err
 
     @pytest.mark.parametrize("host", ["::", "example.org", "1.2.3", ""])
     def test_a_host_that_is_no_address(self, host, capsys):

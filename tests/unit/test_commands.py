@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from cluster import options, output, status
 from cluster.ray_head import ROOT
@@ -55,7 +56,9 @@ class TestVersion:
     def test_one_version_is_told_everywhere(self):
         done = run(sys.executable, "--version")
         assert (done.returncode, done.stdout) == (0, f"cosygraph {version.VERSION}\n")
-        assert build(None).version == version.VERSION != version.UNKNOWN
+        app = build(None)
+        assert app.version == app.openapi()["info"]["version"] == version.VERSION != version.UNKNOWN
+        assert TestClient(app).get("/health").json() == {"status": "ok", "version": version.VERSION}
 
     def test_code_that_was_copied_alone_has_none(self, tmp_path):
         assert version.read(tmp_path / "pyproject.toml") == version.UNKNOWN

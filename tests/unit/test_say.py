@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from cluster import cli, ports, say
+from cluster.cli_error import CliError
 from cluster.demo import CLIP
 from tests.helpers.standin_api import TRACE
 
@@ -110,7 +111,7 @@ def test_a_clip_that_cannot_be_read_is_named(spoken, tmp_path):
 
 def test_the_text_may_not_be_empty(spoken, api):
     code, _, err, _ = spoken("--voice", "anna", text=" ")
-    assert code == 1 and "nothing to say" in err and not api.asked
+    assert code == 1 and "nothing to speak" in err and not api.asked
 
 
 def test_a_voice_or_a_clip_not_both(spoken, capsys):
@@ -129,6 +130,14 @@ def test_a_failure_in_the_middle_leaves_no_file(spoken, api):
     api.late_error = {"message": "vocoder-service is not available; try again shortly."}
     code, _, err, file = spoken("--voice", "anna")
     assert code == 1 and "try again shortly" in err and not file.exists()
+
+
+def test_a_failure_in_the_middle_links_to_its_trace_where_the_stack_is_known(api, tmp_path):
+    """The event names the id alone; the launcher knows where its Zipkin is."""
+    api.late_error = {"message": "vocoder-service is not available; try again shortly."}
+    order = say.Order("Hello", tmp_path / "out.wav", api.url, voice="anna", zipkin_page=api.zipkin)
+    with pytest.raises(CliError, match=f"Its trace: {api.zipkin}/zipkin/traces/{TRACE}"):
+        say.run(order, io.StringIO())
 
 
 def test_the_key_comes_from_the_environment_or_a_file(spoken, api, tmp_path, monkeypatch):

@@ -1,0 +1,113 @@
+"""Audio as an HTTP response, from a stream of the test's own: files, chunks, and both forms of events."""
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from deployments.ingress import responses
+from deployments.ingress.context import RequestContext
+from deployments.ingress.routes.openai import EventFormat as OpenAiEventFormat
+from speech import requests
+from speech.errors import InvalidInput
+from tracing import Tracer
+
+RATE = 24_000
+CHUNK = np.full(RATE // 10, 1000, np.int16)
+
+
+def request(**fields: str) -> requests.SpeechRequest:
+    return requests.parse({"text": "Hello there", "dialect": "en-US", "response_format": "pcm"} | fields)
+
+
+def new_context() -> RequestContext:
+    root = Tracer("cosyvoice3-api").server("POST /api/generate", parent=None)
+    return RequestContext(Tracer("cosyvoice3-api"), root, 60.0, root.start_ns)
+
+
+async def audio(chunks: int, error: Exception | None = None, ctx: RequestContext | None = None):
+    if ctx is not None:
+        with ctx.progress("GENERATE_MEL", "tts-service"):
+            await asyncio.sleep(0)
+    for _ in range(chunks):
+        yield CHUNK
+    if error is not None:
+        raise error
+
+
+def events_of(body: list[bytes]) -> list[tuple[str | None, dict]]:
+    found = []
+    for event in b"".join(body).decode().strip().split("\n\n"):
+        *head, data = event.split("\n")
+        found.append((head[0].removeprefix("event: ") if head else None, json.loads(data.removeprefix("data: "))))
+    return found
+
+
+async def read_events(event_format, ctx: RequestContext, stream) -> list[tuple[str | None, dict]]:
+    response = await responses.events(request(), stream, RATE, ctx, event_format)
+    return events_of([part async for part in response.body_iterator])
+
+
+def test_a_whole_answer_is_one_file():
+    response = asyncio.run(responses.whole(request(response_format="wav"), CHUNK, RATE))
+    assert response.media_type == "audio/wav" and response.body.endswith(CHUNK.tobytes())
+
+
+def test_a_raw_stream_is_the_file_in_chunks():
+    async def scenario():
+        ctx = new_context()
+        response = await responses.stream(request(), audio(3), RATE, ctx)
+        assert ctx.streaming and response.headers["cache-control"] == "no-store"
+        return b"".join([part async for part in response.body_iterator])
+
+    assert asyncio.run(scenario()) == CHUNK.tobytes() * 3
+
+
+def test_our_events_tell_stages_audio_and_an_end():
+    async def scenario():
+        ctx = new_context()
+        event_format = responses.EventFormat(lambda ctx: f"http://zipkin/{ctx.trace_id}")
+        return ctx, await read_events(event_format, ctx, audio(2, ctx=ctx))
+
+    ctx, events = asyncio.run(scenario())
+    assert [name for name, _ in events] == ["stage", "stage", "audio", "audio", "done"]
+    assert [data["state"] for name, data in events if name == "stage"] == ["started", "done"]
+    assert b"".join(base64.b64decode(data["audio"]) for _, data in events[2:4]) == CHUNK.tobytes() * 2
+    done = events[-1][1]
+    assert (done["seconds"], done["trace_id"], done["trace_url"]) == (
+        0.2,
+        ctx.trace_id,
+        f"http://zipkin/{ctx.trace_id}",
+    )
+
+
+def test_openais_events_count_characters_in_and_25_tokens_a_second_out():
+    events = asyncio.run(read_events(OpenAiEventFormat(), new_context(), audio(8)))
+    assert {name for name, _ in events} == {None}
+    assert [data["type"] for _, data in events] == ["speech.audio.delta"] * 8 + ["speech.audio.done"]
+    assert events[-1][1]["usage"] == {"input_tokens": 11, "output_tokens": 20, "total_tokens": 31}
+
+
+@pytest.mark.parametrize(
+    "event_format, param",
+    [(responses.EventFormat(lambda ctx: None), "prompt_audio"), (OpenAiEventFormat(), "ref_audio")],
+)
+def test_an_error_after_the_beginning_is_the_last_event_in_the_clients_words(event_format, param):
+    ctx = new_context()
+    error = InvalidInput("The clip is silent.", param="prompt_audio")
+    events = asyncio.run(read_events(event_format, ctx, audio(1, error)))
+    assert events[-1][1]["error"]["param"] == param and ctx.error is error
+
+
+def test_an_error_before_the_beginning_is_raised():
+    with pytest.raises(InvalidInput):
+        asyncio.run(responses.stream(request(), audio(0, InvalidInput("No.")), RATE, new_context()))
+
+
+def test_a_defect_in_a_stream_is_not_quoted(caplog):
+    ctx = new_context()
+    events = asyncio.run(read_events(OpenAiEventFormat(), ctx, audio(1, KeyError("secret"))))
+    assert events[-1][1]["error"]["type"] == "internal" and ctx.trace_id in caplog.text
+    assert "secret" not in json.dumps(events) + caplog.text
