@@ -7,6 +7,7 @@ split, so that only the first head rotates; and the conditions are given anew to
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -38,7 +39,7 @@ class TimeEmbedding(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=time.device).float() * -step)
         angles = 1000 * time.float()[:, None] * frequencies
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self.time_mlp(waves.to(self.time_mlp[0].weight.dtype))
+        return self.time_mlp(waves.to(cast(nn.Linear, self.time_mlp[0]).weight.dtype))
 
 
 class PositionConvolutions(nn.Module):
@@ -52,7 +53,7 @@ class PositionConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
-        for convolution in (self.conv1, self.conv2):
+        for convolution in (self.get_submodule("conv1"), self.get_submodule("conv2")):
             x = convolution(F.pad(x, (_POSITION_KERNEL - 1, 0)))
         return x.transpose(1, 2)
 
@@ -145,7 +146,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ff[2](F.gelu(self.ff[0][0](x), approximate="tanh"))
+        return self.ff[2](F.gelu(cast(nn.ModuleList, self.ff[0])[0](x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -231,7 +232,7 @@ class Dit(nn.Module):
             (6 * depth + 2, n, 1, dim). Where the network scales by 1 + s, it is 1 + s.
         """
         time = self.time_embed(time)
-        parts = [block.attn_norm(time) for block in self.transformer_blocks]
+        parts = [block.attn_norm(time) for block in cast(Iterable[Block], self.transformer_blocks)]
         scales = torch.tensor([0, 1, 0, 0, 1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
         last = torch.tensor([1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
         return torch.cat([part + scales for part in parts] + [self.norm_out(time) + last])
