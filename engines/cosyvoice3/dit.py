@@ -65,7 +65,8 @@ class InputEmbedding(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, mu: Tensor, speaker: Tensor) -> Tensor:
         speaker = speaker[:, None].expand(-1, x.shape[1], -1)
         x = self.proj(torch.cat((x, cond, mu, speaker), dim=-1))
-        return self.conv_pos_embed(x) + x
+        # The convolutions leave time innermost; every block would copy that for its norms, and add against the grain.
+        return (self.conv_pos_embed(x) + x).contiguous()
 
 
 class Modulation(nn.Module):
