@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engines.cosyvoice3.numbers import Dit as DitSize
 
+varlen_attn: Any
 try:  # torch 2.10 and later
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
@@ -215,6 +216,11 @@ class Dit(nn.Module):
             (n, frames, 80)
         """
         return self.velocity(x, mu, self.modulations(time), speaker, cond, self.rotary_embed(x.shape[1]), visible)
+
+    def fuse(self) -> None:
+        """Make queries, keys and values of each block with one product, for types that are not rounded step by step."""
+        for block in self.transformer_blocks:
+            cast(Block, block).attn.fuse()
 
     def modulations(self, time: Tensor) -> Tensor:
         """All that the network does with the time: the vectors of every block, then of the end.

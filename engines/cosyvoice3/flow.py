@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,9 @@ class Flow(nn.Module):
         self.pre_lookahead_layer = LookAhead(size.pre_lookahead_layer)
         self.decoder = Decoder(size)
         # What is the same for every batch: made on the device by `prepare`, and resident there.
+        self._noise: Tensor
+        self._modulations: Tensor
+        self._rope: Tensor
         self.register_buffer("_noise", None, persistent=False)
         self.register_buffer("_modulations", None, persistent=False)
         self.register_buffer("_rope", None, persistent=False)
@@ -115,24 +118,26 @@ class Flow(nn.Module):
         return self.size.token_mel_ratio * (tokens - (0 if row.final else self.look_ahead))
 
     @torch.inference_mode()
-    def prepare(self, launcher: Launcher | None = None) -> None:
+    def prepare(self, launcher: Launcher | None = None) -> Launcher:
         """Make the tables that every batch uses: noise, positions, and what the network does with the ten times.
 
         Does nothing where they are there for this device and dtype.
 
         Args:
             launcher: what starts batches; None makes one for the device.
+
+        Returns:
+            What starts batches from now on.
         """
-        if self._prepared == (self.device, self.dtype):
-            return
+        if self._launcher is not None and self._prepared == (self.device, self.dtype):
+            return self._launcher
         estimator = self.decoder.estimator
         # What the steps add up is not rounded to half precision, whatever the network computes in.
         exact = torch.promote_types(self.dtype, torch.float32)
         self._noise = noise.flow(noise.MEL_FRAMES).T.contiguous().to(self.device, exact)
         self._rope = estimator.rotary_embed(noise.MEL_FRAMES).to(exact)
         if self.dtype in (torch.bfloat16, torch.float16):
-            for block in estimator.transformer_blocks:
-                block.attn.fuse()
+            estimator.fuse()
         # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
         # product, and the official code has two.
         self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
@@ -147,6 +152,7 @@ class Flow(nn.Module):
         self._launcher = launcher or Launcher(self.device)
         self._launcher.synchronize()
         self._prepared = self.device, self.dtype
+        return self._launcher
 
     def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
         """The mel of each row's `tokens`, (80, 2n) float32 on the host, without the prompt's. Rows of any kind mix.
@@ -170,7 +176,7 @@ class Flow(nn.Module):
                 f"prompt and speech are {max(lengths) / 50:.0f} s together; the flow's noise is "
                 f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text."
             )
-        self.prepare()
+        launcher = self.prepare()
         inputs, seen = self._gathered(rows, lengths)
         spans = [(len(row.prompt_mel), length) for row, length in zip(rows, lengths, strict=True)]
 
@@ -180,7 +186,7 @@ class Flow(nn.Module):
                 check_finite(each, "the flow's mel", "flow.pt")
             return made
 
-        return self._launcher.launch(("solve", seen), partial(self.solve, seen=seen), inputs, split)
+        return launcher.launch(("solve", seen), partial(self.solve, seen=seen), inputs, split)
 
     @torch.inference_mode()
     def warm_up(self, shapes: Sequence[tuple[int, int]], chunked: Sequence[bool] = (False,)) -> None:
@@ -189,8 +195,7 @@ class Flow(nn.Module):
         Args:
             chunked: whole rows, streams' chunks, or both.
         """
-        self.prepare()
-        if not self._launcher.bucketed:
+        if not self.prepare().bucketed:
             return
         for count, frames in shapes:
             for kind in chunked:
@@ -199,18 +204,19 @@ class Flow(nn.Module):
 
     def _gathered(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[list[Tensor], Seen]:
         """What `solve` takes of these rows, on the host."""
+        launcher = self.prepare()
         ratio, chunk = self.size.token_mel_ratio, self.size.decoder.estimator.static_chunk_size
         counts = [len(row.prompt_tokens) + len(row.tokens) for row in rows]
         n, frames, most = len(rows), max(lengths), max(counts)
-        if self._launcher.bucketed:
+        if launcher.bucketed:
             n, frames = bucket(n, frames)
             frames = min(frames, noise.MEL_FRAMES)
             most = frames // ratio + self.look_ahead
         # What fills the bucket up is a row of one token and nothing.
-        tokens = self._launcher.buffer((n, most), torch.int64)
-        cond = self._launcher.buffer((n, frames, self.size.output_size), torch.float32)
-        speaker = self._launcher.buffer((n, self.size.spk_embed_dim), torch.float32)
-        sizes = self._launcher.buffer((3, n), torch.int64)
+        tokens = launcher.buffer((n, most), torch.int64)
+        cond = launcher.buffer((n, frames, self.size.output_size), torch.float32)
+        speaker = launcher.buffer((n, self.size.spk_embed_dim), torch.float32)
+        sizes = launcher.buffer((3, n), torch.int64)
         sizes[0], sizes[1], sizes[2] = 1, ratio, frames
         for i, row in enumerate(rows):
             tokens[i, : len(row.prompt_tokens)] = row.prompt_tokens
@@ -223,7 +229,7 @@ class Flow(nn.Module):
         inputs = [tokens, cond, speaker, sizes]
         if any(row.chunked and length > chunk for row, length in zip(rows, lengths, strict=True)):
             return inputs, "chunks"
-        return inputs, "rows" if self._launcher.bucketed or min(lengths) < frames else "all"
+        return inputs, "rows" if launcher.bucketed or min(lengths) < frames else "all"
 
     def solve(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Tensor:
         """All that is computed of a batch, in fixed shapes and without a look at any value.
@@ -302,4 +308,4 @@ def stored(directory: ModelDirectory) -> weights.Stored:
 
 def load(directory: ModelDirectory, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Flow:
     """The flow of a directory. Raises WeightsError as `Stored.load` does."""
-    return stored(directory).load().to(device, dtype)
+    return cast(Flow, stored(directory).load()).to(device, dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,9 @@ class Hift(nn.Module):
                 for shape in zip(size.resblock_kernel_sizes, size.resblock_dilation_sizes, strict=True)
             )
         self.conv_post = Back(widths[-1], bins, 7)
+        self._window: Tensor
         self.register_buffer("_window", None, persistent=False)
+        self._prepared: tuple[torch.device, torch.dtype] | None = None
         self._launcher: Launcher | None = None
 
     @property
@@ -86,17 +89,22 @@ class Hift(nn.Module):
         """
         return self.f0_predictor(mel.double())
 
-    def prepare(self, launcher: Launcher | None = None) -> None:
+    def prepare(self, launcher: Launcher | None = None) -> Launcher:
         """Make what every batch uses. Does nothing where it is there for this device and dtype.
 
         Args:
             launcher: what starts batches; None makes one for the device.
+
+        Returns:
+            What starts batches from now on.
         """
         weight = self.conv_pre.weight
-        if self._window is None or (self._window.device, self._window.dtype) != (weight.device, weight.dtype):
+        if self._launcher is None or self._prepared != (weight.device, weight.dtype):
             self._window = torch.hann_window(self.fft, dtype=weight.dtype).to(weight.device)
             self._launcher = launcher or Launcher(weight.device, tf32=self.tf32)
             self._launcher.synchronize()
+            self._prepared = weight.device, weight.dtype
+        return self._launcher
 
     def forward(self, mels: Sequence[Tensor], noise: Excitation, final: bool = True) -> list[Tensor]:
         """Audio of each row, (480 frames,) float32 within ±0.99, on the host.
@@ -124,12 +132,12 @@ class Hift(nn.Module):
         least = 1 if final else self.held_back + 1
         if min(frames) < least:
             raise ValueError(f"a mel of {min(frames)} frames is too short; the vocoder needs {least}")
-        self.prepare()
+        launcher = self.prepare()
         n, longest = len(mels), max(frames)
-        if self._launcher.bucketed:
+        if launcher.bucketed:
             n, longest = bucket(n, longest)
-        mel = self._launcher.buffer((n, mels[0].shape[0], longest), self.conv_pre.weight.dtype)
-        lengths = self._launcher.buffer((n,), torch.int64)
+        mel = launcher.buffer((n, mels[0].shape[0], longest), self.conv_pre.weight.dtype)
+        lengths = launcher.buffer((n,), torch.int64)
         lengths[:] = least  # of what fills the bucket up
         for index, row in enumerate(mels):
             mel[index, :, : frames[index]] = row
@@ -144,7 +152,7 @@ class Hift(nn.Module):
             return made
 
         function = partial(self.sound, noise=table, final=final)
-        return self._launcher.launch(("sound", final), function, [mel, lengths], split)
+        return launcher.launch(("sound", final), function, [mel, lengths], split)
 
     def warm_up(self, shapes: Sequence[tuple[int, int]], noise: Excitation, final: Sequence[bool] = (True,)) -> None:
         """Capture the buckets that these (rows, frames) fall into, so that no request waits for it. Nothing on a CPU.
@@ -152,8 +160,7 @@ class Hift(nn.Module):
         Args:
             final: whole mels, unfinished ones, or both.
         """
-        self.prepare()
-        if not self._launcher.bucketed:
+        if not self.prepare().bucketed:
             return
         for count, frames in shapes:
             for kind in final:
@@ -244,4 +251,4 @@ def stored(directory: ModelDirectory) -> weights.Stored:
 
 def load(directory: ModelDirectory, device: str = "cpu") -> Hift:
     """The vocoder of a directory, float32 with the pitch in float64. Raises WeightsError as `Stored.load` does."""
-    return stored(directory).load().to(device)
+    return cast(Hift, stored(directory).load()).to(device)

@@ -304,6 +304,16 @@ def test_on_a_cpu_warming_up_does_nothing(exact, excitation, tiny, monkeypatch):
     exact.warm_up([(3, 100)])
 
 
+def test_a_network_that_was_used_and_then_changed_makes_its_tables_anew(tiny, excitation):
+    one, mel = rows([20], [9])[0], torch.randn(80, 30, generator=torch.Generator().manual_seed(0))
+    used, fresh = flow.load(tiny), flow.load(tiny, dtype=torch.float64)
+    used([one])
+    assert distance(used.double()([one])[0], fresh([one])[0]) == 0
+    sounding, silent = hift.load(tiny), hift.load(tiny).double()
+    sounding([mel], excitation)
+    assert distance(sounding.double()([mel], excitation)[0], silent([mel], excitation)[0]) == 0
+
+
 def _damaged(network, name: str):
     """A network with one weight that is no number."""
     weight = dict(network.named_parameters())[name]
