@@ -72,9 +72,69 @@ def test_a_step_is_the_same_in_kernels(dtype):
     assert done.stdout.startswith("same")
 
 
+FLOW = """
+import torch
+from engines.cosyvoice3 import dit, kernels
+from engines.cosyvoice3.random_checkpoint import TINY, describe
+import tempfile, pathlib
+
+with tempfile.TemporaryDirectory() as folder:
+    size = describe(pathlib.Path(folder) / "sizes", TINY).numbers.flow.decoder.estimator
+torch.manual_seed(0)
+network = dit.Dit(size).eval().requires_grad_(False)
+for parameter in network.parameters():
+    parameter.normal_(0, 0.1)
+network.rotary_embed.inv_freq.copy_(torch.linspace(1, 0.01, len(network.rotary_embed.inv_freq)))
+network = network.half()
+for block in network.transformer_blocks:
+    block.attn.fuse()
+n, frames = 2, 37
+inputs = [torch.randn(n, frames, 80).half() for _ in range(3)]
+speaker = torch.randn(n, 80).half()
+modulations = network.modulations(torch.tensor([0.3, 0.3]))[:, :1]
+rope = network.rotary_embed(frames)
+made = []
+with torch.inference_mode():
+    for usable in (True, False):
+        kernels.usable = lambda *_: usable
+        x, mu, cond = inputs
+        made.append(network.velocity(x, mu, modulations, speaker, cond, rope, dit.Visible()).float())
+difference = (made[0] - made[1]).abs().max() / made[1].abs().max()
+assert torch.isfinite(made[0]).all() and difference < 1e-2, difference
+assert made[1].std() > 0.01
+print("same", float(difference))
+"""
+
+
+def test_the_flow_is_the_same_in_kernels():
+    done = subprocess.run(
+        [sys.executable, "-c", FLOW],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("same")
+
+
 def test_they_are_not_used_on_a_cpu():
     import torch
 
     from engines.cosyvoice3 import kernels
 
     assert not kernels.usable(torch.device("cpu"), 64)
+
+
+def test_each_kernel_is_tried_before_it_is_used():
+    program = "import torch; from engines.cosyvoice3.kernels import _agree; print(_agree(torch.device('cpu'), 32))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
