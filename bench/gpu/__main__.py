@@ -149,14 +149,18 @@ class _Run:
         """Record the shapes that will come, the likeliest first, so that they are not timed. As far as time allows."""
         if not self._options.device.startswith("cuda"):
             return
-        loop, lengths = self._loop, self._lengths
-        start, most = time.perf_counter(), min(25.0, self._report.left_s / 5)
-        before, first = self._graphs(), 28 if stream else round(0.8 * lengths.speech)
-        voiced = range(2 * first, int(2.4 * lengths.speech) + 64, 32)
-        flowed = range(2 * (round(0.8 * lengths.clip) + first), int(2.4 * (lengths.clip + lengths.speech)) + 64, 32)
+        loop, means = self._loop, self._lengths
+        start, most = time.perf_counter(), min(60.0 if stream else 25.0, self._report.left_s / (2 if stream else 4))
+        before, first = self._graphs(), 28 if stream else round(0.8 * means.speech)
+        voiced = range(2 * first, int(2.4 * means.speech) + 64, 32)
+        flowed = range(2 * (round(0.8 * means.clip) + first), int(2.4 * (means.clip + means.speech)) + 64, 32)
         kinds = (True, False) if stream else (True,)
-        asked = [(self._networks.hift, rows, frames) for rows in (1, 2, 3, 4, 6, 8) for frames in voiced]
-        asked += [(self._networks.flow, rows, frames) for rows in (1, 2, 4, 3, 6, 8) for frames in flowed]
+        asked = [
+            (network, rows, frames)
+            for rows in (1, 2, 3, 4, 6, 8)
+            for network, lengths in ((self._networks.flow, flowed), (self._networks.hift, voiced))
+            for frames in lengths
+        ]
         seen = set()
         for network, rows, frames in asked:
             shape = network, *bucket(rows, frames)
