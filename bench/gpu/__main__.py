@@ -133,7 +133,7 @@ class _Run:
             start = time.perf_counter()
             model = self._networks.acoustic(self._lengths, max(self._options.levels))
             graphs = model.decoder.warm()
-            vocoder = self._networks.vocoder()
+            vocoder = self._networks.vocoder(self._options.tf32)
             self._looped = Loop(model, vocoder, self._options.device)
             self._report.add("warm", lm_graphs=graphs, took_s=time.perf_counter() - start)
         return self._looped
@@ -151,16 +151,18 @@ class _Run:
         """Record the shapes that will come, the likeliest first, so that they are not timed. As far as time allows."""
         if not self._options.device.startswith("cuda"):
             return
-        loop, lengths = self._loop, self._lengths
-        start, most = time.perf_counter(), min(25.0, self._report.left_s / 6)
-        before, first = self._graphs(), 28 if stream else round(0.8 * lengths.speech)
-        voiced = range(2 * first, int(2.4 * lengths.speech) + 64, 32)
-        flowed = range(2 * (round(0.8 * lengths.clip) + first), int(2.4 * (lengths.clip + lengths.speech)) + 64, 32)
+        loop, means = self._loop, self._lengths
+        start, most = time.perf_counter(), min(60.0 if stream else 25.0, self._report.left_s / (2 if stream else 4))
+        before, first = self._graphs(), 28 if stream else round(0.8 * means.speech)
+        voiced = range(2 * first, int(2.4 * means.speech) + 64, 32)
+        flowed = range(2 * (round(0.8 * means.clip) + first), int(2.4 * (means.clip + means.speech)) + 64, 32)
         kinds = (True, False) if stream else (True,)
         asked: list[tuple[Flow | Hift, int, int]] = [
-            (self._networks.hift, rows, frames) for rows in (1, 2, 3, 4) for frames in voiced
+            (network, rows, frames)
+            for rows in (1, 2, 3, 4, 6, 8)
+            for network, lengths in ((self._networks.flow, flowed), (self._networks.hift, voiced))
+            for frames in lengths
         ]
-        asked += [(self._networks.flow, rows, frames) for rows in (1, 2, 4, 3, 6, 8) for frames in flowed]
         seen = set()
         for network, rows, frames in asked:
             shape = network, *bucket(rows, frames)
@@ -216,6 +218,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--profile", type=Path, metavar="TRACE", help="write a trace of half a second with 16 in flight"
     )
+    parser.add_argument("--tf32", action="store_true", help="let the vocoder's products round to TF32")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short requests: the rehearsal")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():

@@ -56,7 +56,7 @@ class Networks:
             limits=limits,
         )
 
-    def vocoder(self) -> CosyVoice3Vocoder:
+    def vocoder(self, tf32: bool = False) -> CosyVoice3Vocoder:
         """As a replica of vocoder-service has it."""
         with patch.object(hift, "load", lambda *_: self.hift):
-            return CosyVoice3Vocoder(self.directory, self.device, torch.get_num_threads())
+            return CosyVoice3Vocoder(self.directory, self.device, torch.get_num_threads(), tf32=tf32)

@@ -66,7 +66,7 @@ class Graphs:
     """
 
     def __init__(
-        self, device: torch.device | str, priority: int = 0, most: int = 128, recorder: Recorder | None = None
+        self, device: torch.device | str, priority: int = 0, most: int = 512, recorder: Recorder | None = None
     ) -> None:
         self.device = torch.device(device)
         cuda = self.device.type == "cuda"

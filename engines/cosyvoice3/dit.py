@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.cosyvoice3 import kernels
 from engines.cosyvoice3.numbers import Dit as DitSize
 
 varlen_attn: Any
@@ -67,7 +68,8 @@ class InputEmbedding(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, mu: Tensor, speaker: Tensor) -> Tensor:
         speaker = speaker[:, None].expand(-1, x.shape[1], -1)
         x = self.proj(torch.cat((x, cond, mu, speaker), dim=-1))
-        return self.conv_pos_embed(x) + x
+        # The convolutions leave time innermost; every block would copy that for its norms, and add against the grain.
+        return (self.conv_pos_embed(x) + x).contiguous()
 
 
 class Modulation(nn.Module):
@@ -124,7 +126,10 @@ class Attention(nn.Module):
             _rotate(k, rope)
         else:
             parts = F.linear(x, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, -1))
-            _rotate(parts[..., :2, :], rope[:, None])
+            if kernels.usable(x.device, 2 * rope.shape[-2]):
+                kernels.rotate(parts, rope)
+            else:
+                _rotate(parts[..., :2, :], rope[:, None])
             q, k, v = parts.unbind(-2)
         if visible.ends is not None:
             q, k, v = (tensor.reshape(-1, self.heads, self.dim_head) for tensor in (q, k, v))
@@ -250,10 +255,27 @@ class Dit(nn.Module):
         """As `forward`, with what `modulations` made of the time and the positions' cosines and sines."""
         x = self.input_embed(x, cond, mu, speaker)
         each = Block.MODULATIONS
+        if not _exact(x) and modulations.shape[1] == 1 and kernels.usable(x.device, self.size.dim_head):
+            return self._velocity_in_kernels(x, modulations, rope, visible)
         for index, block in enumerate(self.transformer_blocks):
             x = block(x, modulations[each * index : each * (index + 1)], rope, visible)
         scale, shift = modulations[-2:]
         return self.proj_out(_modulated(x, scale, shift))
+
+    def _velocity_in_kernels(self, x: Tensor, modulations: Tensor, rope: Tensor, visible: Visible) -> Tensor:
+        """The blocks of `velocity`, each sum in one kernel with the norm behind it, which may be the next block's."""
+        shift, scale = modulations[:2]
+        normed = _modulated(x, scale, shift)
+        for index, block in enumerate(self.transformer_blocks):
+            own = modulations[block.MODULATIONS * index :]
+            _, _, gate, ff_shift, ff_scale, ff_gate = own[: block.MODULATIONS]
+            x, normed = kernels.gated_norm(x, gate, block.attn(normed, rope, visible), ff_scale, ff_shift)
+            # Behind the last block come the two vectors of the end, the scale first.
+            last = index == len(self.transformer_blocks) - 1
+            one, other = own[block.MODULATIONS : block.MODULATIONS + 2]
+            shift, scale = (other, one) if last else (one, other)
+            x, normed = kernels.gated_norm(x, ff_gate, block.ff(normed), scale, shift)
+        return self.proj_out(normed)
 
 
 def visible(lengths: Tensor, chunks: Tensor | None, frames: int, dtype: torch.dtype, packed: bool = False) -> Visible:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.contract import WeightsError
+from engines.cosyvoice3 import kernels
 
 _ALIGNED = 64  #: slots of a row are a multiple of it, as attention's kernels like a mask's width
 
@@ -150,9 +151,13 @@ class Attention(nn.Module):
         projections = self.q_proj, self.k_proj, self.v_proj
         self._weight, self._bias = _fused(projections, "weight"), _fused(projections, "bias")
 
+    def unturned(self, x: Tensor) -> Tensor:
+        """As `projected`, not turned."""
+        return F.linear(x, self._weight, self._bias).unflatten(-1, (-1, self.head_dim))
+
     def projected(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         """(n, hidden) -> queries, keys and values (n, heads + 2 * kv_heads, head_dim), turned to their positions."""
-        heads = F.linear(x, self._weight, self._bias).unflatten(-1, (-1, self.head_dim))
+        heads = self.unturned(x)
         return torch.addcmul(heads * turns[0], heads.roll(self.head_dim // 2, dims=-1), turns[1])
 
 
@@ -169,7 +174,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Up to where `down_proj` comes."""
-        gate, up = F.linear(x, self._weight).chunk(2, dim=-1)
+        both = F.linear(x, self._weight)
+        if kernels.usable(x.device, 64):
+            return kernels.silu_mul(both)
+        gate, up = both.chunk(2, dim=-1)
         return F.silu(gate) * up
 
 
@@ -251,6 +259,8 @@ class Qwen(nn.Module):
             Hidden states (n, hidden).
         """
         n, attention = len(x), self._layers[0].self_attn
+        if kernels.usable(x.device, attention.head_dim):
+            return self._step_in_kernels(x, at, cache)
         mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None, None]
         turns = cache.turns(at, x.dtype, attention.heads)
         written = cache.starts[:n] + at
@@ -262,6 +272,16 @@ class Qwen(nn.Module):
             q = heads[:, : attention.heads].unflatten(1, (attention.kv_heads, -1))
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             x = layer.finish(x, out.flatten(1))
+        return self.norm(x)
+
+    def _step_in_kernels(self, x: Tensor, at: Tensor, cache: KvCache) -> Tensor:
+        """As `step`; each row reads what it has, and no span."""
+        starts = cache.starts[: len(x)]
+        for index, layer in enumerate(self._layers):
+            own = layer.self_attn
+            heads = own.unturned(layer.input_layernorm(x))
+            out = kernels.attend(heads, cache.rope, at, cache.store[index], starts, cache.spill, own.kv_heads)
+            x = layer.finish(x, out)
         return self.norm(x)
 
 
