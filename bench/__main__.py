@@ -1,10 +1,10 @@
 """`make bench`: every measurement, one after the other, each in a process of its own.
 
-    python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice|monitoring|incidents …]
+    python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice|monitoring …]
 
-All where none is named.
+Without names, all of them.
 
-Apart, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`.
+Not part of it, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BENCHES = {
     "access": ["bench.access"],
     "voice": ["bench.voice"],
     "monitoring": ["bench.monitoring"],
-    "incidents": ["bench.incidents"],
+    "incidents": ["tests.drills.test_incidents"],
 }
 
 

@@ -1,4 +1,4 @@
-"""What keys and limits cost a lone request: `python -m bench.access`.
+"""Measure the cost of keys and limits for a lone request: `python -m bench.access`.
 
 One graph (simulated engine, the times of the tests' application `fast`) and four callers, who take turns request by
 request in random order, since a machine's speed wanders within seconds by more than what is looked for: one without a
@@ -20,9 +20,9 @@ import numpy as np
 
 from access.key_editor import KeyEditor
 from bench import results
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import private_graph
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
+from bench.measuring.private_graph import private_graph
 from bench.tracing_served import interval, of_medians
 
 SIMULATED = {"prepare_ms": 30, "encode_ms": 40, "generate_ms": 60, "vocode_ms": 50, "seconds": 10}

@@ -26,7 +26,7 @@ class Stage:
         if not size:
             return []
         ref = ray.put(np.zeros(size, np.uint8))
-        asyncio.get_running_loop().call_later(HOLD_S, id, ref)  # see deployments/wire.py
+        asyncio.get_running_loop().call_later(HOLD_S, id, ref)  # see deployments/arrays.py
         return [ref]
 
 

@@ -27,7 +27,7 @@ from engines.cosyvoice3.flow import FlowRow
 
 
 class _FlowBase(nn.Module):
-    """What Matcha-TTS's base class holds."""
+    """The attributes of Matcha-TTS's base class."""
 
     def __init__(self, n_feats: int, cfm_params, n_spks: int = 1, spk_emb_dim: int = 128) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `bench.cosyvoice3` measures: the engine's schedulers and networks in this process, without a graph around them.
+"""The work that `bench.cosyvoice3` measures: the engine's schedulers and networks in this process, without a graph.
 
 Every request says exactly as many tokens as it is told, because random weights end at random: its sampler hears no
 control token before that many, and its row ends with them. 250 tokens are 10 s of audio.
@@ -28,7 +28,7 @@ TEXT_TOKENS = 60  #: of transcript, prefix and text together: about what 10 s of
 
 @dataclass(frozen=True)
 class Size:
-    """Of one request."""
+    """The sizes of one request."""
 
     tokens: int  #: it says
     prompt: int  #: speech tokens of its reference clip

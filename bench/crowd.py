@@ -32,10 +32,10 @@ import soundfile
 import torch
 
 from bench import results
-from bench.load import percentile
-from bench.private_graph import private_graph
-from bench.references import Recording, chosen
-from bench.speakers import campplus
+from bench.measuring.load import percentile
+from bench.measuring.private_graph import private_graph
+from bench.measuring.references import Recording, chosen
+from bench.measuring.speakers import campplus
 from bench.voice import SENTENCES
 from speech.pcm import to_wav
 
@@ -64,7 +64,7 @@ class Answer:
 
 
 class Client:
-    """One person's; holds one connection. `refused` counts answers that asked to come again later."""
+    """A person's client, which holds one connection. `refused` counts answers that asked to come again later."""
 
     def __init__(self, url: str, clip: bytes, name: str) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=120, trust_env=False)
@@ -212,7 +212,7 @@ def summary(people: list[Recording], alone: list[Answer], crowd: list[Answer]) -
 
 
 def wrong(found: dict) -> list[str]:
-    """What is not as it must be, in words."""
+    """List what is not as it must be, in words."""
     said = [f"{count} answers failed: {problem}" for problem, count in found["problems"].items()]
     for kind, figures in found["kinds"].items():
         if figures["unlike"]:

@@ -20,7 +20,7 @@ import torch
 
 from bench import engine as in_process
 from bench import results
-from bench.private_graph import private_graph
+from bench.measuring.private_graph import private_graph
 
 SENTENCES = (
     "They walked along the quiet harbour every night.",

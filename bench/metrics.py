@@ -1,4 +1,4 @@
-"""What a request's metrics cost the ingress: `python -m bench.metrics`.
+"""Measure the cost of a request's metrics in the ingress: `python -m bench.metrics`.
 
 The same finished request (the root, four stages, two phases) is told over and over: in a process that is no part of a
 Ray cluster, and in a worker of one, whose metrics are sent to the agent meanwhile. Microseconds of
@@ -30,18 +30,18 @@ def rounds() -> list[float]:
     run.route, run.dialect, run.mode, run.audio_s = "/api/generate", "mandarin", "fast", 5.0
     run.root.tag(vocabulary.QUEUE_WAIT_MS, 0.01)
     for stage, service in vocabulary.STAGE_SERVICE.items():
-        span = Tracer(service, instance="r").server(stage, parent=run.carrier())
+        span = Tracer(service, instance="r").server(stage, parent=run.call_context())
         span.tags({vocabulary.QUEUE_WAIT_MS: 1.25, vocabulary.BATCH_WAIT_MS: 12.5, vocabulary.BATCH_SIZE: 3})
         if stage == vocabulary.GENERATE_MEL:
-            span.child("TEXT_FRONTEND", span.start_ns, span.start_ns)
-            span.child("ACOUSTIC_MODEL", span.start_ns, span.start_ns)
-        run.collect(span.records())
+            span.add_child("TEXT_FRONTEND", span.start_ns, span.start_ns)
+            span.add_child("ACOUSTIC_MODEL", span.start_ns, span.start_ns)
+        run.add_spans(span.end())
     records = run.finish(200)
     took = []
     for _ in range(ROUNDS):
         started = time.thread_time()
         for _ in range(REQUESTS):
-            metrics.tell(run, records, 200, False)
+            metrics.record(run, records, 200, False)
         took.append((time.thread_time() - started) / REQUESTS * 1e6)
     return took
 

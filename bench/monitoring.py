@@ -1,4 +1,4 @@
-"""What monitoring costs the running graph: `python -m bench.monitoring`.
+"""Measure the cost of monitoring a running graph: `python -m bench.monitoring`.
 
 One graph (simulated engine, four stages of 20 ms, batching, so that the CPU is the limit) with Prometheus and
 Alertmanager beside it, and 16 clients in a closed loop. Monitoring is
@@ -34,11 +34,11 @@ import numpy as np
 import psutil
 
 from bench import results
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import PrivateGraph, private_graph
-from bench.private_monitoring import private_monitoring
-from bench.private_zipkin import private_zipkin
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
+from bench.measuring.private_graph import PrivateGraph, private_graph
+from bench.measuring.private_monitoring import private_monitoring
+from bench.measuring.private_zipkin import private_zipkin
 from bench.tracing_served import SIMULATED, cpu_s, interval, of_means
 from cluster import loopback, processes
 from cluster.monitoring import Server
@@ -84,7 +84,7 @@ class Bench:
         self.mode = mode
 
     def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
-        """Requests a second, ms of CPU a request; and of it the two servers' and that of Ray's agent, which is scraped."""
+        """Requests a second, and ms of CPU a request: of all, of the two servers, of Ray's agent, which is scraped."""
         self.switch(mode)
         self.load(settle)
         ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
@@ -100,7 +100,7 @@ class Bench:
         }
 
     def check(self, within_s: float = 90.0) -> int:
-        """What Prometheus has counted. RuntimeError where that isn't what was told."""
+        """Return the count of Prometheus. Raises RuntimeError if it differs from what was sent."""
         self.switch("on")
         end, counted = time.monotonic() + within_s, 0
         while counted != self.told:
@@ -113,7 +113,7 @@ class Bench:
 
 
 def run(bench: Bench, pairs: int) -> list[dict[str, dict[str, float]]]:
-    rate = bench.load(WARM_UP)
+    rate = bench.measuring.load(WARM_UP)
     chance, found = random.Random(7), []
     for number in range(pairs):
         windows = {
@@ -137,7 +137,7 @@ def of_pairs(found: list[dict[str, dict[str, float]]], figure: str) -> dict[str,
 
 
 def accounted(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """What the servers and Ray's agent take more, as a share of a request's CPU time; as `interval` has it."""
+    """Return the interval of what the servers and Ray's agent take more, as a share of a request's CPU time."""
     return interval(
         [
             (
@@ -210,8 +210,8 @@ def main() -> None:
             "counted": counted,
             "change": change,
             "means": means,
-            "windows": found,
         },
+        raw={"windows": found},
     )
 
 

@@ -1,4 +1,4 @@
-"""What the graph costs beside the models: `python -m bench.overhead`.
+"""Measure the cost of the graph beside the models: `python -m bench.overhead`.
 
 A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
 CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what
@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
 from bench import results
-from bench.load import Sample, closed_loop, multipart, percentile
-from bench.private_graph import PrivateGraph, private_graph
+from bench.measuring.clips import clip
+from bench.measuring.load import Sample, closed_loop, multipart, percentile
+from bench.measuring.private_graph import PrivateGraph, private_graph
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
@@ -31,15 +28,9 @@ BARE = (
     ("bare actors", "/actors", [0, 0, 0, 0], True),
     ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0], True),
 )
+SPREAD = ("req_per_s", "e2e_p50_ms", "overhead_p50_ms")
 LOADS = ((1, 40), (8, 120), (16, 240))
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
-
-
-def clip(seconds: float = 10.0, rate: int = 16_000) -> bytes:
-    """320 kB of 16-bit audio, as a client of CosyVoice3 would upload."""
-    file = io.BytesIO()
-    soundfile.write(file, (0.3 * np.sin(np.arange(int(seconds * rate)) * 0.07)).astype(np.float32), rate, format="WAV")
-    return file.getvalue()
 
 
 class Traces:
@@ -111,14 +102,28 @@ def main() -> None:
             time.sleep(3600)
     with private_graph(ours, num_cpus=8, beside=bare, behind_haproxy=options.haproxy) as graph:
         floor = run(graph, options.rounds, {name: (None, path) for name, path, *_ in BARE})
+    rounds = rows | floor
+    medians = {name: median(every) for name, every in rounds.items()}
+    for name, loads in medians.items():
+        print(*(f"median  {name:12} {row}" for row in loads), sep="\n", flush=True)
     results.write(
         "overhead_haproxy" if options.haproxy else "overhead",
-        {"simulated": SIMULATED, **{key: rows[key] | floor[key] for key in rows}},
+        {
+            "simulated": SIMULATED,
+            "rounds": options.rounds,
+            "median": medians,
+            "lowest and highest": {name: spread(every) for name, every in rounds.items()},
+        },
+        raw={"rounds": rounds},
     )
 
 
-def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict:
-    """`ways` (traces, path) by name, in turn, so that all see the same machine; medians over the rounds."""
+def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, str]]) -> dict[str, list[list[dict]]]:
+    """Measure `ways` (traces, path) in turn, so that all see the same machine.
+
+    Returns:
+        By the way's name, for each round, a row of figures for each of LOADS.
+    """
     found: dict[str, list[list[dict]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -126,16 +131,23 @@ def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, s
             if number:  # the first round warms up connections, code paths and Ray's caches
                 found[name].append(rows)
                 print(*(f"round {number} {name:12} {row}" for row in rows), sep="\n", flush=True)
-    medians = {
-        name: [
-            {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
-            for rows in zip(*every, strict=True)
-        ]
-        for name, every in found.items()
-    }
-    for name, rows in medians.items():
-        print(*(f"median  {name:12} {row}" for row in rows), sep="\n", flush=True)
-    return {"median": medians, "rounds": found}
+    return found
+
+
+def median(rounds: list[list[dict]]) -> list[dict]:
+    """Take the median of each figure over the rounds, for each of LOADS."""
+    return [
+        {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
+        for rows in zip(*rounds, strict=True)
+    ]
+
+
+def spread(rounds: list[list[dict]]) -> list[dict]:
+    """Take the lowest and the highest of SPREAD's figures over the rounds, for each of LOADS."""
+    return [
+        {key: [min(row[key] for row in rows), max(row[key] for row in rows)] for key in SPREAD if key in rows[0]}
+        for rows in zip(*rounds, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,52 +1,24 @@
-"""Where figures go, and what must stand beside them: hardware, versions, date."""
+"""The files of this folder's measurements: summaries in the repository, single readings outside it."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench.measuring.records import about, save
+from cluster.ray_head import ROOT
+
 FOLDER = Path(__file__).parent / "results"
+RAW = ROOT / "outputs" / "bench"
 
 
-def hardware() -> dict:
-    """The machine, in words that a stranger can compare with theirs."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "ray")},
-    }
+def write(name: str, figures: dict, raw: dict | None = None) -> Path:
+    """Write `bench/results/<name>.json`, which is kept in the repository, and return its path.
 
-
-def _version(package: str) -> str | None:
-    """None where it is not installed: an engine by itself can be measured without Ray."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def write(name: str, figures: dict) -> Path:
-    """`bench/results/<name>.json`; returns its path."""
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
-    path.write_text(
-        json.dumps(
-            {"date": datetime.now(UTC).isoformat(timespec="seconds"), **hardware(), **figures},
-            indent=2,
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
-    return path
+    Args:
+        name: Name of the measurement.
+        figures: The summary that documents quote. The machine, the versions and the date are added.
+        raw: Single readings, for a closer look at this one run: `outputs/bench/<name>.json`, which Git ignores.
+    """
+    if raw is not None:
+        save(RAW / f"{name}.json", {**about(), **raw})
+    return save(FOLDER / f"{name}.json", {**about(), **figures})

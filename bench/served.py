@@ -12,9 +12,9 @@ import statistics
 
 from bench import engine as in_process
 from bench import results
-from bench.load import closed_loop, multipart, percentile
+from bench.measuring.load import closed_loop, multipart, percentile
+from bench.measuring.private_graph import private_graph
 from bench.overhead import Traces, computed_ms
-from bench.private_graph import private_graph
 
 THREADS = 2  #: as tts and vocoder have in the config
 

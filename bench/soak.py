@@ -1,9 +1,10 @@
-"""Whether memory stays flat at full load: `python -m bench.soak --minutes 30`.
+"""Memory at full load, which must stay flat: `python -m bench.soak --minutes 30`.
 
 A graph of its own (simulated engine without service times, so that the CPU is the limit), 16 clients, traces at the
 production ratio into a real Zipkin. Every ten seconds each replica's memory is read (USS: what would be free if it
 ended). The slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a
-request; a process is flat where its last quarter's median is within 2 % or 2 MiB of the first quarter's.
+request; a process is flat where its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with
+1 where one is not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 import threading
 import time
 
@@ -18,10 +20,10 @@ import numpy as np
 import psutil
 
 from bench import results
-from bench.load import closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import PrivateGraph, private_graph
-from bench.private_zipkin import private_zipkin
+from bench.measuring.clips import clip
+from bench.measuring.load import closed_loop, multipart
+from bench.measuring.private_graph import PrivateGraph, private_graph
+from bench.measuring.private_zipkin import private_zipkin
 
 SIMULATED = {"prepare_ms": 0, "encode_ms": 0, "generate_ms": 0, "vocode_ms": 0, "seconds": 5}
 CLIENTS, AT_A_TIME, READ_EVERY_S, WARM_UP_SHARE = 16, 480, 10.0, 0.2
@@ -88,7 +90,7 @@ def verdict(readings: list[dict], name: str) -> dict:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     options = parser.parse_args()
@@ -99,8 +101,13 @@ def main() -> None:
     for name, figures in found.items():
         print(f"{name:18}", *(f"{key} {value}" for key, value in figures.items()))
     print(f"{requests} requests, {requests / readings[-1]['s']:.1f} a second")
-    results.write("soak", {"minutes": options.minutes, "requests": requests, "verdict": found, "readings": readings})
+    results.write(
+        "soak", {"minutes": options.minutes, "requests": requests, "verdict": found}, raw={"readings": readings}
+    )
+    growing = [name for name, figures in found.items() if not figures["flat"]]
+    print(f"not flat: {', '.join(growing)}" if growing else "memory is flat")
+    return int(bool(growing))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

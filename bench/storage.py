@@ -1,12 +1,13 @@
-"""What a kept span takes in each of Zipkin's storages, and how fast it gets there.
+"""Measure the size of a kept span in each of Zipkin's storages, and the speed of storing it.
 
     python -m bench.storage mem mysql [--traces 10000]
     python -m bench.storage elasticsearch --elasticsearch http://127.0.0.1:9200
 
-Each storage gets the same traces (bench/traces.py: about 5 spans a request, with all our tags) through a Zipkin that is
-started for it. MariaDB: the size of its table files. Elasticsearch or OpenSearch: the primaries' size after a flush,
-before and after merging to one segment, and how long `cluster.links` takes over them, its start included; the indices,
-`zipkin-bench-*`, are removed afterwards. Memory: live bytes after a full garbage collection (needs a JDK's `jcmd`).
+Each storage gets the same traces (bench/measuring/traces.py: about 5 spans a request, with all our tags) through a
+Zipkin that is started for it. MariaDB: the size of its table files. Elasticsearch or OpenSearch: the primaries' size
+after a flush, before and after merging to one segment, and how long `cluster.links` takes over them, its start
+included; the indices, `zipkin-bench-*`, are removed afterwards. Memory: live bytes after a full garbage collection
+(needs a JDK's `jcmd`).
 Writes bench/results/storage.json.
 """
 
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import httpx
 
-from bench import results, traces
+from bench import results
+from bench.measuring import traces
 from cluster import links, ports, storage_mariadb, zipkin
 from cluster.cli_error import CliError
 from cluster.storage import Storage, prepare

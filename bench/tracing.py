@@ -1,4 +1,4 @@
-"""What tracing costs, piece by piece, in this process alone.
+"""Measure the cost of tracing, piece by piece, in this process alone.
 
     python -m bench.tracing [--json FILE]
 
@@ -67,7 +67,7 @@ def stage_span(tracer: Tracer, name: str, carrier) -> list[FinishedSpan]:
     span = tracer.server(name, parent=carrier)
     span.tags(STAGE_TAGS)
     span.annotate(vocabulary.DEQUEUED)
-    return span.records()
+    return span.end()
 
 
 def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[FinishedSpan]:
@@ -75,10 +75,10 @@ def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[FinishedSpan]:
     root = api.server("POST /api/generate", parent=None)
     spans = []
     for name, tracer in stages.items():
-        spans += stage_span(tracer, name, root.carrier(root.start_ns + 60 * 10**9))
-    root.child("LM_DECODE", root.start_ns, root.start_ns + 5_000_000)
+        spans += stage_span(tracer, name, root.call_context(root.start_ns + 60 * 10**9))
+    root.add_child("LM_DECODE", root.start_ns, root.start_ns + 5_000_000)
     root.tags(ROOT_TAGS)
-    return root.records() + spans
+    return root.end() + spans
 
 
 def cost(work, rounds: int) -> dict[str, float]:
@@ -97,7 +97,7 @@ def cost(work, rounds: int) -> dict[str, float]:
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     api = Tracer(vocabulary.INGRESS, instance="replica1")
     stages = {name: Tracer(vocabulary.STAGE_SERVICE[name], instance="replica1") for name in vocabulary.STAGES}
-    carrier = api.server("root", parent=None).carrier(2**62)
+    carrier = api.server("root", parent=None).call_context(2**62)
     records = whole_trace(api, stages)
     trace = encode(records)
     redaction, sampler = Redaction(), Sampler(SamplingSettings(ratio=0.1))
@@ -107,9 +107,9 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
             lambda: stage_span(stages[vocabulary.GENERATE_MEL], vocabulary.GENERATE_MEL, carrier), rounds
         ),
         "trace: all six spans": cost(lambda: whole_trace(api, stages), rounds),
-        "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.of(records)), rounds),
+        "trace: sampling decision": cost(lambda: sampler.decide(FinishedTrace.from_spans(records)), rounds),
         "trace: encoding": cost(lambda: encode(records), rounds),
-        "trace: redaction": cost(lambda: redaction.trace(trace), rounds),
+        "trace: redaction": cost(lambda: redaction.redact(trace), rounds),
     }
     with tempfile.TemporaryDirectory() as folder:
         exporter = Exporter(ExportSettings(spool_dir=Path(folder)), transport=Nowhere())
@@ -120,14 +120,16 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         wall = (time.perf_counter_ns() - begin) / rounds / 1000
         exporter.close(10)
         results["trace: submit, wall time back to back, sender running"] = {"median_us": round(wall, 1)}
-    body = json.dumps(redaction.trace(trace)[0], separators=(",", ":")).encode()
+    body = json.dumps(redaction.redact(trace)[0], separators=(",", ":")).encode()
     results["trace: bytes of JSON"] = {"bytes": len(body)}
     results["trace: bytes gzipped, in batches of 100"] = {
         "bytes": round(
             len(
                 gzip.compress(
                     b",".join(
-                        json.dumps(redaction.trace(encode(whole_trace(api, stages)))[0], separators=(",", ":")).encode()
+                        json.dumps(
+                            redaction.redact(encode(whole_trace(api, stages)))[0], separators=(",", ":")
+                        ).encode()
                         for _ in range(100)
                     ),
                     1,

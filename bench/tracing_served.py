@@ -1,4 +1,4 @@
-"""What tracing costs the running graph: `python -m bench.tracing_served`.
+"""Measure the cost of tracing in a running graph: `python -m bench.tracing_served`.
 
 Three copies of one graph (simulated engine, four stages of 20 ms) and one real Zipkin. Of the copies, one at a time is
 
@@ -28,10 +28,10 @@ import numpy as np
 import psutil
 
 from bench import results
-from bench.load import Sample, closed_loop, multipart
-from bench.overhead import clip
-from bench.private_graph import PrivateGraph, private_graph
-from bench.private_zipkin import private_zipkin
+from bench.measuring.clips import clip
+from bench.measuring.load import Sample, closed_loop, multipart
+from bench.measuring.private_graph import PrivateGraph, private_graph
+from bench.measuring.private_zipkin import private_zipkin
 from cluster import processes
 from cluster.serving import Application
 

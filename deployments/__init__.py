@@ -1,1 +1,1 @@
-"""The services of the graph, one file each: where speech, engines and tracing meet Ray Serve."""
+"""The services of the graph: where speech, engines and tracing meet Ray Serve. The hall holds what all rooms need."""

@@ -1,12 +1,12 @@
 """How an array gets from one replica to the next without passing through the ingress.
 
-The stage that makes a large array keeps it for a while and replies with a `ArrayRef`; the ingress hands the ticket on,
-and the next stage takes the array by it.
+The stage that makes a large array keeps it for a while and replies with an `ArrayRef`. The ingress hands the reference
+on, and the next stage gets the array by it.
 
-On one node the array lies in an anonymous shared memory file (memfd_create(2)) of the replica that made it, which the
-next one maps through /proc: no copy, no third process, and nothing is left behind by a replica that is killed. Over
-several nodes it lies in Ray's object store, and the ticket holds the reference as Ray serialises it. Ray's store would
-do for both, but on two cores the three arrays of a request cost a third of the graph's throughput there
+On one node the array lies in an anonymous shared memory file (memfd_create(2)) of the replica that made it. The next
+replica maps it through /proc: no copy, no third process, and nothing is left behind by a replica that is killed. Over
+several nodes the array lies in Ray's object store, and the reference holds the ObjectRef as Ray serialises it. Ray's
+store would do for both, but on two cores the three arrays of a request cost a third of the graph's throughput there
 (`python -m bench.overhead`, the rows "bare arrays" and "bare actors").
 """
 
@@ -20,29 +20,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import ray.exceptions
 
+from deployments import ray_internals
+
 log = logging.getLogger("ray.serve")
 
-#: From here on an array is worth a ticket; smaller ones ride in the reply.
+#: From here on an array travels by reference; smaller ones ride in the reply.
 LARGE_BYTES = 100_000
-#: How long an array waits for the next stage, which takes it as soon as it has the call, before any queueing.
+#: How long an array waits for the next stage, which gets it as soon as it has the call, before any queueing.
 HOLD_S = 10.0
 #: The most that a replica keeps at a time; beyond it the oldest go.
 LIMIT_BYTES = 256 * 2**20
-LOOK_FOR_NODES_EVERY_S = 5.0
+COUNT_NODES_EVERY_S = 5.0
+
+Array = npt.NDArray[Any]
+K = TypeVar("K")
 
 
 class InputLost(Exception):
-    """The array of a ticket is gone: its replica died, or it was not fetched in time. It can be made again."""
+    """The array behind a reference is gone: its replica died, or it was fetched too late. It can be made again."""
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryTicket:
-    """An array in another process's memory file, on the same node."""
+class MemoryRef:
+    """A reference to an array in another process's memory file, on the same node."""
 
     node: str
     pid: int
@@ -53,24 +60,28 @@ class MemoryTicket:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectTicket:
-    """An array in Ray's object store: an ObjectRef as Ray's own serialiser takes it apart."""
+class ObjectStoreRef:
+    """A reference to an array in Ray's object store: an ObjectRef as Ray's own serialiser takes it apart."""
 
     ref: bytes
     owner: bytes
     status: bytes
 
 
-ArrayRef = MemoryTicket | ObjectTicket
-Parts = dict[str, "np.ndarray | ArrayRef"]
+ArrayRef = MemoryRef | ObjectStoreRef
+Packed = Array | ArrayRef  #: an array as it travels: itself where it is small, by reference where it is large
+PackedArrays = Mapping[str, Packed]
 
 
 class ArrayStore:
-    """One replica's arrays that wait to be taken. Any thread may put and take.
+    """Keeps one replica's arrays until the next stage has got them. Any thread may put and get.
 
     Args:
         node: this node's id.
-        several_nodes: whether a taker may be on another node.
+        several_nodes: whether the reader may be on another node.
+        hold_s: seconds for which an array is kept.
+        limit_bytes: most bytes to keep; beyond them the oldest arrays go.
+        clock: seconds, for tests.
     """
 
     def __init__(
@@ -87,107 +98,123 @@ class ArrayStore:
         self._hold_s = hold_s
         self._limit = limit_bytes
         self._clock = clock
-        self._kept: deque[tuple[float, int, int | ray.ObjectRef]] = deque()  # until, bytes, what
+        self._held: deque[tuple[float, int, int | ray.ObjectRef[Any]]] = deque()  # until, bytes, file or ObjectRef
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def pack(self, arrays: Mapping[str, np.ndarray]) -> Parts:
-        """Arrays as they go into a reply."""
-        return {name: self.put(array) if array.nbytes >= LARGE_BYTES else array for name, array in arrays.items()}
+    def pack(self, array: Array) -> Packed:
+        """Return an array as it goes into a reply: by reference from `LARGE_BYTES` on."""
+        return self.put(array) if array.nbytes >= LARGE_BYTES else array
 
-    async def unpack(self, parts: Parts) -> dict[str, np.ndarray]:
-        """Parts of a reply as arrays again, read-only where they were taken by ticket. Raises InputLost."""
-        return {name: part if isinstance(part, np.ndarray) else await self.take(part) for name, part in parts.items()}
+    def pack_all(self, arrays: Mapping[K, Array]) -> dict[K, Packed]:
+        """Pack every array of a mapping."""
+        return {name: self.pack(array) for name, array in arrays.items()}
 
-    def put(self, array: np.ndarray) -> ArrayRef:
-        """Keep a copy for the next stage."""
+    async def unpack(self, packed: Packed) -> Array:
+        """Return a reply's array, read-only where it came by reference.
+
+        Raises:
+            InputLost: the array is gone.
+        """
+        return packed if isinstance(packed, np.ndarray) else await self.get(packed)
+
+    async def unpack_all(self, packed: Mapping[K, Packed]) -> dict[K, Array]:
+        """Unpack every array of a mapping. Raises InputLost where one is gone."""
+        return {name: await self.unpack(array) for name, array in packed.items()}
+
+    def put(self, array: Array) -> ArrayRef:
+        """Keep a copy for the next stage and return the reference to it."""
         array = np.ascontiguousarray(array)
         if not self._several_nodes():
             try:
-                return self._in_memory(array)
+                return self._put_in_memory(array)
             except OSError as error:  # no more open files, or no memory for them
                 log.warning("no shared memory (%s): the array goes through Ray's object store", error.strerror)
-        return self._in_ray(array)
+        return self._put_in_ray(array)
 
-    def _in_memory(self, array: np.ndarray) -> MemoryTicket:
+    def _put_in_memory(self, array: Array) -> MemoryRef:
         fd = os.memfd_create("cosygraph-array", os.MFD_CLOEXEC)
         try:
-            view = memoryview(array).cast("B")
+            view = memoryview(array.data).cast("B")
             while view:
                 view = view[os.write(fd, view) :]
             inode = os.fstat(fd).st_ino
         except BaseException:
             os.close(fd)
             raise
-        self._keep(fd, array.nbytes)
-        return MemoryTicket(self._node, os.getpid(), fd, inode, array.dtype.str, array.shape)
+        self._hold(fd, array.nbytes)
+        return MemoryRef(self._node, os.getpid(), fd, inode, array.dtype.str, array.shape)
 
-    def _in_ray(self, array: np.ndarray) -> ObjectTicket:
+    def _put_in_ray(self, array: Array) -> ObjectStoreRef:
         ref = ray.put(array)
-        _, owner, status = ray._private.worker.global_worker.core_worker.serialize_object_ref(ref)
-        self._keep(ref, array.nbytes)
-        return ObjectTicket(ref.binary(), owner, status)
+        owner, status = ray_internals.serialize_object_ref(ref)
+        self._hold(ref, array.nbytes)
+        return ObjectStoreRef(ref.binary(), owner, status)
 
-    async def take(self, ticket: ArrayRef) -> np.ndarray:
-        """The array, read-only. Raises InputLost."""
-        if isinstance(ticket, MemoryTicket):
-            return self._mapped(ticket)
-        ref = ray.ObjectRef(ticket.ref, ticket.owner, "")
-        ray._private.worker.global_worker.core_worker.deserialize_and_register_object_ref(
-            ticket.ref, ray.ObjectRef.nil(), ticket.owner, ticket.status
-        )
+    async def get(self, ref: ArrayRef) -> Array:
+        """Return the array behind a reference, read-only.
+
+        Raises:
+            InputLost: the array is gone.
+        """
+        if isinstance(ref, MemoryRef):
+            return self._map(ref)
         try:
-            return await ref
+            return cast(Array, await ray_internals.deserialize_object_ref(ref.ref, ref.owner, ref.status))
         except (ray.exceptions.ObjectLostError, ray.exceptions.ReferenceCountingAssertionError) as error:
             raise InputLost(type(error).__name__) from error
 
-    def _mapped(self, ticket: MemoryTicket) -> np.ndarray:
-        if ticket.node != self._node:
+    def _map(self, ref: MemoryRef) -> Array:
+        if ref.node != self._node:
             raise InputLost("it is on another node")
         try:
-            with open(f"/proc/{ticket.pid}/fd/{ticket.fd}", "rb") as file:
-                if os.fstat(file.fileno()).st_ino != ticket.inode:
+            with open(f"/proc/{ref.pid}/fd/{ref.fd}", "rb") as file:
+                if os.fstat(file.fileno()).st_ino != ref.inode:
                     raise InputLost("its file is another one by now")
-                mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file can't be mapped
             raise InputLost(type(error).__name__) from error
-        return np.frombuffer(mapped, ticket.dtype).reshape(ticket.shape)
+        return np.frombuffer(memory, ref.dtype).reshape(ref.shape)
 
-    def _keep(self, what: int | ray.ObjectRef, size: int) -> None:
+    def _hold(self, held: int | ray.ObjectRef[Any], size: int) -> None:
         with self._lock:
-            self._kept.append((self._clock() + self._hold_s, size, what))
+            self._held.append((self._clock() + self._hold_s, size, held))
             self._bytes += size
-        self.tidy()
+        self.expire()
 
-    def tidy(self) -> None:
-        """Let go of what has waited long enough. Call it `HOLD_S` after a put, or an idle replica would keep it."""
+    def expire(self) -> None:
+        """Let go of arrays that were held long enough.
+
+        Call it `HOLD_S` after a put: an idle replica would keep the array otherwise.
+        """
         with self._lock:
             now = self._clock()
-            while self._kept and (self._kept[0][0] <= now or (self._bytes > self._limit and len(self._kept) > 1)):
-                _, size, what = self._kept.popleft()
+            while self._held and (self._held[0][0] <= now or (self._bytes > self._limit and len(self._held) > 1)):
+                _, size, held = self._held.popleft()
                 self._bytes -= size
-                if isinstance(what, int):
-                    os.close(what)
+                if isinstance(held, int):
+                    os.close(held)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._held)
 
     def close(self) -> None:
+        """Let go of everything."""
         with self._lock:
-            for _, _, what in self._kept:
-                if isinstance(what, int):
-                    os.close(what)
-            self._kept.clear()
+            for _, _, held in self._held:
+                if isinstance(held, int):
+                    os.close(held)
+            self._held.clear()
             self._bytes = 0
 
 
 class Nodes:
-    """Whether the cluster has several nodes, asked in a thread of its own: an answer may take long, or never come.
+    """Tells whether the cluster has several nodes. A thread asks Ray: an answer may take long, or never come.
 
     A replica on a new node takes longer to start than the others take to notice the node.
     """
 
-    def __init__(self, every_s: float = LOOK_FOR_NODES_EVERY_S) -> None:
+    def __init__(self, every_s: float = COUNT_NODES_EVERY_S) -> None:
         self._several = _count() > 1
         self._every_s = every_s
         threading.Thread(target=self._watch, name="nodes", daemon=True).start()
@@ -200,9 +227,10 @@ class Nodes:
             time.sleep(self._every_s)
             try:
                 self._several = _count() > 1
-            except Exception as error:  # the control store is away; what was true last stays
+            except Exception as error:  # the control store is away; the last answer stays
                 log.warning("the cluster's nodes can't be counted (%s)", type(error).__name__)
 
 
 def _count() -> int:
-    return sum(node["Alive"] for node in ray.nodes())
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] for node in nodes)

@@ -1,7 +1,7 @@
-"""Error messages that may stand in a trace's `error` tag, as templates: `{}` is one number or one lower-case word.
+"""Lists the error messages that may stand in a trace's `error` tag; `{}` is a number or a lower-case word.
 
-The allow-list is fail-closed: of any other message, the trace carries type and code alone. Worth a line here is what
-an operator reads off a list of failed traces without opening one.
+The list is fail-closed: of any other message, the trace carries type and code alone. A message belongs here if an
+operator should read it off a list of failed traces without opening one.
 """
 
 LOST_REPLICA = "the replica died"

@@ -1,8 +1,8 @@
-"""An exception as a log may show it: its type and where it was raised, and the same of what caused it. No messages.
+"""Writes an exception as a log may show it: its type, where it was raised, and the same of its causes. No messages.
 
-Exceptions quote what they choke on, and what goes through here is what people say. So a message, which
-`log.exception` and `traceback` would write, is never taken; files, lines and names of types are our own words and
-those of libraries.
+Exceptions quote what they choke on, and what goes through this service is what people say. So no message is taken,
+which `log.exception` and `traceback` would write. Files, lines and names of types are our own words and those of
+libraries.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _MOST_CAUSES, _MOST_FRAMES = 8, 30
 
 
 def safe_traceback(error: BaseException) -> str:
-    """`KeyError at a.py:3 in f, b.py:9 in g; caused by ValueError at c.py:5 in h`, the innermost place last."""
+    """Return `KeyError at a.py:3 in f, b.py:9 in g; caused by ValueError at c.py:5 in h`, the innermost place last."""
     return "; caused by ".join(f"{_type(link)} at {_places(link)}" for link in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and its causes, as Python would print them; Ray's wrappers hold theirs in `cause`."""
+    """Yield an exception and its causes, as Python would print them; Ray's wrappers hold theirs in `cause`."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen and len(seen) < _MOST_CAUSES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 #: Rooms that run in a replica and log by their modules' names. Other rooms either log to `ray.serve` or not at all.
-ROOMS = ("access", "voices")
+ROOMS = ("access", "tracing", "voices", "watchdog")
 
 
 def attach() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from access.required import keys_file_of
 from access.settings import Access
@@ -14,6 +15,8 @@ from speech.dialects import DIALECTS, Registry
 from tracing.sampling import SamplingSettings
 from tracing.settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from voices.settings import VoiceSettings
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 
 
 class EngineSettings(StrictModel):
@@ -179,6 +182,35 @@ class DialectSettings(StrictModel):
     """The value of `request.dialect` in traces: lower case, no blanks."""
 
 
+class Aliases(StrictModel):
+    """More names for the model and for stored voices, for clients that can't send another name. None by default."""
+
+    models: tuple[str, ...] = ()
+    """More names of the running engine's model: `[tts-1, tts-1-hd]`."""
+    voices: dict[str, str] = Field(default_factory=dict)
+    """Stored voices (name or id) by alias: `{alloy: anna}`. An alias comes before a stored voice of the same name."""
+
+
+class Cors(StrictModel):
+    """Cross-origin requests from web pages. Off by default."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the API from a browser: `[https://app.example.com]`, or `["*"]` for all."""
+    max_age_s: int = Field(default=600, ge=0, le=86_400)
+    """Seconds for which a browser may cache the answer to a preflight."""
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "an origin has a scheme, a host and perhaps a port, in lower case and without a path: "
+                    "https://app.example.com, or '*' for all"
+                )
+        return origins
+
+
 class ApiConfig(EngineSettings, AccessConfig):
     """The configuration of the ingress."""
 
@@ -194,6 +226,11 @@ class ApiConfig(EngineSettings, AccessConfig):
     """The dialect of requests at CosyVoice's own paths, whose clients can't name one."""
     dialects: tuple[DialectSettings, ...] = ()
     """More dialects."""
+
+    aliases: Aliases = Aliases()
+    """More names for the model and for stored voices."""
+    cors: Cors = Cors()
+    """Cross-origin requests from web pages."""
 
     @property
     def registry(self) -> Registry:

@@ -1,47 +1,133 @@
-"""What travels between replicas: small replies, and tickets for what is large (`deployments/arrays.py`)."""
+"""The replies of stages, as they travel between replicas: small values, and references to large arrays (`arrays.py`).
+
+A `StageReply` is the envelope. The other classes are what each stage puts into it:
+
+    PREPROCESS_AUDIO  ClipReply
+    EXTRACT_SPEAKER   VoiceReply
+    GENERATE_MEL      MelReply, or a stream of MelChunkReply
+    VOCODE_WAV        AudioReply, or an AudioChunkReply for each chunk
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from deployments.arrays import Parts
+from deployments.arrays import Packed, PackedArrays
 from speech.errors import SpeechError
 from tracing import FinishedSpan
 
-#: Names of two parts: the clip as it was sent, (n,) uint8, and the finished audio, (n,) int16 at the engine's rate.
-UPLOAD = "upload"
-PCM = "pcm"
-#: Names of facts: the clip's tags in audio-service's reply, which engine (name, version) found the voice, how much
-#: audio a mel makes, where in the utterance a chunk belongs (`engines.contract.MelChunk`), and a stream's `SoFar`.
-CLIP = "clip"
-ENGINE = "engine"
-SECONDS = "seconds"
-PART, FINAL, LAST = "part", "final", "last"
-SO_FAR = "so_far"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A stage's answer: its outcome or its error, and in any case the spans it finished."""
+class StageReply(Generic[T]):
+    """Holds a stage's outcome or its error, and in any case the spans that the stage has finished.
+
+    Attributes:
+        spans: the stage's finished spans.
+        value: the outcome; None where there is an error, and at the end of a stream.
+        error: why there is no outcome.
+        input_lost: an array that the stage was given a reference to is gone; the caller should make it again.
+    """
 
     spans: list[FinishedSpan]
-    parts: Parts = field(default_factory=dict)  #: arrays by name, large ones as tickets
-    facts: dict[str, Any] = field(default_factory=dict)  #: the few small values the next stage needs
+    value: T | None = None
     error: SpeechError | None = None
-    input_lost: bool = False  #: an array that it was given a ticket for is gone; worth making again
+    input_lost: bool = False
 
 
 @dataclass(frozen=True)
-class SoFar:
-    """What vocoder-service has done for a stream by now. Its replicas keep nothing between two chunks: this goes along
-    from call to call, and the last one makes the one span that tells of all of them."""
+class ClipReply:
+    """A checked and resampled reference clip.
+
+    Attributes:
+        views: mono float32 (n,) by sample rate in Hz.
+        features: the engine's own arrays, by name.
+        transcript: what is said in the clip, where known.
+        tags: what the clip is like, as the span's tags say it.
+    """
+
+    views: Mapping[int, Packed]
+    features: PackedArrays
+    transcript: str | None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VoiceReply:
+    """A speaker's voice.
+
+    Attributes:
+        arrays: the engine's arrays, by name.
+        engine: name and version of the engine that found the voice; no other can use it.
+    """
+
+    arrays: PackedArrays
+    engine: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class MelReply:
+    """Acoustic features of a whole utterance: the engine's arrays by name, and the seconds of audio they make."""
+
+    arrays: PackedArrays
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MelChunkReply:
+    """Acoustic features of the beginning of a part, as `engines.contract.MelChunk` has them."""
+
+    arrays: PackedArrays
+    seconds: float
+    part: int
+    final: bool
+    last: bool
+
+    @property
+    def reaches(self) -> tuple[int, float, bool]:
+        """Return how far into the utterance this chunk goes: `MelChunk.reaches`."""
+        return self.part, self.seconds, self.final
+
+
+@dataclass(frozen=True)
+class AudioReply:
+    """Finished audio: int16 (n,) at the engine's sample rate."""
+
+    pcm: Packed
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Says what vocoder-service has done for a stream so far.
+
+    Its replicas keep nothing between two chunks. The state goes along from call to call, and the last call makes the
+    one span for all of them.
+
+    Attributes:
+        started_ns: when the first call began, ns since the epoch.
+        first_ns: when the first audio was ready.
+        reached: `MelChunk.reaches` of the last chunk.
+        given: samples of the present part that were given out.
+        chunks: number of calls.
+        queue_ms, wait_ms, compute_ms: sums over the calls, in milliseconds.
+    """
 
     started_ns: int | None = None
-    first_ns: int | None = None  #: when the first audio was ready
-    reached: tuple | None = None  #: `MelChunk.reaches` of the last chunk
-    given: int = 0  #: samples of the part under way that are given out
+    first_ns: int | None = None
+    reached: tuple[int, float, bool] | None = None
+    given: int = 0
     chunks: int = 0
     queue_ms: float = 0.0
     wait_ms: float = 0.0
     compute_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class AudioChunkReply(AudioReply):
+    """The audio that a chunk adds, maybe none, and the stream's new state."""
+
+    state: StreamState = StreamState()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,8 +35,9 @@ class Capabilities:
     modes: frozenset[str]  #: of `fast`, `instruct`
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
+    # No stage reads the next two; they go as soon as engines/cosyvoice3 no longer has them.
     embedding_size: int = 256
-    max_batch_size: Mapping[str, int] = field(default_factory=dict)  #: per stage name; absent means unlimited
+    max_batch_size: Mapping[str, int] = field(default_factory=dict)
     #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
     #: a streamed text goes through the graph sentence by sentence
     streaming: bool = False
@@ -235,7 +236,7 @@ ENGINES = {
 }
 
 
-def create(name: str, options: Mapping | None = None) -> Engine:
+def create(name: str, options: Mapping[str, Any] | None = None) -> Engine:
     """Build the engine called `name`.
 
     Raises:
@@ -253,4 +254,5 @@ def create(name: str, options: Mapping | None = None) -> Engine:
     for option in options or {}:
         if known and option not in known:
             raise ValueError(unknown_key(option, known, f"the options of the engine {name}"))
-    return factory(**(options or {}))
+    engine: Engine = factory(**(options or {}))
+    return engine

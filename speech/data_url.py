@@ -1,6 +1,6 @@
 """A clip inside a request's JSON, as a data URL: `data:audio/wav;base64,UklGR…`.
 
-Nothing is ever fetched: a server that opens its callers' URLs opens them inside its own network.
+Nothing is ever fetched: a server that opens its callers' URLs would open them inside its own network.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import binascii
 import re
 
 from speech.errors import InvalidInput
+from speech.limits import CLIP_DURATION
 
 #: RFC 2397; parameters such as `codecs=opus` may stand before `base64`
 _HEAD = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[\w.+-]+)*(?P<base64>;base64)?\Z", re.IGNORECASE)
@@ -18,14 +19,19 @@ _FORM = "Send the clip as data:audio/wav;base64,…"
 
 
 def decode(url: str, limit_bytes: int) -> bytes:
-    """The bytes in a data URL of a media type `audio/…` or `application/octet-stream`.
+    """Return the bytes in a data URL of a media type `audio/…` or `application/octet-stream`.
 
-    Raises InvalidInput (param `ref_audio`): `url_not_allowed` for any other scheme, `data_url_malformed`,
-    `media_type_unsupported`, `clip_empty`, and `clip_too_large` before a byte is decoded.
+    Args:
+        url: the data URL.
+        limit_bytes: the most bytes; a longer URL is refused before any byte is decoded.
+
+    Raises:
+        InvalidInput: param `ref_audio`; code `url_not_allowed` for another scheme, `data_url_malformed`,
+            `media_type_unsupported`, `clip_empty` or `clip_too_large`.
     """
     if url[:5].lower() != "data:":
         raise _refuse(
-            "The field 'ref_audio' must be a data URL: no other address is fetched on a caller's behalf. "
+            "The field 'ref_audio' must be a data URL: this service fetches no other address. "
             f"{_FORM}, or upload it as a file.",
             "url_not_allowed",
         )
@@ -56,7 +62,9 @@ def decode(url: str, limit_bytes: int) -> bytes:
 
 def _too_large(limit_bytes: int) -> InvalidInput:
     limit = f"{limit_bytes / 2**20:g} MB" if limit_bytes >= 2**20 else f"{limit_bytes} bytes"
-    return _refuse(f"The clip in the data URL is larger than {limit}; 3 to 15 s of audio is enough.", "clip_too_large")
+    return _refuse(
+        f"The clip in the data URL is larger than {limit}; {CLIP_DURATION} of audio is enough.", "clip_too_large"
+    )
 
 
 def _refuse(message: str, code: str) -> InvalidInput:

@@ -1,13 +1,13 @@
-"""The one registry of dialects: the code clients send, the name people read, the value traces carry.
+"""The registry of dialects: the codes that clients send, names for people, and values for traces.
 
 The Chinese dialects are the seventeen that Fun-CosyVoice3's code names beside Mandarin (FunAudioLLM/CosyVoice, its
 instruction list), the other languages are the ones its model card lists. Operators may add more by configuration
-(`Registry.extended`). Whether an engine can *speak* a dialect is the engine's to say, not the registry's.
+(`Registry.extended`). The engine, not the registry, says if it can *speak* a dialect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
@@ -16,6 +16,8 @@ from speech.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Dialect:
+    """One dialect or language."""
+
     code: str  #: as requested: `zh-Sichuan`
     name: str  #: as its speakers write it: 四川话
     english_name: str
@@ -60,7 +62,11 @@ _BUILT_IN = (
 
 
 class Registry:
-    """Dialects by code. Codes are matched without regard to case; `zh_sichuan` is read as `zh-Sichuan`."""
+    """Dialects by code. Case does not matter, and `zh_sichuan` is read as `zh-Sichuan`.
+
+    Raises:
+        ValueError: two dialects have the same code or tag.
+    """
 
     def __init__(self, dialects: Iterable[Dialect] = _BUILT_IN) -> None:
         self._by_key: dict[str, Dialect] = {}
@@ -75,18 +81,26 @@ class Registry:
     def _key(code: str) -> str:
         return code.strip().replace("_", "-").lower()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Dialect]:
         return iter(self._by_key.values())
 
     def __contains__(self, code: str) -> bool:
         return self._key(code) in self._by_key
 
     def extended(self, more: Iterable[Mapping[str, str]]) -> Registry:
-        """A registry with an operator's own dialects added (the fields of `Dialect`). ValueError on a duplicate."""
+        """Return a registry with more dialects, each a mapping with the fields of `Dialect`.
+
+        Raises:
+            ValueError: a code or a tag is registered already.
+        """
         return Registry([*self, *(Dialect(**entry) for entry in more)])
 
     def find(self, code: str | None) -> Dialect:
-        """The dialect called `code`; raises InvalidInput where it is missing or unknown, with the nearest names."""
+        """Return the dialect with this code.
+
+        Raises:
+            InvalidInput: `code` is missing or unknown; the message has the nearest codes.
+        """
         if code is None or not code.strip():
             raise InvalidInput(
                 "The field 'dialect' is required, for example en-US, zh-CN or zh-Sichuan; "
@@ -105,8 +119,12 @@ class Registry:
             )
         return found
 
-    def public(self, spoken: frozenset[str]) -> list[dict]:
-        """For `/api/dialects`: every dialect with `supported` = the running engine can speak it."""
+    def public(self, spoken: frozenset[str]) -> list[dict[str, str | bool]]:
+        """Return all dialects as `/api/dialects` shows them.
+
+        Args:
+            spoken: the codes that the running engine can speak; they are `supported`.
+        """
         return [asdict(dialect) | {"supported": dialect.code in spoken} for dialect in self]
 
 

@@ -183,7 +183,7 @@ class Encoder:
     def __enter__(self) -> Encoder:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -246,9 +246,11 @@ class _Codec:
             format=format.container,
             options={"flush_packets": "1", "fflags": "bitexact", "metadata_header_padding": "0", **options},
         )
-        self._stream = self._container.add_stream(
+        stream = self._container.add_stream(
             format.codec, rate=self._rate, layout="mono", options={"flags": "bitexact", **format.codec_options}
         )
+        assert isinstance(stream, av.AudioStream), "FORMATS names codecs of audio alone"
+        self._stream = stream
         self._stream.format = format.samples
         self._stream.thread_count = 1  # each thread would hold a frame back
         if format.bit_rate:

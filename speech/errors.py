@@ -60,6 +60,11 @@ class SpeechError(Exception):
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         return headers if self.service is None else {**headers, SERVICE_HEADER: self.service}
 
+    def rename_param(self, names: Mapping[str, str]) -> None:
+        """Name the field as the client knows it; `names` has the client's name for each of ours."""
+        if self.param is not None:
+            self.param = names.get(self.param, self.param)
+
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
@@ -74,24 +79,6 @@ def _rebuild(
     service: str | None,
 ) -> SpeechError:
     return cls(message, param=param, code=code, retry_after_s=retry_after_s, service=service)
-
-
-def renamed(error: SpeechError, names: Mapping[str, str]) -> SpeechError:
-    """Return the same error for an API with other field names.
-
-    Args:
-        error: the error, whose `param` is our field.
-        names: their field by our field.
-    """
-    if error.param not in names:
-        return error
-    return type(error)(
-        error.message,
-        param=names[error.param],
-        code=error.code,
-        retry_after_s=error.retry_after_s,
-        service=error.service,
-    )
 
 
 class InvalidInput(SpeechError):

@@ -18,7 +18,8 @@ def to_pcm(samples: np.ndarray) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise ValueError("the audio has samples that are no numbers")
     scaled = np.rint(np.asarray(samples, np.float32) * np.float32(_FULL_SCALE))
-    return scaled.clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
+    clipped: np.ndarray = scaled.clip(-_FULL_SCALE, _FULL_SCALE - 1)
+    return clipped.astype("<i2")
 
 
 def from_pcm(pcm: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from itertools import accumulate, pairwise
 
 from speech.inline import closed_spans, speakable
+from speech.limits import MAX_TEXT
 from speech.sentences import Border, borders
-from speech.text import MAX_TEXT
 
 SHORTEST_LIMIT = 40  #: below it an inline tag might not fit
 _TINY = 12  #: characters; a shorter piece of one or two words has no sentence's melody

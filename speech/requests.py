@@ -1,4 +1,7 @@
-"""A request for speech as the client sends it: plain fields in, one checked `SpeechRequest` out."""
+"""A request for speech: its fields as a client sends them, and `parse`, which checks them.
+
+`parse` makes one `SpeechRequest` of plain fields.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,75 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
+from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
 from speech.pieces import pieces
 from speech.text import check_instruction, check_long_text, check_text, check_transcript
 
-MODES = ("fast", "instruct")
+Mode = Literal["fast", "instruct"]
 #: Those of `speech.encoding`, which brings FFmpeg along: stages know requests, and need none of that.
-RESPONSE_FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
-STREAM_FORMATS = ("audio", "sse")
-FIELDS = (
-    "text",
-    "dialect",
-    "voice",
-    "mode",
-    "style_instruction",
-    "prompt_text",
-    "speed",
-    "seed",
-    "long_form",
-    "response_format",
-    "stream_format",
-)
+ResponseFormat = Literal["wav", "pcm", "flac", "mp3", "opus", "aac"]
+StreamFormat = Literal["audio", "sse"]
+MODES: tuple[str, ...] = get_args(Mode)
+RESPONSE_FORMATS: tuple[str, ...] = get_args(ResponseFormat)
+STREAM_FORMATS: tuple[str, ...] = get_args(StreamFormat)
 SPEED_RANGE = (0.5, 2.0)
 MAX_SEED = 2**32 - 1
+
+Instruction = Annotated[str, Field(max_length=MAX_INSTRUCTION)]
+Transcript = Annotated[str, Field(max_length=MAX_TRANSCRIPT)]
+Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+LongText = Annotated[str, Field(min_length=1, max_length=MAX_LONG_TEXT)]
+
+
+class SpeechFields(BaseModel):
+    """The fields of a request for speech, beside its clip. OpenAPI shows them; `parse` checks them, with remedies."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    text: LongText = Field(description=f"Text to speak; more than {MAX_TEXT} characters only with long_form.")
+    dialect: str | None = None
+    """Code of the dialect: en-US, zh-CN, zh-Sichuan …; see /api/dialects. Required, except with a stored voice, which
+    has its own."""
+    voice: str | None = None
+    """Name or id of a stored voice, instead of a clip."""
+    mode: Mode = "fast"
+    """fast = 3s极速复刻, instruct = 自然语言控制."""
+    style_instruction: Instruction | None = None
+    """How to speak; required with mode=instruct."""
+    prompt_text: Transcript | None = None
+    """Transcript of the clip, if known."""
+    speed: Speed = 1.0
+    """Factor of the natural speed."""
+    seed: Seed = 0
+    """Seed of the random choices."""
+    long_form: bool = False
+    """Split a long text by sentence, speak the pieces side by side, and join them."""
+    response_format: ResponseFormat = "wav"
+    """File format of the answer."""
+    stream_format: StreamFormat | None = None
+    """audio: in chunks as it is made; sse: events (docs/api.md); absent: one whole file."""
+
+
+FIELDS = tuple(SpeechFields.model_fields)
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is to be said, and how. `dialect` is a registry code, `speed` a factor, `seed` 0 … 2**32 - 1."""
+    """The text to speak, and how.
+
+    Attributes:
+        dialect: A registry code.
+        speed: A factor of the natural speed.
+        seed: 0 … 2**32 - 1.
+        dialect_tag: The dialect's `Dialect.tag`, for traces. None outside a request.
+    """
 
     text: str
     dialect: str
@@ -44,26 +86,27 @@ class Utterance:
     prompt_text: str | None = None
     speed: float = 1.0
     seed: int = 0
+    dialect_tag: str | None = None
 
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What a client asks for: an utterance, whose text may be a long one, and the form of the answer."""
+    """A client's checked request: an utterance, whose text may be long, and the form of the answer."""
 
     utterance: Utterance
     dialect: Dialect
-    dialect_source: str = "request"  #: request, voice or key
-    voice: str | None = None  #: name or id of a stored one, in place of a clip
+    dialect_source: str = "request"  #: request, voice, key or config
+    voice: str | None = None  #: name or id of a stored voice, instead of a clip
     long_form: bool = False
     response_format: str = "wav"
     stream_format: str | None = None  #: audio, sse, or None for one whole file
 
     def pieces(self, early: bool) -> list[Utterance]:
-        """The utterances that are to be said one after the other.
+        """Return the utterances to speak one after the other.
 
         Args:
-            early: a sentence each, for the first to be heard soon; else as few as the stages' limit allows, one for a
-                text that isn't long.
+            early: one for each sentence, so that the first is heard soon. Otherwise as few as the stages' limit
+                allows; one for a text that is not long.
         """
         if not (early or self.long_form):
             return [self.utterance]
@@ -73,14 +116,23 @@ class SpeechRequest:
 
 @dataclass(frozen=True)
 class Fallback:
-    """The dialect where a request names none, and whose it is: the stored voice's, or the key's."""
+    """The dialect of a request that names none, and its source: the stored voice, the key or the config."""
 
     dialect: str
     source: str
 
 
 def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fallback | None = None) -> SpeechRequest:
-    """Check form fields. Raises InvalidInput whose `param` names the field; the client's text is never echoed."""
+    """Check the fields of a request.
+
+    Args:
+        fields: name and text of each field, as in a form.
+        registry: the known dialects.
+        fallback: the dialect if `fields` name none.
+
+    Raises:
+        InvalidInput: a field is unknown, missing or wrong; `param` names it. The client's text is never quoted.
+    """
     for name in fields:
         if name not in FIELDS:
             raise _unknown_field(name)
@@ -96,6 +148,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         prompt_text=check_transcript(fields["prompt_text"]) if fields.get("prompt_text") else None,
         speed=_speed(fields.get("speed")),
         seed=_seed(fields.get("seed")),
+        dialect_tag=dialect.tag,
     )
     source = fallback.source if fallback and not asked else "request"
     return SpeechRequest(
@@ -104,14 +157,18 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         source,
         fields.get("voice") or None,
         long_form,
-        _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS, "wav"),
-        _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS, None),
+        _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS) or _default("response_format"),
+        _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS),
     )
 
 
-def _choice(value: str | None, name: str, known: tuple[str, ...], default: str | None) -> str | None:
+def _default(name: str) -> str:
+    return str(SpeechFields.model_fields[name].default)
+
+
+def _choice(value: str | None, name: str, known: tuple[str, ...]) -> str | None:
     if not value:
-        return default
+        return None
     if value not in known:
         raise InvalidInput(f"The field '{name}' must be one of {', '.join(known)}.", param=name, code=f"{name}_unknown")
     return value
@@ -135,7 +192,7 @@ def _unknown_field(name: str) -> InvalidInput:
 
 def _mode(value: str | None) -> str:
     if not value:
-        return "fast"
+        return _default("mode")
     if value not in MODES:
         raise InvalidInput(
             "The field 'mode' must be 'fast' (3s极速复刻) or 'instruct' (自然语言控制).",
@@ -155,7 +212,7 @@ def _instruction(value: str | None, mode: str) -> str | None:
                 param="style_instruction",
                 code="instruction_missing",
             )
-        return check_instruction(value)
+        return check_instruction(value or "")
     if given:
         # Dropping it silently would sound like an instruction that does not work.
         raise InvalidInput(
@@ -169,7 +226,7 @@ def _instruction(value: str | None, mode: str) -> str | None:
 
 def _speed(value: str | None) -> float:
     if value is None or value == "":
-        return 1.0
+        return float(_default("speed"))
     low, high = SPEED_RANGE
     try:
         speed = float(value)
@@ -186,7 +243,7 @@ def _speed(value: str | None) -> float:
 
 def _seed(value: str | None) -> int:
     if value is None or value == "":
-        return 0
+        return int(_default("seed"))
     # int() would also take '1_000', '٣' and ' 7 '.
     if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_SEED):
         raise InvalidInput(

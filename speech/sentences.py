@@ -65,18 +65,24 @@ def borders(text: str, language: str) -> dict[int, Border]:
     return {at: border for at, border in found.items() if 0 < at < len(text)}
 
 
+def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Return the end of the match that begins at `at`; `at` itself if there is none."""
+    match = pattern.match(text, at)
+    return match.end() if match else at
+
+
 def _closed(text: str, end: int, language: str) -> int:
     """Behind the quotes, brackets and tags that close at `end`."""
     if language not in _DENSE:
-        return (_CLOSERS_FRENCH if language == "fr" else _CLOSERS).match(text, end).end()
-    closed = _CLOSERS_DENSE.match(text, end).end()
+        return _behind(_CLOSERS_FRENCH if language == "fr" else _CLOSERS, text, end)
+    closed = _behind(_CLOSERS_DENSE, text, end)
     for quote in ('"', "'"):
         if text.startswith(quote, closed) and text.count(quote, 0, closed) % 2:
             closed += 1
     return closed
 
 
-def _border(text: str, start: int, marks: re.Match, end: int, language: str, cased: bool) -> Border | None:
+def _border(text: str, start: int, marks: re.Match[str], end: int, language: str, cased: bool) -> Border | None:
     """What `marks` in the sentence from `start` on are; `end` is behind what closes after them."""
     following = text[end : end + 1]
     quoted = any(char in _QUOTES for char in text[marks.end() : end])
@@ -90,12 +96,19 @@ def _border(text: str, start: int, marks: re.Match, end: int, language: str, cas
         if ellipsis and following and following == text[marks.start() - 1 : marks.start()]:
             return None  # 我……我
         return Border.CLAUSE if quoted and following.isalnum() else Border.SENTENCE
-    ahead = _OPENERS.match(text, end).end()
+    ahead = _behind(_OPENERS, text, end)
     return _spaced_border(text, start, marks, text[ahead : ahead + 1], language, quoted, ellipsis, cased)
 
 
 def _spaced_border(
-    text: str, start: int, marks: re.Match, following: str, language: str, quoted: bool, ellipsis: bool, cased: bool
+    text: str,
+    start: int,
+    marks: re.Match[str],
+    following: str,
+    language: str,
+    quoted: bool,
+    ellipsis: bool,
+    cased: bool,
 ) -> Border | None:
     goes_on = following.islower() and cased
     if ";" in marks[0]:

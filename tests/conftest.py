@@ -1,4 +1,4 @@
-"""Shared by all tests: what may be skipped, which tests take long, the two real servers, and a stand-in for the API.
+"""Shared by all tests: skipping, long tests, their order, the two real servers, and a stand-in for the API.
 
 The servers are started on the first use, on free ports of loopback, once a session; their logs lie in pytest's
 temporary folder. Every other helper belongs into the test file that uses it.
@@ -34,8 +34,13 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 LOGICAL_CPUS, LOGICAL_GPUS = 16, 4
 
 
+#: Marks of tests that take long, by the option that runs those tests and no others.
+LONG = {"--proof": "proof", "--drills": "drill", "--soak": "soak"}
+
+
 def pytest_addoption(parser):
-    parser.addoption("--proof", action="store_true", help="run the long tests (marked `proof`), and only those")
+    for option, mark in LONG.items():
+        parser.addoption(option, action="store_true", help=f"run the tests marked `{mark}`, and only those")
 
 
 def pytest_configure(config):
@@ -46,25 +51,40 @@ def pytest_configure(config):
 LAST = "test_shutdown.py"  #: leaves an application of the whole session unusable
 
 
-def _order(items: list[pytest.Item]) -> dict[Path, int]:
-    """By file: those that need the session's Ray come last, because its two dozen replicas, idle, take CPU time
-    from whatever runs beside them (0.7 of a core in one reading)."""
-    order: dict[Path, int] = {}
-    for item in items:
+def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
+
+    Files that need the session's Ray come last, because its two dozen replicas, idle, take CPU time from whatever runs
+    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file.
+    """
+    group: dict[Path, int] = {}
+    first: dict[Path, int] = {}
+    for position, item in enumerate(items):
         place = 2 if item.path.name == LAST else int("ray_head" in item.fixturenames)
-        order[item.path] = max(place, order.get(item.path, 0))
-    return order
+        group[item.path] = max(place, group.get(item.path, 0))
+        first.setdefault(item.path, position)
+
+    def key(numbered: tuple[int, pytest.Item]) -> tuple:
+        position, item = numbered
+        if item.get_closest_marker("in_order"):
+            indices = item.callspec.indices.values() if hasattr(item, "callspec") else ()
+            within = (item.location[1], *indices)
+        else:
+            within = (position,)
+        return group[item.path], first[item.path], within
+
+    return [item for _, item in sorted(enumerate(items), key=key)]
 
 
 def pytest_collection_modifyitems(config, items):
-    wanted = config.getoption("--proof")
-    chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
-    left_out = [item for item in items if item not in chosen]
+    wanted = {mark for option, mark in LONG.items() if config.getoption(option)}
+    chosen, left_out = [], []
+    for item in items:
+        marks = {mark for mark in LONG.values() if item.get_closest_marker(mark)}
+        (chosen if marks & wanted or not (marks or wanted) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = chosen
-    order = _order(items)
-    items.sort(key=lambda item: order[item.path])
+    items[:] = _in_order(chosen)
 
 
 @pytest.hookimpl(hookwrapper=True)

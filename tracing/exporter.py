@@ -1,8 +1,12 @@
-"""Takes whole kept traces and gets them to Zipkin, whatever Zipkin is doing.
+"""Takes whole kept traces and gets them to Zipkin, in whatever state Zipkin is.
 
-Only the ingress has an exporter (and the watchdog, for its own actions). `submit` redacts, appends the trace to this
-process's spool and returns; a background thread sends. So an answer never waits for Zipkin, and a process killed
-right after it loses nothing: the next one adopts its spool.
+The ingress has an exporter, and the watchdog has one for its own actions. `submit` redacts the trace, appends it to
+this process's spool and returns. A background thread sends it. So an answer never waits for Zipkin, and a process that
+is killed right after it loses nothing: the next one adopts its spool.
+
+Why not the OpenTelemetry Collector, whose `file_storage` and `sending_queue` do the same: it is a second binary that
+each machine would have to run, and until a span has reached it, a killed process still loses the span. The SDK's
+`BatchSpanProcessor` keeps its queue in memory, which a kill loses too, and drops a batch that Zipkin does not take.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import logging
 import math
 import threading
 import time
+from typing import Any
 
 from tracing.http_transport import HttpTransport
 from tracing.redaction import Redaction
@@ -23,16 +28,17 @@ from tracing.transport import FileTransport, Transport
 
 __all__ = ["Exporter", "ExportSettings"]
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
-_LAST_TRIES, _LAST_PAUSE_S = 3, 0.1
+_DRAIN_TRIES, _DRAIN_PAUSE_S = 3, 0.1
 
 
 class Exporter:
-    """One process's way out for traces.
+    """Exports the traces of one process.
 
     Args:
-        transport: instead of the one that the settings name, for tests and for other ways out.
+        settings: Where to send, and how much may wait.
+        transport: Used instead of the one that the settings name, for tests and for other ways out.
     """
 
     def __init__(self, settings: ExportSettings, *, transport: Transport | None = None) -> None:
@@ -42,37 +48,40 @@ class Exporter:
         self._transport = transport or _transport(settings)
         self._queue = Queue(settings.queue_limit)
         self._spool = _spool(settings) if self._transport else None
-        stores = [self._queue] if self._spool is None else [self._queue, self._spool]
+        stores: list[Spool | Queue] = [self._queue] if self._spool is None else [self._queue, self._spool]
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._thread = None
+        self._thread: threading.Thread | None = None
         if self._transport is None:
             return
         self._sender = Sender(stores, self._transport, settings, self._counters)
-        # A daemon: a process that must end, ends; what wasn't sent is in the spool.
+        # A daemon, so that it never keeps a process from ending. Unsent traces are in the spool.
         self._thread = threading.Thread(target=self._run, name="trace-export", daemon=True)
         self._thread.start()
 
-    def submit(self, spans: list[dict]) -> None:
-        """Takes one whole kept trace, redacted here, and never raises for what is in it.
+    def submit(self, spans: list[dict[str, Any]]) -> None:
+        """Take one whole kept trace and redact it. Never raises for its content.
 
-        On return the trace is in the spool file (written, not fsynced), or in memory where there is no spool.
+        On return the trace is in the spool file (written, not fsynced), or in memory if there is no spool.
+
+        Args:
+            spans: In Zipkin v2 JSON, as `encode` makes them.
         """
         self._counters.add("submitted")
         if self._transport is None or self._closing.is_set():
             self._counters.add("dropped_closed" if self._closing.is_set() else "dropped_no_destination")
             return
-        clean, taken_out = self._redaction.trace(spans)
-        self._counters.add("redacted", taken_out)
+        clean, redacted = self._redaction.redact(spans)
+        self._counters.add("redacted", redacted)
         if not clean:
             self._counters.add("dropped_empty")
             return
         line = json.dumps(clean, separators=(",", ":")).encode()
-        self._keep(line)
+        self._store(line)
         if not self._wake.is_set():
             self._wake.set()
 
-    def _keep(self, line: bytes) -> None:
+    def _store(self, line: bytes) -> None:
         if self._spool is not None:
             try:
                 self._counters.add("dropped_spool_full", self._spool.append(line))
@@ -87,13 +96,15 @@ class Exporter:
         self._counters.add("dropped_queue_full", self._queue.append(line))
 
     def counters(self) -> dict[str, int]:
-        """Counts since the start, in traces unless named otherwise.
+        """Return counts since the start, in traces unless named otherwise.
 
-        `submitted`, `sent`, `sent_in_parts` (a span of it was refused), `adopted`, `retries`, `failed_batches`,
-        `returned` (taken by a Zipkin whose storage was down when this exporter closed, and back in the spool),
-        `redacted` (tags, annotations and names taken out), `dropped` and its parts by reason
-        (`dropped_spool_full`, `dropped_queue_full`, `dropped_poison`, `dropped_closed`, `dropped_no_destination`,
-        `dropped_empty`), `dropped_spans_rejected` (spans), `waiting` (now).
+        - `submitted`, `sent`, `sent_in_parts` (one of its spans was refused), `adopted`, `retries`, `failed_batches`;
+        - `returned`: taken by a Zipkin whose storage was down when this exporter closed, and back in the spool;
+        - `redacted`: tags, annotations and names that were taken out;
+        - `dropped`, and its parts by reason: `dropped_spool_full`, `dropped_queue_full`, `dropped_poison`,
+          `dropped_closed`, `dropped_no_destination`, `dropped_empty`;
+        - `dropped_spans_rejected`: spans that Zipkin refused;
+        - `waiting`: now.
         """
         counts = dict.fromkeys(("submitted", "sent", "adopted", "retries", "failed_batches", "redacted"), 0)
         counts.update(self._counters.read())
@@ -102,7 +113,7 @@ class Exporter:
         return counts
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Sends what waits, for `timeout_s` at most, and lets go of the spool. What remains, the next one adopts."""
+        """Send waiting traces for at most `timeout_s` and let go of the spool. The next exporter adopts the rest."""
         if self._closing.is_set():
             return
         self._deadline = time.monotonic() + timeout_s
@@ -113,7 +124,7 @@ class Exporter:
         if self._transport is not None and not (self._thread and self._thread.is_alive()):
             for line in self._transport.close() or ():
                 self._counters.add("returned")
-                self._keep(line)
+                self._store(line)
         if self._spool is not None:
             self._spool.close()
 
@@ -121,7 +132,7 @@ class Exporter:
         next_adoption = -math.inf
         while not self._closing.is_set():
             if self._spool is not None and time.monotonic() >= next_adoption:
-                self._adopt()
+                self._adopt(self._spool)
                 next_adoption = time.monotonic() + self._settings.adopt_every_s
             self._wake.clear()
             if self._closing.is_set():  # its wake-up may be the one just cleared
@@ -136,26 +147,26 @@ class Exporter:
         self._drain()
 
     def _drain(self) -> None:
-        """The last minute: tries on through pauses, but not for ever against a receiver that is gone."""
+        """Send at shutdown: through pauses, but only a few times against a receiver that is gone."""
         failures = 0
-        while failures < _LAST_TRIES and time.monotonic() < self._deadline:
+        while failures < _DRAIN_TRIES and time.monotonic() < self._deadline:
             pause = self._step(force=True)
             if pause == math.inf:
                 return
             failures = failures + 1 if pause else 0
-            time.sleep(min(pause, _LAST_PAUSE_S))
+            time.sleep(min(pause, _DRAIN_PAUSE_S))
 
     def _step(self, *, force: bool = False) -> float:
         try:
             return self._sender.step(force=force)
-        except Exception as error:  # a defect of ours must not end the thread; its text could hold a span's
+        except Exception as error:  # a defect must not end the thread; its text could quote a span, so it is not logged
             self._counters.add("export_defects")
             log.error("trace export failed unexpectedly (%s); going on", type(error).__name__)
             return self._settings.retry_most_s
 
-    def _adopt(self) -> None:
+    def _adopt(self, spool: Spool) -> None:
         try:
-            adopted = self._spool.adopt()
+            adopted = spool.adopt()
         except OSError as error:
             log.warning("spools of ended processes can't be adopted (%s)", error.strerror)
             return
@@ -170,18 +181,20 @@ def _transport(settings: ExportSettings) -> Transport | None:
 
         return KafkaTransport(settings.kafka, settings.kafka_topic, settings.timeout_s, settings.kafka_options)
     if settings.zipkin_url is not None:
-        return StorageCheckedTransport(_to_zipkin(settings), settings.zipkin_url, settings.timeout_s)
+        return StorageCheckedTransport(
+            _to_zipkin(settings, settings.zipkin_url), settings.zipkin_url, settings.timeout_s
+        )
     if settings.file is not None:
         return FileTransport(settings.file)
     return None
 
 
-def _to_zipkin(settings: ExportSettings) -> Transport:
+def _to_zipkin(settings: ExportSettings, url: str) -> Transport:
     if settings.protocol == "grpc":
         from tracing.grpc_transport import GrpcTransport
 
-        return GrpcTransport(settings.zipkin_url, settings.timeout_s)
-    return HttpTransport(settings.zipkin_url, settings.timeout_s)
+        return GrpcTransport(url, settings.timeout_s)
+    return HttpTransport(url, settings.timeout_s)
 
 
 def _spool(settings: ExportSettings) -> Spool | None:

@@ -1,14 +1,16 @@
-"""A finished span on its way home: plain values, quick to make and small to pickle.
+"""A finished span as plain values: quick to make, small to pickle.
 
-Every request makes half a dozen of these in five processes; only the kept tenth is ever encoded for Zipkin
-(`tracing.encoding`), in the ingress.
+Every request makes half a dozen of these in five processes. They travel to the ingress on the stages' replies. Only
+the tenth that is kept is ever encoded for Zipkin (`tracing.encoding`), in the ingress.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tracing import vocabulary
+
+TagValue: TypeAlias = str | bool | int | float
 
 
 class FinishedSpan(NamedTuple):
@@ -24,16 +26,19 @@ class FinishedSpan(NamedTuple):
     service: str
     ip: str | None  #: of the service's replica
     remote: str | None  #: the service that a CLIENT span speaks for
-    tags: dict[str, str | bool | int | float]
-    events: tuple[tuple[int, str], ...]  #: moments (ns since the epoch) and their annotations
+    tags: dict[str, TagValue]
+    events: tuple[tuple[int, str], ...]  #: annotations: nanoseconds since the epoch, text
 
     @property
     def failed(self) -> bool:
+        """True if the span carries the tag `error`."""
         return vocabulary.ERROR in self.tags
 
     @property
     def seconds(self) -> float:
+        """The span's duration."""
         return (self.end_ns - self.start_ns) / 1e9
 
-    def tagged(self, more: dict[str, str | bool | int | float]) -> FinishedSpan:
-        return self._replace(tags=self.tags | more)
+    def with_tags(self, tags: dict[str, TagValue]) -> FinishedSpan:
+        """Return a copy with these tags added."""
+        return self._replace(tags=self.tags | tags)

@@ -1,7 +1,9 @@
-"""Zipkin's gRPC collector: `zipkin.proto3.SpanService/Report`, on the same port as HTTP.
+"""Sends traces to Zipkin's gRPC collector: `zipkin.proto3.SpanService/Report`, on the same port as HTTP.
 
-Zipkin has it off unless started with COLLECTOR_GRPC_ENABLED=true. The messages are built from field numbers here
-instead of generated code, because the schema is small, frozen, and generated code would pin protobuf's version.
+Zipkin has it off unless it is started with COLLECTOR_GRPC_ENABLED=true. The messages are built from field numbers,
+because the schema is small and frozen, and generated code would pin protobuf's version. That pin is also why
+`opentelemetry-exporter-zipkin-proto-http` is not used: it needs protobuf 3, which Ray would then run in pure Python.
+
 Source: github.com/openzipkin/zipkin-api, zipkin.proto.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -20,7 +23,7 @@ from tracing.transport import Rejected, Unavailable, join
 _F = descriptor_pb2.FieldDescriptorProto
 _KINDS = {"CLIENT": 1, "SERVER": 2, "PRODUCER": 3, "CONSUMER": 4}
 # message -> (field, number, type), or a message's name as the type
-_SCHEMA = {
+_SCHEMA: dict[str, list[tuple[str, int, Any]]] = {
     "Endpoint": [
         ("service_name", 1, _F.TYPE_STRING),
         ("ipv4", 2, _F.TYPE_BYTES),
@@ -50,7 +53,7 @@ _REFUSALS = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTE
 _FAILURES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 
 
-def _list_of_spans():
+def _list_of_spans() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="cosygraph_zipkin.proto", package="zipkin.proto3", syntax="proto3")
     for message, fields in _SCHEMA.items():
         described = file.message_type.add(name=message)
@@ -71,9 +74,11 @@ _ListOfSpans = _list_of_spans()
 
 
 class GrpcTransport:
-    """One unary call a batch, not compressed: Zipkin's collector answers INTERNAL to compressed messages.
+    """Sends each batch as one unary call. It is not compressed: Zipkin's collector answers INTERNAL to that.
 
-    `zipkin_url` gives host and port; https means TLS with the system's roots.
+    Args:
+        zipkin_url: Host and port. `https` means TLS with the system's roots.
+        timeout_s: For one call.
     """
 
     name = "grpc"
@@ -94,7 +99,8 @@ class GrpcTransport:
         self._timeout_s = timeout_s
 
     def send(self, traces: Sequence[bytes]) -> None:
-        message = encode(json.loads(join(traces)))
+        """As `Transport.send`."""
+        message = to_protobuf(json.loads(join(traces)))
         try:
             self._report(message, timeout=self._timeout_s)
         except grpc.RpcError as error:
@@ -107,22 +113,24 @@ class GrpcTransport:
             raise Unavailable(why, answered=code in _FAILURES) from None
 
     def close(self) -> None:
+        """Close the channel."""
         self._channel.close()
 
 
-def encode(spans: list[dict]) -> bytes:
-    """Spans in Zipkin's JSON form as a serialized ListOfSpans."""
+def to_protobuf(spans: list[dict[str, Any]]) -> bytes:
+    """Serialize spans in Zipkin's JSON form as a ListOfSpans."""
     message = _ListOfSpans()
     for span in spans:
         _fill(message.spans.add(), span)
-    return message.SerializeToString()
+    serialized: bytes = message.SerializeToString()
+    return serialized
 
 
-def _fill(out, span: dict) -> None:
+def _fill(out: Any, span: dict[str, Any]) -> None:
     out.trace_id = bytes.fromhex(span["traceId"])
     out.id = bytes.fromhex(span["id"])
     out.parent_id = bytes.fromhex(span.get("parentId", ""))
-    out.kind = _KINDS.get(span.get("kind"), 0)
+    out.kind = _KINDS.get(span.get("kind", ""), 0)
     out.name = span.get("name", "")
     out.timestamp, out.duration = span.get("timestamp", 0), span.get("duration", 0)
     for key, field in (("localEndpoint", out.local_endpoint), ("remoteEndpoint", out.remote_endpoint)):
@@ -134,7 +142,7 @@ def _fill(out, span: dict) -> None:
         out.tags.add(key=key, value=value)
 
 
-def _fill_endpoint(out, endpoint: dict) -> None:
+def _fill_endpoint(out: Any, endpoint: dict[str, Any]) -> None:
     out.service_name = endpoint.get("serviceName", "")
     out.port = endpoint.get("port", 0)
     for key in ("ipv4", "ipv6"):

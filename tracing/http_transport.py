@@ -1,4 +1,4 @@
-"""POST to Zipkin's `/api/v2/spans`, gzipped."""
+"""Sends traces to Zipkin's `/api/v2/spans`, gzipped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _HEADERS = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
 
 
 class HttpTransport:
-    """Goes straight to the host: proxies in the environment are ignored.
+    """Sends each batch as one POST, straight to the host: proxies in the environment are ignored.
 
     Args:
-        zipkin_url: base URL, no slash at its end.
+        zipkin_url: Base URL, without a slash at its end.
+        timeout_s: For one request.
     """
 
     name = "http"
@@ -27,9 +28,10 @@ class HttpTransport:
         self._client = httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False)
 
     def send(self, traces: Sequence[bytes]) -> None:
+        """As `Transport.send`."""
         body = gzip.compress(join(traces), compresslevel=1)
         try:
-            # Of the answer only the status is of interest; its body could echo what was sent, and is never logged.
+            # Only the answer's status is read. Its body could echo what was sent, so it is never logged.
             answer = self._client.post(self._url, content=body, headers=_HEADERS)
         except httpx.HTTPError as error:
             raise Unavailable(type(error).__name__) from None
@@ -40,4 +42,5 @@ class HttpTransport:
         raise Unavailable(f"HTTP {answer.status_code}", answered=answer.status_code >= 500)
 
     def close(self) -> None:
+        """Close the connections."""
         self._client.close()

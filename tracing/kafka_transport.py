@@ -1,12 +1,14 @@
-"""Zipkin's Kafka collector: a message is a JSON list of spans on the topic `zipkin`.
+"""Sends traces to Zipkin's Kafka collector: a message is a JSON list of spans on the topic `zipkin`.
 
-Needs `confluent-kafka`, which the project doesn't install by itself. A batch counts as sent once all in-sync replicas
-have it (`acks=all`), so a broker that dies right after loses nothing either.
+It needs `confluent-kafka`, which the project does not install by itself. A batch counts as sent once all in-sync
+replicas have it (`acks=all`), so a broker that dies right after it loses nothing.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from tracing.transport import Rejected, Unavailable, join
 
@@ -15,8 +17,10 @@ class KafkaTransport:
     """Sends each batch as one message and waits for its acknowledgement.
 
     Args:
-        bootstrap: `host:port`, several with commas between.
-        more: further settings of librdkafka, for example for TLS and SASL.
+        bootstrap: `host:port`; several are separated by commas.
+        topic: The topic that Zipkin reads.
+        timeout_s: For one message.
+        more: Further settings of librdkafka, for example for TLS and SASL.
 
     Raises:
         RuntimeError: `confluent-kafka` isn't installed.
@@ -40,18 +44,19 @@ class KafkaTransport:
                 "linger.ms": 0,
                 "compression.type": "gzip",
                 "message.timeout.ms": int(timeout_s * 1000),
-                # librdkafka would write to stderr by itself; failures are the sender's to log, once.
+                # librdkafka would write to stderr by itself. The sender logs failures, once.
                 "log_level": 0,
                 **(more or {}),
             },
-            logger=_silent(),
+            logger=_muted_logger(),
         )
 
     def send(self, traces: Sequence[bytes]) -> None:
-        outcome: list = []
+        """As `Transport.send`."""
+        outcome: list[Any] = []
         try:
             self._producer.produce(self._topic, join(traces), on_delivery=lambda error, _: outcome.append(error))
-            # Longer than the message's own timeout: it must be decided when this returns, or it could go out twice.
+            # Longer than the message's own timeout: its fate must be known on return, or it could go out twice.
             self._producer.flush(self._timeout_s + 1)
         except self._refusal as error:
             self._raise(getattr(error, "args", [None])[0], type(error).__name__)
@@ -60,20 +65,19 @@ class KafkaTransport:
         if outcome[0] is not None:
             self._raise(outcome[0], "KafkaError")
 
-    def _raise(self, error, otherwise: str) -> None:
+    def _raise(self, error: Any, otherwise: str) -> NoReturn:
         code = error.code() if hasattr(error, "code") else None
         if code == self._too_large:
             raise Rejected("Kafka: message too large")
         raise Unavailable(f"Kafka: {error.name() if code is not None else otherwise}")
 
     def close(self) -> None:
+        """Let go of the producer. Nothing waits in it: `send` returns after the acknowledgement."""
         self._producer.flush(0)
 
 
-def _silent():
-    import logging
-
-    logger = logging.getLogger("tracing.export.kafka")
+def _muted_logger() -> logging.Logger:
+    logger = logging.getLogger(f"{__name__}.librdkafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger

@@ -1,13 +1,14 @@
 """Spans that record nothing, for requests made while tracing is switched off.
 
-They have ids all the same: an answer carries its trace id, log lines name it, and the stages learn from the carrier's
-flag (`-00`) that nobody collects their spans.
+They still have ids: an answer carries its trace id, log lines name it, and the flag `-00` of the call context tells
+the stages that nothing collects their spans. OpenTelemetry's own `NonRecordingSpan` is not used, because it makes no
+ids, and because it has OpenTelemetry's methods instead of `tracing.spans.Span`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -20,7 +21,11 @@ _IDS = RandomIdGenerator()
 
 
 class NoOpTracer:
-    """In a `Tracer`'s place. `clock`: nanoseconds since the epoch."""
+    """Stands in for a `Tracer` and makes spans that record nothing.
+
+    Args:
+        clock: Nanoseconds since the epoch.
+    """
 
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
         self.clock = clock
@@ -28,16 +33,18 @@ class NoOpTracer:
     def server(
         self, name: str, *, parent: SpanContext | CallContext | None, start_ns: int | None = None
     ) -> NonRecordingSpan:
+        """As `Tracer.server`."""
         return NonRecordingSpan(self.clock, parent.parent if isinstance(parent, CallContext) else parent, start_ns)
 
     def client(
         self, name: str, *, parent: SpanContext | CallContext | None, remote_service: str, start_ns: int | None = None
     ) -> NonRecordingSpan:
+        """As `Tracer.client`."""
         return self.server(name, parent=parent, start_ns=start_ns)
 
 
 class NonRecordingSpan:
-    """In a `Span`'s place: has a context and a carrier, forgets everything else, and finishes as no span at all."""
+    """Stands in for a `Span`: it has a context, forgets everything else, and ends as no span at all."""
 
     def __init__(self, clock: Callable[[], int], parent: SpanContext | None, start_ns: int | None) -> None:
         self._clock = clock
@@ -47,28 +54,28 @@ class NonRecordingSpan:
         self.trace_id = f"{trace_id:032x}"
 
     def tag(self, key: str, value: Any) -> None:
-        pass
+        """Do nothing."""
 
     def tags(self, tags: dict[str, Any] | None = None, /, **more: Any) -> None:
-        pass
+        """Do nothing."""
 
     def annotate(self, text: str, at_ns: int | None = None) -> None:
-        pass
+        """Do nothing."""
 
     def fail(self, error_type: str, message: str = "", status: int | None = None) -> None:
-        pass
+        """Do nothing."""
 
-    def child(self, name: str, start_ns: int, end_ns: int, tags: dict[str, Any] | None = None) -> None:
-        pass
+    def add_child(self, name: str, start_ns: int, end_ns: int, tags: Mapping[str, Any] | None = None) -> None:
+        """Do nothing."""
 
-    def carrier(self, deadline_ns: int) -> CallContext:
+    def call_context(self, deadline_ns: int) -> CallContext:
+        """Return a context that tells the stage to record nothing either."""
         return CallContext(f"00-{self.trace_id}-{self.context.span_id:016x}-00", self._clock(), deadline_ns)
 
-    def preview(self) -> None:
+    def snapshot(self) -> None:
+        """Return None: there is nothing to look at."""
         return None
 
-    def records(self, end_ns: int | None = None) -> list[FinishedSpan]:
-        return []
-
-    def finish(self, end_ns: int | None = None) -> list[dict]:
+    def end(self, end_ns: int | None = None) -> list[FinishedSpan]:
+        """Return no spans."""
         return []

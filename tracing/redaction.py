@@ -1,10 +1,9 @@
-"""What may leave, and nothing else: an allow-list over the finished Zipkin span, applied before any byte is stored
-or sent.
+"""Redaction by an allow-list over the finished Zipkin span, applied before any byte is stored or sent.
 
-It fails closed. A tag leaves when its key is in the vocabulary and its whole value has that key's shape; an
-annotation when it is in the closed list; a name when it is a stage, an engine's phase, or a method and a route that
-we serve. A service must be one of ours. Anything else is taken out and counted. Two things are replaced instead,
-because Zipkin needs them there: the span's name, and the tag `error`, by which failed spans are found and counted.
+It fails closed. A tag leaves if its key is in the vocabulary and its whole value has that key's shape. An annotation
+leaves if it is in the closed list. A name leaves if it is a stage, an engine's phase, or a method and a route that we
+serve. A service must be one of ours. Anything else is taken out and counted. Two things are replaced instead, because
+Zipkin needs them: the span's name, and the tag `error`, by which failed spans are found and counted.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from tracing import vocabulary
 from tracing.settings import Allow
@@ -27,7 +27,12 @@ _LATEST = 2**53  # microseconds; later than any clock of ours, and exact in JSON
 
 
 class Redaction:
-    """The allow-list: the vocabulary, and what `allow` adds. Holds no state; any thread may use it."""
+    """The allow-list. It holds no state, so any thread may use it.
+
+    Args:
+        allow: What may leave beyond the vocabulary.
+        services: The names that an endpoint may have.
+    """
 
     def __init__(self, allow: Allow = Allow(), services: Iterable[str] = vocabulary.SERVICES) -> None:
         self._services = frozenset(services)
@@ -44,20 +49,25 @@ class Redaction:
         templates = [_SLOT.join(re.escape(part) for part in message.split("{}")) for message in allow.error_messages]
         self._error_message = re.compile("|".join(templates)) if templates else None
 
-    def trace(self, spans: list[dict]) -> tuple[list[dict], int]:
-        """The spans as they may leave, and how many things were taken out of them or replaced.
+    def redact(self, spans: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        """Redact the spans of a trace.
 
-        A span without valid ids and times is left out whole. The dicts given are not changed.
+        Args:
+            spans: In Zipkin v2 JSON. The dicts are not changed.
+
+        Returns:
+            The spans as they may leave, and how many things were taken out of them or replaced. A span without
+            valid ids and times is left out whole.
         """
-        taken: list[str] = []  # what kind of thing; only the count leaves
+        taken: list[str] = []  # kinds of things; only their count leaves
         cleaned = [self._span(span, taken) for span in spans]
         return [span for span in cleaned if span is not None], len(taken)
 
-    def _span(self, span: dict, taken: list[str]) -> dict | None:
+    def _span(self, span: dict[str, Any], taken: list[str]) -> dict[str, Any] | None:
         if not isinstance(span, dict) or not _has_identity(span):
             taken.append("span")
             return None
-        clean = {"traceId": span["traceId"], "id": span["id"]}
+        clean: dict[str, Any] = {"traceId": span["traceId"], "id": span["id"]}
         if _matches(_SPAN_ID, span.get("parentId")):
             clean["parentId"] = span["parentId"]
         if _among(_KINDS, span.get("kind")):
@@ -76,7 +86,7 @@ class Redaction:
             clean["annotations"] = _annotations(annotations, taken)
         return clean
 
-    def _endpoints(self, span: dict, clean: dict, taken: list[str]) -> None:
+    def _endpoints(self, span: dict[str, Any], clean: dict[str, Any], taken: list[str]) -> None:
         local = self._endpoint(span.get("localEndpoint"), taken)
         if local is not None:
             clean["localEndpoint"] = local
@@ -84,7 +94,7 @@ class Redaction:
         if remote is not None:  # the name only: a peer's address may be a person's
             clean["remoteEndpoint"] = {"serviceName": remote["serviceName"]}
 
-    def _endpoint(self, endpoint: dict | None, taken: list[str]) -> dict | None:
+    def _endpoint(self, endpoint: object, taken: list[str]) -> dict[str, str] | None:
         if endpoint is None:
             return None
         if not isinstance(endpoint, dict) or not _among(self._services, endpoint.get("serviceName")):
@@ -96,7 +106,7 @@ class Redaction:
                 clean[key] = endpoint[key]
         return clean
 
-    def _tags(self, tags: dict, taken: list[str]) -> dict[str, str]:
+    def _tags(self, tags: object, taken: list[str]) -> dict[str, str]:
         if not isinstance(tags, dict):
             taken.append("tags")
             return {}
@@ -113,13 +123,13 @@ class Redaction:
     def _may_leave(self, key: object, value: object) -> bool:
         if key == vocabulary.HTTP_ROUTE:
             return _among(self._routes, value)
-        shape = vocabulary.TAG_SHAPES.get(key)
+        shape = vocabulary.TAG_SHAPES.get(key) if isinstance(key, str) else None
         if shape is None or not _matches(shape, value):
             return False
         return key not in self._values or value in self._values[key]
 
-    def _error(self, value: object, tags: dict, taken: list[str]) -> str:
-        """The message where it is known, else the type and the code, which are words of ours."""
+    def _error(self, value: object, tags: dict[str, Any], taken: list[str]) -> str:
+        """Return the message if it is known, else the error's type and code, which are words of ours."""
         if isinstance(value, str) and self._error_message and self._error_message.fullmatch(value):
             return value
         known = [
@@ -131,16 +141,24 @@ class Redaction:
 
 
 def pseudonym(user_id: str, key: bytes) -> str:
-    """The only form in which a user's id leaves, as the tag `user.hash`: 16 hex digits of HMAC-SHA256.
+    """Hash a user's id for the tag `user.hash`, the only form in which it leaves.
 
-    Without the key nobody can try out all phone numbers; so the key is secret, and at least 16 bytes.
+    Args:
+        user_id: Often a phone number, so a plain hash could be reversed by trying all of them.
+        key: A secret of at least 16 random bytes.
+
+    Returns:
+        16 hex digits of HMAC-SHA256.
+
+    Raises:
+        ValueError: The key is too short.
     """
     if len(key) < 16:
         raise ValueError("the key for user hashes must have at least 16 random bytes, or ids can be guessed back")
     return hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _annotations(annotations: Iterable[dict], taken: list[str]) -> list[dict]:
+def _annotations(annotations: object, taken: list[str]) -> list[dict[str, Any]]:
     clean = []
     for annotation in annotations if isinstance(annotations, list) else ():
         entry = annotation if isinstance(annotation, dict) else {}
@@ -152,7 +170,7 @@ def _annotations(annotations: Iterable[dict], taken: list[str]) -> list[dict]:
     return clean
 
 
-def _has_identity(span: dict) -> bool:
+def _has_identity(span: dict[str, Any]) -> bool:
     return (
         _matches(_TRACE_ID, span.get("traceId"))
         and _matches(_SPAN_ID, span.get("id"))
@@ -175,6 +193,6 @@ def _is_time(value: object) -> bool:
 
 def _is_address(value: object, key: str) -> bool:
     try:
-        return f"ipv{ipaddress.ip_address(value).version}" == key
+        return isinstance(value, str) and f"ipv{ipaddress.ip_address(value).version}" == key
     except ValueError:
         return False

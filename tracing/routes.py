@@ -1,4 +1,4 @@
-"""Which of our routes a path is: a path itself is the caller's text, and never leaves."""
+"""Finds the route of a path. A path itself is the caller's text and never leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from config.routes import path_pattern
 
 
 class Routes:
-    """`routes`: paths, with `{name}` for a part that may be anything but `/`."""
+    """A closed list of routes.
+
+    Args:
+        routes: Paths. `{name}` stands for a part that may be anything but `/`.
+    """
 
     def __init__(self, routes: Iterable[str]) -> None:
         self._plain = frozenset(routes)
@@ -21,10 +25,11 @@ class Routes:
         ]
 
     def find(self, path: str) -> str | None:
+        """Return the route of a path, or None."""
         if path in self._plain and "{" not in path:
             return path
         return next((route for pattern, route in self._patterns if pattern.fullmatch(path)), None)
 
     def find_below(self, path: str) -> str | None:
-        """The same below whatever prefix."""
+        """Return the route of a path below any prefix, or None."""
         return next((route for pattern, route in self._ends if pattern.fullmatch(path)), None)

@@ -1,27 +1,29 @@
-"""Keep or drop: decided once, by the ingress, over the finished trace.
+"""Tail sampling: keep or drop, decided once, by the ingress, over the finished trace.
 
-A rule is plain data: a condition, what follows, and a reason. The first rule whose condition holds decides, so the
-order is the policy. The standard order, as `SamplingSettings(ratio=0.1)` makes it:
+A policy is a list of rules. A rule is plain data: a type, a share, and a reason. The first rule that applies decides,
+so the order is the policy. Types that the OpenTelemetry Collector's `tail_sampling` processor has too have its names.
+Its `string_attribute` is `principal` here, because the name of a user or a key is on no span. The standard order, as
+`SamplingSettings(ratio=0.1)` makes it:
 
-1. `denied`: the caller's B3 said "not sampled". Binding; nothing is exported, but it is counted.
-2. `demanded`: "sampled" or "debug" from a caller we trust is kept. Anyone else's falls through to the ratio, so that
-   nobody can fill Zipkin from outside.
-3. `failed`: a span of it carries `error`.
-4. `slow`: the request took longer than a threshold, which may differ by dialect and mode.
-5. `principal`: made by a named user or key, for example a test account.
-6. `advised_against`: W3C's `-00` takes no share of the ratio. It is advice only: rules 3 to 5 come before it.
-7. `any`: the rest, at a ratio.
+1. `caller_denied`: the caller's B3 said "not sampled". Binding: nothing is exported, but it is counted.
+2. `caller_demanded`: "sampled" or "debug" from a trusted caller keeps the trace. From any other caller it falls through
+   to the ratio, so that callers can't fill Zipkin from outside.
+3. `status_code`: a span carries `error`.
+4. `latency`: the request took longer than a threshold. Dialects and modes may have thresholds of their own.
+5. `principal`: a named user or key made the request, for example a test account.
+6. `w3c_unsampled`: W3C's `-00` takes no share of the ratio. It is advice only, so rules 3 to 5 come before it.
+7. `probabilistic`: the rest, at a ratio.
 
     >>> from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
     >>> sampler = Sampler(SamplingSettings(ratio=0.0))
     >>> sampler.decide(FinishedTrace("463ac35c9f6413ad48485a3953bb6124", duration_s=0.4))
-    Verdict(keep=False, reason='ratio', adjusted_count=0.0)
+    SamplingDecision(keep=False, reason='ratio', adjusted_count=0.0)
     >>> sampler.decide(FinishedTrace("463ac35c9f6413ad48485a3953bb6124", duration_s=0.4, failed=True))
-    Verdict(keep=True, reason='error', adjusted_count=1.0)
+    SamplingDecision(keep=True, reason='error', adjusted_count=1.0)
 
-The ratio is decided by a hash of the trace id alone, so every process decides alike. With a secret `salt` a caller
-who picks his own trace ids can't pick kept ones. Whoever computes rates from kept traces weighs each with its
-adjusted count: 10 for one kept at a tenth, 1 for one that was kept on purpose.
+The ratio is decided by a hash of the trace id alone, so all processes decide alike. With a secret `salt`, callers that
+choose their own trace ids can't choose kept ones. Rates computed from kept traces must weigh each with its adjusted
+count: 10 for one kept at a tenth, 1 for one that was kept on purpose.
 """
 
 from __future__ import annotations
@@ -31,39 +33,41 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from config.strict import StrictModel
 from tracing import vocabulary
 from tracing.context import Incoming, SamplingState
-from tracing.finished_span import FinishedSpan
+from tracing.finished_span import FinishedSpan, TagValue
 
-Condition = Literal["denied", "demanded", "failed", "slow", "principal", "advised_against", "any"]
+RuleType = Literal[
+    "caller_denied", "caller_demanded", "status_code", "latency", "principal", "w3c_unsampled", "probabilistic"
+]
 
 
 class Rule(StrictModel):
     """One rule of the sampling policy."""
 
-    when: Condition
-    """The condition; see tracing/sampling.py."""
+    type: RuleType
+    """Which traces it applies to; see tracing/sampling.py."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     """The tag `sampling.reason`, and a counter."""
     ratio: float = Field(default=1.0, ge=0, le=1)
-    """The share of the traces that fit which is kept: 1 all, 0 none."""
+    """The share that is kept of the traces it applies to: 1 all, 0 none."""
     slower_than_s: float | None = Field(default=None, ge=0)
-    """For `slow`: the threshold in seconds."""
+    """For `latency`: the threshold in seconds."""
     dialect: str | None = None
-    """For `slow`: only requests of this dialect."""
+    """For `latency`: only requests of this dialect."""
     mode: str | None = None
-    """For `slow`: only requests of this mode."""
+    """For `latency`: only requests of this mode."""
     principals: frozenset[str] = frozenset()
     """For `principal`: names of users and keys."""
 
 
 class Slow(StrictModel):
-    """A threshold for one dialect, one mode, or both."""
+    """A latency threshold for one dialect, one mode, or both."""
 
     slower_than_s: float = Field(ge=0)
     """The threshold in seconds."""
@@ -90,33 +94,36 @@ class SamplingSettings(StrictModel):
     """A policy of your own instead of the standard one."""
 
     def policy(self) -> tuple[Rule, ...]:
-        """The rules in force, in order."""
+        """Return the rules in force, in order."""
         if self.rules is not None:
             return self.rules
         rules = [
-            Rule(when="denied", reason="caller_denied", ratio=0),
-            Rule(when="demanded", reason="caller_demanded"),
-            Rule(when="failed", reason="error"),
+            Rule(type="caller_denied", reason="caller_denied", ratio=0),
+            Rule(type="caller_demanded", reason="caller_demanded"),
+            Rule(type="status_code", reason="error"),
         ]
-        rules += [Rule(when="slow", reason="slow", **threshold.model_dump()) for threshold in self.slow]
-        rules.append(Rule(when="slow", reason="slow", slower_than_s=self.slower_than_s))
+        rules += [Rule(type="latency", reason="slow", **threshold.model_dump()) for threshold in self.slow]
+        rules.append(Rule(type="latency", reason="slow", slower_than_s=self.slower_than_s))
         if self.principals:
-            rules.append(Rule(when="principal", reason="principal", principals=self.principals))
-        rules.append(Rule(when="advised_against", reason="w3c_unsampled", ratio=0))
-        rules.append(Rule(when="any", reason="ratio", ratio=self.ratio))
+            rules.append(Rule(type="principal", reason="principal", principals=self.principals))
+        rules.append(Rule(type="w3c_unsampled", reason="w3c_unsampled", ratio=0))
+        rules.append(Rule(type="probabilistic", reason="ratio", ratio=self.ratio))
         return tuple(rules)
 
 
 @dataclass(frozen=True)
 class FinishedTrace:
-    """What the rules look at.
+    """The facts of a finished trace that rules look at.
 
     Attributes:
-        duration_s: of the root span.
-        failed: a span carries the tag `error`.
-        incoming: what the caller's headers said.
-        trusted: whether the caller may demand to be kept.
-        principals: the user's and the key's names, never exported.
+        trace_id: 32 hex digits.
+        duration_s: The root span's duration.
+        failed: A span carries the tag `error`.
+        incoming: The caller's headers.
+        trusted: The caller may demand that its trace is kept.
+        dialect: The root's `request.dialect`.
+        mode: The root's `request.mode`.
+        principals: The names of the user and the key. They are never exported.
     """
 
     trace_id: str
@@ -129,42 +136,51 @@ class FinishedTrace:
     principals: frozenset[str] = frozenset()
 
     @classmethod
-    def of(
+    def from_spans(
         cls,
-        records: Sequence[FinishedSpan],
+        spans: Sequence[FinishedSpan],
         incoming: Incoming = Incoming(),
         *,
         trusted: bool = False,
         principals: frozenset[str] = frozenset(),
     ) -> FinishedTrace:
-        """From a whole trace, the root first (as `Span.records` of the root gives it)."""
-        root = records[0]
-        tags = root.tags
+        """Read the facts off a whole trace.
+
+        Args:
+            spans: The root first, as `Span.end` of the root gives it.
+            incoming: The caller's headers.
+            trusted: The caller may demand that its trace is kept.
+            principals: The names of the user and the key.
+        """
+        root = spans[0]
         return cls(
             trace_id=f"{root.trace_id:032x}",
             duration_s=root.seconds,
-            failed=any(record.failed for record in records),
+            failed=any(span.failed for span in spans),
             incoming=incoming,
             trusted=trusted,
-            dialect=tags.get(vocabulary.REQUEST_DIALECT),
-            mode=tags.get(vocabulary.REQUEST_MODE),
+            dialect=_word(root.tags.get(vocabulary.REQUEST_DIALECT)),
+            mode=_word(root.tags.get(vocabulary.REQUEST_MODE)),
             principals=principals,
         )
 
 
 @dataclass(frozen=True)
 class SamplingDecision:
-    """Attributes:
-    reason: of the rule that decided.
-    adjusted_count: how many requests this trace stands for; 0 when it is dropped.
+    """Keep or drop, and why.
+
+    Attributes:
+        keep: The trace is exported.
+        reason: The reason of the rule that decided.
+        adjusted_count: The number of requests that this trace stands for. 0 if it is dropped.
     """
 
     keep: bool
     reason: str
     adjusted_count: float
 
-    def stamp(self, spans: list[dict]) -> None:
-        """Writes why a trace was kept, and for how many it stands, on each of its spans."""
+    def add_tags(self, spans: list[dict[str, Any]]) -> None:
+        """Tag each encoded span with the reason and the adjusted count."""
         count = f"{self.adjusted_count:.3f}".rstrip("0").rstrip(".")
         for span in spans:
             span.setdefault("tags", {}).update(
@@ -173,7 +189,7 @@ class SamplingDecision:
 
 
 class Sampler:
-    """Applies the rules and counts. Any thread may ask."""
+    """Applies the rules and counts the decisions. Any thread may call it."""
 
     def __init__(self, settings: SamplingSettings) -> None:
         self.configure(settings)
@@ -181,63 +197,69 @@ class Sampler:
         self._lock = threading.Lock()
 
     def configure(self, settings: SamplingSettings) -> None:
-        """Other rules from now on; the counters go on."""
+        """Use other rules from now on. The counters go on."""
         self._rules, self._salt = settings.policy(), settings.salt.encode()[:64]
 
     def decide(self, trace: FinishedTrace) -> SamplingDecision:
-        """The first rule that speaks decides; where none does, the trace is dropped."""
-        verdict = self._verdict(trace)
+        """Decide by the first rule that applies, and count it. Without such a rule the trace is dropped."""
+        decision = self._decide(trace)
         with self._lock:
-            self._counts[f"{'kept' if verdict.keep else 'dropped'}_{verdict.reason}"] += 1
-        return verdict
+            self._counts[f"{'kept' if decision.keep else 'dropped'}_{decision.reason}"] += 1
+        return decision
 
-    def foresee(self, trace: FinishedTrace) -> bool:
-        """Whether this trace, which isn't finished, would be kept if it were; counts nothing. With the standard rules
-        it is then kept however it ends."""
-        return self._verdict(trace).keep
+    def would_keep(self, trace: FinishedTrace) -> bool:
+        """Tell if a trace that isn't finished would be kept as it is now. Counts nothing.
+
+        With the standard rules, True means that it is kept however it ends.
+        """
+        return self._decide(trace).keep
 
     def counters(self) -> dict[str, int]:
-        """`kept_<reason>` and `dropped_<reason>`, in traces."""
+        """Return `kept_<reason>` and `dropped_<reason>`, in traces."""
         with self._lock:
             return dict(self._counts)
 
-    def _verdict(self, trace: FinishedTrace) -> SamplingDecision:
-        thresholds_passed = False
+    def _decide(self, trace: FinishedTrace) -> SamplingDecision:
+        threshold_found = False
         for rule in self._rules:
-            if rule.when == "slow":
-                # The first threshold that fits a request is the one for it, kept by it or not.
-                if thresholds_passed or not _concerns(rule, trace):
+            if rule.type == "latency":
+                # The first threshold that fits a request is the only one for it, kept by it or not.
+                if threshold_found or not _fits(rule, trace):
                     continue
-                thresholds_passed = True
-            if _holds(rule, trace):
+                threshold_found = True
+            if _applies(rule, trace):
                 keep = rule.ratio > 0 and self._share(trace.trace_id) < rule.ratio
                 return SamplingDecision(keep, rule.reason, round(1 / rule.ratio, 6) if keep else 0.0)
         return SamplingDecision(False, "no_rule", 0.0)
 
     def _share(self, trace_id: str) -> float:
-        """A number in [0, 1), the same for the same trace everywhere, evenly spread even over poor trace ids."""
+        """Map a trace id to [0, 1): the same in every process, evenly spread even over poor trace ids."""
         digest = hashlib.blake2b(trace_id.encode(), digest_size=8, key=self._salt).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-def _concerns(rule: Rule, trace: FinishedTrace) -> bool:
+def _word(value: TagValue | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _fits(rule: Rule, trace: FinishedTrace) -> bool:
     return rule.dialect in (None, trace.dialect) and rule.mode in (None, trace.mode)
 
 
-def _holds(rule: Rule, trace: FinishedTrace) -> bool:
-    decision = trace.incoming.decision
-    match rule.when:
-        case "denied":
-            return decision is SamplingState.DENY
-        case "demanded":
-            return trace.trusted and decision in (SamplingState.ACCEPT, SamplingState.DEBUG)
-        case "failed":
+def _applies(rule: Rule, trace: FinishedTrace) -> bool:
+    state = trace.incoming.sampling_state
+    match rule.type:
+        case "caller_denied":
+            return state is SamplingState.DENY
+        case "caller_demanded":
+            return trace.trusted and state in (SamplingState.ACCEPT, SamplingState.DEBUG)
+        case "status_code":
             return trace.failed
-        case "slow":
+        case "latency":
             return rule.slower_than_s is not None and trace.duration_s > rule.slower_than_s
         case "principal":
             return not rule.principals.isdisjoint(trace.principals)
-        case "advised_against":
+        case "w3c_unsampled":
             return trace.incoming.w3c_unsampled
-        case _:
+        case "probabilistic":
             return True

@@ -1,13 +1,13 @@
-"""Sends what waits, one batch at a time: retry, backoff, a circuit, and no mercy for a bad span's neighbours' sake.
+"""Sends waiting traces in batches, with retries, backoff and a circuit breaker. A bad span costs no other one.
 
-`Sender.step` does at most one batch and says when it wants to be called again; it has no thread and no sleep of its
-own, so time is the caller's. The rules:
+`Sender.step` sends at most one batch and returns when it wants to be called again. It has no thread and never sleeps,
+so time is its caller's. The rules:
 
-- No answer, or an error answer: everything stays; pause, doubled each time up to a limit, jittered. While the
-  receiver fails, a probe of one trace is sent instead of a batch.
-- The batch is refused (400, 413): it is halved until the bad span stands alone; only that one is dropped.
-- One trace alone is answered with errors (5xx) again and again while the next one is taken, and once more after it: it
-  is the trace, and not a receiver that recovered in between.
+- No answer, or an error answer: everything stays. The pause doubles each time up to a limit, jittered. While the
+  receiver fails, one trace is sent as a probe instead of a batch.
+- The batch is refused (400, 413): it is halved until the bad span stands alone. Only that one is dropped.
+- One trace alone is answered with errors (5xx) several times, the next trace is taken, and the first is answered with
+  errors once more: the trace is at fault, and not a receiver that recovered in between. It is dropped.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from collections import deque
 from collections.abc import Callable
 
 from tracing.settings import ExportSettings
-from tracing.spool import Read, Spool
+from tracing.spool import Batch, Spool
 from tracing.transport import Rejected, Transport, Unavailable
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
-_SAY_AGAIN_AFTER_S = 60.0  # a receiver that fails on and off is in the log once a minute
+_LOG_AGAIN_AFTER_S = 60.0  # a receiver that fails on and off is in the log once a minute
 _SUSPECT_AFTER = 3  # error answers to one trace alone before the next one is tried in its place
 
 
 class Counters:
-    """Named counts; any thread may add."""
+    """Named counts. Any thread may add."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, by: int = 1) -> int:
-        """Returns the new count."""
+        """Add to a count and return it."""
         with self._lock:
             count = self._counts.get(name, 0) + by
             if by:
@@ -47,12 +47,13 @@ class Counters:
             return count
 
     def read(self) -> dict[str, int]:
+        """Return all counts that are not 0."""
         with self._lock:
             return dict(self._counts)
 
 
 class Queue:
-    """Traces in memory, bounded: the oldest go. Speaks like a `Spool`, so that the sender knows only one thing."""
+    """A bounded queue of traces in memory, with the interface of `Spool`. Beyond `limit` the oldest go."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -64,6 +65,7 @@ class Queue:
         return len(self._lines)
 
     def append(self, line: bytes) -> int:
+        """Add one trace. Returns how many traces had to go to make room."""
         with self._lock:
             self._lines.append(line)
             if len(self._lines) <= self._limit:
@@ -72,26 +74,31 @@ class Queue:
             self._dropped_while_read += 1
             return 1
 
-    def read(self, most: int) -> Read:
+    def read(self, most: int) -> Batch:
+        """Return the oldest traces, at most `most`."""
         with self._lock:
             self._dropped_while_read = 0
             lines = [self._lines[i] for i in range(min(most, len(self._lines)))]
-        return Read(lines, 0, None)
+        return Batch(lines, 0, None)
 
-    def commit(self, read: Read) -> None:
+    def commit(self, batch: Batch) -> None:
+        """Take a batch that was sent off the queue."""
         with self._lock:
-            for _ in range(len(read.traces) - self._dropped_while_read):
+            for _ in range(len(batch.traces) - self._dropped_while_read):
                 self._lines.popleft()
             self._dropped_while_read = 0
 
 
 class Sender:
-    """Moves traces from a store to a transport.
+    """Moves traces from stores to a transport.
 
     Args:
-        stores: where traces wait, in the order in which they are emptied.
-        clock: seconds, monotonic.
-        chance: a number in [0, 1), for the jitter.
+        stores: Where traces wait, in the order in which they are emptied.
+        transport: The way out.
+        settings: Batch size and pauses.
+        counters: What is sent, retried and dropped is counted here.
+        clock: Seconds, monotonic.
+        chance: A number in [0, 1), for the jitter.
     """
 
     def __init__(
@@ -111,39 +118,43 @@ class Sender:
         self._clock = clock
         self._chance = chance
         self._failures = 0
-        self._closed_until = -math.inf
-        self._quiet_until = -math.inf
-        self._said = False
+        self._open_until = -math.inf
+        self._next_log_at = -math.inf
+        self._failure_logged = False
 
     @property
     def failing(self) -> bool:
+        """True if the receiver did not take the last batch."""
         return self._failures > 0
 
     def step(self, *, force: bool = False) -> float:
-        """Sends at most one batch. Returns seconds until the next call is of use; infinity when nothing waits.
+        """Send at most one batch.
 
         Args:
-            force: try even within a pause (for a last attempt on shutdown).
+            force: Try even within a pause, for a last attempt at shutdown.
+
+        Returns:
+            Seconds until the next call is of use; infinity if nothing waits.
         """
-        pause = self._closed_until - self._clock()
+        pause = self._open_until - self._clock()
         if pause > 0 and not force:
             return pause
         store = next((store for store in self._stores if len(store)), None)
         if store is None:
             return math.inf
         try:
-            read = store.read(1 if self.failing else self._settings.batch_traces)
+            batch = store.read(1 if self.failing else self._settings.batch_traces)
         except OSError as error:
             self._counters.add("dropped_spool_damaged")
             log.warning("a spool segment can't be read (%s) and is left out", type(error).__name__)
             return 0.0
-        if not read.traces:
+        if not batch.traces:
             return math.inf
         try:
-            self._deliver(read.traces)
+            self._deliver(batch.traces)
         except Unavailable as error:
-            return 0.0 if self._was_poison(store, error) else self._failed(error)
-        store.commit(read)
+            return 0.0 if self._is_poison(store, error) else self._failed(error)
+        store.commit(batch)
         self._recovered()
         return 0.0
 
@@ -162,7 +173,7 @@ class Sender:
         self._deliver(traces[middle:])
 
     def _deliver_spans(self, trace: bytes, error: Rejected) -> None:
-        """One refused trace: what can be saved of it."""
+        """Send a refused trace span by span and drop the ones that are refused again."""
         try:
             spans = json.loads(trace)
         except ValueError:
@@ -181,8 +192,8 @@ class Sender:
         self._counters.add("dropped_spans_rejected")
         log.warning("a span was refused (%s) and is dropped; the others of its batch were sent", error)
 
-    def _was_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
-        """Whether the next trace was taken, which tells whose the failure was; both are then off the store."""
+    def _is_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
+        """Find out by the next trace if the first one is at fault. True takes both off the store."""
         if not error.answered or self._failures < _SUSPECT_AFTER:
             return False
         pair = store.read(2)
@@ -210,14 +221,14 @@ class Sender:
 
     def _failed(self, error: Unavailable) -> float:
         longest = min(self._settings.retry_most_s, self._settings.retry_first_s * 2 ** min(self._failures, 30))
-        pause = longest * (0.5 + 0.5 * self._chance())
-        self._closed_until = self._clock() + pause
+        pause: float = longest * (0.5 + 0.5 * self._chance())
+        self._open_until = self._clock() + pause
         self._failures += 1
         self._counters.add("failed_batches")
         self._counters.add("retries")
-        if not self._said and self._clock() >= self._quiet_until:
-            self._quiet_until = self._clock() + _SAY_AGAIN_AFTER_S
-            self._said = True
+        if not self._failure_logged and self._clock() >= self._next_log_at:
+            self._next_log_at = self._clock() + _LOG_AGAIN_AFTER_S
+            self._failure_logged = True
             log.warning(
                 "traces can't be sent (%s: %s); they wait, and sending is tried again every %.0f s at most",
                 self._transport.name,
@@ -227,8 +238,8 @@ class Sender:
         return pause
 
     def _recovered(self) -> None:
-        if self._said:
-            self._said = False
+        if self._failure_logged:
+            self._failure_logged = False
             log.warning("traces are sent again after %d failed attempts", self._failures)
         self._failures = 0
-        self._closed_until = -math.inf
+        self._open_until = -math.inf

@@ -1,8 +1,15 @@
-"""Spans of one service: plain values while the work goes on, a record at its end.
+"""Spans of one service: plain values while the work goes on, a `FinishedSpan` at its end.
 
-A `Tracer` belongs to one replica and to nobody else: nothing of it is global, and no setting of the environment changes
-it. A finished span is handed back to whoever finished it, as records that ride to the ingress on the reply. Nothing here
-decides what is kept, nothing here sends, and only what is kept is encoded (`tracing.encoding`).
+A `Tracer` belongs to one replica. Nothing of it is global, and no environment variable changes it. `Span.end` returns
+the finished spans to its caller, and they travel to the ingress on the stage's reply. This module decides nothing about
+sampling and sends nothing.
+
+Why these are not the OpenTelemetry SDK's spans: the SDK's span costs 26 microseconds to create, 8 of them even if it is
+not sampled, and hands itself to a processor of its own process, while ours must travel to another process by pickle.
+Its exception recording puts messages, paths and stack traces into tags. The ids are made by the SDK's generator, and
+the kept tenth is encoded by way of the SDK's `ReadableSpan` (`tracing.encoding`).
+
+The methods have Brave's and Zipkin's names (`tag`, `annotate`), because the reader looks for them in Zipkin.
 """
 
 from __future__ import annotations
@@ -10,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -18,8 +25,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from tracing import vocabulary
 from tracing.call_context import CallContext
-from tracing.encoding import encode
-from tracing.finished_span import FinishedSpan
+from tracing.finished_span import FinishedSpan, TagValue
 from tracing.non_recording import NonRecordingSpan
 
 _MICROSECOND = 1000
@@ -33,10 +39,10 @@ class Tracer:
 
     Args:
         service: Zipkin's service name, the same as the Serve deployment's.
-        instance: the replica's id; becomes the tag `replica.id` on every span but engine phases.
-        ip: this replica's address for the local endpoint, or None. Zipkin corrects clock skew only between
+        instance: The replica's id. It becomes the tag `replica.id` on every span but engine phases.
+        ip: This replica's address for the local endpoint, or None. Zipkin corrects clock skew only between
             endpoints of different addresses.
-        clock: nanoseconds since the epoch.
+        clock: Nanoseconds since the epoch.
     """
 
     def __init__(
@@ -55,12 +61,17 @@ class Tracer:
         start_ns: int | None = None,
         trace_id: str | None = None,
     ) -> Span | NonRecordingSpan:
-        """A span of kind SERVER: work this service does for `parent`, or the root of a trace where there is none.
-
-        A carrier that says so gets a span which records nothing.
+        """Start a span of kind SERVER: work that this service does for `parent`, or the root of a trace.
 
         Args:
-            trace_id: 32 hex digits for a root that must have this id; only without a parent.
+            name: A stage, or a method and a route.
+            parent: The caller's span; None starts a trace. A `CallContext` that is not recording gives a
+                span that records nothing.
+            start_ns: Nanoseconds since the epoch; now if None.
+            trace_id: 32 hex digits for a root that must have this id. Only without a parent.
+
+        Raises:
+            ValueError: `trace_id` and `parent` are both given.
         """
         if trace_id is not None and parent is not None:
             raise ValueError("a span has its parent's trace id: give `parent` or `trace_id`, not both")
@@ -71,7 +82,7 @@ class Tracer:
     def client(
         self, name: str, *, parent: SpanContext | CallContext | None, remote_service: str, start_ns: int | None = None
     ) -> Span:
-        """A span of kind CLIENT in the name of a stage that can't report itself; it names the stage's service."""
+        """Start a span of kind CLIENT for a stage that can't report itself; it names the stage's service."""
         return self._span(name, "CLIENT", parent, start_ns, remote_service)
 
     def _span(
@@ -97,7 +108,7 @@ class Tracer:
 
 
 class Span:
-    """A span under way. Methods may be called from any thread; after it is finished they do nothing."""
+    """A span that has not ended. Any thread may call its methods; once it has ended they change nothing."""
 
     def __init__(
         self, tracer: Tracer, name: str, kind: str, trace_id: int, parent_id: int, start_ns: int, remote: str | None
@@ -109,7 +120,7 @@ class Span:
         self._id = _IDS.generate_span_id()
         self._parent = parent_id
         self._remote = remote
-        self._tags: dict[str, str | bool | int | float] = {}
+        self._tags: dict[str, TagValue] = {}
         self._events: list[tuple[int, str]] = []
         self._children: list[FinishedSpan] = []
         self._finished: list[FinishedSpan] | None = None
@@ -119,10 +130,11 @@ class Span:
 
     @property
     def context(self) -> SpanContext:
+        """This span as a parent of others."""
         return SpanContext(self._trace, self._id, is_remote=False, trace_flags=_SAMPLED)
 
     def tag(self, key: str, value: Any) -> None:
-        """Sets one tag. None is left out (Zipkin refuses a batch with a null); floats keep six decimals."""
+        """Set one tag. None sets nothing, because Zipkin refuses a batch with a null. Floats keep six decimals."""
         if self._finished is not None:
             return
         if type(value) not in _PLAIN and (value := _plain(value)) is None:
@@ -130,29 +142,30 @@ class Span:
         self._tags[key] = value
 
     def tags(self, tags: dict[str, Any] | None = None, /, **more: Any) -> None:
-        """Sets several tags; a dict where the keys have dots in them."""
+        """Set several tags, as a dict for keys that have dots in them, or by keyword."""
         for key, value in {**(tags or {}), **more}.items():
             self.tag(key, value)
 
     def annotate(self, text: str, at_ns: int | None = None) -> None:
-        """Marks a moment inside the span; `text` is one of the vocabulary's annotations."""
+        """Mark a moment inside the span. `text` is one of the vocabulary's annotations."""
         if self._finished is None:
             self._events.append((self._tracer.clock() if at_ns is None else at_ns, text))
 
     def fail(self, error_type: str, message: str = "", status: int | None = None) -> None:
-        """Marks the span as failed: tags `error` and `error.type`, `http.status_code` where there is one.
+        """Mark the span as failed: set the tags `error` and `error.type`, and `http.status_code` if given.
 
         Args:
-            error_type: our machine-readable word for it (`input_validation`).
-            message: in our own words, never an exception's text. Only messages that redaction knows leave; any
-                other is replaced by `error_type` there.
+            error_type: Our machine-readable word for it (`input_validation`).
+            message: In our own words, never an exception's text. Redaction lets known messages pass and
+                replaces any other by `error_type`.
+            status: The HTTP status that the caller gets, or None.
         """
         self.tag(vocabulary.ERROR, message or error_type)
         self.tag(vocabulary.ERROR_TYPE, error_type)
         self.tag(vocabulary.HTTP_STATUS_CODE, status)
 
-    def child(self, name: str, start_ns: int, end_ns: int, tags: dict[str, Any] | None = None) -> None:
-        """Adds a finished INTERNAL child, for example a phase that the engine timed itself."""
+    def add_child(self, name: str, start_ns: int, end_ns: int, tags: Mapping[str, Any] | None = None) -> None:
+        """Add a finished INTERNAL child, for example a phase that the engine timed itself."""
         if self._finished is not None:
             return
         plain = {key: clean for key, value in (tags or {}).items() if (clean := _plain(value)) is not None}
@@ -173,26 +186,31 @@ class Span:
             )
         )
 
-    def carrier(self, deadline_ns: int) -> CallContext:
-        """What a call made now, as a part of this span, takes along."""
+    def call_context(self, deadline_ns: int) -> CallContext:
+        """Return the context of a call that is made now as a part of this span."""
         return CallContext(f"00-{self.trace_id}-{self._id:016x}-01", self._tracer.clock(), deadline_ns)
 
-    def preview(self) -> FinishedSpan:
-        """As it is now; the span goes on."""
-        return self._record(self._tracer.clock(), dict(self._tags))
+    def snapshot(self) -> FinishedSpan:
+        """Return the span as it is now. It goes on."""
+        return self._as_finished(self._tracer.clock(), dict(self._tags))
 
-    def records(self, end_ns: int | None = None) -> list[FinishedSpan]:
-        """Ends the span and returns it, then its children. Called again it returns the same.
+    def end(self, end_ns: int | None = None) -> list[FinishedSpan]:
+        """End the span.
 
-        A duration is at least 1 µs, because Zipkin reads 0 as "unknown".
+        Args:
+            end_ns: Nanoseconds since the epoch; now if None. A duration is at least 1 µs, because Zipkin
+                reads 0 as "unknown".
+
+        Returns:
+            The span, then its children. A second call returns the same.
         """
         with self._lock:
             if self._finished is None:
                 end_ns = self._tracer.clock() if end_ns is None else end_ns
-                self._finished = [self._record(end_ns, self._tags), *self._children]
+                self._finished = [self._as_finished(end_ns, self._tags), *self._children]
             return self._finished
 
-    def _record(self, end_ns: int, tags: dict) -> FinishedSpan:
+    def _as_finished(self, end_ns: int, tags: dict[str, TagValue]) -> FinishedSpan:
         return FinishedSpan(
             self._trace,
             self._id,
@@ -208,13 +226,10 @@ class Span:
             tuple(self._events),
         )
 
-    def finish(self, end_ns: int | None = None) -> list[dict]:
-        """As `records`, in Zipkin v2 JSON."""
-        return encode(self.records(end_ns))
 
-
-def _plain(value: Any) -> str | bool | int | float | None:
-    """A tag's value as it may travel; numpy's and torch's scalars become Python's, anything else is left out."""
+def _plain(value: Any) -> TagValue | None:
+    """A tag's value as it may travel: scalars of numpy and torch become Python's, anything else becomes None."""
     if hasattr(value, "item"):
         value = value.item()
-    return value if type(value) in _PLAIN else None
+    plain: TagValue | None = value if type(value) in _PLAIN else None
+    return plain

@@ -1,20 +1,21 @@
-"""Kept traces on disk, so that neither a dead Zipkin nor a dead process loses them.
+"""A queue of kept traces on disk, so that neither a dead Zipkin nor a dead process loses them.
 
-A process appends to segments of its own in a folder shared with others, and reads them back in order:
+A process appends to its own segments, in a folder that it shares with others, and reads them back in order:
 
     <owner>.lock            held with flock for as long as the owner lives
     <owner>.<n>.spool       one trace a line; deleted once all of it was sent
     <owner>.<n>.sent        how many bytes of that segment were sent
 
-Whoever can take a lock has found a dead owner, and makes its segments his own. What the owner had sent but not yet
-noted goes out twice; Zipkin merges spans of the same id. Nothing is fsynced: a killed process loses nothing, because
-written bytes are the kernel's; a machine that loses power loses its last seconds.
+A process that can take another's lock has found a dead owner, and adopts its segments. Traces that the owner had sent
+and not yet noted go out twice; Zipkin merges spans of the same id. Nothing is fsynced. A killed process loses nothing,
+because the kernel has the written bytes. A machine that loses power loses its last seconds.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import secrets
 import threading
@@ -28,17 +29,17 @@ SEGMENT_BYTES = 4 * 2**20
 class _Segment:
     path: Path
     size: int  # bytes of whole lines written
-    sent: int = 0  # bytes of them sent
-    traces: int = 0  # unsent ones
+    sent: int = 0  # bytes of them that were sent
+    traces: int = 0  # unsent
 
     @property
-    def mark(self) -> Path:
+    def sent_path(self) -> Path:
         return self.path.with_suffix(".sent")
 
 
 @dataclass(frozen=True)
-class Read:
-    """Traces read for sending; handed back to `commit` once they are sent."""
+class Batch:
+    """Traces read for sending. Pass it to `commit` once they are sent."""
 
     traces: list[bytes]
     length: int
@@ -49,12 +50,12 @@ class Spool:
     """A queue of traces in files. Any thread may append; one thread reads and commits.
 
     Args:
-        folder: made with mode 0700 when missing.
-        limit_bytes: beyond it the oldest segment is dropped.
-        segment_bytes: size at which a new segment begins.
+        folder: Made with mode 0700 if it is missing.
+        limit_bytes: Beyond it the oldest segment is dropped.
+        segment_bytes: The size at which a new segment begins.
 
     Raises:
-        OSError: from the constructor, when the folder can't be made or written.
+        OSError: The folder can't be made or written.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -64,51 +65,58 @@ class Spool:
         self._mutex = threading.Lock()
         self._segments: list[_Segment] = []
         self._number = 0
-        self._file = None
+        self._file: io.FileIO | None = None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._lock_path = folder / f"{self.owner}.lock"
-        # Locked under another name first: an adopter must never see a lock that nobody holds yet.
+        # Locked under another name first: an adopter must never see a lock that is not held yet.
         temporary = folder / f"{self.owner}.new"
         self._lock_file = open(temporary, "x")
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         os.rename(temporary, self._lock_path)
 
     def __len__(self) -> int:
-        """Unsent traces."""
+        """Return the number of unsent traces."""
         with self._mutex:
             return sum(segment.traces for segment in self._segments)
 
     def append(self, line: bytes) -> int:
-        """Adds one trace (without its newline). Returns how many traces had to go to make room.
+        """Add one trace.
+
+        Args:
+            line: A JSON list of spans, without a newline.
+
+        Returns:
+            How many traces had to go to make room.
 
         Raises:
-            OSError: the disk refused it; nothing of the line is left behind.
+            OSError: The disk refused it. Nothing of the line is left behind.
         """
         with self._mutex:
             if self._lock_file.closed:  # a line written now would have no owner
                 raise OSError(errno.EBADF, "the spool is closed")
-            segment = self._segment_for(len(line) + 1)
-            written = self._file.write(line + b"\n")
+            segment, file = self._segment_for(len(line) + 1)
+            written = file.write(line + b"\n")
             if written != len(line) + 1:
-                self._file.truncate(segment.size)
+                file.truncate(segment.size)
                 raise OSError(errno.ENOSPC, "No space left on device")
             segment.size += written
             segment.traces += 1
             return self._make_room()
 
-    def read(self, most: int) -> Read:
-        """The oldest unsent traces of one segment, at most `most`.
+    def read(self, most: int) -> Batch:
+        """Return the oldest unsent traces of one segment, at most `most`.
 
         Raises:
-            FileNotFoundError: somebody deleted the segment; it is forgotten, the next call reads the next one.
+            FileNotFoundError: The segment was deleted from outside. It is forgotten; the next call reads the next one.
         """
         with self._mutex:
             segment = next((s for s in self._segments if s.traces), None)
             if segment is None:
-                return Read([], 0, None)
+                return Batch([], 0, None)
             start, size = segment.sent, segment.size
-        lines, end = [], start
+        lines: list[bytes] = []
+        end = start
         try:
             with open(segment.path, "rb") as file:
                 file.seek(start)
@@ -121,42 +129,46 @@ class Spool:
             with self._mutex:
                 self._remove(segment)
             raise
-        return Read(lines, end - start, segment)
+        return Batch(lines, end - start, segment)
 
-    def commit(self, read: Read) -> None:
-        """Marks what was read as sent."""
+    def commit(self, batch: Batch) -> None:
+        """Note that a batch was sent."""
         with self._mutex:
-            segment = read.segment
-            if segment not in self._segments:  # dropped meanwhile to make room
+            segment = batch.segment
+            if segment is None or segment not in self._segments:  # dropped meanwhile to make room
                 return
-            segment.sent += read.length
-            segment.traces -= len(read.traces)
+            segment.sent += batch.length
+            segment.traces -= len(batch.traces)
             if segment.sent < segment.size:
-                segment.mark.write_text(str(segment.sent))
-            elif segment is self._current:
+                segment.sent_path.write_text(str(segment.sent))
+            elif self._file is not None and segment is self._current:
                 self._file.truncate(0)  # O_APPEND: the next line starts at 0; cheaper than a new file a trace
                 segment.size = segment.sent = 0
-                segment.mark.unlink(missing_ok=True)
+                segment.sent_path.unlink(missing_ok=True)
             else:
                 self._remove(segment)
 
     @property
     def _current(self) -> _Segment | None:
-        """The segment being written: always the last."""
+        """The segment that is being written: always the last."""
         return self._segments[-1] if self._file is not None else None
 
-    def _segment_for(self, length: int) -> _Segment:
-        """The segment to append to; a new one where the last is full, foreign, or gone."""
+    def _segment_for(self, length: int) -> tuple[_Segment, io.FileIO]:
+        """The segment to append to, and its file: a new one if the last is full, adopted, or gone."""
         current = self._current
-        if current is not None and (current.size == 0 or current.size + length <= self._segment_bytes):
-            return current
+        if (
+            self._file is not None
+            and current is not None
+            and (current.size == 0 or current.size + length <= self._segment_bytes)
+        ):
+            return current, self._file
         path = self._next_path()
         file = open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o600), "ab", buffering=0)
         if self._file is not None:
             self._file.close()
         self._file = file
         self._segments.append(_Segment(path, 0))
-        return self._segments[-1]
+        return self._segments[-1], file
 
     def _next_path(self) -> Path:
         self._number += 1
@@ -170,70 +182,70 @@ class Spool:
         return lost
 
     def _remove(self, segment: _Segment) -> None:
-        if segment is self._current:
+        if self._file is not None and segment is self._current:
             self._file.close()
             self._file = None
         self._segments[:] = [other for other in self._segments if other is not segment]
         segment.path.unlink(missing_ok=True)
-        segment.mark.unlink(missing_ok=True)
+        segment.sent_path.unlink(missing_ok=True)
 
     def adopt(self) -> int:
-        """Takes over the spools of processes that are gone. Returns how many traces that brought."""
-        brought = 0
+        """Take over the spools of processes that are gone. Returns how many traces that adopted."""
+        adopted = 0
         for lock_path in sorted(self._folder.glob("*.lock")):
             if lock_path != self._lock_path:
-                brought += self._adopt(lock_path)
-        for path in sorted(self._folder.glob("*.spool")):  # somebody deleted the lock
+                adopted += self._adopt_owner(lock_path)
+        for path in sorted(self._folder.glob("*.spool")):  # its lock was deleted from outside
             if not (self._folder / f"{path.name.split('.')[0]}.lock").exists():
-                brought += self._take(path)
-        return brought
+                adopted += self._adopt_segment(path)
+        return adopted
 
-    def _adopt(self, lock_path: Path) -> int:
+    def _adopt_owner(self, lock_path: Path) -> int:
         try:
             lock = open(lock_path)
-        except FileNotFoundError:  # another one was faster
+        except FileNotFoundError:  # another process was faster
             return 0
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return 0  # its owner lives
-            brought = 0
+            adopted = 0
             for path in sorted(self._folder.glob(f"{lock_path.stem}.*.spool")):
-                brought += self._take(path)
+                adopted += self._adopt_segment(path)
             lock_path.unlink(missing_ok=True)
-            return brought
+            return adopted
 
-    def _take(self, path: Path) -> int:
-        """Makes a dead owner's segment one of ours, older than the one being written."""
+    def _adopt_segment(self, path: Path) -> int:
+        """Make a dead owner's segment one of ours, older than the one being written."""
         try:
-            return self._take_unless_gone(path)
-        except FileNotFoundError:  # another one was faster
+            return self._adopt_unless_gone(path)
+        except FileNotFoundError:  # another process was faster
             return 0
 
-    def _take_unless_gone(self, path: Path) -> int:
-        mark = path.with_suffix(".sent")
-        sent = _number_in(mark)
+    def _adopt_unless_gone(self, path: Path) -> int:
+        sent_path = path.with_suffix(".sent")
+        sent = _number_in(sent_path)
         data = path.read_bytes()
         size = data.rfind(b"\n") + 1  # a process killed while writing leaves half a line
         if sent >= size:
             path.unlink(missing_ok=True)
-            mark.unlink(missing_ok=True)
+            sent_path.unlink(missing_ok=True)
             return 0
         with self._mutex:
             segment = _Segment(self._next_path(), size, sent, data.count(b"\n", sent, size))
             os.rename(path, segment.path)
-            if mark.exists():
-                os.rename(mark, segment.mark)
+            if sent_path.exists():
+                os.rename(sent_path, segment.sent_path)
             self._segments.insert(max(0, len(self._segments) - 1), segment)
         return segment.traces
 
     def close(self) -> None:
-        """Lets go of the spool. What is unsent stays, for the next process to adopt."""
+        """Let go of the spool. Unsent traces stay, for the next process to adopt."""
         with self._mutex:
-            if self._file is not None:
-                if not self._current.traces:
-                    self._remove(self._current)
+            if self._file is not None and (current := self._current) is not None:
+                if not current.traces:
+                    self._remove(current)
                 else:
                     self._file.close()
                     self._file = None
@@ -242,8 +254,8 @@ class Spool:
             self._lock_file.close()
 
 
-def _number_in(mark: Path) -> int:
+def _number_in(sent_path: Path) -> int:
     try:
-        return int(mark.read_text())
-    except (OSError, ValueError):  # none, or its writer was killed over it: at worst something goes out twice
+        return int(sent_path.read_text())
+    except (OSError, ValueError):  # missing, or its writer was killed over it: at worst a trace goes out twice
         return 0

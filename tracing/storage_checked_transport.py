@@ -1,8 +1,9 @@
-"""A look now and then at whether Zipkin could store what it took.
+"""Checks now and then that Zipkin could store what it took.
 
-Zipkin accepts before it stores, over HTTP (202; its API says so) as over gRPC, and where its storage is down it forgets
-what it took. Its `/health` knows, so batches are held in memory until a later look finds the storage up; a storage
-found down makes Zipkin unavailable, and what was held goes out again afterwards. Zipkin merges spans that it gets twice.
+Zipkin accepts before it stores, over HTTP (202) and over gRPC. If its storage is down, it forgets what it took. Its
+`/health` knows. Batches are therefore held in memory until a later check finds the storage up. A storage that is found
+down counts as an unavailable Zipkin, and the held batches go out again afterwards. Zipkin merges spans that it gets
+twice.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ import httpx
 
 from tracing.transport import Rejected, Transport, Unavailable
 
-log = logging.getLogger("tracing.export")
+log = logging.getLogger(__name__)
 
-#: Between two looks while batches are sent; a storage's death is noticed at most this late.
-LOOK_EVERY_S = 5.0
-#: What is sent beyond it is preceded by a look.
-HELD_BYTES = 16 * 2**20
+#: Between two checks while batches are sent. A dead storage is noticed at most this late.
+CHECK_INTERVAL_S = 5.0
+#: If more than this is held, a check precedes the next batch.
+MAX_HELD_BYTES = 16 * 2**20
 
 
 class StorageCheckedTransport:
-    """A transport to a Zipkin, whose word counts only once its storage was seen to be up.
+    """Wraps a transport to Zipkin and believes Zipkin's answer only once its storage was seen to be up.
 
     Args:
-        transport: the way to that Zipkin.
-        zipkin_url: base URL, no slash at its end; `/health` is below it. Proxies in the environment are ignored.
-        clock: seconds, monotonic.
+        transport: The way to that Zipkin.
+        zipkin_url: Base URL, without a slash at its end. `/health` is below it. Proxies in the environment are ignored.
+        timeout_s: For one look at `/health`.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -42,23 +44,24 @@ class StorageCheckedTransport:
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 2.0)), trust_env=False, follow_redirects=False
         )
         self._clock = clock
-        self._looked = clock()
+        self._checked_at = clock()
         self._held: list[Sequence[bytes]] = []  # batches that were taken and are not known to be stored
         self._held_bytes = 0
         self._down = False
 
     def send(self, traces: Sequence[bytes]) -> None:
-        if self._down or self._held_bytes > HELD_BYTES:
-            self._confirm()
+        """As `Transport.send`."""
+        if self._down or self._held_bytes > MAX_HELD_BYTES:
+            self._check_storage()
         self._transport.send(traces)
-        if self._clock() - self._looked >= LOOK_EVERY_S:
-            self._confirm()  # where it raises, these traces are still their sender's
+        if self._clock() - self._checked_at >= CHECK_INTERVAL_S:
+            self._check_storage()  # if it raises, the sender still has these traces
         self._held.append(traces)
         self._held_bytes += sum(map(len, traces))
 
-    def _confirm(self) -> None:
-        """Raises Unavailable where Zipkin's storage is down; once it is up again, what was held goes out anew."""
-        self._looked = self._clock()
+    def _check_storage(self) -> None:
+        """Raise Unavailable if Zipkin's storage is down. Once it is up again, send the held batches anew."""
+        self._checked_at = self._clock()
         if not self._storage_is_up():
             self._down = True
             raise Unavailable("Zipkin's storage is down")
@@ -73,8 +76,11 @@ class StorageCheckedTransport:
         self._held_bytes = 0
 
     def _storage_is_up(self) -> bool:
-        """False only where Zipkin's own health page says that a storage is down, or hangs over it: a receiver without
-        such a page (an OpenTelemetry collector, Jaeger), or with another part out of order, is none of our business."""
+        """Ask Zipkin's health page. False only if it says that a storage is down, or hangs.
+
+        A receiver without such a page (an OpenTelemetry collector, Jaeger) counts as up, and so does a Zipkin in which
+        another part is out of order.
+        """
         try:
             found = self._client.get(self._health_url).json()
             parts = found["zipkin"]["details"]
@@ -85,11 +91,12 @@ class StorageCheckedTransport:
             return True
 
     def close(self) -> list[bytes]:
+        """As `Transport.close`."""
         try:
             if self._held:
-                self._confirm()
+                self._check_storage()
         except Unavailable:
-            pass  # what it took is handed back
+            pass  # the held traces go back to the caller
         self._client.close()
         self._transport.close()
         return [trace for traces in self._held for trace in traces]

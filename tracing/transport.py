@@ -1,4 +1,4 @@
-"""Ways out of the process. A transport takes traces that are already redacted and encoded, and sends or raises."""
+"""Ways out of the process. A transport takes redacted, encoded traces and sends them, or raises."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Protocol
 
 
 class Rejected(Exception):
-    """The receiver will never take this batch as it is: something in it is bad, or there is too much of it."""
+    """The receiver will never take this batch as it is: something in it is bad, or it is too large."""
 
 
 class Unavailable(Exception):
-    """Not now. `answered` tells a server that answers with errors (5xx) from one that doesn't answer."""
+    """The receiver does not take the batch now.
+
+    Args:
+        why: The cause, in our own words.
+        answered: True for a server that answers with errors (5xx), False for one that doesn't answer.
+    """
 
     def __init__(self, why: str, *, answered: bool = False) -> None:
         super().__init__(why)
@@ -23,24 +28,32 @@ class Unavailable(Exception):
 
 
 class Transport(Protocol):
-    """Sends batches; called by one thread.
-
-    `send` gets traces as JSON lists of spans (bytes, no newline) and returns once the receiver has them.
-
-    Raises:
-        Rejected, Unavailable: and nothing else.
-    """
+    """Sends batches. One thread calls it."""
 
     name: str
 
-    def send(self, traces: Sequence[bytes]) -> None: ...
+    def send(self, traces: Sequence[bytes]) -> None:
+        """Send traces and return once the receiver has them.
+
+        Args:
+            traces: JSON lists of spans, without newlines.
+
+        Raises:
+            Rejected: The receiver will never take this batch.
+            Unavailable: The receiver does not take it now. No other error is raised.
+        """
 
     def close(self) -> list[bytes] | None:
-        """Returns traces that the receiver took and, as far as is known, could not store."""
+        """Close, and return the traces that the receiver took and may not have stored."""
 
 
 class FileTransport:
-    """Appends traces to a JSON-lines file that several processes may share. Rotated once, to `<file>.1`."""
+    """Appends traces to a JSON-lines file that several processes may share.
+
+    Args:
+        path: The file. Its folder is made if it is missing.
+        limit_bytes: Above it the file is renamed to `<file>.1`, which replaces an older one.
+    """
 
     name = "file"
 
@@ -49,6 +62,7 @@ class FileTransport:
         self._limit = limit_bytes
 
     def send(self, traces: Sequence[bytes]) -> None:
+        """As `Transport.send`."""
         data = b"".join(trace + b"\n" for trace in traces)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +81,9 @@ class FileTransport:
             os.replace(self._path, self._path.with_name(self._path.name + ".1"))
 
     def close(self) -> None:
-        pass
+        """Do nothing: the file is open only while it is written."""
 
 
 def join(traces: Sequence[bytes]) -> bytes:
-    """Several JSON lists as one, without parsing them."""
+    """Join several JSON lists into one, without parsing them."""
     return b"[" + b",".join(trace[1:-1] for trace in traces) + b"]"

@@ -1,4 +1,4 @@
-"""A trace read back from Zipkin, as a tree for a terminal.
+"""Reads a trace back from Zipkin and draws it as a tree for a terminal.
 
 POST /api/generate  200  cosyvoice3-api      812.4 ms  100 %  ██████████████████████████
 ├─ PREPROCESS_AUDIO      audio-service        21.7 ms    3 %  █
@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -22,7 +23,7 @@ _RED, _YELLOW, _GREEN, _DIM, _BOLD, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m",
 
 
 class TraceNotFound(Exception):
-    """Zipkin doesn't have the trace, not all of it, or doesn't answer; the message says which, and what to do."""
+    """Zipkin lacks the trace or a part of it, or doesn't answer. The message says which, and what to do."""
 
 
 def fetch(
@@ -34,22 +35,30 @@ def fetch(
     client: httpx.Client | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[dict]:
-    """Reads one trace from Zipkin, waiting until it is there (Zipkin answers 202 before it stores).
+) -> list[dict[str, Any]]:
+    """Read one trace from Zipkin. Waits for it, because Zipkin answers 202 before it stores.
 
     Args:
-        zipkin_url: base address, `http://127.0.0.1:9411`.
-        expect: how many spans it should have; None takes what the first answer has.
+        zipkin_url: Base address, for example `http://127.0.0.1:9411`.
+        trace_id: 32 hex digits.
+        expect: How many spans it should have. None takes what the first answer has.
+        timeout_s: How long to wait for it.
+        client: The HTTP client to use; by default one that ignores proxies.
+        clock: Seconds, monotonic.
+        sleep: Waits between two requests.
+
+    Returns:
+        The spans in Zipkin v2 JSON.
 
     Raises:
-        TraceNotFound: not there, or with fewer spans, within `timeout_s`.
+        TraceNotFound: It is not there, or has fewer spans, after `timeout_s`.
     """
     url = f"{zipkin_url.rstrip('/')}/api/v2/trace/{trace_id}"
     if client is None:
         with httpx.Client(timeout=timeout_s, trust_env=False) as own:
             return fetch(zipkin_url, trace_id, expect, timeout_s, client=own, clock=clock, sleep=sleep)
     until = clock() + timeout_s
-    spans: list[dict] = []
+    spans: list[dict[str, Any]] = []
     trouble = ""
     while True:
         try:
@@ -65,7 +74,7 @@ def fetch(
         sleep(0.1)
 
 
-def _why(zipkin_url, trace_id, found, expect, timeout_s, trouble) -> str:
+def _why(zipkin_url: str, trace_id: str, found: int, expect: int | None, timeout_s: float, trouble: str) -> str:
     if trouble:
         return f"{trouble} at {zipkin_url}. Is it Zipkin's address, and is it running? Try {zipkin_url}/health."
     if found:
@@ -81,16 +90,20 @@ def _why(zipkin_url, trace_id, found, expect, timeout_s, trouble) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    span: dict
-    label: str  # with the branches before it
+    span: dict[str, Any]
+    label: str  # the name, after its branches
     depth: int
 
 
-def render(spans: list[dict], *, colour: bool = False) -> str:
-    """The trace as lines of text: names, services, durations, shares of the root, when each span ran, errors.
+def render(spans: list[dict[str, Any]], *, colour: bool = False) -> str:
+    """Draw the trace as lines of text: names, services, durations, shares of the root, a time bar, errors.
 
-    The slowest stage (the longest SERVER or CLIENT span below the root) is marked. A trace in which a parent is
-    missing shows its spans as further roots.
+    Args:
+        spans: In Zipkin v2 JSON. Spans whose parent is missing are drawn as further roots.
+        colour: Use terminal colours.
+
+    Returns:
+        One line a span. The slowest stage (the longest SERVER or CLIENT span below the root) is marked.
     """
     if not spans:
         return "(no spans)"
@@ -121,16 +134,16 @@ def render(spans: list[dict], *, colour: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _rows(spans: list[dict]) -> list[_Row]:
+def _rows(spans: list[dict[str, Any]]) -> list[_Row]:
     ids = {span["id"] for span in spans}
-    children: dict[str | None, list[dict]] = {}
+    children: dict[str | None, list[dict[str, Any]]] = {}
     for span in sorted(spans, key=lambda s: s.get("timestamp", 0)):
         parent = span.get("parentId")
-        # Its own parent (a shared-span tracer's doing) would never be reached from a root.
+        # A span that is its own parent (shared-span tracers write such) would never be reached from a root.
         children.setdefault(parent if parent in ids and parent != span["id"] else None, []).append(span)
     rows: list[_Row] = []
 
-    def walk(span: dict, before: str, branch: str, depth: int) -> None:
+    def walk(span: dict[str, Any], before: str, branch: str, depth: int) -> None:
         rows.append(_Row(span, before + branch + _name(span), depth))
         below = children.get(span["id"], [])
         deeper = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
@@ -144,12 +157,12 @@ def _rows(spans: list[dict]) -> list[_Row]:
     return rows + [_Row(span, _name(span), 0) for span in spans if id(span) not in reached]
 
 
-def _slowest(rows: list[_Row]) -> dict | None:
+def _slowest(rows: list[_Row]) -> dict[str, Any] | None:
     stages = [row.span for row in rows if row.depth == 1 and row.span.get("kind") in ("SERVER", "CLIENT")]
     return max(stages, key=lambda span: span.get("duration", 0), default=None) if len(stages) > 1 else None
 
 
-def _name(span: dict) -> str:
+def _name(span: dict[str, Any]) -> str:
     """Zipkin keeps names in lower case; ours are shown as they were given."""
     name = _clean(span.get("name", "?"))
     method, blank, route = name.partition(" ")
@@ -158,13 +171,13 @@ def _name(span: dict) -> str:
     return f"{shown}  {_clean(status)}" if status and blank else shown
 
 
-def _service(span: dict) -> str:
+def _service(span: dict[str, Any]) -> str:
     local = _clean(span.get("localEndpoint", {}).get("serviceName", "?"))
     remote = span.get("remoteEndpoint", {}).get("serviceName")
     return f"{local} → {_clean(remote)}" if remote and span.get("kind") == "CLIENT" else local
 
 
-def _error(span: dict) -> str:
+def _error(span: dict[str, Any]) -> str:
     tags = span["tags"]
     kind, message = _clean(tags.get(vocabulary.ERROR_TYPE, "")), _clean(tags[vocabulary.ERROR])
     return f"{kind}: {message}" if kind and message and kind != message else kind or message or "error"
@@ -177,7 +190,7 @@ def _bar(start_us: int, duration_us: int, whole_us: int) -> str:
 
 
 def _clean(text: str) -> str:
-    """Printable characters only: what comes from a server must not steer a terminal."""
+    """Replace unprintable characters, because a server's text must not control a terminal."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 

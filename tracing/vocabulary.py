@@ -1,7 +1,7 @@
-"""Every word a span may say: stage names, span names, tag keys, annotations, and the shape each tag's value must have.
+"""Every word that a span may hold: services, stages, span names, tag keys, annotations, and the shape of tag values.
 
-This file is the allow-list behind `tracing.redaction`: what isn't named here never leaves the machine, so a new tag
-starts with a line here. Shapes are deliberately narrow; none of them can hold a sentence.
+This file is the allow-list behind `tracing.redaction`. A word that is missing here never leaves the machine, so a new
+tag starts with a line here. Shapes are narrow on purpose: none of them can hold a sentence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VOCODE_WAV = "VOCODE_WAV"
 STAGES = (PREPROCESS_AUDIO, EXTRACT_SPEAKER, GENERATE_MEL, VOCODE_WAV)
 STAGE_SERVICE = {PREPROCESS_AUDIO: AUDIO, EXTRACT_SPEAKER: EMBEDDING, GENERATE_MEL: TTS, VOCODE_WAV: VOCODER}
 
-# Phases inside a stage, timed by an engine: the names of INTERNAL spans. An engine of one's own adds its phases by
+# Phases inside a stage, timed by an engine: the names of INTERNAL spans. Another engine's phases are added by
 # configuration (`Allow.span_names` in tracing/settings.py).
 PHASES = frozenset(
     {
@@ -44,18 +44,23 @@ PHASES = frozenset(
     }
 )
 
-# What the watchdog did: the names of its spans, each a trace of its own.
+# Actions of the watchdog: the names of its spans, each a trace of its own.
 ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
 
 # The routes of the ingress (config/routes.py). The part in braces is the caller's text. A root span's name is a method
 # and one of these; any other path is the caller's text as a whole.
 ROUTES = routes.PATHS
+# The two backends between which the watchdog switches traffic: values of `watchdog.line`. FALLBACK is also the name of
+# the Serve deployment in which the second engine runs.
+PRIMARY, FALLBACK = "primary", "fallback"
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown route"
 
 # Tag keys.
 STAGE = "stage"
-REQUEST_DIALECT = "request.dialect"
+REQUEST_DIALECT = "request.dialect"  #: the dialect's lower-case name: `sichuan`
+REQUEST_DIALECT_CODE = "request.dialect.code"  #: as people send it: `zh-Sichuan`
 REQUEST_DIALECT_SOURCE = "request.dialect.source"
 REQUEST_LANGUAGE = "request.language"
 REQUEST_MODE = "request.mode"
@@ -83,14 +88,13 @@ FLOW_FRAMES = "flow.frames"
 DEVICE = "device"
 GPU_UTILIZATION = "gpu.utilization"
 REPLICA_ID = "replica.id"
-RETRY = "retry"
 HTTP_METHOD = "http.method"
 HTTP_ROUTE = "http.route"
 HTTP_STATUS_CODE = "http.status_code"
 ERROR = "error"
 ERROR_TYPE = "error.type"
 ERROR_CODE = "error.code"
-CANCELLED = "cancelled"
+ERROR_SERVICE = "error.service"  #: the service at fault, on its own span and on the root
 USER_HASH = "user.hash"
 WATCHDOG_CAUSE = "watchdog.cause"
 WATCHDOG_SERVICE = "watchdog.service"
@@ -104,9 +108,7 @@ SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
 DEQUEUED = "dequeued"
 BATCH_STARTED = "batch started"
 FIRST_CHUNK = "first chunk"
-RETRIED = "retried"
-CLIENT_LEFT = "client left"
-ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, RETRIED, CLIENT_LEFT})
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK})
 
 # The shapes of values. An identifier is one lower-case machine word, never free text.
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_\-]{0,39}")
@@ -117,12 +119,15 @@ _STATUS = re.compile(r"[1-5]\d\d")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}")  # model names, versions, replica ids
 _STAGE = re.compile("|".join(STAGES))
+_SERVICE = re.compile("|".join(sorted(SERVICES)))
+_DIALECT_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,39}")
 
-# Tags that may leave, each with the whole shape of its value. `error` and `http.route` are judged apart, in
-# tracing/redaction.py.
+# Tags that may leave, each with the whole shape of its value. tracing/redaction.py checks `error` and `http.route`
+# by rules of their own.
 TAG_SHAPES: dict[str, re.Pattern[str]] = {
     STAGE: _STAGE,
     REQUEST_DIALECT: _IDENTIFIER,
+    REQUEST_DIALECT_CODE: _DIALECT_CODE,
     REQUEST_DIALECT_SOURCE: re.compile("request|voice|key|config"),
     REQUEST_LANGUAGE: _IDENTIFIER,
     REQUEST_MODE: re.compile("fast|instruct"),
@@ -150,17 +155,16 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),
     GPU_UTILIZATION: _NUMBER,
     REPLICA_ID: _NAME,
-    RETRY: _COUNT,
     HTTP_METHOD: re.compile("|".join(sorted(METHODS))),
     HTTP_STATUS_CODE: _STATUS,
     ERROR_TYPE: _IDENTIFIER,
     ERROR_CODE: _IDENTIFIER,
-    CANCELLED: _FLAG,
+    ERROR_SERVICE: _SERVICE,
     USER_HASH: _HEX,
     WATCHDOG_CAUSE: _IDENTIFIER,
     WATCHDOG_SERVICE: _IDENTIFIER,
     WATCHDOG_FAILURES: _COUNT,
-    WATCHDOG_LINE: re.compile("primary|fallback"),
+    WATCHDOG_LINE: re.compile(f"{PRIMARY}|{FALLBACK}"),
     CANARY_TRACE_ID: _HEX,
     SAMPLING_REASON: _IDENTIFIER,
     SAMPLING_ADJUSTED_COUNT: _NUMBER,

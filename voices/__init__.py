@@ -1,8 +1,8 @@
-"""Stored voices: a clip, what its speaker agreed to, and what engines have found in it (docs/api.md, "Voices").
+"""Stored voices: a clip, its speaker's consent, and the arrays that engines found in it (docs/api.md, "Voices").
 
-Several processes may use one store at once, on one machine or on many: `catalog.py` says how they don't lose each
-other's changes, `place.py` what that asks of the store. All calls are synchronous and thread-safe. Nothing here imports
-Ray, OpenTelemetry or FastAPI.
+One noun, one file: `Voices` (store.py) is the store; `Catalog` (catalog.py) is its list of all voices, which several
+processes may change at once, on one machine or on many; `Storage` (storage.py) is the files below both, in a folder or
+an object store. All calls are synchronous and thread-safe. Nothing here imports Ray, OpenTelemetry or FastAPI.
 """
 
 from voices.enrolment import Enrolment

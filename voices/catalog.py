@@ -1,15 +1,14 @@
-"""The list of all voices, and how several processes change it without losing each other's changes.
+"""The catalog: the list of all voices, which several processes change without losing each other's changes.
 
-A voice exists if, and only if, the newest list names it. Lists are numbered files (`catalog/0000000042`), and a change
-is made by creating the next number exclusively: whoever finds it taken reads that list and decides anew. So a change
-happens whole or not at all, name and content are taken in the same moment, limits hold exactly over any number of
-processes, and a process may die at any point: there is no lock that it could take along, and no name that it could
-block.
+A voice exists if, and only if, the newest list names it. Lists are numbered files (`catalog/0000000042`). A change
+creates the next number exclusively; a process that finds the number taken reads that list and decides again. So a
+change happens whole or not at all, name and content are taken in the same moment, and limits hold exactly over any
+number of processes. A process may die at any point: it holds no lock, and blocks no name.
 
-An older list holds what somebody may have deleted since, so it is emptied as soon as a newer one is there; by whoever
-made that, or, where that one died, by the next one to read. The last `KEPT` numbers stay taken, empty, so that a
-process that was asleep can't create a number that others have long passed; one that slept through all of them sees that
-from the listing after its creation, and decides anew.
+An older list names voices that may be deleted since. So it is emptied as soon as there is a newer one: by the process
+that made that, or by the next reader. The last `KEPT` numbers stay taken, empty, so that a process that was suspended
+can't create a number that others have long passed. If it was suspended through all of them, the listing after its
+creation shows that, and it decides again.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speech.errors import RETRY_AFTER_CONTENTION_S, InternalError, VoiceStoreUnavailable
-from voices.place import Place, reaching
 from voices.record import VoiceRecord
+from voices.storage import Storage, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -41,58 +40,76 @@ _MOST_READS = 20
 
 
 class _File(BaseModel):
+    """One list as it is stored."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    token: str  #: makes this file unlike any other
+    token: str  #: makes this file different from every other
     voices: tuple[VoiceRecord, ...] = ()
 
 
 @dataclass(frozen=True)
-class Voicelist:
+class VoiceList:
     """All voices at one moment, the oldest first."""
 
     records: tuple[VoiceRecord, ...] = ()
 
     @cached_property
     def by_id(self) -> Mapping[str, VoiceRecord]:
+        """The voices by id."""
         return {record.id: record for record in self.records}
 
     @cached_property
     def by_name(self) -> Mapping[str, VoiceRecord]:
+        """The voices by name."""
         return {record.name: record for record in self.records}
 
     @cached_property
     def clip_bytes(self) -> int:
+        """The bytes of all clips together."""
         return sum(record.clip.bytes for record in self.records)
 
-    def adding(self, record: VoiceRecord) -> Voicelist:
-        return Voicelist((*self.records, record))
+    def adding(self, record: VoiceRecord) -> VoiceList:
+        """Return a list with one more voice."""
+        return VoiceList((*self.records, record))
 
-    def without(self, voice_id: str) -> Voicelist:
-        return Voicelist(tuple(record for record in self.records if record.id != voice_id))
+    def without(self, voice_id: str) -> VoiceList:
+        """Return a list without this voice."""
+        return VoiceList(tuple(record for record in self.records if record.id != voice_id))
 
 
 class Catalog:
-    """One process's view. `contended` counts the changes that had to be decided anew."""
+    """The list, as one process sees it. `contended` counts the changes that had to be decided again."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._known: tuple[int, Voicelist] = (0, Voicelist())
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._known: tuple[int, VoiceList] = (0, VoiceList())
         self._changing = threading.Lock()  # threads of one process need not compete
         self.contended = 0
 
-    def read(self) -> Voicelist:
-        """The newest list. Costs a listing of one small folder, and a read where there is a newer list than known.
+    def read(self) -> VoiceList:
+        """Return the newest list.
 
-        Raises VoiceStoreUnavailable, and InternalError where the list is damaged."""
+        It costs a listing of one small folder, and a read if there is a newer list.
+
+        Raises:
+            VoiceStoreUnavailable: the storage failed.
+            InternalError: the list is damaged.
+        """
         return self._newest()[1]
 
-    def change(self, decide: Callable[[Voicelist], Voicelist | None]) -> Voicelist:
-        """The newest list after a change. `decide` makes the new list from the newest one, or None where that needs no
-        change; it is called again, with a newer list, as often as others were faster. What it raises is raised.
+    def change(self, decide: Callable[[VoiceList], VoiceList | None]) -> VoiceList:
+        """Change the list, and return the newest one.
 
-        After VoiceStoreUnavailable the change may have been made or not; any other error means that it was not."""
+        Args:
+            decide: makes the new list from the newest one; None if no change is needed. It is called again, with a
+                newer list, each time another process was faster. Its errors are raised.
+
+        Raises:
+            VoiceStoreUnavailable: the storage failed; the change may or may not have been made. Any other error means
+                that it was not.
+        """
         with self._changing:
             for attempt in range(_MOST_TRIES):
                 number, voices = self._newest()
@@ -110,26 +127,26 @@ class Catalog:
             retry_after_s=RETRY_AFTER_CONTENTION_S,
         )
 
-    def _newest(self) -> tuple[int, Voicelist]:
+    def _newest(self) -> tuple[int, VoiceList]:
         number = 0
         for _ in range(_MOST_READS):
-            with reaching("looking for the newest list"):
+            with storage_errors("looking for the newest list"):
                 sizes = self._numbers()
                 known = self._known
                 number = max(sizes, default=0)
                 if number == known[0]:
                     return known
-                data = self._place.read(_path(number)) if number else _encode(Voicelist())
+                data = self._storage.read(_path(number)) if number else _encode(VoiceList())
             if data:
                 known = self._known = (number, _decode(data))
                 self._empty_older(number, sizes)
                 return known
-        # Read empty or gone again and again: emptied by somebody who was faster, 20 times over, or by hand.
+        # Empty or gone at every read: another process was faster 20 times, or it was emptied by hand.
         raise _damaged(None)
 
-    def _commit(self, number: int, voices: Voicelist) -> bool:
-        with reaching("writing a new list"):
-            if not self._place.create(_path(number), _encode(voices)):
+    def _commit(self, number: int, voices: VoiceList) -> bool:
+        with storage_errors("writing a new list"):
+            if not self._storage.create(_path(number), _encode(voices)):
                 return False
             sizes = self._numbers()
         if max(sizes, default=number) - number >= KEPT:
@@ -138,13 +155,13 @@ class Catalog:
         return True
 
     def _empty_older(self, newest: int, sizes: Mapping[int, int]) -> None:
-        """Failing, it leaves that to the next one: the change itself has been made."""
+        """Empty older lists. A failure is only logged: the change itself is made, and the next one tries again."""
         try:
             for number, size in sizes.items():
                 if number <= newest - KEPT:
-                    self._place.remove(_path(number))
+                    self._storage.remove(_path(number))
                 elif number < newest and size:
-                    self._place.write(_path(number), b"")
+                    self._storage.write(_path(number), b"")
         except Exception as error:
             log.warning(
                 "an older list of voices could not be emptied, the next change will: %s.%s",
@@ -153,20 +170,20 @@ class Catalog:
             )
 
     def _numbers(self) -> dict[int, int]:
-        return {int(name): size for name, size in self._place.sizes(FOLDER).items() if _NUMBER.fullmatch(name)}
+        return {int(name): size for name, size in self._storage.sizes(FOLDER).items() if _NUMBER.fullmatch(name)}
 
 
 def _path(number: int) -> str:
     return f"{FOLDER}/{number:010}"
 
 
-def _encode(voices: Voicelist) -> bytes:
+def _encode(voices: VoiceList) -> bytes:
     return _File(token=secrets.token_hex(16), voices=voices.records).model_dump_json().encode()
 
 
-def _decode(data: bytes) -> Voicelist:
+def _decode(data: bytes) -> VoiceList:
     try:
-        return Voicelist(_File.model_validate_json(data).voices)
+        return VoiceList(_File.model_validate_json(data).voices)
     except ValidationError as error:
         raise _damaged(error) from None
 
@@ -176,7 +193,7 @@ def _damaged(error: ValidationError | None) -> InternalError:
     where = [problem["loc"] for problem in error.errors(include_input=False)][:3] if error else "it is empty"
     log.error("the newest list of voices can't be read (%s); nothing is stored until it is restored or removed", where)
     return InternalError(
-        "The list of stored voices is damaged, so no voice can be found or stored; whoever runs this "
-        "service must restore it. Its log says more.",
+        "The list of stored voices is damaged, so no voice can be found or stored. The operator of this "
+        "service must restore it; its log says more.",
         code="voice_list_damaged",
     )

@@ -1,4 +1,4 @@
-"""A voice to be stored, as the client sends it: plain form fields in, one checked `Enrolment` out."""
+"""An enrolment: a voice to store. `parse` makes one checked `Enrolment` of a form's plain fields."""
 
 from __future__ import annotations
 
@@ -7,20 +7,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
+from speech.requests import Transcript
 from speech.text import check_transcript
-from voices.names import check_name
+from voices.names import MAX_NAME, check_name
 
-FIELDS = ("name", "dialect", "consent", "prompt_text")
 FILE = "audio_sample"
 MAX_CONSENT = 1000
 _WHITE_SPACE = frozenset("\t\n\r")
 
 
+class EnrolmentFields(BaseModel):
+    """The fields of an enrolment, beside its clip. OpenAPI shows them; `parse` checks them, with remedies."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, max_length=MAX_NAME)
+    """Name of the voice: letters and digits of any script, '-', '_', and '.' but not first."""
+    dialect: str
+    """Code of the dialect: en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."""
+    consent: str = Field(min_length=1, max_length=MAX_CONSENT)
+    """The speaker's consent, in words; stored with the time."""
+    prompt_text: Transcript | None = None
+    """Transcript of the clip, if known."""
+
+
+FIELDS = tuple(EnrolmentFields.model_fields)
+
+
 @dataclass(frozen=True)
 class Enrolment:
-    """`consent`: what the speaker agreed to, in words; `transcript`: what is said in the clip, where known."""
+    """A checked enrolment.
+
+    Attributes:
+        name: in NFC.
+        dialect: of the voice.
+        consent: the speaker's consent, in words.
+        transcript: the text that is spoken in the clip; None if unknown.
+    """
 
     name: str = field(repr=False)
     dialect: Dialect
@@ -29,7 +56,11 @@ class Enrolment:
 
 
 def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> Enrolment:
-    """Check form fields. Raises InvalidInput whose `param` names the field; the client's text is never echoed."""
+    """Check the fields of a form.
+
+    Raises:
+        InvalidInput: a field is unknown, missing or wrong; `param` names it. The client's text is never quoted.
+    """
     for name in fields:
         if name not in FIELDS:
             raise _unknown_field(name)
@@ -42,7 +73,11 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> Enrolment
 
 
 def check_consent(consent: str) -> str:
-    """The consent as it was sent, but for white space around it; 1 to 1,000 characters. InvalidInput (`consent`)."""
+    """Return the consent without white space around it; 1 to `MAX_CONSENT` characters.
+
+    Raises:
+        InvalidInput: param `consent`.
+    """
     stripped = consent.strip()
     if not stripped:
         raise _refuse(
@@ -51,8 +86,8 @@ def check_consent(consent: str) -> str:
         )
     if len(stripped) > MAX_CONSENT:
         raise _refuse(
-            f"The consent is {len(stripped)} characters long; the limit is {MAX_CONSENT}. Say in short what "
-            "was agreed, and keep the full agreement where you keep such things.",
+            f"The consent is {len(stripped)} characters long; the limit is {MAX_CONSENT}. Send a summary, and keep the "
+            "full agreement elsewhere.",
             "consent_too_long",
         )
     if any(unicodedata.category(char) in ("Cc", "Cs") and char not in _WHITE_SPACE for char in stripped):

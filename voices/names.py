@@ -1,4 +1,4 @@
-"""What a voice may be called: a word in any script, safe in a URL, and never to be taken for an id."""
+"""Names of voices: a word in any script, safe in a URL, and different from every id."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MAX_NAME = 64
 ID_PREFIX = "voice_"
 
 _MARKS = "-_."
-#: NFC makes text at most this much shorter, so longer text is refused before any work is spent on it.
+#: NFC shortens text by at most this factor, so longer text is refused before any work on it.
 _SHRINKS_AT_MOST = 8
-#: Letters and marks that nobody sees (Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt, as far as
-#: they are of category L or M): with them two names could look the same.
-_UNSEEN = frozenset(
+#: Invisible letters and marks (Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt, of category L or
+#: M): with them two names could look the same.
+_INVISIBLE = frozenset(
     {
         0x034F,
         0x115F,
@@ -31,11 +31,17 @@ _UNSEEN = frozenset(
 
 
 def check_name(name: str) -> str:
-    """The name in NFC, 1 to 64 characters: letters, their marks and digits of any script, `-`, `_`, and `.` but not
-    first. Raises InvalidInput (param `name`)."""
+    """Return the name in NFC.
+
+    A name has 1 to `MAX_NAME` characters: letters, their marks and digits of any script, `-`, `_`, and `.` but not
+    first.
+
+    Raises:
+        InvalidInput: param `name`.
+    """
     if not name:
         raise _refuse(
-            "The field 'name' is missing: what the voice is to be called, 1 to 64 letters and digits.", "name_missing"
+            f"The field 'name' is missing: send the voice's name, 1 to {MAX_NAME} letters and digits.", "name_missing"
         )
     if len(name) > MAX_NAME * _SHRINKS_AT_MOST or len(normal := unicodedata.normalize("NFC", name)) > MAX_NAME:
         raise _refuse(f"The name is too long: at most {MAX_NAME} characters.", "name_too_long")
@@ -53,18 +59,18 @@ def check_name(name: str) -> str:
 
 
 def looks_like_an_id(text: str) -> bool:
-    """Also in capitals or full-width letters."""
+    """Tell whether a name begins like an id, also in capitals or full-width letters."""
     return unicodedata.normalize("NFKC", text).casefold().startswith(ID_PREFIX)
 
 
 def as_stored(name: str) -> str | None:
-    """A name to look up, in NFC; None for what can't be one."""
+    """Return a name to look up, in NFC; None if it can't be a name."""
     return None if len(name) > MAX_NAME * _SHRINKS_AT_MOST else unicodedata.normalize("NFC", name)
 
 
 def _allowed(char: str) -> bool:
     category = unicodedata.category(char)
-    return char in _MARKS or (ord(char) not in _UNSEEN and (category[0] in "LM" or category == "Nd"))
+    return char in _MARKS or (ord(char) not in _INVISIBLE and (category[0] in "LM" or category == "Nd"))
 
 
 def _refuse(message: str, code: str) -> InvalidInput:

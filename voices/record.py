@@ -1,9 +1,11 @@
-"""What is known of a stored voice, and what of it is shown."""
+"""The record of a stored voice, and the part of it that the API shows."""
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -11,23 +13,25 @@ from speech.audio import Clip
 from voices.enrolment import MAX_CONSENT, Enrolment
 from voices.names import ID_PREFIX, MAX_NAME
 
-#: Of a voice's files: its id, when it was stored (seconds since the epoch, hex), and something nobody else has.
+#: Folder of a voice's files: its id, the time of storing (seconds since the epoch, hex), and a random token.
 FOLDER_NAME = r"^voice_[0-9a-f]{32}\.([0-9a-f]{1,16})\.[0-9a-f]{16}$"
 
 
 class _Stored(BaseModel):
-    """Unknown keys are errors: an older release must not write back a list that it has understood by half."""
+    """A part of the stored list. Unknown keys are errors: an older release must not write back a list with losses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Consent(_Stored):
-    agreed: str = Field(min_length=1, max_length=MAX_CONSENT, repr=False)  #: in words, as they were sent
-    at: AwareDatetime  #: when they were
+    """The speaker's consent, in words as they were sent, and the time at which they were."""
+
+    agreed: str = Field(min_length=1, max_length=MAX_CONSENT, repr=False)
+    at: AwareDatetime
 
 
 class ClipFacts(_Stored):
-    """What the clip is like: as a file in `bytes` and `format` (libsndfile's name of the container, lower case)."""
+    """The clip's properties; `format` is the container's name in lower case, `bytes` the size of the file."""
 
     seconds: float = Field(gt=0)
     sample_rate: int = Field(gt=0)
@@ -35,8 +39,34 @@ class ClipFacts(_Stored):
     bytes: int = Field(gt=0)
 
     @classmethod
-    def of(cls, clip: Clip, data: bytes) -> ClipFacts:
+    def of(cls, clip: Clip, data: builtins.bytes) -> ClipFacts:
+        """Return the properties of a decoded clip and its file."""
         return cls(seconds=round(clip.seconds, 3), sample_rate=clip.rate, format=clip.format, bytes=len(data))
+
+
+class PublicConsent(BaseModel):
+    """The consent as the API shows it."""
+
+    agreed: str
+    at: str = Field(json_schema_extra={"format": "date-time"})
+
+
+class PublicVoice(BaseModel):
+    """A stored voice as the API shows it (docs/api.md)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str
+    object: Literal["audio.voice"]
+    name: str
+    dialect: str
+    language: str
+    created_at: int
+    """Seconds since the epoch."""
+    consent: PublicConsent
+    has_transcript: bool
+    """True if a transcript is stored; it is never shown."""
+    clip: ClipFacts
 
 
 class VoiceRecord(_Stored):
@@ -44,11 +74,11 @@ class VoiceRecord(_Stored):
 
     Attributes:
         id: `voice_` and 32 hex digits of a hash of the clip's bytes and its transcript.
-        dialect: registry code; `language` is its.
-        transcript: what is said in the clip. Engines get it, `public` never shows it.
+        dialect: registry code; `language` is the dialect's.
+        transcript: the text that is spoken in the clip. Engines get it, `public` never shows it.
         created_at: seconds since the epoch.
-        owner: name of the key that stored it, None where keys were not in force.
-        folder: of its files, below the store's `voices`; no two enrolments ever have the same.
+        owner: name of the key that stored it; None without keys.
+        folder: name of its folder in the store's `voices`; each enrolment has its own.
     """
 
     id: str = Field(pattern=r"^voice_[0-9a-f]{32}$")
@@ -66,6 +96,16 @@ class VoiceRecord(_Stored):
     def of(
         cls, enrolment: Enrolment, clip: bytes, facts: ClipFacts, owner: str | None, now: float, token: str
     ) -> VoiceRecord:
+        """Return the record of a new voice.
+
+        Args:
+            enrolment: the checked fields.
+            clip: the file as it was sent.
+            facts: the clip's properties.
+            owner: name of the caller's key.
+            now: seconds since the epoch.
+            token: 16 random hex digits.
+        """
         voice_id = content_id(clip, enrolment.transcript)
         return cls(
             id=voice_id,
@@ -80,28 +120,35 @@ class VoiceRecord(_Stored):
             folder=f"{voice_id}.{int(now):x}.{token}",
         )
 
-    def may_be_deleted_by(self, key: str | None, *, admin: bool = False) -> bool:
-        """`key`: the caller's key's name. One without a key may delete what was stored without one."""
+    def can_delete(self, key: str | None, *, admin: bool = False) -> bool:
+        """Tell whether a caller may delete this voice.
+
+        Args:
+            key: name of the caller's key. A caller without a key may delete voices that were stored without one.
+            admin: the caller may delete every voice.
+        """
         return admin or key == self.owner
 
-    def public(self) -> dict:
-        """As the API shows it (docs/api.md)."""
-        return {
-            "id": self.id,
-            "object": "audio.voice",
-            "name": self.name,
-            "dialect": self.dialect,
-            "language": self.language,
-            "created_at": self.created_at,
-            "consent": {"agreed": self.consent.agreed, "at": self.consent.at.strftime("%Y-%m-%dT%H:%M:%SZ")},
-            "has_transcript": self.transcript is not None,
-            "clip": self.clip.model_dump(),
-        }
+    def public(self) -> dict[str, object]:
+        """Return the voice as the API shows it."""
+        return PublicVoice(
+            id=self.id,
+            object="audio.voice",
+            name=self.name,
+            dialect=self.dialect,
+            language=self.language,
+            created_at=self.created_at,
+            consent=PublicConsent(agreed=self.consent.agreed, at=self.consent.at.strftime("%Y-%m-%dT%H:%M:%SZ")),
+            has_transcript=self.transcript is not None,
+            clip=self.clip,
+        ).model_dump()
 
 
 def content_id(clip: bytes, transcript: str | None) -> str:
-    """The id of a voice is its content. The length tells the clip from the transcript, a mark no transcript from an
-    empty one."""
+    """Return the id of a voice, a hash of its content.
+
+    The clip's length separates it from the transcript, and a mark tells an empty transcript from none.
+    """
     state = hashlib.sha256(len(clip).to_bytes(8))
     state.update(clip)
     state.update(b"" if transcript is None else b"=" + transcript.encode())

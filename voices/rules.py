@@ -1,21 +1,25 @@
-"""Which voice may be stored beside those that are: one name, one content, and no more of them than the limits say."""
+"""The rules for a new voice: one name, one content, and the limits of the store."""
 
 from __future__ import annotations
 
 from speech.errors import Conflict
-from voices.catalog import Voicelist
+from voices.catalog import VoiceList
 from voices.record import VoiceRecord
 from voices.settings import VoiceSettings
 
 
-def is_stored(record: VoiceRecord, voices: Voicelist, limits: VoiceSettings) -> bool:
-    """Whether this very voice is on the list. Raises Conflict where it is not, and may not be put there."""
+def is_stored(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> bool:
+    """Tell whether this very voice is on the list.
+
+    Raises:
+        Conflict: it is not, and can't be added.
+    """
     same = voices.by_id.get(record.id)
     if same is None:
         _check_room(record, voices, limits)
         return False
     if same.name != record.name:
-        # The id says nothing new to whoever has the clip and the transcript; by it, anybody may ask for the name.
+        # With the clip and the transcript a caller can compute the id, and any caller may ask for its name.
         hint = f" It is yours: {same.id}." if same.owner == record.owner else ""
         raise Conflict(
             f"This clip with this transcript is stored already, under another name.{hint} A voice has one "
@@ -32,7 +36,7 @@ def is_stored(record: VoiceRecord, voices: Voicelist, limits: VoiceSettings) -> 
     return True
 
 
-def _check_room(record: VoiceRecord, voices: Voicelist, limits: VoiceSettings) -> None:
+def _check_room(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> None:
     if record.name in voices.by_name:
         raise Conflict(
             "This name is taken by another voice. Choose another name, or delete that voice first.",

@@ -1,4 +1,4 @@
-"""All stored voices, for one process of any number."""
+"""The store of voices, as one of several processes uses it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from speech.errors import (
     VoiceNotFound,
     VoiceStoreUnavailable,
 )
-from voices import arrays as engine_arrays
-from voices.catalog import Catalog, Voicelist
+from voices import engine_arrays
+from voices.catalog import Catalog, VoiceList
 from voices.enrolment import Enrolment
 from voices.names import as_stored
-from voices.place import Place, open_place, reaching
 from voices.record import ClipFacts, VoiceRecord, content_id
 from voices.rules import is_stored
 from voices.settings import VoiceSettings
-from voices.sweeping import ABANDONED_S, FOLDER, Sweeper
+from voices.storage import Storage, open_storage, storage_errors
+from voices.sweeper import ABANDONED_S, FOLDER, Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +34,22 @@ CLIP = "clip"
 
 
 class Voices:
-    """The store at a place. Every method may raise VoiceStoreUnavailable, and InternalError where what is stored is
-    damaged. Every process sees what others have done at its next call.
+    """The stored voices. A process sees the changes of others at its next call.
 
-    `now`: seconds since the epoch.
+    Every method may raise VoiceStoreUnavailable (the storage failed) and InternalError (the stored data are damaged).
+
+    Args:
+        storage: the files.
+        settings: the limits of the store.
+        now: the clock, in seconds since the epoch.
     """
 
-    def __init__(self, place: Place, settings: VoiceSettings, now: Callable[[], float] = time.time) -> None:
-        self._place = place
+    def __init__(self, storage: Storage, settings: VoiceSettings, now: Callable[[], float] = time.time) -> None:
+        self._storage = storage
         self._settings = settings
         self._now = now
-        self._catalog = Catalog(place)
-        self._sweeper = Sweeper(place, self._catalog, now)
+        self._catalog = Catalog(storage)
+        self._sweeper = Sweeper(storage, self._catalog, now)
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(
             (
@@ -62,22 +66,36 @@ class Voices:
 
     @classmethod
     def open(cls, settings: VoiceSettings) -> Voices | None:
-        """None where the settings name no place. Touches nothing yet; ValueError where a driver is missing."""
-        return None if settings.url is None else cls(open_place(settings), settings)
+        """Open the store that the settings name; None if they name none. Nothing is read or written yet.
+
+        Raises:
+            ValueError: the driver of an object store is missing.
+        """
+        return None if settings.url is None else cls(open_storage(settings), settings)
 
     def create(
         self, enrolment: Enrolment, clip: bytes, facts: ClipFacts, owner: str | None = None
     ) -> tuple[VoiceRecord, bool]:
-        """Store a voice; False where it was there already: same clip, transcript, name and dialect. The consent and the
-        owner are then those of the first time.
+        """Store a voice.
 
-        `clip`: the file as it was sent, checked by the caller. Raises Conflict where the name or the content is taken,
-        or the store is full. After VoiceStoreUnavailable it may be stored; the same call again tells.
+        Args:
+            enrolment: the checked fields.
+            clip: the file as it was sent, checked by the caller.
+            facts: the clip's properties.
+            owner: name of the caller's key; None without keys.
+
+        Returns:
+            The record, and False if the same voice (clip, transcript, name and dialect) was stored already. Consent and
+            owner are then those of the first time.
+
+        Raises:
+            Conflict: the name or the content is taken, or the store is full.
+            VoiceStoreUnavailable: the voice may be stored or not; the same call again tells.
         """
-        self._sweep_now_and_then()
+        self._sweep_if_due()
         record = VoiceRecord.of(enrolment, clip, facts, owner, self._now(), secrets.token_hex(8))
 
-        def decide(voices: Voicelist) -> Voicelist | None:
+        def decide(voices: VoiceList) -> VoiceList | None:
             if is_stored(record, voices, self._settings):
                 return None
             if self._now() - record.created_at > ABANDONED_S / 2:
@@ -89,9 +107,9 @@ class Voices:
             return voices.adding(record)
 
         voices = self._catalog.read()
-        if not is_stored(record, voices, self._settings):  # nothing is written for what is refused anyway
-            with reaching("writing a clip"):
-                self._place.write(f"{FOLDER}/{record.folder}/{CLIP}", clip)
+        if not is_stored(record, voices, self._settings):  # a voice that would be refused is not written
+            with storage_errors("writing a clip"):
+                self._storage.write(f"{FOLDER}/{record.folder}/{CLIP}", clip)
             try:
                 voices = self._catalog.change(decide)
             except Conflict:
@@ -105,26 +123,31 @@ class Voices:
         return kept, False
 
     def find(self, name_or_id: str) -> VoiceRecord:
-        """Names are matched exactly, after NFC. Raises VoiceNotFound."""
+        """Return the voice with this id or name. Names are matched exactly, after NFC.
+
+        Raises:
+            VoiceNotFound: there is none.
+        """
         wanted = as_stored(name_or_id)
         voices = self._catalog.read()
-        return _found(voices.by_id.get(wanted) or voices.by_name.get(wanted))
+        return _found(None if wanted is None else voices.by_id.get(wanted) or voices.by_name.get(wanted))
 
     def all(self) -> list[VoiceRecord]:
-        """The oldest first."""
-        self._sweep_now_and_then()
+        """Return all voices, the oldest first."""
+        self._sweep_if_due()
         return list(self._catalog.read().records)
 
     def delete(self, record: VoiceRecord) -> None:
-        """Take the voice off the list, then remove all that is stored of it. Raises VoiceNotFound where it is gone
-        already, also where the same content has been stored anew since.
+        """Take the voice off the list, then remove its files.
 
-        After VoiceStoreUnavailable with the code `voice_files_left` the voice is gone, and its files go with the next
-        sweep.
+        Raises:
+            VoiceNotFound: it is gone already, also if the same content has been stored again since.
+            VoiceStoreUnavailable: with the code `voice_files_left` the voice is gone, and its files go with the next
+                sweep.
         """
-        self._sweep_now_and_then()
+        self._sweep_if_due()
 
-        def decide(voices: Voicelist) -> Voicelist:
+        def decide(voices: VoiceList) -> VoiceList:
             kept = voices.by_id.get(record.id)
             if kept is None or kept.folder != record.folder:
                 raise _not_found()
@@ -133,8 +156,8 @@ class Voices:
         self._catalog.change(decide)
         self._count("deleted")
         try:
-            with reaching("removing a voice's files"):
-                self._place.remove_folder(f"{FOLDER}/{record.folder}")
+            with storage_errors("removing a voice's files"):
+                self._storage.remove_folder(f"{FOLDER}/{record.folder}")
         except VoiceStoreUnavailable as error:
             raise VoiceStoreUnavailable(
                 "The voice is deleted and can't be used any more, but its files could not be "
@@ -143,13 +166,18 @@ class Voices:
             ) from error
 
     def clip(self, voice_id: str) -> bytes:
-        """The file as it was sent. Raises VoiceNotFound, and InternalError where it is no longer what it was."""
+        """Return the clip's file as it was sent.
+
+        Raises:
+            VoiceNotFound: there is no such voice.
+            InternalError: the file is missing or damaged.
+        """
         record = self._by_id(voice_id)
-        with reaching("reading a clip"):
-            data = self._place.read(f"{FOLDER}/{record.folder}/{CLIP}")
+        with storage_errors("reading a clip"):
+            data = self._storage.read(f"{FOLDER}/{record.folder}/{CLIP}")
         if data is not None and content_id(data, record.transcript) == voice_id:
             return data
-        if self._by_id(voice_id).folder != record.folder:  # deleted and stored anew in between
+        if self._by_id(voice_id).folder != record.folder:  # deleted and stored again in between
             return self.clip(voice_id)
         self._count("clips_damaged")
         log.error("the stored clip of %s is %s", voice_id, "missing" if data is None else "damaged")
@@ -160,11 +188,18 @@ class Voices:
         )
 
     def arrays(self, voice_id: str, engine: tuple[str, str]) -> Arrays | None:
-        """What this engine, (name, version), found in the clip; None where that is not kept, or damaged: find it again
-        in `clip`, and keep it. Raises VoiceNotFound."""
+        """Return the arrays that an engine found in the clip; None if they are not stored, or damaged.
+
+        Args:
+            voice_id: the voice.
+            engine: the engine's (name, version).
+
+        Raises:
+            VoiceNotFound: there is no such voice.
+        """
         record = self._by_id(voice_id)
-        with reaching("reading a voice's arrays"):
-            data = self._place.read(self._arrays_at(record, engine))
+        with storage_errors("reading a voice's arrays"):
+            data = self._storage.read(self._arrays_at(record, engine))
         if data is None:
             self._count("arrays_absent")
             return None
@@ -178,26 +213,32 @@ class Voices:
         return found
 
     def keep_arrays(self, voice_id: str, engine: tuple[str, str], arrays: Arrays) -> None:
-        """Whole or not at all; what was kept for this engine before is replaced. Raises VoiceNotFound, also where the
-        voice is deleted meanwhile; ValueError for arrays of Python objects."""
+        """Store the arrays that an engine found in the clip. Earlier ones of this engine are replaced.
+
+        Raises:
+            VoiceNotFound: there is no such voice, or it was deleted meanwhile.
+            ValueError: an array holds Python objects.
+        """
         record = self._by_id(voice_id)
         data = engine_arrays.pack(arrays)
-        with reaching("writing a voice's arrays"):
-            self._place.write(self._arrays_at(record, engine), data)
+        with storage_errors("writing a voice's arrays"):
+            self._storage.write(self._arrays_at(record, engine), data)
         kept = self._catalog.read().by_id.get(voice_id)
         if kept is None or kept.folder != record.folder:
             self._discard(record)
             raise _not_found()
 
     def sweep(self) -> int:
-        """Remove what no list names and nobody can still be writing; returns how many folders went. Does itself, every
-        ten minutes, with a call that stores, deletes or lists."""
+        """Remove abandoned files, and return the number of folders removed.
+
+        Every ten minutes, a call that stores, deletes or lists does this by itself.
+        """
         gone = self._sweeper.sweep()
         self._count("abandoned_removed", gone)
         return gone
 
     def counters(self) -> dict[str, int]:
-        """What this process has done; `contended`: changes decided anew because another process was faster."""
+        """Return this process's counters; `contended` are changes that another process overtook."""
         with self._lock:
             return self._counts | {"contended": self._catalog.contended}
 
@@ -205,13 +246,13 @@ class Voices:
         return _found(self._catalog.read().by_id.get(voice_id))
 
     def _discard(self, record: VoiceRecord) -> None:
-        """What could not be discarded is swept later."""
-        with suppress(SpeechError), reaching("removing files that no voice needs"):
-            self._place.remove_folder(f"{FOLDER}/{record.folder}")
+        """Remove the files of a voice that is not listed. A failure is left to the next sweep."""
+        with suppress(SpeechError), storage_errors("removing files that no voice needs"):
+            self._storage.remove_folder(f"{FOLDER}/{record.folder}")
 
-    def _sweep_now_and_then(self) -> None:
+    def _sweep_if_due(self) -> None:
         if self._sweeper.is_due():
-            with suppress(SpeechError):  # logged; whoever called meant something else
+            with suppress(SpeechError):  # logged; it must not fail the caller's own request
                 self.sweep()
 
     @staticmethod
@@ -231,8 +272,9 @@ def _found(record: VoiceRecord | None) -> VoiceRecord:
 
 def _not_found() -> VoiceNotFound:
     return VoiceNotFound(
-        "No voice of this name or id is stored, or no longer. GET /v1/audio/voices lists them all; "
-        "names are matched exactly, upper and lower case included.",
+        "No voice of this name or id is stored. GET /v1/audio/voices lists them all; names are matched exactly, upper "
+        "and lower case included. If your client can't send another name, the operator of this service can add it to "
+        "`aliases.voices`.",
         param="voice",
         code="voice_unknown",
     )

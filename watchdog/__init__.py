@@ -1,7 +1,17 @@
-"""What the watchdog thinks: no Ray, no HTTP, no clock of its own. `watchdog/deployment.py` does what it decides.
+"""The watchdog: it checks the graph as a client would, follows its replicas, and restarts what is broken.
 
-- `judge.Judge`: checks, one after the other, in; what should be done about them, out.
-- `budget.Budget`: how often anything may be restarted.
-- `replicas.Replicas`: what Serve says of its replicas, look after look, in; those that were replaced, out.
-- `canary`: what an answer to a canary request means.
+These modules decide. They import no Ray, no deployments and no HTTP, and have no clock of their own:
+
+- `policy`: results of canaries in, decisions out.
+- `canary`: the result of a canary, read off the answer.
+- `replicas`: Serve's replicas in, look after look; lost and replaced ones out.
+- `budget`: how often a service may be restarted.
+
+These act:
+
+- `canary_request`: sends the canary over HTTP.
+- `serve_view`: reads Serve's replicas, and kills one.
+- `reporter`: writes traces and metrics of what the watchdog did.
+- `deployment`: the Serve deployment that joins them.
+- `settings`: all settings.
 """

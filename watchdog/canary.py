@@ -1,39 +1,48 @@
-"""What the answer to a canary request means."""
+"""The result of a canary, read off the HTTP answer."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import soundfile
 
-SECONDS = (0.1, 30.0)  #: of speech that a few words can take
-QUIET = 0.01  #: peak of what nobody would hear
+from speech.errors import SERVICE_HEADER, Overloaded
+
+SPEECH_S = (0.1, 30.0)  #: the shortest and the longest speech that a few words can take
+QUIET = 0.01  #: a peak below it is silence
 
 
 class Outcome(StrEnum):
+    """The outcome of a canary. The values stand in metrics and, after `canary_`, in traces."""
+
     OK = "ok"
-    FAILED = "failed"  #: an answer that says that the service is ill
-    WRONG = "wrong"  #: 200, and no speech in it
+    FAILED = "failed"  #: an answer that says that the service is broken
+    WRONG = "wrong"  #: 200 without speech in it
     SLOW = "slow"  #: good, but late
     SILENT = "silent"  #: no answer in time
     UNREACHABLE = "unreachable"  #: no connection, or one that broke
-    BUSY = "busy"  #: at its limits, or stopping: no illness
-    REFUSED = "refused"  #: our own fault: no key, or a request that is not taken
+    BUSY = "busy"  #: at its limits, or stopping: not broken
+    REFUSED = "refused"  #: the watchdog's own fault: no key, or a request that is not taken
 
 
-#: Of these nothing can be concluded.
-NOTHING_SAID = frozenset({Outcome.BUSY, Outcome.REFUSED})
+#: Outcomes that say nothing of the graph's health.
+INCONCLUSIVE = frozenset({Outcome.BUSY, Outcome.REFUSED})
 
 
 @dataclass(frozen=True)
 class CanaryResult:
-    """A canary that is over.
+    """A finished canary.
 
-    `service` is whose fault it seems to be, None where the answer does not say. Times in ns since the epoch.
+    Attributes:
+        outcome: How it ended.
+        began_ns: Since the epoch.
+        ended_ns: Since the epoch.
+        service: The service at fault, by the answer. None if the answer names none.
+        trace_id: The request's trace, if there was an answer.
     """
 
     outcome: Outcome
@@ -41,27 +50,37 @@ class CanaryResult:
     ended_ns: int
     service: str | None = None
     trace_id: str | None = None
-    primary: bool = True  #: it went to the first engine
 
     @property
     def ok(self) -> bool:
+        """True if it was answered with speech, in time."""
         return self.outcome is Outcome.OK
 
 
-def judged(status: int, body: bytes, error: dict, services: Collection[str]) -> tuple[Outcome, str | None]:
-    """Of an answer: what it means, and the service that it names. `error`: the body's, where it is one of ours.
+def classify(
+    status: int, headers: Mapping[str, str], body: bytes, error_type: str, services: Collection[str]
+) -> tuple[Outcome, str | None]:
+    """Classify an answer.
 
-    Our error messages name the service that failed, and nothing of a request.
+    Args:
+        status: The HTTP status.
+        headers: With case-insensitive names. `X-Error-Service` names the service at fault; the ingress sets it from
+            `SpeechError.service`.
+        body: Of a 200, the audio file.
+        error_type: `error.type` of the body, or "".
+        services: The graph's services.
+
+    Returns:
+        The outcome, and the service at fault if the answer names one of `services`.
     """
     if status == 200:
         return (Outcome.OK if _is_speech(body) else Outcome.WRONG), None
-    kind, message = str(error.get("type", "")), str(error.get("message", ""))
-    if status == 429 or kind == "overloaded":
+    if status == 429 or error_type == Overloaded.type:
         return Outcome.BUSY, None
     if status < 500:
         return Outcome.REFUSED, None
-    named = [service for service in services if service in message]
-    return Outcome.FAILED, named[0] if len(named) == 1 else None
+    service = headers.get(SERVICE_HEADER)
+    return Outcome.FAILED, service if service in services else None
 
 
 def _is_speech(body: bytes) -> bool:
@@ -70,4 +89,4 @@ def _is_speech(body: bytes) -> bool:
     except Exception:
         return False
     seconds = len(samples) / rate
-    return SECONDS[0] <= seconds <= SECONDS[1] and bool(np.abs(samples).max() >= QUIET)
+    return SPEECH_S[0] <= seconds <= SPEECH_S[1] and bool(np.abs(samples).max() >= QUIET)

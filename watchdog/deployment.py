@@ -1,9 +1,9 @@
-"""watchdog: checks the graph as a client would, follows its replicas, and does what is to be done. docs/watchdog.md.
+"""The Serve deployment of the watchdog: it runs the checks and carries out the policy's decisions. docs/watchdog.md.
 
     import_path: watchdog.deployment:build
 
-A Serve application of its own, without a route, so that a redeploy of the graph does not touch it. One replica: two
-would restart everything twice.
+It is a Serve application of its own, without a route, so that a redeploy of the graph does not touch it. It has one
+replica: two would restart everything twice.
 """
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
@@ -12,43 +12,57 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 from ray import serve
 from ray.serve import Application
 
+from deployments import serve_log
 from deployments.safe_traceback import safe_traceback
+from tracing import vocabulary
+from tracing.vocabulary import FALLBACK, INGRESS
 from watchdog import serve_view
 from watchdog.budget import Budget
 from watchdog.canary import CanaryResult
-from watchdog.canary_request import INGRESS, Canary
-from watchdog.policy import FALLBACK, CheckFailed, Policy, Restart, Switch, Withheld
-from watchdog.replicas import Replaced, Replicas, deploying
+from watchdog.canary_request import Canary
+from watchdog.policy import CheckFailed, Decision, Policy, Restart, RestartWithheld, Switch
+from watchdog.replicas import Replaced, Replicas, Service, deploying
 from watchdog.reporter import Metrics, Reporter
 from watchdog.settings import WatchdogSettings
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
-STALLED_AFTER = 10  #: looks that did not come: the watchdog itself is ill
+STALLED_AFTER = 10  #: missed looks after which the watchdog itself counts as unhealthy
+LOOK_WITHIN_S = 30
+SWITCH_WITHIN_S = 10
 
 
 class Watchdog:
-    service = "watchdog"
+    """Checks the graph, restarts broken replicas, switches traffic to the fallback engine."""
+
+    service = vocabulary.WATCHDOG
 
     def __init__(self, settings: WatchdogSettings) -> None:
+        serve_log.attach()
         self.settings = settings
-        self.told = Reporter(settings.tracing, serve.get_replica_context().replica_id.unique_id, Metrics())
+        self.reporter = Reporter(settings.tracing, serve.get_replica_context().replica_id.unique_id, Metrics())
         self.replicas = Replicas()
-        self.services: dict = {}
-        self.judge = Policy(settings, Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s))
+        self.services: dict[str, Service] = {}
+        self.policy = Policy(
+            Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s),
+            failures=settings.failures,
+            successes=settings.successes,
+            may_restart=settings.on_failure == "restart",
+        )
         self.counts = dict.fromkeys(("looks", "canaries", "defects"), 0)
-        self._ends: dict[str, str] = {}  # why each lost replica ended
-        self._restarted: dict[str, Restart] = {}  # by the replica that was
-        self._tasks: list[asyncio.Task] = []
-        self._looked = time.monotonic()
+        self._death_causes: dict[str, str] = {}  # by replica id
+        self._restarting: dict[str, Restart] = {}  # by the id of the replica that was killed
+        self._tasks: list[asyncio.Task[None]] = []
+        self._looked_at = time.monotonic()
 
     async def check_health(self) -> None:
-        """Serve asks from the beginning: that is when the watching starts."""
+        """Start the checks at Serve's first call, and raise if they have stalled since."""
         if not self._tasks:
             self._http = httpx.AsyncClient(
                 base_url=self.settings.api_url, trust_env=False, timeout=self.settings.canary_within_s
@@ -58,88 +72,83 @@ class Watchdog:
                 self._forever(self._look, lambda: self.settings.check_every_s),
                 self._forever(self._check, self._pause),
             ]
-        if time.monotonic() - self._looked > STALLED_AFTER * self.settings.check_every_s:
+        if time.monotonic() - self._looked_at > STALLED_AFTER * self.settings.check_every_s:
             raise RuntimeError("the watchdog has stopped looking")
 
-    def _forever(self, work: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> asyncio.Task:
+    def _forever(self, work: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> asyncio.Task[None]:
         async def run() -> None:
             while True:
                 await asyncio.sleep(pause_s())
                 try:
                     await work()
-                except Exception as error:  # it must outlive whatever it looks at
+                except Exception as error:  # the watchdog must outlive everything that it watches
                     self.counts["defects"] += 1
                     log.error("the watchdog failed at something, and goes on: %s", safe_traceback(error))
 
         return asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
 
     def _pause(self) -> float:
-        return self.settings.check_every_s if self.judge.suspicious else self.settings.canary_every_s
+        return self.settings.check_every_s if self.policy.suspicious else self.settings.canary_every_s
 
     async def _look(self) -> None:
-        """At Serve's replicas; and what was steered is said again, before its lease runs out."""
-        async with asyncio.timeout(30):
+        """Look at Serve's replicas. While traffic is on the fallback, renew that before it expires."""
+        async with asyncio.timeout(LOOK_WITHIN_S):
             self.services = await asyncio.to_thread(serve_view.services, self.settings.app_name)
-        now = self._looked = time.monotonic()
+        now = self._looked_at = time.monotonic()
         self.counts["looks"] += 1
-        self.judge.fallback = bool("fallback" in self.services and self.services["fallback"].running)
-        lost, replaced = self.replicas.see(self.services, now)
-        for one in lost:
-            if one.replica.id not in self._restarted:
-                self._ends[one.replica.id] = await asyncio.to_thread(serve_view.end_of, one.replica)
+        fallback = self.services.get(FALLBACK)
+        self.policy.fallback_ready = fallback is not None and bool(fallback.running)
+        lost, replaced = self.replicas.observe(self.services, now)
+        for loss in lost:
+            if loss.replica.id not in self._restarting:
+                self._death_causes[loss.replica.id] = await asyncio.to_thread(serve_view.end_of, loss.replica)
         for one in replaced:
-            self._tell_replaced(one)
-        if self.judge.line == FALLBACK:
-            await self._steer()
+            self._report_replaced(one)
+        if self.policy.engine == FALLBACK:
+            await self._switch_traffic()
 
     async def _check(self) -> None:
         if not self.services:
             return
-        checked = await self.canary.ask(self.services)
+        result = await self.canary.send(self.services)
         self.counts["canaries"] += 1
-        self.told.canary(checked)
-        suspect = None if checked.ok or checked.service else await self.canary.ready()
-        service = self.services.get(checked.service or suspect or INGRESS)
+        self.reporter.canary(result)
+        suspect = None if result.ok or result.service else await self.canary.unready_service()
+        service = self.services.get(result.service or suspect or INGRESS)
         settled = service is not None and service.settled and not deploying(self.services)
-        for decision in self.judge.take(checked, suspect, settled, time.monotonic()):
-            await self._do(decision, checked)
+        for decision in self.policy.observe(result, suspect, settled, time.monotonic()):
+            await self._carry_out(decision, result)
 
-    async def _do(self, decision, checked: CanaryResult) -> None:
+    async def _carry_out(self, decision: Decision, result: CanaryResult) -> None:
         now = time.time_ns()
-        if isinstance(decision, CheckFailed):
-            self.told.action(
-                "CHECK_FAILED",
-                f"canary_{checked.outcome}",
-                checked.service or INGRESS,
-                checked.began_ns,
-                checked.ended_ns,
-                failed=True,
-                WATCHDOG_FAILURES=decision.failures,
-                CANARY_TRACE_ID=checked.trace_id,
-            )
-        elif isinstance(decision, Switch):
-            self.told.action(
-                "TRAFFIC_SWITCHED",
-                decision.cause,
-                INGRESS,
-                decision.since_ns,
-                now,
-                WATCHDOG_FAILURES=decision.failures,
-                WATCHDOG_LINE=decision.line,
-            )
-            await self._steer()
-        elif isinstance(decision, Withheld):
-            self.told.action(
-                "RESTART_WITHHELD",
-                decision.cause,
-                decision.service,
-                decision.since_ns,
-                now,
-                failed=True,
-                WATCHDOG_FAILURES=decision.failures,
-            )
-        elif isinstance(decision, Restart):
-            await self._restart(decision)
+        failures = {vocabulary.WATCHDOG_FAILURES: decision.failures}
+        match decision:
+            case CheckFailed():
+                self.reporter.action(
+                    "CHECK_FAILED",
+                    f"canary_{result.outcome}",
+                    result.service or INGRESS,
+                    result.began_ns,
+                    result.ended_ns,
+                    failures | {vocabulary.CANARY_TRACE_ID: result.trace_id},
+                    failed=True,
+                )
+            case Switch():
+                tags = failures | {vocabulary.WATCHDOG_LINE: decision.engine}
+                self.reporter.action("TRAFFIC_SWITCHED", decision.cause, INGRESS, decision.since_ns, now, tags)
+                await self._switch_traffic()
+            case RestartWithheld():
+                self.reporter.action(
+                    "RESTART_WITHHELD",
+                    decision.cause,
+                    decision.service,
+                    decision.since_ns,
+                    now,
+                    failures,
+                    failed=True,
+                )
+            case Restart():
+                await self._restart(decision)
 
     async def _restart(self, decision: Restart) -> None:
         service = self.services.get(decision.service)
@@ -147,67 +156,58 @@ class Watchdog:
         if replica is None:
             log.warning("watchdog: %s has no replica that could be restarted", decision.service)
             return
-        self._restarted[replica.id] = decision  # told as soon as its successor runs
+        self._restarting[replica.id] = decision  # reported as soon as its successor runs
         log.warning("watchdog: restarting %s of %s, %s", replica.id, decision.service, decision.cause)
         try:
             await asyncio.to_thread(serve_view.kill, replica)
         except Exception as error:
-            del self._restarted[replica.id]  # or its end, some day, would be told as our doing
-            if not isinstance(error, ValueError):  # gone by itself meanwhile
+            del self._restarting[replica.id]  # or a later loss of it would be reported as our doing
+            if not isinstance(error, ValueError):  # it was gone already
                 raise
 
-    def _tell_replaced(self, one: Replaced) -> None:
+    def _report_replaced(self, one: Replaced) -> None:
         replica, ended_ns = one.lost.replica.id, time.time_ns()
+        tags: dict[str, Any] = {vocabulary.REPLICA_ID: replica}
+        if restart := self._restarting.pop(replica, None):
+            tags[vocabulary.WATCHDOG_FAILURES] = restart.failures
+            self.reporter.action("REPLICA_RESTARTED", restart.cause, restart.service, restart.since_ns, ended_ns, tags)
+            return
         began_ns = ended_ns - int((one.at_s - one.lost.seen_s) * 1e9)
-        tags = {"REPLICA_ID": replica}
-        if ours := self._restarted.pop(replica, None):
-            self.told.action(
-                "REPLICA_RESTARTED",
-                ours.cause,
-                ours.service,
-                ours.since_ns,
-                ended_ns,
-                WATCHDOG_FAILURES=ours.failures,
-                **tags,
-            )
-        else:
-            self.told.action(
-                "REPLICA_REPLACED", self._ends.pop(replica, "gone"), one.lost.service, began_ns, ended_ns, **tags
-            )
+        cause = self._death_causes.pop(replica, "gone")
+        self.reporter.action("REPLICA_REPLACED", cause, one.lost.service, began_ns, ended_ns, tags)
 
-    async def _steer(self) -> None:
-        """Tell every ingress which line to use. For as long as a canary may take and a few looks more."""
-        self.told.line(self.judge.line == FALLBACK)
+    async def _switch_traffic(self) -> None:
+        """Tell every ingress which engine to use, until a canary and a few looks more could have come."""
+        self.reporter.engine(self.policy.engine == FALLBACK)
         for_s = self.settings.canary_within_s + STALLED_AFTER * self.settings.check_every_s
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SWITCH_WITHIN_S):
                 handle = serve.get_deployment_handle(INGRESS, self.settings.app_name)
-                await handle.broadcast("steer", self.judge.line, for_s).results_async()
+                await handle.broadcast("switch_backend", self.policy.engine, for_s).results_async()
         except Exception as error:
             log.warning("not every ingress could be told which engine to use: %s", safe_traceback(error))
 
-    async def counters(self) -> dict:
-        """For tests and operators, through a handle."""
+    async def counters(self) -> dict[str, Any]:
+        """Return counters for tests and operators, through a handle."""
         return {
             **self.counts,
-            "line": self.judge.line,
-            "failures": self.judge.failures,
-            **{f"export_{name}": count for name, count in self.told.exporter.counters().items()},
+            "engine": self.policy.engine,
+            "failures": self.policy.failures,
+            **{f"export_{name}": count for name, count in self.reporter.exporter.counters().items()},
         }
 
     def __del__(self) -> None:
-        if told := getattr(self, "told", None):
-            told.close()
+        if reporter := getattr(self, "reporter", None):  # absent if the constructor failed
+            reporter.close()
 
 
 def build(args: WatchdogSettings) -> Application:
-    """Serve's application builder."""
+    """Build the application from a Serve config's `args`."""
     return serve.deployment(
-        Watchdog,
         name=Watchdog.service,
         num_replicas=1,
         ray_actor_options={"num_cpus": 0.05},
         health_check_period_s=3,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=10,
-    ).bind(args)
+    )(Watchdog).bind(args)

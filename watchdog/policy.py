@@ -1,39 +1,43 @@
-"""Consecutive failures in, decisions out.
+"""Decides what to do about failed canaries.
 
-One check that fails is told and nothing more. After `failures` in a row there is something to be done: where another
-engine stands by, traffic goes there first, because that helps at once; then, and where there is none, the replica at
-fault is restarted, as often as the budget allows: where somebody is known to be at fault. A graph that is slow as a
-whole is not made quicker by restarts. Traffic goes back after `successes` in a row on the first engine.
+One failed canary is reported, and nothing else happens. After `failures` in a row the policy acts. If a fallback
+engine runs, traffic goes there first, because that helps at once. After the next `failures` in a row, or if there is no
+fallback, it restarts the replica at fault, as often as the budget allows. It does so only if a service is known to be
+at fault: restarts do not make a graph quicker that is slow as a whole. After `successes` good canaries in a row on the
+primary engine, traffic goes back to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from tracing.vocabulary import FALLBACK, PRIMARY
 from watchdog.budget import Budget
-from watchdog.canary import NOTHING_SAID, CanaryResult
-from watchdog.settings import WatchdogSettings
-
-PRIMARY, FALLBACK = "primary", "fallback"
+from watchdog.canary import INCONCLUSIVE, CanaryResult
 
 
 @dataclass(frozen=True)
 class CheckFailed:
-    checked: CanaryResult
+    """A canary failed: report it."""
+
+    result: CanaryResult
     failures: int  #: in a row, with this one
 
 
 @dataclass(frozen=True)
 class Restart:
+    """Restart the service's replica at fault."""
+
     service: str
     cause: str
     failures: int
-    since_ns: int  #: when the first of these checks began
+    since_ns: int  #: when the first of these canaries began
 
 
 @dataclass(frozen=True)
-class Withheld:
-    """A restart that the budget does not allow; told once until something changes."""
+class RestartWithheld:
+    """The budget does not allow a restart. Decided once until something changes."""
 
     service: str
     cause: str
@@ -43,24 +47,44 @@ class Withheld:
 
 @dataclass(frozen=True)
 class Switch:
-    line: str
+    """Send traffic to another engine."""
+
+    engine: str  #: PRIMARY or FALLBACK
     cause: str
     failures: int
-    since_ns: int  #: to the fallback: the first failure; back: since when it has been in use
+    since_ns: int  #: to the fallback: the first failure; back: since when the fallback has been in use
 
 
-Decision = CheckFailed | Restart | Withheld | Switch
+Decision: TypeAlias = CheckFailed | Restart | RestartWithheld | Switch
 
 
 class Policy:
-    """`fallback`: whether another engine stands by."""
+    """Turns results of canaries into decisions.
 
-    def __init__(self, settings: WatchdogSettings, budget: Budget, fallback: bool = False) -> None:
-        self._settings = settings
+    Args:
+        budget: Limits restarts.
+        failures: Failed canaries in a row before the policy acts.
+        successes: Good canaries in a row on the primary engine before traffic goes back to it.
+        may_restart: False only reports, and switches traffic.
+        fallback_ready: A fallback engine runs. Set it as that changes.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        failures: int,
+        successes: int,
+        may_restart: bool = True,
+        fallback_ready: bool = False,
+    ) -> None:
         self._budget = budget
-        self.fallback = fallback
-        self.line = PRIMARY
-        self.failures = 0
+        self._failures_to_act = failures
+        self._successes_to_return = successes
+        self._may_restart = may_restart
+        self.fallback_ready = fallback_ready
+        self.engine = PRIMARY  #: which one traffic goes to
+        self.failures = 0  #: failed canaries in a row
         self._successes = 0
         self._since_ns = 0
         self._switched_ns = 0
@@ -68,41 +92,50 @@ class Policy:
 
     @property
     def suspicious(self) -> bool:
-        """Something failed lately: look again soon."""
-        return self.failures > 0 or self.line == FALLBACK
+        """True if something failed lately, so that the next canary should come soon."""
+        return self.failures > 0 or self.engine == FALLBACK
 
-    def take(self, checked: CanaryResult, suspect: str | None, settled: bool, now: float) -> list[Decision]:
-        """A canary on the first engine. `suspect`: the service that isn't ready, where one isn't; `settled`: whether
-        Serve is not at work already on the one at fault; `now`: the budget's clock."""
-        if checked.outcome in NOTHING_SAID:
+    def observe(self, result: CanaryResult, suspect: str | None, settled: bool, now: float) -> list[Decision]:
+        """Decide by one more canary on the primary engine.
+
+        Args:
+            result: The canary's.
+            suspect: The one service that isn't ready, for a result that names no service.
+            settled: Serve is not already starting or stopping a replica of the service at fault.
+            now: The budget's clock.
+
+        Returns:
+            What to do, in order.
+        """
+        if result.outcome in INCONCLUSIVE:
             return []
-        if checked.ok:
-            return self._good(checked)
+        if result.ok:
+            return self._observe_success()
         self._successes = 0
         if self.failures == 0:
-            self._since_ns = checked.began_ns
+            self._since_ns = result.began_ns
         self.failures += 1
-        decisions: list[Decision] = [CheckFailed(checked, self.failures)]
-        if self.failures % self._settings.failures:
+        decisions: list[Decision] = [CheckFailed(result, self.failures)]
+        if self.failures % self._failures_to_act:
             return decisions
-        cause = f"canary_{checked.outcome}"
-        if self.fallback and self.line == PRIMARY:
-            self.line, self._switched_ns = FALLBACK, checked.ended_ns
+        cause = f"canary_{result.outcome}"
+        if self.fallback_ready and self.engine == PRIMARY:
+            self.engine, self._switched_ns = FALLBACK, result.ended_ns
             return [*decisions, Switch(FALLBACK, cause, self.failures, self._since_ns)]
-        service = checked.service or suspect
-        if self._settings.on_failure == "restart" and service is not None and settled:
+        service = result.service or suspect
+        if self._may_restart and service is not None and settled:
             decisions += self._restart(service, cause, now)
         return decisions
 
-    def _good(self, checked: CanaryResult) -> list[Decision]:
+    def _observe_success(self) -> list[Decision]:
         self.failures = 0
         self._withheld.clear()
-        if self.line == PRIMARY:
+        if self.engine == PRIMARY:
             return []
         self._successes += 1
-        if self._successes < self._settings.successes:
+        if self._successes < self._successes_to_return:
             return []
-        self.line, self._successes = PRIMARY, 0
+        self.engine, self._successes = PRIMARY, 0
         return [Switch(PRIMARY, "recovered", 0, self._switched_ns)]
 
     def _restart(self, service: str, cause: str, now: float) -> list[Decision]:
@@ -113,4 +146,4 @@ class Policy:
         if service in self._withheld:
             return []
         self._withheld.add(service)
-        return [Withheld(service, cause, self.failures, self._since_ns)]
+        return [RestartWithheld(service, cause, self.failures, self._since_ns)]

@@ -1,8 +1,10 @@
-"""What the watchdog tells: a kept trace and a metric for each of its actions."""
+"""Reports what the watchdog did: a kept trace and a metric for each of its actions."""
 
 from __future__ import annotations
 
 import logging
+from types import ModuleType
+from typing import Any
 
 from deployments import error_messages
 from deployments.settings import Tracing
@@ -10,16 +12,20 @@ from tracing import Exporter, Tracer, encode, vocabulary
 from tracing.settings import Allow
 from watchdog.canary import CanaryResult
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
-#: Seconds. 30 is where a canary has failed by default.
+#: Bounds of the histogram in seconds. 30 is where a canary has failed by default.
 CANARY_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0)
 
 
 class Metrics:
-    """`kinds`: a module with Histogram, Counter and Gauge as `ray.serve.metrics` has them, which is the default."""
+    """The watchdog's metrics.
 
-    def __init__(self, kinds=None) -> None:
+    Args:
+        kinds: Has Histogram, Counter and Gauge. `ray.serve.metrics` by default.
+    """
+
+    def __init__(self, kinds: ModuleType | Any = None) -> None:
         if kinds is None:
             from ray.serve import metrics as kinds
         self.actions = kinds.Counter(
@@ -31,26 +37,54 @@ class Metrics:
 
 
 class Reporter:
-    """One watchdog's way to Zipkin and to Prometheus."""
+    """Writes to Zipkin and Prometheus.
+
+    Args:
+        tracing: Where the traces go.
+        instance: The replica's id.
+        metrics: What is counted.
+    """
 
     def __init__(self, tracing: Tracing, instance: str, metrics: Metrics) -> None:
         self._tracer = Tracer(vocabulary.WATCHDOG, instance=instance)
         self._metrics = metrics
         self.exporter = Exporter(tracing.export_settings(Allow(error_messages=error_messages.IN_TRACES)))
 
-    def canary(self, checked: CanaryResult) -> None:
-        self._metrics.canaries.inc(1, {"outcome": str(checked.outcome)})
-        if checked.ok:
-            self._metrics.canary_s.observe((checked.ended_ns - checked.began_ns) / 1e9, {})
+    def canary(self, result: CanaryResult) -> None:
+        """Count a canary."""
+        self._metrics.canaries.inc(1, {"outcome": str(result.outcome)})
+        if result.ok:
+            self._metrics.canary_s.observe((result.ended_ns - result.began_ns) / 1e9, {})
 
-    def line(self, fallback: bool) -> None:
+    def engine(self, fallback: bool) -> None:
+        """Set the gauge that tells which engine is in use."""
         self._metrics.on_fallback.set(float(fallback), {})
 
     def action(
-        self, name: str, cause: str, service: str, began_ns: int, ended_ns: int, *, failed: bool = False, **tags
+        self,
+        name: str,
+        cause: str,
+        service: str,
+        began_ns: int,
+        ended_ns: int,
+        tags: dict[str, Any],
+        *,
+        failed: bool = False,
     ) -> str:
-        """One span, kept whatever the sampling; returns its trace's id. `tags`: by the names of the vocabulary's
-        constants."""
+        """Report an action as a trace of one span, kept whatever the sampling.
+
+        Args:
+            name: One of `vocabulary.ACTIONS`.
+            cause: A lower-case word.
+            service: The service that it was done to.
+            began_ns: Since the epoch.
+            ended_ns: Since the epoch.
+            tags: Further tags.
+            failed: The span carries `error`.
+
+        Returns:
+            The trace's id.
+        """
         span = self._tracer.server(name, parent=None, start_ns=began_ns)
         span.tags(
             {
@@ -58,15 +92,16 @@ class Reporter:
                 vocabulary.WATCHDOG_SERVICE: service,
                 vocabulary.SAMPLING_REASON: "watchdog",
                 vocabulary.SAMPLING_ADJUSTED_COUNT: "1",
-                **{getattr(vocabulary, key): value for key, value in tags.items()},
+                **tags,
             }
         )
         if failed:
             span.fail(cause)
-        self.exporter.submit(encode(span.records(ended_ns)))
+        self.exporter.submit(encode(span.end(ended_ns)))
         self._metrics.actions.inc(1, {"action": name.lower(), "cause": cause, "service": service})
         log.warning("watchdog: %s, %s, %s (trace %s)", name, service, cause, span.trace_id)
         return span.trace_id
 
     def close(self) -> None:
+        """Send what waits, and let go of the spool."""
         self.exporter.close(timeout_s=5.0)

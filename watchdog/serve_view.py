@@ -1,24 +1,26 @@
-"""What Serve and Ray say of replicas, for the watchdog, and the end of one. Blocks: call it in a thread.
+"""Reads the replicas from Serve and Ray, and kills one. Every call blocks: make it in a thread.
 
-Serve has no public call for a replica's actor from inside the cluster; its REST API has the same, but would need an
-address and a token. So the controller is asked as Serve's own client does.
+Serve has no public call for a replica's actor from inside the cluster. Its REST API has one, but would need an address
+and a token. So the controller is asked as Serve's own client asks it (`deployments/ray_internals.py`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import ray
-from ray import serve
+from ray.actor import ActorHandle
 
+from deployments import ray_internals
 from watchdog.replicas import Replica, Service
 
-log = logging.getLogger("ray.serve")
+log = logging.getLogger(__name__)
 
 NAMESPACE = "serve"
 ANSWERS_WITHIN_S = 5.0
-#: What Ray's record of an actor's end has in it -> what became of the replica. Whom Serve has killed was found ill.
+#: A word in Ray's record of an actor's end -> the cause. Serve kills (RAY_KILL) a replica that it found unhealthy.
 _ENDS = {
     "NODE_DIED": "node_died",
     "oom_context": "out_of_memory",
@@ -29,13 +31,13 @@ _ENDS = {
 
 
 def services(app_name: str) -> dict[str, Service]:
-    """The application's deployments by name; empty where it is gone or Serve does not answer."""
-    details = serve.context._get_global_client().get_serve_details()
-    return parsed(details.get("applications", {}).get(app_name) or {})
+    """Return the application's deployments by name. Empty if it is gone or Serve does not answer."""
+    details = ray_internals.serve_details()
+    return parse(details.get("applications", {}).get(app_name) or {})
 
 
-def parsed(application: Mapping) -> dict[str, Service]:
-    """Of one application as Serve's details have it. Whatever lacks what we need is left out."""
+def parse(application: Mapping[str, Any]) -> dict[str, Service]:
+    """Read one application's deployments from Serve's details. A deployment that can't be read is left out."""
     found = {}
     for name, one in (application.get("deployments") or {}).items():
         try:
@@ -57,16 +59,14 @@ def parsed(application: Mapping) -> dict[str, Service]:
     return found
 
 
-def _word(value) -> str:
+def _word(value: object) -> str:
     return str(getattr(value, "value", value))
 
 
 def end_of(replica: Replica) -> str:
-    """Why a replica's actor ended: died, unhealthy, node_died, out_of_memory, or gone where Ray doesn't say."""
-    from ray._private.state import actors  # ray.util.state would need the dashboard's address, and a token
-
+    """Return why a replica's actor ended: died, unhealthy, node_died, out_of_memory, or gone if Ray doesn't say."""
     try:
-        cause = str(actors(replica.actor_id).get("DeathCause", ""))
+        cause = ray_internals.actor_death_cause(replica.actor_id)
     except Exception as error:
         log.warning("why a replica ended can't be found out (%s)", type(error).__name__)
         return "gone"
@@ -74,7 +74,7 @@ def end_of(replica: Replica) -> str:
 
 
 def at_fault(service: Service) -> Replica | None:
-    """Of a service's running replicas one that doesn't pass its own health check now, or else the first."""
+    """Return a running replica that fails its own health check now, or else the first one."""
     running = list(service.running.values())
     for replica in running:
         try:
@@ -85,9 +85,13 @@ def at_fault(service: Service) -> Replica | None:
 
 
 def kill(replica: Replica) -> None:
-    """End a replica's process; Serve starts another. Raises ValueError where it is gone already."""
+    """End a replica's process; Serve starts another.
+
+    Raises:
+        ValueError: The replica is gone already.
+    """
     ray.kill(_actor(replica), no_restart=True)
 
 
-def _actor(replica: Replica):
+def _actor(replica: Replica) -> ActorHandle[Any]:
     return ray.get_actor(replica.actor_name, namespace=NAMESPACE)

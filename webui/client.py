@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -157,10 +158,12 @@ class Api:
             self._ask("POST", "/v1/audio/voices", data=fields, files={"audio_sample": (clip.name, clip.content)})
         )
 
-    def generate(self, speech: Speech) -> Iterator[Event]:
+    def generate(self, speech: Speech) -> Generator[Event]:
         """What happens to a request, as it happens; ends with Done. Closing the iterator cancels the request."""
         # A form of fields alone would go urlencoded: a part without a file name makes it multipart.
-        fields = [(name, (None, value)) for name, value in speech.form().items()]
+        fields: list[tuple[str, tuple[str | None, str | bytes]]] = [
+            (name, (None, value)) for name, value in speech.form().items()
+        ]
         if speech.clip is not None:
             fields.append(("prompt_audio", (speech.clip.name, speech.clip.content)))
         with self._told(), self._http.stream("POST", "/api/generate", files=fields) as answer:
@@ -273,4 +276,4 @@ def _event(name: str, data: str, trace_id: str | None) -> Event | None:
 
 
 def _known(kind: type, fields: dict) -> dict:
-    return {name: fields[name] for name in kind.__dataclass_fields__ if fields.get(name) is not None}
+    return {field.name: fields[field.name] for field in dataclasses.fields(kind) if fields.get(field.name) is not None}

@@ -45,4 +45,5 @@ class WebUi:
 
 def build(args: WebUiConfig) -> Application:
     """Serve's application builder."""
-    return serve.deployment(WebUi, name=WebUi.service, num_replicas=1, max_ongoing_requests=1024).bind(args)
+    deployment = serve.deployment(name=WebUi.service, num_replicas=1, max_ongoing_requests=1024)(WebUi)
+    return deployment.bind(args)

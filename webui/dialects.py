@@ -23,7 +23,7 @@ def template(words: Mapping[str, str]) -> str:
 
 def options(dialects: Sequence[Mapping], words: Mapping[str, str], language: str) -> str:
     """The <option>s, grouped into Chinese and others; those that the engine can't speak are disabled and say so."""
-    groups = {"group_zh": [], "group_other": []}
+    groups: dict[str, list[str]] = {"group_zh": [], "group_other": []}
     for dialect in dialects:
         group = "group_zh" if dialect.get("language") == "zh" else "group_other"
         groups[group].append(_option(dialect, words, language))

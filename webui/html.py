@@ -51,8 +51,9 @@ class InLanguage:
             if message.get("more_body", False):
                 return
             whole = body.replace(b"<head>", b"<head>" + head(self._language), 1)
+            assert start is not None, "ASGI sends the start before the body"
             named = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-            await send(start | {"headers": [*named, (b"content-length", str(len(whole)).encode())]})
+            await send({**start, "headers": [*named, (b"content-length", str(len(whole)).encode())]})
             await send({"type": "http.response.body", "body": whole})
 
         await self._app({**scope, "headers": headers}, receive, changed)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from webui import dialects, live
 from webui.client import Api, ApiError
@@ -19,7 +20,7 @@ MAX_SEED = 2**32 - 1
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
 RADIOS = (Path(__file__).parent / "radios.js").read_text()
-_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class Page:
@@ -299,10 +300,10 @@ class Page:
         }
 
     def _left(self, request: gr.Request) -> None:
-        self.under_way.end(request.session_hash)
+        self.under_way.end(_session(request))
 
     def _stopped(self, request: gr.Request, *wish):
-        self.under_way.end(request.session_hash)
+        self.under_way.end(_session(request))
         return (
             f'<p role="status">{escape(self.words["stopped"])}</p>',
             gr.update(**self._button(Wish(*wish))),
@@ -313,7 +314,7 @@ class Page:
         wish = Wish(*controls)
         working = False
         shown = run(wish, self.api_url, self.zipkin_ui_url, self.words)
-        for now in self.under_way.watch(request.session_hash, shown):
+        for now in self.under_way.watch(_session(request), shown):
             changed = self._changes(now)
             if now.over:
                 changed |= {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}
@@ -327,10 +328,16 @@ class Page:
             yield changed
 
     def _changes(self, now: Shown) -> dict:
-        found = {}
+        found: dict[gr.components.Component, Any] = {}
         for component, value in ((self.progress, now.progress), (self.live, now.live), (self.result, now.result)):
             if value is not None:
                 found[component] = value
         if now.file is not None:
             found[self.file] = gr.update(value=str(now.file), visible=True)
         return found
+
+
+def _session(request: gr.Request) -> str:
+    """Return the id of the page's session; Gradio gives one to every event of a page."""
+    assert request.session_hash is not None
+    return request.session_hash

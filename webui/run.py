@@ -48,12 +48,14 @@ class Wish:
         return None
 
     def speech(self) -> Speech:
+        """Make the request of a wish that waits for nothing."""
+        assert self.text and self.dialect, "see waits_for"
         from_clip = self.source == "clip"
         return Speech(
             text=self.text,
             dialect=self.dialect,
             mode=self.mode,
-            clip=read_clip(self.clip) if from_clip else None,
+            clip=read_clip(self.clip) if from_clip and self.clip else None,
             voice=None if from_clip else self.voice,
             style_instruction=self.style if self.mode == "instruct" else None,
             prompt_text=(self.prompt_text or "").strip() or None if from_clip else None,
@@ -86,7 +88,8 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
         yield Shown(result=_alert(words[missing]), over=True)
         return
     progress = Progress()
-    live, pcm = None, []
+    live: Live | None = None
+    pcm: list[bytes] = []
     yield Shown(progress=progress.html(words), result="")
     try:
         with Api(api_url, wish.key or None) as api:
@@ -107,7 +110,7 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
         progress.finish(None)
         yield Shown(
             progress=progress.html(words),
-            live=live and live.value(over=True),
+            live=live.value(over=True) if live else None,
             result=failed(error, zipkin_ui_url, words),
             over=True,
         )

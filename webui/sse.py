@@ -10,7 +10,8 @@ MOST_BYTES = 64 * 1024 * 1024
 
 def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """(name, data) of each event that is whole. ValueError where one is larger than any of ours."""
-    name, data = "message", []
+    name = "message"
+    data: list[str] = []
     for line in _lines(chunks):
         if not line:
             if data:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import cast
 
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.figures import count, plural
@@ -12,7 +11,8 @@ from cluster.doctor.finding import Finding, Severity
 
 def sources(evidence: Evidence) -> list[Finding]:
     """Return one finding: how many traces and requests all others are about, and which source is missing."""
-    read, severity = evidence.read, cast(Severity, "fine")
+    read = evidence.read
+    severity: Severity = "fine"
     total, known = evidence.all_requests
     detail = [f"Zipkin: {plural(len(read.traces), 'trace')} in {plural(read.pages, 'page')}"]
     if read.cut_at is not None:

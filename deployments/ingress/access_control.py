@@ -1,10 +1,10 @@
-"""The `access` room behind Serve: what the HTTP server listens on, and the limiter as a deployment's handle."""
+"""Puts the `access` room behind Serve: the address that is listened on, and the limiter as a deployment's handle."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from access.authentication import Authenticator
@@ -13,14 +13,19 @@ from access.limiter_client import RateLimitClient
 from access.rate_limiter import Refusal
 from access.required import is_loopback, keys_required
 from access.settings import Access, CallerLimits
+from deployments import ray_internals
 
 log = logging.getLogger("ray.serve")
 
 
-def entrance(access: Access, callers: Authenticator, limiter: DeploymentHandle | None) -> AccessControl:
-    """For one ingress replica. Raises ValueError where it must not start: open to the network and without keys."""
+def for_replica(access: Access, authenticator: Authenticator, limiter: DeploymentHandle[Any] | None) -> AccessControl:
+    """Build the access control of one ingress replica.
+
+    Raises:
+        ValueError: the replica must not start: it is open to the network and has no keys.
+    """
     host = http_host()
-    required = keys_required(access, host, callers.known)
+    required = keys_required(access, host, authenticator.known)
     if not required and not is_loopback(host):
         log.warning("open to the network (%s), and no key is asked for: access.required is false", host)
     return AccessControl(
@@ -29,29 +34,31 @@ def entrance(access: Access, callers: Authenticator, limiter: DeploymentHandle |
 
 
 def http_host() -> str | None:
-    """What Serve's HTTP server listens on, as its controller knows it; None where it doesn't say.
-
-    Serve has no public call for it. Whatever changes there makes this None, and so keys required.
-    """
+    """Return the address that Serve's HTTP server listens on; None if Serve doesn't say, and so keys are required."""
     try:
-        return serve.context._get_global_client().http_config.host
+        return ray_internals.serve_http_host()
     except Exception as error:
         log.error("what the HTTP server listens on can't be found out (%s)", type(error).__name__)
         return None
 
 
 class RemoteLimiter:
-    """access/limiter.py behind a handle. Each look-up of a method makes a new handle, so once is enough."""
+    """Calls `access/limiter.py` through a handle. Each look-up of a method makes a new handle, so once is enough."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._acquire, self._release = handle.acquire.remote, handle.release.remote
         self._renew = handle.renew.remote
 
     async def acquire(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
-        return await self._acquire(caller, limits, lease)
+        """Call `Limiter.acquire`."""
+        refusal: Refusal | None = await self._acquire(caller, limits, lease)
+        return refusal
 
     async def release(self, caller: str, lease: str) -> None:
+        """Call `Limiter.release`."""
         await self._release(caller, lease)
 
     async def renew(self, held: list[tuple[str, str]]) -> int:
-        return await self._renew(held)
+        """Call `Limiter.renew`."""
+        count: int = await self._renew(held)
+        return count

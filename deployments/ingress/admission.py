@@ -1,4 +1,4 @@
-"""Who may enter the graph: a limit on requests in flight, a short queue before it, and a door that can be closed.
+"""Admits requests to the graph: a limit on requests in flight, a short queue before it, and draining.
 
 Serve's own limits answer before the ingress sees the request, and so without a trace; this one refuses inside it.
 """
@@ -6,6 +6,7 @@ Serve's own limits answer before the ingress sees the request, and so without a 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from deployments.settings import Limits
@@ -13,7 +14,13 @@ from speech.errors import RETRY_AFTER_RESTART_S, Overloaded
 
 
 class Admission:
-    """One ingress replica's door. Use on one event loop."""
+    """The admission of one ingress replica. Use it on one event loop.
+
+    Attributes:
+        in_flight: requests inside the graph.
+        waiting: requests that wait to enter it.
+        draining: no request enters any more.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -23,8 +30,12 @@ class Admission:
         self.draining = False
 
     @asynccontextmanager
-    async def enter(self):
-        """Hold a place in the graph. Raises Overloaded when the queue is full, waits too long, or when draining."""
+    async def enter(self) -> AsyncIterator[None]:
+        """Hold a slot in the graph.
+
+        Raises:
+            Overloaded: the queue is full, the wait took too long, or the replica drains.
+        """
         if self.draining:
             raise Overloaded(
                 "The service is stopping and takes no new requests; try again in a moment.",

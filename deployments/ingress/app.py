@@ -1,4 +1,4 @@
-"""The HTTP application behind the gateway: its routes, and every error in our own shape."""
+"""The HTTP application behind the tracing middleware: its routes, and every error in our own shape."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import asyncio
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from config.version import VERSION
 from deployments.ingress import openapi
+from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.routes import cosyvoice, generate, openai, voices
 from speech.errors import MethodNotAllowed, SpeechError, internal_error, path_not_found
 
 
-def build(api) -> FastAPI:
-    """`api`: the ingress replica (`deployments.ingress.deployment.CosyVoice3Api`)."""
-    # FastAPI's own OpenTelemetry would wake up as soon as anybody sets a global provider. A redirect to where a slash
-    # less is would quote the request's path and Host.
+def build(api: IngressApi) -> FastAPI:
+    """Build the application of one ingress replica."""
+    # FastAPI's own OpenTelemetry would wake up as soon as any library sets a global provider. A redirect to the path
+    # without its last slash would quote the request's path and Host.
     app = FastAPI(
         title="Cosygraph",
         version=VERSION,
@@ -37,40 +38,40 @@ def build(api) -> FastAPI:
         summary="Dialects and languages, and which of them the running engine can speak",
         **openapi.DIALECTS,
     )
-    async def dialects(request: Request):
-        return await api.dialects(request.state.run)
+    async def dialects(request: Request) -> Response:
+        return await api.dialects(context_of(request))
 
-    @app.get("/health", summary="The ingress lives", **openapi.HEALTH)
-    async def health():
+    @app.get("/health", response_model=None, summary="The ingress lives", **openapi.HEALTH)
+    async def health() -> dict[str, str]:
         return {"status": "ok", "version": VERSION}
 
     @app.get("/ready", summary="Every stage has a replica that answers", **openapi.READY)
-    async def ready():
+    async def ready() -> Response:
         return await api.ready()
 
     @app.exception_handler(SpeechError)
-    async def speech_error(request: Request, error: SpeechError):
-        return _answer(request, error)
+    async def speech_error(request: Request, error: SpeechError) -> Response:
+        return _error_response(request, error)
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException):
+    async def http_error(request: Request, error: HTTPException) -> Response:
         more = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
-        return _answer(request, _translated(error), more)
+        return _error_response(request, _translated(error), more)
 
     @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception):
-        # Without it Starlette answers in a shape of its own before the gateway, which logs it, knows of the error.
-        return _answer(request, internal_error())
+    async def defect(request: Request, error: Exception) -> Response:
+        # Without it Starlette answers in a shape of its own before the middleware, which logs it, knows of the error.
+        return _error_response(request, internal_error())
 
     @app.exception_handler(ClientDisconnect)
-    async def client_left(request: Request, error: ClientDisconnect):
+    async def client_left(request: Request, error: ClientDisconnect) -> None:
         raise asyncio.CancelledError from error
 
     return app
 
 
 def _methods(request: Request) -> str:
-    """What a path takes; Starlette names the methods of the first of its routes alone."""
+    """Return the methods that a path takes; Starlette names those of the first of its routes alone."""
     return ", ".join(
         sorted(
             {
@@ -91,6 +92,6 @@ def _translated(error: HTTPException) -> SpeechError:
     return internal_error()
 
 
-def _answer(request: Request, error: SpeechError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    request.state.run.error = error
+def _error_response(request: Request, error: SpeechError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    context_of(request).error = error
     return JSONResponse(error.body(), error.status, {**(headers or {}), **error.headers()})

@@ -1,51 +1,45 @@
-"""A line: one engine's way through the graph, with all that an ingress replica has for it; and which line is in use.
+"""Backends: each is one engine's way through the graph, with all that an ingress replica has for it.
 
-A graph has one line, `primary`, and a second one where a fallback engine is configured. The watchdog steers: what it
-asks for holds for some seconds only, so that an ingress that no longer hears of it goes back to the primary by itself.
-A request stays on the line that it began on.
+A graph has one backend, `primary`, and a second one if a fallback engine is configured. The watchdog switches between
+them. A switch holds for some seconds only, so that an ingress that hears no more of it returns to the primary by
+itself. A request stays on the backend that it began on.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import Made
-from deployments.ingress.stored_voices import StoredVoices
-from deployments.ingress.synthesis import Pipeline, Synthesizer
-from deployments.ingress.voice_cache import VoiceCache
+from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.synthesis import Synthesizer
+from deployments.ingress.voice_resolver import VoiceResolver
 from engines.contract import Engine
+from tracing.vocabulary import FALLBACK, PRIMARY
 
 log = logging.getLogger("ray.serve")
-
-PRIMARY, FALLBACK = "primary", "fallback"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """`engine` is asked for capabilities and checks alone; the models are the stages'."""
+    """One engine as the ingress uses it. `engine` gives capabilities and checks alone; the stages have the models."""
 
     name: str
     engine: Engine
-    pipeline: Pipeline
-    voices: VoiceCache
-    stored: StoredVoices
-    speaking: Synthesizer
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a request's voice is found, and on which line it goes."""
-
-    line: Backend
-    find: Callable[[RequestContext], Awaitable[Made]]
+    graph: SpeechGraph
+    voices: VoiceResolver
+    synthesizer: Synthesizer
 
 
 class Failover:
-    """One ingress replica's. `fallback` is None where none is configured."""
+    """Says which backend new requests use, in one ingress replica.
+
+    Args:
+        primary: the graph's own engine.
+        fallback: the other engine; None if none is configured.
+        clock: seconds, for tests.
+    """
 
     def __init__(
         self, primary: Backend, fallback: Backend | None = None, clock: Callable[[], float] = time.monotonic
@@ -57,22 +51,29 @@ class Failover:
 
     @property
     def current(self) -> Backend:
-        return self.fallback if self._clock() < self._fallback_until else self.primary
+        """The backend that new requests use."""
+        if self.fallback is not None and self._clock() < self._fallback_until:
+            return self.fallback
+        return self.primary
 
-    def steer(self, line: str, for_s: float) -> str:
-        """Use `line` for the next `for_s` seconds; returns the one now in use. Asked again, it holds for longer.
+    def switch(self, name: str, for_s: float) -> str:
+        """Use a backend for the next `for_s` seconds; called again, it holds for longer.
 
-        Raises ValueError for a line that there is not.
+        Returns:
+            The name of the backend that is now in use.
+
+        Raises:
+            ValueError: there is no backend of that name.
         """
-        if line not in (PRIMARY, FALLBACK):
-            raise ValueError(f"there is no line {line!r}; lines are {PRIMARY} and {FALLBACK}")
-        if line == FALLBACK and self.fallback is None:
+        if name not in (PRIMARY, FALLBACK):
+            raise ValueError(f"there is no backend {name!r}; backends are {PRIMARY} and {FALLBACK}")
+        if name == FALLBACK and self.fallback is None:
             raise ValueError("no fallback engine is configured: set `fallback` in the graph's config")
         before = self.current.name
-        self._fallback_until = self._clock() + for_s if line == FALLBACK else float("-inf")
-        if before != line:
-            log.warning("new requests go to the %s line (%s)", line, self.current.engine.capabilities.name)
+        self._fallback_until = self._clock() + for_s if name == FALLBACK else float("-inf")
+        if before != name:
+            log.warning("new requests go to the %s backend (%s)", name, self.current.engine.capabilities.name)
         return self.current.name
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Backend]:
         return iter((self.primary,) if self.fallback is None else (self.primary, self.fallback))

@@ -1,7 +1,7 @@
-"""A request under limits, whatever reads it: so many bytes of headers and of body, and these within the deadline.
+"""Limits of every request: the size of its headers, the size of its body, and the deadline for the body's arrival.
 
-Without the last, a client that sends a byte now and then would hold its place, and its connection, for ever. Serve's
-HTTP server takes headers of megabytes.
+Without the deadline, a client that sends a byte now and then would hold its place and its connection for ever. Serve's
+HTTP server itself takes headers of megabytes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from starlette.types import Message, Receive, Scope
 
 from deployments.ingress.context import RequestContext
 from speech.errors import DeadlineExceeded, InvalidInput
+from speech.limits import MAX_CLIP_BYTES
 
-#: A clip of 20 MB as base64, and some. Readers refuse earlier what they can know earlier.
-MAX_BYTES = 32 * 1024 * 1024
+#: More than the largest clip as base64. The readers of bodies have closer limits.
+MAX_BYTES = MAX_CLIP_BYTES * 8 // 5
 MAX_HEAD_BYTES = 64 * 1024  #: of all headers, the path and the query together
 
 
 def limited(scope: Scope, receive: Receive, run: RequestContext) -> Receive:
-    """Raises InvalidInput at once for too large a head, and DeadlineExceeded or InvalidInput into whoever reads the
-    body; behind its end nothing is limited."""
+    """Check the headers, and return a `receive` that checks the body; behind the body's end it checks nothing.
+
+    Raises:
+        InvalidInput: at once, the headers are too large; from `receive`, the body is too large.
+        DeadlineExceeded: from `receive`, the body did not arrive within the request's deadline.
+    """
     head = len(scope["path"]) + len(scope.get("query_string", b""))
     if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
         raise InvalidInput(
@@ -40,7 +45,7 @@ def limited(scope: Scope, receive: Receive, run: RequestContext) -> Receive:
         except TimeoutError:
             raise DeadlineExceeded(
                 "The request's body did not arrive within the request's deadline; send it in one "
-                "go, or over a quicker connection.",
+                "go, or over a faster connection.",
                 code="upload_too_slow",
             ) from None
         whole = message["type"] != "http.request" or not message.get("more_body", False)

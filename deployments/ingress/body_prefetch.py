@@ -1,11 +1,13 @@
-"""The request's body rides along: Serve's HTTP proxy sends a replica the headers alone, and the replica asks it for the
-body by an actor call of its own, which takes 2 to 3 ms on two cores. Bodies here are a few hundred kilobytes and have
-mostly arrived by then, so the door (in the proxy) puts what is there into the ASGI scope, and the gateway (in the
-ingress) takes it out again. What is late, or larger, comes the usual way, behind it.
+"""Sends the beginning of a request's body along with its headers.
 
-The door can't know whose application a path belongs to, so it does this for the marked routes alone (`config.routes`), and where nobody
-has taken a whole body within `AGAIN_AFTER_S`, it comes the usual way too. An application of somebody else's on a path
-that ends like ours gets it that much later; the gateway passes over it.
+Serve's HTTP proxy sends a replica the headers alone. The replica asks it for the body by an actor call of its own,
+which takes 2 to 3 ms on two cores. Bodies here are a few hundred kilobytes and have mostly arrived by then. So
+`proxy_middleware.py` puts the bytes that are there into the ASGI scope, and `tracing_middleware.py`, in the ingress,
+takes them out again. Later bytes come the usual way, behind them.
+
+The proxy can't know which application a path belongs to, so it does this for the marked routes alone
+(`config/routes.py`). If no application has taken a whole body within `AGAIN_AFTER_S`, the body comes the usual way too:
+another application on a path that ends like ours gets it that much later. The ingress skips the second copy.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from starlette.types import Message, Receive, Scope
 
 from config.routes import PREFETCHED
 
-#: In bytes and in seconds: what is waited for. A slow upload is the ingress's to time, so it isn't held up here.
+#: Most bytes and seconds to wait for. The ingress times slow uploads, so they aren't held up here.
 MOST_BYTES = 1024 * 1024
 MOST_S = 0.02
 AGAIN_AFTER_S = 1.0
@@ -26,9 +28,10 @@ _KEY = "cosygraph.early_body"
 
 
 async def put(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """In the proxy: a scope with the beginning of the body in it, and a `receive` for what is behind it.
+    """Put the beginning of the body into the scope, in the proxy.
 
-    A scope of another path comes back as it is.
+    Returns:
+        The scope with the beginning in it, and a `receive` for the rest. A scope of another path comes back as it is.
     """
     if not scope["path"].endswith(PREFETCHED):
         return scope, receive
@@ -61,7 +64,7 @@ async def put(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
 
 
 async def _within(seconds: float, receive: Receive) -> Message | None:
-    """The next message, or None where there is none in time; a server's `receive` can be given up and called again."""
+    """Return the next message, or None if there is none in time; `receive` can be given up and called again."""
     try:
         async with asyncio.timeout(seconds):
             return await receive()
@@ -77,18 +80,19 @@ def _after(messages: list[Message], receive: Receive) -> Receive:
 
 
 def take(scope: Scope, receive: Receive) -> Receive:
-    """In the ingress: a `receive` that begins with what the scope brought. The scope no longer has it afterwards."""
+    """Take the beginning out of the scope, in the ingress. Returns a `receive` that starts with it."""
     early = scope.pop(_KEY, None)
     if early is None:
         return receive
-    due, again = [early], True
+    due: list[Message] = [early]
+    again = True
 
     async def whole() -> Message:
         nonlocal again
         if due:
             return due.pop()
         message = await receive()
-        if again and message["type"] == "http.request":  # what was early, on its usual way
+        if again and message["type"] == "http.request":  # the same bytes, on their usual way
             message = await receive()
         again = False
         return message

@@ -1,6 +1,6 @@
-"""One request on its way through the graph: its root span, its deadline, the spans that have come in so far.
+"""One request on its way through the graph: its root span, its deadline, and the stages' spans so far.
 
-Lives in the ingress alone, which is the only one that knows when a request is over.
+It lives in the ingress alone, which is the only service that knows when a request is over.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from access.authentication import Principal
+from deployments.span_errors import record_error
 from speech.errors import SpeechError
 from tracing import (
     CallContext,
@@ -26,15 +28,9 @@ from tracing import (
 )
 
 
-def record(error: SpeechError, span: Span | NonRecordingSpan) -> None:
-    """An error as its span tells it: type, finer code, status, and the message, which is always our own words."""
-    span.fail(error.type, error.message, error.status)
-    span.tag(vocabulary.ERROR_CODE, error.code)
-
-
 @dataclass(frozen=True)
 class StageProgress:
-    """A stage's work for a request has begun, or is done after `ms`. Pieces count from 1."""
+    """Tells that a stage's work for a request has begun, or that it took `ms`. Pieces count from 1."""
 
     stage: str
     service: str
@@ -44,8 +40,16 @@ class StageProgress:
 
 
 class RequestContext:
-    """Args: `root` the started SERVER span, `deadline_s` from its start, `incoming` what the headers said of tracing,
-    `caller` who sent them."""
+    """Holds everything the ingress knows of one request.
+
+    Args:
+        tracer: makes spans in the name of stages that could not report.
+        root: the started SERVER span.
+        deadline_s: seconds from `started_ns` to the answer.
+        started_ns: when the request arrived, ns since the epoch.
+        incoming: what the headers said of tracing.
+        caller: the principal who sent the request.
+    """
 
     def __init__(
         self,
@@ -65,107 +69,121 @@ class RequestContext:
         self.error: SpeechError | None = None
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
-        self.abandoned = False  #: a part of it has failed, and the others are given up for that
-        self.wants_primary = False  #: it is to go on the primary line, whichever is in use
-        self.listener: Callable[[StageProgress], None] | None = None  #: hears of every stage's beginning and end
+        self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
+        self.wants_primary = False  #: it goes to the primary backend, whichever is in use
+        self.on_progress: Callable[[StageProgress], None] | None = None  #: called at every stage's start and end
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
-        self.fallback = False  #: it goes on the fallback engine's line
+        self.on_fallback = False  #: it goes to the fallback backend
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None
-        self.audio_s = 0.0  #: of speech, made so far
+        self.audio_s = 0.0  #: seconds of speech made so far
         self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
-        self._records: list[FinishedSpan] = []
+        self._stage_spans: list[FinishedSpan] = []
 
     @property
     def trace_id(self) -> str:
+        """The trace's id, 32 hex digits."""
         return self.root.trace_id
 
     @property
-    def seconds(self) -> float:
-        """Since it began."""
+    def elapsed_s(self) -> float:
+        """Seconds since the request arrived."""
         return max(0.0, (time.time_ns() - self.started_ns) / 1e9)
 
     def remaining_s(self) -> float:
+        """Return the seconds until the deadline; negative once it has passed."""
         return (self.deadline_ns - time.time_ns()) / 1e9
 
-    def carrier(self) -> CallContext:
-        """Fresh for every call: it holds the time of sending."""
-        return self.root.carrier(self.deadline_ns)
+    def extend_deadline(self, deadline_s: float) -> None:
+        """Set another deadline, in seconds from the request's start."""
+        self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
 
-    def headers(self) -> dict[str, str]:
-        """For an HTTP call made on this request's behalf: B3 in both forms, and `traceparent`.
+    def call_context(self) -> CallContext:
+        """Return the context for a call to a stage that is made now."""
+        return self.root.call_context(self.deadline_ns)
 
-        An untrusted caller's "sampled" is not handed on: here it would be our word.
+    def outgoing_headers(self) -> dict[str, str]:
+        """Return headers for an HTTP call on this request's behalf: B3 in both forms, and `traceparent`.
+
+        An untrusted caller's "sampled" is not passed on: here it would be our word.
         """
-        decision = self.incoming.decision
+        decision = self.incoming.sampling_state
         binding = decision is SamplingState.DENY or self.caller.trusted
         return inject(self.root.context, decision if binding else SamplingState.DEFER)
 
-    def collect(self, records: list[FinishedSpan]) -> None:
-        self._records.extend(records)
-
-    @contextmanager
-    def watching(self, stage: str, service: str, piece: int = 1, pieces: int = 1) -> Iterator[None]:
-        """Around a stage's work, for who listens."""
-        if self.listener is None:
-            yield
-            return
-        started, progress = time.monotonic(), StageProgress(stage, service, piece, pieces)
-        self.listener(progress)
-        yield
-        self.listener(replace(progress, ms=round((time.monotonic() - started) * 1000, 1)))
-
-    def piece(self, number: int, count: int) -> SegmentContext:
-        return SegmentContext(self, number, count)
-
     @property
-    def records(self) -> list[FinishedSpan]:
+    def stage_spans(self) -> list[FinishedSpan]:
         """The stages' spans so far, in the order in which they came in."""
-        return self._records
+        return self._stage_spans
 
-    def lost(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
-        """Speak for a stage that cannot: a CLIENT span with the error, in its name."""
+    def add_spans(self, spans: list[FinishedSpan]) -> None:
+        """Take the spans of a stage's reply."""
+        self._stage_spans.extend(spans)
+
+    def record_lost_stage(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
+        """Speak for a stage that could not report: add a CLIENT span with the error, in its name."""
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
-        self._records.extend(span.records())
+        self._stage_spans.extend(span.end())
 
-    def extend(self, deadline_s: float) -> None:
-        """Another deadline, from the request's start."""
-        self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
+    @contextmanager
+    def progress(self, stage: str, service: str, piece: int = 1, pieces: int = 1) -> Iterator[None]:
+        """Report the start and the end of a stage's work to `on_progress`."""
+        if self.on_progress is None:
+            yield
+            return
+        started, event = time.monotonic(), StageProgress(stage, service, piece, pieces)
+        self.on_progress(event)
+        yield
+        self.on_progress(replace(event, ms=round((time.monotonic() - started) * 1000, 1)))
+
+    def segment(self, number: int, count: int) -> SegmentContext:
+        """Return the context of one of this request's `count` pieces, counted from 1."""
+        return SegmentContext(self, number, count)
 
     def finish(self, status: int) -> list[FinishedSpan]:
-        """The whole trace, root first. Call once; what comes in afterwards belongs to nobody.
+        """Return the whole trace, root first. Call it once; spans that come in afterwards are lost.
 
-        `status`: as the client saw it. Of an answer that broke off, that is not the error's.
+        Args:
+            status: the HTTP status as the client saw it. Of an answer that broke off, that is not the error's.
         """
         if self.error is not None:
-            record(self.error, self.root)
+            record_error(self.root, self.error)
         self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
-        return [*self.root.records(), *self._records]
+        return [*self.root.end(), *self._stage_spans]
 
 
 class SegmentContext:
-    """A request as the stages see it while they work for one of its pieces: a run whose spans say which piece it is."""
+    """A request as the stages see it while they work for one of its pieces: its spans say which piece they are for."""
 
-    def __init__(self, run: RequestContext, number: int, count: int) -> None:
-        self._run, self._number, self._count = run, number, count
+    def __init__(self, request: RequestContext, number: int, count: int) -> None:
+        self._request, self._number, self._count = request, number, count
 
-    def __getattr__(self, name: str):
-        return getattr(self._run, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
 
-    def watching(self, stage: str, service: str):
-        return self._run.watching(stage, service, self._number, self._count)
+    @contextmanager
+    def progress(self, stage: str, service: str) -> Iterator[None]:
+        """Report the start and the end of a stage's work for this piece."""
+        with self._request.progress(stage, service, self._number, self._count):
+            yield
 
-    def collect(self, records: list[FinishedSpan]) -> None:
-        self._run.collect([self._numbered(record) for record in records])
+    def add_spans(self, spans: list[FinishedSpan]) -> None:
+        """Take the spans of a stage's reply and tag them with the piece."""
+        self._request.add_spans([self._tagged(span) for span in spans])
 
-    def lost(self, *args, **kwargs) -> None:
-        before = len(self._run.records)
-        self._run.lost(*args, **kwargs)
-        self._run.records[before:] = [self._numbered(record) for record in self._run.records[before:]]
+    def record_lost_stage(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
+        """Speak for a stage that could not report, as `RequestContext` does, and tag the span with the piece."""
+        spans = self._request.stage_spans
+        count = len(spans)
+        self._request.record_lost_stage(stage, service, started_ns, error_type, message)
+        spans[count:] = [self._tagged(span) for span in spans[count:]]
 
-    def _numbered(self, record: FinishedSpan) -> FinishedSpan:
-        if record.kind is None or self._count == 1:  # a stage's phases are below it
-            return record
-        return record.tagged({vocabulary.PIECE: self._number})
+    def _tagged(self, span: FinishedSpan) -> FinishedSpan:
+        if span.kind is None or self._count == 1:  # a stage's phases are below it
+            return span
+        return span.with_tags({vocabulary.PIECE: self._number})
+
+
+StageContext = RequestContext | SegmentContext  #: what a stage's client needs

@@ -1,38 +1,41 @@
-"""cosyvoice3-api: the HTTP ingress. Checks, admits, runs the DAG, and sees every trace to its end."""
+"""cosyvoice3-api: the HTTP ingress. It checks and admits requests, runs the DAG, and sees every trace to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import ray
 from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from access.authentication import Authenticator
 from deployments import serve_log
-from deployments.arrays import HOLD_S, ArrayStore, Nodes
-from deployments.ingress import access_control, app, responses
+from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
+from deployments.ingress import access_control, app, cors, responses
 from deployments.ingress.admission import Admission
-from deployments.ingress.backends import FALLBACK, PRIMARY, Backend, Failover, Source
+from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
-from deployments.ingress.stored_voices import StoredVoices
-from deployments.ingress.synthesis import Pipeline, Synthesizer
+from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
 from deployments.ingress.voice_cache import VoiceCache
+from deployments.ingress.voice_resolver import Clip, VoiceResolver, VoiceSource
 from deployments.settings import ApiConfig, LiveApi
 from engines import contract
 from speech import requests
-from speech.errors import InvalidInput
+from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
+from speech.limits import CLIP_DURATION
 from speech.requests import Fallback, SpeechRequest
 from tracing import Tracer, vocabulary
 from tracing.routes import Routes
@@ -41,208 +44,234 @@ from voices import VoiceRecord, Voices
 
 @serve.ingress()
 class CosyVoice3Api:
-    """One ingress replica. Other services' handles are inside `pipeline`, and the other engine's inside `fallback`."""
+    """One ingress replica; an `IngressApi` to its routes.
 
-    service = "cosyvoice3-api"
+    Args:
+        config: the ingress's settings.
+        graph: the DAG, with the handles of the stages in it.
+        limiter: the handle of `access/limiter.py`; None if callers have no limits.
+        fallback: the DAG of the other engine; None if none is configured.
+    """
+
+    service = vocabulary.INGRESS
 
     def __init__(
         self,
         config: ApiConfig,
-        pipeline: Pipeline,
-        limiter: DeploymentHandle | None = None,
-        fallback: Pipeline | None = None,
+        graph: SpeechGraph,
+        limiter: DeploymentHandle[Any] | None = None,
+        fallback: SpeechGraph | None = None,
     ) -> None:
         serve_log.attach()
         self.config = config
         self.registry = config.registry
         self.admission = Admission(config.limits)
         self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
-        self.shelf = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
+        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
         self.voices_store = Voices.open(config.voices)
-        primary = self._line(PRIMARY, config.engine, config.engine_options, pipeline, config.voice_cache_mb)
-        # What the fallback engine finds in clips is not kept: it is in use for minutes.
-        self.lines = Failover(
-            primary,
-            fallback and self._line(FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0),
-        )
+        primary = self._backend(vocabulary.PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
+        other = None
+        if fallback is not None and config.fallback is not None:
+            # What the fallback engine finds in clips is not cached: it is in use for minutes.
+            other = self._backend(
+                vocabulary.FALLBACK, config.fallback.engine, config.fallback.engine_options, fallback, 0.0
+            )
+        self.backends = Failover(primary, other)
         self.engine = primary.engine
         self.started_s = int(time.time())
-        self.keeper = TraceRecorder(config.tracing, self.registry)
-        self.callers = Authenticator(config.keys_file, self.registry)
-        self.entrance = access_control.entrance(config.access, self.callers, limiter)
+        self.recorder = TraceRecorder(config.tracing, self.registry)
+        self.authenticator = Authenticator(config.keys_file, self.registry)
+        self.access_control = access_control.for_replica(config.access, self.authenticator, limiter)
         self.metrics = Metrics(self.registry)
         self.readiness = Readiness()
 
-    def _line(self, name: str, engine: str, options: dict, pipeline: Pipeline, cache_mb: float) -> Backend:
-        made = contract.create(engine, options)  # capabilities only: loads no weights
-        can, unpack = made.capabilities, self.shelf.unpack
-        voices = VoiceCache(can, unpack, cache_mb)
-        return Backend(
-            name,
-            made,
-            pipeline,
-            voices,
-            StoredVoices(self.voices_store, pipeline, voices, can, unpack),
-            Synthesizer(pipeline, can, unpack, self.config.limits.pieces_at_once),
-        )
+    def _backend(
+        self, name: str, engine_name: str, options: dict[str, Any], graph: SpeechGraph, cache_mb: float
+    ) -> Backend:
+        engine = contract.create(engine_name, options)  # capabilities only: loads no weights
+        capabilities = engine.capabilities
+        cache = VoiceCache(capabilities, self.arrays.unpack_all, cache_mb)
+        voices = VoiceResolver(graph, capabilities, cache, self.voices_store, self.arrays)
+        synthesizer = Synthesizer(graph, voices, capabilities, self.arrays, self.config.limits.pieces_at_once)
+        return Backend(name, engine, graph, voices, synthesizer)
 
-    def __serve_build_asgi_app__(self):
-        """Serve's hook: the ASGI app, built in the replica on its event loop."""
-        for line in self.lines:
-            for stage in line.pipeline.stages.values():
-                stage.connect(self.shelf)
-        self.entrance.rate_limits.start()
-        self.metrics.watch(self._counted)
-        self.gateway = TracingMiddleware(
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Build the ASGI app; Serve calls this in the replica, on its event loop."""
+        for backend in self.backends:
+            for stage in backend.graph.stages.values():
+                stage.connect(self.arrays)
+        self.access_control.rate_limits.start()
+        self.metrics.watch(self._watched_counters)
+        self.middleware = TracingMiddleware(
             app.build(self),
             self.tracer,
-            self.keeper,
-            self.callers,
+            self.recorder,
+            self.authenticator,
             routes=Routes(vocabulary.ROUTES),
             deadline_s=self.config.limits.deadline_s,
             trace_url=self.config.tracing.trace_url,
-            entrance=self.entrance,
+            access_control=self.access_control,
             metrics=self.metrics,
         )
-        return self.gateway
+        return cors.around(self.middleware, self.config.cors)
 
-    def reconfigure(self, user_config: dict) -> None:
-        """Serve calls this at start and whenever `user_config` changes; the process lives on."""
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new live settings. Serve calls this at start and on every change; the process lives on."""
         live = LiveApi(**user_config)
-        self.keeper.reconfigure(live)
+        self.recorder.reconfigure(live)
         self.metrics.on = live.metrics
-        self.lines.primary.voices.configure(
+        self.backends.primary.voices.cache.configure(
             self.config.voice_cache_mb if live.voice_cache_mb is None else live.voice_cache_mb
         )
 
-    async def steer(self, line: str, for_s: float) -> str:
-        """Called by the watchdog, through a handle: see `Failover.steer`."""
-        return self.lines.steer(line, for_s)
+    async def switch_backend(self, name: str, for_s: float) -> str:
+        """Use a backend for some seconds: `Failover.switch`, called by the watchdog through a handle."""
+        return self.backends.switch(name, for_s)
 
-    async def answer(
-        self, ask: SpeechRequest, source: Source, run: RequestContext, written: responses.EventFormat | None = None
+    async def speak(
+        self,
+        fields: Mapping[str, str],
+        upload: bytes | None,
+        ctx: RequestContext,
+        *,
+        default_dialect: str | None = None,
+        event_format: responses.EventFormat | None = None,
     ) -> Response:
-        """A request for speech, whatever its route, as its HTTP answer. `written`: another form of events than ours."""
-        engine = source.line.engine
-        engine.check(ask.utterance)
-        if ask.long_form:
-            run.extend(self.config.limits.long_deadline_s)
-        rate = engine.capabilities.sample_rate
-        if ask.stream_format is None:
-            async with self._admitted(run):
-                samples = await source.line.speaking.whole(ask, source.find, run)
-            run.audio_s = len(samples) / rate
-            return await responses.whole(ask, samples, rate)
-        sounds = self._sounds(ask, source, run)
-        if ask.stream_format == "audio":
-            return await responses.stream(ask, sounds, rate, run)
-        return await responses.events(ask, sounds, rate, run, written or responses.EventFormat(self.gateway.trace_url))
+        """Answer a request for speech: see `IngressApi.speak`."""
+        backend = self._backend_for(ctx)
+        request, source = await self._parse(fields, upload, ctx, backend, default_dialect)
+        backend.engine.check(request.utterance)
+        if request.long_form:
+            ctx.extend_deadline(self.config.limits.long_deadline_s)
+        rate = backend.engine.capabilities.sample_rate
+        if request.stream_format is None:
+            async with self._admitted(ctx):
+                samples = await backend.synthesizer.synthesize(request, source, ctx)
+            ctx.audio_s = len(samples) / rate
+            return await responses.whole(request, samples, rate)
+        audio = self._stream(request, source, ctx, backend)
+        if request.stream_format == "audio":
+            return await responses.stream(request, audio, rate, ctx)
+        event_format = event_format or responses.EventFormat(self.middleware.trace_url)
+        return await responses.events(request, audio, rate, ctx, event_format)
 
-    async def _sounds(self, ask: SpeechRequest, source: Source, run: RequestContext) -> AsyncIterator[np.ndarray]:
-        line = source.line
-        async with self._admitted(run), aclosing(line.speaking.stream(ask, source.find, run)) as sounds:
-            async for samples in sounds:
-                run.audio_s += len(samples) / line.engine.capabilities.sample_rate
+    async def _stream(
+        self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
+    ) -> AsyncGenerator[Array, None]:
+        async with self._admitted(ctx), aclosing(backend.synthesizer.stream(request, source, ctx)) as chunks:
+            async for samples in chunks:
+                ctx.audio_s += len(samples) / backend.engine.capabilities.sample_rate
                 yield samples
 
     @asynccontextmanager
-    async def _admitted(self, run: RequestContext) -> AsyncIterator[None]:
+    async def _admitted(self, ctx: RequestContext) -> AsyncIterator[None]:
         arrived = time.time_ns()
         async with self.admission.enter():
-            run.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
+            ctx.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
             try:
                 yield
             finally:  # a refused clip too was put there
-                asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.shelf.tidy)
+                asyncio.get_running_loop().call_later(HOLD_S + 0.1, self.arrays.expire)
 
-    async def asked(
-        self, fields: Mapping[str, str], clip: bytes | None, run: RequestContext, otherwise: str | None = None
-    ) -> tuple[SpeechRequest, Source]:
-        """What a request's fields ask for, and where its voice is: in the clip that came along, or in the store.
-
-        Where no dialect is named, the stored voice's stands in, then the key's, then `otherwise`, the config's.
-        """
-        line = self._line_of(run)
-        run.fallback = line is self.lines.fallback
-        run.root.tag(vocabulary.REQUEST_FALLBACK, "true" if run.fallback else None)
-        record = await self._record(fields.get("voice"), clip)
-        stands_in = ((record and record.dialect, "voice"), (run.caller.dialect, "key"), (otherwise, "config"))
-        fallback = next((Fallback(dialect, source) for dialect, source in stands_in if dialect), None)
-        ask = requests.parse(fields, self.registry, fallback)
-        run.root.tags(
-            **{
-                vocabulary.REQUEST_DIALECT: ask.dialect.tag,
-                vocabulary.REQUEST_LANGUAGE: ask.dialect.language,
-                vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source,
-                vocabulary.REQUEST_MODE: ask.utterance.mode,
-                vocabulary.TEXT_LENGTH: len(ask.utterance.text),
+    async def _parse(
+        self,
+        fields: Mapping[str, str],
+        upload: bytes | None,
+        ctx: RequestContext,
+        backend: Backend,
+        default_dialect: str | None,
+    ) -> tuple[SpeechRequest, VoiceSource]:
+        """Check a request's fields. If no dialect is named, the stored voice's stands in, then the key's, then ours."""
+        record = await self._stored_voice(fields.get("voice"), upload, backend)
+        stand_ins = (
+            (record.dialect if record else None, "voice"),
+            (ctx.caller.dialect, "key"),
+            (default_dialect, "config"),
+        )
+        stand_in = next((Fallback(dialect, source) for dialect, source in stand_ins if dialect), None)
+        request = requests.parse(fields, self.registry, stand_in)
+        ctx.root.tags(
+            {
+                vocabulary.REQUEST_DIALECT: request.dialect.tag,
+                vocabulary.REQUEST_DIALECT_CODE: request.dialect.code,
+                vocabulary.REQUEST_LANGUAGE: request.dialect.language,
+                vocabulary.REQUEST_DIALECT_SOURCE: request.dialect_source,
+                vocabulary.REQUEST_MODE: request.utterance.mode,
+                vocabulary.TEXT_LENGTH: len(request.utterance.text),
             }
         )
-        run.dialect, run.mode = ask.dialect.tag, ask.utterance.mode
-        line.engine.capabilities.check_dialect(ask.utterance.dialect)
+        ctx.dialect, ctx.mode = request.dialect.tag, request.utterance.mode
+        backend.engine.capabilities.check_dialect(request.utterance.dialect)
         if record is None:
-            return ask, Source(line, lambda run: line.pipeline.voice(clip, ask.utterance.prompt_text, run, line.voices))
-        if ask.utterance.prompt_text is not None:
+            assert upload is not None, "_stored_voice has refused a request with neither"
+            return request, Clip(upload, request.utterance.prompt_text)
+        if request.utterance.prompt_text is not None:
             raise InvalidInput(
                 "A stored voice has its own transcript, given when it was stored; leave 'prompt_text' out.",
                 param="prompt_text",
                 code="transcript_of_stored_voice",
             )
-        ask = replace(ask, utterance=replace(ask.utterance, prompt_text=record.transcript))
-        return ask, Source(line, lambda run: line.stored.use(record, run))
+        return replace(request, utterance=replace(request.utterance, prompt_text=record.transcript)), record
 
-    def _line_of(self, run: RequestContext) -> Backend:
-        return self.lines.primary if run.wants_primary else self.lines.current
-
-    async def _record(self, voice: str | None, clip: bytes | None) -> VoiceRecord | None:
-        if clip is not None and voice:
+    async def _stored_voice(self, voice: str | None, upload: bytes | None, backend: Backend) -> VoiceRecord | None:
+        if upload is not None and voice:
             raise InvalidInput(
                 "Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
                 param="voice",
                 code="two_voices",
             )
-        if clip is None and not voice:
+        if upload is None and not voice:
             raise InvalidInput(
-                "The field 'prompt_audio' is missing: a recording of 3 to 15 s of the voice, sent as a "
+                f"The field 'prompt_audio' is missing: a recording of {CLIP_DURATION} of the voice, sent as a "
                 "file (curl: -F prompt_audio=@voice.wav). Or name a stored voice in 'voice'.",
                 param="prompt_audio",
                 code="clip_missing",
             )
-        return await self.lines.primary.stored.find(voice) if voice else None
+        return await backend.voices.find_stored(self.config.aliases.voices.get(voice, voice)) if voice else None
 
-    async def get_ready(self, record: VoiceRecord, run: RequestContext) -> None:
+    def _backend_for(self, ctx: RequestContext) -> Backend:
+        """Choose the request's backend, and say so in its trace and its metrics."""
+        backend = self.backends.primary if ctx.wants_primary else self.backends.current
+        ctx.on_fallback = backend is self.backends.fallback
+        ctx.root.tag(vocabulary.REQUEST_FALLBACK, "true" if ctx.on_fallback else None)
+        return backend
+
+    async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
         """Find a stored voice in its clip, so that its first request need not."""
-        async with self._admitted(run):
-            await self.lines.current.stored.use(record, run)
+        async with self._admitted(ctx):
+            await self.backends.current.voices.resolve(record, ctx)
 
-    def administers(self, run: RequestContext) -> bool:
-        """Whether a request's caller may delete what others have stored."""
-        return not self.entrance.required or "admin" in run.caller.roles
+    def is_admin(self, ctx: RequestContext) -> bool:
+        """Tell whether the caller may delete voices of others."""
+        return not self.access_control.required or "admin" in ctx.caller.roles
 
-    async def dialects(self, run: RequestContext) -> JSONResponse:
-        can = self._line_of(run).engine.capabilities
+    async def dialects(self, ctx: RequestContext) -> JSONResponse:
+        """Answer `/api/dialects`: the engine in use, and which dialects it can speak."""
+        backend = self.backends.primary if ctx.wants_primary else self.backends.current
+        engine = backend.engine.capabilities
         return JSONResponse(
             {
                 "engine": {
-                    "name": can.name,
-                    "version": can.version,
-                    "notice": can.notice,
-                    "modes": sorted(can.modes),
-                    "sample_rate": can.sample_rate,
+                    "name": engine.name,
+                    "version": engine.version,
+                    "notice": engine.notice,
+                    "modes": sorted(engine.modes),
+                    "sample_rate": engine.sample_rate,
                 },
-                "languages": sorted({dialect.language for dialect in self.registry if dialect.code in can.dialects}),
-                "dialects": self.registry.public(can.dialects),
+                "languages": sorted({dialect.language for dialect in self.registry if dialect.code in engine.dialects}),
+                "dialects": self.registry.public(engine.dialects),
             }
         )
 
     async def ready(self) -> JSONResponse:
-        line = self.lines.current
-        stages = await self.readiness.stages(line)
+        """Answer `/ready`: which stages of the backend in use have a replica that answers."""
+        backend = self.backends.current
+        stages = await self.readiness.stages(backend)
         ok = all(stages.values()) and not self.admission.draining
         return JSONResponse(
-            {"ready": ok, "draining": self.admission.draining, "line": line.name, "stages": stages},
+            {"ready": ok, "draining": self.admission.draining, "line": backend.name, "stages": stages},
             200 if ok else 503,
-            headers=None if ok else {"Retry-After": "1"},
+            headers=None if ok else {"Retry-After": str(round(RETRY_AFTER_SUCCESSOR_S))},
         )
 
     async def drain(self) -> int:
@@ -250,23 +279,23 @@ class CosyVoice3Api:
         self.admission.draining = True
         return self.admission.in_flight + self.admission.waiting
 
-    def _counted(self) -> dict[str, int]:
-        return self.keeper.counters() | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
+    def _watched_counters(self) -> dict[str, int]:
+        return self.recorder.counters() | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
 
     async def counters(self) -> dict[str, int]:
-        """What became of this replica's traces, voices and callers at their limits, for tests and operators."""
-        primary = self.lines.primary
-        voices = {f"voice_cache_{name}": n for name, n in primary.voices.counters().items()}
+        """Return what became of this replica's traces, voices and callers at their limits, for tests and operators."""
+        voices = self.backends.primary.voices
+        counts = {f"voice_cache_{name}": n for name, n in voices.cache.counters().items()}
         if self.voices_store is not None:
-            voices |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}
+            counts |= {f"voice_store_{name}": n for name, n in self.voices_store.counters().items()}
         return (
-            self.keeper.counters()
-            | voices
-            | primary.stored.counters()
-            | self.entrance.counters()
+            self.recorder.counters()
+            | counts
+            | voices.counters()
+            | self.access_control.counters()
             | {"pid": os.getpid()}
         )
 
     def __del__(self) -> None:
-        if keeper := getattr(self, "keeper", None):  # absent where the constructor failed
-            keeper.close(timeout_s=5.0)
+        if recorder := getattr(self, "recorder", None):  # absent if the constructor failed
+            recorder.close(timeout_s=5.0)

@@ -1,41 +1,46 @@
-"""A multipart form with one clip in it, read under limits: one file, plain text fields, nothing twice."""
+"""Reads a form with one clip under limits: one file, plain text fields, each field once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
-from speech.audio import MAX_BYTES, check_size
+from speech.audio import check_size
 from speech.errors import InvalidInput
+from speech.limits import CLIP_DURATION, MAX_CLIP_BYTES, MAX_LONG_TEXT
 
-#: Beside the clip, a form holds a few hundred characters of text; the rest is room for its boundaries.
-MAX_BODY_BYTES = MAX_BYTES + 256 * 1024
+#: Bytes of a form beside its clip: texts, and the boundaries between the fields.
+FORM_OVERHEAD_BYTES = 256 * 1024
+MAX_BODY_BYTES = MAX_CLIP_BYTES + FORM_OVERHEAD_BYTES
 MAX_FIELD_BYTES = 16 * 1024
-#: A form without a file may come as one long line, whose fields nobody counts before it is read.
+#: Of a URL-encoded form, whose fields are counted only after it is read.
 MAX_PLAIN_BYTES = 4 * MAX_FIELD_BYTES
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Which form it is. Names are our own words: they stand in error messages.
+    """The fields of one kind of form, as error messages name them.
 
     Attributes:
-        file: name of the field that holds the clip.
-        also: other names that the same field may come under.
-        text: the most important of the other fields, for whoever sends something else altogether.
+        file: name of the field with the clip.
+        also: other names of the same field.
+        text: the most important other fields, in words, for a body that is no such form.
+        required: the clip must be there.
     """
 
     file: str
     also: tuple[str, ...] = ()
     text: str = ""
-    required: bool = True  #: whether the clip must be there
+    required: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:
+        """All names of the field with the clip."""
         return self.file, *self.also
 
 
@@ -44,8 +49,10 @@ GENERATE = Kind("prompt_audio", text="text and dialect", required=False)
 
 @dataclass(frozen=True)
 class Form:
+    """The text fields of a form, and its clip, whatever the clip's field is called."""
+
     fields: dict[str, str]
-    prompt_audio: bytes | None  #: the clip, whatever its field is called
+    prompt_audio: bytes | None
 
 
 class _TooLarge(Exception):
@@ -53,7 +60,12 @@ class _TooLarge(Exception):
 
 
 async def read(request: Request, kind: Kind = GENERATE) -> Form:
-    """Raises InvalidInput for what is not such a form, ClientDisconnect when the client leaves meanwhile."""
+    """Read the form of a request.
+
+    Raises:
+        InvalidInput: the body is no such form.
+        ClientDisconnect: the client left meanwhile.
+    """
     kind_sent = request.headers.get("content-type", "").lower().partition(";")[0].strip()
     plain = kind_sent == "application/x-www-form-urlencoded" and not kind.required
     if kind_sent != "multipart/form-data" and not plain:
@@ -63,16 +75,16 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
             code="not_multipart",
         )
     if _announced(request) > MAX_BODY_BYTES:
-        check_size(MAX_BYTES + 1)
+        check_size(MAX_CLIP_BYTES + 1)
     try:
         body = _limited(request, MAX_PLAIN_BYTES if plain else MAX_BODY_BYTES)
         form = await body.form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
     except _TooLarge as error:
         if plain:
             raise InvalidInput(
-                "The form is far too long; send at most 5,000 characters of text.", code="form_too_long"
+                f"The form is far too long; send at most {MAX_LONG_TEXT:,} characters of text.", code="form_too_long"
             ) from error
-        check_size(MAX_BYTES + 1)
+        check_size(MAX_CLIP_BYTES + 1)
         raise
     except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
         raise InvalidInput(
@@ -92,10 +104,10 @@ def _announced(request: Request) -> int:
 
 
 def _limited(request: Request, most: int) -> Request:
-    """The same request, whose body raises once it is larger than `most` bytes, announced or not."""
+    """Return the same request, whose body raises _TooLarge beyond `most` bytes, announced or not."""
     received = 0
 
-    async def receive():
+    async def receive() -> Message:
         nonlocal received
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -108,12 +120,12 @@ def _limited(request: Request, most: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def _unpack(form, kind: Kind) -> Form:
+async def _unpack(form: FormData, kind: Kind) -> Form:
     fields: dict[str, str] = {}
     clip: bytes | None = None
     for name, value in form.multi_items():
         if name in fields or (name in kind.files and clip is not None):
-            raise InvalidInput("A form field is there twice; send each field once.", code="field_twice")
+            raise InvalidInput("A form field occurs twice; send each field once.", code="field_twice")
         if isinstance(value, UploadFile):
             if name not in kind.files:
                 raise InvalidInput(
@@ -130,7 +142,7 @@ async def _unpack(form, kind: Kind) -> Form:
             fields[name] = value
     if clip is None and kind.required:
         raise InvalidInput(
-            f"The field '{kind.file}' is missing: a recording of 3 to 15 s of the voice, sent as a "
+            f"The field '{kind.file}' is missing: a recording of {CLIP_DURATION} of the voice, sent as a "
             f"file (curl: -F {kind.file}=@voice.wav).",
             param=kind.file,
             code="clip_missing",

@@ -1,25 +1,33 @@
-"""A JSON object as a request's body, read under a limit."""
+"""Reads a request's body as a JSON object, under a limit."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from starlette.requests import Request
 
-from speech.audio import MAX_BYTES, check_size
+from deployments.ingress.form import FORM_OVERHEAD_BYTES
+from speech.audio import check_size
 from speech.errors import InvalidInput
+from speech.limits import MAX_CLIP_BYTES
 
 #: A clip of the largest size in base64, and room for everything else.
-MAX_BODY_BYTES = MAX_BYTES * 4 // 3 + 256 * 1024
+MAX_BODY_BYTES = MAX_CLIP_BYTES * 4 // 3 + FORM_OVERHEAD_BYTES
 
 
-async def read(request: Request) -> dict:
-    """Raises InvalidInput for what is no JSON object, ClientDisconnect when the client leaves meanwhile."""
+async def read(request: Request) -> dict[str, Any]:
+    """Read the body.
+
+    Raises:
+        InvalidInput: the body is no JSON object.
+        ClientDisconnect: the client left meanwhile.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            check_size(MAX_BYTES + 1)
+            check_size(MAX_CLIP_BYTES + 1)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:

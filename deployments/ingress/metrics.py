@@ -1,14 +1,14 @@
-"""Every metric of requests, fed from one place: the gateway, at the end of each request (`Metrics.tell`).
+"""Has every metric of requests, fed from one place: the tracing middleware, at each request's end (`Metrics.record`).
 
-All requests count here, whatever becomes of their traces. They go Ray's way: `ray.serve.metrics` adds which
-deployment, application and replica spoke, Ray's agent shows them to Prometheus, with `ray_` in front
-(docs/metrics.md). A request's stages are told by their spans; one that was made while tracing is switched off has none,
-and only its own figures count.
+All requests count here, whatever becomes of their traces. They go Ray's way: `ray.serve.metrics` adds the labels of
+deployment, application and replica, and Ray's agent shows them to Prometheus, with `ray_` in front (docs/metrics.md).
+A request's stages are measured by their spans. A request that was made while tracing is switched off has none, and only
+its own figures count.
 
-Labels have closed lists of values, and nothing of a caller's is among them. No failure in here reaches a request.
+Labels have closed lists of values, and no caller's text is among them. No failure in here reaches a request.
 
 The agent rebuilds each histogram from its buckets' middles: counts by bucket are exact, sums are not. So quantiles and
-shares are to be read from the buckets, and there is an edge wherever a rule or a goal has its threshold.
+shares are to be read from the buckets, and there is an edge at every threshold of a rule or a goal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployments.ingress.context import RequestContext
 from deployments.safe_traceback import safe_traceback
@@ -31,8 +31,8 @@ NONE = "none"  #: in place of a label that a request has no value for
 ADMISSION = "ADMISSION"  #: waiting to be let into the graph, in a row with the stages' waits
 MODES = ("fast", "instruct")
 
-#: `refused` is the caller's to mend (4xx), `failed` ours (5xx, also after an answer has begun), `cancelled`: the client
-#: left. `lost`, of a stage alone: its replica died, hung or was out of reach.
+#: `refused`: the caller must fix it (4xx). `failed`: we must (5xx, also after an answer has begun). `cancelled`: the
+#: client left. `lost`, of a stage alone: its replica died, hung or was out of reach.
 OK, REFUSED, FAILED, CANCELLED, LOST = "ok", "refused", "failed", "cancelled", "lost"
 
 # Edges in seconds but for the last two. 10 s is the alert's and `slow`'s, 0.15 s the goal for a stream's first sound.
@@ -46,18 +46,28 @@ BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0
 
 #: The exporter's counters (`Exporter.counters`) that say a kept trace, or a part of one, never reached Zipkin.
 LOSSES = ("spool_full", "queue_full", "poison", "closed", "no_destination", "empty", "spans_rejected", "spool_damaged")
-EVERY_S = 5.0  #: between looks at what is counted elsewhere
+EVERY_S = 5.0  #: between polls of what is counted elsewhere
 
 
 class Instrument(Protocol):
-    """What `ray.serve.metrics` has of each kind: a Histogram's `observe`, a Counter's `inc`, a Gauge's `set`."""
+    """A metric of `ray.serve.metrics`: a Histogram has `observe`, a Counter `inc`, a Gauge `set`."""
+
+    def observe(self, value: float, tags: dict[str, str]) -> None: ...
+
+    def inc(self, value: float, tags: dict[str, str]) -> None: ...
+
+    def set(self, value: float, tags: dict[str, str]) -> None: ...
 
 
 class Metrics:
-    """One ingress replica's. `registry`: the dialects whose tags may be labels. `kinds`: a module with Histogram,
-    Counter and Gauge as `ray.serve.metrics` has them, which is the default."""
+    """The metrics of one ingress replica.
 
-    def __init__(self, registry: Registry, kinds=None) -> None:
+    Args:
+        registry: the dialects whose tags may be labels.
+        kinds: a module with Histogram, Counter and Gauge; by default `ray.serve.metrics`.
+    """
+
+    def __init__(self, registry: Registry, kinds: Any = None) -> None:
         if kinds is None:
             from ray.serve import metrics as kinds
         request = ("route", "dialect", "mode", "outcome")
@@ -98,80 +108,91 @@ class Metrics:
         self._in_flight = kinds.Gauge("cosygraph_requests_in_flight", "Inside the graph", ())
         self._queued = kinds.Gauge("cosygraph_requests_waiting", "Waiting to be let into the graph", ())
         self._gpu = kinds.Gauge("cosygraph_gpu_utilization", "Percent, as a stage's replica last said", ("stage",))
-        self.on = True  #: False: nothing is told
-        self._seen: dict[str, int] = {}
-        self._looking: asyncio.Task | None = None
+        self.on = True  #: False: nothing is recorded
+        self._counted: dict[str, int] = {}
+        self._polling: asyncio.Task[None] | None = None
         self._failures = 0
 
-    def tell(self, run: RequestContext, records: list[FinishedSpan], status: int, kept: bool) -> None:
-        """A request that has ended. `records`: its whole trace, the root first, or nothing; `kept`: what became of it."""
+    def record(self, ctx: RequestContext, spans: list[FinishedSpan], status: int, kept: bool) -> None:
+        """Record a request that has ended.
+
+        Args:
+            ctx: the request.
+            spans: its whole trace, the root first; empty if tracing was off.
+            status: the HTTP status.
+            kept: whether the trace was kept.
+        """
         if not self.on:
             return
         try:
-            self._tell_request(run, status)
-            if records:
-                self._tell_spans(records, kept)
+            self._record_request(ctx, status)
+            if spans:
+                self._record_spans(spans, kept)
             else:
                 self._untraced.inc(1, {})
         except Exception as error:
             self._failed(error)
 
-    def _tell_request(self, run: RequestContext, status: int) -> None:
-        error_type, outcome = _judged(run.error, status)
-        seconds = run.seconds
+    def _record_request(self, ctx: RequestContext, status: int) -> None:
+        error_type, outcome = _outcome(ctx.error, status)
+        seconds = ctx.elapsed_s
         labels = {
-            "route": run.route or NONE,
+            "route": ctx.route or NONE,
             "outcome": outcome,
-            "dialect": run.dialect if run.dialect in self._dialects else NONE,
-            "mode": run.mode if run.mode in MODES else NONE,
+            "dialect": ctx.dialect if ctx.dialect in self._dialects else NONE,
+            "mode": ctx.mode if ctx.mode in MODES else NONE,
         }
         self._request_s.observe(seconds, labels)
         self._requests.inc(1, {**labels, "error_type": error_type})
-        if run.fallback:
+        if ctx.on_fallback:
             self._fallback.inc(1, {"outcome": outcome})
-        if run.first_audio_s is not None:
-            self._first_audio_s.observe(run.first_audio_s, {"dialect": labels["dialect"]})
-        if outcome == OK and run.audio_s:
-            self._real_time.observe(seconds / run.audio_s, {"answer": "stream" if run.streaming else "whole"})
+        if ctx.first_audio_s is not None:
+            self._first_audio_s.observe(ctx.first_audio_s, {"dialect": labels["dialect"]})
+        if outcome == OK and ctx.audio_s:
+            self._real_time.observe(seconds / ctx.audio_s, {"answer": "stream" if ctx.streaming else "whole"})
 
-    def _tell_spans(self, records: list[FinishedSpan], kept: bool) -> None:
-        self._spans.inc(len(records), {"fate": "kept" if kept else "dropped"})
-        root = records[0].tags
+    def _record_spans(self, spans: list[FinishedSpan], kept: bool) -> None:
+        self._spans.inc(len(spans), {"fate": "kept" if kept else "dropped"})
+        root = spans[0].tags
         if (cache := root.get(vocabulary.VOICE_CACHE)) in _CACHE:
             self._voices.inc(1, {"result": cache})
-        self._waited(self._queue_s, root.get(vocabulary.QUEUE_WAIT_MS), {"stage": ADMISSION})
-        for record in records:
-            if record.kind is not None and record.name in vocabulary.STAGE_SERVICE:
-                self._tell_stage(record)
+        self._observe_wait(self._queue_s, root.get(vocabulary.QUEUE_WAIT_MS), {"stage": ADMISSION})
+        for span in spans:
+            if span.kind is not None and span.name in vocabulary.STAGE_SERVICE:
+                self._record_stage(span)
 
-    def _tell_stage(self, record: FinishedSpan) -> None:
-        tags, stage = record.tags, {"stage": record.name}
-        self._stage_s.observe(record.seconds, {"stage": record.name, "outcome": _stage_outcome(record)})
-        self._waited(self._queue_s, tags.get(vocabulary.QUEUE_WAIT_MS), stage)
-        self._waited(self._batch_wait_s, tags.get(vocabulary.BATCH_WAIT_MS), stage)
+    def _record_stage(self, span: FinishedSpan) -> None:
+        tags, stage = span.tags, {"stage": span.name}
+        self._stage_s.observe(span.seconds, {"stage": span.name, "outcome": _stage_outcome(span)})
+        self._observe_wait(self._queue_s, tags.get(vocabulary.QUEUE_WAIT_MS), stage)
+        self._observe_wait(self._batch_wait_s, tags.get(vocabulary.BATCH_WAIT_MS), stage)
         if (size := tags.get(vocabulary.BATCH_SIZE)) is not None:
             self._batch_size.observe(float(size), stage)
         if (load := tags.get(vocabulary.GPU_UTILIZATION)) is not None:
             self._gpu.set(float(load), stage)
 
     @staticmethod
-    def _waited(histogram: Instrument, ms: float | None, labels: dict[str, str]) -> None:
+    def _observe_wait(histogram: Instrument, ms: float | str | None, labels: dict[str, str]) -> None:
         if ms is not None:
             histogram.observe(float(ms) / 1000, labels)
 
     def watch(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        """Look every few seconds, on the running event loop, at what is counted elsewhere: the exporter's counters
-        (`Exporter.counters`, below `export_`), `in_flight` and `waiting`."""
+        """Poll counters every few seconds on the running event loop.
 
-        async def look() -> None:
+        Args:
+            counters: returns `Exporter.counters` below `export_`, `in_flight` and `waiting`.
+        """
+
+        async def poll() -> None:
             while True:
-                self.look(counters)
+                self.poll(counters)
                 await asyncio.sleep(EVERY_S)
 
         # In a fresh context: Serve cancels what shares a cancelled request's.
-        self._looking = asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
+        self._polling = asyncio.get_running_loop().create_task(poll(), context=contextvars.Context())
 
-    def look(self, counters: Callable[[], Mapping[str, int]]) -> None:
+    def poll(self, counters: Callable[[], Mapping[str, int]]) -> None:
+        """Read the counters once and record how they have changed."""
         if not self.on:
             return
         try:
@@ -180,16 +201,16 @@ class Metrics:
             self._in_flight.set(now["in_flight"], {})
             self._queued.set(now["waiting"], {})
             for cause in LOSSES:
-                self._grew(self._lost, now, f"export_dropped_{cause}", {"cause": cause})
-            self._grew(self._sending_failed, now, "export_failed_batches", {})
+                self._increase(self._lost, now, f"export_dropped_{cause}", {"cause": cause})
+            self._increase(self._sending_failed, now, "export_failed_batches", {})
         except Exception as error:
             self._failed(error)
 
-    def _grew(self, counter: Instrument, now: Mapping[str, int], name: str, labels: dict[str, str]) -> None:
+    def _increase(self, counter: Instrument, now: Mapping[str, int], name: str, labels: dict[str, str]) -> None:
         count = now.get(name, 0)
-        if count > self._seen.get(name, 0):
-            counter.inc(count - self._seen.get(name, 0), labels)
-        self._seen[name] = count
+        if count > self._counted.get(name, 0):
+            counter.inc(count - self._counted.get(name, 0), labels)
+        self._counted[name] = count
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
@@ -219,8 +240,8 @@ _REFUSED = frozenset(
 )
 
 
-def _judged(error: errors.SpeechError | None, status: int) -> tuple[str, str]:
-    """(error type, outcome). The error's own status counts: a stream that broke off was answered with 200."""
+def _outcome(error: errors.SpeechError | None, status: int) -> tuple[str, str]:
+    """Return (error type, outcome). The error's own status counts: a stream that broke off was answered with 200."""
     if error is None:
         return NONE, OK if status < 400 else REFUSED if status < 500 else FAILED
     kind = error.type if error.type in ERROR_TYPES else NONE
@@ -229,12 +250,12 @@ def _judged(error: errors.SpeechError | None, status: int) -> tuple[str, str]:
     return kind, REFUSED if error.status < 500 else FAILED
 
 
-def _stage_outcome(record: FinishedSpan) -> str:
-    kind = record.tags.get(vocabulary.ERROR_TYPE)
+def _stage_outcome(span: FinishedSpan) -> str:
+    kind = span.tags.get(vocabulary.ERROR_TYPE)
     if kind is None:
         return OK
     if kind == errors.Cancelled.type:
         return CANCELLED
-    if record.kind == "CLIENT":  # the ingress speaks for it
+    if span.kind == "CLIENT":  # the ingress speaks for it
         return LOST
     return REFUSED if kind in _REFUSED else FAILED

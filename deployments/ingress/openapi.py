@@ -1,233 +1,179 @@
-"""What `/docs` says of the endpoints whose bodies are read by hand (`form.py`, `json_body.py`)."""
+"""The OpenAPI description of each operation, made from the request models, the response models and the errors.
+
+The routes read their bodies by hand (`form.py`, `json_body.py`), so FastAPI can't derive the description itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Response
+from pydantic import BaseModel
 
-from deployments.ingress.openapi_responses import GATE, RETRY, TRACE, errors, json
+from deployments.ingress import response_models
+from deployments.ingress.request_models import CosyVoiceForm, EnrolmentForm, GenerateForm, SpeechBody
+from speech import errors
 from speech.encoding import FORMATS
-from speech.requests import RESPONSE_FORMATS, STREAM_FORMATS
-from speech.text import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
+from speech.errors import SpeechError
+from voices.record import PublicVoice
 
-_STRING = {"type": "string"}
-_CLIP = {
-    "type": "string",
-    "format": "binary",
-    "description": "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB",
+Description = dict[str, Any]
+
+TRACE: Description = {
+    "X-Trace-Id": {"required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+    "X-Trace-Url": {"description": "address of the trace, if it is kept for certain", "schema": {"type": "string"}},
 }
-_DIALECT = {"type": "string", "description": "en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."}
-_SPEED = {"type": "number", "minimum": 0.5, "maximum": 2, "default": 1}
-_SEED = {"type": "integer", "minimum": 0, "maximum": 4294967295, "default": 0}
-_FORMAT = {"type": "string", "enum": list(RESPONSE_FORMATS)}
-_STREAM = {"type": "string", "enum": list(STREAM_FORMATS)}
-_TRANSCRIPT = {"type": "string", "maxLength": MAX_TRANSCRIPT, "description": "what is said in the clip, where known"}
+RETRY: Description = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
+_RETRIED = (429, 503)
 
-_FIELDS = {
-    "prompt_audio": _CLIP,
-    "voice": {"type": "string", "description": "name or id of a stored voice, in place of a clip"},
-    "text": {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": MAX_LONG_TEXT,
-        "description": f"what to say; more than {MAX_TEXT} characters only with long_form",
-    },
-    "dialect": {
-        "type": "string",
-        "description": _DIALECT["description"] + " With `voice` it may be left out: the voice's own is taken.",
-    },
-    "mode": {
-        "type": "string",
-        "enum": ["fast", "instruct"],
-        "default": "fast",
-        "description": "fast = 3s极速复刻, instruct = 自然语言控制",
-    },
-    "style_instruction": {
-        "type": "string",
-        "maxLength": MAX_INSTRUCTION,
-        "description": "how to say it; required with mode=instruct",
-    },
-    "prompt_text": _TRANSCRIPT,
-    "speed": _SPEED,
-    "seed": _SEED,
-    "long_form": {"type": "boolean", "default": False, "description": "split by sentence, said side by side, joined"},
-    "response_format": _FORMAT | {"default": "wav"},
-    "stream_format": _STREAM
-    | {"description": "audio: in chunks as it is made; sse: events (docs/api.md); absent: one whole file"},
-}
-
+_FORM, _URLENCODED, _JSON = "multipart/form-data", "application/x-www-form-urlencoded", "application/json"
 _EVENTS = "text/event-stream"
 _EVENT = {
     "type": "object",
     "required": ["data"],
     "description": "one of many",
     "properties": {
-        "event": {"type": "string", "enum": ["stage", "audio", "done", "error"], "description": "ours have it"},
+        "event": {"type": "string", "enum": ["stage", "audio", "done", "error"], "description": "not with OpenAI's"},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-_BYTES = {"type": "string", "format": "binary"}
-_OR_VOICE = {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}
+
+#: The errors of any operation that is not open, and those of any operation that speaks.
+_ACCESS = (errors.NotAuthorized, errors.RoleMissing, errors.RateLimited)
+_SPEAKING = (
+    *_ACCESS,
+    errors.InvalidInput,
+    errors.UnsupportedDialect,
+    errors.VoiceNotFound,
+    errors.Overloaded,
+    errors.StageUnavailable,
+    errors.VoiceStoreUnavailable,
+    errors.DeadlineExceeded,
+)
+_VOICES = (*_ACCESS, errors.NotFound, errors.VoiceStoreUnavailable)
 
 
-def _speech(
-    fields: Mapping[str, dict], required: tuple[str, ...], *kinds: str, media: tuple[str, ...] = (), **more: object
-) -> dict:
-    """`kinds` of bodies, `media` types of answers; `more` of the body's schema."""
-    schema = {
+def answer(description: str, model: type[BaseModel], *headers: Description) -> Description:
+    """Describe a JSON answer."""
+    return {
+        "description": description,
+        "model": model,
+        "headers": {k: v for each in (TRACE, *headers) for k, v in each.items()},
+    }
+
+
+def failures(*kinds: type[SpeechError]) -> dict[int | str, Description]:
+    """Describe the errors of an operation, by status: each kind's docstring and type."""
+    found: dict[int | str, Description] = {}
+    for status in sorted({kind.status for kind in kinds}):
+        causes = [f"{_first_sentence(kind)} ({kind.type})" for kind in kinds if kind.status == status]
+        found[status] = answer("; ".join(causes), response_models.ErrorBody, *([RETRY] if status in _RETRIED else []))
+    other = "Any other error; `internal` is a defect of the service"
+    return found | {"default": answer(other, response_models.ErrorBody)}
+
+
+def _first_sentence(kind: type[SpeechError]) -> str:
+    return (kind.__doc__ or "").strip().split(".")[0]
+
+
+def body(schema: Description, *media: str) -> Description:
+    """Describe a request body that may have any of these media types."""
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in media}}}
+
+
+def schema(model: type[BaseModel], only: tuple[str, ...] | None = None, required: tuple[str, ...] = ()) -> Description:
+    """Return a model's JSON schema, inline: nullable fields lose their null, since absence says the same.
+
+    Args:
+        model: the request model; it has no models inside.
+        only: the fields to show; None shows all.
+        required: fields that are required beside the model's own.
+    """
+    made = model.model_json_schema()
+    properties = {
+        name: _without_null(field) for name, field in made["properties"].items() if only is None or name in only
+    }
+    needed = [name for name in made.get("required", []) if name in properties]
+    return {
         "type": "object",
-        "required": list(required),
-        "properties": dict(fields),
+        "required": sorted({*needed, *required}, key=list(properties).index),
+        "properties": properties,
         "additionalProperties": False,
-    } | more
-    media = media or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
-    answer = {
+    }
+
+
+def _without_null(field: Description) -> Description:
+    kept = {name: value for name, value in field.items() if name not in ("anyOf", "title") and value is not None}
+    kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+    return kept | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+
+
+def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) -> Description:
+    """Describe an operation that speaks: its body's media types, and those of its answers."""
+    answers = answers or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
+    speech = {
         "description": "Speech",
         "headers": TRACE,
-        "content": {kind: {"schema": _EVENT if kind == _EVENTS else _BYTES} for kind in media},
+        "content": {
+            kind: {"schema": _EVENT if kind == _EVENTS else {"type": "string", "format": "binary"}} for kind in answers
+        },
     }
     return {
         "response_class": Response,  # FastAPI would list JSON too
-        "responses": {200: answer, **errors(400, 404, 422, 503, 504, *GATE)},
-        "openapi_extra": {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}},
+        "responses": {200: speech, **failures(*_SPEAKING)},
+        "openapi_extra": body(request, *media),
     }
 
 
-GENERATE = _speech(_FIELDS, ("text",), "multipart/form-data", **_OR_VOICE)
+def cosyvoice(needed: tuple[str, ...]) -> Description:
+    """Describe one of CosyVoice's paths, which needs these fields."""
+    media = (_FORM,) if "prompt_wav" in needed else (_FORM, _URLENCODED)
+    return _speech(schema(CosyVoiceForm, (*needed, "dialect")), *media, answers=(FORMATS["pcm"].media_type,))
 
-SPEECH = _speech(
-    {
-        "model": _STRING | {"description": "one of GET /v1/models"},
-        "input": {"type": "string", "minLength": 1, "maxLength": MAX_LONG_TEXT},
-        "voice": {
-            "oneOf": [_STRING, {"type": "object", "required": ["id"], "properties": {"id": _STRING}}],
-            "description": "a stored voice; of no account where ref_audio is sent",
-        },
-        "instructions": {"type": "string", "maxLength": MAX_INSTRUCTION},
-        "response_format": _FORMAT | {"default": "mp3"},
-        "speed": _SPEED,
-        "stream_format": _STREAM | {"default": "audio"},
-        "ref_audio": {"type": "string", "description": "the clip as a data URL; in a multipart form also as a file"},
-        "ref_text": _TRANSCRIPT,
-        "language": {"type": "string", "description": "in place of dialect, where the engine speaks one dialect of it"},
-        "dialect": _DIALECT,
-        "seed": _SEED,
-        "long_form": {"type": "boolean", "description": "true by itself where input is longer than one piece"},
-        "stream": {"type": "boolean", "default": True, "description": "false: one whole file"},
-        "task_type": {"type": "string", "enum": ["Base"]},
-    },
-    ("input",),
-    "application/json",
-    "multipart/form-data",
+
+GENERATE: Description = _speech(
+    schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM
 )
-
-_MODEL = {
-    "type": "object",
-    "required": ["id", "object", "created", "owned_by"],
-    "properties": {
-        "id": _STRING,
-        "object": {"type": "string", "enum": ["model"]},
-        "created": {"type": "integer", "description": "seconds since the epoch"},
-        "owned_by": _STRING,
-    },
+SPEECH: Description = _speech(schema(SpeechBody), _JSON, _FORM)
+MODELS: Description = {
+    "responses": {200: answer("The running engine", response_models.ModelList), **failures(*_ACCESS)}
+}
+MODEL: Description = {
+    "responses": {200: answer("The model", response_models.Model), **failures(*_ACCESS, errors.NotFound)}
+}
+DIALECTS: Description = {"responses": {200: answer("All dialects", response_models.Dialects), **failures()}}
+HEALTH: Description = {"responses": {200: answer("The ingress runs", response_models.Health), **failures()}}
+READY: Description = {
+    "responses": {
+        200: answer("Every stage answers", response_models.Ready),
+        **failures(),
+        503: answer("A stage does not answer, or the service is stopping", response_models.Ready, RETRY),
+    }
 }
 
-MODELS = {
+ENROL: Description = {
     "responses": {
-        200: json(
-            "As OpenAI's API has it",
-            {
-                "type": "object",
-                "required": ["object", "data"],
-                "properties": {
-                    "object": {"type": "string", "enum": ["list"]},
-                    "data": {"type": "array", "items": _MODEL},
-                },
-            },
+        201: answer("Stored", PublicVoice),
+        200: answer("It was stored already, under this name", PublicVoice),
+        **failures(
+            *_VOICES,
+            errors.InvalidInput,
+            errors.UnsupportedDialect,
+            errors.Conflict,
+            errors.Overloaded,
+            errors.StageUnavailable,
+            errors.DeadlineExceeded,
         ),
-        **errors(*GATE),
-    }
-}
-
-MODEL = {"responses": {200: json("The model", _MODEL), **errors(*GATE, _404="No such model (not_found)")}}
-
-_DIALECT_ENTRY = {
-    "type": "object",
-    "required": ["code", "supported"],
-    "properties": {
-        "code": _STRING,
-        "supported": {"type": "boolean", "description": "whether the running engine can speak it"},
     },
+    "openapi_extra": body(schema(EnrolmentForm), _FORM),
 }
-
-DIALECTS = {
+VOICES: Description = {
+    "responses": {200: answer("All voices, the oldest first", response_models.VoiceList), **failures(*_VOICES)}
+}
+VOICE: Description = {"responses": {200: answer("The voice", PublicVoice), **failures(*_VOICES, errors.VoiceNotFound)}}
+DELETE_VOICE: Description = {
     "responses": {
-        200: json(
-            "All of them",
-            {
-                "type": "object",
-                "required": ["engine", "languages", "dialects"],
-                "properties": {
-                    "engine": {"type": "object", "required": ["name", "version", "notice", "modes", "sample_rate"]},
-                    "languages": {"type": "array", "items": _STRING},
-                    "dialects": {"type": "array", "items": _DIALECT_ENTRY},
-                },
-            },
-        ),
-        **errors(),
+        200: answer("Deleted", response_models.VoiceDeleted),
+        **failures(*_VOICES, errors.VoiceNotFound, errors.NotOwner),
     }
 }
-
-HEALTH = {
-    "responses": {
-        200: json(
-            "It does",
-            {
-                "type": "object",
-                "required": ["status", "version"],
-                "properties": {"status": {"type": "string", "enum": ["ok"]}, "version": _STRING},
-            },
-        ),
-        **errors(),
-    }
-}
-
-_READY = {
-    "type": "object",
-    "required": ["ready", "draining", "line", "stages"],
-    "properties": {
-        "ready": {"type": "boolean"},
-        "draining": {"type": "boolean"},
-        "line": {"enum": ["primary", "fallback"]},
-        "stages": {"type": "object", "additionalProperties": {"type": "boolean"}},
-    },
-}
-
-READY = {
-    "responses": {
-        200: json("Every stage answers", _READY),
-        **errors(),
-        503: json("Some stage doesn't, or the service is stopping", _READY, RETRY),
-    }
-}
-
-_THEIRS = {
-    "tts_text": _FIELDS["text"],
-    "prompt_text": _TRANSCRIPT,
-    "prompt_wav": _CLIP,
-    "instruct_text": _FIELDS["style_instruction"],
-    "dialect": _DIALECT,
-    "spk_id": {"type": "string", "description": "a stored voice"},
-}
-
-
-def cosyvoice(needed: tuple[str, ...]) -> dict:
-    """Of one of CosyVoice's paths."""
-    fields = {name: _THEIRS[name] for name in (*needed, "dialect")}
-    kinds = (
-        ("multipart/form-data",)
-        if "prompt_wav" in needed
-        else ("multipart/form-data", "application/x-www-form-urlencoded")
-    )
-    return _speech(fields, needed, *kinds, media=(FORMATS["pcm"].media_type,))

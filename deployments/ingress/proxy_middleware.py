@@ -1,20 +1,20 @@
-"""In front of the ingress, inside Serve's HTTP proxy: what the proxy answers by itself gets a trace and a cause too.
+"""Runs inside Serve's HTTP proxy, in front of the ingress: what the proxy answers by itself gets a trace and a cause.
 
 When the ingress replica dies in mid-request, or there is none, the proxy answers, and the ingress's trace is lost
 with it. This middleware sees that (no answer, or one in plain text without `X-Trace-Id`), speaks for the ingress in a
-trace of one span, and gives the client our error body instead of an empty one. It also takes out the request headers
-by which a client could steer Serve itself:
+trace of one span, and gives the client our error body instead of an empty one. It also removes the request headers by
+which a client could control Serve itself:
 
 - `x-request-id`, which Serve writes into every log line of the request, in every replica;
 - `x-request-timeout-seconds` and `x-request-disconnect-disabled`, which would end requests behind the ingress's back,
-  or keep them running when nobody waits any more;
+  or keep them running when no client waits any more;
 - the model and session ids by which Serve would pick replicas.
 
-And it sends the request's body along with its headers (`deployments/ingress/body_prefetch.py`).
+And it sends the request's body along with its headers (`body_prefetch.py`).
 
-Serve finds it by the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.ingress.proxy_middleware:middlewares,
-which the launcher sets; its tracing settings come as JSON in COSYGRAPH_TRACING. Without the latter it answers and
-counts, and keeps no trace.
+Serve finds it by the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which the launcher sets to
+`deployments.ingress.proxy_middleware:middlewares`. Its tracing settings come as JSON in COSYGRAPH_TRACING; without them
+it answers and counts, and keeps no trace.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.authentication import Authenticator
 from deployments import error_messages, serve_log
 from deployments.ingress import body_prefetch
-from deployments.ingress.context import record
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Tracing
+from deployments.span_errors import record_error
 from speech.dialects import DIALECTS
 from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, StageUnavailable, path_not_found
 from tracing import Tracer, extract, vocabulary
@@ -43,8 +43,8 @@ from tracing.routes import Routes
 log = logging.getLogger("ray.serve")
 
 SETTINGS_VARIABLE = "COSYGRAPH_TRACING"
-#: Serve reads them with - and _ alike.
-STEERING = frozenset(
+#: Headers that Serve obeys; it reads them with - and _ alike.
+SERVE_HEADERS = frozenset(
     {
         "x-request-id",
         "x-request-timeout-seconds",
@@ -55,36 +55,41 @@ STEERING = frozenset(
 )
 _ROUTES = Routes(vocabulary.ROUTES)
 _OWN_PAGES = ("/-/healthz", "/-/routes")
-#: What Serve's proxy answers by itself, always as plain text: no such application, timed out, died, none there.
+#: Statuses that Serve's proxy answers by itself, always as plain text: no application, timed out, died, no replica.
 _OWN_STATUS = frozenset({404, 408, 429, 500, 503})
 
 
 def middlewares() -> list[Middleware]:
-    """The middlewares that Serve's proxy puts around itself."""
+    """Return the middleware that Serve's proxy puts around itself."""
     serve_log.attach()
     text = os.environ.get(SETTINGS_VARIABLE)
     return [Middleware(ProxyMiddleware, tracing=Tracing.model_validate_json(text) if text else Tracing())]
 
 
 class ProxyMiddleware:
-    """ASGI middleware around the whole of Serve's proxy."""
+    """ASGI middleware around the whole of Serve's proxy.
+
+    Attributes:
+        answered_here: requests that the proxy answered by itself.
+        cut_here: answers that broke off.
+    """
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
         self._tracing = tracing
         self._tracer = Tracer(vocabulary.INGRESS)
-        self._keeper: TraceRecorder | None = None
-        self._callers = Authenticator(tracing.keys_file)
+        self._recorder: TraceRecorder | None = None
+        self._authenticator = Authenticator(tracing.keys_file)
         self.answered_here = self.cut_here = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OWN_PAGES:
             await self._app(scope, receive, send)
             return
-        headers = [(name, value) for name, value in scope["headers"] if not _steers(name)]
+        headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
         started = time.time_ns()
         scope, receive = await body_prefetch.put(scope, receive)
-        answer = _Answer(receive, send)
+        answer = _WatchedAnswer(receive, send)
         try:
             await self._app({**scope, "headers": headers}, answer.receive, answer.send)
         except Exception as error:  # Serve's; what it says could quote the request
@@ -122,44 +127,44 @@ class ProxyMiddleware:
         span.tags(**{vocabulary.HTTP_METHOD: scope["method"], vocabulary.HTTP_STATUS_CODE: str(error.status)})
         if route:
             span.tag(vocabulary.HTTP_ROUTE, route)
-        record(error, span)
-        caller = self._callers.identify(dict(headers), (scope.get("client") or (None,))[0])
+        record_error(span, error)
+        caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
         trace_id = span.trace_id
-        if self._keeper is None:  # most proxies never need one
-            self._keeper = TraceRecorder(self._tracing, DIALECTS)
-        self._keeper.finish(span.records(), incoming, caller)
+        if self._recorder is None:  # most proxies never need one
+            self._recorder = TraceRecorder(self._tracing, DIALECTS)
+        self._recorder.finish(span.end(), incoming, caller)
         return trace_id
 
 
-def _steers(name: bytes) -> bool:
-    return name.decode("latin-1").lower().replace("_", "-") in STEERING
+def _controls_serve(name: bytes) -> bool:
+    return name.decode("latin-1").lower().replace("_", "-") in SERVE_HEADERS
 
 
 def _is_plain(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """An answer as the proxy makes it: plain text, without a trace id of the ingress's."""
-    found = {name.lower(): value for name, value in headers}
-    return b"x-trace-id" not in found and found.get(b"content-type", b"").startswith(b"text/plain")
+    """Tell whether an answer is the proxy's own: plain text, without a trace id of the ingress."""
+    values = {name.lower(): value for name, value in headers}
+    return b"x-trace-id" not in values and values.get(b"content-type", b"").startswith(b"text/plain")
 
 
 def _route(path: str) -> str | None:
-    """The route of ours that a path ends in, below whatever prefix; the path itself is the caller's text."""
+    """Return the route of ours that a path ends in, below any prefix; the path itself is the caller's text."""
     return _ROUTES.find_below(path)
 
 
-class _Answer:
-    """`receive` and `send`, watched: the proxy's own answers are held back, any other passes."""
+class _WatchedAnswer:
+    """Watches `receive` and `send`: the proxy's own answers are held back, any other passes."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self.status: int | None = None
         self.own = False  #: the proxy's own answer
-        self.left = False  #: the client has gone
+        self.left = False  #: the client has left
         self._whole = self._broken_off = False
 
     @property
     def cut(self) -> bool:
-        """Begun and not ended, and not by the ingress's own will: it died over it."""
+        """The answer has begun and not ended, and the ingress did not break it off: the ingress died."""
         return self.status is not None and not self.own and not self._whole and not self._broken_off
 
     async def receive(self) -> Message:

@@ -1,4 +1,4 @@
-"""Which stages of a line have a replica that answers."""
+"""Finds out which stages of a backend have a replica that answers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ CACHE_S = 1.0  #: probes must not become load
 
 
 class Readiness:
-    """One ingress replica's."""
+    """The answers of one ingress replica's stages, cached for `CACHE_S`."""
 
     def __init__(self) -> None:
-        self._asked: tuple[float, Backend | None, dict[str, bool]] = (float("-inf"), None, {})
+        self._cached: tuple[float, Backend | None, dict[str, bool]] = (float("-inf"), None, {})
 
-    async def stages(self, line: Backend) -> dict[str, bool]:
-        """By service, asked at most once a second."""
-        at, of, stages = self._asked
-        if time.monotonic() - at > CACHE_S or of is not line:
-            answers = await asyncio.gather(*map(_answers, line.pipeline.stages.values()))
-            stages = dict(zip(line.pipeline.stages, answers, strict=True))
-            self._asked = (time.monotonic(), line, stages)
+    async def stages(self, backend: Backend) -> dict[str, bool]:
+        """Return by service whether a replica answers; asked at most once a second."""
+        at, cached_for, stages = self._cached
+        if time.monotonic() - at > CACHE_S or cached_for is not backend:
+            answers = await asyncio.gather(*map(_answers, backend.graph.stages.values()))
+            stages = dict(zip(backend.graph.stages, answers, strict=True))
+            self._cached = (time.monotonic(), backend, stages)
         return stages
 
 

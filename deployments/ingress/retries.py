@@ -1,8 +1,8 @@
 """The attempts of one call to a stage: what went wrong with them, and whether another one is worth it.
 
-A call is tried once more, inside the request's deadline, when its replica died (Serve does not retry what a replica has
-accepted; all four stages are idempotent). An input that is lost, with its replica or because it was not kept that long,
-is made again by the stage that made it.
+A call is made once more, inside the request's deadline, when its replica died. Serve does not retry what a replica has
+accepted; all four stages are idempotent. An input that is lost, with its replica or because it was held too short, is
+made again by the stage that made it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray.exceptions
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments import error_messages
-from deployments.ingress.context import RequestContext
-from deployments.wire import Reply
+from deployments.ingress.context import StageContext
+from deployments.wire import StageReply
 from speech.errors import DeadlineExceeded, StageUnavailable, stage_unavailable
 
 log = logging.getLogger("ray.serve")
 
-TRIES = 2
+MAX_ATTEMPTS = 2
 
 _DIED = (
     ray.exceptions.ActorDiedError,
@@ -35,35 +36,40 @@ _DIED = (
 
 
 class RetryPolicy:
-    """Of one call, `stage` being the span's name and `service` Serve's and Zipkin's."""
+    """Decides about the attempts of one call.
 
-    def __init__(self, stage: str, service: str, run: RequestContext) -> None:
+    Args:
+        stage: the span's name.
+        service: Serve's and Zipkin's name of the stage's service.
+        ctx: the request; it gets the spans of stages that could not report.
+
+    Attributes:
+        remake_input: before the next attempt, the call's input must be made again.
+    """
+
+    def __init__(self, stage: str, service: str, ctx: StageContext) -> None:
         self._stage, self._service = stage, service
-        self._run = run
-        self._died = self._lost = 0  # apart: when a stage dies late in its work, its inputs are mostly gone by then too
-        self.remake = False  #: before the next attempt, its inputs are to be made again
+        self._ctx = ctx
+        # Counted apart: when a stage dies late in its work, its inputs are mostly gone by then too.
+        self._deaths = self._losses = 0
+        self.remake_input = False
 
     @contextmanager
-    def guarding(self) -> Iterator[None]:
-        """Around an attempt. Swallows a death that may be tried again; raises whatever else ends the call."""
-        run, started = self._run, time.time_ns()
-        self.remake = False
+    def attempt(self) -> Iterator[None]:
+        """Guard one attempt. Swallows a death that is worth a retry; raises whatever else ends the call."""
+        started = time.time_ns()
+        self.remake_input = False
         try:
             yield
-        except GeneratorExit:  # whoever took the stream's chunks wants no more of them
-            run.lost(self._stage, self._service, started, "cancelled", error_messages.STREAM_BROKEN)
+        except GeneratorExit:  # the reader of the stream wants no more chunks
+            self._record(started, "cancelled", error_messages.STREAM_BROKEN)
             raise
         except asyncio.CancelledError:
-            run.lost(
-                self._stage,
-                self._service,
-                started,
-                "cancelled",
-                error_messages.STREAM_BROKEN if run.abandoned else error_messages.CLIENT_LEFT,
-            )
+            message = error_messages.STREAM_BROKEN if self._ctx.abandoned else error_messages.CLIENT_LEFT
+            self._record(started, "cancelled", message)
             raise
         except TimeoutError:
-            run.lost(self._stage, self._service, started, DeadlineExceeded.type, error_messages.NO_ANSWER)
+            self._record(started, DeadlineExceeded.type, error_messages.NO_ANSWER)
             raise DeadlineExceeded(
                 f"{self._service} did not answer within the request's deadline; try again when "
                 "the service is less busy.",
@@ -73,23 +79,26 @@ class RetryPolicy:
             cause = getattr(error, "cause", None) or error
             if not isinstance(cause, _DIED):
                 raise
-            log.warning("%s was lost (%s), trace %s", self._service, type(cause).__name__, run.trace_id)
-            run.lost(self._stage, self._service, started, StageUnavailable.type, error_messages.LOST_REPLICA)
-            self._died += 1
-            self._give_up_after(self._died)
+            log.warning("%s was lost (%s), trace %s", self._service, type(cause).__name__, self._ctx.trace_id)
+            self._record(started, StageUnavailable.type, error_messages.LOST_REPLICA)
+            self._deaths += 1
+            self._give_up_after(self._deaths)
 
-    def accept(self, reply: Reply) -> bool:
-        """Take a reply's spans. False where it is worth another attempt; raises its error where it has one."""
-        self._run.collect(reply.spans)
+    def accept(self, reply: StageReply[Any]) -> bool:
+        """Take a reply's spans. False if another attempt is worth it; raises the reply's error if there is one."""
+        self._ctx.add_spans(reply.spans)
         if reply.input_lost:  # the stage's own span says so
-            self._lost += 1
-            self._give_up_after(self._lost)
-            self.remake = True
+            self._losses += 1
+            self._give_up_after(self._losses)
+            self.remake_input = True
             return False
         if reply.error is not None:
             raise reply.error
         return True
 
+    def _record(self, started_ns: int, error_type: str, message: str) -> None:
+        self._ctx.record_lost_stage(self._stage, self._service, started_ns, error_type, message)
+
     def _give_up_after(self, times: int) -> None:
-        if times == TRIES or self._run.remaining_s() <= 0:
+        if times == MAX_ATTEMPTS or self._ctx.remaining_s() <= 0:
             raise stage_unavailable(self._service)

@@ -1,4 +1,4 @@
-"""Typed clients of the four stages, as the DAG in `graph.py` calls them. What is done when a stage is gone: `tries.py`.
+"""Typed clients of the four stages, as the DAG in `graph.py` calls them. `retries.py` decides about lost stages.
 
 A stage past the deadline says so itself; the ingress waits a little longer, then speaks for it.
 """
@@ -6,228 +6,344 @@ A stage past the deadline says so itself; the ingress waits a little longer, the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from deployments import error_messages
-from deployments.arrays import ArrayStore, InputLost, Parts
-from deployments.ingress.context import RequestContext
+from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
+from deployments.ingress.context import StageContext
 from deployments.ingress.retries import RetryPolicy
-from deployments.ingress.voice_cache import KeptVoice
-from deployments.wire import FINAL, PART, SECONDS, SO_FAR, UPLOAD, Reply, SoFar
-from engines.contract import Utterance
+from deployments.ingress.voice_cache import CachedVoice
+from deployments.wire import (
+    AudioChunkReply,
+    AudioReply,
+    ClipReply,
+    MelChunkReply,
+    MelReply,
+    StageReply,
+    StreamState,
+    VoiceReply,
+)
+from speech.requests import Utterance
 from tracing import CallContext, vocabulary
 
 #: How much longer than the stage itself the ingress waits for the stage's own "deadline exceeded".
 GRACE_S = 0.25
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+I_co = TypeVar("I_co", covariant=True)
+
 
 @dataclass(frozen=True)
-class Result:
-    """A stage's successful reply, and how to make it again should its arrays be lost."""
+class StageResult(Generic[T_co]):
+    """A stage's outcome, and how to make it again should its arrays be lost.
 
-    reply: Reply
-    remake: Callable[[], Awaitable[Result]]
+    Attributes:
+        value: the outcome.
+        remake: makes the outcome again.
+        reported: the reply carried the stage's spans.
+    """
+
+    value: T_co
+    remake: Callable[[], Awaitable[StageResult[T_co]]]
+    reported: bool = True
 
 
-Unpack = Callable[[Parts], Awaitable[dict[str, np.ndarray]]]  #: `ArrayStore.unpack`
+VoiceRef = StageResult[VoiceReply] | CachedVoice  #: a voice as GENERATE_MEL takes it: just found, or known here
+AnyVoice = VoiceReply | CachedVoice
 
 
-async def unpacked(result: Result, unpack: Unpack) -> dict[str, np.ndarray]:
-    """A result's arrays, the result made again once where they are lost. Raises InputLost where they are again."""
+class StageInput(Protocol[T_co]):
+    """The input of a call: a `StageResult`, or a value that the ingress holds itself."""
+
+    @property
+    def value(self) -> T_co: ...
+
+    def remake(self) -> Awaitable[StageInput[T_co]]:
+        """Make the value again after its arrays were lost."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalInput(Generic[T_co]):
+    """A value that the ingress holds itself: there is nothing to make again."""
+
+    value: T_co
+
+    async def remake(self) -> LocalInput[T_co]:
+        """Return the same value."""
+        return self
+
+
+async def unpacked(voice: VoiceRef, arrays: ArrayStore) -> dict[str, Array]:
+    """Return a voice's arrays; they are made again once if they are lost. Raises InputLost if they are lost again."""
+    if isinstance(voice, CachedVoice):
+        return dict(voice.arrays)
     try:
-        return await unpack(result.reply.parts)
+        return await arrays.unpack_all(voice.value.arrays)
     except InputLost:
-        return await unpack((await result.remake()).reply.parts)
+        return await arrays.unpack_all((await voice.remake()).value.arrays)
 
 
-async def _answered(response: Awaitable[Reply]) -> Reply:
-    """The reply. Whoever is cancelled takes the remote call along: Serve does that only for a client that has left."""
+class _Response(Protocol[T_co]):
+    """A call under way, as Serve's `DeploymentResponse` has it."""
+
+    def __await__(self) -> Any: ...
+
+    def cancel(self) -> Any: ...
+
+
+async def _reply(response: _Response[StageReply[T]]) -> StageReply[T]:
+    """Await a reply. If this task is cancelled, cancel the remote call too: Serve does so only on a disconnect."""
     try:
-        return await response
+        return cast("StageReply[T]", await response)
     except asyncio.CancelledError:
         response.cancel()
         raise
 
 
-Made = Result | KeptVoice  #: a voice as GENERATE_MEL takes it: just found, or kept by this ingress
-
-
 class StageClient:
-    """One deployment as seen from the ingress. `handle` is Serve's."""
+    """One stage's deployment as the ingress sees it.
+
+    Args:
+        handle: Serve's handle of the deployment.
+    """
 
     stage: str
     service: str
-    method: str  #: of the deployment
-    remote: Callable = None
-    shelf: ArrayStore = None
+    arrays: ArrayStore
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self.handle = handle
 
-    def __getstate__(self) -> dict:
-        """Serve pickles clients, inside the graph, also to look for handles in them: what connects them stays here."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the handle alone. Serve pickles clients, inside the graph, also to look for handles in them."""
         return {"handle": self.handle}
 
-    def connect(self, shelf: ArrayStore) -> None:
-        """Look the method up, in the replica: each look-up makes a new handle, so once is enough.
+    def connect(self, arrays: ArrayStore) -> None:
+        """Look up the deployment's methods. Call it in the replica: each look-up makes a new handle, so once is enough.
 
-        `shelf`: the ingress's own, for what it hands to a stage.
+        Args:
+            arrays: the ingress's own arrays, for what it hands to a stage.
         """
-        self.remote = getattr(self.handle, self.method).remote
-        self.shelf = shelf
+        self.arrays = arrays
 
     async def _call(
-        self, run: RequestContext, send: Callable[[CallContext, tuple[Result, ...]], Awaitable[Reply]], *inputs: Result
-    ) -> Result:
-        """`send(carrier, inputs)` makes the remote call. Raises the stage's SpeechError, or one for a lost stage."""
-        tries = RetryPolicy(self.stage, self.service, run)
-        while True:
-            with tries.guarding():
-                async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
-                    reply = await _answered(send(run.carrier(), inputs))
-                if tries.accept(reply):
-                    return Result(reply, partial(self._call, run, send, *inputs))
-            if tries.remake:
-                inputs = tuple([await result.remake() for result in inputs])
+        self,
+        ctx: StageContext,
+        send: Callable[[CallContext, I_co], _Response[StageReply[T]]],
+        given: StageInput[I_co],
+    ) -> StageResult[T]:
+        """Make a remote call, with retries.
 
-    async def _watched(
-        self, run: RequestContext, send: Callable[[CallContext, tuple[Result, ...]], Awaitable[Reply]], *inputs: Result
-    ) -> Result:
-        with run.watching(self.stage, self.service):
-            return await self._call(run, send, *inputs)
+        Args:
+            ctx: the request.
+            send: makes the remote call with the input's value.
+            given: the call's input, which is made again if it is lost.
+
+        Raises:
+            SpeechError: the stage's own, or one for a lost stage.
+        """
+        policy, call = RetryPolicy(self.stage, self.service, ctx), ctx.call_context()
+        while True:
+            with policy.attempt():
+                async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
+                    reply = await _reply(send(call, given.value))
+                if policy.accept(reply):
+                    # A reply without an error has a value.
+                    return StageResult(
+                        cast(T, reply.value), partial(self._call, ctx, send, given), reported=bool(reply.spans)
+                    )
+            if policy.remake_input:
+                given = await given.remake()
+            call = call.resent()
+
+    async def _run(
+        self,
+        ctx: StageContext,
+        send: Callable[[CallContext, I_co], _Response[StageReply[T]]],
+        given: StageInput[I_co],
+    ) -> StageResult[T]:
+        """Make a remote call and report its start and end as the stage's progress."""
+        with ctx.progress(self.stage, self.service):
+            return await self._call(ctx, send, given)
 
 
 class AudioClient(StageClient):
-    stage, service, method = vocabulary.PREPROCESS_AUDIO, "audio-service", "prepare"
+    """Calls `deployments/stages/audio.py`."""
 
-    async def prepare(self, upload: bytes, transcript: str | None, run: RequestContext) -> Result:
-        """Of the whole request, these two alone make the voice: it is kept by them (`deployments/ingress/voice_cache.py`)."""
+    stage, service = vocabulary.PREPROCESS_AUDIO, vocabulary.AUDIO
+    remote: Callable[[CallContext, Packed, str | None], _Response[StageReply[ClipReply]]]
 
-        def send(carrier, inputs):
-            # Put anew for every try: the shelf doesn't keep it as long as a request may last.
-            parts = self.shelf.pack({UPLOAD: np.frombuffer(upload, np.uint8)})
-            return self.remote(carrier, parts, transcript)
+    def connect(self, arrays: ArrayStore) -> None:
+        """Look up `AudioService.preprocess`."""
+        super().connect(arrays)
+        self.remote = self.handle.preprocess.remote
 
-        return await self._watched(run, send)
+    async def preprocess(self, upload: bytes, transcript: str | None, ctx: StageContext) -> StageResult[ClipReply]:
+        """Check and resample a clip.
+
+        Upload and transcript alone make the voice, so they are its key in `voice_cache.py`.
+        """
+
+        def send(call: CallContext, upload: bytes) -> _Response[StageReply[ClipReply]]:
+            # Packed anew for every attempt: an array is not held as long as a request may last.
+            return self.remote(call, self.arrays.pack(np.frombuffer(upload, np.uint8)), transcript)
+
+        return await self._run(ctx, send, LocalInput(upload))
 
 
 class EmbeddingClient(StageClient):
-    stage, service, method = vocabulary.EXTRACT_SPEAKER, "embedding-service", "extract"
+    """Calls `deployments/stages/embedding.py`."""
 
-    async def extract(self, clip: Result, run: RequestContext) -> Result:
-        def send(carrier, inputs):
-            return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
+    stage, service = vocabulary.EXTRACT_SPEAKER, vocabulary.EMBEDDING
+    remote: Callable[[CallContext, ClipReply], _Response[StageReply[VoiceReply]]]
 
-        return await self._watched(run, send, clip)
+    def connect(self, arrays: ArrayStore) -> None:
+        """Look up `EmbeddingService.extract`."""
+        super().connect(arrays)
+        self.remote = self.handle.extract.remote
+
+    async def extract(self, clip: StageResult[ClipReply], ctx: StageContext) -> StageResult[VoiceReply]:
+        """Find the voice in a clip."""
+        return await self._run(ctx, self.remote, clip)
 
 
 class TtsClient(StageClient):
-    stage, service, method = vocabulary.GENERATE_MEL, "tts-service", "generate"
-    remote_stream: Callable = None
+    """Calls `deployments/stages/tts.py`."""
 
-    def connect(self, shelf: ArrayStore) -> None:
-        super().connect(shelf)
+    stage, service = vocabulary.GENERATE_MEL, vocabulary.TTS
+    remote: Callable[[CallContext, Utterance, PackedArrays], _Response[StageReply[MelReply]]]
+    remote_stream: Callable[[CallContext, Utterance, PackedArrays], Any]
+
+    def connect(self, arrays: ArrayStore) -> None:
+        """Look up `TtsService.generate` and `TtsService.stream`."""
+        super().connect(arrays)
+        self.remote = self.handle.generate.remote
         self.remote_stream = self.handle.options(stream=True).stream.remote
 
-    async def generate(self, utterance: Utterance, voice: Made, run: RequestContext) -> Result:
-        def send(carrier, inputs):
-            return self.remote(carrier, utterance, self._parts(voice, inputs))
+    async def generate(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[MelReply]:
+        """Compute an utterance's mel."""
 
-        return await self._watched(run, send, *_inputs(voice))
+        def send(call: CallContext, voice: AnyVoice) -> _Response[StageReply[MelReply]]:
+            return self.remote(call, utterance, self._packed(voice))
+
+        return await self._run(ctx, send, _input(voice))
 
     async def stream(
-        self, utterance: Utterance, voice: Made, run: RequestContext, beyond: tuple | None = None
-    ) -> AsyncIterator[Result]:
-        """The mel's chunks as they are made, but for those that reach no further than `beyond` (`MelChunk.reaches`).
+        self,
+        utterance: Utterance,
+        voice: VoiceRef,
+        ctx: StageContext,
+        beyond: tuple[int, float, bool] | None = None,
+    ) -> AsyncGenerator[StageResult[MelChunkReply], None]:
+        """Yield the mel's chunks as they are made, except those that reach no further than `beyond`.
 
-        A stage that dies on the way is replaced by another one, which says the same again (same seed, same tokens),
-        maybe cut elsewhere: what was given out already is passed over.
+        A stage that dies on the way is replaced by another replica, which says the same again (same seed, same
+        tokens), maybe cut elsewhere: chunks that were given out already are skipped.
+
+        Args:
+            utterance: what to say.
+            voice: the voice to say it in.
+            ctx: the request.
+            beyond: a chunk's `reaches`.
         """
-        inputs, tries, ended = _inputs(voice), RetryPolicy(self.stage, self.service, run), False
-        with run.watching(self.stage, self.service):
+        policy, call = RetryPolicy(self.stage, self.service, ctx), ctx.call_context()
+        given, ended = _input(voice), False
+        with ctx.progress(self.stage, self.service):
             while not ended:
-                with tries.guarding():
-                    replies = self.remote_stream(run.carrier(), utterance, self._parts(voice, inputs))
+                with policy.attempt():
+                    replies = self.remote_stream(call, utterance, self._packed(given.value))
                     try:
                         while not ended:
-                            async with asyncio.timeout(max(0.0, run.remaining_s()) + GRACE_S):
-                                reply = await anext(replies)
-                            if not tries.accept(reply):
+                            async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
+                                reply: StageReply[MelChunkReply] = await anext(replies)
+                            if not policy.accept(reply):
                                 break
-                            ended = not reply.facts
-                            if not ended and (beyond is None or reaches(reply.facts) > beyond):
-                                before, beyond = beyond, reaches(reply.facts)
-                                yield Result(reply, partial(self._again, utterance, voice, run, before))
+                            chunk = reply.value
+                            ended = chunk is None
+                            if chunk is not None and (beyond is None or chunk.reaches > beyond):
+                                before, beyond = beyond, chunk.reaches
+                                yield StageResult(chunk, partial(self._again, utterance, voice, ctx, before))
                     finally:
                         if not ended:
                             replies.cancel()
-                if tries.remake:
-                    inputs = tuple([await result.remake() for result in inputs])
+                if policy.remake_input:
+                    given = await given.remake()
+                call = call.resent()
 
-    async def _again(self, utterance: Utterance, voice: Made, run: RequestContext, beyond: tuple | None) -> Result:
-        """A chunk in place of one that was lost; it may reach further."""
-        async with aclosing(self.stream(utterance, voice, run, beyond)) as chunks:
+    async def _again(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, beyond: tuple[int, float, bool] | None
+    ) -> StageResult[MelChunkReply]:
+        """Make a chunk in place of one that was lost; it may reach further."""
+        async with aclosing(self.stream(utterance, voice, ctx, beyond)) as chunks:
             return await anext(chunks)
 
-    def _parts(self, voice: Made, inputs: tuple[Result, ...]) -> Parts:
-        """A kept voice is put on the shelf anew for every try, like an upload."""
-        return self.shelf.pack(voice.arrays) if isinstance(voice, KeptVoice) else inputs[0].reply.parts
+    def _packed(self, voice: AnyVoice) -> PackedArrays:
+        """Return a voice as it is sent; the ingress's own is packed anew for every attempt, like an upload."""
+        return self.arrays.pack_all(voice.arrays) if isinstance(voice, CachedVoice) else voice.arrays
 
 
-def reaches(facts: dict) -> tuple[int, float, bool]:
-    """`MelChunk.reaches`, of a chunk's reply."""
-    return facts[PART], facts[SECONDS], facts[FINAL]
-
-
-def _inputs(voice: Made) -> tuple[Result, ...]:
-    """What has to be made again where it is lost."""
-    return () if isinstance(voice, KeptVoice) else (voice,)
+def _input(voice: VoiceRef) -> StageInput[AnyVoice]:
+    return LocalInput(voice) if isinstance(voice, CachedVoice) else voice
 
 
 class VocoderClient(StageClient):
-    stage, service, method = vocabulary.VOCODE_WAV, "vocoder-service", "vocode"
-    remote_chunk: Callable = None
+    """Calls `deployments/stages/vocoder.py`."""
 
-    def connect(self, shelf: ArrayStore) -> None:
-        super().connect(shelf)
+    stage, service = vocabulary.VOCODE_WAV, vocabulary.VOCODER
+    remote: Callable[[CallContext, MelReply], _Response[StageReply[AudioReply]]]
+    remote_chunk: Callable[[CallContext, MelChunkReply, StreamState], _Response[StageReply[AudioChunkReply]]]
+
+    def connect(self, arrays: ArrayStore) -> None:
+        """Look up `VocoderService.vocode` and `VocoderService.vocode_chunk`."""
+        super().connect(arrays)
+        self.remote = self.handle.vocode.remote
         self.remote_chunk = self.handle.vocode_chunk.remote
 
-    async def vocode(self, mel: Result, run: RequestContext) -> Result:
-        def send(carrier, inputs):
-            return self.remote(carrier, inputs[0].reply.facts, inputs[0].reply.parts)
+    async def vocode(self, mel: StageResult[MelReply], ctx: StageContext) -> StageResult[AudioReply]:
+        """Vocode a whole mel."""
+        return await self._run(ctx, self.remote, mel)
 
-        return await self._watched(run, send, mel)
-
-    async def follow(self, chunks: AsyncIterator[Result], run: RequestContext) -> AsyncIterator[Result]:
-        """The audio that each chunk of a mel adds, as the chunks come.
+    async def vocode_stream(
+        self, chunks: AsyncGenerator[StageResult[MelChunkReply], None], ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
+        """Yield the audio that each chunk of a mel adds, as the chunks come.
 
         vocoder-service makes one span of all its calls, with the last one. Where a stream ends before, the ingress
         speaks for it.
         """
-        so_far, silent = SoFar(), True
+        state, open_span = StreamState(), False  # open_span: the stage has a span that no reply has brought yet
 
-        def send(carrier, inputs):
-            return self.remote_chunk(carrier, inputs[0].reply.facts, inputs[0].reply.parts, so_far)
+        def send(call: CallContext, chunk: MelChunkReply) -> _Response[StageReply[AudioChunkReply]]:
+            return self.remote_chunk(call, chunk, state)
 
-        async with aclosing(chunks):  # or whoever made them would go on, for as long as a failure's traceback is kept
-            with ExitStack() as watch:
+        async with aclosing(chunks):  # or tts-service would go on, for as long as a failure's traceback is held
+            with ExitStack() as stack:
                 try:
                     async for chunk in chunks:
-                        if so_far.reached is not None and reaches(chunk.reply.facts) <= so_far.reached:
+                        if state.reached is not None and chunk.value.reaches <= state.reached:
                             continue  # one that was made again in place of a lost one came as far
-                        if not so_far.chunks:
-                            watch.enter_context(run.watching(self.stage, self.service))
-                        silent = True  # a call that fails has a span, its own or the ingress's
-                        audio = await self._call(run, send, chunk)
-                        so_far, silent = audio.reply.facts[SO_FAR], bool(audio.reply.spans)
+                        if not state.chunks:
+                            stack.enter_context(ctx.progress(self.stage, self.service))
+                        open_span = False  # a call that fails has a span, its own or the ingress's
+                        audio = await self._call(ctx, send, chunk)
+                        state, open_span = audio.value.state, not audio.reported
                         yield audio
                 except BaseException:
-                    if not silent:
-                        run.lost(self.stage, self.service, so_far.started_ns, "cancelled", error_messages.STREAM_BROKEN)
+                    if open_span:
+                        ctx.record_lost_stage(
+                            self.stage,
+                            self.service,
+                            state.started_ns or 0,
+                            "cancelled",
+                            error_messages.STREAM_BROKEN,
+                        )
                     raise

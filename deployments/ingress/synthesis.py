@@ -1,177 +1,179 @@
-"""How a request becomes sound: one utterance or many in a row, whole or while it is made.
+"""Makes a request's audio: one utterance or many in a row, whole or while it is made.
 
-A long text is said in pieces, which go through the graph side by side and are put together in their order. So is a
-streamed text where the engine can't stream by itself: sentence by sentence. The first one of a stream has the graph for
-itself until it is heard.
+A long text is said in pieces, which go through the graph side by side and are joined in their order. So is a streamed
+text if the engine can't stream by itself: sentence by sentence. The first piece of a stream has the graph for itself
+until it is heard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from deployments import error_messages
-from deployments.arrays import InputLost
-from deployments.ingress.context import RequestContext, SegmentContext
-from deployments.ingress.stage_clients import Made, Result, StageClient, Unpack, unpacked
-from deployments.ingress.voice_cache import KeptVoice, VoiceCache
-from deployments.wire import PCM
-from engines.contract import Capabilities, Utterance
+from deployments.arrays import Array, ArrayStore, InputLost
+from deployments.ingress.context import RequestContext, SegmentContext, StageContext
+from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.stage_clients import StageResult, VoiceRef, unpacked
+from deployments.ingress.voice_cache import CachedVoice
+from deployments.ingress.voice_resolver import VoiceResolver, VoiceSource
+from deployments.wire import AudioReply
+from engines.contract import Capabilities
 from speech import pcm
 from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
-from speech.requests import SpeechRequest
+from speech.requests import SpeechRequest, Utterance
 from tracing import vocabulary
 
 
-class Pipeline(Protocol):
-    """The DAG, as `graph.py` defines it."""
-
-    stages: Mapping[str, StageClient]  #: by service name
-
-    def voice(
-        self, upload: bytes, transcript: str | None, run: RequestContext, voices: VoiceCache
-    ) -> Awaitable[Made]: ...
-
-    def speak(self, utterance: Utterance, voice: Made, run: RequestContext | SegmentContext) -> Awaitable[Result]: ...
-
-    def stream(
-        self, utterance: Utterance, voice: Made, run: RequestContext | SegmentContext
-    ) -> AsyncIterator[Result]: ...
-
-
-Source = Callable[[RequestContext], Awaitable[Made]]  #: finds the request's voice
-
-
 @dataclass(frozen=True)
-class _Sound:
-    """int16 audio of a piece; `ends`: nothing more comes of that piece, and `pause_s` of silence belong behind it."""
+class _PieceAudio:
+    """Audio of a piece, int16 (n,). `ends`: the piece is complete, and `pause_s` of silence belong behind it."""
 
-    samples: np.ndarray
+    samples: Array
     ends: bool
     pause_s: float
 
 
 class Synthesizer:
-    """One ingress replica's.
+    """Makes audio with one engine, in one ingress replica.
 
     Args:
-        unpack: takes a reply's arrays from where they wait: `ArrayStore.unpack`.
-        at_once: how many pieces of one request are in the graph at a time.
+        graph: the DAG.
+        voices: resolves a request's voice.
+        engine: the graph's engine.
+        arrays: fetches the arrays of the stages' replies.
+        max_concurrent_pieces: pieces of one request that are in the graph at a time.
     """
 
-    def __init__(self, pipeline: Pipeline, engine: Capabilities, unpack: Unpack, at_once: int = 4) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self,
+        graph: SpeechGraph,
+        voices: VoiceResolver,
+        engine: Capabilities,
+        arrays: ArrayStore,
+        max_concurrent_pieces: int = 4,
+    ) -> None:
+        self._graph = graph
+        self._voices = voices
         self._engine = engine
-        self._unpack = unpack
-        self._at_once = at_once
+        self._arrays = arrays
+        self._max_concurrent_pieces = max_concurrent_pieces
 
-    async def whole(self, ask: SpeechRequest, source: Source, run: RequestContext) -> np.ndarray:
-        """All of it, int16 (n,) at the engine's rate. Raises the SpeechErrors of the stages."""
-        utterances = self._utterances(ask, False, run)
-        voice = await source(run)
+    async def synthesize(self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext) -> Array:
+        """Return all of a request's audio, int16 (n,) at the engine's rate. Raises the SpeechErrors of the stages."""
+        utterances = self._split(request, False, ctx)
+        voice = await self._voices.resolve(source, ctx)
         if len(utterances) == 1:
-            return await self._samples(await self._pipeline.speak(utterances[0], voice, run), run)
-        voice = await self._held(voice)
-        sounds = self._in_order(utterances, voice, run, False, self._at_once)
-        return np.concatenate([samples async for samples in self._joined(sounds)])
+            return await self._samples(await self._graph.speech(utterances[0], voice, ctx), ctx)
+        voice = await self._hold(voice)
+        pieces = self._in_order(utterances, voice, ctx, False, self._max_concurrent_pieces)
+        return np.concatenate([samples async for samples in self._join(pieces)])
 
-    async def stream(self, ask: SpeechRequest, source: Source, run: RequestContext) -> AsyncIterator[np.ndarray]:
-        """The same as it is made, in the order in which it is heard."""
+    async def stream(
+        self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext
+    ) -> AsyncGenerator[Array, None]:
+        """Yield the same audio as it is made, in the order in which it is heard."""
         chunked = self._engine.streaming
-        utterances = self._utterances(ask, not chunked, run)
-        voice = await source(run)
+        utterances = self._split(request, not chunked, ctx)
+        voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
-            voice = await self._held(voice)
-        sounds = self._in_order(utterances, voice, run, chunked, 1)
+            voice = await self._hold(voice)
+        pieces = self._in_order(utterances, voice, ctx, chunked, 1)
         first = True
-        async with aclosing(sounds if len(utterances) == 1 else self._joined(sounds)) as found:
-            async for sound in found:
-                samples = sound.samples if isinstance(sound, _Sound) else sound
+        async with aclosing(_plain(pieces) if len(utterances) == 1 else self._join(pieces)) as chunks:
+            async for samples in chunks:
                 if not len(samples):
                     continue
                 if first:
-                    run.root.annotate(vocabulary.FIRST_CHUNK)
-                    run.first_audio_s = run.seconds
+                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
+                    ctx.first_audio_s = ctx.elapsed_s
                 first = False
                 yield samples
 
-    def _utterances(self, ask: SpeechRequest, early: bool, run: RequestContext) -> list[Utterance]:
-        found = ask.pieces(early)
-        run.root.tag(vocabulary.PIECES, len(found) if len(found) > 1 else None)
-        return found
+    def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> list[Utterance]:
+        utterances = request.pieces(early)
+        ctx.root.tag(vocabulary.PIECES, len(utterances) if len(utterances) > 1 else None)
+        return utterances
 
-    async def _held(self, voice: Made) -> KeptVoice:
-        """A voice for many pieces is kept by the ingress meanwhile: the stage that found it would let it go."""
-        if isinstance(voice, KeptVoice):
-            return voice
-        return KeptVoice.copied(await unpacked(voice, self._unpack))
+    async def _hold(self, voice: VoiceRef) -> CachedVoice:
+        """Fetch a voice that many pieces need: the stage that found it would let it go meanwhile."""
+        return voice if isinstance(voice, CachedVoice) else CachedVoice.copy_of(await unpacked(voice, self._arrays))
 
     async def _in_order(
-        self, utterances: list[Utterance], voice: Made, run: RequestContext, chunked: bool, at_first: int
-    ) -> AsyncIterator[_Sound]:
-        """The pieces' sounds. `at_first` pieces are begun before anything is heard, then as many as may be at once,
-        counted from the one that is listened to: a slow listener holds up what isn't begun."""
-        queues: list[asyncio.Queue[_Sound | Exception]] = [asyncio.Queue() for _ in utterances]
-        tasks: list[asyncio.Task] = []
+        self, utterances: list[Utterance], voice: VoiceRef, ctx: RequestContext, chunked: bool, at_first: int
+    ) -> AsyncGenerator[_PieceAudio, None]:
+        """Yield the pieces' audio in order.
 
-        def begin_up_to(count: int) -> None:
+        `at_first` pieces are started before anything is heard. Then as many run as may run at a time, counted from the
+        one that is listened to: a slow listener delays the pieces that are not started.
+        """
+        queues: list[asyncio.Queue[_PieceAudio | Exception]] = [asyncio.Queue() for _ in utterances]
+        tasks: list[asyncio.Task[None]] = []
+
+        def start_up_to(count: int) -> None:
             for number in range(len(tasks), min(count, len(utterances))):
-                piece = run.piece(number + 1, len(utterances))
-                tasks.append(asyncio.create_task(self._say(utterances[number], voice, piece, chunked, queues[number])))
+                segment = ctx.segment(number + 1, len(utterances))
+                tasks.append(
+                    asyncio.create_task(self._run_piece(utterances[number], voice, segment, chunked, queues[number]))
+                )
 
         try:
-            begin_up_to(at_first)
+            start_up_to(at_first)
             for number, queue in enumerate(queues):
                 ended = False
                 while not ended:
-                    sound = await queue.get()
-                    if isinstance(sound, Exception):
-                        run.abandoned = True
-                        raise sound
-                    begin_up_to(number + self._at_once)
-                    ended = sound.ends
-                    yield sound
+                    audio = await queue.get()
+                    if isinstance(audio, Exception):
+                        ctx.abandoned = True
+                        raise audio
+                    start_up_to(number + self._max_concurrent_pieces)
+                    ended = audio.ends
+                    yield audio
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _say(
-        self, utterance: Utterance, voice: Made, piece: SegmentContext, chunked: bool, out: asyncio.Queue
+    async def _run_piece(
+        self,
+        utterance: Utterance,
+        voice: VoiceRef,
+        segment: SegmentContext,
+        chunked: bool,
+        out: asyncio.Queue[_PieceAudio | Exception],
     ) -> None:
         pause_s = pause_after(utterance.text)
         try:
             if not chunked:
-                samples = await self._samples(await self._pipeline.speak(utterance, voice, piece), piece)
-                out.put_nowait(_Sound(samples, True, pause_s))
+                samples = await self._samples(await self._graph.speech(utterance, voice, segment), segment)
+                out.put_nowait(_PieceAudio(samples, True, pause_s))
                 return
-            async with aclosing(self._pipeline.stream(utterance, voice, piece)) as chunks:
+            async with aclosing(self._graph.speech_stream(utterance, voice, segment)) as chunks:
                 async for chunk in chunks:
-                    out.put_nowait(_Sound(await self._samples(chunk, piece), False, pause_s))
-            out.put_nowait(_Sound(np.zeros(0, np.int16), True, pause_s))
+                    out.put_nowait(_PieceAudio(await self._samples(chunk, segment), False, pause_s))
+            out.put_nowait(_PieceAudio(np.zeros(0, np.int16), True, pause_s))
         except Exception as error:
             out.put_nowait(error)
 
-    async def _joined(self, sounds: AsyncIterator[_Sound]) -> AsyncIterator[np.ndarray]:
+    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[Array, None]:
         joiner = Joiner(self._engine.sample_rate)
-        async with aclosing(sounds):
-            async for sound in sounds:
-                yield pcm.to_pcm(joiner.add(pcm.from_pcm(sound.samples), sound.pause_s, last=sound.ends))
+        async with aclosing(pieces):
+            async for audio in pieces:
+                yield pcm.to_pcm(joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends))
         yield pcm.to_pcm(joiner.finish())
 
-    async def _samples(self, audio: Result, run: RequestContext | SegmentContext) -> np.ndarray:
-        """The finished audio, made again once if its replica has died with it."""
+    async def _samples(self, audio: StageResult[AudioReply], ctx: StageContext) -> Array:
+        """Fetch finished audio; it is made again once if its replica has died with it."""
         try:
-            parts = await self._unpack(audio.reply.parts)
+            return await self._arrays.unpack(audio.value.pcm)
         except InputLost:
-            run.lost(
+            ctx.record_lost_stage(
                 vocabulary.VOCODE_WAV,
                 vocabulary.VOCODER,
                 time.time_ns(),
@@ -179,7 +181,12 @@ class Synthesizer:
                 error_messages.LOST_ARRAY,
             )
             try:
-                parts = await self._unpack((await audio.remake()).reply.parts)
+                return await self._arrays.unpack((await audio.remake()).value.pcm)
             except InputLost as error:
                 raise stage_unavailable(vocabulary.VOCODER) from error
-        return parts[PCM]
+
+
+async def _plain(pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[Array, None]:
+    async with aclosing(pieces):
+        async for audio in pieces:
+            yield audio.samples

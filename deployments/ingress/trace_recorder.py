@@ -1,4 +1,4 @@
-"""The end of every trace: decide whether it is kept, say why on its spans, hand it to the exporter, count."""
+"""Ends every trace: decides whether it is kept, says why on its spans, hands it to the exporter, counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ _MIN_SECRET_BYTES = 32
 
 
 class TraceRecorder:
-    """One process's. `registry`: the dialects whose tags may leave.
+    """Decides about the traces of one process.
 
-    Raises ValueError where the secret file can't be used.
+    Args:
+        settings: what is kept, and where it goes.
+        registry: the dialects whose tags may leave.
+
+    Raises:
+        ValueError: the secret file can't be used.
     """
 
     def __init__(self, settings: Tracing, registry: Registry) -> None:
@@ -40,6 +45,7 @@ class TraceRecorder:
                     error_messages=error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
+                        vocabulary.REQUEST_DIALECT_CODE: frozenset(dialect.code for dialect in registry),
                         vocabulary.REQUEST_LANGUAGE: frozenset(dialect.language for dialect in registry),
                     },
                 )
@@ -47,49 +53,61 @@ class TraceRecorder:
         )
 
     def reconfigure(self, live: LiveTracing) -> None:
-        """Raises ValueError for a ratio beside `rules` of one's own, which it would not change."""
+        """Take new live settings. Raises ValueError for a ratio beside own `rules`, which it would not change."""
         if live.sampling_ratio is not None and self._sampling.rules is not None:
             raise ValueError(
                 "sampling_ratio changes nothing where tracing.sampling has rules of its own; change the "
-                "ratio of the rule `any` there"
+                "ratio of the rule of type `probabilistic` there"
             )
         self.tracing = live.tracing
         ratio = self._sampling.ratio if live.sampling_ratio is None else live.sampling_ratio
         self._sampler.configure(self._sampling.model_copy(update={"ratio": ratio}))
 
     def user_hash(self, caller: Principal) -> str | None:
-        """The only form in which a caller's user leaves; None without a secret to hash with."""
+        """Return the only form in which a caller's user leaves; None without a secret to hash with."""
         return pseudonym(caller.user, self._user_key) if caller.user and self._user_key else None
 
-    def finish(self, records: list[FinishedSpan], incoming: Incoming, caller: Principal) -> bool:
-        """Takes a whole finished trace, the root first, or none of a request made while tracing was off; True where it
-        was kept."""
-        if not records:
+    def finish(self, spans: list[FinishedSpan], incoming: Incoming, caller: Principal) -> bool:
+        """Decide about a finished trace and submit it if it is kept.
+
+        Args:
+            spans: the whole trace, the root first; empty for a request made while tracing was off.
+            incoming: what the request's headers said of tracing.
+            caller: the principal who sent the request.
+
+        Returns:
+            True if the trace was kept.
+        """
+        if not spans:
             self._untraced += 1
             return False
-        verdict = self._sampler.decide(_judged(records, incoming, caller))
-        if verdict.keep:
-            spans = encode(records)
-            verdict.stamp(spans)
-            self.exporter.submit(spans)
-        return verdict.keep
+        decision = self._sampler.decide(_finished_trace(spans, incoming, caller))
+        if decision.keep:
+            encoded = encode(spans)
+            decision.add_tags(encoded)
+            self.exporter.submit(encoded)
+        return decision.keep
 
-    def foresee(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
-        """Whether a trace is kept for certain, by what its root says before it is finished."""
-        return self._sampler.foresee(_judged([root], incoming, caller))
+    def would_keep(self, root: FinishedSpan, incoming: Incoming, caller: Principal) -> bool:
+        """Tell whether a trace is kept for certain, by what its root says before it is finished."""
+        return self._sampler.would_keep(_finished_trace([root], incoming, caller))
 
     def counters(self) -> dict[str, int]:
-        """In traces: `kept_<reason>` and `dropped_<reason>` of the sampler, and what became of the kept ones, as
-        `Exporter.counters` names it, below `export_`; `untraced` are requests made while tracing was off."""
+        """Return how many traces became what.
+
+        `kept_<reason>` and `dropped_<reason>` are the sampler's, `export_…` are `Exporter.counters`, and `untraced` are
+        requests made while tracing was off.
+        """
         exported = {f"export_{name}": n for name, n in self.exporter.counters().items()}
         return self._sampler.counters() | {"untraced": self._untraced} | exported
 
     def close(self, timeout_s: float) -> None:
+        """Wait at most so many seconds until kept traces are sent, and stop."""
         self.exporter.close(timeout_s=timeout_s)
 
 
-def _judged(records: list[FinishedSpan], incoming: Incoming, caller: Principal) -> FinishedTrace:
-    return FinishedTrace.of(records, incoming, trusted=caller.trusted, principals=caller.principals)
+def _finished_trace(spans: list[FinishedSpan], incoming: Incoming, caller: Principal) -> FinishedTrace:
+    return FinishedTrace.from_spans(spans, incoming, trusted=caller.trusted, principals=caller.principals)
 
 
 def _secret(path: str | None) -> bytes | None:

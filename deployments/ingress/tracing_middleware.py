@@ -1,9 +1,9 @@
-"""The outermost ASGI layer of the ingress: every HTTP request gets a trace, an id in its answer, and an ending.
+"""The outermost ASGI layer of the ingress: every HTTP request gets a trace, an id in its answer, and an end.
 
-The trace is finished when the status is known and submitted before the first byte of the answer leaves, so that an
-answered request cannot lose its trace to a crash; of an answer that is streamed (`RequestContext.streaming`), before the last byte
-leaves. Requests that are only looked at (health, docs) are kept out of
-Zipkin unless they fail. What becomes of a finished trace is the keeper's to say.
+The trace is finished when the status is known. It is submitted before the first byte of the answer leaves, so that an
+answered request cannot lose its trace to a crash; if the answer is streamed (`RequestContext.streaming`), before the
+last byte leaves. Requests for health or docs are kept out of Zipkin unless they fail. `trace_recorder.py` decides what
+becomes of a finished trace.
 """
 
 from __future__ import annotations
@@ -31,66 +31,79 @@ from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
 
-#: A key of the ASGI message that breaks an answer off: tells the door (`deployments/ingress/proxy_middleware.py`) that there is a trace.
+#: A key of the ASGI message that breaks an answer off: it tells `proxy_middleware.py` that there is a trace.
 BROKEN_OFF = "cosygraph.broken_off"
-#: A trusted caller's `primary`: go there even while the fallback engine is in use. How the watchdog tries it.
+#: A trusted caller's `primary`: use that backend even while the fallback is in use. The watchdog tries it so.
 LINE_HEADER = "x-cosygraph-line"
 
 
 def _path(scope: Scope) -> str:
-    """The path below the application's route prefix."""
-    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+    """Return the path below the application's route prefix."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+    return path or "/"
 
 
 class TracingMiddleware:
-    """Wraps `app`. `trace_url(id)` is where people find a kept trace, or None."""
+    """Wraps the ingress's application.
+
+    Args:
+        app: the application.
+        tracer: makes the root spans.
+        recorder: decides whether a finished trace is kept.
+        authenticator: tells who the caller is.
+        routes: the paths that may stand in a trace.
+        deadline_s: seconds from arrival to answer.
+        trace_url: returns where people find a kept trace by its id, or None.
+        access_control: admits callers; by default it asks for no keys and knows no limits.
+        metrics: gets every finished request.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         tracer: Tracer,
-        keeper: TraceRecorder,
-        callers: Authenticator,
+        recorder: TraceRecorder,
+        authenticator: Authenticator,
         *,
         routes: Routes,
         deadline_s: float,
         trace_url: Callable[[str], str | None],
-        entrance: AccessControl | None = None,
+        access_control: AccessControl | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self._app = app
         self._tracer = tracer
-        self._silent = NoOpTracer()
+        self._no_op_tracer = NoOpTracer()
         self._routes = routes
         self._deadline_s = deadline_s
-        self._keeper = keeper
-        self._callers = callers
-        self._entrance = entrance or AccessControl()
+        self._recorder = recorder
+        self._authenticator = authenticator
+        self._access_control = access_control or AccessControl()
         self._metrics = metrics
         self._trace_url = trace_url
-        self._closing: set[asyncio.Task] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         receive = body_prefetch.take(scope, receive)
-        run = self._open(scope)
-        scope.setdefault("state", {})["run"] = run
-        answer = _Answer(self, scope, run, send)
+        ctx = self._open(scope)
+        scope.setdefault("state", {})["context"] = ctx
+        answer = _TracedSend(self, scope, ctx, send)
         try:
-            async with self._entrance.enter(run.caller, scope["method"], _path(scope)):
-                await self._app(scope, body_limits.limited(scope, receive, run), answer)
-            if not answer.ended:  # Starlette ends a stream whose client has left without a word
+            async with self._access_control.enter(ctx.caller, scope["method"], _path(scope)):
+                await self._app(scope, body_limits.limited(scope, receive, ctx), answer)
+            if not answer.ended:  # Starlette just ends a stream whose client has left
                 self._close_detached(answer)
         except asyncio.CancelledError:
             self._close_detached(answer)
             raise
         except Exception as error:
             if not isinstance(error, SpeechError):
-                log.error("the ingress failed, trace %s: %s", run.trace_id, safe_traceback(error))
+                log.error("the ingress failed, trace %s: %s", ctx.trace_id, safe_traceback(error))
                 error = internal_error()
-            run.error = error
+            ctx.error = error
             if not answer.started:
                 await send_error(error, answer)
             elif not answer.ended:
@@ -99,58 +112,63 @@ class TracingMiddleware:
     def _open(self, scope: Scope) -> RequestContext:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
-        caller = self._callers.identify(dict(headers), (scope.get("client") or (None,))[0])
+        caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
         started = time.time_ns()
         path = _path(scope)
         route = self._routes.find(path)
         # An unknown path is the caller's text: it may be anything, so it is no span name.
         name = f"{scope['method']} {route}" if route else "unknown route"
-        tracer = self._tracer if self._keeper.tracing else self._silent
+        tracer = self._tracer if self._recorder.tracing else self._no_op_tracer
         root = tracer.server(name, parent=incoming.parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
         if route:
             root.tag(vocabulary.HTTP_ROUTE, route)
-        if user := self._keeper.user_hash(caller):
+        if user := self._recorder.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
-        run = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
-        run.route = route
-        run.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == "primary"
-        return run
+        ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
+        ctx.route = route
+        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
+        return ctx
 
-    def _close_detached(self, answer: _Answer) -> None:
-        """The client left. Serve cancels what shares this context, so the end is written in a fresh one."""
+    def _close_detached(self, answer: _TracedSend) -> None:
+        """Close the trace of a client that left, in a fresh context: Serve cancels tasks that share this one."""
 
         async def close() -> None:
-            answer.run.error = answer.run.error or Cancelled("The client left before its answer.")
+            answer.ctx.error = answer.ctx.error or Cancelled("The client left before its answer.")
             answer.close(Cancelled.status)
 
         task = asyncio.get_running_loop().create_task(close(), context=contextvars.Context())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def submit(self, run: RequestContext, status: int, quiet: bool) -> bool:
-        """Finish the trace; True where it was kept."""
-        records = run.finish(status)
-        kept = not (quiet and status < 400) and self._keeper.finish(records, run.incoming, run.caller)
+    def submit(self, ctx: RequestContext, status: int, quiet: bool) -> bool:
+        """Finish the trace; True if it was kept."""
+        spans = ctx.finish(status)
+        kept = not (quiet and status < 400) and self._recorder.finish(spans, ctx.incoming, ctx.caller)
         if self._metrics is not None:
-            self._metrics.tell(run, records, status, kept)
+            self._metrics.record(ctx, spans, status, kept)
         return kept
 
-    def trace_url(self, run: RequestContext, kept: bool | None = None) -> str | None:
-        """Where people find the trace; None where it isn't kept, or not for certain while it goes on (`kept` None)."""
+    def trace_url(self, ctx: RequestContext, kept: bool | None = None) -> str | None:
+        """Return where people find the trace; None if it isn't kept.
+
+        Args:
+            ctx: the request.
+            kept: None while the request goes on: then only a trace that will be kept for certain has a URL.
+        """
         if kept is None:
-            root = run.root.preview()
-            kept = root is not None and self._keeper.foresee(root, run.incoming, run.caller)
-        return self._trace_url(run.trace_id) if kept else None
+            root = ctx.root.snapshot()
+            kept = root is not None and self._recorder.would_keep(root, ctx.incoming, ctx.caller)
+        return self._trace_url(ctx.trace_id) if kept else None
 
 
-class _Answer:
-    """`send`, watched: closes the trace at the response's start, or a stream's at its end, and adds headers."""
+class _TracedSend:
+    """Wraps `send`: closes the trace at the response's start, or at a stream's end, and adds headers."""
 
-    def __init__(self, gateway: TracingMiddleware, scope: Scope, run: RequestContext, send: Send) -> None:
-        self._gateway = gateway
+    def __init__(self, middleware: TracingMiddleware, scope: Scope, ctx: RequestContext, send: Send) -> None:
+        self._middleware = middleware
         self._quiet = _path(scope) in UNTRACED
-        self.run = run
+        self.ctx = ctx
         self._send = send
         self._closed = False
         self._status = 0
@@ -159,10 +177,10 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self.started:
             self.started, self._status = True, message["status"]
-            kept = None if self.run.streaming else self.close(self._status)
-            message = message | {"headers": [*message.get("headers", ()), *self._headers(kept)]}
+            kept = None if self.ctx.streaming else self.close(self._status)
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers(kept)]}
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            if self.run.broken_off:
+            if self.ctx.broken_off:
                 await self.break_off()
                 return
             self.close(self._status)
@@ -170,26 +188,27 @@ class _Answer:
         await self._send(message)
 
     async def break_off(self) -> None:
-        """An answer that has begun fails: it gets no end, so that whoever reads it notices. Closes the trace."""
+        """Close the trace and leave the answer, which has begun, without an end: its reader notices."""
         self.close(self._status)
         self.ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": True, BROKEN_OFF: True})
 
     def close(self, status: int) -> bool:
+        """Submit the trace, once; True if it was kept."""
         if self._closed:
             return False
         self._closed = True
-        return self._gateway.submit(self.run, status, self._quiet)
+        return self._middleware.submit(self.ctx, status, self._quiet)
 
     def _headers(self, kept: bool | None) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-trace-id", self.run.trace_id.encode())]
-        if url := self._gateway.trace_url(self.run, kept):
+        headers = [(b"x-trace-id", self.ctx.trace_id.encode())]
+        if url := self._middleware.trace_url(self.ctx, kept):
             headers.append((b"x-trace-url", url.encode()))
         return headers
 
 
 async def send_error(error: SpeechError, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """An error as its JSON body, with Retry-After where it has one, and `more` headers."""
+    """Send an error as its JSON body, with its headers and `more` of them."""
     body = json.dumps(error.body(), ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers().items()]

@@ -1,1 +1,1 @@
-"""The four stage services, and what they share: batching, health, devices."""
+"""The four stage services and what they share: batching, health, devices."""

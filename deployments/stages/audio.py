@@ -6,74 +6,82 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
+from typing import Any
 
 import numpy as np
 
-from deployments.arrays import Parts
+from deployments.arrays import Array, Packed
 from deployments.settings import StageConfig
-from deployments.stages.base import Stage
-from deployments.wire import CLIP, UPLOAD, Reply
+from deployments.stages.base import AnySpan, Stage
+from deployments.wire import ClipReply, StageReply
 from speech import audio
-from tracing import CallContext, Span, vocabulary
+from tracing import CallContext, vocabulary
 
 #: Decoding releases the GIL for most of its time; more threads than this gain nothing on a CPU share.
 DECODERS = 2
 
 
 class AudioService(Stage):
+    """Decodes, checks and resamples clips in threads; it has no model, and so no batches."""
+
     name = vocabulary.PREPROCESS_AUDIO
-    service = "audio-service"
+    service = vocabulary.AUDIO
     uses_device = False  # decoding and resampling are the CPU's
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._begun: dict[int, float] = {}  # by thread: when what it does now was begun
-        self.vitals = self.watched(self._decoders, self._probe)
+        self._started_s: dict[int, float] = {}  # by thread: when its present clip was begun
+        self.health = self.watch(self._decoders, self._probe)
 
-    def _probe(self) -> np.ndarray:
-        """A bit of what the engine makes of half a second of noise."""
+    def _probe(self) -> Array:
+        """Return a bit of what the engine makes of half a second of noise."""
         noise = np.random.default_rng(0).normal(0, 0.1, 12_000).astype(np.float32)
         reference = self.engine.prepare(noise, 24_000)
         arrays = [*reference.views.values(), *reference.arrays.values()]
         return np.concatenate([array.ravel()[:100].astype(np.float32) for array in arrays])
 
     def running_s(self) -> float:
-        begun = tuple(self._begun.values())
-        return time.monotonic() - min(begun) if begun else 0.0
+        """Return the seconds for which the oldest clip in the threads has been decoded; 0 when idle."""
+        started = tuple(self._started_s.values())
+        return time.monotonic() - min(started) if started else 0.0
 
-    async def prepare(self, carrier: CallContext, parts: Parts, transcript: str | None) -> Reply:
-        """`parts`: the file as sent. Reply parts: `view_<rate>` (n,) float32 and the engine's own arrays;
-        facts: the transcript, and what the clip is like, as the span's tags say it."""
+    async def preprocess(self, call: CallContext, upload: Packed, transcript: str | None) -> StageReply[ClipReply]:
+        """Check and resample a clip.
 
-        async def work(span: Span) -> dict:
-            upload = (await self.shelf.unpack(parts))[UPLOAD].tobytes()
+        Args:
+            call: the call's trace context and deadline.
+            upload: the file as sent, uint8 (n,).
+            transcript: what is said in the clip, where known.
+        """
+
+        async def work(span: AnySpan) -> ClipReply:
+            clip = (await self.arrays.unpack(upload)).tobytes()
             return await asyncio.get_running_loop().run_in_executor(
-                self._decoders, self._prepare, span, upload, transcript
+                self._decoders, self._preprocess, span, clip, transcript
             )
 
-        return await self.answer(carrier, work)
+        return await self.answer(call, work)
 
-    def _prepare(self, span: Span, upload: bytes, transcript: str | None) -> dict:
+    def _preprocess(self, span: AnySpan, upload: bytes, transcript: str | None) -> ClipReply:
         started = time.time_ns()
-        self._begun[get_ident()] = time.monotonic()
-        about = {}
+        span.annotate(vocabulary.DEQUEUED, at_ns=started)
+        self._started_s[get_ident()] = time.monotonic()
+        tags: dict[str, Any] = {}
         try:
             if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
-                about = {
+                tags = {
                     vocabulary.AUDIO_SAMPLE_RATE: header.rate,
                     vocabulary.AUDIO_FORMAT: header.format,
                     vocabulary.AUDIO_DURATION: round(header.seconds, 3),
                 }
             clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
-            about[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
+            tags[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
         finally:
-            del self._begun[get_ident()]
-            span.tags(about)
+            del self._started_s[get_ident()]
+            span.tags(tags)
             span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
-        views = {f"view_{rate}": view for rate, view in reference.views.items()}
-        return {
-            "parts": self.shelf.pack(views | dict(reference.arrays)),
-            "facts": {"transcript": transcript, CLIP: about},
-        }
+        return ClipReply(
+            self.arrays.pack_all(reference.views), self.arrays.pack_all(reference.arrays), transcript, tags
+        )

@@ -1,18 +1,18 @@
 """Continuous batching: requests join and leave the compute thread's work between any two steps of the model.
 
 The counterpart of `batching.py` for a model that offers `submit`, `cancel` and `step`
-(`engines.contract.ContinuousAcousticModel`). A batcher would start a batch and let nobody in before its longest member
-is through; here a short request that comes second is answered first.
+(`engines.contract.ContinuousAcousticModel`). A batcher would start a batch and admit no request until its longest
+member is done. Here a short request that comes second is answered first.
 
-One thread does everything with the model, turn by turn: take out who has left, let in who has come, one step, hand back
-who is finished. It runs while anybody is there and needs no event loop between two steps, so a busy one does not slow
-them down.
+One thread does everything with the model, turn by turn: cancel the requests that have left, submit those that wait,
+compute one step, hand out what is finished. It runs while there are requests and needs no event loop between two
+steps, so a busy event loop does not slow the steps down.
 
-Who streams is handed chunks as they are made, and is there until the last one.
+Streaming requests receive chunks until the last.
 
-Where a step raises, who had joined is taken out and computed again, each alone, so that only a bad one fails; the
-others wait until that is over. Who had not joined had no part in it, and just waits. A stream that is computed again
-goes on where it was: the same seed says the same, and what was handed out already is passed over.
+If a step raises, every request that had joined is taken out and computed again alone, so that only a bad one fails.
+The others wait until that is over. A request that had not joined had no part in it and just waits. A stream that is
+computed again continues where it was: the same seed gives the same chunks, and those handed out already are skipped.
 """
 
 from __future__ import annotations
@@ -22,53 +22,60 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 
 from deployments.safe_traceback import safe_traceback
-from deployments.stages.batching import Batched
-from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Utterance, Voice
+from deployments.stages.compute_queue import Batched
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Voice
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
+from speech.requests import Utterance
 from tracing import vocabulary
 
 log = logging.getLogger("ray.serve")
 
+Outcome = Batched[Mel | MelChunk | Exception]
 
-class _Member:
-    """One request. `future` and `chunks` belong to its event loop; the compute thread only asks whether `future` was
-    given up. `chunks` is None for who wants the whole; a stream's results go there, and its future has none."""
 
-    __slots__ = ("item", "loop", "future", "arrived_ns", "chunks", "reached")
+class _Request:
+    """One request in the queue or in the model.
+
+    `future` and `chunks` belong to the request's event loop; the compute thread only asks whether `future` was
+    cancelled. `chunks` is None for a request that wants the whole result; a stream's results go into it.
+    """
+
+    __slots__ = ("item", "loop", "future", "arrived_ns", "dequeued_ns", "chunks", "reached")
 
     def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool) -> None:
         self.item = item
         self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Batched[Mel | Exception]] = self.loop.create_future()
+        self.future: asyncio.Future[Outcome] = self.loop.create_future()
         self.arrived_ns = arrived_ns
-        self.chunks: asyncio.Queue[Batched[MelChunk | Exception]] | None = asyncio.Queue() if stream else None
-        self.reached: tuple | None = None  # `MelChunk.reaches` of the last one that was handed out
+        self.dequeued_ns: int | None = None
+        self.chunks: asyncio.Queue[Outcome] | None = asyncio.Queue() if stream else None
+        self.reached: tuple[int, float, bool] | None = None  # `MelChunk.reaches` of the last chunk handed out
 
     @property
     def left(self) -> bool:
         return self.future.cancelled()
 
-    def answer(self, done: Batched[Mel | MelChunk | Exception]) -> None:
+    def deliver(self, outcome: Outcome) -> None:
         try:
-            self.loop.call_soon_threadsafe(self._set if self.chunks is None else self.chunks.put_nowait, done)
+            self.loop.call_soon_threadsafe(self._set if self.chunks is None else self.chunks.put_nowait, outcome)
         except RuntimeError:
-            pass  # its event loop is closed: nobody waits any more
+            pass  # its event loop is closed: no caller waits any more
 
-    def _set(self, done: Batched[Mel | Exception]) -> None:
+    def _set(self, outcome: Outcome) -> None:
         if not self.future.done():
-            self.future.set_result(done)
+            self.future.set_result(outcome)
 
 
 class ContinuousBatcher:
-    """Runs a continuous model for whoever calls `settle(item)`.
+    """A `StreamingComputeQueue` around a continuous model.
 
     Args:
         model: as loaded in the thread of `executor`.
-        executor: of one thread; nobody else may compute with the model.
+        executor: of one thread; nothing else may compute with the model.
         clock: ns since the epoch, the same as the model's.
     """
 
@@ -79,19 +86,33 @@ class ContinuousBatcher:
         self._executor = executor
         self._clock = clock
         self._lock = threading.Lock()  # of the three below, which event loop and compute thread share
-        self._queue: deque[_Member] = deque()
-        self._settings: dict[str, float] = {}
+        self._waiting: deque[_Request] = deque()
+        self._rows: int | None = None  # settings that the next turn applies
+        self._wait_ms: float | None = None
         self._running = False
         self._closed = False
         self._turn_since_ns: int | None = None
         # The compute thread's own:
-        self._in_hand: dict[Ticket, _Member] = {}
-        self._again: deque[_Member] = deque()  # to be computed alone
-        self._alone: _Member | None = None  # who is
+        self._in_model: dict[Ticket, _Request] = {}
+        self._retries: deque[_Request] = deque()  # to be computed alone
+        self._alone: _Request | None = None  # the one that is computed alone now
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of requests that the model does not have yet."""
+        with self._lock:
+            return len(self._waiting)
 
     def configure(self, *, max_batch_size: int | None = None, batch_wait_ms: float | None = None) -> None:
-        """From the next step on: rows that are taken at a time, and how long rows that are through with the language
-        model wait for company in the flow. More rows than the model has are cut down to those, with a warning."""
+        """Change settings from the next step on.
+
+        Args:
+            max_batch_size: rows that are used at a time. More rows than the model has are cut down, with a warning.
+            batch_wait_ms: how long rows that are done with the language model wait for company in the flow.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
         if max_batch_size is not None:
             if max_batch_size < 1:
                 raise ValueError(f"max_batch_size must be at least 1, not {max_batch_size}")
@@ -105,60 +126,64 @@ class ContinuousBatcher:
                 )
         if batch_wait_ms is not None and batch_wait_ms < 0:
             raise ValueError(f"batch_wait_ms must not be negative, not {batch_wait_ms}")
-        given = {"rows": max_batch_size and min(max_batch_size, self._model.rows), "wait_ms": batch_wait_ms}
         with self._lock:
-            self._settings |= {name: value for name, value in given.items() if value is not None}
+            if max_batch_size is not None:
+                self._rows = min(max_batch_size, self._model.rows)
+            if batch_wait_ms is not None:
+                self._wait_ms = batch_wait_ms
 
     def running_s(self) -> float:
-        """How long the step under way has been computing; 0 between steps."""
+        """Return the seconds for which the present step has been computing; 0 between steps."""
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
 
-    async def settle(
-        self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")
-    ) -> Batched[Mel | Exception]:
-        """Wait for the item's result. One that failed has its exception as `value`. Rows are given out in the order of
-        arrival: a deadline changes nothing, as who comes later does not wait for who came before to be through.
+    async def submit(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
+        """Add a request and wait for its outcome. One that failed has its exception as `value`.
 
-        Of the result, `started_ns` is when it joined, `size` with how many it was computed on average, `batch_id` the
-        batch that finished it; the last two are None for one that never joined. Cancelled, it leaves at the next step.
+        Deadlines are ignored: requests decode side by side, and rows are given out in the order of arrival. Cancelled,
+        the request leaves at the next step.
+
+        Returns:
+            The outcome. `started_ns` is when the request joined, `size` with how many it was computed on average,
+            `batch_id` the batch that finished it. The last two are None for a request that never joined.
         """
-        return await self._enter(item, stream=False).future
+        return await self._add_request(item, stream=False).future
 
-    async def stream(self, item: tuple[Utterance, Voice]) -> AsyncIterator[Batched[MelChunk | Exception]]:
-        """The item's chunks as they are made, up to the one that is last, or to an exception as `value`.
+    async def stream(self, item: tuple[Utterance, Voice]) -> AsyncGenerator[Outcome, None]:
+        """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`.
 
-        Closed or cancelled before, it leaves at the next step.
+        Closed or cancelled before, the request leaves at the next step.
         """
-        member = self._enter(item, stream=True)
+        request = self._add_request(item, stream=True)
+        assert request.chunks is not None
         try:
             while True:
-                done = await member.chunks.get()
-                yield done
-                if isinstance(done.value, Exception) or done.value.last:
+                outcome = await request.chunks.get()
+                yield outcome
+                if not isinstance(outcome.value, MelChunk) or outcome.value.last:
                     return
         finally:
-            member.future.cancel()
+            request.future.cancel()
 
-    def _enter(self, item: tuple[Utterance, Voice], stream: bool) -> _Member:
-        member = _Member(item, self._clock(), stream)
+    def _add_request(self, item: tuple[Utterance, Voice], stream: bool) -> _Request:
+        request = _Request(item, self._clock(), stream)
         with self._lock:
             if self._closed:
                 raise _stopping()
-            self._queue.append(member)
+            self._waiting.append(request)
             if not self._running:
                 self._executor.submit(self._run)
                 self._running = True
-        return member
+        return request
 
     def close(self) -> None:
-        """Stop after the step under way; who is still there is told so."""
+        """Stop after the present step; requests that are still here fail with StageUnavailable."""
         with self._lock:
             self._closed = True
         self._executor.shutdown(wait=False)
 
     def _run(self) -> None:
-        """In the compute thread, for as long as anybody is there."""
+        """Take turns in the compute thread for as long as there are requests."""
         while True:
             self._turn_since_ns = self._clock()
             try:
@@ -167,61 +192,64 @@ class ContinuousBatcher:
                 log.error(
                     "decoding failed beside the model's step; all requests under way fail: %s", safe_traceback(error)
                 )
-                more = self._give_up(error)
+                more = self._fail_all(error)
             self._turn_since_ns = None
             if not more:
                 return
 
     def _turn(self) -> bool:
-        """False where nobody is there any more: the next one to come starts it again."""
+        """Take one turn. False if no request is left: the next one to come starts the thread again."""
         with self._lock:
-            settings, self._settings = self._settings, {}
-        if settings:
-            self._model.configure(**settings)
+            rows, wait_ms = self._rows, self._wait_ms
+            self._rows = self._wait_ms = None
+        if rows is not None or wait_ms is not None:
+            self._model.configure(rows=rows, wait_ms=wait_ms)
         if self._closed:
-            return self._give_up(_stopping())
-        for ticket in [ticket for ticket, member in self._in_hand.items() if member.left]:
-            self._take_out(ticket)
-        self._let_in()
-        if self._in_hand:
+            return self._fail_all(_stopping())
+        for ticket in [ticket for ticket, request in self._in_model.items() if request.left]:
+            self._cancel(ticket)
+        self._schedule()
+        if self._in_model:
             self._step()
-        return self._anybody()
+        return self._has_requests()
 
-    def _anybody(self) -> bool:
+    def _has_requests(self) -> bool:
         with self._lock:
-            self._running = bool(self._in_hand or self._again or self._queue)
+            self._running = bool(self._in_model or self._retries or self._waiting)
             return self._running
 
-    def _let_in(self) -> None:
-        if self._again or self._alone is not None:
-            while self._again and self._alone is None:
-                member = self._again.popleft()
-                if self._submit(member):
-                    self._alone = member
+    def _schedule(self) -> None:
+        if self._retries or self._alone is not None:
+            while self._retries and self._alone is None:
+                request = self._retries.popleft()
+                if self._submit(request):
+                    self._alone = request
             return
-        while (member := self._next()) is not None:
-            self._submit(member)
+        while (waiting := self._next()) is not None:
+            self._submit(waiting)
 
-    def _next(self) -> _Member | None:
+    def _next(self) -> _Request | None:
         with self._lock:
-            return self._queue.popleft() if self._queue else None
+            return self._waiting.popleft() if self._waiting else None
 
-    def _submit(self, member: _Member) -> bool:
-        """Whether it is in hand now."""
-        if member.left:
+    def _submit(self, request: _Request) -> bool:
+        """Give a request to the model. False if it left, or if the model rejected it."""
+        if request.left:
             return False
+        request.dequeued_ns = request.dequeued_ns or self._clock()
         try:
-            found = (
-                self._model.submit(*member.item)
-                if member.chunks is None
-                else self._model.submit(*member.item, stream=True)
+            ticket = (
+                self._model.submit(*request.item)
+                if request.chunks is None
+                else self._model.submit(*request.item, stream=True)
             )
         except Exception as error:
-            found = error
-        if isinstance(found, Exception):
-            self._answer(member, None, found)
+            self._deliver(request, None, error)
             return False
-        self._in_hand[found] = member
+        if isinstance(ticket, Exception):
+            self._deliver(request, None, ticket)
+            return False
+        self._in_model[ticket] = request
         return True
 
     def _step(self) -> None:
@@ -232,73 +260,74 @@ class ContinuousBatcher:
             return
         for ticket, value in finished:
             if isinstance(value, MelChunk) and not value.last:
-                self._hand_out(ticket, value)
+                self._deliver_chunk(ticket, value)
             else:
-                self._answer(self._forget(ticket), ticket, value)
+                self._deliver(self._forget(ticket), ticket, value)
 
-    def _hand_out(self, ticket: Ticket, chunk: MelChunk) -> None:
-        member = self._in_hand[ticket]
-        if member.reached is None or chunk.reaches > member.reached:
-            member.reached = chunk.reaches
-            self._answer(member, ticket, chunk)
+    def _deliver_chunk(self, ticket: Ticket, chunk: MelChunk) -> None:
+        request = self._in_model[ticket]
+        if request.reached is None or chunk.reaches > request.reached:
+            request.reached = chunk.reaches
+            self._deliver(request, ticket, chunk)
 
     def _recover(self, error: Exception) -> None:
-        """A step has raised: everybody leaves the model, and nobody is lost."""
-        here = list(self._in_hand.items())
-        joined = [ticket.joined_ns is not None for ticket, _ in here]
-        # Where it raised before anybody joined, nobody can be told from anybody else.
-        suspects = [entry for entry, had_part in zip(here, joined, strict=True) if had_part or not any(joined)]
+        """Take every request out of the model after a step has raised, and lose none of them."""
+        requests = list(self._in_model.items())
+        joined = [ticket.joined_ns is not None for ticket, _ in requests]
+        # Where it raised before any had joined, no request can be told from another.
+        suspects = [entry for entry, had_part in zip(requests, joined, strict=True) if had_part or not any(joined)]
         log.error("a step with %d requests failed: %s", len(suspects), safe_traceback(error))
-        waiting = [member for ticket, member in here if (ticket, member) not in suspects]
-        for ticket, _ in here:
-            self._take_out(ticket)
+        bystanders = [request for ticket, request in requests if (ticket, request) not in suspects]
+        for ticket, _ in requests:
+            self._cancel(ticket)
         if len(suspects) == 1:
-            [(ticket, member)] = suspects
-            self._answer(member, ticket, error)
+            [(ticket, request)] = suspects
+            self._deliver(request, ticket, error)
         else:
-            self._again.extend(member for _, member in suspects)
+            self._retries.extend(request for _, request in suspects)
         with self._lock:
-            self._queue.extendleft(reversed(waiting))
+            self._waiting.extendleft(reversed(bystanders))
 
-    def _take_out(self, ticket: Ticket) -> None:
+    def _cancel(self, ticket: Ticket) -> None:
         self._model.cancel(ticket)
         self._forget(ticket)
 
-    def _forget(self, ticket: Ticket) -> _Member:
-        member = self._in_hand.pop(ticket)
-        if member is self._alone:
+    def _forget(self, ticket: Ticket) -> _Request:
+        request = self._in_model.pop(ticket)
+        if request is self._alone:
             self._alone = None
-        return member
+        return request
 
-    def _give_up(self, error: Exception) -> bool:
-        """Nobody may be left waiting for what will not come. False: nobody is there any more."""
-        tickets, self._in_hand = self._in_hand, {}
+    def _fail_all(self, error: Exception) -> bool:
+        """Fail every request: none may be left waiting for a result that will not come. Returns False: none is left."""
+        in_model, self._in_model = self._in_model, {}
         with self._lock:
-            waiting, self._queue = self._queue, deque()
+            waiting, self._waiting = self._waiting, deque()
             self._running = False
-        waiting.extendleft(reversed(self._again))
-        self._again.clear()
+        waiting.extendleft(reversed(self._retries))
+        self._retries.clear()
         self._alone = None
-        for ticket in tickets:
+        for ticket in in_model:
             try:
                 self._model.cancel(ticket)
             except Exception as failure:
                 log.error("a ticket could not be cancelled: %s", safe_traceback(failure))
-        for ticket, member in tickets.items():
-            self._answer(member, ticket, error)
-        for member in waiting:
-            self._answer(member, None, error)
+        for ticket, request in in_model.items():
+            self._deliver(request, ticket, error)
+        for request in waiting:
+            self._deliver(request, None, error)
         return False
 
-    def _answer(self, member: _Member, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
+    def _deliver(self, request: _Request, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
         now = self._clock()
         joined = ticket.joined_ns if ticket is not None else None
-        member.answer(
+        request.deliver(
             Batched(
                 value,
-                ticket and ticket.batch_id,
-                ticket and ticket.batch_size,
-                member.arrived_ns,
+                ticket.batch_id if ticket is not None else None,
+                ticket.batch_size if ticket is not None else None,
+                request.arrived_ns,
+                request.dequeued_ns,
                 now if joined is None else joined,
                 now,
             )

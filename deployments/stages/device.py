@@ -1,4 +1,4 @@
-"""Where a replica computes, and how busy that device is.
+"""Picks the device that a replica computes on, and tells how busy it is.
 
 Torch is imported where it is used: the ingress and audio-service compute nothing with it, and would wait for it.
 """
@@ -13,7 +13,11 @@ _last: tuple[float, int | None] = (0.0, None)
 
 
 def pick_device(wanted: str) -> str:
-    """`auto` is the GPU that Ray gave this replica, else the CPU. RuntimeError where cuda is asked for but absent."""
+    """Return the torch device for `auto`, `cpu` or `cuda…`; `auto` is the GPU that Ray gave this replica, else the CPU.
+
+    Raises:
+        RuntimeError: cuda was configured, and torch sees no GPU.
+    """
     if wanted == "auto" and not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
         return "cpu"  # without torch, which takes seconds to import: a replica that replaces another one is waited for
     import torch
@@ -29,9 +33,9 @@ def pick_device(wanted: str) -> str:
 
 
 def gpu_utilization(device: str) -> int | None:
-    """Percent of the last sampling period in which a kernel ran (NVML); None on a CPU or without NVML's bindings.
+    """Return the percent of the last sampling period in which a kernel ran (NVML).
 
-    Asked at most once a second: NVML itself averages over longer than that.
+    None on a CPU or without NVML's bindings. NVML is asked at most once a second: it averages over longer than that.
     """
     global _last
     if not device.startswith("cuda"):

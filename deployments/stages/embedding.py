@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from deployments.arrays import Parts
+from collections.abc import Sequence
+
 from deployments.settings import StageConfig
-from deployments.stages.base import Stage
-from deployments.wire import ENGINE, Reply
-from engines.contract import Reference
-from tracing import CallContext, Span, vocabulary
+from deployments.stages.base import AnySpan
+from deployments.stages.batched import BatchedStage
+from deployments.wire import ClipReply, StageReply, VoiceReply
+from engines.contract import Reference, Voice
+from speech.errors import SpeechError
+from tracing import CallContext, vocabulary
 
-VIEW = "view_"
+#: Facts of the clip that PREPROCESS_AUDIO found and this stage's span repeats.
+_CLIP_TAGS = (vocabulary.AUDIO_SAMPLE_RATE, vocabulary.AUDIO_DURATION)
 
 
-class EmbeddingService(Stage):
+class EmbeddingService(BatchedStage[Reference, Voice]):
+    """Runs the engine's speaker encoder."""
+
     name = vocabulary.EXTRACT_SPEAKER
-    service = "embedding-service"
+    service = vocabulary.EMBEDDING
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self._encoder = self.load(self.engine.load_speaker_encoder)
 
-    def compute(self, items):
+    def compute(self, items: Sequence[Reference]) -> list[Voice | SpeechError]:
+        """Encode a batch of reference clips."""
         return self._encoder.encode(items)
 
-    async def extract(self, carrier: CallContext, facts: dict, parts: Parts) -> Reply:
-        """`parts`: audio-service's. Reply parts: the engine's voice arrays; facts: the engine's name and version."""
+    async def extract(self, call: CallContext, clip: ClipReply) -> StageReply[VoiceReply]:
+        """Find the voice in audio-service's clip."""
 
-        async def work(span: Span) -> dict:
-            found = await self.shelf.unpack(parts)
-            views = {int(name.removeprefix(VIEW)): array for name, array in found.items() if name.startswith(VIEW)}
-            arrays = {name: array for name, array in found.items() if not name.startswith(VIEW)}
-            clip = Reference(views, arrays, facts["transcript"])
-            done = await self.batched(span, clip, carrier.deadline_ns)
-            can = self.engine.capabilities
-            return {"parts": self.shelf.pack(done.value.arrays), "facts": {ENGINE: (can.name, can.version)}}
+        async def work(span: AnySpan) -> VoiceReply:
+            views, features = await self.arrays.unpack_all(clip.views), await self.arrays.unpack_all(clip.features)
+            voice = await self.batched(span, Reference(views, features, clip.transcript), call.deadline_ns)
+            engine = self.engine.capabilities
+            return VoiceReply(self.arrays.pack_all(voice.arrays), (engine.name, engine.version))
 
-        return await self.answer(carrier, work)
+        span = self.open_span(call)
+        span.tags({key: clip.tags[key] for key in _CLIP_TAGS if key in clip.tags})
+        return await self.answer(call, work, span)

@@ -6,52 +6,76 @@ keeps a second engine cheap: one process, one place on the node, nothing that sc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from deployments.arrays import Parts
+from deployments.arrays import Packed, PackedArrays
 from deployments.settings import StageConfig
 from deployments.stages.audio import AudioService
 from deployments.stages.base import Stage
 from deployments.stages.embedding import EmbeddingService
 from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
-from deployments.wire import Reply, SoFar
-from engines.contract import Utterance
+from deployments.wire import (
+    AudioChunkReply,
+    AudioReply,
+    ClipReply,
+    MelChunkReply,
+    MelReply,
+    StageReply,
+    StreamState,
+    VoiceReply,
+)
+from speech.requests import Utterance
 from tracing import CallContext
+from tracing.vocabulary import FALLBACK
 
 
 class Fallback:
-    """The stages' methods, as their clients call them (`deployments/ingress/stage_clients.py`)."""
+    """Has the four stages' methods, as their clients call them (`deployments/ingress/stage_clients.py`)."""
 
-    service = "fallback"
+    service = FALLBACK
 
     def __init__(self, config: StageConfig) -> None:
         self._audio, self._embedding = AudioService(config), EmbeddingService(config)
         self._tts, self._vocoder = TtsService(config), VocoderService(config)
         self._stages: tuple[Stage, ...] = (self._audio, self._embedding, self._tts, self._vocoder)
 
-    async def prepare(self, carrier: CallContext, parts: Parts, transcript: str | None) -> Reply:
-        return await self._audio.prepare(carrier, parts, transcript)
+    async def preprocess(self, call: CallContext, upload: Packed, transcript: str | None) -> StageReply[ClipReply]:
+        """Call `AudioService.preprocess`."""
+        return await self._audio.preprocess(call, upload, transcript)
 
-    async def extract(self, carrier: CallContext, facts: dict, parts: Parts) -> Reply:
-        return await self._embedding.extract(carrier, facts, parts)
+    async def extract(self, call: CallContext, clip: ClipReply) -> StageReply[VoiceReply]:
+        """Call `EmbeddingService.extract`."""
+        return await self._embedding.extract(call, clip)
 
-    async def generate(self, carrier: CallContext, utterance: Utterance, parts: Parts) -> Reply:
-        return await self._tts.generate(carrier, utterance, parts)
+    async def generate(self, call: CallContext, utterance: Utterance, voice: PackedArrays) -> StageReply[MelReply]:
+        """Call `TtsService.generate`."""
+        return await self._tts.generate(call, utterance, voice)
 
-    async def stream(self, carrier: CallContext, utterance: Utterance, parts: Parts) -> AsyncIterator[Reply]:
-        async for reply in self._tts.stream(carrier, utterance, parts):
-            yield reply
+    async def stream(
+        self, call: CallContext, utterance: Utterance, voice: PackedArrays
+    ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
+        """Call `TtsService.stream`."""
+        async with aclosing(self._tts.stream(call, utterance, voice)) as replies:
+            async for reply in replies:
+                yield reply
 
-    async def vocode(self, carrier: CallContext, facts: dict, parts: Parts) -> Reply:
-        return await self._vocoder.vocode(carrier, facts, parts)
+    async def vocode(self, call: CallContext, mel: MelReply) -> StageReply[AudioReply]:
+        """Call `VocoderService.vocode`."""
+        return await self._vocoder.vocode(call, mel)
 
-    async def vocode_chunk(self, carrier: CallContext, facts: dict, parts: Parts, so_far: SoFar) -> Reply:
-        return await self._vocoder.vocode_chunk(carrier, facts, parts, so_far)
+    async def vocode_chunk(
+        self, call: CallContext, chunk: MelChunkReply, state: StreamState
+    ) -> StageReply[AudioChunkReply]:
+        """Call `VocoderService.vocode_chunk`."""
+        return await self._vocoder.vocode_chunk(call, chunk, state)
 
     async def ping(self) -> str:
+        """Return the replica's id."""
         return await self._audio.ping()
 
     async def check_health(self) -> None:
+        """Raise if one of the four stages no longer computes."""
         for stage in self._stages:
             await stage.check_health()

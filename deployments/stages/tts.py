@@ -2,77 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
-from deployments.arrays import Parts
+from deployments.arrays import PackedArrays
 from deployments.settings import StageConfig
-from deployments.stages.base import Stage
+from deployments.stages.base import AnySpan
+from deployments.stages.batched import BatchedStage, tag_batch
 from deployments.stages.continuous_batching import ContinuousBatcher
-from deployments.wire import FINAL, LAST, PART, SECONDS, Reply
-from engines.contract import ContinuousAcousticModel, Utterance, Voice
-from tracing import CallContext, Span, vocabulary
+from deployments.wire import MelChunkReply, MelReply, StageReply
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Voice
+from speech.errors import SpeechError
+from speech.requests import Utterance
+from tracing import CallContext, vocabulary
 
 
-class TtsService(Stage):
+class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
+    """Runs the engine's acoustic model: in batches, or continuously where the model can."""
+
     name = vocabulary.GENERATE_MEL
-    service = "tts-service"
+    service = vocabulary.TTS
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self._model = self.load(self.engine.load_acoustic_model)
+        self._continuous: ContinuousBatcher | None = None
         if isinstance(self._model, ContinuousAcousticModel):
-            self.batcher = ContinuousBatcher(self._model, self.batcher.executor)
+            self.queue = self._continuous = ContinuousBatcher(self._model, self.batcher.executor)
 
     async def rows(self) -> dict[str, int]:
-        """For tests and operators, through a handle: rows that decode and that wait now; empty where the model takes
-        whole batches."""
+        """Return the model's rows and how many of them decode and wait; empty for a model that takes whole batches.
+
+        For tests and operators, through a handle.
+        """
         if not isinstance(self._model, ContinuousAcousticModel):
             return {}
         return {"rows": self._model.rows, "decoding": self._model.decoding, "waiting": self._model.waiting}
 
-    def compute(self, items):
+    def compute(self, items: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
+        """Compute a batch of utterances."""
         return self._model.generate(items)
 
-    async def generate(self, carrier: CallContext, utterance: Utterance, parts: Parts) -> Reply:
-        """`parts`: embedding-service's. Reply parts: the engine's mel arrays; facts: `seconds` of speech."""
+    async def generate(self, call: CallContext, utterance: Utterance, voice: PackedArrays) -> StageReply[MelReply]:
+        """Compute an utterance's mel. `voice`: the arrays of embedding-service's `VoiceReply`."""
 
-        async def work(span: Span) -> dict:
-            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
-            item = utterance, Voice(await self.shelf.unpack(parts))
-            done = await self.batched(span, item, carrier.deadline_ns)
-            mel = done.value
-            for phase in mel.phases:
-                span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
-            return {"parts": self.shelf.pack(mel.arrays), "facts": {SECONDS: mel.seconds}}
+        async def work(span: AnySpan) -> MelReply:
+            item = utterance, Voice(await self.arrays.unpack_all(voice))
+            mel = await self.batched(span, item, call.deadline_ns)
+            _add_phases(span, mel.phases)
+            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
 
-        return await self.answer(carrier, work)
+        return await self.answer(call, work, self._open_span_of(call, utterance))
 
-    async def stream(self, carrier: CallContext, utterance: Utterance, parts: Parts) -> AsyncIterator[Reply]:
-        """As `generate`, in chunks as they are made, and a last Reply with the spans. Reply parts: the engine's mel
-        arrays, from their part's beginning; facts: a MelChunk's other fields. Only where the engine streams."""
+    async def stream(
+        self, call: CallContext, utterance: Utterance, voice: PackedArrays
+    ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
+        """Compute a mel as `generate` does, in chunks as they are made. Only where the engine streams.
 
-        async def work(span: Span) -> AsyncIterator[dict]:
-            span.tag(vocabulary.TEXT_LENGTH, len(utterance.text))
+        Each chunk has all arrays of its part from the part's beginning. The last reply has the spans and no chunk.
+        """
+
+        async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply, None]:
+            assert self._continuous is not None, "the ingress asks for chunks where the engine streams"
             count = 0
-            async with aclosing(self.batcher.stream((utterance, Voice(await self.shelf.unpack(parts))))) as chunks:
-                async for done in chunks:
-                    chunk = done.value
-                    if isinstance(chunk, Exception):
-                        self.tell(span, done)
-                        raise chunk
+            item = utterance, Voice(await self.arrays.unpack_all(voice))
+            async with aclosing(self._continuous.stream(item)) as outcomes:
+                async for outcome in outcomes:
+                    chunk = outcome.value
+                    if not isinstance(chunk, MelChunk):
+                        tag_batch(span, outcome)
+                        raise chunk if isinstance(chunk, Exception) else TypeError("a stream gave a whole mel")
                     count += 1
                     if count == 1:
                         span.annotate(vocabulary.FIRST_CHUNK)
                     if chunk.last:
-                        self.tell(span, done)
+                        tag_batch(span, outcome)
                         span.tag(vocabulary.STREAM_CHUNKS, count)
-                        for phase in chunk.phases:
-                            span.child(phase.name, phase.start_ns, phase.end_ns, phase.tags)
-                    yield {
-                        "parts": self.shelf.pack(chunk.arrays),
-                        "facts": {SECONDS: chunk.seconds, PART: chunk.part, FINAL: chunk.final, LAST: chunk.last},
-                    }
+                        _add_phases(span, chunk.phases)
+                    yield MelChunkReply(
+                        self.arrays.pack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final, chunk.last
+                    )
 
-        async for reply in self.answer_in_parts(carrier, work):
-            yield reply
+        span = self._open_span_of(call, utterance)
+        async with aclosing(self.answer_stream(call, work, span)) as replies:
+            async for reply in replies:
+                yield reply
+
+    def _open_span_of(self, call: CallContext, utterance: Utterance) -> AnySpan:
+        """Open the stage's span with what is asked for, so that a call that fails at once says it too."""
+        span = self.open_span(call)
+        span.tags(
+            {
+                vocabulary.REQUEST_DIALECT: utterance.dialect_tag,
+                vocabulary.REQUEST_DIALECT_CODE: utterance.dialect,
+                vocabulary.REQUEST_MODE: utterance.mode,
+                vocabulary.TEXT_LENGTH: len(utterance.text),
+            }
+        )
+        return span
+
+
+def _add_phases(span: AnySpan, phases: Iterable[Phase]) -> None:
+    for phase in phases:
+        span.add_child(phase.name, phase.start_ns, phase.end_ns, phase.tags)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
-import numpy as np
-
-from deployments.arrays import Parts
+from deployments.arrays import Array
 from deployments.settings import VOCODER_BATCHING, StageConfig
-from deployments.stages.base import Stage
-from deployments.stages.batching import Batched
-from deployments.wire import FINAL, LAST, PART, PCM, SECONDS, SO_FAR, Reply, SoFar
-from engines.contract import Mel, MelChunk
+from deployments.stages.base import AnySpan
+from deployments.stages.batched import BatchedStage, tag_batch
+from deployments.stages.compute_queue import Batched
+from deployments.wire import AudioChunkReply, AudioReply, MelChunkReply, MelReply, StageReply, StreamState
+from engines.contract import Mel, MelChunk, StreamingVocoder
 from speech.errors import SpeechError
 from speech.pcm import to_pcm
-from tracing import CallContext, Span, vocabulary
+from tracing import CallContext, vocabulary
 
-Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the samples of its part that are given out
+Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the number of samples of its part that were given out
 
 
-class VocoderService(Stage):
+class VocoderService(BatchedStage[Item, Array]):
+    """Runs the engine's vocoder and makes its audio 16 bit."""
+
     name = vocabulary.VOCODE_WAV
-    service = "vocoder-service"
+    service = vocabulary.VOCODER
     # Vocoding a batch is slower than vocoding its members one by one on a CPU; a GPU config raises this.
     batching = VOCODER_BATCHING
 
@@ -30,85 +32,93 @@ class VocoderService(Stage):
         super().__init__(config)
         self._vocoder = self.load(self.engine.load_vocoder)
 
-    def compute(self, items: list[Item]):
-        """Making it 16 bit happens here too: it belongs in the compute thread, not on the event loop."""
-        whole = [index for index, item in enumerate(items) if isinstance(item, Mel)]
-        begun = [index for index, item in enumerate(items) if not isinstance(item, Mel)]
-        sounds: dict[int, np.ndarray | SpeechError] = {}
-        if whole:
-            sounds.update(zip(whole, self._vocoder.vocode([items[i] for i in whole]), strict=True))
-        if begun:
-            sounds.update(zip(begun, self._vocoder.vocode_chunks([items[i] for i in begun]), strict=True))
+    def compute(self, items: Sequence[Item]) -> list[Array | Exception]:
+        """Vocode a batch of mels and chunks into int16 (n,) each.
+
+        Making it 16 bit happens here too: it belongs in the compute thread, not on the event loop.
+        """
+        mels = {index: item for index, item in enumerate(items) if isinstance(item, Mel)}
+        chunks = {index: item for index, item in enumerate(items) if not isinstance(item, Mel)}
+        waves: dict[int, Array | SpeechError] = {}
+        if mels:
+            waves.update(zip(mels, self._vocoder.vocode(list(mels.values())), strict=True))
+        if chunks:
+            streaming = cast(StreamingVocoder, self._vocoder)  # chunks come where the engine streams
+            waves.update(zip(chunks, streaming.vocode_chunks(list(chunks.values())), strict=True))
         return [
-            sound if isinstance(sound, SpeechError) else to_pcm(sound)
-            for sound in (sounds[index] for index in range(len(items)))
+            wave if isinstance(wave, SpeechError) else to_pcm(wave)
+            for wave in (waves[index] for index in range(len(items)))
         ]
 
-    async def vocode(self, carrier: CallContext, facts: dict, parts: Parts) -> Reply:
-        """`parts`: tts-service's. Reply part: 16-bit PCM at the engine's sample rate."""
+    async def vocode(self, call: CallContext, mel: MelReply) -> StageReply[AudioReply]:
+        """Vocode tts-service's mel."""
 
-        async def work(span: Span) -> dict:
-            mel = Mel(await self.shelf.unpack(parts), facts[SECONDS])
-            done = await self.batched(span, mel, carrier.deadline_ns)
-            return self._fields(done.value)
+        async def work(span: AnySpan) -> AudioReply:
+            item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
+            pcm = await self.batched(span, item, call.deadline_ns)
+            return AudioReply(self.arrays.pack(pcm), self._seconds(pcm))
 
-        return await self.answer(carrier, work)
+        return await self.answer(call, work)
 
-    async def vocode_chunk(self, carrier: CallContext, facts: dict, parts: Parts, so_far: SoFar) -> Reply:
-        """`facts`, `parts`: a chunk of tts-service's stream. Reply part: the audio that follows what was given out,
-        maybe none; facts: the stream's new `SoFar`. Only with the last chunk, and with an error, comes the span.
+    async def vocode_chunk(
+        self, call: CallContext, chunk: MelChunkReply, state: StreamState
+    ) -> StageReply[AudioChunkReply]:
+        """Vocode a chunk of tts-service's stream: the audio that follows what was given out, maybe none.
+
+        Only the last chunk's reply, or an error's, has the span: one for all calls of the stream.
+
+        Args:
+            call: the call's trace context and deadline.
+            chunk: a chunk of tts-service's stream.
+            state: as the stream's previous reply had it.
         """
-        span = self.open(carrier, so_far.started_ns)
-        now_so_far = replace(
-            so_far,
+        span = self.open_span(call, state.started_ns)
+        state_now = replace(
+            state,
             started_ns=span.start_ns,
-            chunks=so_far.chunks + 1,
-            queue_ms=so_far.queue_ms + max(0.0, (time.time_ns() - carrier.sent_ns) / 1e6),
+            chunks=state.chunks + 1,
+            queue_ms=state.queue_ms + call.waited_ms(),
         )
 
-        async def work(span: Span) -> dict:
-            nonlocal now_so_far
-            chunk = MelChunk(await self.shelf.unpack(parts), facts[SECONDS], facts[PART], facts[FINAL])
-            done = await self.batcher.settle((chunk, so_far.given), carrier.deadline_ns)
-            now_so_far = _later(now_so_far, done)
-            self._tell_all(span, now_so_far, done)
-            if isinstance(done.value, Exception):
-                raise done.value
-            now_so_far = replace(
-                now_so_far, reached=chunk.reaches, given=0 if chunk.final else so_far.given + len(done.value)
-            )
-            fields = self._fields(done.value)
-            return fields | {"facts": fields["facts"] | {SO_FAR: now_so_far}}
+        async def work(span: AnySpan) -> AudioChunkReply:
+            nonlocal state_now
+            mel = MelChunk(await self.arrays.unpack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final)
+            outcome = await self.queue.submit((mel, state.given), call.deadline_ns)
+            state_now = _with_outcome(state_now, outcome)
+            _tag_stream(span, state_now, outcome)
+            if isinstance(outcome.value, Exception):
+                raise outcome.value
+            pcm = outcome.value
+            state_now = replace(state_now, reached=mel.reaches, given=0 if mel.final else state.given + len(pcm))
+            return AudioChunkReply(self.arrays.pack(pcm), self._seconds(pcm), state_now)
 
-        reply = await self.answer(carrier, work, span)
-        return reply if facts[LAST] or reply.error is not None else replace(reply, spans=[])
+        reply = await self.answer(call, work, span)
+        return reply if chunk.last or reply.error is not None else replace(reply, spans=[])
 
-    def _fields(self, pcm: np.ndarray) -> dict:
-        return {
-            "parts": self.shelf.pack({PCM: pcm}),
-            "facts": {SECONDS: len(pcm) / self.engine.capabilities.sample_rate},
+    def _seconds(self, pcm: Array) -> float:
+        return len(pcm) / self.engine.capabilities.sample_rate
+
+
+def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> None:
+    """Tag the span of a whole stream: waits and compute are sums over its calls, the batch is the last call's."""
+    tag_batch(span, outcome)
+    span.tags(
+        {
+            vocabulary.QUEUE_WAIT_MS: round(state.queue_ms, 3),
+            vocabulary.BATCH_WAIT_MS: round(state.wait_ms, 3),
+            vocabulary.COMPUTE_MS: round(state.compute_ms, 3),
+            vocabulary.STREAM_CHUNKS: state.chunks,
         }
-
-    def _tell_all(self, span: Span, so_far: SoFar, done: Batched) -> None:
-        """Of all the stream's calls: waits and compute are sums, the batch is the last one's."""
-        self.tell(span, done)
-        span.tags(
-            **{
-                vocabulary.QUEUE_WAIT_MS: round(so_far.queue_ms, 3),
-                vocabulary.BATCH_WAIT_MS: round(so_far.wait_ms, 3),
-                vocabulary.COMPUTE_MS: round(so_far.compute_ms, 3),
-                vocabulary.STREAM_CHUNKS: so_far.chunks,
-            }
-        )
-        if so_far.first_ns is not None:
-            span.annotate(vocabulary.FIRST_CHUNK, at_ns=so_far.first_ns)
+    )
+    if state.first_ns is not None:
+        span.annotate(vocabulary.FIRST_CHUNK, at_ns=state.first_ns)
 
 
-def _later(so_far: SoFar, done: Batched) -> SoFar:
-    sounded = not isinstance(done.value, Exception) and len(done.value) > 0
+def _with_outcome(state: StreamState, outcome: Batched[Any]) -> StreamState:
+    has_audio = not isinstance(outcome.value, Exception) and len(outcome.value) > 0
     return replace(
-        so_far,
-        wait_ms=so_far.wait_ms + done.wait_ms,
-        compute_ms=so_far.compute_ms + done.compute_ms,
-        first_ns=so_far.first_ns or (done.ended_ns if sounded else None),
+        state,
+        wait_ms=state.wait_ms + outcome.wait_ms,
+        compute_ms=state.compute_ms + outcome.compute_ms,
+        first_ns=state.first_ns or (outcome.ended_ns if has_audio else None),
     )

@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from engines.contract import Capabilities, Reference, Utterance, WeightsError
-from engines.cosyvoice3.directory import PUBLISHED, ModelDirectory
+from engines.contract import Capabilities, Reference, Utterance, Voice, WeightsError
+from engines.cosyvoice3.directory import LLM, PUBLISHED, ModelDirectory
 from engines.cosyvoice3.prompts import SPOKEN, instruction
 from speech.errors import InvalidInput
 
@@ -35,13 +35,17 @@ class CosyVoice3Engine:
         model_dir: the official model directory; every replica must find it under this path.
         dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
             float32, and its pitch float64.
-        lm_rows: rows of the language model's cache, so the most that decode together; a text is up to five parts with a
-            row each, and a part that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
+        lm_rows: rows of the language model's cache, so the most that decode together; a text is up to nine parts
+            (German) with a row each, and a part that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
         lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
-        flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as long
-            as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and holds up everybody else.
+        flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as
+            long as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and holds up all others.
         vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU.
+        llm_weights: the file with the language model's weights. `llm.rl.pt`, published beside `llm.pt`, was trained on
+            with reinforcement learning, and its published error rates are the lower ones.
+        vocoder_tf32: let a GPU round the factors of the vocoder's products to 10 bits of fraction, for speed. Off, the
+            vocoder is float32 throughout.
         greedy: always the likeliest token, whatever the seed: for comparing implementations, not for listening.
         parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
             it: it does not enforce the least length of speech, because it masks the wrong control token
@@ -60,6 +64,8 @@ class CosyVoice3Engine:
         lm_positions: int = 3072,
         flow_rows: int | Literal["auto"] = "auto",
         vocoder_batch: int = 1,
+        llm_weights: str = LLM,
+        vocoder_tf32: bool = False,
         greedy: bool = False,
         parity: bool = False,
     ) -> None:
@@ -75,10 +81,11 @@ class CosyVoice3Engine:
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if not model_dir:
             raise WeightsError(f"The engine cosyvoice3 needs model_dir, the folder with its weights. {PUBLISHED}")
-        self._directory = ModelDirectory(model_dir)
+        self._directory = ModelDirectory(model_dir, llm_weights)
         self._directory.require()
         self._dtype = dtype
         self._flow_rows = flow_rows
+        self._vocoder_tf32 = vocoder_tf32
         self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
         self.capabilities = Capabilities(
             name="fun-cosyvoice3-0.5b",
@@ -116,6 +123,16 @@ class CosyVoice3Engine:
 
         return reference(samples, rate, transcript)
 
+    def registered_voices(self) -> dict[str, Voice]:
+        """The voices of `spk2info.pt` by name, as `load_speaker_encoder` would make them; none without that file.
+
+        Raises:
+            WeightsError: the file is damaged, or a voice in it is of another model.
+        """
+        from engines.cosyvoice3 import speakers
+
+        return speakers.read(self._directory)
+
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1):
         from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder
 
@@ -124,16 +141,16 @@ class CosyVoice3Engine:
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
         import torch
 
-        from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
+        from engines.cosyvoice3 import acoustic
         from engines.cosyvoice3.flow_batches import Limits
 
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
         rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
-        return CosyVoice3AcousticModel(
+        return acoustic.load(
             self._directory, device, threads, getattr(torch, name), limits=Limits(rows=rows), **self._decoding
         )
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 
-        return CosyVoice3Vocoder(self._directory, device, threads)
+        return CosyVoice3Vocoder(self._directory, device, threads, tf32=self._vocoder_tf32)

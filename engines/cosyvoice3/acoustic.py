@@ -3,72 +3,71 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
 import torch
 
-from engines.contract import Mel, MelChunk, Utterance, Voice
+from engines.contract import Mel, MelChunk, Said, Utterance, Voice
 from engines.cosyvoice3 import flow, speech_lm
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Decoder
 from engines.cosyvoice3.directory import ModelDirectory
+from engines.cosyvoice3.finite import NotFinite
+from engines.cosyvoice3.flow import Flow
 from engines.cosyvoice3.flow_batches import FlowBatcher, Limits
+from engines.cosyvoice3.flow_worker import FlowBatch, FlowWorker
 from engines.cosyvoice3.guard import guarded
 from engines.cosyvoice3.plan import Plan, Planner, warm
-from engines.cosyvoice3.stretch import FlowBatch, Stretch
-from engines.cosyvoice3.ticket import Part, Ticket
+from engines.cosyvoice3.speech_lm import SpeechLm
+from engines.cosyvoice3.ticket import Part, Stretch, Ticket
 from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError, InvalidInput, SpeechError
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 0.002  #: that a step waits for the flow where there is nothing else to do; who comes next waits as long
 
 
 class CosyVoice3AcousticModel:
     """An `engines.contract.ContinuousAcousticModel`: language model and flow.
 
     Each step is one token for every row of the language model, and then, where enough rows have come out of it or
-    have waited long enough, one batch of the flow. The first chunk of a stream goes through the flow in the very step
-    that said its last token, whoever else waits (`FlowBatcher`). A Mel's arrays: `mel` float32 (80, n), and `parts`
+    have waited long enough, one batch of the flow. The first chunk of a stream goes through the flow as soon as its
+    last token is said, whoever else waits (`FlowBatcher`). A Mel's arrays: `mel` float32 (80, n), and `parts`
     int64, the frames of each part of the text; they add up to n. A MelChunk's are the same, of one part.
 
     Args:
-        dtype: of language model and flow; what the flow's steps add up stays float32.
+        planner: reads utterances.
         rows, positions: of the decoder's cache, which is allocated here and never grows: who finds no row waits.
-        greedy: always the likeliest token, whatever the seed.
         parity: see `CosyVoice3Engine`.
         limits: of the flow's batches.
+        beside: the flow computes in a thread and on a stream of its own, and steps go on meanwhile. None: on a GPU.
+            On a CPU both would only share the cores.
     """
 
     def __init__(
         self,
-        directory: ModelDirectory,
-        device: str = "cpu",
-        threads: int = 1,
-        dtype: torch.dtype = torch.float32,
+        lm: SpeechLm,
+        flow: Flow,
+        planner: Planner,
         rows: int = 8,
         positions: int = 3072,
-        greedy: bool = False,
         parity: bool = False,
         limits: Limits = Limits(),
+        beside: bool | None = None,
     ) -> None:
-        torch.set_num_threads(threads)
-        numbers = directory.numbers
-        lm = speech_lm.load(directory, device, dtype)
-        self.planner = Planner(
-            TextTokenizer(directory), None if greedy else numbers.llm.sampling, lm.speech_tokens, parity
-        )
+        self.planner = planner
         self.decoder = Decoder(lm, rows, positions)
         self._lm = lm
         self.rows = rows
-        self.flow = flow.load(directory, device, dtype)
+        self.flow = flow
         self._limits = limits
         self._parity = parity
         self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits)
+        self._flow_worker = FlowWorker(flow, lm.device.type == "cuda" if beside is None else beside)
         self._tickets: dict[Ticket, None] = {}  # under way, in the order in which they join
-        self._warm_up()
         _log.info(
             "the language model's cache has %d rows of %d positions: %.0f MB",
             rows,
@@ -120,15 +119,20 @@ class CosyVoice3AcousticModel:
                 self.cancel(ticket)  # after a failed step nobody else may find it
         return results
 
-    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False) -> Ticket | SpeechError:
+    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
         """SpeechErrors: the planner's, and InvalidInput for what is longer than a row.
 
-        `stream`: as it is said, chunk by chunk; at another speed than 1, part by part.
+        Args:
+            stream: as it is said, chunk by chunk; at another speed than 1, part by part.
+            said: the speech tokens of each part, control tokens included. The language model reads them behind the
+                prompt, as if it had said them, and the draws go on where they were. Not with `parity`.
         """
-        return guarded(self._submit, utterance, voice, stream)
+        return guarded(self._submit, utterance, voice, stream, said)
 
-    def _submit(self, utterance: Utterance, voice: Voice, stream: bool) -> Ticket:
+    def _submit(self, utterance: Utterance, voice: Voice, stream: bool, said: Said) -> Ticket:
         plan = self.planner.plan(utterance, voice)
+        if said:
+            plan = plan.resumed(said)
         if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
             raise InvalidInput(
                 "Text, transcript and reference clip are together longer than the language model's "
@@ -160,63 +164,40 @@ class CosyVoice3AcousticModel:
         results = self._decoded()
         # With nobody left in the language model nobody else is coming, and a row would wait for nothing.
         nobody_comes = not self.decoder.active and not self.decoder.waiting
-        if stretches := self._flow_batcher.take(idle=nobody_comes):
-            results += self._sounded(FlowBatch(stretches))
+        results += self._sounded(self._flow_worker.collect(_PATIENCE_S if nobody_comes else 0.0))
+        if not self._flow_worker.busy and (stretches := self._flow_batcher.take(idle=nobody_comes)):
+            self._flow_worker.start(FlowBatch(stretches))
+            results += self._sounded(self._flow_worker.collect())
         return results
 
     def _decoded(self) -> list[tuple[Ticket, SpeechError]]:
         """Hand on to the flow what was said; returns the tickets that go no further."""
-        mute = []
+        lost = []
         # Rows join in the order of their tickets: behind the first that has none yet, nobody has said anything.
         for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
-            if ticket.mute:
+            if ticket.failed or ticket.mute:
+                lost.append((ticket, _no_numbers() if ticket.failed else _nothing_said()))
                 self.cancel(ticket)
-                mute.append(
-                    (
-                        ticket,
-                        NothingSaid(
-                            "The speech model made no sound of this text. Try another seed, or word it differently.",
-                            param="text",
-                            code="nothing_said",
-                        ),
-                    )
-                )
                 continue
             for stretch in ticket.due():
                 self._flow_batcher.add(stretch, self.flow.frames(stretch.row), stretch.first)
-        return mute
+        return lost
 
-    def _sounded(self, batch: FlowBatch) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
-        """Compute a batch of the flow; returns what it completes, and who failed in it."""
-        mels = guarded(self._mels, batch.stretches)
-        if isinstance(mels, SpeechError):
-            # The flow does not say for which row it failed: each alone, so that only the bad one does.
-            mels = (
-                [mels]
-                if len(batch.stretches) == 1
-                else [_first(guarded(self._mels, [stretch])) for stretch in batch.stretches]
-            )
-        batch.end(mels)
-        failed = {
-            stretch.ticket: mel
-            for stretch, mel in zip(batch.stretches, mels, strict=True)
-            if isinstance(mel, SpeechError)
-        }
-        results = []
-        for ticket in batch.tickets:
-            found = failed.get(ticket) or guarded(ticket.results)
+    def _sounded(self, made: Mapping[Ticket, SpeechError | None]) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+        """What a batch of the flow completes, and who failed in it."""
+        results: list = []
+        for ticket, error in made.items():
+            found = error or guarded(ticket.results)
             lost = isinstance(found, SpeechError)
             results += [(ticket, result) for result in ([found] if lost else found)]
             if lost or ticket.finished:
                 self.cancel(ticket)
         return results
 
-    def _mels(self, stretches: Sequence[Stretch]) -> list[torch.Tensor]:
-        return [mel.cpu() for mel in self.flow([stretch.row for stretch in stretches])]
-
-    def _warm_up(self) -> None:
-        for language in ("zh", "en", "ja"):
-            warm(language)
+    def warm_up(self) -> None:
+        """Say a sentence, so that the first request pays for nothing. RuntimeError where it can't be said."""
+        if graphs := self.decoder.warm():
+            _log.info("%d shapes of the language model are recorded", graphs)
         voice = Voice(
             {
                 "speech_tokens": np.zeros(50, np.int32),
@@ -229,9 +210,51 @@ class CosyVoice3AcousticModel:
             raise RuntimeError("the warm-up sentence could not be said") from result
 
 
+def load(
+    directory: ModelDirectory,
+    device: str = "cpu",
+    threads: int = 1,
+    dtype: torch.dtype = torch.float32,
+    greedy: bool = False,
+    parity: bool = False,
+    **settings,
+) -> CosyVoice3AcousticModel:
+    """The acoustic model of a directory, warmed up.
+
+    Args:
+        dtype: of language model and flow; what the flow's steps add up stays float32.
+        greedy: always the likeliest token, whatever the seed.
+        settings: of CosyVoice3AcousticModel.
+
+    Raises:
+        WeightsError: as `Stored.load`.
+    """
+    torch.set_num_threads(threads)
+    lm = speech_lm.load(directory, device, dtype)
+    sampling = None if greedy else directory.numbers.llm.sampling
+    planner = Planner(TextTokenizer(directory), sampling, lm.speech_tokens, parity)
+    model = CosyVoice3AcousticModel(lm, flow.load(directory, device, dtype), planner, parity=parity, **settings)
+    for language in ("zh", "en", "ja"):
+        warm(language)
+    model.warm_up()
+    return model
+
+
 class NothingSaid(InternalError):
     """The language model ended before its first token."""
 
 
-def _first(found: list[torch.Tensor] | SpeechError) -> torch.Tensor | SpeechError:
-    return found if isinstance(found, SpeechError) else found[0]
+def _nothing_said() -> NothingSaid:
+    return NothingSaid(
+        "The speech model made no sound of this text. Try another seed, or word it differently.",
+        param="text",
+        code="nothing_said",
+    )
+
+
+def _no_numbers() -> NotFinite:
+    return NotFinite(
+        "The language model gave no numbers (NaN or infinity). The weights in llm.pt are damaged, or the dtype is too "
+        "narrow for them: run `python -m engines.cosyvoice3 check` on the model directory, then try dtype float32.",
+        code="model_not_finite",
+    )

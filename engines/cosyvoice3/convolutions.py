@@ -44,7 +44,8 @@ class Up(NormedConv1d):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x.repeat_interleave(self.factor, dim=2), (self.kernel_size[0] - 1, 0)))
+        repeated = x[..., None].expand(-1, -1, -1, self.factor).flatten(2)
+        return super().forward(F.pad(repeated, (self.kernel_size[0] - 1, 0)))
 
 
 class Down(nn.Conv1d):

@@ -7,8 +7,12 @@
     row.tokens
 
 The cache is allocated once: `rows * positions` tokens (`decoder.cache.bytes`). A job that finds no free row waits,
-first come first served; one that could never fit is refused when it is submitted. Knows nothing of requests, threads
-or spans: whoever owns it calls `step`, and reads a row's times afterwards. All calls belong to one thread.
+first come first served; one that could never fit is refused when it is submitted. A prompt is read in stretches, so
+that a long one does not stop who decodes. Knows nothing of requests, threads or spans: whoever owns it calls `step`,
+and reads a row's times afterwards. All calls belong to one thread.
+
+On a GPU steps are given to the device ahead of the host, which hears of a token some steps later. What a row computed
+behind its end is dropped, so its tokens do not depend on how far ahead that was.
 """
 
 from __future__ import annotations
@@ -19,11 +23,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 
+from engines.cosyvoice3.batch import Batch
+from engines.cosyvoice3.capture import Graphs, Recorder
 from engines.cosyvoice3.qwen import KvCache
-from engines.cosyvoice3.sampling import Sampler, SilenceLimit
+from engines.cosyvoice3.sampling import GREEDY, Sampler, SilenceLimit
 from engines.cosyvoice3.speech_lm import SpeechLm
+
+_AHEAD = 2  #: steps given to a GPU whose tokens are not known yet: the host has their time to itself
+#: ids of a prompt that are read between two steps while others decode: what takes about as long as a few steps
+_STRETCH = {"cpu": 64, "cuda": 512}
+_STRETCHES = (64, 128, 256, 512)  #: shapes that are recorded
+_LONGEST_STRETCH = _STRETCHES[-1]
+_SPAN = 64  #: cache positions a step reads are rounded up to this where nothing is recorded
 
 
 @dataclass(frozen=True)
@@ -35,12 +48,14 @@ class Job:
         prompt_tokens: speech tokens of the reference clip; empty where the mode gives none to the language model.
         sampler: the row's own.
         most: tokens after which the row ends by itself.
+        said: tokens that it has said before, control tokens included: the row goes on behind them.
     """
 
     text: Sequence[int]
     prompt_tokens: Sequence[int]
     sampler: Sampler
     most: int
+    said: Sequence[int] = ()
 
     @property
     def positions(self) -> int:
@@ -57,16 +72,32 @@ class Row:
     joined_ns: int | None = None  #: it got a row of the batch
     ended_ns: int | None = None
     cancelled: bool = False
-    steps: int = 0  #: forward passes it took part in, the reading of its prompt included
+    failed: bool = False  #: its probabilities were not finite, and it ended there
+    steps: int = 0  #: in which it said something
     batch_sizes: int = 0  #: sum over those steps of how many rows shared them
     tokens: list[int] = field(default_factory=list)  #: speech tokens, long silences shortened
-    _position: int = 0  # of the token that the next step reads
-    _last: int = 0
+    _ids: list[int] = field(default_factory=list)  # that it reads before it speaks
+    _position: int = 0  # how much of it is in the cache, once the device has done what it was given
+    _launched: int = 0  # tokens that it has said by then
     _silence: SilenceLimit = field(default_factory=SilenceLimit)
 
     @property
     def done(self) -> bool:
         return self.ended_ns is not None
+
+    @property
+    def picked(self) -> list[int]:
+        """All tokens it said, control tokens included."""
+        return self.job.sampler.picked
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A step that was given to the device, and where its tokens arrive."""
+
+    rows: list[Row]
+    tokens: Tensor
+    arrived: torch.cuda.Event | None
 
 
 class Decoder:
@@ -77,24 +108,49 @@ class Decoder:
         rows: the most rows in one batch.
         positions: the most cache positions of one row.
         clock: ns since the epoch.
+        ahead: steps that the device may be given before the tokens of the first are read; None: as suits the device.
+        stretch: ids of a prompt that are read between two steps while others decode; None: as suits the device.
+        recorder: see `Graphs`.
 
     Attributes:
         limit: rows that may be taken, of those the cache has; may be changed between any two steps.
     """
 
     def __init__(
-        self, lm: SpeechLm, rows: int = 8, positions: int = 3072, clock: Callable[[], int] = time.time_ns
+        self,
+        lm: SpeechLm,
+        rows: int = 8,
+        positions: int = 3072,
+        clock: Callable[[], int] = time.time_ns,
+        ahead: int | None = None,
+        stretch: int | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        cuda = lm.device.type == "cuda"
         self._lm = lm
         self._clock = clock
-        self.cache = KvCache(lm.body.size, rows, positions, str(lm.device), lm.dtype)
-        self._active: list[Row] = []  # row i of the cache belongs to the i-th
+        self._batch = Batch(lm, rows, positions)
+        self.graphs = Graphs(lm.device, priority=-1, recorder=recorder)
+        self._recorded = self.graphs.enabled  # shapes are few then, and rows and stretches are padded to them
+        self._ahead = ahead if ahead is not None else _AHEAD if cuda else 0
+        self._stretch = stretch or _STRETCH["cuda" if cuda else "cpu"]
+        self._active: list[Row] = []  # row i of the cache belongs to the i-th; the last one may still be reading
+        self._reading: Row | None = None
+        self._trailing: list[Row] = []  # all they may say is given to the device, and not all of it is heard
         self._waiting: deque[Row] = deque()
+        self._flights: deque[_Flight] = deque()
+        self._ended: list[Row] = []
         self.limit = rows
+        if cuda:
+            torch.cuda.synchronize(lm.device)  # what was allocated here is used on another stream from now on
+
+    @property
+    def cache(self) -> KvCache:
+        return self._batch.cache
 
     @property
     def active(self) -> int:
-        return len(self._active)
+        return len(self._active) + len(self._trailing)
 
     @property
     def waiting(self) -> int:
@@ -104,16 +160,32 @@ class Decoder:
         """Queue a job; it joins the batch at the next step that has a free row.
 
         Raises:
-            ValueError: the job needs more cache positions than a row has, or nothing is asked of it.
+            ValueError: the job needs more cache positions than a row has, nothing is asked of it, or its settings
+                are others than the device can sample by.
+            IndexError: an id is outside the vocabularies.
         """
         if job.most < 1:
             raise ValueError("a job must be allowed at least one token")
-        if job.positions > self.cache.positions:
+        if job.positions > self._batch.positions:
             raise ValueError(
-                f"the job may need {job.positions} cache positions and a row has {self.cache.positions}; "
+                f"the job may need {job.positions} cache positions and a row has {self._batch.positions}; "
                 "split the text, or allocate longer rows"
             )
-        row = Row(job, self._clock())
+        settings = job.sampler.settings
+        if not job.sampler.on_host and (
+            settings.top_k > self._batch.sampler.top_k
+            or settings is not GREEDY
+            and settings.win_size != self._batch.window
+        ):
+            raise ValueError(
+                f"top_k {settings.top_k} and win_size {settings.win_size} can't be sampled by: this decoder has "
+                f"{self._batch.sampler.top_k} at most, and {self._batch.window}"
+            )
+        row = Row(job, self._clock(), _ids=self._lm.prompt_ids(job.text, [*job.prompt_tokens, *job.said]))
+        if job.said:
+            job.sampler.resume(job.said)
+        row.tokens += [token for token in job.said if token < self._lm.speech_tokens and row._silence.keeps(token)]
+        row._launched = len(job.said)
         self._waiting.append(row)
         return row
 
@@ -124,77 +196,200 @@ class Decoder:
         row.cancelled = True
         if row in self._waiting:
             self._waiting.remove(row)
-            row.ended_ns = self._clock()
         else:
             self._leave(row)
+        row.ended_ns = self._clock()
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """One token for every row of the batch, then the first of who is let in; returns the rows that ended by it.
+        """Let in who waits, as far as there are rows, and give one token to every row that decodes.
+
+        Returns:
+            The rows that ended, as far as that is known by now.
 
         Where it raises, the rows that took part are still in the batch, and can be cancelled like any other.
         """
-        said = self._take_step() if self._active else []
-        for row in said:
-            self._leave(row)
-        read = self._join()
-        for row in read:
-            self._leave(row)
-        return said + read
+        with self.graphs.on(wait=False):
+            self._let_in()
+            if any(row.job.sampler.on_host for row in self._active):
+                self._hear(0)
+            launched = self._launch()
+            self._hear(self._ahead if launched else 0)
+        ended, self._ended = self._ended, []
+        return ended
 
     def run(self) -> None:
         """Step until nobody decodes or waits."""
-        while self._active or self._waiting:
+        while self.active or self._waiting:
             self.step()
 
-    def _take_step(self) -> list[Row]:
-        lm, rows = self._lm, self._active
-        at = [row._position for row in rows]
-        last = torch.tensor([row._last for row in rows], device=lm.device)
-        hidden = lm.body.step(lm.speech_embedding(last), torch.tensor(at, device=lm.device), max(at), self.cache)
+    @torch.inference_mode()
+    def warm(self) -> int:
+        """Record every shape that may come, while nobody is there; the number of graphs. Nothing where none is."""
+        if not self._recorded or self.active:
+            return 0
+        rows = sorted({self._padded(n) for n in range(1, self._batch.rows + 1)})
+        spans = sorted({self._span(at) for at in range(self._batch.positions)})
+        with self.graphs.on(wait=False):
+            for span in spans:
+                for n in rows:
+                    self._compute(n, span)
+                for stretch in _STRETCHES:
+                    if stretch <= span:
+                        self._read_in(torch.zeros(3 + stretch, dtype=torch.int64), span)
+        if self.graphs.stream is not None:
+            self.graphs.stream.synchronize()
+        return len(self.graphs)
+
+    def _let_in(self) -> None:
+        """Read prompts: all there is room for while nobody decodes, else as much as keeps the others little."""
+        left = self._stretch if self._decoding else None
+        while left is None or left > 0:
+            row = self._reading or self._next()
+            if row is None:
+                return
+            count = self._read(row, left)
+            left = None if left is None else left - count
+
+    def _next(self) -> Row | None:
+        while self._waiting and len(self._active) < self.limit:
+            row = self._waiting.popleft()
+            row.joined_ns = self._clock()
+            if row.job.said and (row.job.said[-1] >= self._lm.speech_tokens or len(row.job.said) >= row.job.most):
+                self._end(row)  # it has nothing more to say
+                continue
+            self._active.append(row)
+            self._reading = row
+            return row
+        return None
+
+    @property
+    def _decoding(self) -> int:
+        return len(self._active) - (self._reading is not None)
+
+    def _read(self, row: Row, most: int | None) -> int:
+        """Read a stretch of its prompt, all but the last id: the first step reads that. Returns how many ids."""
+        start, total = row._position, len(row._ids) - 1
+        count = min(total - start, _LONGEST_STRETCH, total if most is None else most)
+        padding = self._stretched(count) - count
+        given = [len(self._active) - 1, start, count, *row._ids[start : start + count], *[0] * padding]
+        self._read_in(torch.tensor(given), self._span(start + count - 1))
+        row._position += count
+        if row._position == total:
+            sampler = row.job.sampler
+            uniforms = None if sampler.on_host else sampler.uniforms(row.job.most - len(row.job.said))
+            token = row._ids[-1] - self._lm.body.size.vocabulary
+            self._batch.seat(len(self._active) - 1, token, total, sampler, uniforms)
+            self._reading, row._ids = None, []
+        return count
+
+    def _launch(self) -> bool:
+        """Give the device a step, if anybody decodes."""
+        if not self._decoding:
+            return False
+        rows = self._active[: self._decoding]
+        picked, log_probabilities = self._compute(
+            self._padded(len(rows)), self._span(max(row._position for row in rows))
+        )
+        if any(row.job.sampler.on_host for row in rows):
+            picked = self._picked_on_host(rows, picked, log_probabilities)
+        self._flights.append(self._flight(rows, picked[: len(rows)]))
         for row in rows:
             row._position += 1
-        return self._say(rows, hidden)
-
-    def _join(self) -> list[Row]:
-        first = len(self._active)
-        count = min(len(self._waiting), self.limit - first)
-        if count <= 0:
-            return []
-        rows = [self._waiting.popleft() for _ in range(count)]
-        self._active += rows  # before anything can fail: a row that is in no list could not be cancelled
-        now = self._clock()
+            row._launched += 1
         for row in rows:
-            row.joined_ns = now
-        inputs = [self._lm.embedded(row.job.text, row.job.prompt_tokens) for row in rows]
-        lengths = [len(embedded) for embedded in inputs]
-        hidden = self._lm.body.prefill(pad_sequence(inputs, batch_first=True), torch.tensor(lengths), self.cache, first)
-        for row, length in zip(rows, lengths, strict=True):
-            row._position = length
-        return self._say(rows, hidden)
+            if row._launched == row.job.most:
+                self._leave(row)
+                self._trailing.append(row)
+        return True
 
-    def _say(self, rows: list[Row], hidden: torch.Tensor) -> list[Row]:
-        """Each row's next token from its hidden state; returns the rows that are through."""
-        ended = []
-        for row, log_probabilities in zip(rows, self._lm.log_probabilities(hidden).cpu().numpy(), strict=True):
-            row.steps += 1
-            row.batch_sizes += len(rows)
-            token = row.job.sampler.pick(log_probabilities)
-            if token >= self._lm.speech_tokens:
-                ended.append(row)
-                continue
-            row._last = token
-            if row._silence.keeps(token):
-                row.tokens.append(token)
-            if len(row.job.sampler.picked) == row.job.most:
-                ended.append(row)
-        return ended
+    def _compute(self, n: int, span: int) -> tuple[Tensor, Tensor]:
+        return self.graphs(("step", n, span), lambda: self._batch.step(n, span), state=[self._batch.state])
 
-    def _leave(self, row: Row) -> None:
-        """Free a row; the batch's last row moves into the hole, so that the batch stays in one piece."""
+    def _read_in(self, given: Tensor, span: int) -> None:
+        given = given.pin_memory() if self._batch.state.is_cuda else given
+        self.graphs(("read", span), lambda ids: self._batch.read(ids, span), given)
+
+    def _picked_on_host(self, rows: list[Row], picked: Tensor, log_probabilities: Tensor) -> Tensor:
+        """For rows that must see the probabilities. Waits for the device, as nothing else does."""
+        tokens = picked[: len(rows)].cpu()
+        seen = log_probabilities[: len(rows)].float().cpu().numpy()
+        for index, row in enumerate(rows):
+            if row.job.sampler.on_host and tokens[index] >= 0:
+                tokens[index] = row.job.sampler.pick(seen[index].copy())
+        self._batch.say(tokens.to(picked.device))
+        return tokens
+
+    def _flight(self, rows: list[Row], picked: Tensor) -> _Flight:
+        if not picked.is_cuda:
+            return _Flight(rows, picked.clone(), None)
+        tokens = torch.empty(picked.shape, dtype=picked.dtype, pin_memory=True)
+        tokens.copy_(picked, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return _Flight(rows, tokens, arrived)
+
+    def _hear(self, ahead: int) -> None:
+        """Read the tokens of all steps but the last `ahead`."""
+        while len(self._flights) > ahead:
+            flight = self._flights.popleft()
+            if flight.arrived is not None:
+                flight.arrived.synchronize()
+            for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
+                if not row.done:  # else it was cut, and this was computed for nothing
+                    row.steps += 1
+                    row.batch_sizes += len(flight.rows)
+                    self._say(row, token)
+
+    def _say(self, row: Row, token: int) -> None:
+        if token < 0:
+            row.failed = True
+            self._end(row)
+            return
+        if not row.job.sampler.on_host:
+            row.picked.append(token)
+        if token < self._lm.speech_tokens and row._silence.keeps(token):
+            row.tokens.append(token)
+        if token >= self._lm.speech_tokens or len(row.picked) == row.job.most:
+            self._end(row)
+
+    def _end(self, row: Row) -> None:
+        self._leave(row)
         row.ended_ns = self._clock()
-        hole, last = self._active.index(row), len(self._active) - 1
-        if hole != last:
-            self.cache.move(last, hole, self._active[last]._position)
-            self._active[hole] = self._active[last]
-        self._active.pop()
+        self._ended.append(row)
+
+    @torch.inference_mode()
+    def _leave(self, row: Row) -> None:
+        """Free a row of the cache; others move into the hole, so that the batch stays in one piece."""
+        if row in self._trailing:
+            self._trailing.remove(row)
+        if row not in self._active:
+            return
+        with self.graphs.on(wait=False):
+            if row is self._reading:  # the last one
+                self._reading = None
+                self._active.pop()
+                return
+            hole = self._active.index(row)
+            # The last that decodes, and then who still reads behind them.
+            for source in dict.fromkeys((self._decoding - 1, len(self._active) - 1)):
+                if source != hole:
+                    self._batch.move(source, hole, self._active[source]._position)
+                    self._active[hole] = self._active[source]
+                    hole = source
+            self._active.pop()
+            self._batch.set_aside(hole)
+
+    def _padded(self, n: int) -> int:
+        """Rows of the step that computes n: a power of two, or a multiple of eight from there on."""
+        if not self._recorded:
+            return n
+        return min(self._batch.rows, 1 << (n - 1).bit_length() if n <= 8 else -(-n // 8) * 8)
+
+    def _stretched(self, n: int) -> int:
+        return next(stretch for stretch in _STRETCHES if stretch >= n) if self._recorded else n
+
+    def _span(self, at: int) -> int:
+        """Cache positions that are read where `at` is the last: a multiple of an ever larger step."""
+        step = _SPAN if not self._recorded else 256 if at < 1024 else 512 if at < 2048 else 1024
+        return min(self._batch.cache.slots, (at // step + 1) * step)

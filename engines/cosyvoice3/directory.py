@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,9 @@ PUBLISHED = (
 
 YAML = numbers.FILE
 LLM, FLOW, HIFT = "llm.pt", "flow.pt", "hift.pt"
+#: Other weights of the language model that are published beside `llm.pt`: trained on with reinforcement learning.
+LLM_RL = "llm.rl.pt"
+SPEAKERS = "spk2info.pt"  #: voices that were registered with the official code; optional
 CAMPPLUS, SPEECH_TOKENIZER = "campplus.onnx", "speech_tokenizer_v3.onnx"
 QWEN = "CosyVoice-BlankEN"
 QWEN_CONFIG, VOCABULARY, MERGES = f"{QWEN}/config.json", f"{QWEN}/vocab.json", f"{QWEN}/merges.txt"
@@ -55,17 +58,28 @@ class ModelDirectory:
 
     Args:
         path: the folder that holds `cosyvoice3.yaml`.
+        llm: the file in it with the language model's weights.
+
+    Attributes:
+        files: those it must have.
+
+    Raises:
+        ValueError: `llm` is no name of a file in the folder.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, llm: str = LLM) -> None:
+        if not llm or Path(llm).name != llm:
+            raise ValueError(f"llm_weights is {llm!r}; it must be the name of a file in model_dir, such as {LLM_RL}")
         self.path = Path(path).expanduser()
+        self.llm = llm
+        self.files = tuple(replace(file, name=llm) if file.name == LLM else file for file in FILES)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def missing(self) -> list[File]:
         """The files that are not there, or are empty."""
-        return [file for file in FILES if not self.size(file.name)]
+        return [file for file in self.files if not self.size(file.name)]
 
     def size(self, name: str) -> int:
         """Bytes of a file; 0 where it is not there."""
@@ -102,7 +116,7 @@ class ModelDirectory:
         Over names, sizes, and both ends of every file: reading 4 GB at each start would take longer than loading them.
         """
         digest = hashlib.sha256()
-        for file in FILES:
+        for file in self.files:
             path = self / file.name
             digest.update(f"{file.name}:{path.stat().st_size};".encode())
             with path.open("rb") as content:

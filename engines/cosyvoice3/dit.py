@@ -7,12 +7,19 @@ split, so that only the first head rotates; and the conditions are given anew to
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.cosyvoice3.numbers import Dit as DitSize
+
+try:  # torch 2.10 and later
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
 
 _TIME_FREQUENCIES = 256
 _POSITION_KERNEL, _POSITION_GROUPS = 31, 16
@@ -62,15 +69,30 @@ class InputEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """From the time embedding to `parts` vectors that scale, shift or gate."""
+    """Makes `parts` vectors out of the time embedding: scales, shifts and gates."""
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
         self.linear = nn.Linear(dim, parts * dim)
 
-    def forward(self, time: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(time))[:, None].chunk(self.parts, dim=-1)
+    def forward(self, time: Tensor) -> Tensor:
+        """Time embeddings (n, dim) -> (parts, n, 1, dim)."""
+        return self.linear(F.silu(time)).unflatten(-1, (self.parts, -1)).transpose(0, 1)[:, :, None]
+
+
+class Visible(NamedTuple):
+    """Which frames attend to which. At most one of the two is set; with neither, all frames attend to all.
+
+    Attributes:
+        bias: (n, 1, frames or 1, frames), added to the scores: 0 or minus infinity.
+        ends: (2 * n + 1,) int32, the rows' boundaries when all frames of the batch lie one behind the other: the
+            row's own frames, then its padding, for each row in turn. Flash attention for packed sequences takes it,
+            and needs no mask.
+    """
+
+    bias: Tensor | None = None
+    ends: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -80,21 +102,36 @@ class Attention(nn.Module):
         self.heads, self.dim_head = size.heads, size.dim_head
         self.to_q, self.to_k, self.to_v = (nn.Linear(size.dim, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, size.dim)])
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        q, k, v = (
-            self._heads(tensor)
-            for tensor in (
-                _rotated(self.to_q(x), rope, self.dim_head),
-                _rotated(self.to_k(x), rope, self.dim_head),
-                self.to_v(x),
-            )
-        )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+    def fuse(self) -> None:
+        """Make queries, keys and values with one product. The three layers become views of what it multiplies with."""
+        layers = self.to_q, self.to_k, self.to_v
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        for layer, part, offset in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+            layer.weight = nn.Parameter(part, requires_grad=False)
+            layer.bias = nn.Parameter(offset, requires_grad=False)
+        self.qkv_weight, self.qkv_bias = weight, bias
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
+    def forward(self, x: Tensor, rope: Tensor, visible: Visible) -> Tensor:
+        if self.qkv_weight is None:
+            q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+            _rotate(q, rope)
+            _rotate(k, rope)
+        else:
+            parts = F.linear(x, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, -1))
+            _rotate(parts[..., :2, :], rope[:, None])
+            q, k, v = parts.unbind(-2)
+        if visible.ends is not None:
+            q, k, v = (tensor.reshape(-1, self.heads, self.dim_head) for tensor in (q, k, v))
+            frames = x.shape[1]
+            out = varlen_attn(q, k, v, visible.ends, visible.ends, frames, frames).reshape(x.shape[0], frames, -1)
+        else:
+            q, k, v = (tensor.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2) for tensor in (q, k, v))
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.bias).transpose(1, 2).flatten(2)
+        return self.to_out[0](out)
 
 
 class FeedForward(nn.Module):
@@ -111,31 +148,42 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    #: vectors of its modulation: shift, 1 + scale and gate of the attention; the same of the feed-forward part
+    MODULATIONS = 6
+
     def __init__(self, size: DitSize) -> None:
         super().__init__()
-        self.dim = size.dim
-        self.attn_norm = Modulation(size.dim, 6)
+        self.attn_norm = Modulation(size.dim, self.MODULATIONS)
         self.attn = Attention(size)
         self.ff = FeedForward(size)
 
-    def forward(self, x: Tensor, time: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = self.attn_norm(time)
-        x = x + gate * self.attn(_normed(x) * (1 + scale) + shift, rope, mask)
-        return x + ff_gate * self.ff(_normed(x) * (1 + ff_scale) + ff_shift)
+    def forward(self, x: Tensor, modulations: Tensor, rope: Tensor, visible: Visible) -> Tensor:
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulations
+        x = _gated(x, gate, self.attn(_modulated(x, scale, shift), rope, visible))
+        return _gated(x, ff_gate, self.ff(_modulated(x, ff_scale, ff_shift)))
 
 
 class Rotary(nn.Module):
-    """Holds the rotation frequencies that come with the checkpoint."""
+    """Holds the rotation frequencies that come with the checkpoint, in float32 whatever the network computes in.
+
+    Rounded to bfloat16 they would put frame 1500 wrong by 0.66 rad.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", torch.zeros(dim // 2))
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (length, dim) of positions 0 …, each frequency for two neighbouring numbers."""
+    def _apply(self, fn, recurse=True):
+        exact = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype.itemsize < exact.dtype.itemsize:
+            self.inv_freq = exact.to(self.inv_freq.device)
+        return self
+
+    def forward(self, length: int) -> Tensor:
+        """Cosines and sines (length, dim / 2, 2) float32 of positions 0 …, each for two neighbouring numbers."""
         angles = torch.arange(length, device=self.inv_freq.device).float()[:, None] * self.inv_freq.float()
-        angles = angles.repeat_interleave(2, dim=-1)
-        return angles.cos(), angles.sin()
+        return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 class Dit(nn.Module):
@@ -152,7 +200,7 @@ class Dit(nn.Module):
         self.proj_out = nn.Linear(size.dim, size.mel_dim)
 
     def forward(
-        self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor, mask: Tensor | None = None
+        self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor, visible: Visible = Visible()
     ) -> Tensor:
         """The velocity at `time`.
 
@@ -160,43 +208,121 @@ class Dit(nn.Module):
             x, mu, cond: (n, frames, 80): the mel on its way, the tokens' mean, the prompt's mel.
             time: (1,) or (n,), 0 … 1.
             speaker: (n, 80).
-            mask: boolean, broadcast to (n, 1, frames, frames): which frames see which; None: all see all.
+            visible: which frames attend to which.
 
         Returns:
             (n, frames, 80)
         """
+        return self.velocity(x, mu, self.modulations(time), speaker, cond, self.rotary_embed(x.shape[1]), visible)
+
+    def modulations(self, time: Tensor) -> Tensor:
+        """All that the network does with the time: the vectors of every block, then of the end.
+
+        Args:
+            time: (n,), 0 … 1.
+
+        Returns:
+            (6 * depth + 2, n, 1, dim). Where the network scales by 1 + s, it is 1 + s.
+        """
         time = self.time_embed(time)
+        parts = [block.attn_norm(time) for block in self.transformer_blocks]
+        scales = torch.tensor([0, 1, 0, 0, 1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
+        last = torch.tensor([1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
+        return torch.cat([part + scales for part in parts] + [self.norm_out(time) + last])
+
+    def velocity(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        modulations: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        rope: Tensor,
+        visible: Visible,
+    ) -> Tensor:
+        """As `forward`, with what `modulations` made of the time and the positions' cosines and sines."""
         x = self.input_embed(x, cond, mu, speaker)
-        cos, sin = self.rotary_embed(x.shape[1])
-        rope = cos.to(x.dtype), sin.to(x.dtype)
-        for block in self.transformer_blocks:
-            x = block(x, time, rope, mask)
-        scale, shift = self.norm_out(time)
-        return self.proj_out(_normed(x) * (1 + scale) + shift)
+        each = Block.MODULATIONS
+        for index, block in enumerate(self.transformer_blocks):
+            x = block(x, modulations[each * index : each * (index + 1)], rope, visible)
+        scale, shift = modulations[-2:]
+        return self.proj_out(_modulated(x, scale, shift))
 
 
-def seen(lengths: Tensor, chunks: Tensor) -> Tensor | None:
-    """The attention mask of rows of `lengths` (n,) frames, padded at the right to the longest.
+def visible(lengths: Tensor, chunks: Tensor | None, frames: int, dtype: torch.dtype, packed: bool = False) -> Visible:
+    """What the frames of rows see that are padded at the right to `frames`: their own row, and no padding.
 
-    A frame sees its row up to the end of the chunk it lies in: `chunks` (n,) is how long they are in each row; one as
-    long as the row lets all see all. None where that is no restriction at all.
+    Args:
+        lengths: (n,) int64, the rows' own frames.
+        chunks: (n,) int64: a frame sees its row up to the end of the chunk it lies in, and chunks are that long. None
+            lets every frame see its whole row.
+        dtype: of the attention.
+        packed: use flash attention for packed sequences, which has no chunks.
     """
-    longest = int(lengths.max())
-    place = torch.arange(longest, device=lengths.device)
-    own = (place < lengths[:, None])[:, None, None]
-    if bool((chunks < lengths).any()):
+    if packed and chunks is None:
+        starts = torch.arange(len(lengths), device=lengths.device) * frames
+        ends = torch.stack((starts, starts + lengths), dim=1).flatten()
+        return Visible(ends=F.pad(ends, (0, 1), value=len(lengths) * frames).to(torch.int32))
+    place = torch.arange(frames, device=lengths.device)
+    hidden = (place >= lengths[:, None])[:, None, None]
+    if chunks is not None:
         end = (place // chunks[:, None] + 1) * chunks[:, None]  # (n, frames): of each frame's chunk
-        return own & (place < end[..., None])[:, None]
-    return None if bool((lengths == longest).all()) else own
+        hidden = hidden | (place >= end[..., None])[:, None]
+    return Visible(torch.zeros(hidden.shape, device=lengths.device, dtype=dtype).masked_fill(hidden, -math.inf))
 
 
-def _normed(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+@lru_cache
+def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
+    """Try flash attention for packed sequences on this device; False where it is missing or wrong there."""
+    if varlen_attn is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or dim_head % 8:
+        return False
+    lengths = torch.tensor([64, 40], device=device)
+    q, k, v = (torch.randn(128, 2, dim_head, device=device, dtype=dtype) for _ in range(3))
+    try:
+        ends = visible(lengths, None, 64, dtype, packed=True).ends
+        found = varlen_attn(q, k, v, ends, ends, 64, 64).reshape(2, 64, 2, dim_head)
+    except Exception:  # each release of torch refuses in its own way what the device can't do
+        return False
+    q, k, v = (tensor.reshape(2, 64, 2, dim_head).transpose(1, 2) for tensor in (q, k, v))
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=visible(lengths, None, 64, dtype).bias).transpose(1, 2)
+    return all(
+        bool((found[row, :length] - expected[row, :length]).abs().max() < 0.05) for row, length in enumerate((64, 40))
+    )
 
 
-def _rotated(x: Tensor, rope: tuple[Tensor, Tensor], dim: int) -> Tensor:
-    """Rotate the first `dim` of the numbers of all heads together, in neighbouring pairs."""
-    head, rest = x[..., :dim], x[..., dim:]
-    pairs = head.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-    return torch.cat((head * rope[0] + turned * rope[1], rest), dim=-1)
+# float32 is rounded step by step as the official code rounds it. Narrower types are not, and take fewer and larger
+# kernels, which also round less.
+
+
+def _exact(x: Tensor) -> bool:
+    return x.dtype == torch.float32
+
+
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalised, times `scale`, plus `shift`, both (n or 1, 1, dim)."""
+    if _exact(x) or scale.shape[0] > 1:
+        return F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
+    return F.layer_norm(x, x.shape[-1:], scale.flatten(), shift.flatten(), eps=1e-6)
+
+
+def _gated(x: Tensor, gate: Tensor, more: Tensor) -> Tensor:
+    """x + gate * more"""
+    return x + gate * more if _exact(x) else torch.addcmul(x, gate, more)
+
+
+def _rotate(x: Tensor, rope: Tensor) -> None:
+    """Rotate the first numbers of all heads together, in neighbouring pairs, in place. In float32, then rounded.
+
+    Args:
+        x: (n, frames, …, numbers).
+        rope: (frames, …, pairs, 2), as `Rotary` gives it.
+    """
+    head = x[..., : 2 * rope.shape[-2]]
+    pairs = head.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    if _exact(x):
+        cos, sin = rope.unbind(-1)
+        one, other = pairs.unbind(-1)
+        turned = torch.stack((one * cos + -other * sin, other * cos + one * sin), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
+    head.copy_(turned.flatten(-2))

@@ -53,10 +53,16 @@ class Source(nn.Module):
         size = self.size
         harmonics = torch.arange(1, size.nb_harmonics + 2, device=f0.device, dtype=f0.dtype)
         turns = (f0[..., None] * harmonics / size.sampling_rate) % 1
-        # In float32 and in this order, as the checkpoint's own code rounds: over many frames the rounding adds up.
-        phase = turns.cumsum(dim=1) * 2 * math.pi * self.samples_per_frame
+        # Each sum is rounded to float32, as the official code rounds it: over many frames the rounding adds up. They
+        # are summed up in float64, as torch's own sum over float32 is on a CPU; on a GPU that one is a tree in float32,
+        # and a phase of a million radians would be another one.
+        phase = turns.cumsum(dim=1, dtype=torch.float64).to(f0.dtype) * 2 * math.pi * self.samples_per_frame
         voiced = (f0 > size.nsf_voiced_threshold).to(f0.dtype)[..., None]
         tone = phase.sin() * size.nsf_alpha * voiced
         loudness = voiced * size.nsf_sigma + (1 - voiced) * size.nsf_alpha / 3
-        tone, loudness = (frames.repeat_interleave(self.samples_per_frame, dim=1) for frames in (tone, loudness))
+        tone, loudness = (self._repeated(frames) for frames in (tone, loudness))
         return F.tanh(self.l_linear(tone + loudness * noise)).squeeze(-1)
+
+    def _repeated(self, frames: Tensor) -> Tensor:
+        """(n, frames, k) -> (n, samples, k)."""
+        return frames[:, :, None].expand(-1, -1, self.samples_per_frame, -1).flatten(1, 2)

@@ -10,19 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from engines.cosyvoice3 import noise, weights
 from engines.cosyvoice3.directory import FLOW, ModelDirectory
-from engines.cosyvoice3.dit import Dit, seen
+from engines.cosyvoice3.dit import Dit, Visible, packs, visible
+from engines.cosyvoice3.finite import check_finite
+from engines.cosyvoice3.flow_batches import bucket
+from engines.cosyvoice3.launcher import Launcher, Pending
 from engines.cosyvoice3.numbers import Flow as FlowSize
 from engines.cosyvoice3.numbers import LookAhead as LookAheadSize
 
 STEPS = 10
+Seen = Literal["all", "rows", "chunks"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,13 @@ class Decoder(nn.Module):
 
 
 class Flow(nn.Module):
+    """Speech tokens and a reference clip in, mel out.
+
+    `forward` takes rows and gives their mels. All that it computes is one function of fixed shapes, `solve`: on a CPU
+    it is called directly, in the exact shapes of the rows; on a GPU it is captured as a CUDA graph for each bucket of
+    rows and frames (`flow_batches.bucket`), so that the host launches a handful of operations a batch.
+    """
+
     def __init__(self, size: FlowSize) -> None:
         super().__init__()
         self.size = size
@@ -75,6 +87,14 @@ class Flow(nn.Module):
         self.spk_embed_affine_layer = nn.Linear(size.spk_embed_dim, size.output_size)
         self.pre_lookahead_layer = LookAhead(size.pre_lookahead_layer)
         self.decoder = Decoder(size)
+        # What is the same for every batch: made on the device by `prepare`, and resident there.
+        self.register_buffer("_noise", None, persistent=False)
+        self.register_buffer("_modulations", None, persistent=False)
+        self.register_buffer("_rope", None, persistent=False)
+        self._prepared: tuple[torch.device, torch.dtype] | None = None
+        self._launcher: Launcher | None = None
+        self._widths: list[float] = []
+        self._packs = False
 
     @property
     def device(self) -> torch.device:
@@ -95,11 +115,54 @@ class Flow(nn.Module):
         return self.size.token_mel_ratio * (tokens - (0 if row.final else self.look_ahead))
 
     @torch.inference_mode()
+    def prepare(self, launcher: Launcher | None = None) -> None:
+        """Make the tables that every batch uses: noise, positions, and what the network does with the ten times.
+
+        Does nothing where they are there for this device and dtype.
+
+        Args:
+            launcher: what starts batches; None makes one for the device.
+        """
+        if self._prepared == (self.device, self.dtype):
+            return
+        estimator = self.decoder.estimator
+        # What the steps add up is not rounded to half precision, whatever the network computes in.
+        exact = torch.promote_types(self.dtype, torch.float32)
+        self._noise = noise.flow(noise.MEL_FRAMES).T.contiguous().to(self.device, exact)
+        self._rope = estimator.rotary_embed(noise.MEL_FRAMES).to(exact)
+        if self.dtype in (torch.bfloat16, torch.float16):
+            for block in estimator.transformer_blocks:
+                block.attn.fuse()
+        # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
+        # product, and the official code has two.
+        self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
+        times = _schedule()
+        self._widths = [width for _, width in times]
+        self._modulations = torch.stack(
+            [
+                estimator.modulations(torch.full((2,), time, device=self.device))[:, :1].to(self.dtype)
+                for time, _ in times
+            ]
+        )
+        self._launcher = launcher or Launcher(self.device)
+        self._launcher.synchronize()
+        self._prepared = self.device, self.dtype
+
     def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
-        """The mel of each row's `tokens`, (80, 2n) float32, without the prompt's. Rows of any kind may be together.
+        """The mel of each row's `tokens`, (80, 2n) float32 on the host, without the prompt's. Rows of any kind mix.
 
         Raises:
             ValueError: prompt and speech together are longer than 300 s.
+            NotFinite: the network gave NaN or infinity for a row.
+        """
+        return self.launch(rows).result()
+
+    @torch.inference_mode()
+    def launch(self, rows: Sequence[FlowRow]) -> Pending[list[Tensor]]:
+        """Start a batch. On a GPU it runs on a stream of its own, beside whatever else the device does.
+
+        Returns:
+            `Pending`, whose `result()` is what `forward` gives. ValueError as there.
         """
         lengths = [self.frames(row) for row in rows]
         if max(lengths) > noise.MEL_FRAMES:
@@ -107,41 +170,117 @@ class Flow(nn.Module):
                 f"prompt and speech are {max(lengths) / 50:.0f} s together; the flow's noise is "
                 f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text."
             )
-        mu, cond, speaker = self._conditions(rows, lengths)
-        chunk = self.size.decoder.estimator.static_chunk_size
-        chunks = [chunk if row.chunked else length for row, length in zip(rows, lengths, strict=True)]
-        mask = seen(*(torch.tensor(each, device=self.device) for each in (lengths, chunks)))
-        mel = self._solve(mu, cond, speaker, mask)
-        return [
-            mel[i, len(row.prompt_mel) : length].T.float()
-            for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
-        ]
+        self.prepare()
+        inputs, seen = self._gathered(rows, lengths)
+        spans = [(len(row.prompt_mel), length) for row, length in zip(rows, lengths, strict=True)]
 
-    def _conditions(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """mu (n, frames, 80), cond (n, frames, 80), speaker (n, 80)."""
-        tokens = [torch.cat((row.prompt_tokens, row.tokens)).to(self.device) for row in rows]
-        # Padded after embedding: beyond a row's end its last tokens must see zeros, not a token.
-        embedded = pad_sequence([self.input_embedding(ids.clamp(min=0)) for ids in tokens], batch_first=True)
-        mu = self.pre_lookahead_layer(embedded).repeat_interleave(self.size.token_mel_ratio, dim=1)[:, : max(lengths)]
-        cond = torch.zeros_like(mu)
+        def split(mel: Tensor) -> list[Tensor]:
+            made = [mel[index, start:end].T.contiguous() for index, (start, end) in enumerate(spans)]
+            for each in made:
+                check_finite(each, "the flow's mel", "flow.pt")
+            return made
+
+        return self._launcher.launch(("solve", seen), partial(self.solve, seen=seen), inputs, split)
+
+    @torch.inference_mode()
+    def warm_up(self, shapes: Sequence[tuple[int, int]], chunked: Sequence[bool] = (False,)) -> None:
+        """Capture the buckets that these (rows, frames) fall into, so that no request waits for it. Nothing on a CPU.
+
+        Args:
+            chunked: whole rows, streams' chunks, or both.
+        """
+        self.prepare()
+        if not self._launcher.bucketed:
+            return
+        for count, frames in shapes:
+            for kind in chunked:
+                half = frames // (2 * self.size.token_mel_ratio)
+                self([dummy(half, frames // self.size.token_mel_ratio - half, kind)] * count)
+
+    def _gathered(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[list[Tensor], Seen]:
+        """What `solve` takes of these rows, on the host."""
+        ratio, chunk = self.size.token_mel_ratio, self.size.decoder.estimator.static_chunk_size
+        counts = [len(row.prompt_tokens) + len(row.tokens) for row in rows]
+        n, frames, most = len(rows), max(lengths), max(counts)
+        if self._launcher.bucketed:
+            n, frames = bucket(n, frames)
+            frames = min(frames, noise.MEL_FRAMES)
+            most = frames // ratio + self.look_ahead
+        # What fills the bucket up is a row of one token and nothing.
+        tokens = self._launcher.buffer((n, most), torch.int64)
+        cond = self._launcher.buffer((n, frames, self.size.output_size), torch.float32)
+        speaker = self._launcher.buffer((n, self.size.spk_embed_dim), torch.float32)
+        sizes = self._launcher.buffer((3, n), torch.int64)
+        sizes[0], sizes[1], sizes[2] = 1, ratio, frames
         for i, row in enumerate(rows):
-            cond[i, : len(row.prompt_mel)] = row.prompt_mel.to(cond)
-        embeddings = torch.stack([row.embedding for row in rows]).to(mu)
-        return mu, cond, self.spk_embed_affine_layer(F.normalize(embeddings, dim=1))
+            tokens[i, : len(row.prompt_tokens)] = row.prompt_tokens
+            tokens[i, len(row.prompt_tokens) : counts[i]] = row.tokens
+            cond[i, : len(row.prompt_mel)] = row.prompt_mel
+            speaker[i] = row.embedding
+            sizes[0, i], sizes[1, i] = counts[i], lengths[i]
+            if row.chunked:
+                sizes[2, i] = chunk
+        inputs = [tokens, cond, speaker, sizes]
+        if any(row.chunked and length > chunk for row, length in zip(rows, lengths, strict=True)):
+            return inputs, "chunks"
+        return inputs, "rows" if self._launcher.bucketed or min(lengths) < frames else "all"
 
-    def _solve(self, mu: Tensor, cond: Tensor, speaker: Tensor, mask: Tensor | None) -> Tensor:
+    def solve(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Tensor:
+        """All that is computed of a batch, in fixed shapes and without a look at any value.
+
+        Args:
+            tokens: (n, t) int64, of prompt and speech, padded at the right with anything.
+            cond: (n, frames, 80) float32, the prompts' mels, then zeros.
+            speaker: (n, 192) float32.
+            sizes: (3, n) int64: each row's tokens, frames, and frames of a chunk.
+            seen: what a frame sees: "all" others (no row is padded), all of its row ("rows"), or its row to the end
+                of its chunk ("chunks").
+
+        Returns:
+            Mels (n, frames, 80) float32, the prompts' included.
+        """
+        counts, lengths, chunks = sizes.unbind()
+        frames = cond.shape[1]
+        # Zeros after the embedding: beyond a row's end its last tokens must see zeros, not a token.
+        own = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
+        embedded = self.input_embedding(tokens.clamp(min=0)) * own[..., None]
+        mu = self.pre_lookahead_layer(embedded)
+        mu = mu[:, :, None].expand(-1, -1, self.size.token_mel_ratio, -1).flatten(1, 2)[:, :frames]
+        speaker = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
+        return self._integrated(mu, cond.to(mu.dtype), speaker, self._visible(lengths, chunks, frames, seen))
+
+    def _visible(self, lengths: Tensor, chunks: Tensor, frames: int, seen: Seen) -> Visible:
+        if seen == "all":
+            return Visible()
+        lengths, chunks = torch.cat((lengths, lengths)), torch.cat((chunks, chunks))
+        if seen == "chunks":
+            return visible(lengths, chunks, frames, self.dtype)
+        return visible(lengths, None, frames, self.dtype, self._packs)
+
+    def _integrated(self, mu: Tensor, cond: Tensor, speaker: Tensor, attending: Visible) -> Tensor:
+        """Ten Euler steps from the noise to the mel."""
         n, frames = mu.shape[:2]
-        # What the steps add up is not rounded to half precision, whatever the network computes in.
-        x = noise.flow(frames).T.to(mu.device, torch.promote_types(mu.dtype, torch.float32)).expand(n, -1, -1)
+        x = self._noise[:frames].expand(n, -1, -1)
         # The second half of the batch is without conditions; guidance leads away from what it finds.
         mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
-        mask = torch.cat((mask, mask)) if mask is not None else None
-        for time, step in _schedule():
-            time = torch.tensor([time], device=x.device)
-            velocity = self.decoder.estimator(torch.cat((x, x)).to(mu.dtype), mu, time, speaker, cond, mask)
+        for step, modulations in zip(self._widths, self._modulations.unbind(), strict=True):
+            velocity = self.decoder.estimator.velocity(
+                torch.cat((x, x)).to(mu.dtype), mu, modulations, speaker, cond, self._rope[:frames], attending
+            )
             with_, without = velocity.to(x.dtype).chunk(2)
             x = x + step * ((1 + self.guidance) * with_ - self.guidance * without)
-        return x
+        return x.float()
+
+
+def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:
+    """A row of token 0 after a silent clip, of so many tokens each: for warming up and for measuring."""
+    return FlowRow(
+        torch.zeros(tokens, dtype=torch.int64),
+        torch.zeros(prompt, dtype=torch.int64),
+        torch.zeros(2 * prompt, 80),
+        torch.ones(192),
+        chunked,
+    )
 
 
 def _schedule() -> list[tuple[float, float]]:

@@ -34,6 +34,18 @@ class Limits:
         )
 
 
+#: rows and frames that batches are filled up to where each shape is captured as a graph of its own
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+_FRAME_STEPS = ((1024, 64), (2048, 128), (4096, 256), (15_104, 512))
+
+
+def bucket(rows: int, frames: int) -> tuple[int, int]:
+    """The shape that a batch is filled up to: at most a half more rows, and 64 frames or an eighth more frames."""
+    count = next((count for count in _ROWS if count >= rows), -(-rows // 8) * 8)
+    step = next((step for end, step in _FRAME_STEPS if frames <= end), _FRAME_STEPS[-1][1])
+    return count, -(-frames // step) * step
+
+
 def batches(lengths: Sequence[int], limits: Limits = Limits()) -> list[list[int]]:
     """Indices of rows of these lengths in frames, as batches; each row is in one of them."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))

@@ -8,11 +8,12 @@ what this implementation supports in one form only (the solver, the time schedul
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.contract import WeightsError
 
@@ -20,13 +21,8 @@ FILE = "cosyvoice3.yaml"
 _REFERENCE = re.compile(r"<(\w+)>")
 
 
-class _Numbers(BaseModel):
-    """Unknown keys are training's, or labels; a missing or wrong one of ours is an error."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Sampling(_Numbers):
+@dataclass(frozen=True)
+class Sampling:
     """Repetition-aware sampling (S. Chen et al., VALL-E 2, 2024, section 4.2.1)."""
 
     top_p: float
@@ -35,20 +31,23 @@ class Sampling(_Numbers):
     tau_r: float
 
 
-class SpeechLm(_Numbers):
+@dataclass(frozen=True)
+class SpeechLm:
     llm_input_size: int
     llm_output_size: int
     speech_token_size: int  #: ids below are sound, ids from here on (200 of them) are control tokens
     sampling: Sampling
 
 
-class LookAhead(_Numbers):
+@dataclass(frozen=True)
+class LookAhead:
     in_channels: int
     channels: int
     pre_lookahead_len: int  #: tokens
 
 
-class Dit(_Numbers):
+@dataclass(frozen=True)
+class Dit:
     dim: int
     depth: int
     heads: int
@@ -61,22 +60,26 @@ class Dit(_Numbers):
     num_decoding_left_chunks: Literal[-1]
 
 
-class CfmParams(_Numbers):
+@dataclass(frozen=True)
+class CfmParams:
     solver: Literal["euler"]
     t_scheduler: Literal["cosine"]
     inference_cfg_rate: float
 
 
-class _CfmContent(_Numbers):
+@dataclass(frozen=True)
+class _CfmContent:
     content: CfmParams
 
 
-class Cfm(_Numbers):
+@dataclass(frozen=True)
+class Cfm:
     cfm_params: _CfmContent
     estimator: Dit
 
 
-class Flow(_Numbers):
+@dataclass(frozen=True)
+class Flow:
     input_size: int
     output_size: int
     spk_embed_dim: int
@@ -88,18 +91,21 @@ class Flow(_Numbers):
     decoder: Cfm
 
 
-class Istft(_Numbers):
+@dataclass(frozen=True)
+class Istft:
     n_fft: int
     hop_len: int
 
 
-class F0Predictor(_Numbers):
+@dataclass(frozen=True)
+class F0Predictor:
     num_class: Literal[1]
     in_channels: int
     cond_channels: int
 
 
-class Hift(_Numbers):
+@dataclass(frozen=True)
+class Hift:
     in_channels: int
     base_channels: int
     nb_harmonics: int
@@ -120,7 +126,8 @@ class Hift(_Numbers):
     f0_predictor: F0Predictor
 
 
-class Numbers(_Numbers):
+@dataclass(frozen=True)
+class Numbers:
     """Everything of the file that inference needs."""
 
     sample_rate: Literal[24000]
@@ -145,14 +152,45 @@ def read(path: Path) -> Numbers:
     if not isinstance(tree, dict):
         raise WeightsError(f"{path} holds no settings. Fetch the file again.")
     try:
-        return Numbers(**_resolved(tree, tree))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(
-            f"{path}: the key {key} is not what this engine can run: {first['msg']}. It reads "
-            "checkpoints of Fun-CosyVoice3; is this one?"
-        ) from error
+        return _made(Numbers, _resolved(tree, tree), "")
+    except _Unfit as error:
+        raise WeightsError(f"{path}: {error}. This engine reads checkpoints of Fun-CosyVoice3; is this one?") from error
+
+
+class _Unfit(ValueError):
+    """A key that is missing, or holds what this engine can't run."""
+
+
+def _made(kind: Any, value: Any, key: str) -> Any:
+    """`value` as `kind`: one of the classes above, a tuple of numbers, a literal or a number. _Unfit names the key.
+
+    Keys that no class has are training's, or labels, and ignored.
+    """
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise _Unfit(f"the key {key} must be a mapping, and is {value!r}" if key else "there are no settings")
+        kinds, made = get_type_hints(kind), {}
+        for each in fields(kind):
+            inner = f"{key}.{each.name}" if key else each.name
+            if each.name not in value:
+                raise _Unfit(f"the key {inner} is required, and missing")
+            made[each.name] = _made(kinds[each.name], value[each.name], inner)
+        return kind(**made)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise _Unfit(f"the key {key} must be a list, and is {value!r}")
+        return tuple(_made(get_args(kind)[0], item, f"{key}.{index}") for index, item in enumerate(value))
+    if get_origin(kind) is Literal:
+        (only,) = get_args(kind)
+        if isinstance(value, bool) or value != only:
+            raise _Unfit(f"the key {key} is {value!r}, and this engine can only run {only!r}")
+        return only
+    wanted = (int, float) if kind is float else int
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise _Unfit(f"the key {key} must be {'a' if kind is float else 'a whole'} number, and is {value!r}")
+    if kind is int and value < 1:
+        raise _Unfit(f"the key {key} must be at least 1, and is {value!r}")
+    return kind(value)
 
 
 class _Loader(yaml.SafeLoader):

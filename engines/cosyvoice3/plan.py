@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from engines.contract import Phase, Utterance, Voice
+from engines.contract import Phase, Said, Utterance, Voice
 from engines.cosyvoice3 import voice as voices
 from engines.cosyvoice3.decoder import Job
 from engines.cosyvoice3.flow import FlowRow
@@ -37,6 +37,19 @@ class Plan:
     def clip_tokens(self) -> int:
         """Speech tokens that the flow continues."""
         return len(self.voice.arrays["speech_tokens"])
+
+    def resumed(self, said: Said) -> Plan:
+        """The same, going on behind what its parts have said.
+
+        Raises:
+            ValueError: this has fewer parts: it was another text.
+        """
+        if len(said) > len(self.jobs):
+            raise ValueError(f"{len(said)} parts are said to have spoken, and the text has {len(self.jobs)}")
+        more = [()] * (len(self.jobs) - len(said))
+        return replace(
+            self, jobs=[replace(job, said=each) for job, each in zip(self.jobs, (*said, *more), strict=True)]
+        )
 
     def row(self, tokens: list[int], chunked: bool = False, final: bool = True) -> FlowRow:
         """For the flow: one part's speech tokens, to be made as a FlowRow's arguments say."""

@@ -28,8 +28,8 @@ _STANDARD = frozenset(("zh-CN", "en-US", "ja-JP", "ko-KR", "de-DE", "es-ES", "fr
 _DIALECTS = frozenset(
     f"zh-{place}"
     for place in (
-        "Cantonese Dongbei Gansu Guizhou Henan Hubei Hunan Jiangxi Minnan Ningxia Shanxi Shaanxi Shandong Shanghai Sichuan "
-        "Tianjin Yunnan"
+        "Cantonese Dongbei Gansu Guizhou Henan Hubei Hunan Jiangxi Minnan Ningxia Shanxi Shaanxi Shandong Shanghai "
+        "Sichuan Tianjin Yunnan"
     ).split()
 )
 SPOKEN = _STANDARD | _DIALECTS

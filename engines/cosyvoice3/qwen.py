@@ -1,12 +1,15 @@
 """The language model's body: Qwen2 (Qwen2 technical report, 2024), for decoding rows that are at different places.
 
 A row's keys and values lie in its own stripe of a cache that is allocated once, from position 0 without gaps. So a
-row's result does not depend on its neighbours' lengths, and rows may come and go between any two steps.
+row's result does not depend on its neighbours' lengths, and rows may come and go between any two steps. Reading a
+prompt and decoding are functions of fixed shapes, as `capture.py` wants them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +17,7 @@ from torch import Tensor, nn
 
 from engines.contract import WeightsError
 
-#: A step reads the cache up to the longest row, rounded up to this: fewer shapes for kernels to be chosen for.
-_SPAN_STEP = 64
+_ALIGNED = 64  #: slots of a row are a multiple of it, as attention's kernels like a mask's width
 
 
 @dataclass(frozen=True)
@@ -32,85 +34,121 @@ class QwenSize:
 
     @classmethod
     def of(cls, config: dict) -> QwenSize:
-        """From Hugging Face's `config.json`. WeightsError where a number is missing or the model is another one."""
-        try:
-            if config["model_type"] != "qwen2" or config["hidden_act"] != "silu" or config.get("rope_scaling"):
-                raise WeightsError(
-                    "CosyVoice-BlankEN/config.json describes no plain Qwen2 model. Fetch the official one."
-                )
-            hidden, heads = config["hidden_size"], config["num_attention_heads"]
-            return cls(
-                config["vocab_size"],
-                hidden,
-                config["intermediate_size"],
-                config["num_hidden_layers"],
-                heads,
-                config["num_key_value_heads"],
-                config.get("head_dim") or hidden // heads,
-                config["rms_norm_eps"],
-                config["rope_theta"],
+        """From Hugging Face's `config.json`, of transformers 4 or 5. WeightsError, naming the key, where a number is
+        missing or none that can be, or the model is another one."""
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if (
+            config.get("model_type") != "qwen2"
+            or config.get("hidden_act") != "silu"
+            or not isinstance(rope, dict)
+            or rope.get("rope_type", rope.get("type", "default")) != "default"
+        ):
+            raise WeightsError("CosyVoice-BlankEN/config.json describes no plain Qwen2 model. Fetch the official one.")
+        hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
+        kv_heads = _number(config, "num_key_value_heads")
+        if heads % kv_heads or not config.get("head_dim") and hidden % heads:
+            raise WeightsError(
+                f"CosyVoice-BlankEN/config.json has {hidden} numbers, {heads} heads and {kv_heads} heads of keys, "
+                "which do not divide each other. Fetch the official one."
             )
-        except KeyError as error:
-            raise WeightsError(f"CosyVoice-BlankEN/config.json lacks {error}. Fetch the official one.") from error
+        return cls(
+            _number(config, "vocab_size"),
+            hidden,
+            _number(config, "intermediate_size"),
+            _number(config, "num_hidden_layers"),
+            heads,
+            kv_heads,
+            _number(config, "head_dim") if config.get("head_dim") else hidden // heads,
+            _number(config, "rms_norm_eps", float),
+            _number(rope if "rope_theta" in rope else config, "rope_theta", float),
+        )
 
 
-class KvCache:
-    """Keys and values of up to `rows` rows of up to `positions` tokens each.
+def _number(config: dict, key: str, kind: type = int) -> Any:
+    if key not in config:
+        raise WeightsError(f"CosyVoice-BlankEN/config.json lacks {key!r}. Fetch the official one.")
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or value <= 0:
+        raise WeightsError(
+            f"CosyVoice-BlankEN/config.json: {key} is {value!r}, and must be a number greater than 0. Fetch the "
+            "official one."
+        )
+    return kind(value)
+
+
+class KvCache(nn.Module):
+    """Keys and values of up to `rows` rows of up to `positions` tokens each, allocated here and never again.
+
+    A row's are its own stripe, from position 0 without gaps. Behind them lies one slot more, `spill`: what a padded
+    row or token writes goes there, and nobody reads it.
 
     Attributes:
-        keys, values: (layers, rows, kv_heads, positions, head_dim), allocated here and never again.
+        store: (layers, rows * slots, 2 * kv_heads * head_dim): of each slot the heads' keys, then their values.
+        slots: of a row, `positions` and the spill, rounded up.
+        starts: (rows,) int64, the first slot of each row.
     """
 
-    def __init__(self, size: QwenSize, rows: int, positions: int, device: str, dtype: torch.dtype) -> None:
-        shape = size.layers, rows, size.kv_heads, positions, size.head_dim
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+    def __init__(
+        self, size: QwenSize, rows: int, positions: int, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
         self.rows, self.positions = rows, positions
+        self.slots = -(-(positions + 1) // _ALIGNED) * _ALIGNED
+        self.spill = self.slots - 1
+        self._heads = 2, size.kv_heads, size.head_dim
+        shape = size.layers, rows * self.slots, 2 * size.kv_heads * size.head_dim
+        self.register_buffer("store", torch.zeros(shape, device=device, dtype=dtype))
+        self.register_buffer("starts", torch.arange(rows, device=device) * self.slots)
+        self.register_buffer("places", torch.arange(self.slots, device=device))
+        self.register_buffer("rope", _rope(size, self.slots).to(device))
 
     @property
     def bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return self.store.numel() * self.store.element_size()
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row's first `length` positions over another row: how a hole is closed."""
-        for store in (self.keys, self.values):
-            store[:, target, :, :length] = store[:, source, :, :length]
+        start, end = source * self.slots, target * self.slots
+        self.store[:, end : end + length] = self.store[:, start : start + length]
+
+    def rows_of(self, layer: int, n: int, span: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, kv_heads, span, head_dim) of the first n rows, no copies."""
+        rows = self.store[layer].view(self.rows, self.slots, *self._heads)[:n, :span]
+        return rows[:, :, 0].transpose(1, 2), rows[:, :, 1].transpose(1, 2)
+
+    def row_of(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (1, kv_heads, span, head_dim) at `slots` (span,), copied out."""
+        row = self.store[layer].index_select(0, slots).view(1, -1, *self._heads)
+        return row[:, :, 0].transpose(1, 2), row[:, :, 1].transpose(1, 2)
+
+    def turns(self, positions: Tensor, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
+        """Factors (n, heads + kv_heads * 2, head_dim) that turn queries and keys and leave values as they are."""
+        cos, sin = self.rope.index_select(0, positions).to(dtype).unsqueeze(2).unbind(1)
+        turned, kept = heads + self._heads[1], self._heads[1]
+        return (
+            torch.cat((cos.expand(-1, turned, -1), torch.ones_like(cos).expand(-1, kept, -1)), dim=1),
+            torch.cat((sin.expand(-1, turned, -1), torch.zeros_like(sin).expand(-1, kept, -1)), dim=1),
+        )
 
 
 class Attention(nn.Module):
     def __init__(self, size: QwenSize) -> None:
         super().__init__()
-        self.kv_heads, self.head_dim = size.kv_heads, size.head_dim
+        self.heads, self.kv_heads, self.head_dim = size.heads, size.kv_heads, size.head_dim
         self.q_proj = nn.Linear(size.hidden, size.heads * size.head_dim)
         self.k_proj = nn.Linear(size.hidden, size.kv_heads * size.head_dim)
         self.v_proj = nn.Linear(size.hidden, size.kv_heads * size.head_dim)
         self.o_proj = nn.Linear(size.heads * size.head_dim, size.hidden, bias=False)
+        self._weight = self._bias = torch.empty(0)
 
-    def _projected(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return _rotated(q, rope), _rotated(k, rope), v
+    def fuse(self) -> None:
+        projections = self.q_proj, self.k_proj, self.v_proj
+        self._weight, self._bias = _fused(projections, "weight"), _fused(projections, "bias")
 
-    def prefill(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._projected(x, rope)
-        # What pads a row stands behind it, where no causal query of the row itself looks.
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), k, v
-
-    def step(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, at: Tensor, span: int, mask: Tensor
-    ) -> Tensor:
-        """x (n, 1, hidden); keys, values: one layer of the cache, written at position `at` of the first n rows."""
-        q, k, v = self._projected(x, rope)
-        n = len(x)
-        rows = torch.arange(n, device=x.device)
-        keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
-        # With one query a row, the heads that share a key are just so many queries: no key is copied for them.
-        q = q.reshape(n, self.kv_heads, -1, self.head_dim)
-        out = F.scaled_dot_product_attention(q, keys[:n, :, :span], values[:n, :, :span], attn_mask=mask)
-        return self.o_proj(out.reshape(n, 1, -1))
+    def projected(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """(n, hidden) -> queries, keys and values (n, heads + 2 * kv_heads, head_dim), turned to their positions."""
+        heads = F.linear(x, self._weight, self._bias).unflatten(-1, (-1, self.head_dim))
+        return torch.addcmul(heads * turns[0], heads.roll(self.head_dim // 2, dims=-1), turns[1])
 
 
 class Mlp(nn.Module):
@@ -119,9 +157,15 @@ class Mlp(nn.Module):
         self.gate_proj = nn.Linear(size.hidden, size.intermediate, bias=False)
         self.up_proj = nn.Linear(size.hidden, size.intermediate, bias=False)
         self.down_proj = nn.Linear(size.intermediate, size.hidden, bias=False)
+        self._weight = torch.empty(0)
+
+    def fuse(self) -> None:
+        self._weight = _fused((self.gate_proj, self.up_proj), "weight")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        """Up to where `down_proj` comes."""
+        gate, up = F.linear(x, self._weight).chunk(2, dim=-1)
+        return F.silu(gate) * up
 
 
 class Layer(nn.Module):
@@ -132,12 +176,16 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(size.hidden, size.epsilon)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
+        """Adds into `x` (n, hidden) in place: what attention found (n, heads * head_dim), and the perceptron."""
+        x.addmm_(attended, self.self_attn.o_proj.weight.T)
+        return x.addmm_(self.mlp(self.post_attention_layernorm(x)), self.mlp.down_proj.weight.T)
 
 
 class Qwen(nn.Module):
-    """Embeddings in, hidden states out; the vocabulary's head is left out, because only speech tokens are made."""
+    """Embeddings in, hidden states out; the vocabulary's head is left out, because only speech tokens are made.
+
+    `fuse` comes before the first use, and after the last move to another device or type.
+    """
 
     def __init__(self, size: QwenSize) -> None:
         super().__init__()
@@ -146,59 +194,88 @@ class Qwen(nn.Module):
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.hidden, size.epsilon)
 
-    def prefill(self, x: Tensor, lengths: Tensor, cache: KvCache, first_row: int) -> Tensor:
-        """Read whole rows into the cache.
+    def fuse(self) -> None:
+        """Lay the weights of projections that read the same input side by side, to be multiplied at once."""
+        for layer in self.layers:
+            layer.self_attn.fuse()
+            layer.mlp.fuse()
+
+    def prefill(self, x: Tensor, row: Tensor, start: Tensor, length: Tensor, span: int, cache: KvCache) -> None:
+        """Read a stretch of one row's prompt into the cache.
 
         Args:
-            x: embeddings (n, length, hidden), padded at the right with anything.
-            lengths: (n,) int64.
-            first_row: the rows go to the cache's rows `first_row` … `first_row + n - 1`.
-
-        Returns:
-            The hidden state of each row's last token (n, hidden).
+            x: embeddings (n, hidden), changed; those from `length` on pad the stretch.
+            row: () int64, the cache's row.
+            start: () int64, the position of the first; those before it are in the cache.
+            length: () int64, at most n.
+            span: at least start + length.
         """
-        n, length = x.shape[:2]
-        rope = self._rope(torch.arange(length, device=x.device), x.dtype)
+        n, attention = len(x), self.layers[0].self_attn
+        own = cache.places[:n]
+        at = (start + own).clamp(max=cache.spill)
+        first = row * cache.slots
+        written = first + torch.where(own < length, at, cache.spill)
+        read = first + cache.places[:span]
+        turns = cache.turns(at, x.dtype, attention.heads)
+        # The heads that share a key are just so many queries: no key is copied for them.
+        shared = attention.heads // attention.kv_heads
+        mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None].expand(-1, shared, -1).flatten(0, 1)
         for index, layer in enumerate(self.layers):
-            attended, k, v = layer.self_attn.prefill(layer.input_layernorm(x), rope)
-            cache.keys[index, first_row : first_row + n, :, :length] = k
-            cache.values[index, first_row : first_row + n, :, :length] = v
-            x = layer.finish(x, attended)
-        last = x[torch.arange(n, device=x.device), lengths.to(x.device) - 1]
-        return self.norm(last)
+            heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
+            cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))
+            keys, values = cache.row_of(index, read)
+            q = heads[:, : attention.heads].unflatten(1, (attention.kv_heads, shared)).transpose(0, 1)
+            out = F.scaled_dot_product_attention(q.flatten(1, 2)[None], keys, values, attn_mask=mask)
+            out = out[0].unflatten(1, (n, shared)).transpose(0, 1).flatten(1)
+            x = layer.finish(x, out)
 
-    def step(self, x: Tensor, at: Tensor, longest: int, cache: KvCache) -> Tensor:
+    def step(self, x: Tensor, at: Tensor, span: int, cache: KvCache) -> Tensor:
         """One token for each of the cache's first n rows.
 
         Args:
-            x: embeddings (n, hidden).
-            at: (n,) int64, the position of each row's token.
-            longest: the largest of `at`, known without asking the device.
+            x: embeddings (n, hidden), changed.
+            at: (n,) int64, the position of each row's token; the spill for a row that pads the batch.
+            span: more than the largest of those positions.
 
         Returns:
             Hidden states (n, hidden).
         """
-        span = min(cache.positions, -(-(longest + 1) // _SPAN_STEP) * _SPAN_STEP)
-        mask = (torch.arange(span, device=x.device) <= at[:, None])[:, None, None]
-        cos, sin = self._rope(at, x.dtype)
-        rope = cos[:, None, None], sin[:, None, None]
-        x = x[:, None]
+        n, attention = len(x), self.layers[0].self_attn
+        mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None, None]
+        turns = cache.turns(at, x.dtype, attention.heads)
+        written = cache.starts[:n] + at
         for index, layer in enumerate(self.layers):
-            attended = layer.self_attn.step(
-                layer.input_layernorm(x), rope, cache.keys[index], cache.values[index], at, span, mask
-            )
-            x = layer.finish(x, attended)
-        return self.norm(x[:, 0])
-
-    def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (…, head_dim) of rotary positions (J. Su et al., RoFormer, 2021); halves, not pairs."""
-        dim = self.size.head_dim
-        frequencies = 1 / self.size.theta ** (torch.arange(0, dim, 2, device=positions.device).float() / dim)
-        angles = positions[..., None].float() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+            heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
+            cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))
+            keys, values = cache.rows_of(index, n, span)
+            # With one query a row, the heads that share a key are just so many queries: no key is copied for them.
+            q = heads[:, : attention.heads].unflatten(1, (attention.kv_heads, -1))
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            x = layer.finish(x, out.flatten(1))
+        return self.norm(x)
 
 
-def _rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * rope[0] + torch.cat((-second, first), dim=-1) * rope[1]
+def _rope(size: QwenSize, positions: int) -> Tensor:
+    """Cosines and signed sines (positions, 2, head_dim) of rotary positions (J. Su et al., RoFormer, 2021).
+
+    Halves, not pairs: the first half of a head takes the second's sines with a minus. float32, whatever the model
+    computes in: rounded frequencies would be two thirds of a radian off at position 1500.
+    """
+    frequencies = 1 / size.theta ** (torch.arange(0, size.head_dim, 2).float() / size.head_dim)
+    angles = torch.arange(positions).float()[:, None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
+
+
+def _mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """To be added to scores: made once for all layers, where a boolean one would become this in each."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+
+
+def _fused(projections: Sequence[nn.Linear], name: str) -> Tensor:
+    """Their parameters of that name, one behind the other; their own become views of it, so that nothing is twice."""
+    parameters = [getattr(projection, name) for projection in projections]
+    fused = torch.cat([parameter.detach() for parameter in parameters])
+    for projection, piece in zip(projections, fused.split([len(each) for each in parameters]), strict=True):
+        setattr(projection, name, nn.Parameter(piece, requires_grad=False))
+    return fused

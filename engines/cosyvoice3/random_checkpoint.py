@@ -28,9 +28,10 @@ from engines.cosyvoice3.directory import (
     YAML,
     ModelDirectory,
 )
-from engines.cosyvoice3.weights import NormedConv1d
+from engines.cosyvoice3.weights import NormedConv1d, Stored
 
 _OPSET, _FORMAT = 17, 9
+_PITCH_HZ = 150.0
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,46 @@ def make(folder: Path, sizes: Sizes = TINY, seed: int = 0) -> ModelDirectory:
     """Write a checkpoint into `folder`. FileExistsError where the folder has anything in it."""
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
-    (folder / QWEN).mkdir(parents=True)
-    (folder / YAML).write_text(_yaml(sizes), encoding="utf-8")
-    (folder / QWEN_CONFIG).write_text(json.dumps(_qwen(sizes), indent=2), encoding="utf-8")
+    directory = describe(folder, sizes)
     _write_tokenizer(folder)
-    directory = ModelDirectory(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in ((LLM, speech_lm), (FLOW, flow), (HIFT, hift)):
             torch.save(_state(name, module.stored(directory).build()), folder / name)
     _write_onnx(folder, np.random.default_rng(seed))
     return directory
+
+
+def describe(folder: Path, sizes: Sizes = TINY) -> ModelDirectory:
+    """Write what names the sizes, and no weights: enough for networks whose weights are `drawn`."""
+    (folder / QWEN).mkdir(parents=True)
+    (folder / YAML).write_text(_yaml(sizes), encoding="utf-8")
+    (folder / QWEN_CONFIG).write_text(json.dumps(_qwen(sizes), indent=2), encoding="utf-8")
+    return ModelDirectory(folder)
+
+
+def drawn(stored: Stored, device: str = "cpu", seed: int = 0) -> nn.Module:
+    """The network with random weights, drawn where it is to compute: a full one in about a second on a GPU.
+
+    As `Stored.load` gives it, and as `make` would have written it; the numbers are the device's own.
+    """
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.device(device):
+        torch.manual_seed(seed)
+        network = stored.build()
+    for key, value in network.named_buffers():
+        if key.endswith("rotary_embed.inv_freq"):
+            value.copy_(_frequencies(len(value)))
+    for name, module in network.named_modules():
+        if name == "f0_predictor.classifier":
+            nn.init.constant_(module.bias, _PITCH_HZ)
+        for key, parameter in module.named_parameters(prefix=name, recurse=False):
+            if key.startswith(stored.double):
+                parameter.data = parameter.data.double()
+    return network.eval().requires_grad_(False)
+
+
+def _frequencies(half: int) -> Tensor:
+    return 1 / 10_000 ** (torch.arange(half) / half)
 
 
 def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
@@ -80,8 +110,7 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
         return named | {"llm.model.lm_head.weight": state["body.embed_tokens.weight"]}
     if name == FLOW:
         key = "decoder.estimator.rotary_embed.inv_freq"
-        half = len(state[key])
-        return state | {key: 1 / 10_000 ** (torch.arange(half) / half)}
+        return state | {key: _frequencies(len(state[key]))}
     for key, module in network.named_modules():
         if isinstance(module, NormedConv1d):
             weight = state.pop(f"{key}.weight")
@@ -89,7 +118,7 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
             state[f"{key}.parametrizations.weight.original0"] = length
             state[f"{key}.parametrizations.weight.original1"] = weight
     # A random predictor says 0 Hz or so, and a voice without pitch would leave half the vocoder untested.
-    state["f0_predictor.classifier.bias"] = torch.full_like(state["f0_predictor.classifier.bias"], 150.0)
+    state["f0_predictor.classifier.bias"] = torch.full_like(state["f0_predictor.classifier.bias"], _PITCH_HZ)
     return state
 
 

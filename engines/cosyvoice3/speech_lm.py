@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.cosyvoice3 import weights
-from engines.cosyvoice3.directory import LLM, ModelDirectory
+from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.qwen import Qwen, QwenSize
 
 CONTROLS = 200  #: control tokens behind the speech tokens
@@ -42,16 +42,31 @@ class SpeechLm(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.llm_decoder.weight.dtype
 
-    def embedded(self, text: Sequence[int], prompt_tokens: Sequence[int]) -> Tensor:
-        """A row's input (2 + text + prompt tokens, hidden). ids outside the vocabularies raise IndexError."""
-        ids = torch.tensor(
-            [self.speech_tokens + _SOS, self.speech_tokens + _TASK, *prompt_tokens],
-            dtype=torch.int64,
-            device=self.device,
+    @property
+    def ids(self) -> int:
+        """Speech and control tokens."""
+        return self.speech_tokens + CONTROLS
+
+    def prompt_ids(self, text: Sequence[int], speech: Sequence[int]) -> list[int]:
+        """What a row reads, as `embedded` takes it: text ids, and speech and control tokens behind them.
+
+        Raises:
+            IndexError: an id is outside the vocabularies. A GPU would not survive it.
+        """
+        words, ids = self.body.size.vocabulary, self.ids
+        if any(not 0 <= word < words for word in text) or any(not 0 <= token < ids for token in speech):
+            raise IndexError("a text id or speech token lies outside the checkpoint's vocabularies")
+        sounds = (words + token for token in (self.speech_tokens + _TASK, *speech))
+        return [words + self.speech_tokens + _SOS, *text, *sounds]
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """(n,) int64 as of `prompt_ids` -> (n, hidden)."""
+        words = self.body.size.vocabulary
+        return torch.where(
+            (ids < words)[:, None],
+            self.body.embed_tokens(ids.clamp(0, words - 1)),
+            self.speech_embedding((ids - words).clamp(0, self.ids - 1)),
         )
-        words = self.body.embed_tokens(torch.tensor(text, dtype=torch.int64, device=self.device))
-        sounds = self.speech_embedding(ids)
-        return torch.cat((sounds[:1], words, sounds[1:]))
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """(n, hidden) -> (n, speech tokens + 200), float32 whatever the model's dtype."""
@@ -63,7 +78,7 @@ def stored(directory: ModelDirectory) -> weights.Stored:
     size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
     return weights.Stored(
         lambda: SpeechLm(size, speech_tokens),
-        directory / LLM,
+        directory / directory.llm,
         rename=lambda key: key.replace(_BODY, "body.", 1),
         unused={_TEXT_HEAD: (size.vocabulary, size.hidden)},
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from engines.contract import Arrays, Mel, MelChunk, Phase
+from engines.contract import Arrays, Mel, MelChunk, Phase, Said
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Row
+from engines.cosyvoice3.flow import FlowRow
 from engines.cosyvoice3.plan import Plan
-from engines.cosyvoice3.stretch import Stretch
 
 LM_DECODE = "LM_DECODE"
 FRAMES_PER_SECOND = 50
@@ -50,6 +51,11 @@ class Ticket:
         return max(1, round(sum(part.row.batch_sizes for part in self.parts) / steps)) if steps else None
 
     @property
+    def said(self) -> Said:
+        """Each part's tokens so far; () once it has ended."""
+        return tuple(tuple(part.row.picked) for part in self.parts)
+
+    @property
     def finished(self) -> bool:
         return all(part.complete for part in self.parts)
 
@@ -57,6 +63,11 @@ class Ticket:
     def mute(self) -> bool:
         """A part ended before its first token."""
         return any(part.row.done and not part.row.tokens for part in self.parts)
+
+    @property
+    def failed(self) -> bool:
+        """The language model gave no numbers for a part."""
+        return any(part.row.failed for part in self.parts)
 
     def due(self) -> list[Stretch]:
         """What the flow is to make now, of what its parts have said. Each stretch is given once."""
@@ -89,9 +100,8 @@ class Ticket:
         chunks = []
         while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
             last = part.complete and self._given == len(self.parts) - 1
-            chunks.append(
-                MelChunk(*_arrays([part.mel]), self._given, part.complete, last, self._phases() if last else ())
-            )
+            phases = self._phases() if last else ()
+            chunks.append(MelChunk(*_arrays([part.mel]), self._given, part.complete, last, phases, self.said))
             part.fresh = False
             self._given += part.complete
         return chunks
@@ -103,7 +113,7 @@ class Ticket:
         """From when the first part joined the batch until the last had left it."""
         rows = [part.row for part in self.parts]
         start, end = self.joined_ns, max(row.ended_ns for row in rows)
-        tokens = sum(len(row.job.sampler.picked) for row in rows)
+        tokens = sum(len(row.picked) - len(row.job.said) for row in rows)
         return Phase(
             LM_DECODE,
             start,
@@ -115,6 +125,26 @@ class Ticket:
                 "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3),
             },
         )
+
+
+@dataclass(eq=False)
+class Stretch:
+    """A part's speech from its beginning to the end of a chunk, or all of it: what a row of the flow is made of."""
+
+    part: Part
+    row: FlowRow
+    first: bool  #: a client hears nothing before it
+    due_ns: int = field(default_factory=time.time_ns)
+    frames: int = 0  #: that it added to what there was of the part
+
+    @property
+    def ticket(self) -> Ticket:
+        return self.part.ticket
+
+    @property
+    def wanted(self) -> bool:
+        """Its part waits for it: nobody has cancelled the ticket."""
+        return self.part.stretch is self
 
 
 @dataclass(eq=False)

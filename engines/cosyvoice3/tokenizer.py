@@ -17,6 +17,7 @@ from engines.contract import WeightsError
 from engines.cosyvoice3.directory import MERGES, VOCABULARY, ModelDirectory
 
 END_OF_PROMPT = "<|endofprompt|>"
+_BYTES = 256  #: words of one byte, which no merge makes
 _QWEN = "<|endoftext|> <|im_start|> <|im_end|>"
 _TAGS = (
     "<|endofprompt|> [breath] <strong> </strong> [noise] [laughter] [cough] [clucking] [accent] [quick_breath] "
@@ -74,6 +75,11 @@ class TextTokenizer:
             raise WeightsError(
                 f"{directory / MERGES} and {directory / VOCABULARY} do not go together. Fetch both again."
             ) from error
+        if len(vocabulary) != _BYTES + len(merges):
+            raise WeightsError(
+                f"{directory / VOCABULARY} has {len(vocabulary)} words, and {directory / MERGES} {len(merges)} pairs; "
+                f"the words must be {_BYTES} bytes and one for each pair. One of the two is cut off: fetch both again."
+            )
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = normalizers.NFC()
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -17,22 +17,36 @@ from engines.cosyvoice3.guard import guarded
 from speech.errors import InternalError, SpeechError
 
 T = TypeVar("T")
+#: frames of mels whose shapes a GPU has captured before the first request: chunks of streams, and short texts
+_WARM = (64, 128, 192, 256, 320, 384, 448, 512)
 _log = logging.getLogger(__name__)
 
 
 class CosyVoice3Vocoder:
     """An `engines.contract.StreamingVocoder`, 24 kHz. On a GPU parts of like length are computed together, on a CPU
-    singly."""
+    singly.
+
+    Args:
+        limits: of a batch on a GPU.
+        tf32: see `launcher.Launcher`.
+    """
 
     def __init__(
-        self, directory: ModelDirectory, device: str = "cpu", threads: int = 1, limits: Limits = Limits()
+        self,
+        directory: ModelDirectory,
+        device: str = "cpu",
+        threads: int = 1,
+        limits: Limits = Limits(),
+        tf32: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
         self._network = hift.load(directory, device)
+        self._network.tf32 = tf32
         self._noise = noise.Excitation(directory.numbers)
         self._limits = Limits(rows=1) if device.startswith("cpu") else limits
         for frames in (100, 200):
             self._sounds([torch.zeros(80, frames)])
+        self._network.warm_up([(1, frames) for frames in _WARM], self._noise, final=(True, False))
 
     def probe(self) -> np.ndarray:
         """0.2 s of silence's sound (n,)."""
@@ -74,10 +88,13 @@ class CosyVoice3Vocoder:
         sounds: list[np.ndarray] = [np.zeros(0, np.float32)] * len(mels)
         least = 1 if final else self._network.held_back + 1
         long = [index for index, mel in enumerate(mels) if mel.shape[1] >= least]
-        for members in batches([mels[index].shape[1] for index in long], self._limits):
-            made = self._network([mels[long[member]] for member in members], self._noise, final)
-            for member, audio in zip(members, made, strict=True):
-                sounds[long[member]] = audio.cpu().numpy()
+        started = [
+            (members, self._network.launch([mels[long[member]] for member in members], self._noise, final))
+            for members in batches([mels[index].shape[1] for index in long], self._limits)
+        ]
+        for members, pending in started:
+            for member, audio in zip(members, pending.result(), strict=True):
+                sounds[long[member]] = audio.numpy()
         return sounds
 
 

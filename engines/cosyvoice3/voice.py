@@ -1,4 +1,5 @@
-"""From a reference clip to a voice: features on the CPU first, then tokens and embedding by the two ONNX models.
+"""From a reference clip to a voice: features on the CPU first, then tokens and embedding by the two ONNX models, on the
+device where onnxruntime has it.
 
 A voice is about 162 kB for a clip of ten seconds, and all that the later stages need of the clip.
 """
@@ -45,9 +46,9 @@ class CosyVoice3SpeakerEncoder:
 
     def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1) -> None:
         self._tokenizer = SpeechTokenizer(directory, device, threads)
-        self._embedder = SpeakerEmbedder(directory, threads)
+        self._embedder = SpeakerEmbedder(directory, device, threads)
         noise = np.random.default_rng(0).normal(0, 0.1, 3 * 24_000).astype(np.float32)
-        self._one(reference(noise, 24_000, None))
+        self._several([reference(noise, 24_000, None)])
 
     def probe(self) -> np.ndarray:
         """(1,): how many speech tokens a bit of silence has. The tokenizer is what runs on the device; which tokens
@@ -57,10 +58,21 @@ class CosyVoice3SpeakerEncoder:
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
         """One Voice a clip. Its arrays: `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32
         (192,), and `transcript`, its UTF-8 as uint8, where there is one."""
-        return [guarded(self._one, clip) for clip in references]
+        made = guarded(self._several, references)
+        if not isinstance(made, SpeechError):
+            return made
+        # It is not said for which of them the models failed: each alone, so that only the bad one does.
+        return [made] if len(references) == 1 else [guarded(self._single, clip) for clip in references]
 
-    def _one(self, clip: Reference) -> Voice:
-        tokens = self._tokenizer(clip.arrays["whisper_mel"])
+    def _single(self, clip: Reference) -> Voice | SpeechError:
+        return self._several([clip])[0]
+
+    def _several(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
+        tokens = self._tokenizer.several([clip.arrays["whisper_mel"] for clip in references])
+        embeddings = self._embedder.several([clip.arrays["fbank"] for clip in references])
+        return [guarded(self._voice, *each) for each in zip(references, tokens, embeddings, strict=True)]
+
+    def _voice(self, clip: Reference, tokens: np.ndarray, embedding: np.ndarray) -> Voice:
         mel = clip.arrays["prompt_mel"]
         # Mel and tokens are two measures of the same time: both end where the shorter does.
         count = min(len(tokens), len(mel) // _FRAMES_PER_TOKEN)
@@ -73,7 +85,7 @@ class CosyVoice3SpeakerEncoder:
         arrays = {
             "speech_tokens": tokens[:count],
             "prompt_mel": np.ascontiguousarray(mel[: _FRAMES_PER_TOKEN * count]),
-            "embedding": self._embedder(clip.arrays["fbank"]),
+            "embedding": embedding,
         }
         if clip.transcript:
             arrays["transcript"] = np.frombuffer(clip.transcript.encode(), np.uint8)

@@ -8,6 +8,7 @@ length (`parametrizations.weight.original1`, `original0`); they are multiplied o
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,27 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def verify(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Read all that is in the file of a state dict: its checksums must be right and its numbers finite.
+
+    Loading does neither: it maps the file into memory and reads it once, on the way to the device.
+
+    Raises:
+        WeightsError: says which part of the file is damaged, or which weights are no numbers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is damaged ({type(error).__name__}). Fetch the file again.") from error
+    if damaged:
+        raise WeightsError(f"{path} is damaged: the checksum of {damaged} in it is wrong. Fetch the file again.")
+    unusable = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
+    if unusable:
+        more = f" and {len(unusable) - 3} more" if len(unusable) > 3 else ""
+        raise WeightsError(f"{path} has NaN or infinity in {', '.join(unusable[:3])}{more}. Fetch the file again.")
+
+
 @dataclass(frozen=True)
 class Stored:
     """A network and the file its weights are in.
@@ -57,8 +79,10 @@ class Stored:
     double: str = "\0"
 
     def check(self) -> int:
-        """Compare keys and shapes without reading the weights; the number of keys. WeightsError as `load`."""
-        return len(self._fitting(self._empty()))
+        """Compare keys and shapes, then read all of the file; the number of keys. WeightsError as `load`, `verify`."""
+        state = self._fitting(self._empty())
+        verify(self.path, state)
+        return len(state)
 
     def load(self) -> nn.Module:
         """The network with its weights, on the CPU, in evaluation mode.
@@ -83,6 +107,11 @@ class Stored:
         state = {self.rename(key): value for key, value in read(self.path).items()}
         expected = expected_shapes(network) | dict(self.unused)
         _compare(expected, {key: tuple(value.shape) for key, value in state.items()}, self.path)
+        if whole := [key for key, value in state.items() if not value.is_floating_point()]:
+            raise WeightsError(
+                f"{self.path} has {state[whole[0]].dtype} in {whole[0]}, and weights are floating-point numbers. Fetch "
+                "the file again."
+            )
         return state
 
 

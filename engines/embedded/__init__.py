@@ -46,15 +46,11 @@ class EmbeddedEngine:
     Args:
         bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so where it has instructions for
             it (AVX512-BF16, AMX): twice as fast, and not to be heard. All else is always float32.
-        vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU: a CPU
-            computes them one by one anyway, and the first would wait for the last.
     """
 
-    def __init__(self, bf16: bool | Literal["auto"] = "auto", vocoder_batch: int = 1) -> None:
+    def __init__(self, bf16: bool | Literal["auto"] = "auto") -> None:
         if bf16 not in (True, False, "auto"):
             raise ValueError(f"bf16 is {bf16!r}; it must be true, false or 'auto'")
-        if vocoder_batch < 1:
-            raise ValueError(f"vocoder_batch is {vocoder_batch}; it must be at least 1")
         self._bf16 = bf16
         self.capabilities = Capabilities(
             name="embedded-kokoro-82m",
@@ -64,8 +60,6 @@ class EmbeddedEngine:
             modes=frozenset({"fast", "instruct"}),
             reference_rates=(16000,),
             reference_seconds=(3.0, 15.0),
-            embedding_size=256,
-            max_batch_size={"VOCODE_WAV": vocoder_batch},
             notice=NOTICE,
         )
 

@@ -107,7 +107,7 @@ class SpeakerEncoder:
             return answers
         with torch.inference_mode():
             dvectors = self._network([without_pauses(clips[index]) for index in voiced]).cpu().numpy()
-        for index, dvector in zip(voiced, dvectors):
+        for index, dvector in zip(voiced, dvectors, strict=True):
             answers[index] = Voice(
                 {
                     "style_offset": self._mapper.offset(dvector, pitches[index]),

@@ -139,8 +139,8 @@ _DEGREES = {
     0.5: "有一点|有点|稍微|略微|稍稍|略|一点|一些|些|slightly|a little bit|a little|a bit|bit|somewhat".split("|"),
 }
 _NEGATIONS = (
-    "不要太|不要那么|不要|别太|别那么|不能太|不太|不用太|别|not too|not so|not very|don't be too|do not be too|don't speak too|"
-    "do not speak too|don't talk too|do not talk too"
+    "不要太|不要那么|不要|别太|别那么|不能太|不太|不用太|别|not too|not so|not very|don't be too|do not be too|"
+    "don't speak too|do not speak too|don't talk too|do not talk too"
 ).split("|")
 _JOINS = ("并且|而且|同时|然后|但是|但|又|并|和|与|、|,|;|.|!|~|and|but|while|also|then").split("|")
 _PLAIN = (

@@ -73,7 +73,6 @@ class SimulatedEngine:
             dialects=frozenset(dialect.code for dialect in DIALECTS),
             modes=frozenset({"fast", "instruct"}),
             reference_rates=(16_000,),
-            embedding_size=192,
             notice="Simulated: stated service times and a tone in place of speech.",
         )
 

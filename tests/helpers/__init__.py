@@ -1,1 +1,1 @@
-"""What several test files share: servers, stand-ins, recordings of requests."""
+"""Helpers that several test files share: servers, stand-ins, recordings of requests."""

@@ -30,4 +30,6 @@ def store(
 
 
 def voices_in(folder: Path, **limits) -> Voices:
-    return Voices.open(VoiceSettings(url=str(folder), **limits))
+    voices = Voices.open(VoiceSettings(url=str(folder), **limits))
+    assert voices is not None
+    return voices

@@ -1,10 +1,10 @@
-"""What the tests of export share: traces, a receiver whose answers the test chooses, a clock, patience."""
+"""Helpers of the export tests: traces, a receiver whose answers the test chooses, a clock, patience."""
 
 import json
 import math
 import time
 
-from tracing import ExportSettings, Tracer, vocabulary
+from tracing import ExportSettings, Tracer, encode, vocabulary
 from tracing.sender import Counters, Sender
 from tracing.spool import Spool
 from tracing.transport import Rejected, Unavailable, join
@@ -16,8 +16,8 @@ def trace(number: int, spans: int = 1) -> bytes:
 
 def real_trace() -> list[dict]:
     root = Tracer(vocabulary.INGRESS).server("POST /api/generate", parent=None)
-    stage = Tracer(vocabulary.TTS).server(vocabulary.GENERATE_MEL, parent=root.carrier(2**62))
-    return stage.finish() + root.finish()
+    stage = Tracer(vocabulary.TTS).server(vocabulary.GENERATE_MEL, parent=root.call_context(2**62))
+    return encode(stage.end()) + encode(root.end())
 
 
 class Receiver:
@@ -77,7 +77,7 @@ def settle(step, clock: Clock, until: float = 1e6) -> None:
 
 
 def drain(spool: Spool, most: int = 100) -> list[bytes]:
-    lines = []
+    lines: list[bytes] = []
     while True:
         read = spool.read(most)
         if not read.traces:

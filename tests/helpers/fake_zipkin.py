@@ -26,6 +26,8 @@ class FakeZipkin(ThreadingHTTPServer):
 
 
 class FakeZipkinHandler(BaseHTTPRequestHandler):
+    server: FakeZipkin
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.headers.append(dict(self.headers))

@@ -110,7 +110,9 @@ def start_gate(nginx, zipkin_with_canaries, tmp_path_factory):
     def one(**wanted) -> Place:
         folder = tmp_path_factory.mktemp("gate")
         keys = KeyEditor(folder / "keys.yaml")
-        made = [keys.add(role, roles=[role]) for role in ("view-traces", "view-services", "synthesize")]
+        traces, services, nothing = (
+            keys.add(role, roles=[role]) for role in ("view-traces", "view-services", "synthesize")
+        )
         gate = zipkin_proxy.start(
             ProxyOptions(port=ports.any_free(), **wanted),
             zipkin_with_canaries,
@@ -119,7 +121,7 @@ def start_gate(nginx, zipkin_with_canaries, tmp_path_factory):
             lambda text: None,
             started.append,
         )
-        return Place(gate, keys, *made, zipkin=zipkin_with_canaries)
+        return Place(gate, keys, traces, services, nothing, zipkin=zipkin_with_canaries)
 
     yield one
     for gate in started:

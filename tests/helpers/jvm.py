@@ -23,9 +23,10 @@ class Program:
 
     def __init__(self, jars: str, folder: Path) -> None:
         self.folder = folder
-        self.runtime, found = java.find()
-        if self.runtime is None:
+        runtime, found = java.find()
+        if runtime is None:
             pytest.skip(found)
+        self.runtime = runtime
         try:
             self.jars = maven.obtain_all(maven.read_list(BACKENDS / jars), print)
         except CliError as problem:

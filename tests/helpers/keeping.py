@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from bench.traces import request
+from bench.measuring.traces import request
 from cluster import zipkin
 from tracing import Exporter, ExportSettings, vocabulary
 
@@ -34,7 +34,7 @@ def export(settings: ExportSettings, traces: list[list[dict]], within_s: float =
 
 
 def as_zipkin_shows(spans: list[dict]) -> list[dict]:
-    """What was sent, as the API gives it back: names in lower case, absent for empty, in a fixed order."""
+    """Return the spans as the API gives them back: names in lower case, absent for empty, in a fixed order."""
 
     def endpoint(value: dict) -> dict:
         return value | {"serviceName": value["serviceName"].lower()}
@@ -69,7 +69,7 @@ class Reader:
 
     def whole(self, trace_ids: list[str]) -> dict[str, list[dict]]:
         """Those of the traces that are there, by id."""
-        found = {}
+        found: dict[str, list[dict]] = {}
         for at in range(0, len(trace_ids), 50):
             some = trace_ids[at : at + 50]
             if len(some) == 1:  # asked for many, Zipkin refuses to answer for one
@@ -81,7 +81,7 @@ class Reader:
 
     def found(self, **query: str) -> set[str]:
         """Ids of the traces of the last day that a search finds."""
-        answer = self._list("/api/v2/traces", lookback=86_400_000, limit=5000, **query)
+        answer = self._list("/api/v2/traces", lookback="86400000", limit="5000", **query)
         return {spans[0]["traceId"] for spans in answer}
 
     def links(self, end_ms: int | None = None, lookback_ms: int = 86_400_000) -> dict[tuple[str, str], tuple[int, int]]:
@@ -111,7 +111,7 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
         time.sleep(0.2 if missing else 0)
     first = next(iter(wanted))
     assert reader.trace(first) == wanted[first]
-    searches = Counter()
+    searches: Counter[str] = Counter()
     for query, fits in (
         ({"serviceName": vocabulary.INGRESS}, lambda tags: True),
         ({"annotationQuery": "error"}, lambda tags: "error" in tags),
@@ -129,7 +129,8 @@ def assert_kept(url: str, traces: list[list[dict]], within_s: float = 30.0) -> N
 
 def expected_links(traces: list[list[dict]]) -> dict[tuple[str, str], tuple[int, int]]:
     """(parent, child) -> (calls, errors) as the design promises them: the ingress calls each stage once a span."""
-    calls, errors = Counter(), Counter()
+    calls: Counter[tuple[str, str]] = Counter()
+    errors: Counter[tuple[str, str]] = Counter()
     for span in (span for spans in traces for span in spans[1:]):
         callee = span.get("remoteEndpoint", span["localEndpoint"])["serviceName"]
         calls[vocabulary.INGRESS, callee] += 1
@@ -147,7 +148,7 @@ def stop(server: zipkin.Zipkin) -> None:
 
 
 def eventually(attempt, fits, within_s: float = 30.0):
-    """What `attempt` returns once it fits; what is sent to Zipkin is stored a moment later."""
+    """Repeat `attempt` until its result fits, and return it; what is sent to Zipkin is stored a moment later."""
     until = time.monotonic() + within_s
     while True:
         value = attempt()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import pytest
 import soundfile
 import yaml
 
-from bench.load import Sample, closed_loop, multipart
+from bench.measuring.load import Sample, closed_loop, multipart
 from cluster import ports
 from cluster.serving import Application, Dashboard
 from tests.helpers.standin import StandIn
@@ -91,8 +91,10 @@ class App:
         ]
 
     def counters(self) -> list[dict[str, int]]:
-        """What each replica of the ingress has counted. Serve shows a handle no replica that is being reconfigured, or
-        just was, so all of them are waited for."""
+        """Return the counters of each replica of the ingress.
+
+        Serve hides a replica from handles while it is reconfigured, so this waits until all of them answer.
+        """
         from ray import serve
         from ray.serve.exceptions import DeploymentUnavailableError
 
@@ -142,7 +144,7 @@ def tone(
 
 def _config(file: str, name: str, args: dict) -> dict:
     app = yaml.safe_load((CLUSTER / file).read_text())["applications"][0]
-    # Most tests repeat a clip and expect every stage's span; tests/served/test_voice_cache_served.py switches the cache on.
+    # Most tests repeat a clip and expect every stage's span; test_voice_cache_served.py switches the cache on.
     app["args"] = {**app["args"], "voice_cache_mb": 0, **args}
     return app | {"name": name, "route_prefix": f"/{name}"}
 
@@ -175,8 +177,8 @@ def tracing(zipkin, tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="session")
-def stand_in(zipkin) -> StandIn:
-    """Where `watched` sends its spans."""
+def stand_in(zipkin) -> Iterator[StandIn]:
+    """A stand-in for Zipkin, to which `watched` sends its spans."""
     server = StandIn(zipkin.url)
     yield server
     server.close()
@@ -189,7 +191,7 @@ def watched_spool(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def voices_folder(tmp_path_factory) -> Path:
-    """Where `fast` and `voice` store voices."""
+    """The folder in which `fast` and `voice` store voices."""
     return tmp_path_factory.mktemp("voices")
 
 

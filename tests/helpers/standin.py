@@ -44,7 +44,7 @@ class StandIn:
             self._start()
 
     def receive(self, body: bytes) -> int:
-        """What to answer to a body, which is kept."""
+        """Keep the body, and return the answer to it."""
         mode = self._mode
         self.met[mode] += 1
         self.seen.append(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from access.key_editor import KeyEditor
-from bench.load import multipart
+from bench.measuring.load import multipart
 from cluster.serving import Application
 from deployments.ingress.access_control import http_host
 from tests.helpers.serving import CLUSTER, WATCHED, App

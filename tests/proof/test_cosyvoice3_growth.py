@@ -23,7 +23,7 @@ def tensors() -> int:
 
 
 def mebibytes() -> float:
-    """What the process alone holds, once the C library has given back what was freed and it kept for later."""
+    """Return the process's own memory, once the C library has given back what was freed and it kept for later."""
     ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_full_info().uss / 2**20
 
@@ -46,7 +46,7 @@ def test_nothing_of_five_hundred_requests_stays(tiny):
         return sum(len(sound) for sound in sounds)
 
     # The longest first: the vocoder's noise is kept as far as it was ever needed.
-    cache = acoustic.decoder.cache.keys.data_ptr()
+    cache = acoustic.decoder.cache.store.data_ptr()
     serve([request(14, 5 * 24_000, seed) for seed in range(TOGETHER)])
     live, used = [], []
     for number in range(0, REQUESTS, TOGETHER):
@@ -64,4 +64,4 @@ def test_nothing_of_five_hundred_requests_stays(tiny):
     quarter = len(used) // 4
     early, late = (float(np.median(part)) for part in (used[quarter : 2 * quarter], used[-quarter:]))
     assert late - early <= 0.02 * early, f"memory grew from {early:.1f} to {late:.1f} MiB: {used}"
-    assert acoustic.decoder.cache.keys.data_ptr() == cache
+    assert acoustic.decoder.cache.store.data_ptr() == cache

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 import yaml
 
-from bench.load import multipart
+from bench.measuring.load import multipart
 from cluster.serving import Application
 from engines.contract import Utterance, Voice, create
 from engines.cosyvoice3.random_checkpoint import TINY, make
@@ -339,7 +339,7 @@ def test_errors_are_what_they_are_with_any_engine(served, change, status, kind, 
     ids=["one part", "in parts"],
 )
 def test_a_stream_comes_in_chunks_and_sounds_like_the_engine_in_one_process(served, in_one_process, fields):
-    """What is streamed is attended to by chunks, so it is compared with the engine's own stream, and not with a whole."""
+    """Attention in a stream is by chunks, so the reference is the engine's own stream and not its whole answer."""
     arrived = []
     with httpx.stream(
         "POST",
@@ -421,7 +421,7 @@ def test_streams_and_wholes_side_by_side_sound_as_they_do_alone(served, rows):
 
 
 def heard(served: App, fields: dict, at_first: Callable[[], None]) -> tuple[np.ndarray, str]:
-    """What a stream says, and its trace. `at_first` is called when its first audio has come."""
+    """Read a stream; return its events and its trace. `at_first` is called when its first audio has come."""
     data = b""
     with httpx.stream(
         "POST",

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import Sample, closed_loop, multipart, percentile
-from bench.private_graph import PrivateGraph, private_graph
+from bench.measuring.load import Sample, closed_loop, multipart, percentile
+from bench.measuring.private_graph import PrivateGraph, private_graph
 from cluster import cli, monitoring, ports
 from cluster.cli_error import CliError
 from cluster.doctor.serve_reader import ServeReader

@@ -1,4 +1,4 @@
-"""What clients saw fail and what Zipkin says failed are the same requests: replicas killed and hung under load.
+"""The requests that fail for clients are those that fail in Zipkin: replicas killed and hung under load.
 
 A graph of its own (private Ray head, simulated engine) that keeps nothing but errors, eight clients that never stop,
 and every replica's death in mid-request, several times over. About six minutes on two cores.
@@ -225,7 +225,7 @@ def kill(truth: Truth, services: Sequence[str]) -> list[str]:
 
 
 def died_over_it(trace: list[dict], service: str, killed: int) -> bool:
-    """Whether this request was in the service's hands when it was killed."""
+    """Return True if the service had this request when it was killed."""
     told = [
         span
         for span in trace

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from bench.load import multipart
+from bench.measuring.load import multipart
 from cluster import haproxy, ports, processes, ray_head
 from cluster.cli_error import CliError
 from cluster.serving import Application, Dashboard, wait_until_ready

@@ -91,7 +91,7 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(broker, tmp_path_factory):
-    """Of a Zipkin that reads from the broker, and takes gRPC beside HTTP."""
+    """The URL of a Zipkin that reads from the broker, and takes gRPC beside HTTP."""
     started = []
     try:
         server, missing = zipkin.find_or_start(

@@ -110,7 +110,7 @@ def roots(zipkin: str, **asked) -> dict[str, dict]:
 
 
 def exactly(zipkin: str, window: dict, least_us: int, limit: int, within_s: float = 20.0) -> dict[str, dict]:
-    """What Zipkin finds from that duration on: all that there is in the window, and nothing else. Waits, since a
+    """Search Zipkin from that duration on: all that there is in the window, and nothing else. Waits, since a
     request of the window may still be under way."""
     end = time.monotonic() + within_s
     while True:

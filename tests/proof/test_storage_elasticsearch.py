@@ -120,14 +120,14 @@ def random_trace(chance: random.Random) -> list[dict]:
 
 def our_traces() -> list[list[dict]]:
     """The graph's own, also below callers: one who reports to this Zipkin, and one who doesn't."""
-    from tracing import Tracer
+    from tracing import Tracer, encode
 
     start = int(MIDDAY.timestamp()) * 10**9
     traces = [keeping.request(number, start_ns=start + number * 10**9) for number in range(1, 81)]
     for number in range(81, 101):
         call = Tracer("web-shop").client("POST", parent=None, remote_service="cosyvoice3-api", start_ns=start)
         ours = keeping.request(number, start_ns=start + 10**6, parent=call.context)
-        traces.append(ours if number % 2 else call.finish(start + 10**10) + ours)
+        traces.append(ours if number % 2 else encode(call.end(start + 10**10)) + ours)
     return traces
 
 

@@ -1,5 +1,7 @@
-"""Ten thousand requests through the graph, a twentieth of which fail in a random stage: every error is in Zipkin, whole,
-a tenth of the rest is, and nothing of anything else. About four minutes on two cores."""
+"""Ten thousand requests through the graph, a twentieth of which fail in a random stage.
+
+Zipkin has every error, whole, a tenth of the rest, and nothing else. About four minutes on two cores.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from bench.load import Sample, closed_loop, multipart
+from bench.measuring.load import Sample, closed_loop, multipart
 from tests.helpers import keeping
 from tests.helpers.serving import App, tone
 from tracing.vocabulary import STAGES

@@ -41,11 +41,11 @@ def request(tracers: dict[str, Tracer], failing: str | None) -> list[FinishedSpa
         span.tag(vocabulary.STAGE, stage)
         if stage == failing:
             span.fail("internal")
-        spans += span.records()
+        spans += span.end()
         if stage == failing:
             root.fail("internal", status=500)
             break
-    return root.records() + spans
+    return root.end() + spans
 
 
 @pytest.mark.proof
@@ -58,13 +58,13 @@ def test_every_error_is_kept_whole_and_the_rest_at_its_ratio(tmp_path):
     kept: dict[str, int] = {}
     for _ in range(REQUESTS):
         records = request(tracers, chance.choice(vocabulary.STAGES) if chance.random() < ERRORS else None)
-        verdict = sampler.decide(trace := FinishedTrace.of(records))
+        verdict = sampler.decide(trace := FinishedTrace.from_spans(records))
         spans = encode(records)
         trace_id = spans[0]["traceId"]
         if trace.failed:
             failed[trace_id] = len(spans)
         if verdict.keep:
-            verdict.stamp(spans)
+            verdict.add_tags(spans)
             kept[trace_id] = len(spans)
             exporter.submit(spans)
     exporter.close(60)

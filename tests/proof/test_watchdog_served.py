@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.private_graph import CONFIG
+from bench.measuring.private_graph import CONFIG
 from cluster import ports, ray_head
 from cluster.serving import Application, Dashboard, wait_until_ready
 from tests.helpers.serving import tone

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import yaml
 
-from cluster.demo import CLIP
 from cluster.application import WEB_PAGE, Application
+from cluster.demo import CLIP
 from tests.helpers.browser import Asked, chromium
 from tests.helpers.serving import CLUSTER, App
 

@@ -63,7 +63,7 @@ def test_a_lone_request_waits_for_nobody(watched):
     "text, status, kind", [("refuse:generate", 400, "input_validation"), ("fault:generate", 500, "internal")]
 )
 def test_a_bad_member_fails_alone_and_every_member_tells_the_whole_story(watched, text, status, kind):
-    """Whether the engine says which one is bad, or raises for the whole batch."""
+    """The engine says which one is bad, or raises for the whole batch."""
     watched.wait_ready()
     answers = together(watched, ["Hello"] * 4 + [text] + ["Hello"] * 3)
     refused, tags = answers[4]

@@ -40,7 +40,7 @@ def c(place: str) -> str:
 
 
 def found(data: bytes) -> list[str]:
-    """What is around each secret in `data`."""
+    """Return the surroundings of each secret in `data`."""
     low = data.lower()
     spots = [low.find(form.lower()) for form in FORMS]
     return [data[max(0, at - 60) : at + 80].decode("latin-1") for at in spots if at >= 0]
@@ -77,7 +77,7 @@ def with_note(note: str) -> bytes:
 
 @dataclass
 class Sent:
-    """What the requests of this file brought back."""
+    """Collect the answers to the requests of this file."""
 
     answers: list[httpx.Response] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)

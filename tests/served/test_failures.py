@@ -7,12 +7,13 @@ import signal
 import time
 
 import httpx
+import numpy as np
 import pytest
 import ray.exceptions
 
 from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import Result, StageClient
-from deployments.wire import Reply
+from deployments.ingress.stage_clients import LocalInput, StageClient, StageResult
+from deployments.wire import StageReply
 from speech.errors import StageUnavailable
 from tests.helpers.serving import tone
 from tracing import FinishedSpan, Tracer
@@ -77,6 +78,7 @@ def test_a_hung_stage_is_a_504_at_the_deadline_that_names_it(fast):
     finally:
         os.kill(replica["pid"], signal.SIGCONT)
     assert answer.status_code == 504 and answer.json()["error"]["type"] == "deadline_exceeded"
+    assert answer.headers["x-error-service"] == "vocoder-service", "for the watchdog"
     assert 8.0 <= took < 9.5, "deadline of 8 s and 250 ms of grace"
     spans = fast.trace(answer.headers["x-trace-id"], spans=5)
     assert ("CLIENT", "vocoder-service") in by_service(spans)
@@ -102,8 +104,10 @@ def test_a_stage_past_the_deadline_says_so_itself(ray_driver, fast):
     tracer = Tracer("cosyvoice3-api")
     root = tracer.server("POST /api/generate", parent=None)
     handle = serve.get_deployment_handle("audio-service", "fast")
-    reply = handle.prepare.remote(root.carrier(time.time_ns() - 1), {}, None).result(timeout_s=10)
-    assert reply.error.type == "deadline_exceeded" and "audio-service" in reply.error.message
+    reply = handle.preprocess.remote(root.call_context(time.time_ns() - 1), np.zeros(0, np.uint8), None).result(
+        timeout_s=10
+    )
+    assert reply.error.type == "deadline_exceeded" and reply.error.service == "audio-service"
     assert reply.spans[0].tags["error.type"] == "deadline_exceeded"
 
 
@@ -122,19 +126,20 @@ def new_run() -> RequestContext:
 def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     made, seen = [], []
 
-    async def remake() -> Result:
+    async def remake() -> StageResult:
         made.append(True)
-        return Result(Reply([], facts={"fresh": True}), remake)
+        return StageResult("fresh", remake)
 
-    async def send(carrier, inputs):
-        seen.append(inputs[0].reply.facts)
-        if not inputs[0].reply.facts:
-            return Reply([stage_span(error="lost")], error=StageUnavailable("lost"), input_lost=True)
-        return Reply([stage_span()])
+    async def send(call, given):
+        seen.append((given, call.sent_ns))
+        if given != "fresh":
+            return StageReply([stage_span(error="lost")], error=StageUnavailable("lost"), input_lost=True)
+        return StageReply([stage_span()], "mel")
 
     run = new_run()
-    result = asyncio.run(Stub(None)._call(run, send, Result(Reply([]), remake)))
-    assert made == [True] and seen == [{}, {"fresh": True}] and result.reply.error is None
+    result = asyncio.run(Stub(None)._call(run, send, StageResult("lost", remake)))
+    assert made == [True] and [given for given, _ in seen] == ["lost", "fresh"] and result.value == "mel"
+    assert seen[0][1] < seen[1][1], "the second call says when it was sent itself"
     spans = run.finish(200)
     assert [span.tags for span in spans if span.name == "GENERATE_MEL"] == [{"error": "lost"}, {}]
 
@@ -144,53 +149,53 @@ def test_a_stage_that_dies_late_is_tried_again_with_arrays_made_again():
     answers = iter(
         [
             ray.exceptions.ActorDiedError(),
-            Reply([], error=StageUnavailable("lost"), input_lost=True),
-            Reply([stage_span()]),
+            StageReply([], error=StageUnavailable("lost"), input_lost=True),
+            StageReply([stage_span()], "mel"),
         ]
     )
 
-    async def remake() -> Result:
-        return Result(Reply([], facts={"fresh": True}), remake)
+    async def remake() -> StageResult:
+        return StageResult("fresh", remake)
 
-    async def send(carrier, inputs):
+    async def send(call, given):
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
-        assert answer.error or inputs[0].reply.facts == {"fresh": True}
+        assert answer.error or given == "fresh"
         return answer
 
-    assert asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake))).reply.error is None
+    assert asyncio.run(Stub(None)._call(new_run(), send, StageResult("lost", remake))).value == "mel"
 
 
 def test_an_array_that_stays_lost_is_a_503():
-    async def remake() -> Result:
-        return Result(Reply([]), remake)
+    async def remake() -> StageResult:
+        return StageResult("lost", remake)
 
-    async def send(carrier, inputs):
-        return Reply([], error=StageUnavailable("lost"), input_lost=True)
+    async def send(call, given):
+        return StageReply([], error=StageUnavailable("lost"), input_lost=True)
 
     with pytest.raises(StageUnavailable, match="tts-service"):
-        asyncio.run(Stub(None)._call(new_run(), send, Result(Reply([]), remake)))
+        asyncio.run(Stub(None)._call(new_run(), send, StageResult("lost", remake)))
 
 
 def test_a_stage_that_dies_twice_is_a_503_with_two_client_spans():
-    async def send(carrier, inputs):
+    async def send(call, given):
         raise ray.exceptions.ActorDiedError()
 
     run = new_run()
     with pytest.raises(StageUnavailable, match="tts-service") as caught:
-        asyncio.run(Stub(None)._call(run, send))
-    assert caught.value.status == 503 and caught.value.retry_after_s
+        asyncio.run(Stub(None)._call(run, send, LocalInput("clip")))
+    assert caught.value.status == 503 and caught.value.retry_after_s and caught.value.service == "tts-service"
     assert sum(span.kind == "CLIENT" for span in run.finish(200)) == 2
 
 
 def test_a_defect_is_not_retried():
     calls = []
 
-    async def send(carrier, inputs):
+    async def send(call, given):
         calls.append(True)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(Stub(None)._call(new_run(), send))
+        asyncio.run(Stub(None)._call(new_run(), send, LocalInput("clip")))
     assert calls == [True]

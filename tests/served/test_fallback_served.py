@@ -12,18 +12,19 @@ from tests.helpers.serving import App
 STAGES = {"preprocess_audio", "extract_speaker", "generate_mel", "vocode_wav"}
 
 
-def steer(app: App, line: str, for_s: float = 30.0) -> list[str]:
+def switch(app: App, line: str, for_s: float = 30.0) -> list[str]:
     from ray import serve
 
-    return serve.get_deployment_handle("cosyvoice3-api", app.name).broadcast("steer", line, for_s).results(timeout_s=20)
+    api = serve.get_deployment_handle("cosyvoice3-api", app.name)
+    return api.broadcast("switch_backend", line, for_s).results(timeout_s=20)
 
 
 @pytest.fixture
 def on_fallback(watched, ray_driver):
     watched.wait_ready()
-    assert set(steer(watched, "fallback")) == {"fallback"}
+    assert set(switch(watched, "fallback")) == {"fallback"}
     yield watched
-    assert set(steer(watched, "primary")) == {"primary"}
+    assert set(switch(watched, "primary")) == {"primary"}
 
 
 def test_the_other_engine_answers_where_the_first_one_fails(on_fallback):
@@ -48,7 +49,7 @@ def test_who_tries_the_first_engine_gets_there_meanwhile(on_fallback):
 
 
 def test_an_ingress_that_hears_nothing_more_goes_back_by_itself(on_fallback):
-    steer(on_fallback, "fallback", for_s=0.2)
+    switch(on_fallback, "fallback", for_s=0.2)
     time.sleep(0.3)
     answer = on_fallback.post(text="fault:generate")
     assert answer.status_code == 500
@@ -59,5 +60,5 @@ def test_an_ingress_that_hears_nothing_more_goes_back_by_itself(on_fallback):
 def test_without_a_fallback_engine_nobody_can_be_sent_to_one(fast, ray_driver):
     fast.wait_ready()
     with pytest.raises(Exception, match="no fallback engine is configured: set `fallback` in the graph's config"):
-        steer(fast, "fallback")
-    assert set(steer(fast, "primary")) == {"primary"}
+        switch(fast, "fallback")
+    assert set(switch(fast, "primary")) == {"primary"}

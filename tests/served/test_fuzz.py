@@ -206,7 +206,7 @@ def check_error(body: dict) -> None:
 
 
 def _texts(case: Case) -> Iterator[str]:
-    """What was sent, piece by piece."""
+    """Describe what was sent, piece by piece."""
     waiting = [case.body, case.path_parameters, case.query, list(case.headers.values())]
     while waiting:
         found = waiting.pop()

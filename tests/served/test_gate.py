@@ -1,4 +1,4 @@
-"""What gets through the gate before Zipkin, to whom, and what is written down of it."""
+"""The gate before Zipkin: which requests pass, for which keys, and what the audit log says."""
 
 from __future__ import annotations
 

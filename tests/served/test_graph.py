@@ -41,10 +41,17 @@ def test_a_plain_request_is_five_server_spans(fast):
         assert {"batch.id", "batch.size", "batch.wait_ms"} <= named[stage]["tags"].keys()
     clip = named["preprocess_audio"]["tags"]
     assert (clip["audio.sample_rate"], float(clip["audio.duration"]), clip["audio.format"]) == ("24000", 4.0, "wav")
+    speaker = named["extract_speaker"]["tags"]
+    assert (speaker["audio.sample_rate"], float(speaker["audio.duration"])) == ("24000", 4.0)
+    assert speaker["model.version"] == named["vocode_wav"]["tags"]["model.version"]
+    mel = named["generate_mel"]["tags"]
+    assert (mel["request.dialect"], mel["request.dialect.code"]) == ("english-us", "en-US")
+    assert (mel["request.mode"], mel["text.length"]) == ("fast", "5")
     assert (
         root["tags"]
         | {
             "request.dialect": "english-us",
+            "request.dialect.code": "en-US",
             "request.language": "en",
             "request.mode": "fast",
             "text.length": "5",

@@ -304,7 +304,7 @@ class TestServing:
             return serving.Application.read(path, 1, options).config["applications"][0]["args"]
 
         assert args(engine_options={})["engine_options"] == {"bf16": False}
-        assert args(engine_options={"vocoder_batch": 2})["engine_options"] == {"bf16": False, "vocoder_batch": 2}
+        assert args(engine_options={"another": 2})["engine_options"] == {"bf16": False, "another": 2}
         assert args(engine="simulated", engine_options={"seconds": 1})["engine_options"] == {"seconds": 1}
 
     @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_the_client_speaks_with_a_stored_voice(client, anna, fast):
     tags = spans["post /v1/audio/speech"]["tags"]
     assert tags["request.dialect"] == "english-gb" and tags["request.dialect.source"] == "voice"
     assert tags["voice.cache"] in ("hit", "stored") and tags["audio.sample_rate"] == "24000"
+    mel = spans["generate_mel"]["tags"]
+    assert (mel["request.dialect"], mel["request.dialect.code"], mel["request.mode"]) == ("english-gb", "en-GB", "fast")
 
 
 def test_mp3_in_chunks_is_what_it_answers_by_itself(client, anna):

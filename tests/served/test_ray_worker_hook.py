@@ -1,4 +1,4 @@
-"""What each of Ray's workers does first: Serve is imported, and pandas only where somebody asks for it."""
+"""Each of Ray's workers imports Serve first, and pandas only on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Serve configs promise: fractions of a GPU, and replicas that follow the load."""
+"""The promises of the Serve configs: fractions of a GPU, and replicas that follow the load."""
 
 import concurrent.futures
 import time

@@ -10,7 +10,7 @@ from tests.unit.test_tracing_transports import FakeCollector, line
 from tracing import Exporter, ExportSettings
 from tracing.grpc_transport import GrpcTransport, encode
 from tracing.http_transport import HttpTransport
-from tracing.storage_checked_transport import LOOK_EVERY_S, StorageCheckedTransport
+from tracing.storage_checked_transport import CHECK_INTERVAL_S, StorageCheckedTransport
 from tracing.transport import Unavailable
 
 
@@ -57,12 +57,12 @@ def test_what_a_zipkin_took_while_its_storage_was_down_goes_out_again(zipkin):
     clock = Clock()
     transport = stored(zipkin, clock)
     transport.send([trace(1)])
-    clock.s += LOOK_EVERY_S
+    clock.s += CHECK_INTERVAL_S
     transport.send([trace(2)])  # the look after it is good: 1 is stored; 2 waits for the next one
     assert zipkin.looks == 1
     zipkin.health = health(storage="DOWN")
     transport.send([trace(3)])
-    clock.s += LOOK_EVERY_S
+    clock.s += CHECK_INTERVAL_S
     for _ in range(3):
         with pytest.raises(Unavailable, match="storage is down") as caught:
             transport.send([trace(4)])
@@ -95,7 +95,7 @@ def test_what_could_not_be_stored_is_handed_back_at_the_end(zipkin, tmp_path):
 
 
 def test_much_at_once_is_looked_after_sooner(zipkin, monkeypatch):
-    monkeypatch.setattr("tracing.storage_checked_transport.HELD_BYTES", 3 * len(trace(1)))
+    monkeypatch.setattr("tracing.storage_checked_transport.MAX_HELD_BYTES", 3 * len(trace(1)))
     transport = stored(zipkin, Clock())
     for number in range(9):
         transport.send([trace(number)])
@@ -112,7 +112,7 @@ def test_a_receiver_without_such_a_page_or_with_another_part_down_is_taken_at_it
     transport = stored(zipkin, clock)
     for number in range(3):
         transport.send([trace(number)])
-        clock.s += LOOK_EVERY_S
+        clock.s += CHECK_INTERVAL_S
     assert transport.close() == [] and ids(zipkin) == [0, 1, 2] and zipkin.looks >= 2
 
 
@@ -124,7 +124,7 @@ def test_over_grpc_it_is_looked_at_too(zipkin):
     spans = [line(real_trace()) for _ in range(2)]
     zipkin.health = health(storage="DOWN")
     transport.send(spans[:1])
-    clock.s += LOOK_EVERY_S
+    clock.s += CHECK_INTERVAL_S
     with pytest.raises(Unavailable, match="storage is down"):
         transport.send(spans[1:])
     zipkin.health = health()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.load import multipart
+from bench.measuring.load import multipart
 from tests.helpers.serving import App, tone
 
 SENTENCES = ["The first of them is heard early.", "The second one follows it soon after.", "A third one ends it all."]

@@ -21,7 +21,7 @@ MISS = HIT | {"preprocess_audio", "extract_speaker"}
 
 
 def counters(app: App) -> list[dict[str, int]]:
-    """Of the cache, for each replica of the ingress."""
+    """The counters of the cache, for each replica of the ingress."""
     return [
         {name.removeprefix("voice_cache_"): n for name, n in one.items() if name.startswith("voice_cache_")}
         for one in app.counters()

@@ -27,7 +27,7 @@ def spoken(apps) -> np.ndarray:
 
 
 def test_the_answer_says_the_text(spoken):
-    from bench.asr import transcribe, word_error_rate
+    from bench.measuring.asr import transcribe, word_error_rate
 
     heard = transcribe(spoken, 24_000)
     assert word_error_rate(SENTENCE, heard) <= 0.15, heard

@@ -120,7 +120,7 @@ class TestZipkin:
         assert "run --rm --name cosygraph-zipkin-" in asked and "rm --force cosygraph-zipkin-" in asked
 
     def test_up_goes_on_without_and_names_the_file(self, tmp_path, monkeypatch):
-        """Where none can be had, spans go to a file, and the person is told what is missing and how to get it."""
+        """Without a Zipkin, spans go to a file, and a message says what is missing and how to get it."""
         monkeypatch.setattr(zipkin, "find_or_start", lambda *args, **kwargs: (None, ["no Java", "no Docker"]))
         said = []
         running = State("2030-01-01T00:00:00+00:00", boot_id(), http_port=8000)

@@ -1,4 +1,4 @@
-"""Who is trusted, and what a key file may look like."""
+"""Trusted callers, and the rules of a key file."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which key opens which route, where keys are required at all, and what a request leaves behind that was refused."""
+"""Keys and the routes that they open; hosts that require keys; traces and logs of a refused request."""
 
 import asyncio
 import json
@@ -75,11 +75,10 @@ def test_the_table_knows_every_route_there_is():
 
 
 def test_the_table_in_the_docs_is_the_one_in_force():
-    rows = [
-        line.split("|")[1:4:2]
-        for line in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| `")
-    ]
+    lines = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith("| role |"))
+    rows = [line.split("|")[1:4:2] for line in lines[start:] if line.startswith("| `")]
+    rows = rows[: lines[start + 2 :].index("")]
     told = {
         path: role.strip()
         for paths, role in rows
@@ -190,7 +189,7 @@ class Ingress:
             routes=Routes(ROUTES),
             deadline_s=5,
             trace_url=lambda trace_id: None,
-            entrance=self.entrance,
+            access_control=self.entrance,
         )
 
     async def _answer(self, scope, receive, send) -> None:

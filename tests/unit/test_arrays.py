@@ -1,4 +1,4 @@
-"""Tickets: an array put in one process is taken in another, and one that is gone says so."""
+"""References: an array put in one process is taken in another, and one that is gone says so."""
 
 import asyncio
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost, MemoryTicket, ObjectTicket
+from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost, MemoryRef, ObjectStoreRef
 
 ARRAY = np.arange(LARGE_BYTES, dtype=np.float32).reshape(100, -1)
 
 
 def take(shelf, ticket):
-    return asyncio.run(shelf.take(ticket))
+    return asyncio.run(shelf.get(ticket))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_an_array_is_taken_in_another_process(shelf):
     code = """
         import asyncio, pickle, sys
         from deployments.arrays import ArrayStore
-        array = asyncio.run(ArrayStore("here", lambda: False).take(pickle.loads(bytes.fromhex(sys.argv[1]))))
+        array = asyncio.run(ArrayStore("here", lambda: False).get(pickle.loads(bytes.fromhex(sys.argv[1]))))
         print(array.shape, array.dtype, array.sum(dtype="f8"), array.flags.writeable)
     """
     out = subprocess.run(
@@ -48,9 +48,9 @@ def test_an_array_is_taken_in_another_process(shelf):
 
 def test_small_arrays_ride_along_and_large_ones_get_tickets(shelf):
     small = np.zeros(10)
-    parts = shelf.pack({"large": ARRAY, "small": small})
-    assert isinstance(parts["large"], MemoryTicket) and parts["small"] is small
-    found = asyncio.run(shelf.unpack(parts))
+    parts = shelf.pack_all({"large": ARRAY, "small": small})
+    assert isinstance(parts["large"], MemoryRef) and parts["small"] is small
+    found = asyncio.run(shelf.unpack_all(parts))
     assert np.array_equal(found["large"], ARRAY) and found["small"] is small
 
 
@@ -66,10 +66,10 @@ def test_an_array_waits_for_a_while_and_no_longer():
     before = len(os.listdir("/proc/self/fd"))
     ticket = shelf.put(ARRAY)
     now[0] = 9.9
-    shelf.tidy()
+    shelf.expire()
     assert np.array_equal(take(shelf, ticket), ARRAY)
     now[0] = 10.0
-    shelf.tidy()
+    shelf.expire()
     assert len(shelf) == 0
     with pytest.raises(InputLost):
         take(shelf, ticket)
@@ -97,7 +97,7 @@ def test_beyond_the_limit_the_oldest_go():
 )
 def test_a_ticket_for_what_is_not_there_says_so(shelf, change):
     ticket = shelf.put(ARRAY)
-    wrong = MemoryTicket(**{name: getattr(ticket, name) for name in ticket.__slots__} | change)
+    wrong = MemoryRef(**{name: getattr(ticket, name) for name in ticket.__slots__} | change)
     with pytest.raises(InputLost):
         take(shelf, wrong)
 
@@ -121,12 +121,12 @@ def test_over_several_nodes_ray_carries_it(ray_driver):
     """Put by this process, taken by a worker that knows nothing but the ticket."""
     shelf = ArrayStore("here", lambda: True)
     ticket = shelf.put(ARRAY)
-    assert isinstance(ticket, ObjectTicket) and len(pickle.dumps(ticket)) < 2_000
+    assert isinstance(ticket, ObjectStoreRef) and len(pickle.dumps(ticket)) < 2_000
 
     @ray_driver.remote(num_cpus=0.1)
     class Taker:
         async def take(self, ticket):
-            array = await ArrayStore("there", lambda: True).take(ticket)
+            array = await ArrayStore("there", lambda: True).get(ticket)
             return float(array.sum(dtype="f8")), array.flags.writeable
 
     taker = Taker.remote()
@@ -140,4 +140,4 @@ def test_without_memory_files_ray_carries_it_on_one_node_too(ray_driver, shelf, 
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     ticket = shelf.put(ARRAY)
-    assert isinstance(ticket, ObjectTicket) and np.array_equal(take(shelf, ticket), ARRAY)
+    assert isinstance(ticket, ObjectStoreRef) and np.array_equal(take(shelf, ticket), ARRAY)

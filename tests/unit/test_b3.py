@@ -69,7 +69,7 @@ def test_row(row):
         assert f"{incoming.parent.span_id:016x}" == IDS[span]
         assert incoming.parent.is_remote
     word, _, advice = decision.partition(", ")
-    assert incoming.decision is SamplingState[word]
+    assert incoming.sampling_state is SamplingState[word]
     assert incoming.format == (used or None)
     if advice:
         assert incoming.w3c_unsampled
@@ -104,7 +104,7 @@ def test_what_goes_out(row):
 def test_what_goes_out_comes_in_again_by_each_b3_family_alone(decision, left):
     context = SpanContext(int(IDS["T"], 16), int(IDS["S"], 16), is_remote=False)
     incoming = extract({name: value for name, value in inject(context, decision).items() if name in left})
-    assert incoming.decision is decision
+    assert incoming.sampling_state is decision
     assert (incoming.parent.trace_id, incoming.parent.span_id) == (context.trace_id, context.span_id)
 
 

@@ -5,7 +5,10 @@ import threading
 
 import pytest
 
+from deployments.stages.batched import tag_batch
 from deployments.stages.batching import Batcher
+from deployments.stages.compute_queue import Batched
+from tracing import Tracer
 
 
 class Clock:
@@ -37,6 +40,14 @@ class Gate:
         return [item * 10 for item in items]
 
 
+async def submit(batcher: Batcher, item, deadline_ns: float = float("inf")):
+    """The outcome of a request that went well; raises what it failed with."""
+    outcome = await batcher.submit(item, deadline_ns)
+    if isinstance(outcome.value, Exception):
+        raise outcome.value
+    return outcome
+
+
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -60,7 +71,7 @@ def test_a_lone_request_starts_at_once():
         gate = Gate(clock)
         batcher = Batcher(gate, clock=clock)
         gate.released.release()
-        done = await batcher.submit(1)
+        done = await submit(batcher, 1)
         assert (done.value, done.size, done.wait_ms, done.compute_ms) == (10, 1, 0.0, 100.0)
 
     asyncio.run(scenario())
@@ -71,15 +82,18 @@ def test_a_backlog_of_eight_becomes_one_batch():
         clock = Clock()
         gate = Gate(clock)
         batcher = Batcher(gate, clock=clock, max_batch_size=8)
-        tasks = [asyncio.create_task(batcher.submit(0))]
+        tasks = [asyncio.create_task(submit(batcher, 0))]
         await until(lambda: gate.batches)
-        tasks += [asyncio.create_task(batcher.submit(n)) for n in range(1, 9)]
+        tasks += [asyncio.create_task(submit(batcher, n)) for n in range(1, 9)]
         await settle()
-        assert batcher.backlog == 8
+        assert batcher.num_waiting == 8
         gate.released.release(2)
         results = await asyncio.gather(*tasks)
         assert gate.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
         assert [done.size for done in results] == [1] + [8] * 8
+        assert all(done.dequeued_ns - done.arrived_ns == 100_000_000 for done in results[1:]), (
+            "as the first batch ended"
+        )
         assert len({done.batch_id for done in results[1:]}) == 1
         assert results[1].wait_ms == 100.0, "the backlog waited for the first batch's compute, no longer"
 
@@ -93,20 +107,20 @@ def test_lingering_pays_only_while_arrivals_are_frequent():
         batcher = Batcher(gate, clock=clock, wait=only_for_the_event, max_batch_size=8, batch_wait_ms=300)
         for n in range(lone_before):  # a history of rare arrivals
             gate.released.release()
-            await batcher.submit(-n)
+            await submit(batcher, -n)
             clock.advance(1000)
         gate.batches.clear()
-        tasks = [asyncio.create_task(batcher.submit(0))]
+        tasks = [asyncio.create_task(submit(batcher, 0))]
         await until(lambda: gate.batches)
         for n in (1, 2):
             clock.advance(40)
-            tasks.append(asyncio.create_task(batcher.submit(n)))
+            tasks.append(asyncio.create_task(submit(batcher, n)))
             await settle()
         gate.released.release()
         await tasks[0]
         await settle()
-        lingers = batcher.backlog == 2
-        tasks.append(asyncio.create_task(batcher.submit(3)))
+        lingers = batcher.num_waiting == 2
+        tasks.append(asyncio.create_task(submit(batcher, 3)))
         clock.advance(300)  # past batch_wait_ms
         gate.released.release(3)
         await asyncio.gather(*tasks)
@@ -122,10 +136,10 @@ def test_never_waits_beyond_the_limit():
         clock = Clock()
         gate = Gate(clock, takes_ms=500.0)
         batcher = Batcher(gate, clock=clock, max_batch_size=8, batch_wait_ms=200)
-        tasks = [asyncio.create_task(batcher.submit(0))]
+        tasks = [asyncio.create_task(submit(batcher, 0))]
         await until(lambda: gate.batches)
         clock.advance(1)
-        tasks.append(asyncio.create_task(batcher.submit(1)))
+        tasks.append(asyncio.create_task(submit(batcher, 1)))
         await settle()
         gate.released.release(2)
         await asyncio.gather(*tasks)
@@ -139,13 +153,13 @@ def test_a_member_cancelled_while_waiting_leaves():
         clock = Clock()
         gate = Gate(clock)
         batcher = Batcher(gate, clock=clock)
-        first = asyncio.create_task(batcher.submit(0))
+        first = asyncio.create_task(submit(batcher, 0))
         await until(lambda: gate.batches)
-        leaves, stays = (asyncio.create_task(batcher.submit(n)) for n in (1, 2))
+        leaves, stays = (asyncio.create_task(submit(batcher, n)) for n in (1, 2))
         await settle()
         leaves.cancel()
         await settle()
-        assert batcher.backlog == 1
+        assert batcher.num_waiting == 1
         gate.released.release(2)
         assert (await stays).value == 20 and (await first).value == 0
         assert gate.batches == [[0], [2]]
@@ -156,8 +170,8 @@ def test_a_member_cancelled_while_waiting_leaves():
 def test_one_bad_member_fails_alone():
     async def scenario():
         batcher = Batcher(lambda items: [ValueError("bad") if item < 0 else item for item in items])
-        blocker = asyncio.create_task(batcher.submit(1))
-        bad, good = asyncio.create_task(batcher.submit(-1)), asyncio.create_task(batcher.submit(2))
+        blocker = asyncio.create_task(submit(batcher, 1))
+        bad, good = asyncio.create_task(submit(batcher, -1)), asyncio.create_task(submit(batcher, 2))
         assert (await blocker).value == 1 and (await good).value == 2
         with pytest.raises(ValueError):
             await bad
@@ -174,8 +188,8 @@ def test_a_batch_that_raises_fails_its_members_and_no_others():
 
         batcher = Batcher(compute)
         with pytest.raises(RuntimeError):
-            await batcher.submit(13)
-        assert (await batcher.submit(14)).value == 14
+            await submit(batcher, 13)
+        assert (await submit(batcher, 14)).value == 14
 
     asyncio.run(scenario())
 
@@ -192,9 +206,9 @@ def test_where_a_batch_raises_its_members_are_computed_one_by_one():
 
         gate = Gate(Clock())
         batcher = Batcher(lambda items: compute(gate(items)), batch_wait_ms=0)
-        first = asyncio.create_task(batcher.submit(0))
+        first = asyncio.create_task(submit(batcher, 0))
         await until(lambda: gate.batches)
-        bad, *good = [asyncio.create_task(batcher.submit(n)) for n in (13, 1, 2)]
+        bad, *good = [asyncio.create_task(submit(batcher, n)) for n in (13, 1, 2)]
         await settle()
         gate.released.release(2 + 3)
         assert (await first).value == 0
@@ -212,7 +226,7 @@ def test_a_short_result_list_is_an_error_not_a_hang():
     async def scenario():
         batcher = Batcher(lambda items: [])
         with pytest.raises(RuntimeError, match="0 results for 1"):
-            await asyncio.wait_for(batcher.submit(1), 2)
+            await asyncio.wait_for(submit(batcher, 1), 2)
 
     asyncio.run(scenario())
 
@@ -222,9 +236,9 @@ def test_settings_change_live():
         clock = Clock()
         gate = Gate(clock)
         batcher = Batcher(gate, clock=clock, max_batch_size=8)
-        tasks = [asyncio.create_task(batcher.submit(0))]
+        tasks = [asyncio.create_task(submit(batcher, 0))]
         await until(lambda: gate.batches)
-        tasks += [asyncio.create_task(batcher.submit(n)) for n in range(1, 5)]
+        tasks += [asyncio.create_task(submit(batcher, n)) for n in range(1, 5)]
         await settle()
         batcher.configure(max_batch_size=2)
         gate.released.release(3)
@@ -241,11 +255,11 @@ def test_who_must_be_answered_first_is_computed_first():
         clock = Clock()
         gate = Gate(clock)
         batcher = Batcher(gate, max_batch_size=2, batch_wait_ms=0, clock=clock, wait=only_for_the_event)
-        tasks = [asyncio.create_task(batcher.submit(0))]
+        tasks = [asyncio.create_task(submit(batcher, 0))]
         await until(lambda: gate.batches)
         for item, deadline_ns in ((1, 900), (2, 900), (3, 500), (4, 700), (5, float("inf"))):
             clock.advance(1)
-            tasks.append(asyncio.create_task(batcher.submit(item, deadline_ns)))
+            tasks.append(asyncio.create_task(submit(batcher, item, deadline_ns)))
             await settle()
         for _ in range(4):
             gate.released.release()
@@ -254,3 +268,14 @@ def test_who_must_be_answered_first_is_computed_first():
         return gate.batches
 
     assert asyncio.run(scenario()) == [[0], [3, 4], [1, 2], [5]]
+
+
+def test_a_span_says_when_its_request_left_the_queue_and_when_its_batch_began():
+    span = Tracer("tts-service").server("GENERATE_MEL", parent=None)
+    tag_batch(span, Batched("mel", "0" * 16, 3, arrived_ns=1_000_000, dequeued_ns=3, started_ns=4_000_000, ended_ns=9))
+    rejected = Tracer("tts-service").server("GENERATE_MEL", parent=None)
+    tag_batch(rejected, Batched(ValueError(), None, None, arrived_ns=1, dequeued_ns=None, started_ns=2, ended_ns=2))
+    [record], [other] = span.end(), rejected.end()
+    assert record.events == ((3, "dequeued"), (4_000_000, "batch started")) and other.events == ()
+    assert (record.tags["batch.size"], record.tags["batch.wait_ms"]) == (3, 3.0)
+    assert "batch.id" not in other.tags

@@ -40,7 +40,7 @@ class Client:
 
 
 def passed_on(client: Client, count: int, ours: bool = True) -> tuple[list[dict], float]:
-    """What an application, ours or another, receives in so many calls; how long `put` took."""
+    """Receive as an application does, in so many calls; return the messages and the duration of `put`."""
 
     async def run():
         began = time.monotonic()

@@ -3,12 +3,13 @@
 import asyncio
 from contextlib import aclosing, suppress
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
 from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import Result, TtsClient, VocoderClient
-from deployments.wire import FINAL, LAST, PART, SECONDS, SO_FAR, Reply, SoFar
+from deployments.ingress.stage_clients import StageResult, TtsClient, VocoderClient
+from deployments.wire import AudioChunkReply, MelChunkReply, StageReply, StreamState, VoiceReply
 from engines.contract import Utterance
 from speech.errors import InternalError, StageUnavailable
 from tracing import Tracer
@@ -24,19 +25,24 @@ class Mel:
     async def chunks(self):
         try:
             for part in range(2):
-                yield Result(Reply([], facts={PART: part, SECONDS: 1.0, FINAL: True, LAST: part == 1}), None)
+                yield StageResult(MelChunkReply({}, 1.0, part, True, part == 1), None)
         except GeneratorExit:
             self.closed = True
             raise
 
 
-def vocoder(*replies: Reply | Exception, asked: list | None = None) -> VocoderClient:
-    """Whose stage answers, or dies, in this order; `asked` gets what it was called with."""
+def audio(state: StreamState) -> StageReply[AudioChunkReply]:
+    """A reply without spans, as of any chunk but the last."""
+    return StageReply([], AudioChunkReply(np.zeros(0, np.int16), 0.0, state))
+
+
+def vocoder(*replies: StageReply | Exception, asked: list | None = None) -> VocoderClient:
+    """A client whose stage answers, or dies, in this order; `asked` gets what it was called with."""
     waiting = list(replies)
 
-    async def vocode_chunk(carrier, facts: dict, parts: dict, so_far: SoFar) -> Reply:
+    async def vocode_chunk(call, chunk: MelChunkReply, state: StreamState) -> StageReply:
         if asked is not None:
-            asked.append((facts[SECONDS], so_far))
+            asked.append((chunk.seconds, state))
         reply = waiting.pop(0)
         if isinstance(reply, Exception):
             raise reply
@@ -56,7 +62,9 @@ def test_where_the_vocoder_fails_nobody_goes_on_making_what_it_would_have_sounde
     async def main():
         mel = Mel(new_run())
         with pytest.raises(InternalError) as failure:
-            async for _ in vocoder(Reply([], error=InternalError("it broke"))).follow(mel.chunks(), mel.run):
+            async for _ in vocoder(StageReply([], error=InternalError("it broke"))).vocode_stream(
+                mel.chunks(), mel.run
+            ):
                 pass
         assert failure.value.__traceback__ is not None and mel.closed, "at once, though the failure is still held"
 
@@ -69,8 +77,8 @@ def test_where_the_listener_leaves_nobody_does_either(how):
         mel = Mel(new_run())
 
         async def listen():
-            first = Reply([], facts={SO_FAR: SoFar(mel.run.started_ns, chunks=1, reached=(0, 1.0, True))})
-            async with aclosing(vocoder(first).follow(mel.chunks(), mel.run)) as sounds:
+            first = audio(StreamState(mel.run.started_ns, chunks=1, reached=(0, 1.0, True)))
+            async with aclosing(vocoder(first).vocode_stream(mel.chunks(), mel.run)) as sounds:
                 await anext(sounds)
                 if how == "is cancelled":
                     await asyncio.Event().wait()
@@ -81,27 +89,27 @@ def test_where_the_listener_leaves_nobody_does_either(how):
         with suppress(asyncio.CancelledError):
             await task
         assert mel.closed
-        [span] = mel.run.records
+        [span] = mel.run.stage_spans
         assert span.name == "VOCODE_WAV" and span.tags["error.type"] == "cancelled"
 
     asyncio.run(main())
 
 
-def chunk(seconds: float, remake=None) -> Result:
-    return Result(Reply([], facts={PART: 0, SECONDS: seconds, FINAL: seconds == 3, LAST: seconds == 3}), remake)
+def chunk(seconds: float, remake=None) -> StageResult:
+    return StageResult(MelChunkReply({}, seconds, 0, seconds == 3, seconds == 3), remake)
 
 
 def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses_and_repeats_nothing():
     """The vocoder dies with the second chunk, whose arrays are gone by the time there is another one. Made again, it
     reaches as far as the third, which is passed over then."""
     first, third = (
-        Reply([], facts={SO_FAR: SoFar(1, chunks=count, reached=(0, seconds, seconds == 3), given=given)})
+        audio(StreamState(1, chunks=count, reached=(0, seconds, seconds == 3), given=given))
         for count, seconds, given in ((1, 1.0, 24_000), (2, 3.0, 0))
     )
-    died, gone = ActorUnavailableError("it died", None), Reply([], input_lost=True)
+    died, gone = ActorUnavailableError("it died", None), StageReply([], input_lost=True)
     asked, run = [], new_run()
 
-    async def further() -> Result:
+    async def further() -> StageResult:
         return chunk(3)
 
     async def chunks():
@@ -111,12 +119,12 @@ def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses
 
     async def main():
         client = vocoder(first, died, gone, third, asked=asked)
-        assert [sound.reply async for sound in client.follow(chunks(), run)] == [first, third]
+        assert [sound.value async for sound in client.vocode_stream(chunks(), run)] == [first.value, third.value]
 
     asyncio.run(main())
     assert [seconds for seconds, _ in asked] == [1, 2, 2, 3]
-    assert [so_far.given for _, so_far in asked] == [0, 24_000, 24_000, 24_000], "what was given out goes along"
-    [span] = run.records
+    assert [state.given for _, state in asked] == [0, 24_000, 24_000, 24_000], "what was given out goes along"
+    [span] = run.stage_spans
     assert (span.name, span.tags["error"]) == ("VOCODE_WAV", "the replica died")
 
 
@@ -126,9 +134,9 @@ def test_what_dies_twice_is_given_up():
     async def main():
         mel = Mel(new_run())
         with pytest.raises(StageUnavailable, match="vocoder-service is not available"):
-            async for _ in vocoder(*died).follow(mel.chunks(), mel.run):
+            async for _ in vocoder(*died).vocode_stream(mel.chunks(), mel.run):
                 pass
-        assert mel.closed and len(mel.run.records) == 2
+        assert mel.closed and len(mel.run.stage_spans) == 2
 
     asyncio.run(main())
 
@@ -140,9 +148,9 @@ class Replies:
         self.seconds = iter((1, 2, 3))
         self.cancelled = False
 
-    async def __anext__(self) -> Reply:
+    async def __anext__(self) -> StageReply:
         seconds = next(self.seconds, None)
-        return chunk(seconds).reply if seconds else Reply([])
+        return StageReply([], chunk(seconds).value) if seconds else StageReply([])
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -157,13 +165,14 @@ def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client()
             return streams[-1]
 
         client.remote_stream = begin
-        chunks = client.stream(Utterance("Hello", "en-US"), Result(Reply([]), None), run)
+        voice = StageResult(VoiceReply({}, ("engine", "1")), None)
+        chunks = client.stream(Utterance("Hello", "en-US"), voice, run)
         second = [found async for found in chunks][1]
-        assert run.records == [] and not streams[0].cancelled
+        assert run.stage_spans == [] and not streams[0].cancelled
         again = await second.remake()
-        assert again.reply.facts[SECONDS] == 2, "what was given out before it is passed over"
+        assert again.value.seconds == 2, "what was given out before it is passed over"
         assert streams[1].cancelled
-        [span] = run.records
+        [span] = run.stage_spans
         assert (span.tags["error.type"], span.tags["error"]) == ("cancelled", "the stream ended before its last chunk")
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""What a replica's health check sees: threads that hang, work, or wait; a device that fails, or computes wrongly."""
+"""A replica's health check: threads that hang, work, or wait; a device that fails, or computes wrongly."""
 
 from __future__ import annotations
 

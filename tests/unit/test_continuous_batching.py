@@ -104,7 +104,7 @@ class Desk:
         self.driver = ContinuousBatcher(self.model, self.executor, self.model.clock)
 
     def ask(self, text: str) -> asyncio.Task:
-        return asyncio.create_task(self.driver.settle((Utterance(text, "en-US"), Voice({}))))
+        return asyncio.create_task(self.driver.submit((Utterance(text, "en-US"), Voice({}))))
 
     async def asked(self, *texts: str) -> list[asyncio.Task]:
         """All of them wait before the model's next step: the first is in it when the others come."""
@@ -176,6 +176,7 @@ def test_what_its_span_says():
         assert (first.wait_ms, first.compute_ms) == (0, 3 * STEP_MS)
         assert (second.wait_ms, second.compute_ms) == (STEP_MS, 2 * STEP_MS), "it came while a step was under way"
         assert (third.wait_ms, third.compute_ms) == (3 * STEP_MS, 4 * STEP_MS), "until there was a row for it"
+        assert third.arrived_ns <= third.dequeued_ns < third.started_ns, "the model had it before it had a row for it"
         assert [done.size for done in (first, second, third)] == [2, 2, 1]
         assert len({done.batch_id for done in (first, second, third)}) == 2, "two were finished by the same step"
 

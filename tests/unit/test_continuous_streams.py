@@ -90,7 +90,7 @@ def driver(model) -> ContinuousBatcher:
 
 
 async def heard(driver: ContinuousBatcher, text: str) -> list:
-    """What each chunk holds, as text; an error as its type."""
+    """Return each chunk as text, an error as its type."""
     found = []
     async for done in driver.stream((Utterance(text, "en-US"), Voice({}))):
         found.append(

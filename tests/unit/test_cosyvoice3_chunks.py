@@ -76,7 +76,7 @@ def said_as(acoustic, monkeypatch, *scripts: list[int]) -> None:
     class Scripted(Sampler):
         def __init__(self, script: list[int]) -> None:
             super().__init__(None, 6561)
-            self._script = script
+            self._script, self.on_host = script, True
 
         def _pick(self, _) -> int:
             return (self._script + [6562])[len(self.picked)]

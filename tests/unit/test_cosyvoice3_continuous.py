@@ -60,9 +60,9 @@ def test_nobody_hears_who_comes_and_goes(desk):
             if number % 4 == 2:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(dice.random() * 0.05):
-                        await driver.settle(desk.jobs[number])
+                        await driver.submit(desk.jobs[number])
                 return None
-            return await driver.settle(desk.jobs[number])
+            return await driver.submit(desk.jobs[number])
 
         return await asyncio.gather(*map(one, range(12)))
 
@@ -91,7 +91,7 @@ def test_a_step_that_fails_once_costs_time_and_nothing_else(desk, monkeypatch):
 
     async def scenario():
         driver = ContinuousBatcher(desk.model, desk.executor)
-        return await asyncio.gather(*(driver.settle(job) for job in desk.jobs[:6]))
+        return await asyncio.gather(*(driver.submit(job) for job in desk.jobs[:6]))
 
     results = asyncio.run(asyncio.wait_for(scenario(), 60))
     assert all(same(done, alone) for done, alone in zip(results, desk.alone, strict=False))
@@ -102,9 +102,9 @@ def test_a_step_that_fails_once_costs_time_and_nothing_else(desk, monkeypatch):
 def test_one_that_cannot_be_said_is_refused_while_others_decode(desk):
     async def scenario():
         driver = ContinuousBatcher(desk.model, desk.executor)
-        long = asyncio.create_task(driver.settle(desk.jobs[2]))
+        long = asyncio.create_task(driver.submit(desk.jobs[2]))
         await asyncio.sleep(0.02)
-        refused = await driver.settle((Utterance("<b>x</b>", "en-US"), desk.jobs[0][1]))
+        refused = await driver.submit((Utterance("<b>x</b>", "en-US"), desk.jobs[0][1]))
         assert not long.done()
         return refused, await long
 

@@ -1,14 +1,16 @@
 """A model directory of CosyVoice3: what is missing or does not fit is named, with what to do about it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from engines.contract import WeightsError, create
+from engines.contract import Mel, Utterance, WeightsError, create
 from engines.cosyvoice3 import flow, hift, numbers, onnx, random_checkpoint, speech_lm
 from engines.cosyvoice3.__main__ import main
 from engines.cosyvoice3.directory import FILES, ModelDirectory
@@ -46,6 +48,220 @@ def test_the_check_names_a_file_that_does_not_fit(copy, capsys):
     torch.save(state, copy / "flow.pt")
     assert main(["check", str(copy.path)]) == 1
     assert "missing key input_embedding.weight" in capsys.readouterr().out
+
+
+def _zeroed(path, share: float = 0.5, length: int = 256) -> None:
+    """Zeros over a part of a file."""
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * share)
+    content[start : start + length] = bytes(length)
+    path.write_bytes(content)
+
+
+def _with(path, key: str, change) -> None:
+    """A state dict with one of its tensors changed."""
+    state = torch.load(path)
+    state[key] = change(state[key].clone())
+    torch.save(state, path)
+
+
+def _not_finite(value: float):
+    def change(tensor):
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+def _config(directory, **changes) -> None:
+    path = directory / "CosyVoice-BlankEN/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _cut(path, lines: int) -> None:
+    path.write_text("\n".join(path.read_text().split("\n")[:lines]) + "\n")
+
+
+TIME_WEIGHT = "decoder.estimator.time_embed.time_mlp.0.weight"
+DAMAGES = {
+    "zeros inside flow.pt": (lambda d: _zeroed(d / "flow.pt"), "flow.pt is damaged: the checksum of .* is wrong"),
+    "zeros inside llm.pt": (lambda d: _zeroed(d / "llm.pt", 0.7), "llm.pt is damaged: the checksum of"),
+    "zeros inside hift.pt": (lambda d: _zeroed(d / "hift.pt", 0.3, 8), "hift.pt is damaged: the checksum of"),
+    "zeros at the end": (lambda d: _zeroed(d / "hift.pt", 0.999, 10**6), "hift.pt can't be read as torch weights"),
+    "NaN in flow.pt": (
+        lambda d: _with(d / "flow.pt", TIME_WEIGHT, _not_finite(float("nan"))),
+        f"flow.pt has NaN or infinity in {TIME_WEIGHT}",
+    ),
+    "infinity in hift.pt": (
+        lambda d: _with(d / "hift.pt", "conv_pre.bias", _not_finite(float("inf"))),
+        "hift.pt has NaN or infinity in conv_pre.bias",
+    ),
+    "whole numbers in llm.pt": (
+        lambda d: _with(d / "llm.pt", "llm_decoder.weight", lambda tensor: tensor.long()),
+        "llm.pt has torch.int64 in llm_decoder.weight",
+    ),
+    "merges.txt cut at a line": (
+        lambda d: _cut(d / "CosyVoice-BlankEN/merges.txt", 4),
+        "vocab.json has 262 words, and .*merges.txt 3 pairs; the words must be 256 bytes",
+    ),
+    "merges.txt cut in a line": (
+        lambda d: (d / "CosyVoice-BlankEN/merges.txt").write_text("#version: 0.2\nt h\nth"),
+        "merges.txt is no list of pairs",
+    ),
+    "a number of layers in quotes": (lambda d: _config(d, num_hidden_layers="3"), "num_hidden_layers is '3'"),
+    "no heads": (lambda d: _config(d, num_attention_heads=0), "num_attention_heads is 0, and must be"),
+    "half a layer": (lambda d: _config(d, num_hidden_layers=2.5), "num_hidden_layers is 2.5"),
+    "a size that is true": (lambda d: _config(d, hidden_size=True), "hidden_size is True"),
+    "no chunks": (
+        lambda d: (d / "cosyvoice3.yaml").write_text(
+            (d / "cosyvoice3.yaml").read_text().replace("chunk_size: 25", "chunk_size: 0")
+        ),
+        "chunk_size must be at least 1",
+    ),
+    "a flow without heads": (
+        lambda d: (d / "cosyvoice3.yaml").write_text(
+            (d / "cosyvoice3.yaml").read_text().replace("            heads: 4", "            heads: 0")
+        ),
+        "heads must be at least 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_check_finds_every_damage_and_names_file_and_place(copy, capsys, damage):
+    make, complaint = DAMAGES[damage]
+    make(copy)
+    assert main(["check", str(copy.path)]) == 1
+    said = capsys.readouterr().out
+    assert re.search(complaint, said), said
+    assert "can't be used" in said.splitlines()[-1]
+
+
+def test_the_check_goes_on_behind_what_it_did_not_expect(copy, capsys, monkeypatch):
+    monkeypatch.setattr("engines.cosyvoice3.hift.stored", lambda directory: {}["hift"])
+    assert main(["check", str(copy.path)]) == 1
+    said = capsys.readouterr().out
+    assert "can't be used (KeyError: 'hift')" in said and "an ONNX model; a second" in said
+
+
+def test_an_onnx_model_that_makes_no_numbers_is_found(copy, capsys, monkeypatch):
+    monkeypatch.setattr(onnx.SpeakerEmbedder, "__call__", lambda *_: np.full(192, np.nan, np.float32))
+    monkeypatch.setattr(onnx.SpeechTokenizer, "__call__", lambda *_: np.full(25, 6561, np.int32))
+    assert main(["check", str(copy.path)]) == 1
+    said = capsys.readouterr().out
+    assert "campplus.onnx makes 192 numbers of a second, 0 of them finite" in said
+    assert "speech_tokenizer_v3.onnx makes 25 tokens of a second, up to 6561, and should make 25 below 6561" in said
+
+
+def test_a_config_of_transformers_5_is_the_same_model(copy):
+    size = QwenSize.of(copy.qwen)
+    config = {key: value for key, value in copy.qwen.items() if key not in ("rope_theta", "rope_scaling")}
+    newer = config | {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}, "dtype": "float32"}
+    assert QwenSize.of(newer) == size
+    with pytest.raises(WeightsError, match="no plain Qwen2"):
+        QwenSize.of(config | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}})
+
+
+def test_other_weights_of_the_language_model_are_an_option(copy, capsys):
+    plain = create("cosyvoice3", {"model_dir": str(copy.path)})
+    state = torch.load(copy / "llm.pt")
+    state["speech_embedding.weight"] += 1
+    torch.save(state, copy / "llm.rl.pt")
+    assert main(["check", str(copy.path)]) == 0
+    assert "llm.rl.pt" in capsys.readouterr().out, "it is read too where it is there"
+    other = create("cosyvoice3", {"model_dir": str(copy.path), "llm_weights": "llm.rl.pt"})
+    assert plain.capabilities.version != other.capabilities.version
+    one, two = (speech_lm.load(engine._directory) for engine in (plain, other))
+    assert torch.equal(one.speech_embedding.weight + 1, two.speech_embedding.weight)
+    (copy / "llm.pt").unlink()
+    assert main(["check", str(copy.path), "--llm-weights", "llm.rl.pt"]) == 0
+    _zeroed(copy / "llm.rl.pt")
+    assert main(["check", str(copy.path), "--llm-weights", "llm.rl.pt"]) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../llm.pt", "/llm.pt", "other/llm.pt"])
+def test_weights_outside_the_directory_are_refused(tiny, name):
+    with pytest.raises(ValueError, match="llm_weights is .* must be the name of a file"):
+        create("cosyvoice3", {"model_dir": str(tiny.path), "llm_weights": name})
+
+
+def test_weights_that_are_not_there_are_named(tiny):
+    with pytest.raises(WeightsError, match="lacks llm.rl.pt"):
+        create("cosyvoice3", {"model_dir": str(tiny.path), "llm_weights": "llm.rl.pt"})
+
+
+def _registered(directory, said: str = "the clip") -> dict:
+    """As the official code saves a voice."""
+    ids = TextTokenizer(directory).ids(f"You are a helpful assistant.<|endofprompt|>{said}")
+    tokens = torch.arange(50, dtype=torch.int32)[None]
+    mel, embedding = torch.randn(1, 100, 80), torch.randn(1, 192)
+    return {
+        "prompt_text": torch.tensor([ids], dtype=torch.int32),
+        "prompt_text_len": torch.tensor([len(ids)], dtype=torch.int32),
+        "llm_prompt_speech_token": tokens,
+        "llm_prompt_speech_token_len": torch.tensor([50], dtype=torch.int32),
+        "flow_prompt_speech_token": tokens,
+        "flow_prompt_speech_token_len": torch.tensor([50], dtype=torch.int32),
+        "prompt_speech_feat": mel,
+        "prompt_speech_feat_len": torch.tensor([100], dtype=torch.int32),
+        "llm_embedding": embedding,
+        "flow_embedding": embedding,
+    }
+
+
+def test_registered_voices_are_listed_and_speak(copy, capsys):
+    entry = _registered(copy)
+    torch.save({"Anna": entry, "Ben": _registered(copy, "")}, copy / "spk2info.pt")
+    assert main(["voices", str(copy.path)]) == 0
+    anna, ben = capsys.readouterr().out.splitlines()
+    assert anna.split() == ["Anna", "2.0", "s", "the", "clip"] and ben.endswith("(no transcript)")
+    assert main(["check", str(copy.path)]) == 0
+    assert "2 voices: Anna, Ben" in capsys.readouterr().out
+    engine = create("cosyvoice3", {"model_dir": str(copy.path)})
+    voice = engine.registered_voices()["Anna"]
+    assert np.array_equal(voice.arrays["speech_tokens"], np.arange(50)) and voice.arrays["prompt_mel"].shape == (
+        100,
+        80,
+    )
+    assert np.array_equal(voice.arrays["embedding"], entry["flow_embedding"][0])
+    (mel,) = engine.load_acoustic_model().generate([(Utterance("Hello.", "en-US", seed=1), voice)])
+    assert isinstance(mel, Mel)
+
+
+def test_a_directory_without_registered_voices_has_none(tiny, capsys):
+    assert create("cosyvoice3", {"model_dir": str(tiny.path)}).registered_voices() == {}
+    assert main(["voices", str(tiny.path)]) == 0 and "no voice in it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda entry: {"embedding": entry["flow_embedding"]}, "voice 'Anna' has no flow_prompt_speech_token"),
+        (lambda entry: entry | {"flow_embedding": torch.zeros(1, 80)}, "an embedding of 80 numbers"),
+        (
+            lambda entry: entry | {"prompt_speech_feat": entry["prompt_speech_feat"] * float("nan")},
+            "prompt_speech_feat",
+        ),
+        (lambda entry: entry | {"flow_prompt_speech_token": torch.tensor([[6561]])}, "do not fit this model"),
+        (lambda entry: entry | {"prompt_text": torch.tensor([[10**6]])}, "tokens of another model"),
+        (lambda entry: 3, "voice 'Anna' has no"),
+    ],
+)
+def test_a_registered_voice_that_does_not_fit_is_named(copy, capsys, change, complaint):
+    torch.save({"Anna": change(_registered(copy))}, copy / "spk2info.pt")
+    for command in ("check", "voices"):
+        assert main([command, str(copy.path)]) == 1
+        output = capsys.readouterr()
+        assert complaint in output.out + output.err
+
+
+def test_a_file_of_voices_that_is_damaged_is_named(copy, capsys):
+    (copy / "spk2info.pt").write_bytes(b"PK nothing")
+    assert main(["check", str(copy.path)]) == 1
+    assert "spk2info.pt can't be read" in capsys.readouterr().out
+    torch.save([1], copy / "spk2info.pt")
+    assert main(["check", str(copy.path)]) == 1
+    assert "holds no voices by name" in capsys.readouterr().out
 
 
 def test_an_engine_without_its_directory_says_where_the_weights_are_published(copy, tmp_path):

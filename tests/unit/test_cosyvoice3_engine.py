@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engines.contract import ContinuousAcousticModel, Mel, Reference, Utterance, Voice, create
+from engines.cosyvoice3.sampling import DeviceSampler
 from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 from speech import audio
 from speech.errors import InternalError, InvalidInput, UnsupportedDialect
@@ -15,6 +16,7 @@ from tests.helpers.cosyvoice3 import (  # noqa: F401
     CLIP,
     TEXT,
     TRANSCRIPT,
+    as_official,
     distance,
     golden,
     golden_directory,
@@ -246,7 +248,7 @@ def test_a_failed_reading_of_a_prompt_leaves_rows_that_can_be_cancelled(acoustic
         tickets = [acoustic.submit(*job) for job in jobs(voices)[:2]]
         with pytest.raises(ZeroDivisionError):
             acoustic.step()
-    assert all(ticket.joined_ns is not None for ticket in tickets), "both had part in it"
+    assert [ticket.joined_ns is not None for ticket in tickets] == [True, False], "only the first had part in it"
     for ticket in tickets:
         acoustic.cancel(ticket)
     assert acoustic.decoding == acoustic.waiting == 0
@@ -286,7 +288,7 @@ def test_a_failed_step_leaves_nobody_in_the_decoder(acoustic, voices, monkeypatc
 
 
 def test_a_model_that_says_nothing_is_an_error_with_a_remedy(acoustic, voices, monkeypatch):
-    monkeypatch.setattr("engines.cosyvoice3.sampling.Sampler.pick", lambda self, _: self.picked.append(6562) or 6562)
+    monkeypatch.setattr(DeviceSampler, "forward", lambda self, likely, *_: torch.full((len(likely),), 6562))
     (found,) = acoustic.generate(jobs(voices)[:1])
     assert isinstance(found, InternalError) and "another seed" in found.message
 
@@ -335,8 +337,8 @@ def test_a_real_clip_and_text_give_the_official_audio():
     (voice,) = engine.load_speaker_encoder().encode([engine.prepare(clip.samples, clip.rate, TRANSCRIPT)])
     (mel,) = engine.load_acoustic_model().generate([(Utterance(TEXT, "zh-CN"), voice)])
     (sound,) = engine.load_vocoder().vocode([mel])
-    # Room for rounding, which the vocoder's source sums up (test_cosyvoice3_parity.py); 7e-6 where this was written.
-    assert distance(sound, truth["wav"][0]) < 1e-4
+    # Elsewhere there is room for rounding, which the vocoder's source sums up (test_cosyvoice3_parity.py).
+    assert distance(sound, truth["wav"][0]) < as_official(otherwise=1e-4)
 
 
 @pytest.mark.parametrize("name, speed", [("e2e_wav", 1.0), ("e2e_speed_wav", 1.25)])
@@ -359,5 +361,4 @@ def test_tokens_to_audio_at_any_speed_as_officially(name, speed):
     acoustic.planner.plan = lambda *_: plan
     (mel,) = acoustic.generate([(Utterance("a", "en-US", speed=speed), voice)])
     (sound,) = vocoder.vocode([mel])
-    # Through both networks, like the whole pipeline above: 7e-6 with AVX-512, 1.013e-5 on a CPU with AVX2 alone.
-    assert distance(sound, truth[name][0]) < 2e-5
+    assert distance(sound, truth[name][0]) < as_official(otherwise=2e-5)

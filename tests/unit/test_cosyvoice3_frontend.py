@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engines.contract import Reference
-from engines.cosyvoice3 import features
+from engines.contract import Reference, Voice
+from engines.cosyvoice3 import features, onnx
 from engines.cosyvoice3.prompts import prompt
 from engines.cosyvoice3.resample import resample
 from engines.cosyvoice3.tokenizer import TextTokenizer, added_tokens
@@ -15,11 +15,20 @@ from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder, reference, transc
 from speech import audio
 from speech.errors import InternalError, InvalidInput
 from speech.requests import Utterance
-from tests.helpers.cosyvoice3 import CLIP, TEXT, TRANSCRIPT, distance, golden, golden_directory, tiny_checkpoint  # noqa: F401
+from tests.helpers.cosyvoice3 import (  # noqa: F401
+    CLIP,
+    TEXT,
+    TRANSCRIPT,
+    as_official,
+    distance,
+    golden,
+    golden_directory,
+    tiny_checkpoint,
+)
 
-#: A quiet band's logarithm says what the FFT rounded: the official array itself is 2e-5 from the same sum in float64,
-#: and the official code 3e-5 from its own array when it is run with another torch (2.15) than made it (2.13).
-QUIET = 4e-5
+#: A quiet band's logarithm says what the Fourier transform rounded: the official array itself is 2e-5 from the same sum
+#: in float64.
+QUIET = as_official(otherwise=4e-5)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +177,53 @@ def test_a_bad_clip_fails_alone(tiny):
     (alone,) = encoder.encode([other])
     assert all(np.array_equal(alone.arrays[name], found[3].arrays[name]) for name in alone.arrays)
     assert "transcript" not in found[1].arrays and transcript(found[1]) is None and transcript(found[3]) == "hi"
+
+
+def _clips(*seconds: float) -> list[Reference]:
+    random = np.random.default_rng(0)
+    return [reference(random.normal(0, 0.1, int(each * 24_000)).astype(np.float32), 24_000, None) for each in seconds]
+
+
+def test_clips_of_equal_length_share_a_call_and_are_what_they_are_alone(tiny, monkeypatch):
+    encoder = CosyVoice3SpeakerEncoder(tiny)
+    calls = []
+    session = encoder._embedder._model._session
+    monkeypatch.setattr(encoder._embedder._model, "_session", Watched(session, calls))
+    clips = _clips(3, 4, 3)
+    together = encoder.encode(clips)
+    assert calls == [(2, 298, 80), (1, 398, 80)]
+    for clip, voice in zip(clips, together, strict=True):
+        (alone,) = encoder.encode([clip])
+        assert np.array_equal(alone.arrays["speech_tokens"], voice.arrays["speech_tokens"])
+        assert np.array_equal(alone.arrays["prompt_mel"], voice.arrays["prompt_mel"])
+        assert distance(alone.arrays["embedding"], voice.arrays["embedding"]) < 1e-5
+
+
+class Watched:
+    """A session that keeps the shapes it is run with."""
+
+    def __init__(self, session, calls) -> None:
+        self._session, self._calls = session, calls
+
+    def run(self, names, feeds):
+        self._calls.append(next(iter(feeds.values())).shape)
+        return self._session.run(names, feeds)
+
+
+def test_a_clip_that_the_models_fail_on_fails_alone(tiny):
+    one, other = _clips(3, 4)
+    broken = Reference({}, {**one.arrays, "fbank": np.zeros((3, 7), np.float32)}, None)
+    found = CosyVoice3SpeakerEncoder(tiny).encode([one, broken, other])
+    assert isinstance(found[1], InternalError) and isinstance(found[0], Voice) and isinstance(found[2], Voice)
+
+
+def test_on_a_gpu_onnxruntime_computes_there_exactly_or_says_that_it_can_not(tiny, monkeypatch, caplog):
+    onnx.SpeakerEmbedder(tiny, "cuda:1")
+    assert "campplus.onnx runs on the CPU" in caplog.text and "onnxruntime-gpu" in caplog.text
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    (name, settings), last = onnx._providers("cuda:1")
+    assert (name, last) == tuple(available)
+    assert settings["device_id"] == "1" and settings["use_tf32"] == "0"
+    assert onnx._providers("cuda")[0][1]["device_id"] == "0"
+    assert onnx._providers("cpu") == ["CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""What the doctor says of traces whose story is known: each finding, and its silence where nothing is wrong."""
+"""The doctor's findings in traces whose story is known, and its silence if nothing is wrong."""
 
 from __future__ import annotations
 

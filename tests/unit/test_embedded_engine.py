@@ -71,9 +71,9 @@ def test_modes_and_instructions_it_does_not_know_are_refused(engine, utterance):
         engine.check(utterance)
 
 
-@pytest.mark.parametrize("options", [{"bf16": "yes"}, {"vocoder_batch": 0}])
-def test_a_bad_option_is_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+@pytest.mark.parametrize("options, error", [({"bf16": "yes"}, ValueError), ({"vocoder_batch": 8}, TypeError)])
+def test_a_bad_option_is_refused(options, error):
+    with pytest.raises(error, match=next(iter(options))):
         create("embedded", options)
 
 

@@ -45,7 +45,7 @@ def spoken(engine, voices) -> list[np.ndarray]:
 
 
 def test_a_sentence_is_understood(engine, spoken):
-    from bench.asr import transcribe, word_error_rate
+    from bench.measuring.asr import transcribe, word_error_rate
 
     assert (
         word_error_rate(
@@ -64,7 +64,7 @@ def test_the_pitch_follows_the_reference(engine, voices, spoken):
 
 
 def test_each_speaks_more_like_the_own_reference_than_like_the_other(engine, voices, spoken):
-    from bench.speakers import ge2e
+    from bench.measuring.speakers import ge2e
 
     made = np.stack([ge2e(wave, engine.capabilities.sample_rate) for wave in spoken])
     similarity = made @ np.stack([voice.arrays["dvector"] for voice in voices]).T

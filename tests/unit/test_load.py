@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from bench.load import arrivals, closed_loop, open_loop
+from bench.measuring.load import arrivals, closed_loop, open_loop
 
 
 def test_arrivals_are_the_same_for_a_seed_and_come_at_the_rate():

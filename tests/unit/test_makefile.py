@@ -1,4 +1,4 @@
-"""What `make` would run, as `make --dry-run` tells it; nothing is installed."""
+"""The commands of `make`, as `make --dry-run` prints them; nothing is installed."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is counted of a request, and under which labels: without Ray, into lists."""
+"""The metrics of a request and their labels: without Ray, into lists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Kinds:
 
 
 def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kept=True, **about):
-    """What a request that ends so has told."""
+    """Return the metrics of a request that ends so."""
     kinds = Kinds()
     tracer = tracer or Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns() - 2_000_000_000)
@@ -54,12 +54,12 @@ def told(error=None, status=200, dialect="mandarin", tracer=None, stages=(), kep
     for name, value in about.items():
         setattr(run, name, value)
     for name, fail, tags in stages:
-        span = Tracer(vocabulary.STAGE_SERVICE[name]).server(name, parent=run.carrier())
+        span = Tracer(vocabulary.STAGE_SERVICE[name]).server(name, parent=run.call_context())
         span.tags(tags)
         if fail:
             span.fail(*fail)
-        run.collect(span.records())
-    Metrics(DIALECTS, kinds).tell(run, run.finish(status), status, kept)
+        run.add_spans(span.end())
+    Metrics(DIALECTS, kinds).record(run, run.finish(status), status, kept)
     return kinds.seen
 
 
@@ -117,12 +117,12 @@ def test_how_a_stage_ended(kind, fail, outcome):
     kinds, tracer = Kinds(), Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
     if kind == "client":
-        run.lost("VOCODE_WAV", "vocoder-service", time.time_ns(), *fail)
+        run.record_lost_stage("VOCODE_WAV", "vocoder-service", time.time_ns(), *fail)
     else:
-        span = tracer.server("VOCODE_WAV", parent=run.carrier())
+        span = tracer.server("VOCODE_WAV", parent=run.call_context())
         span.fail(*fail)
-        run.collect(span.records())
-    Metrics(DIALECTS, kinds).tell(run, run.finish(500), 500, False)
+        run.add_spans(span.end())
+    Metrics(DIALECTS, kinds).record(run, run.finish(500), 500, False)
     assert [labels for _, labels in kinds.seen["cosygraph_stage_seconds"]] == [
         {"stage": "VOCODE_WAV", "outcome": outcome}
     ]
@@ -166,10 +166,10 @@ def test_what_is_counted_elsewhere_is_told_as_it_grows():
     kinds = Kinds()
     counts = {"export_waiting": 4, "in_flight": 2, "waiting": 1, "export_dropped_spool_full": 3}
     ours = Metrics(DIALECTS, kinds)
-    ours.look(lambda: counts)
-    ours.look(lambda: counts)
+    ours.poll(lambda: counts)
+    ours.poll(lambda: counts)
     counts |= {"export_dropped_spool_full": 5, "export_failed_batches": 1}
-    ours.look(lambda: counts)
+    ours.poll(lambda: counts)
     assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "spool_full"}), (2, {"cause": "spool_full"})]
     assert kinds.seen["cosygraph_trace_sending_failures"] == [(1, {})]
     assert kinds.seen["cosygraph_traces_waiting"] == [(4, {})] * 3
@@ -186,8 +186,8 @@ def test_a_metric_that_fails_costs_no_request_and_is_said_once(caplog):
     tracer = Tracer("cosyvoice3-api")
     for _ in range(2):
         run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
-        ours.tell(run, run.finish(200), 200, True)
-        ours.look(dict)
+        ours.record(run, run.finish(200), 200, True)
+        ours.poll(dict)
     assert len([entry for entry in caplog.records if "metric" in entry.message]) == 1
 
 
@@ -196,8 +196,8 @@ def test_ray_takes_them_as_they_are_meant():
     tracer = Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
     ours = Metrics(DIALECTS)
-    ours.tell(run, run.finish(200), 200, True)
-    ours.look(lambda: {"export_waiting": 0, "in_flight": 0, "waiting": 0, "export_dropped_poison": 1})
+    ours.record(run, run.finish(200), 200, True)
+    ours.poll(lambda: {"export_waiting": 0, "in_flight": 0, "waiting": 0, "export_dropped_poison": 1})
     assert ours._failures == 0
     assert metrics.ERROR_TYPES >= {"internal", "overloaded", "rate_limited", "voice_not_found"}
 
@@ -209,11 +209,11 @@ def test_switched_off_nothing_is_told_and_losses_are_told_later():
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
     lost = {"export_waiting": 1, "in_flight": 2, "waiting": 0, "export_dropped_poison": 3}
     metrics.on = False
-    metrics.tell(run, run.finish(200), 200, True)
-    metrics.look(lambda: lost)
+    metrics.record(run, run.finish(200), 200, True)
+    metrics.poll(lambda: lost)
     assert not kinds.seen
     metrics.on = True
-    metrics.look(lambda: lost)
+    metrics.poll(lambda: lost)
     assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "poison"})]
-    metrics.tell(run, run.finish(200), 200, True)
+    metrics.record(run, run.finish(200), 200, True)
     assert len(kinds.seen["cosygraph_requests"]) == 1

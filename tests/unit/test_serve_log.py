@@ -9,7 +9,17 @@ from ray.serve.schema import LoggingConfig
 
 from deployments import serve_log
 
-MODULES = ["access.authentication", "access.limiter_client", "voices.catalog", "voices.store", "voices.sweeping"]
+MODULES = [
+    "access.authentication",
+    "access.limiter_client",
+    "tracing.exporter",
+    "tracing.sender",
+    "voices.catalog",
+    "voices.store",
+    "voices.sweeper",
+    "watchdog.canary_request",
+    "watchdog.reporter",
+]
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_what_has_no_pitch_gets_none(clip):
 def test_a_batch_gives_what_its_members_give_alone(encoder, demo):
     clips = [demo, demo[: 3 * RATE], demo[2 * RATE :] * 0.1, soxr.resample(demo, RATE, 13_000)]
     together = encoder.encode([reference(clip) for clip in clips])
-    for clip, voice in zip(clips, together):
+    for clip, voice in zip(clips, together, strict=True):
         alone = encoder.encode([reference(clip)])[0]
         for name in ("style_offset", "log_f0", "dvector"):
             np.testing.assert_allclose(voice.arrays[name], alone.arrays[name], atol=1e-5)

@@ -6,11 +6,13 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
+from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import Result
+from deployments.ingress.stage_clients import StageResult
 from deployments.ingress.synthesis import Synthesizer
-from deployments.ingress.voice_cache import KeptVoice
-from deployments.wire import PCM, Reply
+from deployments.ingress.voice_cache import CachedVoice
+from deployments.ingress.voice_resolver import Clip
+from deployments.wire import AudioReply
 from engines.contract import Capabilities, Utterance
 from speech import requests
 from speech.errors import InternalError
@@ -19,7 +21,7 @@ from tracing import Tracer, vocabulary
 
 RATE = 24_000
 TEXT = "Here is the first of the sentences. Here is the second of the sentences. Here is the third of them all."
-VOICE = KeptVoice({"embedding": np.ones(4)})
+VOICE = CachedVoice({"embedding": np.ones(4)})
 
 
 def sound(number: int, seconds: float = 0.5) -> np.ndarray:
@@ -38,7 +40,7 @@ class Pipeline:
         self.wrong: str | None = None
         self.free = True
 
-    async def speak(self, utterance: Utterance, voice, run) -> Result:
+    async def speech(self, utterance: Utterance, voice, run) -> StageResult:
         self.said.append(utterance.text)
         number = len(self.said) - 1
         try:
@@ -49,24 +51,27 @@ class Pipeline:
             raise
         if utterance.text == self.wrong:
             raise InternalError("it went wrong")
-        return Result(Reply([], {PCM: sound(number)}), None)
+        return StageResult(AudioReply(sound(number), 0.5), None)
 
-    async def stream(self, utterance: Utterance, voice, run):
+    async def speech_stream(self, utterance: Utterance, voice, run):
         self.said.append(utterance.text)
         for number in range(3):
-            yield Result(Reply([], {PCM: sound(number, 0.2)}), None)
+            yield StageResult(AudioReply(sound(number, 0.2), 0.2), None)
+
+
+class Voices:
+    """Resolves every clip to the same voice."""
+
+    async def resolve(self, source, run) -> CachedVoice:
+        return VOICE
 
 
 def speaking(pipeline: Pipeline, streaming: bool = False, at_once: int = 2) -> Synthesizer:
-    async def unpack(parts):
-        return parts
-
     can = Capabilities("fake", "1", RATE, frozenset({"en-US"}), frozenset({"fast"}), (16_000,), streaming=streaming)
-    return Synthesizer(pipeline, can, unpack, at_once)
+    return Synthesizer(pipeline, Voices(), can, ArrayStore("here", lambda: False), at_once)
 
 
-async def source(run):
-    return VOICE
+source = Clip(b"clip", None)
 
 
 def new_run() -> RequestContext:
@@ -87,7 +92,7 @@ def levels(samples: np.ndarray) -> list[int]:
 
 def test_a_text_that_is_not_long_is_one_utterance():
     pipeline, run = Pipeline(), new_run()
-    samples = asyncio.run(speaking(pipeline).whole(ask(), source, run))
+    samples = asyncio.run(speaking(pipeline).synthesize(ask(), source, run))
     assert pipeline.said == [TEXT] and (samples == sound(0)).all(), "as it came, untouched"
     assert vocabulary.PIECES not in run.finish(200)[0].tags
 
@@ -95,7 +100,7 @@ def test_a_text_that_is_not_long_is_one_utterance():
 def test_pieces_are_put_together_in_their_order_with_pauses():
     long = " ".join([TEXT] * 3)
     pipeline, run = Pipeline(), new_run()
-    samples = asyncio.run(speaking(pipeline, at_once=8).whole(ask(long, long_form="true"), source, run))
+    samples = asyncio.run(speaking(pipeline, at_once=8).synthesize(ask(long, long_form="true"), source, run))
     count = len(pipeline.said)
     assert count >= 2 and " ".join(pipeline.said) == long
     assert levels(samples) == [1000 * (number + 1) for number in range(count)][:3]

@@ -1,4 +1,4 @@
-"""What `speech.text` lets through, and how it refuses."""
+"""Texts that `speech.text` accepts, and its errors for others."""
 
 import pytest
 

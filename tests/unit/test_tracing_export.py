@@ -22,11 +22,11 @@ def test_a_process_killed_right_after_submit_loses_nothing(tmp_path):
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tracing import Exporter, ExportSettings, Tracer\n"
+        "from tracing import Exporter, ExportSettings, Tracer, encode\n"
         "exporter = Exporter(ExportSettings(zipkin_url='http://127.0.0.1:1', spool_dir=Path(sys.argv[1])))\n"
         "for i in range(1, 21):\n"
         "    span = Tracer('tts-service').server('GENERATE_MEL', parent=None, trace_id=f'{i:032x}')\n"
-        "    exporter.submit(span.finish())\n"
+        "    exporter.submit(encode(span.end()))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=60)

@@ -138,13 +138,13 @@ def test_a_call_on_a_requests_behalf_carries_both_families(tmp_path, client, wor
     seen = {}
 
     async def calling(scope, receive, send):
-        seen.update(scope["state"]["run"].headers())
+        seen.update(scope["state"]["context"].outgoing_headers())
         await fine(scope, receive, send)
 
     Ingress(tmp_path, calling).get(client=(client, 5), b3=f"{T}-{S}-{word}")
     assert {"b3", "X-B3-TraceId", "X-B3-SpanId", "traceparent"} <= seen.keys()
     handed_on = extract(seen)
-    assert handed_on.decision is decision and f"{handed_on.parent.trace_id:032x}" == T
+    assert handed_on.sampling_state is decision and f"{handed_on.parent.trace_id:032x}" == T
     assert f"{handed_on.parent.span_id:016x}" != S, "the ingress's own span is the parent"
 
 
@@ -187,8 +187,8 @@ class Proxy:
     app = property(lambda self: self.door)
 
     def kept(self):
-        if self.door._keeper:
-            self.door._keeper.close(5)
+        if self.door._recorder:
+            self.door._recorder.close(5)
         return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
 
 
@@ -334,6 +334,6 @@ def test_the_ratio_changes_live_and_back(tmp_path):
 
 
 def test_a_live_ratio_beside_rules_of_ones_own_is_refused(tmp_path):
-    ingress = Ingress(tmp_path, fine, rules=(Rule(when="any", reason="everything"),))
-    with pytest.raises(ValueError, match="the ratio of the rule `any`"):
+    ingress = Ingress(tmp_path, fine, rules=(Rule(type="probabilistic", reason="everything"),))
+    with pytest.raises(ValueError, match="the ratio of the rule of type `probabilistic`"):
         ingress.keeper.reconfigure(LiveTracing(sampling_ratio=0.5))

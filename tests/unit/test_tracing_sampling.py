@@ -9,7 +9,9 @@ from tracing import FinishedSpan, Incoming, SamplingState, Tracer, encode, vocab
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Rule, Sampler, SamplingDecision, SamplingSettings
 
-DENY, ACCEPT, DEBUG = (Incoming(decision=d) for d in (SamplingState.DENY, SamplingState.ACCEPT, SamplingState.DEBUG))
+DENY, ACCEPT, DEBUG = (
+    Incoming(sampling_state=d) for d in (SamplingState.DENY, SamplingState.ACCEPT, SamplingState.DEBUG)
+)
 W3C_UNSAMPLED = Incoming(w3c_unsampled=True)
 
 
@@ -119,30 +121,35 @@ def finished(fail: bool = False) -> list[FinishedSpan]:
     stage = Tracer(vocabulary.TTS).server(vocabulary.GENERATE_MEL, parent=root.context, start_ns=1_000_000_000)
     if fail:
         stage.fail("internal")
-    return root.records(3_500_000_000) + stage.records(2_000_000_000)
+    return root.end(3_500_000_000) + stage.end(2_000_000_000)
 
 
 def test_a_finished_trace_is_read_off_its_spans():
-    trace = FinishedTrace.of(finished(), W3C_UNSAMPLED, trusted=True, principals=frozenset({"key1"}))
+    trace = FinishedTrace.from_spans(finished(), W3C_UNSAMPLED, trusted=True, principals=frozenset({"key1"}))
     assert (trace.duration_s, trace.failed, trace.dialect, trace.mode) == (2.5, False, "sichuan", "fast")
     assert (trace.incoming, trace.trusted, trace.principals) == (W3C_UNSAMPLED, True, {"key1"})
-    assert FinishedTrace.of(finished(fail=True)).failed, "a stage's error is the trace's, though the root got over it"
+    assert FinishedTrace.from_spans(finished(fail=True)).failed, (
+        "a stage's error is the trace's, though the root got over it"
+    )
 
 
 def test_the_verdict_is_on_every_span_and_may_leave():
     spans = encode(finished())
-    SamplingDecision(True, "ratio", 1 / 0.15).stamp(spans)
+    SamplingDecision(True, "ratio", 1 / 0.15).add_tags(spans)
     stamps = [(s["tags"]["sampling.reason"], s["tags"]["sampling.adjusted_count"]) for s in spans]
     assert stamps == [("ratio", "6.667")] * 2
-    assert Redaction().trace(spans) == (spans, 0)
-    SamplingDecision(True, "error", 1.0).stamp(spans)
+    assert Redaction().redact(spans) == (spans, 0)
+    SamplingDecision(True, "error", 1.0).add_tags(spans)
     assert spans[0]["tags"]["sampling.adjusted_count"] == "1"
-    SamplingDecision(True, "ratio", 10.0).stamp(spans)
+    SamplingDecision(True, "ratio", 10.0).add_tags(spans)
     assert spans[0]["tags"]["sampling.adjusted_count"] == "10"
 
 
 def test_a_policy_of_ones_own():
-    rules = [Rule(when="failed", reason="half_of_errors", ratio=0.5), Rule(when="slow", reason="slow", slower_than_s=1)]
+    rules = [
+        Rule(type="status_code", reason="half_of_errors", ratio=0.5),
+        Rule(type="latency", reason="slow", slower_than_s=1),
+    ]
     sampler = Sampler(SamplingSettings(rules=rules))
     kept = [sampler.decide(FinishedTrace(f"{n:032x}", failed=True)) for n in range(200)]
     assert {v.adjusted_count for v in kept} == {0.0, 2.0}
@@ -155,8 +162,8 @@ def test_a_policy_of_ones_own():
         {"ratio": 1.1},
         {"ratios": 1},
         {"slow": [{"dialect": "x"}]},
-        {"rules": [{"when": "sometimes", "reason": "x"}]},
-        {"rules": [{"when": "any", "reason": "Free text"}]},
+        {"rules": [{"type": "sometimes", "reason": "x"}]},
+        {"rules": [{"type": "probabilistic", "reason": "Free text"}]},
     ],
 )
 def test_wrong_settings_are_refused(wrong):

@@ -28,7 +28,7 @@ def test_a_root_as_zipkin_reads_it():
     span.tags({"http.method": "POST"}, stage="x")
     span.annotate("first chunk", clock.ns + 2 * MS)
     clock.ns += 5 * MS
-    (encoded,) = span.finish()
+    (encoded,) = encode(span.end())
     assert encoded == {
         "traceId": span.trace_id,
         "id": f"{span.context.span_id:016x}",
@@ -68,28 +68,28 @@ def test_chosen_trace_ids_stay_apart_between_threads():
     assert wrong == []
 
 
-def test_the_carrier_joins_two_services_into_one_trace():
+def test_the_call_context_joins_two_services_into_one_trace():
     clock = Clock()
     root = Tracer("api", clock=clock).server("root", parent=None)
-    carrier = pickle.loads(pickle.dumps(root.carrier(clock.ns + 60_000 * MS)))
+    call = pickle.loads(pickle.dumps(root.call_context(clock.ns + 60_000 * MS)))
     clock.ns += 30 * MS
-    assert carrier.waited_ms(clock) == 30
-    assert carrier.remaining_s(clock) == pytest.approx(59.97)
-    (stage,) = Tracer("tts-service", clock=clock).server("GENERATE_MEL", parent=carrier).finish()
+    assert call.waited_ms(clock) == 30
+    assert call.remaining_s(clock) == pytest.approx(59.97)
+    (stage,) = encode(Tracer("tts-service", clock=clock).server("GENERATE_MEL", parent=call).end())
     assert stage["traceId"] == root.trace_id
     assert stage["parentId"] == f"{root.context.span_id:016x}"
     assert stage["localEndpoint"] == {"serviceName": "tts-service"}
 
 
-def test_a_carrier_is_small_and_its_retry_keeps_the_deadline():
+def test_a_call_context_is_small_and_its_retry_keeps_the_deadline():
     clock = Clock()
-    carrier = Tracer("api", clock=clock).server("root", parent=None).carrier(clock.ns + 5)
-    assert len(pickle.dumps(carrier)) < 250
+    call = Tracer("api", clock=clock).server("root", parent=None).call_context(clock.ns + 5)
+    assert len(pickle.dumps(call)) < 250
     clock.ns += 7
-    again = carrier.resent(clock)
-    assert again == CallContext(carrier.traceparent, clock.ns, carrier.deadline_ns)
+    again = call.resent(clock)
+    assert again == CallContext(call.traceparent, clock.ns, call.deadline_ns)
     assert again.remaining_s(clock) < 0
-    from_a_fast_clock = CallContext(carrier.traceparent, clock.ns + 99, 0)
+    from_a_fast_clock = CallContext(call.traceparent, clock.ns + 99, 0)
     assert from_a_fast_clock.waited_ms(clock) == 0
 
 
@@ -98,7 +98,7 @@ def test_a_client_span_names_the_service_that_could_not_report():
     root = tracer.server("root", parent=None)
     span = tracer.client("VOCODE_WAV", parent=root.context, remote_service="vocoder-service")
     span.fail("stage_unavailable", status=503)
-    (encoded,) = span.finish()
+    (encoded,) = encode(span.end())
     assert encoded["kind"] == "CLIENT"
     assert encoded["remoteEndpoint"] == {"serviceName": "vocoder-service"}
     assert encoded["localEndpoint"] == {"serviceName": "api"}
@@ -112,18 +112,18 @@ def test_a_client_span_names_the_service_that_could_not_report():
 def test_a_failure_has_a_message_and_no_exception_events():
     span = Tracer("api").server("root", parent=None)
     span.fail("input_validation", "Audio sample rate 8000Hz, minimum required 16000Hz", 400)
-    (encoded,) = span.finish()
+    (encoded,) = encode(span.end())
     assert encoded["tags"]["error"] == "Audio sample rate 8000Hz, minimum required 16000Hz"
     assert "annotations" not in encoded
-    assert span.records()[0].failed
+    assert span.end()[0].failed
 
 
 def test_children_are_internal_and_have_their_own_times():
     clock = Clock()
     span = Tracer("tts-service", clock=clock).server("GENERATE_MEL", parent=None)
-    span.child("LM_DECODE", clock.ns + 1 * MS, clock.ns + 4 * MS, {"batch.size": 2, "nothing": None})
+    span.add_child("LM_DECODE", clock.ns + 1 * MS, clock.ns + 4 * MS, {"batch.size": 2, "nothing": None})
     clock.ns += 9 * MS
-    parent, child = span.finish()
+    parent, child = encode(span.end())
     assert "kind" not in child
     assert child["parentId"] == parent["id"] and child["traceId"] == parent["traceId"]
     assert (child["timestamp"] - parent["timestamp"], child["duration"]) == (1000, 3000)
@@ -134,24 +134,24 @@ def test_children_are_internal_and_have_their_own_times():
 def test_a_duration_is_never_zero(offset_ns):
     clock = Clock()
     span = Tracer("api", clock=clock).server("root", parent=None)
-    span.child("PHASE", clock.ns, clock.ns + offset_ns)
-    assert [s["duration"] for s in span.finish(clock.ns + offset_ns)] == [1, 1]
+    span.add_child("PHASE", clock.ns, clock.ns + offset_ns)
+    assert [s["duration"] for s in encode(span.end(clock.ns + offset_ns))] == [1, 1]
 
 
 def test_explicit_times_are_kept_to_the_microsecond():
-    (encoded,) = Tracer("api").server("root", parent=None, start_ns=1_000_000_001_000).finish(1_000_000_124_000)
+    (encoded,) = encode(Tracer("api").server("root", parent=None, start_ns=1_000_000_001_000).end(1_000_000_124_000))
     assert (encoded["timestamp"], encoded["duration"]) == (1_000_000_001, 123)
 
 
-def test_finish_is_idempotent_and_closes_the_span():
+def test_end_is_idempotent_and_closes_the_span():
     span = Tracer("api").server("root", parent=None)
-    first = span.finish()
+    first = encode(span.end())
     span.tag("late", 1)
     span.tags(late=2)
     span.annotate("late")
     span.fail("late")
-    span.child("LATE", 1, 2)
-    assert span.finish(end_ns=1) == first
+    span.add_child("LATE", 1, 2)
+    assert encode(span.end(end_ns=1)) == first
     assert "late" not in str(first)
 
 
@@ -172,7 +172,7 @@ def test_values_become_what_zipkin_takes():
             "j": 2.0,
         }
     )
-    tags = span.finish()[0]["tags"]
+    tags = encode(span.end())[0]["tags"]
     assert tags == {"a": "1.23456", "b": "7", "c": "true", "d": "0.000012", "h": "x" * 256, "j": "2"}
 
 
@@ -181,25 +181,25 @@ def test_nothing_current_becomes_a_parent():
     current = global_trace.NonRecordingSpan(Tracer("other").server("outer", parent=None).context)
     with global_trace.use_span(current, end_on_exit=False):
         span = Tracer("api").server("root", parent=None)
-    assert "parentId" not in span.finish()[0]
+    assert "parentId" not in encode(span.end())[0]
     assert global_trace.get_tracer_provider() is provider
 
 
-def test_records_are_small_and_encode_elsewhere_as_here():
+def test_finished_spans_are_small_and_encode_elsewhere_as_here():
     span = Tracer("tts-service", instance="r1", ip="::1").server("GENERATE_MEL", parent=None)
     span.tags({"batch.wait_ms": 1.25, "device": "cpu"})
     span.annotate("batch started")
-    span.child("ACOUSTIC_MODEL", span.start_ns, span.start_ns + MS)
-    records = span.records()
-    packed = pickle.dumps(records, protocol=5)
+    span.add_child("ACOUSTIC_MODEL", span.start_ns, span.start_ns + MS)
+    finished = span.end()
+    packed = pickle.dumps(finished, protocol=5)
     assert len(packed) < 500
-    assert encode(pickle.loads(packed)) == span.finish()
+    assert encode(pickle.loads(packed)) == encode(span.end())
 
 
 def test_sampling_and_resource_settings_of_the_environment_change_nothing():
     program = (
-        "from tracing import Tracer\n"
-        "(span,) = Tracer('api').server('root', parent=None).finish()\n"
+        "from tracing import Tracer, encode\n"
+        "(span,) = encode(Tracer('api').server('root', parent=None).end())\n"
         "assert 'tags' not in span and span['localEndpoint'] == {'serviceName': 'api'}, span\n"
     )
     environment = {
@@ -216,10 +216,10 @@ def test_sampling_and_resource_settings_of_the_environment_change_nothing():
 
 
 def test_no_debug_flag_reaches_zipkin():
-    assert "debug" not in Tracer("api").server("root", parent=None).finish()[0]
+    assert "debug" not in encode(Tracer("api").server("root", parent=None).end())[0]
 
 
-def test_a_silent_span_stands_in_for_a_span():
+def test_a_span_that_records_nothing_stands_in_for_a_span():
     """Everything that a span can be asked; and a stage that is called on its behalf records nothing either."""
     public = {name for name in dir(Span) if not name.startswith("_")}
     tracer = NoOpTracer(Clock())
@@ -228,11 +228,11 @@ def test_a_silent_span_stands_in_for_a_span():
     root.tags({"http.method": "POST"}, stage="x")
     root.fail("internal", status=500)
     lost = tracer.client("VOCODE_WAV", parent=root.context, remote_service="vocoder-service")
-    carrier = pickle.loads(pickle.dumps(root.carrier(2**62)))
-    assert not carrier.recording and Tracer("a").server("x", parent=None).carrier(2**62).recording
-    stage = Tracer("tts-service").server("GENERATE_MEL", parent=carrier)
-    stage.child("LM_DECODE", 1, 2)
-    assert root.finish() == stage.finish() == lost.finish() == []
+    call = pickle.loads(pickle.dumps(root.call_context(2**62)))
+    assert not call.recording and Tracer("a").server("x", parent=None).call_context(2**62).recording
+    stage = Tracer("tts-service").server("GENERATE_MEL", parent=call)
+    stage.add_child("LM_DECODE", 1, 2)
+    assert encode(root.end()) == encode(stage.end()) == encode(lost.end()) == []
     assert root.trace_id == stage.trace_id == lost.trace_id and len(root.trace_id) == 32
     given = tracer.server("POST /api/generate", parent=Tracer("a").server("x", parent=None).context)
     assert given.trace_id != root.trace_id and given.start_ns == root.start_ns

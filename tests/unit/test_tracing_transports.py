@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from pydantic import ValidationError
 
-from tracing import Exporter, ExportSettings, Tracer, vocabulary
-from tracing.grpc_transport import GrpcTransport, encode
+from tracing import Exporter, ExportSettings, Tracer, encode, vocabulary
+from tracing.grpc_transport import GrpcTransport, to_protobuf
 from tracing.transport import Rejected, Unavailable
 
 
@@ -21,7 +21,7 @@ def real_trace() -> list[dict]:
         vocabulary.VOCODE_WAV, parent=root.context, remote_service=vocabulary.VOCODER
     )
     lost.fail("stage_unavailable", status=503)
-    return root.finish() + lost.finish()
+    return encode(root.end()) + encode(lost.end())
 
 
 def line(spans: list[dict]) -> bytes:
@@ -68,7 +68,7 @@ def test_a_span_has_the_field_numbers_of_zipkin_proto():
         "annotations": [{"timestamp": 7, "value": "v"}],
         "tags": {"k": "w"},
     }
-    ((one, body),) = fields(encode([span]))
+    ((one, body),) = fields(to_protobuf([span]))
     assert one == 1
     assert fields(body) == [
         (1, b"\xab" * 16),
@@ -83,9 +83,9 @@ def test_a_span_has_the_field_numbers_of_zipkin_proto():
         (10, b"\x09" + (7).to_bytes(8, "little") + b"\x12\x01v"),
         (11, b"\x0a\x01k\x12\x01w"),
     ]
-    assert [v for n, v in fields(fields(encode([span | {"kind": "CLIENT"}]))[0][1]) if n == 4] == [1]
+    assert [v for n, v in fields(fields(to_protobuf([span | {"kind": "CLIENT"}]))[0][1]) if n == 4] == [1]
     plain = {k: v for k, v in span.items() if k not in ("kind", "parentId")}
-    assert {n for n, _ in fields(fields(encode([plain]))[0][1])}.isdisjoint({2, 4})
+    assert {n for n, _ in fields(fields(to_protobuf([plain]))[0][1])}.isdisjoint({2, 4})
 
 
 def test_the_schema_stays_out_of_the_default_pool():
@@ -131,7 +131,7 @@ def test_over_grpc(collector, tmp_path):
     for spans in traces:
         exporter.submit(spans)
     exporter.close(5)
-    assert b"".join(collector.messages) == encode([span for spans in traces for span in spans])
+    assert b"".join(collector.messages) == to_protobuf([span for spans in traces for span in spans])
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost
 from deployments.ingress.stage_clients import TtsClient
-from deployments.ingress.voice_cache import HASH_ASIDE_BYTES, MB, OVERHEAD_BYTES, KeptVoice, VoiceCache
+from deployments.ingress.voice_cache import HASH_ASIDE_BYTES, MB, OVERHEAD_BYTES, CachedVoice, VoiceCache
 from deployments.settings import GraphConfig, LiveApi
-from deployments.wire import Reply
+from deployments.wire import ClipReply, MelReply, StageReply, VoiceReply
 from engines.contract import Capabilities, Utterance
 from speech.errors import StageUnavailable
 from tests.helpers.serving import CLUSTER
@@ -33,28 +33,30 @@ async def as_they_are(parts):
     return parts
 
 
-def reply(value: float = 0.0, size: int = 100 * KB, engine=("engine", "1")) -> Reply:
+def reply(value: float = 0.0, size: int = 100 * KB, engine=("engine", "1")) -> VoiceReply:
     """embedding-service's: a voice of `size` bytes, overhead included."""
-    return Reply([], {"mel": np.full(size - OVERHEAD_BYTES, value, np.uint8)}, {"engine": engine})
+    return VoiceReply({"mel": np.full(size - OVERHEAD_BYTES, value, np.uint8)}, engine)
 
 
-def clip(**tags) -> Reply:
+def clip(**tags) -> ClipReply:
     """audio-service's."""
-    return Reply([], {}, {"transcript": None, "clip": tags})
+    return ClipReply({}, {}, None, tags)
 
 
 def cache(limit_kb: float = 1000, unpack=as_they_are, engine: Capabilities = CAN) -> VoiceCache:
     return VoiceCache(engine, unpack, limit_kb / KB)
 
 
-async def keep(voices: VoiceCache, upload: bytes, voice: Reply | None = None, transcript: str | None = None) -> None:
-    voices.keep_later(await voices.key(upload, transcript), clip(), voice or reply())
+async def keep(
+    voices: VoiceCache, upload: bytes, voice: VoiceReply | None = None, transcript: str | None = None
+) -> None:
+    voices.add_later(await voices.key(upload, transcript), clip(), voice or reply())
     await settled(voices)
 
 
 async def settled(voices: VoiceCache) -> None:
-    while voices._keeping:
-        await asyncio.gather(*voices._keeping)
+    while voices._adding:
+        await asyncio.gather(*voices._adding)
 
 
 async def has(voices: VoiceCache, *uploads: bytes) -> list[bool]:
@@ -87,7 +89,7 @@ def test_those_not_asked_for_the_longest_go_first():
 
 
 def test_the_size_is_that_of_all_arrays_and_what_is_around_them():
-    voice = KeptVoice({"mel": np.zeros((50, 80), np.float32), "tokens": np.zeros(25, np.int64)})
+    voice = CachedVoice({"mel": np.zeros((50, 80), np.float32), "tokens": np.zeros(25, np.int64)})
     assert voice.nbytes == 16_000 + 200 + OVERHEAD_BYTES
 
     async def scenario():
@@ -131,7 +133,7 @@ def test_a_voice_comes_back_only_for_all_that_made_it():
             for upload, transcript in itertools.product(clips, said):
                 key = await voices.key(upload, transcript)
                 assert voices.find(key) is None, "nothing else may have its key"
-                voices.keep_later(key, clip(), reply(len(expected) % 251, 4 * KB, (name, version)))
+                voices.add_later(key, clip(), reply(len(expected) % 251, 4 * KB, (name, version)))
                 await settled(voices)
                 assert key not in store, "nor that of another engine"
                 store[key] = number
@@ -176,8 +178,8 @@ def test_while_it_is_off_nothing_is_looked_up_kept_or_counted():
         voices = cache(0)
         key = await voices.key(b"a", None)
         assert key is None and voices.find(key) is None
-        voices.keep_later(key, clip(), reply())
-        assert not voices._keeping and set(voices.counters().values()) == {0}
+        voices.add_later(key, clip(), reply())
+        assert not voices._adding and set(voices.counters().values()) == {0}
 
     asyncio.run(scenario())
 
@@ -193,7 +195,7 @@ def test_its_size_changes_while_it_runs():
         voices.configure(0)
         assert voices.counters() | {"evictions": 3, "voices": 0, "bytes": 0, "limit_bytes": 0} == voices.counters()
         assert await voices.key(b"b", None) is None
-        voices.keep_later(under_way, clip(), reply())  # of a request that began before
+        voices.add_later(under_way, clip(), reply())  # of a request that began before
         await settled(voices)
         assert voices.counters()["refused"] == 1 and voices.counters()["voices"] == 0
         voices.configure(1)
@@ -209,19 +211,19 @@ def test_what_is_kept_is_a_copy_that_holds_no_file_open():
     small = np.arange(3)
 
     async def scenario():
-        voices = cache(1000, shelf.unpack)
+        voices = cache(1000, shelf.unpack_all)
         gc.collect()  # what others have left open is not to be closed meanwhile
         before = len(os.listdir("/proc/self/fd"))
-        found = Reply([], shelf.pack({"mel": mel, "small": small}), {"engine": ("engine", "1")})
+        found = VoiceReply(shelf.pack_all({"mel": mel, "small": small}), ("engine", "1"))
         key = await voices.key(b"a", None)
-        voices.keep_later(key, clip(**{"audio.sample_rate": 8}), found)
+        voices.add_later(key, clip(**{"audio.sample_rate": 8}), found)
         await settled(voices)
         shelf.close()
         assert len(os.listdir("/proc/self/fd")) == before
         small[:] = 0
         kept = voices.find(key)
         assert np.array_equal(kept.arrays["mel"], mel) and kept.arrays["mel"].dtype == np.float32
-        assert kept.arrays["small"].tolist() == [0, 1, 2] and kept.clip == {"audio.sample_rate": 8}
+        assert kept.arrays["small"].tolist() == [0, 1, 2] and kept.clip_tags == {"audio.sample_rate": 8}
         assert "arrays" not in repr(kept), "a transcript may be among them"
 
     asyncio.run(scenario())
@@ -238,7 +240,7 @@ def test_keeping_waits_until_the_request_has_gone_on():
 
         voices = cache(unpack=slow)
         key = await voices.key(b"a", None)
-        voices.keep_later(key, clip(), reply())
+        voices.add_later(key, clip(), reply())
         assert not began.is_set(), "nothing of it runs before the caller's next await"
         await began.wait()
         assert voices.find(key) is None
@@ -261,9 +263,9 @@ def test_two_requests_of_one_new_voice_keep_it_once():
         voices = cache(unpack=slow)
         key = await voices.key(b"a", None)
         for _ in range(2):
-            voices.keep_later(key, clip(), reply())
+            voices.add_later(key, clip(), reply())
         await settled(voices)
-        voices.keep_later(key, clip(), reply())
+        voices.add_later(key, clip(), reply())
         await settled(voices)
         assert len(taken) == 2, "the third finds it there"
         assert voices.counters() | {"voices": 1, "bytes": 100 * KB, "evictions": 0} == voices.counters()
@@ -299,16 +301,16 @@ def test_a_voice_of_another_engine_than_the_ingress_knows_is_not_kept(engine):
 
 
 def kept_voice_in(answers) -> tuple[list[dict], object]:
-    """What tts-service is handed for a kept voice while it answers so, and the run."""
+    """Return the input of tts-service for a kept voice while it answers so, and the request's context."""
     handed, run = [], new_run()
     client = TtsClient(None)
-    client.shelf = ArrayStore("here", lambda: False)
+    client.arrays = ArrayStore("here", lambda: False)
     mel = np.full(LARGE_BYTES, 7, np.uint8)
 
     async def remote(carrier, utterance, parts):
         handed.append(parts)
         await asyncio.sleep(0)
-        client.shelf.close()  # as after HOLD_S
+        client.arrays.close()  # as after HOLD_S
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -316,11 +318,11 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
         return answer
 
     client.remote = remote
-    voice = KeptVoice({"mel": mel, "embedding": np.array([1, 2])})
+    voice = CachedVoice({"mel": mel, "embedding": np.array([1, 2])})
     try:
         asyncio.run(client.generate(SAID, voice, run))
     finally:
-        client.shelf.close()
+        client.arrays.close()
     return handed, run
 
 
@@ -328,18 +330,18 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
     "first, kind",
     [
         (ray.exceptions.ActorDiedError(), "CLIENT"),
-        (Reply([], error=StageUnavailable("lost"), input_lost=True), None),
+        (StageReply([], error=StageUnavailable("lost"), input_lost=True), None),
     ],
 )
 def test_a_kept_voice_is_handed_out_anew_when_a_replica_or_an_array_is_lost(first, kind):
-    handed, run = kept_voice_in([first, Reply([])])
+    handed, run = kept_voice_in([first, StageReply([], MelReply({}, 1.0))])
     assert len(handed) == 2 and handed[0]["mel"].inode != handed[1]["mel"].inode
     assert [span.kind for span in run.finish(200)[1:]] == ([kind] if kind else [])
 
 
 def test_a_kept_voice_that_stays_lost_is_a_503():
     with pytest.raises(StageUnavailable, match="tts-service"):
-        kept_voice_in([Reply([], error=StageUnavailable("lost"), input_lost=True)] * 2)
+        kept_voice_in([StageReply([], error=StageUnavailable("lost"), input_lost=True)] * 2)
 
 
 def test_its_size_is_checked():

@@ -11,7 +11,7 @@ from speech.errors import Conflict, VoiceStoreUnavailable
 from tests.helpers.enrolments import clip_of, store
 from voices import Voices, VoiceSettings
 from voices.catalog import KEPT
-from voices.place import open_place
+from voices.storage import open_storage
 
 ENGINE = ("simulated", "1")
 LATER_S = 2 * 3600
@@ -68,7 +68,7 @@ def test_killed_at_any_step(tmp_path, where, operation, after):
     for step in range(1, 20):
         url = str(tmp_path / str(step)) if where == "folder" else f"memory://{tmp_path.name}/{after}/{step}"
         settings = VoiceSettings(url=url)
-        place = open_place(settings)
+        place = open_storage(settings)
         store(Voices(place, settings), "bert", "bert")
         place.create("catalog/9999999999.x", b"not ours")  # an object store's own try is done now, and is no step
         place.remove("catalog/9999999999.x")
@@ -93,7 +93,7 @@ def test_killed_at_any_step(tmp_path, where, operation, after):
 
 def test_a_folder_that_somebody_may_still_be_writing_is_left_alone(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     with pytest.raises(Killed):
         store(Voices(Dying(place, 2, False), settings))
     (tmp_path / "tmp" / "half").write_bytes(b"half")
@@ -123,7 +123,7 @@ class Asleep:
 @pytest.mark.parametrize("changes", [1, 2, KEPT - 2, KEPT - 1, KEPT, KEPT + 1, 3 * KEPT])
 def test_a_change_that_others_have_long_passed_is_decided_anew(tmp_path, changes):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     others = Voices(place, settings)
 
     def meanwhile():
@@ -142,7 +142,7 @@ def test_a_change_that_others_have_long_passed_is_decided_anew(tmp_path, changes
 
 def test_a_name_that_was_taken_meanwhile_is_refused_and_leaves_nothing(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     others = Voices(place, settings)
     slow = Voices(Asleep(place, lambda: store(others, "anna", "theirs")), settings)
     with pytest.raises(Conflict):
@@ -152,7 +152,7 @@ def test_a_name_that_was_taken_meanwhile_is_refused_and_leaves_nothing(tmp_path)
 
 def test_the_same_voice_stored_meanwhile_is_the_same_voice(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     others = Voices(place, settings)
     slow = Voices(Asleep(place, lambda: store(others, "anna", "anna")), settings)
     assert store(slow, "anna", "anna") == (others.find("anna"), False)
@@ -161,7 +161,7 @@ def test_the_same_voice_stored_meanwhile_is_the_same_voice(tmp_path):
 
 def test_a_process_that_was_asleep_for_an_hour_does_not_list_a_clip_that_was_swept(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place, clock = open_place(settings), [1e9]
+    place, clock = open_storage(settings), [1e9]
     others = Voices(place, settings, now=lambda: clock[0])
 
     def meanwhile():
@@ -178,7 +178,7 @@ def test_a_process_that_was_asleep_for_an_hour_does_not_list_a_clip_that_was_swe
 
 def test_arrays_of_a_voice_that_is_deleted_meanwhile_do_not_stay(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     voices = Voices(place, settings)
     record, _ = store(voices, "anna", "anna")
 
@@ -197,7 +197,7 @@ def test_arrays_of_a_voice_that_is_deleted_meanwhile_do_not_stay(tmp_path):
 
 def test_a_deletion_that_can_not_remove_the_files_says_so_and_they_go_later(tmp_path):
     settings = VoiceSettings(url=str(tmp_path))
-    place = open_place(settings)
+    place = open_storage(settings)
     record, _ = store(Voices(place, settings), "anna", "anna")
 
     class Stuck:

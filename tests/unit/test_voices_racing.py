@@ -17,7 +17,7 @@ import pytest
 from speech.errors import SpeechError, VoiceNotFound
 from tests.helpers.enrolments import clip_of, store, voices_in
 from voices import Voices, VoiceSettings
-from voices.place import open_place
+from voices.storage import open_storage
 
 PROCESSES = 4
 ENGINE = ("simulated", "1")
@@ -35,7 +35,7 @@ def processes():
 
 
 def race(processes, work, folder: Path, *args) -> list:
-    """What `work(voices, number, *args)` returns in each process; all begin when the last one is there."""
+    """Run `work(voices, number, *args)` in each process at the same moment, and return the results."""
     runs = [processes.submit(_run, work, folder, number, *args) for number in range(PROCESSES)]
     return [result for run in as_completed(runs, timeout=60) for result in run.result()]
 
@@ -53,7 +53,7 @@ def attempt(voices: Voices, name: str, clip: str) -> str:
     try:
         return "created" if store(voices, name, clip)[1] else "same"
     except SpeechError as error:
-        return error.code
+        return str(error.code)
 
 
 def whole(folder: Path) -> list:
@@ -177,7 +177,7 @@ def test_processes_killed_at_any_moment_block_nothing(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     settings = VoiceSettings(url=str(folder))
-    later = Voices(open_place(settings), settings, now=lambda: time.time() + 7200)
+    later = Voices(open_storage(settings), settings, now=lambda: time.time() + 7200)
     later.sweep()
     for record in whole(folder):
         assert later.clip(record.id) == clip_of(f"clip of {record.name}")

@@ -24,7 +24,7 @@ GOOD = {"name": "anna", "dialect": "en-US", "consent": "Agreed in writing.", "pr
 
 
 class Api:
-    """What the ingress will be to the endpoints."""
+    """A stand-in for the ingress, as the endpoints see it."""
 
     def __init__(self, settings: VoiceSettings) -> None:
         self.engine = contract.create("simulated")
@@ -34,11 +34,11 @@ class Api:
         self.runs: list[RequestContext] = []
         self.trouble: SpeechError | None = None
 
-    async def get_ready(self, record: VoiceRecord, run: RequestContext) -> None:
+    async def prepare_voice(self, record: VoiceRecord, run: RequestContext) -> None:
         if self.trouble:
             raise self.trouble
 
-    def administers(self, run: RequestContext) -> bool:
+    def is_admin(self, run: RequestContext) -> bool:
         return run.caller.key == "admin"
 
     def client(self) -> TestClient:
@@ -49,21 +49,21 @@ class Api:
         @app.middleware("http")
         async def run(request: Request, go_on):
             root = tracer.server("POST /v1/audio/voices", parent=None)
-            request.state.run = RequestContext(
+            request.state.context = RequestContext(
                 tracer, root, 60.0, root.start_ns, caller=Principal(key=request.headers.get("x-api-key"))
             )
-            self.runs.append(request.state.run)
+            self.runs.append(request.state.context)
             return await go_on(request)
 
         @app.exception_handler(SpeechError)
         async def failed(request: Request, error: SpeechError):
-            request.state.run.error = error
+            request.state.context.error = error
             return JSONResponse(error.body(), error.status, error.headers())
 
         return TestClient(app)
 
     def tags(self) -> dict[str, str]:
-        """Of the last request's root span."""
+        """The tags of the last request's root span."""
         return self.runs[-1].finish(200)[0].tags
 
 

@@ -1,4 +1,4 @@
-"""What an enrolment must be before anything is stored: its fields, its name, and where the store may lie."""
+"""The rules of an enrolment, checked before anything is stored: its fields, its name, and the store's place."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import sys
 import unicodedata
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import ValidationError
 
 from speech.errors import InvalidInput
 from voices import Voices, VoiceSettings
 from voices.enrolment import MAX_CONSENT, check_consent, parse
 from voices.names import MAX_NAME, check_name
+from voices.object_storage import ObjectStorage
+from voices.storage import open_storage
 
 UNSEEN = "\x7f\u2028\u200b\u200d\u202e\ufeff\u3164\u115f\uffa0\ufe0f\u034f\U000e0101"
 GOOD = {"name": "anna", "dialect": "en-US", "consent": "Agreed in writing."}
@@ -165,3 +168,37 @@ def test_nothing_of_ray_or_tracing_comes_along():
         "found = heavy & {name.split('.')[0] for name in sys.modules}; sys.exit(str(found) if found else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_a_store_without_its_driver_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # also where it is installed
+    with pytest.raises(ValueError, match="voices at s3:// need fsspec's driver for it: .*s3fs"):
+        Voices.open(VoiceSettings(url="s3://bucket/voices", protocols={"s3"}))
+
+
+def test_fsspec_opens_a_url_as_its_driver_and_a_path_below_it(monkeypatch):
+    """The contract of `fsspec.core.url_to_fs`: options reach the driver, and no listing is cached."""
+    made = {}
+
+    class Recorder(MemoryFileSystem):
+        protocol = "gs"
+        cachable = False  # codespell:ignore cachable
+
+        def __init__(self, *args, **options):
+            made.update(options)
+            super().__init__(*args, **options)
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return path.removeprefix("gs://")
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gs", Recorder)
+    settings = VoiceSettings(url="gs://bucket/voices", protocols={"gs"}, options={"project": "mine"})
+    storage = open_storage(settings)
+    assert isinstance(storage, ObjectStorage) and storage._at("catalog/1") == "bucket/voices/catalog/1"
+    assert made == {"project": "mine", "use_listings_cache": False}
+
+
+def test_a_storage_needs_a_url():
+    with pytest.raises(ValueError, match="voices.url is not set"):
+        open_storage(VoiceSettings())

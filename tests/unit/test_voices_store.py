@@ -8,12 +8,13 @@ import secrets
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from speech.errors import Conflict, InternalError, VoiceNotFound, VoiceStoreUnavailable
 from tests.helpers.enrolments import CONSENT, clip_of, enrolment, facts, store
 from voices import Voices, VoiceSettings
-from voices.objects import ObjectStore
-from voices.place import open_place
+from voices.object_storage import ObjectStorage
+from voices.storage import open_storage
 
 ENGINE = ("cosyvoice3", "0.5B-2512")
 
@@ -26,7 +27,9 @@ def settings(request, tmp_path) -> VoiceSettings:
 
 @pytest.fixture
 def voices(settings) -> Voices:
-    return Voices.open(settings)
+    store = Voices.open(settings)
+    assert store is not None
+    return store
 
 
 def refused(code, call, *args, **how):
@@ -52,7 +55,7 @@ def test_a_stored_voice_is_found_by_name_and_by_id_and_by_other_processes(voices
 
 
 def test_what_is_shown(settings):
-    voices = Voices(open_place(settings), settings, now=lambda: 1764109200.9)
+    voices = Voices(open_storage(settings), settings, now=lambda: 1764109200.9)
     record, _ = store(voices, "安娜", dialect="zh-Sichuan", transcript="secret words", owner="load-test")
     assert record.public() == {
         "id": record.id,
@@ -155,9 +158,9 @@ def test_a_deleted_voice_leaves_nothing(voices, settings):
 
 def test_who_may_delete(voices):
     own, free = store(voices, "anna", owner="a-key")[0], store(voices, "bert", "b")[0]
-    assert own.may_be_deleted_by("a-key") and own.may_be_deleted_by("another", admin=True)
-    assert not own.may_be_deleted_by("another") and not own.may_be_deleted_by(None)
-    assert free.may_be_deleted_by(None) and not free.may_be_deleted_by("a-key")
+    assert own.can_delete("a-key") and own.can_delete("another", admin=True)
+    assert not own.can_delete("another") and not own.can_delete(None)
+    assert free.can_delete(None) and not free.can_delete("a-key")
 
 
 def test_arrays_are_kept_for_each_engine_and_version(voices, settings):
@@ -256,14 +259,14 @@ def test_only_the_service_may_read_the_files(tmp_path):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-class Forgetful(fsspec.get_filesystem_class("memory")):
+class Forgetful(MemoryFileSystem):
     """As an imitation of S3 that doesn't know `If-None-Match`."""
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
         super().pipe_file(path, value)
 
 
-class LosesAnswers(fsspec.get_filesystem_class("memory")):
+class LosesAnswers(MemoryFileSystem):
     """Writes, and then says that it failed."""
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
@@ -273,7 +276,7 @@ class LosesAnswers(fsspec.get_filesystem_class("memory")):
 
 
 def in_memory(kind) -> Voices:
-    return Voices(ObjectStore(kind(global_store=False, skip_instance_cache=True), "/store"), VoiceSettings())
+    return Voices(ObjectStorage(kind(global_store=False, skip_instance_cache=True), "/store"), VoiceSettings())
 
 
 def test_nothing_is_stored_where_exclusive_creation_is_ignored(caplog):

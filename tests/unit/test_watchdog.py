@@ -1,4 +1,4 @@
-"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no clock."""
+"""The watchdog's policy: checks in, decisions out; replicas in, losses out. No Ray, no clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 import soundfile
 from pydantic import ValidationError
 
+from speech.errors import DeadlineExceeded, StageUnavailable, internal_error
+from tracing.vocabulary import FALLBACK, PRIMARY
 from watchdog import serve_view
 from watchdog.budget import Budget
-from watchdog.canary import CanaryResult, Outcome, judged
+from watchdog.canary import CanaryResult, Outcome, classify
 from watchdog.canary_request import Canary
-from watchdog.policy import FALLBACK, PRIMARY, CheckFailed, Policy, Restart, Switch, Withheld
+from watchdog.policy import CheckFailed, Policy, Restart, RestartWithheld, Switch
 from watchdog.replicas import Replica, Replicas, Service, deploying
 from watchdog.settings import WatchdogSettings
 
@@ -29,20 +31,24 @@ def checked(outcome: Outcome, service: str | None = None, at: int = 0) -> Canary
 
 
 class Case:
-    """A judge and its clock; each `take` is a minute later than the one before."""
+    """A policy and its clock; each `observe` is a minute later than the one before."""
 
     def __init__(self, fallback: bool = False, **settings) -> None:
         self.now = 0.0
         found = WatchdogSettings(**settings)
-        self.judge = Policy(
-            found, Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s, vary=lambda: 0.5), fallback
+        self.policy = Policy(
+            Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s, chance=lambda: 0.5),
+            failures=found.failures,
+            successes=found.successes,
+            may_restart=found.on_failure == "restart",
+            fallback_ready=fallback,
         )
 
-    def take(self, *outcomes: Outcome, service: str | None = None, suspect: str | None = None, settled: bool = True):
+    def observe(self, *outcomes: Outcome, service: str | None = None, suspect: str | None = None, settled: bool = True):
         decided = []
         for outcome in outcomes:
             self.now += 60
-            decided.append(self.judge.take(checked(outcome, service, int(self.now)), suspect, settled, self.now))
+            decided.append(self.policy.observe(checked(outcome, service, int(self.now)), suspect, settled, self.now))
         return decided
 
 
@@ -51,16 +57,16 @@ FAILED, OK = Outcome.FAILED, Outcome.OK
 
 def test_one_failure_is_told_and_nothing_is_done():
     case = Case()
-    [decisions] = case.take(FAILED)
+    [decisions] = case.observe(FAILED)
     assert [type(one) for one in decisions] == [CheckFailed] and decisions[0].failures == 1
-    assert case.judge.suspicious
-    assert case.take(OK) == [[]] and not case.judge.suspicious
+    assert case.policy.suspicious
+    assert case.observe(OK) == [[]] and not case.policy.suspicious
 
 
 def test_failures_in_a_row_restart_who_is_at_fault_and_a_good_one_between_them_starts_anew():
     case = Case()
-    case.take(FAILED, FAILED, OK)
-    *_, third = case.take(FAILED, FAILED, FAILED, service="tts-service")
+    case.observe(FAILED, FAILED, OK)
+    *_, third = case.observe(FAILED, FAILED, FAILED, service="tts-service")
     told, restart = third
     assert restart == Restart("tts-service", "canary_failed", 3, since_ns=240) and told.failures == 3
 
@@ -70,44 +76,44 @@ def test_failures_in_a_row_restart_who_is_at_fault_and_a_good_one_between_them_s
     [("tts-service", "audio-service", "tts-service"), (None, "audio-service", "audio-service")],
 )
 def test_whose_fault_it_is(service, suspect, restarted):
-    *_, third = Case().take(*[Outcome.SILENT] * 3, service=service, suspect=suspect)
+    *_, third = Case().observe(*[Outcome.SILENT] * 3, service=service, suspect=suspect)
     assert third[1].service == restarted and third[1].cause == "canary_silent"
 
 
 def test_a_graph_that_is_slow_as_a_whole_is_not_restarted():
-    assert all(len(decisions) == 1 for decisions in Case().take(*[Outcome.SLOW] * 9))
+    assert all(len(decisions) == 1 for decisions in Case().observe(*[Outcome.SLOW] * 9))
 
 
 def test_what_says_nothing_of_the_stages_counts_neither_way():
     case = Case()
-    case.take(FAILED, FAILED, Outcome.BUSY, Outcome.REFUSED)
-    [third] = case.take(FAILED, service="tts-service")
+    case.observe(FAILED, FAILED, Outcome.BUSY, Outcome.REFUSED)
+    [third] = case.observe(FAILED, service="tts-service")
     assert isinstance(third[1], Restart)
 
 
 def test_nobody_is_restarted_while_serve_is_at_work_on_it_or_where_the_watchdog_may_only_watch():
-    assert all(len(decisions) == 1 for decisions in Case().take(*[FAILED] * 3, suspect=INGRESS, settled=False))
-    watching = Case(on_failure="watch").take(*[FAILED] * 3, suspect=INGRESS)
+    assert all(len(decisions) == 1 for decisions in Case().observe(*[FAILED] * 3, suspect=INGRESS, settled=False))
+    watching = Case(on_failure="watch").observe(*[FAILED] * 3, suspect=INGRESS)
     assert all(len(decisions) == 1 for decisions in watching)
 
 
 def test_restarts_are_withheld_beyond_the_budget_and_that_is_told_once():
     case = Case(restarts_at_most=2, restarts_within_s=3600, backoff_s=0)
-    kinds = [type(decisions[-1]) for decisions in case.take(*[FAILED] * 15, service="tts-service")][2::3]
-    assert kinds == [Restart, Restart, Withheld, CheckFailed, CheckFailed]
+    kinds = [type(decisions[-1]) for decisions in case.observe(*[FAILED] * 15, service="tts-service")][2::3]
+    assert kinds == [Restart, Restart, RestartWithheld, CheckFailed, CheckFailed]
     case.now += 3600
-    *_, later = case.take(*[FAILED] * 3, service="tts-service")
+    *_, later = case.observe(*[FAILED] * 3, service="tts-service")
     assert isinstance(later[-1], Restart)
 
 
 def test_a_pause_after_each_restart_doubles():
-    budget = Budget(10, 10_000, backoff_s=30, vary=lambda: 0.5)
+    budget = Budget(10, 10_000, backoff_s=30, chance=lambda: 0.5)
     for at, pause in ((0, 30), (30, 60), (90, 120)):
         assert budget.allows("tts-service", at)
         budget.spend("tts-service", at)
         assert not budget.allows("tts-service", at + pause - 1) and budget.allows("tts-service", at + pause)
     assert budget.allows("audio-service", 91), "each service has its own"
-    lucky, unlucky = (Budget(10, 10_000, 100, vary=lambda share=share: share) for share in (0.0, 1.0))
+    lucky, unlucky = (Budget(10, 10_000, 100, chance=lambda share=share: share) for share in (0.0, 1.0))
     for one, earliest in ((lucky, 80), (unlucky, 120)):
         one.spend("x", 0)
         assert not one.allows("x", earliest - 1) and one.allows("x", earliest)
@@ -115,15 +121,24 @@ def test_a_pause_after_each_restart_doubles():
 
 def test_traffic_goes_to_the_other_engine_first_and_back_after_good_checks_on_the_first_one():
     case = Case(fallback=True, successes=2)
-    *_, third = case.take(*[FAILED] * 3, service="tts-service")
+    *_, third = case.observe(*[FAILED] * 3, service="tts-service")
     assert third[1] == Switch(FALLBACK, "canary_failed", 3, since_ns=60)
-    *_, sixth = case.take(*[FAILED] * 3, service="tts-service")
+    *_, sixth = case.observe(*[FAILED] * 3, service="tts-service")
     assert isinstance(sixth[1], Restart), "the first engine is to be healed meanwhile"
-    assert case.judge.suspicious
-    assert case.take(OK, FAILED, OK)[-1] == [] and case.judge.line == FALLBACK
-    [back] = case.take(OK)
-    assert back == [Switch(PRIMARY, "recovered", 0, since_ns=181)] and case.judge.line == PRIMARY
-    assert not case.judge.suspicious
+    assert case.policy.suspicious
+    assert case.observe(OK, FAILED, OK)[-1] == [] and case.policy.engine == FALLBACK
+    [back] = case.observe(OK)
+    assert back == [Switch(PRIMARY, "recovered", 0, since_ns=181)] and case.policy.engine == PRIMARY
+    assert not case.policy.suspicious
+
+
+ERRORS = (
+    internal_error("tts-service"),
+    internal_error(),
+    StageUnavailable("audio-service is spoken of here", service="embedding-service"),
+    DeadlineExceeded("tts-service and vocoder-service are spoken of here", service="vocoder-service"),
+    StageUnavailable("The ingress was lost.", service=INGRESS),
+)
 
 
 def wav(level: float = 0.3, seconds: float = 1.0) -> bytes:
@@ -133,24 +148,42 @@ def wav(level: float = 0.3, seconds: float = 1.0) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error", "outcome", "service"),
+    ("status", "body", "error_type", "service", "outcome", "at_fault"),
     [
-        (200, wav(), {}, OK, None),
-        (200, wav(level=0.001), {}, Outcome.WRONG, None),
-        (200, wav(seconds=0.05), {}, Outcome.WRONG, None),
-        (200, b"", {}, Outcome.WRONG, None),
-        (500, b"", {"type": "internal", "message": "tts-service failed in a way"}, FAILED, "tts-service"),
-        (503, b"", {"type": "stage_unavailable", "message": "audio-service is not available"}, FAILED, "audio-service"),
-        (503, b"", {"type": "overloaded", "message": "The service is at its limit"}, Outcome.BUSY, None),
-        (429, b"", {"type": "rate_limited", "message": ""}, Outcome.BUSY, None),
-        (401, b"", {"type": "not_authorized", "message": ""}, Outcome.REFUSED, None),
-        (422, b"", {"type": "unsupported_dialect", "message": "tts-service"}, Outcome.REFUSED, None),
-        (500, b"", {"type": 7, "message": None}, FAILED, None),
-        (502, b"<html>", {}, FAILED, None),
+        (200, wav(), "", None, OK, None),
+        (200, wav(level=0.001), "", None, Outcome.WRONG, None),
+        (200, wav(seconds=0.05), "", None, Outcome.WRONG, None),
+        (200, b"", "", None, Outcome.WRONG, None),
+        (500, b"", "internal", "tts-service", FAILED, "tts-service"),
+        (503, b"", "stage_unavailable", "audio-service", FAILED, "audio-service"),
+        (504, b"", "deadline_exceeded", "vocoder-service", FAILED, "vocoder-service"),
+        (500, b"", "internal", None, FAILED, None),
+        (500, b"", "internal", "somebody-elses-service", FAILED, None),
+        (503, b"", "overloaded", None, Outcome.BUSY, None),
+        (503, b"", "overloaded", INGRESS, Outcome.BUSY, None),
+        (429, b"", "rate_limited", None, Outcome.BUSY, None),
+        (401, b"", "not_authorized", None, Outcome.REFUSED, None),
+        (422, b"", "unsupported_dialect", "tts-service", Outcome.REFUSED, None),
+        (502, b"<html>", "", None, FAILED, None),
     ],
 )
-def test_what_an_answer_means(status, body, error, outcome, service):
-    assert judged(status, body, error, SERVICES) == (outcome, service)
+def test_what_an_answer_means(status, body, error_type, service, outcome, at_fault):
+    headers = httpx.Headers({} if service is None else {"x-error-service": service})
+    assert classify(status, headers, body, error_type, SERVICES) == (outcome, at_fault)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error.type}-{error.service}")
+def test_the_service_at_fault_is_the_errors_own_whatever_its_message_says(error):
+    """From `SpeechError.service` by its header to the canary: the words of the message decide nothing."""
+    answer = httpx.Response(error.status, json=error.body(), headers=error.headers())
+    [result] = Graph(status_code=answer.status_code, content=answer.content, headers=answer.headers).ask()
+    assert (result.outcome, result.service) == (FAILED, error.service)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"error": 7}', b'{"error": {"type": 7}}', b"<html>"])
+def test_an_error_body_that_is_not_ours_is_a_failure_that_names_nothing(body):
+    [result] = Graph(status_code=500, content=body, headers={}).ask()
+    assert (result.outcome, result.service) == (FAILED, None)
 
 
 def service(*states: str, status: str = "HEALTHY", target: int | None = None) -> Service:
@@ -163,7 +196,7 @@ def looks(*seen: Service) -> list[tuple[list, list]]:
     """(ids lost, (lost, successor) replaced) of each look, ten seconds apart."""
     replicas, found = Replicas(), []
     for number, one in enumerate(seen):
-        lost, replaced = replicas.see({"tts-service": one}, number * 10.0)
+        lost, replaced = replicas.observe({"tts-service": one}, number * 10.0)
         found.append(
             (
                 [one.replica.id for one in lost],
@@ -206,12 +239,12 @@ def test_what_is_meant_is_no_loss(second):
 
 def test_scaling_up_replaces_nobody_and_a_silent_serve_says_nothing():
     replicas = Replicas()
-    replicas.see({"x": service("a:RUNNING")}, 0)
-    assert replicas.see({"x": service("a:RUNNING", "b:RUNNING")}, 5) == ([], [])
-    assert replicas.see({}, 10) == ([], [])
-    lost, replaced = replicas.see({"x": service("a:RUNNING", "c:RUNNING")}, 15)
+    replicas.observe({"x": service("a:RUNNING")}, 0)
+    assert replicas.observe({"x": service("a:RUNNING", "b:RUNNING")}, 5) == ([], [])
+    assert replicas.observe({}, 10) == ([], [])
+    lost, replaced = replicas.observe({"x": service("a:RUNNING", "c:RUNNING")}, 15)
     assert [one.replica.id for one in lost] == ["b"] and [one.successor for one in replaced] == ["c"]
-    assert replicas.see({"y": service("d:RUNNING")}, 20) == ([], []), "an application that is gone is nobody's loss"
+    assert replicas.observe({"y": service("d:RUNNING")}, 20) == ([], []), "an application that is gone is nobody's loss"
 
 
 def test_settled_is_a_service_that_serve_has_nothing_to_do_with():
@@ -222,7 +255,7 @@ def test_settled_is_a_service_that_serve_has_nothing_to_do_with():
 
 def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
     healthy = SimpleNamespace(value="HEALTHY")
-    found = serve_view.parsed(
+    found = serve_view.parse(
         {
             "deployments": {
                 "tts-service": {
@@ -242,7 +275,7 @@ def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
         }
     )
     assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i"),))}
-    assert serve_view.parsed({}) == {}
+    assert serve_view.parse({}) == {}
 
 
 def test_settings_that_contradict_each_other_are_refused():
@@ -276,8 +309,8 @@ class Graph:
         async def several():
             async with httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://x") as http:
                 canary = Canary(WatchdogSettings(**settings), http)
-                self.suspect = await canary.ready()
-                return [await canary.ask(SERVICES) for _ in range(count)]
+                self.suspect = await canary.unready_service()
+                return [await canary.send(SERVICES) for _ in range(count)]
 
         return asyncio.run(several())
 
@@ -317,7 +350,7 @@ def test_no_connection_no_answer_and_an_answer_that_comes_late():
             await asyncio.sleep(60)
 
         async with httpx.AsyncClient(transport=httpx.MockTransport(never), base_url="http://x") as http:
-            return await Canary(WatchdogSettings(canary_within_s=0.05, canary_dialect="en-US"), http).ask(SERVICES)
+            return await Canary(WatchdogSettings(canary_within_s=0.05, canary_dialect="en-US"), http).send(SERVICES)
 
     assert asyncio.run(silent()).outcome is Outcome.SILENT
 

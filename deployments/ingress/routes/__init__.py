@@ -1,1 +1,1 @@
-"""The ingress's endpoints beside `/api/generate`: one file a noun, each with an `add(app, api)`."""
+"""The routes of the ingress: one file for each family of paths, each with an `add(app, api)`."""

@@ -1,24 +1,25 @@
 """The paths of CosyVoice's own FastAPI server (FunAudioLLM/CosyVoice, runtime/python/fastapi), for its clients.
 
-Their form fields, by POST or GET (their client sends its form with GET), and an answer as theirs: int16 samples at the
-engine's rate, nothing around them, as they are made. Two things differ. Their clients can't name a dialect, and none is
-assumed here: it is the stored voice's, the key's, or the one that `cosyvoice_dialect` in the graph's config states for
-these paths; a field `dialect` may be sent too. And `spk_id` names a stored voice.
+They take its form fields, by POST or GET (its client sends its form with GET). They answer as it does: int16 samples at
+the engine's rate, nothing around them, as they are made. Two things differ. Its clients can't name a dialect, and none
+is assumed here: it is the stored voice's, the key's, or the one that `cosyvoice_dialect` in the graph's config states
+for these paths; a field `dialect` may be sent too. And `spk_id` names a stored voice.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from deployments.ingress import form
-from deployments.ingress.context import RequestContext
+from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.openapi import cosyvoice as docs
 from speech.dialects import Registry
 from speech.errors import InvalidInput, SpeechError
-from speech.text import MAX_TEXT
+from speech.limits import MAX_TEXT
 
 FORM = form.Kind("prompt_wav", text="tts_text", required=False)
 RENAMED = {
@@ -28,6 +29,7 @@ RENAMED = {
     "spk_id": "voice",
     "dialect": "dialect",
 }
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
 #: path -> fields it must have
 PATHS = {
     "/inference_sft": ("tts_text", "spk_id"),
@@ -41,8 +43,8 @@ _WRAPPING = re.compile(r"^\s*You are a helpful assistant\.\s*|\s*<\|endofprompt\
 _IN_DIALECT = re.compile(r"请用(?:这句话用)?(.{2,5}?)(?:表达|说(?:这句话)?)[。.]?")
 
 
-def add(app: FastAPI, api) -> None:
-    """`api`: the ingress replica (`deployments.ingress.deployment.CosyVoice3Api`)."""
+def add(app: FastAPI, api: IngressApi) -> None:
+    """Add a route for each path and method."""
     for path, needed in PATHS.items():
         for method in ("GET", "POST"):  # a route each: an operation's id is its own
             app.add_api_route(
@@ -55,23 +57,22 @@ def add(app: FastAPI, api) -> None:
             )
 
 
-def _endpoint(api, needed: tuple[str, ...]):
+def _endpoint(api: IngressApi, needed: tuple[str, ...]) -> Callable[[Request], Awaitable[Response]]:
     async def inference(request: Request) -> Response:
         try:
             return await _inference(api, request, needed)
         except SpeechError as error:
-            theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "prompt_wav"}
-            error.param = theirs.get(error.param, error.param)
+            error.rename_param(_THEIR_NAMES)
             raise
 
     return inference
 
 
-async def _inference(api, request: Request, needed: tuple[str, ...]) -> Response:
-    asked = await form.read(request, FORM)
-    given = asked.fields
+async def _inference(api: IngressApi, request: Request, needed: tuple[str, ...]) -> Response:
+    sent = await form.read(request, FORM)
+    given = sent.fields
     for name in needed:
-        if name not in given and not (name == "prompt_wav" and asked.prompt_audio is not None):
+        if name not in given and not (name == "prompt_wav" and sent.prompt_audio is not None):
             raise InvalidInput(
                 f"The field '{name}' is missing; this path needs {', '.join(needed)}.", param=name, code="field_missing"
             )
@@ -90,14 +91,12 @@ async def _inference(api, request: Request, needed: tuple[str, ...]) -> Response
     fields |= _instructed(fields.pop("style_instruction", ""), api.registry, "dialect" in fields)
     if len(fields.get("text", "")) > MAX_TEXT:
         fields["long_form"] = "true"
-    run: RequestContext = request.state.run
     fields |= {"response_format": "pcm", "stream_format": "audio"}
-    ask, source = await api.asked(fields, asked.prompt_audio, run, otherwise=api.config.cosyvoice_dialect)
-    return await api.answer(ask, source, run)
+    return await api.speak(fields, sent.prompt_audio, context_of(request), default_dialect=api.config.cosyvoice_dialect)
 
 
 def _instructed(text: str, registry: Registry, dialect_is_named: bool) -> dict[str, str]:
-    """An instruction as our fields: one that names a dialect as that dialect, any other as style."""
+    """Return an instruction as our fields: one that names a dialect as that dialect, any other as style."""
     text = _WRAPPING.sub("", text)
     if not text:
         return {}

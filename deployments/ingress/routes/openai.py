@@ -1,7 +1,7 @@
-"""`POST /v1/audio/speech` and `GET /v1/models`, as OpenAI's clients know them, with what vLLM-Omni's send beside.
+"""`POST /v1/audio/speech` and `GET /v1/models`, as OpenAI's clients know them, with vLLM-Omni's further fields.
 
 OpenAI's API reference (audio/createSpeech) and vLLM-Omni's (serving/speech_api) say what the fields mean; docs/api.md
-says what is made of them here.
+says how they are used here.
 """
 
 from __future__ import annotations
@@ -14,58 +14,62 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from deployments.ingress import form, json_body, responses
+from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.context import RequestContext, StageProgress
 from deployments.ingress.openapi import MODEL, MODELS, SPEECH
+from deployments.ingress.request_models import SpeechBody
 from speech import data_url
-from speech.audio import MAX_BYTES
 from speech.errors import InvalidInput, NotFound, SpeechError
-from speech.text import MAX_TEXT
+from speech.limits import MAX_CLIP_BYTES, MAX_TEXT
 
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
-#: What they call it -> what we do.
+#: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
+_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
-FIELDS = (*RENAMED, *SAME, "model", "voice", "ref_audio", "language", "stream", "task_type")
+FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
 _TOKENS_PER_SECOND = 25
 _OWNER = "cosygraph"
 
 
-def add(app: FastAPI, api) -> None:
-    """`api`: the ingress replica (`deployments.ingress.deployment.CosyVoice3Api`)."""
+def add(app: FastAPI, api: IngressApi) -> None:
+    """Add the routes."""
 
     @app.post("/v1/audio/speech", summary="Speak a text, as OpenAI's clients ask for it", **SPEECH)
-    async def speech(request: Request):
+    async def speech(request: Request) -> Response:
         try:
             return await _speech(api, request)
         except SpeechError as error:
-            raise _in_their_words(error) from error
+            error.rename_param(_THEIR_NAMES)
+            raise
 
     @app.get("/v1/models", summary="The engine that runs", **MODELS)
-    async def models():
+    async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [_model(api)]})
 
     @app.get("/v1/models/{model}", summary="The same by its name", **MODEL)
-    async def model(model: str):
+    async def model(model: str) -> JSONResponse:
         _check_model(model, api)
         return JSONResponse(_model(api))
 
 
-def _model(api) -> dict:
+def _model(api: IngressApi) -> dict[str, Any]:
     return {"id": api.engine.capabilities.name, "object": "model", "created": api.started_s, "owned_by": _OWNER}
 
 
-def _check_model(name: str, api) -> None:
-    known = (api.engine.capabilities.name, _OWNER)
+def _check_model(name: str, api: IngressApi) -> None:
+    known = (api.engine.capabilities.name, _OWNER, *api.config.aliases.models)
     if name not in known:
         raise NotFound(
-            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models).",
+            f"There is no such model here; there are {' and '.join(known)} (GET /v1/models). If your client can't send "
+            "another name, the operator of this service can add it to `aliases.models`.",
             param="model",
             code="model_not_found",
         )
 
 
-async def _speech(api, request: Request) -> Response:
+async def _speech(api: IngressApi, request: Request) -> Response:
     given, clip = await _read(request)
     for name in given:
         if name not in FIELDS:
@@ -92,20 +96,18 @@ async def _speech(api, request: Request) -> Response:
     if len(fields.get("text", "")) > MAX_TEXT:
         fields.setdefault("long_form", "true")
     if "ref_audio" in given:
-        clip = data_url.decode(given["ref_audio"], MAX_BYTES)
+        clip = data_url.decode(given["ref_audio"], MAX_CLIP_BYTES)
     elif clip is None and "voice" in given:
         fields["voice"] = given["voice"]
     if "dialect" not in fields and (dialect := _dialect_of(given.get("language"), api)):
         fields["dialect"] = dialect
-    run: RequestContext = request.state.run
-    ask, source = await api.asked(fields, clip, run)
-    return await api.answer(ask, source, run, EventFormat(len(ask.utterance.text)))
+    return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
 
 
 async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        asked = await form.read(request, FORM)
-        return asked.fields, asked.prompt_audio
+        sent = await form.read(request, FORM)
+        return sent.fields, sent.prompt_audio
     body = await json_body.read(request)
     if isinstance(voice := body.get("voice"), dict):
         body["voice"] = voice.get("id")
@@ -113,7 +115,7 @@ async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
 
 
 def _text(name: str, value: Any) -> str:
-    """As a form would have it."""
+    """Return a JSON value as a form would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, int, float)):
@@ -128,26 +130,30 @@ def _text(name: str, value: Any) -> str:
     )
 
 
-def _dialect_of(language: str | None, api) -> str | None:
-    """The dialect that a language stands for, where the running engine speaks one alone of it; None where none is
-    named. Raises InvalidInput where there are several: none is taken for another."""
+def _dialect_of(language: str | None, api: IngressApi) -> str | None:
+    """Return the dialect that a language stands for, if the engine speaks exactly one of it; None if none is named.
+
+    Raises:
+        InvalidInput: the engine speaks no dialect of the language, or several: none is taken for another.
+    """
     if not language or language.lower() == "auto":
         return None
-    can = api.engine.capabilities.dialects
-    spoken = [dialect for dialect in api.registry if dialect.code in can]
+    supported = api.engine.capabilities.dialects
+    spoken = [dialect for dialect in api.registry if dialect.code in supported]
     wanted = language.lower()
     exact = [dialect for dialect in spoken if wanted == dialect.code.lower()]
-    found = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
-    if len(found) == 1:
-        return found[0].code
+    matches = exact or [dialect for dialect in spoken if wanted in (dialect.language, _english(dialect.language))]
+    if len(matches) == 1:
+        code: str = matches[0].code
+        return code
     raise InvalidInput(
         "The field 'language' names "
         + (
             "no language that the running engine speaks"
-            if not found
+            if not matches
             else "a language of which the running engine speaks several dialects"
         )
-        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in found or spoken))}.",
+        + f". Send 'dialect': one of {', '.join(sorted(d.code for d in matches or spoken))}.",
         param="language",
         code="language_unclear",
     )
@@ -167,38 +173,38 @@ def _english(code: str) -> str:
     }.get(code, code)
 
 
-def _in_their_words(error: SpeechError) -> SpeechError:
-    """The same error, its `param` the field that they know."""
-    theirs = {ours: name for name, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
-    if error.param in theirs:
-        error.param = theirs[error.param]
-    return error
-
-
 class EventFormat(responses.EventFormat):
-    """OpenAI's events."""
+    """Writes OpenAI's events."""
 
     progress = False
 
-    def __init__(self, characters: int) -> None:
-        self._characters = characters
+    def __init__(self) -> None:
+        super().__init__(lambda ctx: None)
 
     def stage(self, progress: StageProgress) -> bytes:
+        """Raise TypeError: OpenAI's events know no stages."""
         raise TypeError("OpenAI's events know no stages")
 
     def audio(self, data: bytes, seconds: float) -> bytes:
+        """Return an event with a part of the audio."""
         return responses.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
 
-    def done(self, told: responses.StreamSummary, run: RequestContext) -> bytes:
-        """Tokens are characters in, and 25 a second of speech out."""
-        read, made = self._characters, round(told.seconds * _TOKENS_PER_SECOND)
+    def done(self, summary: responses.StreamSummary, ctx: RequestContext) -> bytes:
+        """Return the last event. Tokens are characters in, and 25 a second of speech out."""
+        tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
         return responses.event(
             None,
             {
                 "type": "speech.audio.done",
-                "usage": {"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
+                "usage": {
+                    "input_tokens": tokens_in,
+                    "output_tokens": tokens_out,
+                    "total_tokens": tokens_in + tokens_out,
+                },
             },
         )
 
-    def error(self, error: SpeechError, run: RequestContext) -> bytes:
-        return responses.event(None, {"type": "error", **_in_their_words(error).body()})
+    def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
+        """Return the last event of a stream that failed."""
+        error.rename_param(_THEIR_NAMES)
+        return responses.event(None, {"type": "error", **error.body()})

@@ -1,7 +1,7 @@
 """`/v1/audio/voices`: store a voice, list the stored ones, look at one, delete one (docs/api.md, "Voices").
 
 A clip is checked here as audio-service will check it, so that a bad one is refused while its owner is still there.
-What the store does, and decoding, happens in threads: none of it may hold up the event loop.
+The store's work and decoding happen in threads: none of it may hold up the event loop.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import to_thread
-from typing import Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from deployments.ingress import form
+from deployments.ingress import form, openapi
+from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.context import RequestContext
-from deployments.ingress.routes import voices_openapi
 from deployments.safe_traceback import safe_traceback
-from engines.contract import Engine
 from speech import audio
-from speech.dialects import Registry
 from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
 from tracing import vocabulary
 from voices import ClipFacts, VoiceRecord, Voices
@@ -35,44 +32,29 @@ FORM = form.Kind(FILE, also=("prompt_audio",), text="name, dialect and consent")
 ENROLMENTS = 2
 
 
-class Api(Protocol):
-    """What the endpoints need of the ingress. A request's `state.run` is its `RequestContext`."""
-
-    engine: Engine
-    registry: Registry
-    voices_store: Voices | None  #: None: no voices are stored here
-
-    async def get_ready(self, record: VoiceRecord, run: RequestContext) -> None:
-        """Find the voice in its clip, so that its first request need not. Raises the stages' SpeechErrors."""
-        ...
-
-    def administers(self, run: RequestContext) -> bool:
-        """Whether its caller may delete what others have stored: by an admin's key, or where no keys are in force."""
-        ...
-
-
-def add(app: FastAPI, api: Api) -> None:
+def add(app: FastAPI, api: IngressApi) -> None:
+    """Add the routes."""
     endpoints = _Endpoints(api)
 
-    @app.post(ALL, summary="Store a voice", status_code=201, **voices_openapi.ENROL)
-    async def enrol(request: Request):
+    @app.post(ALL, summary="Store a voice", status_code=201, **openapi.ENROL)
+    async def enrol(request: Request) -> JSONResponse:
         return await endpoints.enrol(request)
 
-    @app.get(ALL, summary="All stored voices", **voices_openapi.LIST)
-    async def voices():
+    @app.get(ALL, summary="All stored voices", **openapi.VOICES)
+    async def voices() -> JSONResponse:
         return await endpoints.all()
 
-    @app.get(ONE, summary="One stored voice, by name or id", **voices_openapi.ONE)
-    async def voice(voice: str):
+    @app.get(ONE, summary="One stored voice, by name or id", **openapi.VOICE)
+    async def voice(voice: str) -> JSONResponse:
         return await endpoints.one(voice)
 
-    @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **voices_openapi.DELETE)
-    async def delete(voice: str, request: Request):
+    @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **openapi.DELETE_VOICE)
+    async def delete(voice: str, request: Request) -> JSONResponse:
         return await endpoints.delete(voice, request)
 
 
 class _Endpoints:
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: IngressApi) -> None:
         self._api = api
         self._enrolments = asyncio.Semaphore(ENROLMENTS)
 
@@ -80,16 +62,17 @@ class _Endpoints:
         try:
             return await self._enrol(request)
         except InvalidInput as error:
-            if error.param not in FORM.also:
-                raise
-            raise InvalidInput(error.message, param=FILE, code=error.code) from error
+            error.rename_param(dict.fromkeys(FORM.also, FILE))
+            raise
 
     async def _enrol(self, request: Request) -> JSONResponse:
-        store, run = self._store(), request.state.run
-        asked = await form.read(request, FORM)
-        enrolment = parse(asked.fields, self._api.registry)
-        run.root.tags(
-            **{
+        store, ctx = self._store(), context_of(request)
+        sent = await form.read(request, FORM)
+        upload = sent.prompt_audio
+        assert upload is not None, "FORM has refused a form without its clip"
+        enrolment = parse(sent.fields, self._api.registry)
+        ctx.root.tags(
+            {
                 vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
                 vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
                 vocabulary.REQUEST_DIALECT_SOURCE: "request",
@@ -97,27 +80,27 @@ class _Endpoints:
         )
         self._api.engine.capabilities.check_dialect(enrolment.dialect.code)
         async with self._enrolments:
-            clip = await self._checked(asked.prompt_audio, run)
+            clip = await self._checked(upload, ctx)
             record, created = await to_thread(
-                store.create, enrolment, asked.prompt_audio, ClipFacts.of(clip, asked.prompt_audio), run.caller.key
+                store.create, enrolment, upload, ClipFacts.of(clip, upload), ctx.caller.key
             )
         if created:
-            await self._get_ready(record, run)
+            await self._prepare(record, ctx)
         return JSONResponse(record.public(), 201 if created else 200)
 
-    async def _get_ready(self, record: VoiceRecord, run: RequestContext) -> None:
+    async def _prepare(self, record: VoiceRecord, ctx: RequestContext) -> None:
         try:
-            await self._api.get_ready(record, run)
+            await self._api.prepare_voice(record, ctx)
         except InvalidInput:  # no voice can be found in this clip, now or later
             await to_thread(self._store().delete, record)
             raise
         except SpeechError as error:  # it is stored all the same; its first request finds the voice
-            log.warning("a stored voice waits for its first request, trace %s: %s", run.trace_id, safe_traceback(error))
+            log.warning("a stored voice waits for its first request, trace %s: %s", ctx.trace_id, safe_traceback(error))
 
-    async def _checked(self, upload: bytes, run: RequestContext) -> audio.Clip:
+    async def _checked(self, upload: bytes, ctx: RequestContext) -> audio.Clip:
         # Before any check, as in audio-service: the trace of a refused clip must say what it was.
         if header := await to_thread(audio.describe, upload):
-            run.root.tags(
+            ctx.root.tags(
                 {
                     vocabulary.AUDIO_SAMPLE_RATE: header.rate,
                     vocabulary.AUDIO_FORMAT: header.format,
@@ -125,7 +108,7 @@ class _Endpoints:
                 }
             )
         clip = await to_thread(audio.decode, upload, seconds=self._api.engine.capabilities.reference_seconds)
-        run.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
+        ctx.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
         return clip
 
     async def all(self) -> JSONResponse:
@@ -136,9 +119,9 @@ class _Endpoints:
         return JSONResponse((await to_thread(self._store().find, voice)).public())
 
     async def delete(self, voice: str, request: Request) -> JSONResponse:
-        store, run = self._store(), request.state.run
+        store, ctx = self._store(), context_of(request)
         record = await to_thread(store.find, voice)
-        if not record.may_be_deleted_by(run.caller.key, admin=self._api.administers(run)):
+        if not record.can_delete(ctx.caller.key, admin=self._api.is_admin(ctx)):
             raise NotOwner(
                 "This voice was stored with another key. Delete it with that key, or ask an administrator.",
                 param="voice",
@@ -151,7 +134,7 @@ class _Endpoints:
         if self._api.voices_store is None:
             raise NotFound(
                 "No voices are stored here: this service runs without a place for them. Send the clip along "
-                "with each request instead, or ask whoever runs it to set `voices.url`.",
+                "with each request instead, or ask its operator to set `voices.url`.",
                 code="voices_off",
             )
         return self._api.voices_store

@@ -69,7 +69,10 @@ _MONEY = re.compile(rf"([{''.join(_CURRENCIES)}])\s?({_NUMBER})\s?([万亿百千
 _FRACTION = re.compile(r"(?<![\d/.])(\d+)/(\d+)(?![\d/.])")
 _RANGE = re.compile(rf"({_NUMBER}[%℃°]?)\s?[-–~—]\s?(?={_NUMBER})")
 _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?![\d.])")
-_COUNTED = "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘架门层"
+_COUNTED = (
+    "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对"
+    "场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘架门层"
+)
 _TWO = re.compile(rf"(?<![\d.第])2(?=\s?(?:多|[{_COUNTED}万千亿](?![月日号])))")
 _CODE = re.compile(r"(?<![\d.])(?:0\d+|\d{9,})(?![\d.])")
 _SPELLED = re.compile(

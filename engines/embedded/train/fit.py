@@ -51,7 +51,7 @@ def listen(folder: Path, seed: int) -> Heard:
     """Run the speaker encoder over all clips of the bank; those without a pitch are left out."""
     network = load_network()
     heard = [listen_to(path, network, seed) for path in sorted(folder.glob("*.npz"))]
-    inputs, deviations = zip(*(one for one in heard if one is not None))
+    inputs, deviations = zip(*(one for one in heard if one is not None), strict=True)
     return Heard(np.stack(inputs), np.stack(deviations))
 
 

@@ -1,0 +1,19 @@
+"""The CosyVoice3 engine on one GPU, alone: how fast, how exact, how even. One command, for a machine with little on it.
+
+From a checkout, with Python 3.11 or newer and the packages torch, numpy, tokenizers, pyyaml and onnxruntime; no Ray, no
+pydantic, no network, no weights:
+
+    PYTHONUNBUFFERED=1 timeout 300 python3 -m bench.gpu --budget 240 --out gpu.json 2>&1 | tee gpu.log
+
+With a trace of a second under load, to be opened in chrome://tracing or Perfetto:
+
+    PYTHONUNBUFFERED=1 timeout 300 python3 -m bench.gpu --budget 240 --out gpu.json --profile trace.json.gz
+
+Only some of it, in another order, or the rehearsal that the tests run:
+
+    python3 -m bench.gpu --phases step whole --levels 16 --seconds 10
+    python3 -m bench.gpu --tiny --device cpu
+
+What is measured comes first in the order of its weight, and is written to `--out` as it comes, so that a run that is
+cut off has told the most important. A phase that fails says why, and the next one goes on.
+"""

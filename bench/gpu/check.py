@@ -1,0 +1,83 @@
+"""Before anything is timed: a small model says and sounds the same captured, called directly, and on the CPU."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from bench.gpu.networks import Networks
+from bench.gpu.report import Report
+from bench.gpu.requests import Lengths
+from engines.cosyvoice3.decoder import Decoder
+from engines.cosyvoice3.flow import FlowRow
+from engines.cosyvoice3.noise import Excitation
+from engines.cosyvoice3.speech_lm import SpeechLm
+
+_ROWS = 6
+
+
+def check(report: Report, device: str) -> None:
+    """Rows for tokens, mel and audio, float32: how far apart device and CPU are."""
+    lengths = Lengths(20, 40, 60)
+    cpu = Networks(full=False, device="cpu", dtype=torch.float32)
+    networks = {"cpu": copy.deepcopy((cpu.lm, cpu.flow, cpu.hift))}
+    networks["device"] = tuple(copy.deepcopy(each).to(device) for each in (cpu.lm, cpu.flow, cpu.hift))
+    planner = cpu.planner(lengths)
+
+    said = {
+        "cpu": _said(networks["cpu"][0], planner, lengths, True),
+        "eager": _said(networks["device"][0], planner, lengths, False),
+        "captured": _said(networks["device"][0], planner, lengths, True),
+    }
+    report.add(
+        "check",
+        what="rows that say the same",
+        rows=_ROWS,
+        captured_as_eager=_same(said["captured"], said["eager"]),
+        captured_as_cpu=_same(said["captured"], said["cpu"]),
+        tokens=len(said["cpu"][0]),
+    )
+    rows = []
+    for seed in range(3):
+        arrays = planner.voice(seed).arrays
+        rows.append(
+            FlowRow(
+                torch.tensor(said["cpu"][seed]),
+                *(torch.tensor(arrays[name]) for name in ("speech_tokens", "prompt_mel", "embedding")),
+                chunked=seed == 1,
+            )
+        )
+    mels = {name: each[1](rows) for name, each in networks.items()}
+    report.add("check", what="mel", distance=_apart(mels["device"], mels["cpu"]))
+    excitation = Excitation(cpu.numbers)
+    sounds = {name: each[2](mels["cpu"], excitation) for name, each in networks.items()}
+    report.add("check", what="audio of the same mel", distance=_apart(sounds["device"], sounds["cpu"]))
+
+
+def check_captured(report: Report, networks: Networks, lengths: Lengths) -> None:
+    """The full model, in the dtype that is measured: replayed and called directly it says the same."""
+    planner = networks.planner(lengths)
+    short = Lengths(lengths.text, lengths.clip, min(40, lengths.speech))
+    planner = networks.planner(short)
+    eager, captured = (_said(networks.lm, planner, lengths, enabled, 4) for enabled in (False, True))
+    report.add(
+        "check", what=f"rows of the measured model in {networks.dtype} that say the same", rows=4,
+        captured_as_eager=_same(captured, eager),
+    )  # fmt: skip
+
+
+def _said(lm: SpeechLm, planner, lengths: Lengths, captured: bool, count: int = _ROWS) -> list[list[int]]:
+    decoder = Decoder(lm, count - 2, lengths.positions)
+    decoder.graphs.enabled &= captured
+    rows = [decoder.submit(planner.job(seed)) for seed in range(count)]
+    decoder.run()
+    return [row.tokens for row in rows]
+
+
+def _same(one: list[list[int]], other: list[list[int]]) -> int:
+    return sum(a == b for a, b in zip(one, other, strict=True))
+
+
+def _apart(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    return max(float((a.cpu() - b.cpu()).abs().max()) for a, b in zip(one, other, strict=True))

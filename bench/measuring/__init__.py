@@ -1,0 +1,1 @@
+"""Instruments that benchmarks and tests share: load, private servers, speech recognition, speaker likeness."""

@@ -1,0 +1,78 @@
+"""The contract between the ingress and its routes: one Protocol for all of them, and a request's context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from deployments.ingress.context import RequestContext
+from deployments.ingress.responses import EventFormat
+from deployments.settings import ApiConfig
+from engines.contract import Engine
+from speech.dialects import Registry
+from voices import VoiceRecord, Voices
+
+
+class IngressApi(Protocol):
+    """The ingress as its routes see it; `deployment.CosyVoice3Api` is one.
+
+    Attributes:
+        config: the ingress's settings.
+        engine: the primary engine, for capabilities and checks.
+        registry: the dialects.
+        voices_store: the stored voices; None if none are stored here.
+        started_s: when the replica started, in seconds since the epoch.
+    """
+
+    config: ApiConfig
+    engine: Engine
+    registry: Registry
+    voices_store: Voices | None
+    started_s: int
+
+    async def speak(
+        self,
+        fields: Mapping[str, str],
+        upload: bytes | None,
+        ctx: RequestContext,
+        *,
+        default_dialect: str | None = None,
+        event_format: EventFormat | None = None,
+    ) -> Response:
+        """Answer a request for speech, whatever its route.
+
+        Args:
+            fields: the fields of `speech.requests`, as text.
+            upload: the clip that came along, or None.
+            ctx: the request.
+            default_dialect: the dialect if neither the request, nor its stored voice, nor its key names one.
+            event_format: how server-sent events are written; None for our own format.
+
+        Raises:
+            SpeechError: the request is wrong, or a stage failed.
+        """
+        ...
+
+    async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
+        """Find a stored voice in its clip, so that its first request need not. Raises the stages' SpeechErrors."""
+        ...
+
+    def is_admin(self, ctx: RequestContext) -> bool:
+        """Tell whether the caller may delete voices of others: by an admin's key, or where no keys are in force."""
+        ...
+
+    async def dialects(self, ctx: RequestContext) -> Response:
+        """Answer `/api/dialects`."""
+        ...
+
+    async def ready(self) -> Response:
+        """Answer `/ready`."""
+        ...
+
+
+def context_of(request: Request) -> RequestContext:
+    """Return the context that `tracing_middleware.py` has made for a request."""
+    return cast(RequestContext, request.state.context)

@@ -1,0 +1,118 @@
+"""The JSON answers of the API, as models from which OpenAPI is made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from voices.record import PublicVoice
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ErrorDetail(_Answer):
+    """Cause and remedy of a failed request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str
+    """Cause and remedy."""
+    type: str
+    """The kind of error."""
+    param: str | None
+    """The field that caused it."""
+    code: str | None
+    """A finer reason below `type`."""
+
+
+class ErrorBody(_Answer):
+    """The body of every error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: ErrorDetail
+
+
+class Model(_Answer):
+    """One model, as OpenAI's API shows it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    """Seconds since the epoch."""
+    owned_by: str
+
+
+class ModelList(_Answer):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class EngineFacts(_Answer):
+    """The running engine."""
+
+    name: str
+    version: str
+    notice: str
+    """What a user must know about the result."""
+    modes: list[str]
+    sample_rate: int
+    """Hz."""
+
+
+class DialectEntry(_Answer):
+    """One dialect of the registry."""
+
+    code: str
+    name: str
+    english_name: str
+    language: str
+    tag: str
+    """Value of `request.dialect` in traces."""
+    supported: bool
+    """True if the running engine can speak it."""
+
+
+class Dialects(_Answer):
+    """The running engine, and all dialects."""
+
+    engine: EngineFacts
+    languages: list[str]
+    dialects: list[DialectEntry]
+
+
+class Health(_Answer):
+    """The ingress runs."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Ready(_Answer):
+    """Readiness of the services."""
+
+    ready: bool
+    draining: bool
+    line: Literal["primary", "fallback"]
+    """The engine in use."""
+    stages: dict[str, bool]
+
+
+class VoiceList(_Answer):
+    """All stored voices, the oldest first."""
+
+    object: Literal["list"]
+    data: list[PublicVoice]
+
+
+class VoiceDeleted(_Answer):
+    """The id of a voice that is deleted."""
+
+    id: str
+    object: Literal["audio.voice.deleted"]
+    deleted: bool

@@ -1,0 +1,36 @@
+"""The DAG as the ingress needs it; `graph.py` defines the order of the stages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+
+from deployments.ingress.context import StageContext
+from deployments.ingress.stage_clients import StageClient, StageResult, VoiceRef
+from deployments.wire import AudioReply, ClipReply, VoiceReply
+from speech.requests import Utterance
+
+
+class SpeechGraph(Protocol):
+    """Runs requests through the stages. Only small replies come back to the ingress, and the finished audio."""
+
+    @property
+    def stages(self) -> Mapping[str, StageClient]:
+        """The four clients by service name."""
+        ...
+
+    async def speaker(
+        self, upload: bytes, transcript: str | None, ctx: StageContext
+    ) -> tuple[StageResult[ClipReply], StageResult[VoiceReply]]:
+        """Find the voice in a clip; returns audio-service's result and embedding-service's."""
+        ...
+
+    async def speech(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[AudioReply]:
+        """Say an utterance; returns its whole audio."""
+        ...
+
+    def speech_stream(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        """Say an utterance and yield its audio in chunks as they are made; where the engine streams."""
+        ...

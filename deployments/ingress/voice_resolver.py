@@ -1,0 +1,140 @@
+"""Turns the voice that a request names into one that GENERATE_MEL takes: from the cache, the store, or the clip.
+
+The arrays that an engine has found in a stored clip are stored beside it, by the engine's name and version. Another
+engine, or another version of it, finds them anew with the first request that uses the voice, and stores those too.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import to_thread
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.arrays import ArrayStore
+from deployments.ingress.context import RequestContext
+from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.stage_clients import VoiceRef, unpacked
+from deployments.ingress.voice_cache import CachedVoice, VoiceCache
+from deployments.safe_traceback import safe_traceback
+from engines.contract import Capabilities
+from speech.errors import SpeechError, VoiceNotFound
+from tracing import vocabulary
+from voices import VoiceRecord, Voices
+
+log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that came with the request, and what is said in it, where known."""
+
+    upload: bytes
+    transcript: str | None
+
+
+VoiceSource = Clip | VoiceRecord  #: where a request's voice is to be found
+
+
+class VoiceResolver:
+    """Resolves voices for one engine, in one ingress replica.
+
+    Args:
+        graph: finds a voice in a clip.
+        engine: the graph's engine; a voice is only valid for the version that made it.
+        cache: the replica's cache, for voices of both kinds.
+        store: the stored voices; None if none are stored here.
+        arrays: fetches the arrays of the stages' replies.
+    """
+
+    def __init__(
+        self, graph: SpeechGraph, engine: Capabilities, cache: VoiceCache, store: Voices | None, arrays: ArrayStore
+    ) -> None:
+        self.cache = cache
+        self._graph = graph
+        self._engine = (engine.name, engine.version)
+        self._store = store
+        self._arrays = arrays
+        self._counts = dict.fromkeys(("used", "extracted", "not_kept"), 0)
+
+    async def find_stored(self, name_or_id: str) -> VoiceRecord:
+        """Return a stored voice's record. Raises VoiceNotFound, also if nothing is stored here at all."""
+        return await to_thread(self._require_store().find, name_or_id)
+
+    async def resolve(self, source: VoiceSource, ctx: RequestContext) -> VoiceRef:
+        """Return the voice, and tag the request's root with where it was found and what its clip is like.
+
+        Raises:
+            SpeechError: the stages' or the store's.
+        """
+        if isinstance(source, Clip):
+            return await self._from_clip(source, ctx)
+        return await self._from_store(source, ctx)
+
+    async def _from_clip(self, clip: Clip, ctx: RequestContext) -> VoiceRef:
+        key = await self.cache.key(clip.upload, clip.transcript)
+        if cached := self.cache.find(key):
+            # The root says what the clip is like: the stage that would say it has no span.
+            ctx.root.tags({vocabulary.VOICE_CACHE: "hit", **cached.clip_tags})
+            return cached
+        ctx.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
+        preprocessed, voice = await self._graph.speaker(clip.upload, clip.transcript, ctx)
+        self.cache.add_later(key, preprocessed.value, voice.value)
+        return voice
+
+    async def _from_store(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice:
+        self._counts["used"] += 1
+        ctx.root.tags(_clip_tags(record))
+        # An enrolment's folder belongs to it alone: a voice that is stored anew under the same id has another folder.
+        key = b"stored:" + record.folder.encode()
+        if cached := self.cache.find(key):
+            ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
+            return cached
+        if arrays := await to_thread(self._require_store().arrays, record.id, self._engine):
+            ctx.root.tag(vocabulary.VOICE_CACHE, "stored")
+            voice = CachedVoice(arrays)
+        else:
+            ctx.root.tag(vocabulary.VOICE_CACHE, "miss")
+            voice = await self._extract_stored(record, ctx)
+        self.cache.add(key, voice)
+        return voice
+
+    async def _extract_stored(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice:
+        store = self._require_store()
+        upload = await to_thread(store.clip, record.id)
+        _, result = await self._graph.speaker(upload, record.transcript, ctx)
+        voice = CachedVoice.copy_of(await unpacked(result, self._arrays))
+        self._counts["extracted"] += 1
+        try:
+            await to_thread(store.keep_arrays, record.id, self._engine, voice.arrays)
+        except SpeechError as error:  # this request has its voice all the same; the next one finds it anew
+            self._counts["not_kept"] += 1
+            log.warning("what was found in a stored voice could not be kept: %s", safe_traceback(error))
+        return voice
+
+    def _require_store(self) -> Voices:
+        if self._store is None:
+            raise VoiceNotFound(
+                "No voices are stored here: this service runs without a place for them. Send the clip "
+                "along instead, or ask its operator to set `voices.url`.",
+                param="voice",
+                code="voices_off",
+            )
+        return self._store
+
+    def counters(self) -> dict[str, int]:
+        """Return how often stored voices were used.
+
+        `used` counts requests with a stored voice, `extracted` those that found it in its clip, `not_kept` those of
+        them that could not store what they found.
+        """
+        return {f"stored_voices_{name}": count for name, count in self._counts.items()}
+
+
+def _clip_tags(record: VoiceRecord) -> dict[str, Any]:
+    """Return what the clip is like, for the root: the stage that would say it mostly has no span."""
+    return {
+        vocabulary.AUDIO_SAMPLE_RATE: record.clip.sample_rate,
+        vocabulary.AUDIO_DURATION: record.clip.seconds,
+        vocabulary.AUDIO_FORMAT: record.clip.format,
+    }

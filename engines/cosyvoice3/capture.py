@@ -1,0 +1,192 @@
+"""Functions of fixed shapes: called directly on a CPU, kept as CUDA graphs and replayed on a GPU.
+
+    graphs = Graphs(device)
+    with graphs.on():                                   # on their stream; does nothing on a CPU
+        mel = graphs("solve", solve, x, mu, speaker)    # the first call of these shapes records, later ones replay
+
+A replayed graph costs the host one launch, however many kernels it holds. What may be recorded:
+
+- The function works on tensors alone. It asks nothing of the device (`item`, `cpu`, `nonzero`, a bool mask as index)
+  and makes nothing from host data (`torch.tensor(…, device=…)`). Python values it uses are part of the graph: they
+  belong into the key. `torch.export` in its strict mode accepts such a function; the tests ask it.
+- Inputs are copied into buffers of the graph's own. Outputs are buffers too: they hold until the next call of any
+  graph of the same `Graphs`. Copy what must stay longer. An output is neither an input nor part of the state.
+- A function may change tensors that it closes over, in place. Name those in `state`: before it is recorded it runs
+  once to load the kernels, and they are then set back.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+_recording = threading.Lock()  # one at a time, whichever thread: they share the device's allocator
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded function: `replay` computes `outputs` anew from what lies in `inputs`."""
+
+    inputs: Sequence[Tensor]
+    outputs: Any
+    replay: Callable[[], None]
+
+
+class Recorder(Protocol):
+    """Makes a Recorded of a function and the buffers it reads. Called on the stream of the graphs."""
+
+    def __call__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorded: ...
+
+
+class Graphs:
+    """Runs functions of fixed shapes, each key and each shape of its inputs as a graph of its own.
+
+    Belongs to one thread at a time. Two of them may run side by side, each in its own thread.
+
+    Args:
+        device: a torch device; anything but CUDA calls the functions directly.
+        priority: of the stream; -1 goes before 0 wherever the device can choose.
+        most: graphs that are kept. One more forgets the one that was not used for longest.
+        recorder: how a function is recorded; the tests put a recorder here that needs no GPU.
+
+    Attributes:
+        enabled: False calls the functions directly on a GPU too, for comparison.
+        launches: calls so far, of any kind.
+        failed: keys whose recording failed, with the error's first line; they are called directly from then on.
+    """
+
+    def __init__(
+        self, device: torch.device | str, priority: int = 0, most: int = 128, recorder: Recorder | None = None
+    ) -> None:
+        self.device = torch.device(device)
+        cuda = self.device.type == "cuda"
+        self.stream = torch.cuda.Stream(self.device, priority=priority) if cuda else None
+        self._recorder = recorder or (_CudaRecorder(self.device) if cuda else None)
+        self._most = most
+        # With the functions: a graph reads what its function closes over, and knows only where that lies.
+        self._kept: OrderedDict[Hashable, tuple[Recorded, Callable[..., Any]]] = OrderedDict()
+        self.enabled = self._recorder is not None
+        self.launches = 0
+        self.failed: dict[Hashable, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @contextmanager
+    def on(self, wait: bool = True) -> Iterator[None]:
+        """Let the block's work run on the graphs' stream.
+
+        Args:
+            wait: behind what the current stream was given before, and before what it is given later. False where
+                the block uses nothing of that. The host waits for nothing in either case.
+        """
+        if self.stream is None:
+            yield
+            return
+        outer = torch.cuda.current_stream(self.device)
+        if outer == self.stream:
+            yield
+            return
+        if wait:
+            self.stream.wait_stream(outer)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            if wait:
+                outer.wait_stream(self.stream)
+
+    @torch.inference_mode()
+    def __call__(
+        self, key: Hashable, function: Callable[..., Any], *inputs: Tensor, state: Sequence[Tensor] = ()
+    ) -> Any:
+        """What `function(*inputs)` returns; buffers that hold until the next call where it was recorded.
+
+        Args:
+            key: names the function and every Python value it uses. Shapes and types of `inputs` need not be in it.
+            inputs: on the device, or in pinned memory of the host.
+            state: tensors that the function changes in place.
+        """
+        self.launches += 1
+        if self._recorder is None:
+            return function(*inputs)
+        with self.on():
+            key = key, *((tuple(each.shape), each.dtype) for each in inputs)
+            if not self.enabled or key in self.failed:
+                return function(*(each.to(self.device, non_blocking=True) for each in inputs))
+            if key not in self._kept:
+                found = self._record(key, function, inputs, state)
+                if found is None:
+                    return function(*(each.to(self.device, non_blocking=True) for each in inputs))
+            else:
+                found, _ = self._kept[key]
+                self._kept.move_to_end(key)
+                for buffer, value in zip(found.inputs, inputs, strict=True):
+                    buffer.copy_(value, non_blocking=True)
+            found.replay()
+            return found.outputs
+
+    def _record(
+        self, key: Hashable, function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequence[Tensor]
+    ) -> Recorded | None:
+        buffers = [
+            torch.empty(each.shape, dtype=each.dtype, device=self.device).copy_(each, non_blocking=True)
+            for each in inputs
+        ]
+        before = [tensor.clone() for tensor in state]
+        function(*buffers)
+        try:
+            with _recording:
+                found = self._recorder(function, buffers)
+        except Exception as error:
+            found = None
+            self.failed[key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            _log.error("recording %s failed and it is called directly from now on: %s", key, self.failed[key])
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+        if found is None:
+            return None
+        self._kept[key] = found, function
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return found
+
+
+class _CudaRecorder:
+    """Records into CUDA graphs that share one pool of memory.
+
+    They may: all of them run on one stream, so none starts before the one before it is through.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool: Any = None
+        # cuDNN plans its attention anew for each shape, which takes longer than the recording; the other kernels serve.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+    def __call__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorded:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        collecting = gc.isenabled()
+        gc.disable()  # what it would free might be another graph, and that is no work for a recording
+        try:
+            # Other threads go on using the device meanwhile, and may allocate.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                outputs = function(*inputs)
+            finally:
+                graph.capture_end()
+        finally:
+            if collecting:
+                gc.enable()
+        return Recorded(inputs, outputs, graph.replay)

@@ -1,0 +1,96 @@
+"""Starts batches on a device and fetches their results: one copy there, one launch, one copy back, one wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from engines.cosyvoice3.capture import Graphs
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """A batch that was started. Belongs to the thread that started it.
+
+    Args:
+        host: what it gives, on the host; valid once `event` has happened.
+        event: a CUDA event, or None where the result is there already.
+        finish: makes the result of it.
+    """
+
+    def __init__(self, host: Tensor, event: torch.cuda.Event | None, finish: Callable[[Tensor], T]) -> None:
+        self._host, self._event, self._finish = host, event, finish
+
+    def done(self) -> bool:
+        """True once `result` will not wait."""
+        return self._event is None or self._event.query()
+
+    def result(self) -> T:
+        """The result; waits for the device until it is there."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return self._finish(self._host)
+
+
+class Launcher:
+    """Runs functions of fixed shapes on batches that are gathered on the host.
+
+    Args:
+        device: where they run. A CPU calls them directly.
+        graphs: what captures them; None makes one for the device.
+        bucketed: True fills batches up to a few shapes (`flow_batches.bucket`), because each shape is a graph of its
+            own. None does so everywhere but on a CPU, where a padded row would only cost time.
+        tf32: True lets the GPU round the factors of float32 products to 10 bits of fraction, for speed. Torch's own
+            default is to do so in convolutions and not in matrix products; here it is both or neither, and neither
+            unless asked for, because the official weights are float32. To say what it costs a sound, compute it both
+            ways: 10 * log10(sum(difference ** 2) / sum(sound ** 2)) is the noise in dB.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        graphs: Graphs | None = None,
+        bucketed: bool | None = None,
+        tf32: bool = False,
+    ) -> None:
+        self.device = device
+        self.tf32 = tf32
+        self.graphs = Graphs(device) if graphs is None else graphs
+        self.bucketed = device.type != "cpu" if bucketed is None else bucketed
+
+    def synchronize(self) -> None:
+        """Wait until all is on the device that was sent there, on whichever stream."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeros on the host for a batch's input, pinned where the device fetches them."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+
+    def launch(
+        self, key: Hashable, function: Callable[..., Tensor], inputs: list[Tensor], finish: Callable[[Tensor], T]
+    ) -> Pending[T]:
+        """Start `function(*inputs)`.
+
+        Args:
+            key: names the function and every Python value in it.
+            inputs: made with `buffer`, and not written to any more.
+            finish: makes the result of what the function gave, on the host.
+        """
+        if self.device.type != "cuda":
+            made = self.graphs(key, function, *inputs)
+            return Pending(made.clone() if self.graphs.enabled else made, None, finish)
+        # The process's own settings, so they are made anew for whoever launches; a recording keeps what held then.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        # Not `graphs.on()`: the caller's stream would wait for this batch, and all that is launched after it.
+        with torch.cuda.stream(self.graphs.stream):
+            made = self.graphs(key, function, *inputs)
+            host = torch.empty(made.shape, dtype=made.dtype, pin_memory=True).copy_(made, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        return Pending(host, event, finish)

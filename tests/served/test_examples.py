@@ -1,0 +1,97 @@
+"""Every file of examples/ runs against the running graph, as its docstring or comment says."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import soundfile
+
+from tests.helpers.browser import chromium
+from tests.helpers.serving import tone
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+TESTED = {"generate.sh", "store_voice.sh", "openai_client.py", "stream.py", "page.html", "README.md"}
+
+
+@pytest.fixture
+def run(fast, tmp_path):
+    """Run an example in an empty folder; returns what it printed."""
+    (tmp_path / "voice.wav").write_bytes(tone(hz=180))
+
+    def run(*command: str, ok: bool = True) -> str:
+        environment = {**os.environ, "COSYGRAPH_URL": fast.url, "NO_PROXY": "*"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode == 0) is ok, done.stdout + done.stderr
+        return done.stdout if ok else done.stderr
+
+    return run
+
+
+@pytest.fixture
+def stored(fast):
+    """A stored voice, gone after the test."""
+    answer = httpx.post(
+        f"{fast.url}/v1/audio/voices",
+        data={"name": "example", "dialect": "en-GB", "consent": "I agree to this test."},
+        files={"audio_sample": ("voice.wav", tone(hz=230))},
+        timeout=60,
+        trust_env=False,
+    )
+    assert answer.status_code == 201, answer.text
+    yield "example"
+    httpx.delete(f"{fast.url}/v1/audio/voices/example", timeout=60, trust_env=False).raise_for_status()
+
+
+def test_there_is_no_example_that_no_test_runs():
+    assert {file.name for file in EXAMPLES.iterdir() if file.is_file()} == TESTED
+
+
+def test_curl_generates(run, fast, tmp_path):
+    said = run(str(EXAMPLES / "generate.sh"), "voice.wav", "Good morning; a test.", "en-US", "out.wav")
+    assert soundfile.info(tmp_path / "out.wav").samplerate == 24_000
+    assert fast.trace(said.split()[-1], spans=5)
+
+
+def test_curl_shows_an_error_and_its_trace(run, tmp_path):
+    said = run(str(EXAMPLES / "generate.sh"), "voice.wav", "Good morning.", "xx-XX", "out.wav", ok=False)
+    assert "HTTP 422" in said or "HTTP 400" in said
+    assert '"type":' in said and not (tmp_path / "out.wav").exists()
+
+
+def test_curl_stores_a_voice_speaks_and_deletes_it(run, tmp_path):
+    said = run(str(EXAMPLES / "store_voice.sh"), "voice.wav", "from-curl", "en-US", "out.mp3")
+    assert '"deleted":true' in said.replace(" ", "")
+    assert soundfile.info(tmp_path / "out.mp3").frames > 0
+
+
+@pytest.mark.parametrize("script", ["openai_client.py", "stream.py"])
+def test_python_speaks_with_a_stored_voice(run, stored, tmp_path, script):
+    said = run(sys.executable, str(EXAMPLES / script), stored, "One sentence. And another one.", "out.wav")
+    sound, rate = soundfile.read(io.BytesIO((tmp_path / "out.wav").read_bytes()))
+    assert rate == 24_000 and len(sound) > rate / 2 and "trace" in said
+
+
+@pytest.mark.parametrize("script", ["openai_client.py", "stream.py"])
+def test_python_shows_an_error(run, script):
+    assert "HTTP 404" in run(sys.executable, str(EXAMPLES / script), "nobody", "Hello.", "out.wav", ok=False)
+
+
+def test_the_page_generates_in_a_browser(fast, tmp_path):
+    """The page comes from the API's own origin here: the browser's request for it is answered with the file."""
+    (tmp_path / "voice.wav").write_bytes(tone(hz=180))
+    with chromium() as browser:
+        page = browser.new_page()
+        page.route("**/example", lambda route: route.fulfill(path=EXAMPLES / "page.html", content_type="text/html"))
+        page.goto(f"{fast.url}/example?api={fast.url}")
+        page.set_input_files("#clip", tmp_path / "voice.wav")
+        page.locator("#dialect option").nth(1).wait_for(state="attached")
+        page.select_option("#dialect", "en-US")
+        page.fill("#text", "Good morning.")
+        page.click("button")
+        page.locator("audio").wait_for(state="visible", timeout=60_000)
+        assert page.locator("output").inner_text().startswith("trace ")

@@ -1,0 +1,95 @@
+"""The contract of each private call into Ray, Serve and thread pools: what an upgrade must not change unnoticed.
+
+The first tests look at the packages alone; the last ones call a running cluster, as the graph does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cluster import loopback, ray_head
+from deployments import ray_internals
+
+
+def test_a_core_worker_can_take_references_apart_and_put_them_together():
+    import ray
+
+    for method in ("serialize_object_ref", "deserialize_and_register_object_ref"):
+        assert callable(getattr(ray._raylet.CoreWorker, method))
+
+
+def test_serves_client_knows_the_http_options_and_all_applications():
+    from ray.serve import context
+    from ray.serve._private.client import ServeControllerClient
+
+    assert callable(context._get_global_client)
+    assert isinstance(ServeControllerClient.http_config, property)
+    assert callable(ServeControllerClient.get_serve_details)
+
+
+def test_an_executor_names_the_threads_it_has_started():
+    with ThreadPoolExecutor(2) as executor:
+        assert list(ray_internals.executor_threads(executor)) == []
+        executor.submit(int).result()
+        [thread] = ray_internals.executor_threads(executor)
+        assert thread.is_alive()
+
+
+@pytest.mark.parametrize("module", loopback._MENDED)
+def test_the_functions_that_loopback_replaces_are_there(module):
+    functions = {
+        "ray._private.services": ("resolve_ip_for_localhost", ["host"]),
+        "ray._common.tls_utils": ("add_port_to_grpc_server", ["server", "address"]),
+    }
+    name, parameters = functions[module]
+    assert list(inspect.signature(getattr(importlib.import_module(module), name)).parameters) == parameters
+
+
+def test_the_workers_setup_hook_is_still_found_by_its_variable():
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+    assert WORKER_PROCESS_SETUP_HOOK_ENV_VAR in ray_head.SETTINGS
+
+
+def test_the_proxys_middleware_is_still_found_by_its_variable():
+    from ray.serve._private import constants
+
+    assert "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in ray_head.SETTINGS
+    assert hasattr(constants, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH")
+
+
+def test_a_reference_can_be_taken_apart_and_put_together(ray_driver):
+    ref = ray_driver.put(np.arange(200_000))
+    owner, status = ray_internals.serialize_object_ref(ref)
+    again = ray_internals.deserialize_object_ref(ref.binary(), owner, status)
+    assert again == ref and ray_driver.get(again, timeout=30).sum() == 200_000 * 199_999 // 2
+
+
+def test_ray_says_why_an_actor_ended(ray_driver):
+    @ray_driver.remote(num_cpus=0.1)
+    class Actor:
+        def ping(self) -> None:
+            pass
+
+    actor = Actor.remote()
+    ray_driver.get(actor.ping.remote(), timeout=60)
+    assert ray_internals.actor_death_cause(actor._actor_id.hex()) == ""
+    ray_driver.kill(actor)
+    end = time.monotonic() + 30
+    while not (cause := ray_internals.actor_death_cause(actor._actor_id.hex())):
+        assert time.monotonic() < end, "Ray never said"
+        time.sleep(0.1)
+    assert "RAY_KILL" in cause
+
+
+def test_serve_says_what_it_listens_on_and_which_replicas_it_has(ray_driver, fast):
+    fast.wait_ready()
+    assert ray_internals.serve_http_host() == "127.0.0.1"
+    replicas = ray_internals.serve_details()["applications"]["fast"]["deployments"]["tts-service"]["replicas"]
+    assert replicas and all(replica["actor_name"] and replica["actor_id"] for replica in replicas)
