@@ -19,7 +19,6 @@ ANSWER = bytes(480_044)
 HOLD_S = 10.0
 
 
-@serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
 class Stage:
     async def work(self, milliseconds: float, size: int, array: np.ndarray | None = None) -> list:
         await asyncio.sleep(milliseconds / 1000)
@@ -30,7 +29,6 @@ class Stage:
         return [ref]
 
 
-@serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
 class Ingress:
     def __init__(self, stages: list, milliseconds: list[float], sizes: list[int], by_reference: bool) -> None:
         handles = [stage.options(_by_reference=True) if by_reference else stage for stage in stages]
@@ -47,5 +45,8 @@ class Ingress:
 def build(args: dict) -> Application:
     """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on, and
     whether replicas are called `by_reference` (Ray's actor calls) or as the environment says."""
-    stages = [Stage.options(name=f"stage-{number}").bind() for number in range(4)]
-    return Ingress.bind(stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]), args.get("by_reference", False))
+    deployed = serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
+    stages = [deployed(Stage).options(name=f"stage-{number}").bind() for number in range(4)]
+    return deployed(Ingress).bind(
+        stages, args["milliseconds"], args.get("sizes", [0, 0, 0, 0]), args.get("by_reference", False)
+    )

@@ -15,8 +15,10 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ def _importable(clone: Path) -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, sys.modules[name])
-    sys.modules["matcha.models.components.flow_matching"].BASECFM = _FlowBase
+    setattr(sys.modules["matcha.models.components.flow_matching"], "BASECFM", _FlowBase)  # noqa: B010
 
 
 class Official:
@@ -74,7 +76,7 @@ class Official:
         self.hift = self._loaded(self._build_hift(), directory / HIFT)
 
     @staticmethod
-    def _loaded(network: nn.Module, path: Path) -> nn.Module:
+    def _loaded(network: Any, path: Path) -> Any:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         return network.eval()
 
@@ -88,10 +90,10 @@ class Official:
         nn.Module.__init__(encoder)
         encoder.model = Qwen2ForCausalLM(Qwen2Config.from_json_file(directory / QWEN_CONFIG))
         lm = self._numbers.llm
-        sampling = functools.partial(ras_sampling, **lm.sampling.model_dump())
+        sampling = functools.partial(ras_sampling, **asdict(lm.sampling))
         return CosyVoice3LM(lm.llm_input_size, lm.llm_output_size, lm.speech_token_size, encoder, sampling)
 
-    def _build_flow(self) -> nn.Module:
+    def _build_flow(self) -> Any:
         from cosyvoice.flow.DiT.dit import DiT
         from cosyvoice.flow.flow import CausalMaskedDiffWithDiT
         from cosyvoice.flow.flow_matching import CausalConditionalCFM
@@ -107,10 +109,10 @@ class Official:
                 "sigma_min": 1e-6,
                 "training_cfg_rate": 0.2,
                 "reg_loss_type": "l1",
-                **flow.decoder.cfm_params.content.model_dump(),
+                **asdict(flow.decoder.cfm_params.content),
             }
         )
-        estimator = DiT(**flow.decoder.estimator.model_dump(), out_channels=flow.output_size)
+        estimator = DiT(**asdict(flow.decoder.estimator), out_channels=flow.output_size)
         decoder = CausalConditionalCFM(
             3 * flow.output_size, settings, spk_emb_dim=flow.output_size, estimator=estimator
         )
@@ -126,16 +128,16 @@ class Official:
             decoder=decoder,
         )
 
-    def _build_hift(self) -> nn.Module:
+    def _build_hift(self) -> Any:
         from cosyvoice.hifigan.f0_predictor import CausalConvRNNF0Predictor
         from cosyvoice.hifigan.generator import CausalHiFTGenerator
 
         numbers = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in self._numbers.hift.model_dump().items()
+            for name, value in asdict(self._numbers.hift).items()
         }
         return CausalHiFTGenerator(
-            **numbers | {"f0_predictor": CausalConvRNNF0Predictor(**self._numbers.hift.f0_predictor.model_dump())}
+            **numbers | {"f0_predictor": CausalConvRNNF0Predictor(**asdict(self._numbers.hift.f0_predictor))}
         )
 
     @torch.inference_mode()

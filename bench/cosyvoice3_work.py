@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,8 @@ def whole(networks: Networks, size: Size, in_flight: int, requests_each: int = 4
     Decoding is continuous, rows that are through wait for company in the flow as they do in the engine. Counted is
     what ends after the first round, in which all begin together, and before the last request has begun.
     """
-    decoder, batcher = networks.decoder(size, in_flight), FlowBatcher()
+    decoder = networks.decoder(size, in_flight)
+    batcher: FlowBatcher[Any] = FlowBatcher()
     begun: dict[Row, tuple[float, int]] = {}
     ended: list[tuple[float, float, float]] = []  # when, seconds it took, seconds of audio
     seeds = iter(range(in_flight * (requests_each + 1)))

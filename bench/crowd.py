@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
@@ -59,7 +59,7 @@ class Answer:
     request: Request
     problem: str | None  #: None where it is sound
     ms: float
-    samples: np.ndarray | None = None
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  #: none where there is a problem
     rate: int = 0
 
 

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine.json")
     options = parser.parse_args()
-    bf16 = {"auto": "auto", "true": True, "false": False}[options.bf16]
+    bf16 = "auto" if options.bf16 == "auto" else options.bf16 == "true"
     figures = measure(options.threads, bf16, options.runs)
     uses_bf16 = has_bf16_instructions() if bf16 == "auto" else bf16
     result = {

@@ -66,7 +66,8 @@ class Listener:
 
 def measure(listener: Listener, turns: int) -> tuple[list[Heard], list[Heard]]:
     """(streamed, whole), one of each a turn; which of them comes first changes from turn to turn."""
-    streamed, whole = [], []
+    streamed: list[Heard] = []
+    whole: list[Heard] = []
     for turn in range(-WARM_UP, turns):
         speed = 1 + 0.004 * turn
         for stream in (True, False) if turn % 2 else (False, True):

@@ -113,7 +113,7 @@ class Bench:
 
 
 def run(bench: Bench, pairs: int) -> list[dict[str, dict[str, float]]]:
-    rate = bench.measuring.load(WARM_UP)
+    rate = bench.load(WARM_UP)
     chance, found = random.Random(7), []
     for number in range(pairs):
         windows = {

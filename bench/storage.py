@@ -79,7 +79,8 @@ class Feeder:
 def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> dict:
     """Figures of one storage. Problem where it can't be had."""
     storage = Storage.of(kind, elasticsearch if kind == "elasticsearch" else None)
-    databases, servers = [], []
+    databases: list[storage_mariadb.MariaDb] = []
+    servers: list[zipkin.Zipkin] = []
     more = {"MEM_MAX_SPANS": "10000000", "ES_INDEX": INDEX}
     env = {name: value for name, value in os.environ.items() if name != "ZIPKIN_URL"}
     try:
@@ -93,7 +94,9 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
         )
         if server is None:
             raise CliError("; ".join(missing))
-        meter = {"mem": Memory, "mysql": Tables, "elasticsearch": Indices}[kind](server, storage, databases)
+        meters: dict[str, type[Memory] | type[Tables] | type[Indices]]
+        meters = {"mem": Memory, "mysql": Tables, "elasticsearch": Indices}
+        meter = meters[kind](server, storage, databases)
         feeder = Feeder(server.url, meter.stored)
         feeder.feed(BATCH_TRACES)  # classes are loaded, caches and indices made
         sent, size = feeder.spans, meter.size()
@@ -108,8 +111,9 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
             **meter.about(),
         }
     finally:
-        for server in servers:
-            zipkin.stop(server.process, server.container)
+        for started in servers:
+            assert started.process is not None
+            zipkin.stop(started.process, started.container)
         for database in databases:
             database.stop()
 
@@ -118,11 +122,13 @@ class Memory:
     """Zipkin's own heap."""
 
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
-        self._jcmd = shutil.which("jcmd")
-        if self._jcmd is None:
+        jcmd = shutil.which("jcmd")
+        if jcmd is None:
             raise CliError(
                 "Measuring memory needs `jcmd`, which comes with a JDK: apt-get install default-jdk-headless"
             )
+        assert server.process is not None, "this measurement starts its own"
+        self._jcmd = jcmd
         self._pid = server.process.pid
         self._client = httpx.Client(base_url=server.url, timeout=30, trust_env=False)
 
@@ -137,7 +143,8 @@ class Memory:
         histogram = subprocess.run(
             [self._jcmd, str(self._pid), "GC.class_histogram"], capture_output=True, text=True, timeout=120, check=True
         ).stdout
-        return {"heap_bytes": int(re.search(r"^Total\s+\d+\s+(\d+)", histogram, re.MULTILINE)[1])}
+        [size] = re.findall(r"^Total\s+\d+\s+(\d+)", histogram, re.MULTILINE)
+        return {"heap_bytes": int(size)}
 
     def about(self) -> dict:
         return {}
@@ -182,6 +189,7 @@ class Indices:
     """Indices of this measurement alone, in somebody's Elasticsearch or OpenSearch."""
 
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
+        assert storage.url is not None, "Storage refuses Elasticsearch without an address"
         self._server = Server.of(storage.url, storage.password)
         self._client = self._server.client()
         self._unmerged = 0

@@ -12,7 +12,7 @@ UNKNOWN = "0+unknown"  #: where the code was copied without pyproject.toml, as i
 def read(path: Path = PYPROJECT) -> str:
     """Return the version that pyproject.toml names, or `UNKNOWN` where the file is not beside the code."""
     try:
-        return tomllib.loads(path.read_text())["project"]["version"]
+        return str(tomllib.loads(path.read_text())["project"]["version"])
     except FileNotFoundError:
         return UNKNOWN
 

@@ -19,9 +19,11 @@ import numpy as np
 from config.strict import unknown_key
 from speech.errors import SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
-from speech.requests import Utterance
+from speech.requests import Utterance as Utterance  # part of the contract, so engines import it from here
 
 Arrays = Mapping[str, np.ndarray]
+#: what an acoustic model has decided of an utterance so far, for each of its parts; only the same engine reads it
+Said = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Capabilities:
     modes: frozenset[str]  #: of `fast`, `instruct`
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
-    # No stage reads the next two; they go as soon as engines/cosyvoice3 no longer has them.
     embedding_size: int = 256
     max_batch_size: Mapping[str, int] = field(default_factory=dict)
     #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
@@ -102,6 +103,7 @@ class MelChunk:
     final: bool  #: the part is complete
     last: bool = False  #: and so is the utterance
     phases: tuple[Phase, ...] = ()  #: in the last one alone, of the whole utterance
+    said: Said = ()  #: what it and all before it were made of, and maybe a little more; see `submit`
 
     @property
     def reaches(self) -> tuple[int, float, bool]:
@@ -123,6 +125,7 @@ class Ticket(Protocol):
     joined_ns: int | None  #: when it was first computed for, ns since the epoch; None while it waits for a row
     batch_size: int | None  #: with how many it was computed together, on average; None before it joined
     batch_id: str | None  #: of the batch that finished it, 16 hex digits; None before there was one
+    said: Said  #: so far; read it before the ticket is cancelled, and in the thread that calls `step`
 
 
 @runtime_checkable
@@ -148,10 +151,15 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
         """
         ...
 
-    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False) -> Ticket | SpeechError:
+    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
         """Queue an utterance; it joins at the first step that has a row for it. One that can't be said is refused.
 
-        `stream`: let it out in chunks as it is made. Only where `Capabilities.streaming` is true.
+        Args:
+            stream: let it out in chunks as it is made. Only where `Capabilities.streaming` is true.
+            said: what the same utterance has said before, in a ticket that was lost, on this replica or another: it
+                goes on behind that and ends as it would have. Its chunks come from the beginning again, maybe cut
+                elsewhere (`MelChunk.reaches`). The seed alone does not promise that: half precision rounds
+                otherwise in other company.
         """
         ...
 

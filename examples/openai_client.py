@@ -1,7 +1,7 @@
 """Speak with a stored voice through the `openai` package.
 
-    pip install openai
-    python examples/openai_client.py anna 'Good morning.' out.wav
+pip install openai
+python examples/openai_client.py anna 'Good morning.' out.wav
 """
 
 import os

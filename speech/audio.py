@@ -104,7 +104,7 @@ def check_size(size: int) -> None:
         )
 
 
-def _read(data: bytes, seconds: tuple[float, float]):
+def _read(data: bytes, seconds: tuple[float, float]) -> tuple[soundfile.SoundFile, np.ndarray]:
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
@@ -162,7 +162,7 @@ def _riff_is_truncated(data: bytes) -> bool:
         name, size = struct.unpack_from("<4sI", data, at)
         if name == b"data":
             # 0 and 0xFFFFFFFF are what writers to a pipe leave, who never learn the length.
-            return 0 < size < 0xFFFF_FF00 and at + 8 + size > len(data)
+            return bool(0 < size < 0xFFFF_FF00 and at + 8 + size > len(data))
         at += 8 + size + (size & 1)
     return False
 

@@ -252,7 +252,7 @@ class _Codec:
         assert isinstance(stream, av.AudioStream), "FORMATS names codecs of audio alone"
         self._stream = stream
         self._stream.format = format.samples
-        self._stream.thread_count = 1  # each thread would hold a frame back
+        self._stream.codec_context.thread_count = 1  # each thread would hold a frame back
         if format.bit_rate:
             self._stream.bit_rate = format.bit_rate
         self._added = 0

@@ -51,6 +51,8 @@ class Joiner:
         self._edge = round(EDGE_S * rate)
         steps = max(1, round(_FADE_S * rate))
         self._ramp = ((1 - np.cos(np.pi * (np.arange(steps) + 0.5) / steps)) / 2).astype(np.float32)
+        self._held: np.ndarray
+        self._sound_end: int
         self._owed: int | None = None  # samples of silence before the next sound; None before the first piece
         self._begin()
 

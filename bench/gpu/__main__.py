@@ -17,7 +17,9 @@ from bench.gpu.load import Loop
 from bench.gpu.networks import Networks
 from bench.gpu.report import Report
 from bench.gpu.requests import Lengths
+from engines.cosyvoice3.flow import Flow
 from engines.cosyvoice3.flow_batches import Limits, bucket
+from engines.cosyvoice3.hift import Hift
 
 PHASES = ("check", "step", "whole", "stream", "memory")
 
@@ -155,7 +157,9 @@ class _Run:
         voiced = range(2 * first, int(2.4 * lengths.speech) + 64, 32)
         flowed = range(2 * (round(0.8 * lengths.clip) + first), int(2.4 * (lengths.clip + lengths.speech)) + 64, 32)
         kinds = (True, False) if stream else (True,)
-        asked = [(self._networks.hift, rows, frames) for rows in (1, 2, 3, 4) for frames in voiced]
+        asked: list[tuple[Flow | Hift, int, int]] = [
+            (self._networks.hift, rows, frames) for rows in (1, 2, 3, 4) for frames in voiced
+        ]
         asked += [(self._networks.flow, rows, frames) for rows in (1, 2, 4, 3, 6, 8) for frames in flowed]
         seen = set()
         for network, rows, frames in asked:
@@ -165,7 +169,7 @@ class _Run:
             seen.add(shape)
             if time.perf_counter() - start > most:
                 break
-            if network is self._networks.flow:
+            if isinstance(network, Flow):
                 network.warm_up([(rows, shape[2])], chunked=(stream,))
             else:
                 network.warm_up([(rows, shape[2])], loop.vocoder._noise, final=kinds)
@@ -184,7 +188,7 @@ def _bytes(module: torch.nn.Module) -> int:
 
 
 def _seconds(work) -> float:
-    """Of one call, on the device: the mean of ten after three."""
+    """Measure one call on the device: the mean of ten after three."""
     for _ in range(3):
         work()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

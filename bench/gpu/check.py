@@ -22,7 +22,8 @@ def check(report: Report, device: str) -> None:
     lengths = Lengths(20, 40, 60)
     cpu = Networks(full=False, device="cpu", dtype=torch.float32)
     networks = {"cpu": copy.deepcopy((cpu.lm, cpu.flow, cpu.hift))}
-    networks["device"] = tuple(copy.deepcopy(each).to(device) for each in (cpu.lm, cpu.flow, cpu.hift))
+    copies = copy.deepcopy((cpu.lm, cpu.flow, cpu.hift))
+    networks["device"] = (copies[0].to(device), copies[1].to(device), copies[2].to(device))
     planner = cpu.planner(lengths)
 
     said = {
@@ -44,7 +45,9 @@ def check(report: Report, device: str) -> None:
         rows.append(
             FlowRow(
                 torch.tensor(said["cpu"][seed]),
-                *(torch.tensor(arrays[name]) for name in ("speech_tokens", "prompt_mel", "embedding")),
+                torch.tensor(arrays["speech_tokens"]),
+                torch.tensor(arrays["prompt_mel"]),
+                torch.tensor(arrays["embedding"]),
                 chunked=seed == 1,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import cast
 from unittest.mock import patch
 
 import torch
@@ -15,6 +16,7 @@ from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.flow import Flow
 from engines.cosyvoice3.flow_batches import Limits
 from engines.cosyvoice3.hift import Hift
+from engines.cosyvoice3.plan import Planner
 from engines.cosyvoice3.random_checkpoint import FULL, TINY, describe, drawn
 from engines.cosyvoice3.speech_lm import SpeechLm
 from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
@@ -48,10 +50,10 @@ class Networks:
         return CosyVoice3AcousticModel(
             self.lm,
             self.flow,
-            planner,
+            cast(Planner, planner),
             rows=rows,
             positions=lengths.positions,
-            limits=limits,  # type: ignore[arg-type]
+            limits=limits,
         )
 
     def vocoder(self) -> CosyVoice3Vocoder:

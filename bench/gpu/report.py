@@ -1,4 +1,4 @@
-"""What a run has found so far: printed as it comes, and kept in a file that is whole at any time."""
+"""The report of a run: printed as it comes, and kept in a file that is whole at any time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import results
+from bench.measuring.records import hardware
 
 
 class Report:
@@ -28,7 +28,7 @@ class Report:
         self._budget_s = budget_s
         self._content: dict[str, Any] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            **results.hardware(),
+            **hardware(),
             "settings": settings,
             "phases": {},
             "errors": {},

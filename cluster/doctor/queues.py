@@ -52,7 +52,10 @@ def _assess(
     p95 = quantile([(wait, weight) for _, wait, weight in waits], 0.95)
     first, last = _thirds(waits)
     counted = evidence.counts.queue_p95_s.get(stage) if evidence.counts else None
-    grows = first is not None and last >= max(LONG_MS, GROWS * first)
+    trend = ""
+    if first is not None and last >= max(LONG_MS, GROWS * first):
+        trend = f", and the wait grows: {ms(first)} in the first third of the time, {ms(last)} in the last"
+    grows = bool(trend)
     if p95 < LONG_MS and not grows:
         return None
     replicas, most = _replicas(evidence, service)

@@ -109,11 +109,6 @@ class Batcher(Generic[T, R]):
                 raise ValueError(f"batch_wait_ms must not be negative, not {batch_wait_ms}")
             self.batch_wait_ms = batch_wait_ms
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of requests that wait for a batch."""
-        return sum(not request.future.done() for request in self._waiting)
-
     def running_s(self) -> float:
         """Return the seconds for which the present batch has been computing; 0 when idle."""
         started = self._running_since_ns

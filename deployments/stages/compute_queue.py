@@ -50,11 +50,6 @@ class Batched(Generic[R_co]):
 class ComputeQueue(Protocol[T_contra, R_co]):
     """Runs one compute thread for many callers."""
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of requests that no computing has begun for."""
-        ...
-
     def configure(self, *, max_batch_size: int | None = None, batch_wait_ms: float | None = None) -> None:
         """Change settings live; None leaves a setting as it is. Raises ValueError on a value out of range."""
         ...

@@ -97,12 +97,6 @@ class ContinuousBatcher:
         self._retries: deque[_Request] = deque()  # to be computed alone
         self._alone: _Request | None = None  # the one that is computed alone now
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of requests that the model does not have yet."""
-        with self._lock:
-            return len(self._waiting)
-
     def configure(self, *, max_batch_size: int | None = None, batch_wait_ms: float | None = None) -> None:
         """Change settings from the next step on.
 

@@ -14,7 +14,7 @@ This module is what the ingress imports: it loads neither torch nor weights unti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class CosyVoice3Engine:
         dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
             float32, and its pitch float64.
         lm_rows: rows of the language model's cache, so the most that decode together; a text is up to nine parts
-            (German) with a row each, and a part that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
+            (German) with a row each, and a part that finds no row waits. `max_batch_size` of tts-service
+            may take fewer, live.
         lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
         flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as
@@ -86,7 +87,12 @@ class CosyVoice3Engine:
         self._dtype = dtype
         self._flow_rows = flow_rows
         self._vocoder_tf32 = vocoder_tf32
-        self._decoding = {"rows": lm_rows, "positions": lm_positions, "greedy": greedy, "parity": parity}
+        self._decoding: dict[str, Any] = {
+            "rows": lm_rows,
+            "positions": lm_positions,
+            "greedy": greedy,
+            "parity": parity,
+        }
         self.capabilities = Capabilities(
             name="fun-cosyvoice3-0.5b",
             version=f"1-{self._directory.fingerprint()}",

@@ -155,8 +155,9 @@ class CosyVoice3AcousticModel:
         self._tickets.pop(ticket, None)
         for part in ticket.parts:
             self.decoder.cancel(part.row)
-            self._flow_batcher.remove(part.stretch)
-            part.stretch = None
+            if part.stretch is not None:
+                self._flow_batcher.remove(part.stretch)
+                part.stretch = None
         ticket.end()
 
     def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
@@ -170,9 +171,9 @@ class CosyVoice3AcousticModel:
             results += self._sounded(self._flow_worker.collect())
         return results
 
-    def _decoded(self) -> list[tuple[Ticket, SpeechError]]:
+    def _decoded(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
         """Hand on to the flow what was said; returns the tickets that go no further."""
-        lost = []
+        lost: list[tuple[Ticket, Mel | MelChunk | SpeechError]] = []
         # Rows join in the order of their tickets: behind the first that has none yet, nobody has said anything.
         for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
             if ticket.failed or ticket.mute:
@@ -187,9 +188,9 @@ class CosyVoice3AcousticModel:
         """What a batch of the flow completes, and who failed in it."""
         results: list = []
         for ticket, error in made.items():
-            found = error or guarded(ticket.results)
+            found = guarded(ticket.results) if error is None else error
             lost = isinstance(found, SpeechError)
-            results += [(ticket, result) for result in ([found] if lost else found)]
+            results += [(ticket, result) for result in ([found] if isinstance(found, SpeechError) else found)]
             if lost or ticket.finished:
                 self.cancel(ticket)
         return results

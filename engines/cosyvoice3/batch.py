@@ -29,6 +29,11 @@ class Batch(nn.Module):
         state: (rows, 6 + window) int64, changed by a step.
     """
 
+    state: Tensor
+    top_p: Tensor
+    uniforms: Tensor
+    _firsts: Tensor
+
     def __init__(self, lm: SpeechLm, rows: int, positions: int, window: int = 10, top_k: int = 25) -> None:
         super().__init__()
         self.lm, self.rows, self.positions, self.window = lm, rows, positions, window

@@ -143,6 +143,7 @@ class Graphs:
             torch.empty(each.shape, dtype=each.dtype, device=self.device).copy_(each, non_blocking=True)
             for each in inputs
         ]
+        assert self._recorder is not None, "see `enabled`"
         before = [tensor.clone() for tensor in state]
         function(*buffers)
         try:

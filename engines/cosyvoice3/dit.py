@@ -7,8 +7,9 @@ split, so that only the first head rotates; and the conditions are given anew to
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from engines.cosyvoice3.numbers import Dit as DitSize
 try:  # torch 2.10 and later
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 _TIME_FREQUENCIES = 256
 _POSITION_KERNEL, _POSITION_GROUPS = 31, 16
@@ -37,7 +38,7 @@ class TimeEmbedding(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=time.device).float() * -step)
         angles = 1000 * time.float()[:, None] * frequencies
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self.time_mlp(waves.to(self.time_mlp[0].weight.dtype))
+        return self.time_mlp(waves.to(cast(nn.Linear, self.time_mlp[0]).weight.dtype))
 
 
 class PositionConvolutions(nn.Module):
@@ -51,7 +52,7 @@ class PositionConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
-        for convolution in (self.conv1, self.conv2):
+        for convolution in (self.get_submodule("conv1"), self.get_submodule("conv2")):
             x = convolution(F.pad(x, (_POSITION_KERNEL - 1, 0)))
         return x.transpose(1, 2)
 
@@ -127,7 +128,8 @@ class Attention(nn.Module):
         if visible.ends is not None:
             q, k, v = (tensor.reshape(-1, self.heads, self.dim_head) for tensor in (q, k, v))
             frames = x.shape[1]
-            out = varlen_attn(q, k, v, visible.ends, visible.ends, frames, frames).reshape(x.shape[0], frames, -1)
+            attended = cast(Tensor, varlen_attn(q, k, v, visible.ends, visible.ends, frames, frames))
+            out = attended.reshape(x.shape[0], frames, -1)
         else:
             q, k, v = (tensor.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2) for tensor in (q, k, v))
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.bias).transpose(1, 2).flatten(2)
@@ -144,7 +146,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ff[2](F.gelu(self.ff[0][0](x), approximate="tanh"))
+        return self.ff[2](F.gelu(cast(nn.ModuleList, self.ff[0])[0](x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -199,6 +201,11 @@ class Dit(nn.Module):
         self.norm_out = Modulation(size.dim, 2)
         self.proj_out = nn.Linear(size.dim, size.mel_dim)
 
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks with their type, which a ModuleList does not have."""
+        return cast(Sequence[Block], self.transformer_blocks)
+
     def forward(
         self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor, visible: Visible = Visible()
     ) -> Tensor:
@@ -225,7 +232,7 @@ class Dit(nn.Module):
             (6 * depth + 2, n, 1, dim). Where the network scales by 1 + s, it is 1 + s.
         """
         time = self.time_embed(time)
-        parts = [block.attn_norm(time) for block in self.transformer_blocks]
+        parts = [block.attn_norm(time) for block in self.blocks]
         scales = torch.tensor([0, 1, 0, 0, 1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
         last = torch.tensor([1, 0], dtype=time.dtype, device=time.device)[:, None, None, None]
         return torch.cat([part + scales for part in parts] + [self.norm_out(time) + last])
@@ -280,7 +287,8 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     q, k, v = (torch.randn(128, 2, dim_head, device=device, dtype=dtype) for _ in range(3))
     try:
         ends = visible(lengths, None, 64, dtype, packed=True).ends
-        found = varlen_attn(q, k, v, ends, ends, 64, 64).reshape(2, 64, 2, dim_head)
+        assert ends is not None, "rows are packed"
+        found = cast(Tensor, varlen_attn(q, k, v, ends, ends, 64, 64)).reshape(2, 64, 2, dim_head)
     except Exception:  # each release of torch refuses in its own way what the device can't do
         return False
     q, k, v = (tensor.reshape(2, 64, 2, dim_head).transpose(1, 2) for tensor in (q, k, v))

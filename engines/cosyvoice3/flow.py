@@ -92,7 +92,7 @@ class Flow(nn.Module):
         self.register_buffer("_modulations", None, persistent=False)
         self.register_buffer("_rope", None, persistent=False)
         self._prepared: tuple[torch.device, torch.dtype] | None = None
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher  # made by `prepare`
         self._widths: list[float] = []
         self._packs = False
 
@@ -131,7 +131,7 @@ class Flow(nn.Module):
         self._noise = noise.flow(noise.MEL_FRAMES).T.contiguous().to(self.device, exact)
         self._rope = estimator.rotary_embed(noise.MEL_FRAMES).to(exact)
         if self.dtype in (torch.bfloat16, torch.float16):
-            for block in estimator.transformer_blocks:
+            for block in estimator.blocks:
                 block.attn.fuse()
         # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
         # product, and the official code has two.
@@ -295,7 +295,7 @@ def _schedule() -> list[tuple[float, float]]:
     return steps
 
 
-def stored(directory: ModelDirectory) -> weights.Stored:
+def stored(directory: ModelDirectory) -> weights.Stored[Flow]:
     """Where a directory has it."""
     return weights.Stored(lambda: Flow(directory.numbers.flow), directory / FLOW)
 

@@ -62,10 +62,10 @@ def _fits(lengths: list[int], limits: Limits) -> bool:
     return limits.allow(min(lengths), max(lengths), len(lengths), sum(lengths))
 
 
-class _Entry(NamedTuple):
+class _Entry(NamedTuple, Generic[T]):
     since: float
     frames: int
-    row: object
+    row: T
     first: bool
 
 
@@ -84,7 +84,7 @@ class FlowBatcher(Generic[T]):
     def __init__(self, limits: Limits = Limits(), clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._waiting: list[_Entry] = []  # oldest first
+        self._waiting: list[_Entry[T]] = []  # oldest first
         self._overtaken = False  # the oldest, by the last batch
 
     def __len__(self) -> int:

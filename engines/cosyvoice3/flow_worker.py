@@ -109,10 +109,13 @@ class FlowWorker:
 
     def _computed(self, batch: FlowBatch) -> list[torch.Tensor | SpeechError]:
         stretches = batch.stretches
-        mels = guarded(self._mels, stretches)
-        if isinstance(mels, SpeechError):
+        made = guarded(self._mels, stretches)
+        mels: list[torch.Tensor | SpeechError]
+        if not isinstance(made, SpeechError):
+            mels = list(made)
+        else:
             # The flow does not say for which row it failed: each alone, so that only the bad one does.
-            mels = [mels] if len(stretches) == 1 else [_first(guarded(self._mels, [stretch])) for stretch in stretches]
+            mels = [made] if len(stretches) == 1 else [_first(guarded(self._mels, [stretch])) for stretch in stretches]
         batch.end_ns = time.time_ns()
         return mels
 

@@ -63,8 +63,9 @@ class Hift(nn.Module):
                 for shape in zip(size.resblock_kernel_sizes, size.resblock_dilation_sizes, strict=True)
             )
         self.conv_post = Back(widths[-1], bins, 7)
+        self._window: Tensor | None
         self.register_buffer("_window", None, persistent=False)
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher  # made by `prepare`
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +86,12 @@ class Hift(nn.Module):
         Float64 on a GPU too: 3.3 GFLOP for ten seconds, little beside the rest, and the source sums the pitch up.
         """
         return self.f0_predictor(mel.double())
+
+    @property
+    def window(self) -> Tensor:
+        """The transforms' window (fft,), which `prepare` makes."""
+        assert self._window is not None
+        return self._window
 
     def prepare(self, launcher: Launcher | None = None) -> None:
         """Make what every batch uses. Does nothing where it is there for this device and dtype.
@@ -210,7 +217,7 @@ class Hift(nn.Module):
         mirrored = source.gather(1, lengths[:, None] - 2 - ahead)
         padded = F.pad(torch.cat((source[:, 1 : half + 1].flip(1), source), dim=1), (0, half))
         padded = padded.scatter(1, half + lengths[:, None] + ahead, mirrored)
-        windows = padded.unfold(1, self.fft, self.hop) * self._window
+        windows = padded.unfold(1, self.fft, self.hop) * self.window
         spectrum = torch.fft.rfft(windows).transpose(1, 2)
         return torch.cat((spectrum.real, spectrum.imag), dim=1)
 
@@ -220,7 +227,7 @@ class Hift(nn.Module):
         magnitude, phase = x[:, :bins].exp().clamp(max=_LOUDEST_BIN), x[:, bins:].sin()
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         own = (torch.arange(x.shape[2], device=x.device) < windows[:, None]).to(x.dtype)[:, None]
-        window = self._window[:, None]
+        window = self.window[:, None]
         pieces = torch.fft.irfft(spectrum, self.fft, dim=1) * window * own
         audio, weight = self._overlapped(pieces), self._overlapped(window.square() * own)
         return audio / weight.clamp(min=1e-11)
@@ -232,7 +239,7 @@ class Hift(nn.Module):
         return whole[:, self.fft // 2 : total - self.fft // 2]
 
 
-def stored(directory: ModelDirectory) -> weights.Stored:
+def stored(directory: ModelDirectory) -> weights.Stored[Hift]:
     """Where a directory has it. Keys may carry the name of the training wrapper, `generator.`."""
     return weights.Stored(
         lambda: Hift(directory.numbers.hift),

@@ -166,7 +166,7 @@ def _made(kind: Any, value: Any, key: str) -> Any:
 
     Keys that no class has are training's, or labels, and ignored.
     """
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise _Unfit(f"the key {key} must be a mapping, and is {value!r}" if key else "there are no settings")
         kinds, made = get_type_hints(kind), {}
@@ -206,6 +206,7 @@ def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
     value = loader.construct_scalar(node)
     return _Reference(value) if suffix.startswith("ref") else value
 
@@ -228,7 +229,7 @@ def _product(reference: _Reference, names: dict) -> Any:
     values = [names.get(name) for name in _REFERENCE.findall(reference)]
     if len(values) == 1:
         return values[0] if isinstance(values[0], int | float | str) else None
-    product = 1
+    product: int | float = 1
     for value in values:
         if not isinstance(value, int | float):
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,11 @@ class KvCache(nn.Module):
         slots: of a row, `positions` and the spill, rounded up.
         starts: (rows,) int64, the first slot of each row.
     """
+
+    store: Tensor
+    starts: Tensor
+    places: Tensor
+    rope: Tensor
 
     def __init__(
         self, size: QwenSize, rows: int, positions: int, device: torch.device | str, dtype: torch.dtype
@@ -194,9 +199,14 @@ class Qwen(nn.Module):
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.hidden, size.epsilon)
 
+    @property
+    def _layers(self) -> Sequence[Layer]:
+        """The layers with their type, which a ModuleList does not have."""
+        return cast(Sequence[Layer], self.layers)
+
     def fuse(self) -> None:
         """Lay the weights of projections that read the same input side by side, to be multiplied at once."""
-        for layer in self.layers:
+        for layer in self._layers:
             layer.self_attn.fuse()
             layer.mlp.fuse()
 
@@ -210,7 +220,7 @@ class Qwen(nn.Module):
             length: () int64, at most n.
             span: at least start + length.
         """
-        n, attention = len(x), self.layers[0].self_attn
+        n, attention = len(x), self._layers[0].self_attn
         own = cache.places[:n]
         at = (start + own).clamp(max=cache.spill)
         first = row * cache.slots
@@ -220,7 +230,7 @@ class Qwen(nn.Module):
         # The heads that share a key are just so many queries: no key is copied for them.
         shared = attention.heads // attention.kv_heads
         mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None].expand(-1, shared, -1).flatten(0, 1)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers):
             heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
             cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))
             keys, values = cache.row_of(index, read)
@@ -240,11 +250,11 @@ class Qwen(nn.Module):
         Returns:
             Hidden states (n, hidden).
         """
-        n, attention = len(x), self.layers[0].self_attn
+        n, attention = len(x), self._layers[0].self_attn
         mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None, None]
         turns = cache.turns(at, x.dtype, attention.heads)
         written = cache.starts[:n] + at
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers):
             heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
             cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))
             keys, values = cache.rows_of(index, n, span)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -78,7 +79,10 @@ def describe(folder: Path, sizes: Sizes = TINY) -> ModelDirectory:
     return ModelDirectory(folder)
 
 
-def drawn(stored: Stored, device: str = "cpu", seed: int = 0) -> nn.Module:
+N = TypeVar("N", bound=nn.Module)
+
+
+def drawn(stored: Stored[N], device: str = "cpu", seed: int = 0) -> N:
     """The network with random weights, drawn where it is to compute: a full one in about a second on a GPU.
 
     As `Stored.load` gives it, and as `make` would have written it; the numbers are the device's own.

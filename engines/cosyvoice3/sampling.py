@@ -109,6 +109,10 @@ class DeviceSampler(nn.Module):
         top_k: the most that any row's settings may have.
     """
 
+    _ids: Tensor
+    _ranks: Tensor
+    _controls: Tensor
+
     def __init__(self, ids: int, speech_tokens: int, top_k: int, device: torch.device | str) -> None:
         super().__init__()
         self.top_k = top_k

@@ -73,7 +73,7 @@ class SpeechLm(nn.Module):
         return self.llm_decoder(hidden).float().log_softmax(dim=-1)
 
 
-def stored(directory: ModelDirectory) -> weights.Stored:
+def stored(directory: ModelDirectory) -> weights.Stored[SpeechLm]:
     """Where a directory has it. Qwen's own head, over text, comes with the checkpoint and is of no use here."""
     size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
     return weights.Stored(

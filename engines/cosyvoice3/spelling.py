@@ -112,7 +112,7 @@ def _katakana(text: str) -> str:
 
     if not re.search(r"\w", text):
         return text
-    return pyopenjtalk.g2p(normalise(text), kana=True).replace("’", "").replace("'", "")
+    return str(pyopenjtalk.g2p(normalise(text), kana=True)).replace("’", "").replace("'", "")
 
 
 def _without_gaps(text: str) -> str:

@@ -95,9 +95,9 @@ class Ticket:
         """All parts, one behind the other."""
         return Mel(*_arrays([part.mel for part in self.parts]), self._phases())
 
-    def _chunks(self) -> list[MelChunk]:
+    def _chunks(self) -> list[Mel | MelChunk]:
         """In the order of the audio: a part's only when those before it were given out to their end."""
-        chunks = []
+        chunks: list[Mel | MelChunk] = []
         while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
             last = part.complete and self._given == len(self.parts) - 1
             phases = self._phases() if last else ()
@@ -112,7 +112,11 @@ class Ticket:
     def _decoding(self) -> Phase:
         """From when the first part joined the batch until the last had left it."""
         rows = [part.row for part in self.parts]
-        start, end = self.joined_ns, max(row.ended_ns for row in rows)
+        start = self.joined_ns
+        ended = [row.ended_ns for row in rows if row.ended_ns is not None]
+        assert start is not None and len(ended) == len(rows), "all rows have joined, and left"
+        end = max(ended)
+        size = self.batch_size
         tokens = sum(len(row.picked) - len(row.job.said) for row in rows)
         return Phase(
             LM_DECODE,
@@ -120,7 +124,7 @@ class Ticket:
             end,
             {
                 "batch.wait_ms": round((start - min(row.submitted_ns for row in rows)) / 1e6, 3),
-                "batch.size": self.batch_size,
+                **({} if size is None else {"batch.size": size}),
                 "lm.steps": sum(row.steps for row in rows),
                 "lm.tokens_per_second": round(tokens / max(1e-9, (end - start) / 1e9), 3),
             },
@@ -168,6 +172,7 @@ class Part:
     @property
     def mel(self) -> torch.Tensor:
         """(80, n) float32 at the ticket's speed, what there is of it."""
+        assert self._made is not None, "see `fresh`"
         return _at_speed(self._made, self.ticket.plan.speed)
 
     @property
@@ -194,6 +199,7 @@ class Part:
 
         What there was already stays: the end may be made otherwise than it (`chunked_end`).
         """
+        assert self.stretch is not None, "it comes from the stretch that was on its way"
         before = 0 if self._made is None else self._made.shape[1]
         self._made = mel if self._made is None else torch.cat((self._made, mel[:, before:]), dim=1)
         self.complete, self.fresh, self.stretch = self.stretch.row.final, True, None

@@ -94,7 +94,9 @@ class TextTokenizer:
     @cached_property
     def end_of_prompt(self) -> int:
         """The id that ends an instruction; 151646 in the official checkpoint."""
-        return self._tokenizer.token_to_id(END_OF_PROMPT)
+        token = self._tokenizer.token_to_id(END_OF_PROMPT)
+        assert token is not None, "it is among the added tokens"
+        return token
 
     def __len__(self) -> int:
         """One more than the largest id."""
@@ -122,7 +124,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} can't be read. Fetch the file again.") from error
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in pairs):
         raise WeightsError(f"{path} is no list of pairs. Fetch the file again.")
-    return pairs
+    return [(first, second) for first, second in pairs]

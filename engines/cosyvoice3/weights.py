@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -60,8 +61,11 @@ def verify(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         raise WeightsError(f"{path} has NaN or infinity in {', '.join(unusable[:3])}{more}. Fetch the file again.")
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class Stored:
+class Stored(Generic[N]):
     """A network and the file its weights are in.
 
     Args:
@@ -72,7 +76,7 @@ class Stored:
         double: weights whose name begins so are kept in float64, and multiplied out in it.
     """
 
-    build: Callable[[], nn.Module]
+    build: Callable[[], N]
     path: Path
     rename: Callable[[str], str] = str
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -84,7 +88,7 @@ class Stored:
         verify(self.path, state)
         return len(state)
 
-    def load(self) -> nn.Module:
+    def load(self) -> N:
         """The network with its weights, on the CPU, in evaluation mode.
 
         Raises:
@@ -99,7 +103,7 @@ class Stored:
         network.load_state_dict(_multiplied_out(state), assign=True)
         return network.eval().requires_grad_(False)
 
-    def _empty(self) -> nn.Module:
+    def _empty(self) -> N:
         with torch.device("meta"):
             return self.build()
 

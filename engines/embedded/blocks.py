@@ -82,7 +82,7 @@ class BidirectionalLSTM(nn.LSTM):
     def __init__(self, inputs: int) -> None:
         super().__init__(inputs, 256, batch_first=True, bidirectional=True)
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:  # type: ignore[override]  # not called as an LSTM
         """`lengths` (B,) of a padded batch, or None."""
         if lengths is None:
             return super().forward(x)[0]

@@ -76,6 +76,8 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
 class VocoderNetwork(nn.Module):
     """features (B, 512, 2T), pitch (B, 2T), acoustic style (B, 128) -> waveform (B, 600 T)."""
 
+    window: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.m_source = HarmonicSource()

@@ -13,8 +13,9 @@ docs/speed.md has the measurements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,13 @@ class CpuVocoder:
         self.bf16 = bf16
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = network
-        self._noise_res = [self._halves(block) for block in network.noise_res]
-        self._resblocks = [self._halves(block) for block in network.resblocks]
+        self._noise_res = [self._halves(cast(SnakeBlock, block)) for block in network.noise_res]
+        self._resblocks = [self._halves(cast(SnakeBlock, block)) for block in network.resblocks]
         self._ups = [
-            nn.ConvTranspose1d(up.in_channels, up.out_channels, up.kernel_size, up.stride, up.padding)
-            for up in network.ups
+            nn.ConvTranspose1d(
+                up.in_channels, up.out_channels, up.kernel_size[0], up.stride[0], cast(tuple[int], up.padding)[0]
+            )
+            for up in cast(Iterable[nn.ConvTranspose1d], network.ups)
         ]
         for ours, theirs in zip(self._ups, network.ups, strict=True):
             ours.load_state_dict(theirs.state_dict())
@@ -87,10 +90,15 @@ class CpuVocoder:
             half
             for i in range(3)
             for half in (
-                _Half.of(block.adain1[i].fc, block.alpha1[i], block.convs1[i], self._dtype),
-                _Half.of(block.adain2[i].fc, block.alpha2[i], block.convs2[i], self._dtype),
+                _Half.of(_linear(block.adain1[i]), block.alpha1[i], cast(nn.Conv1d, block.convs1[i]), self._dtype),
+                _Half.of(_linear(block.adain2[i]), block.alpha2[i], cast(nn.Conv1d, block.convs2[i]), self._dtype),
             )
         ]
+
+
+def _linear(norm: nn.Module) -> nn.Linear:
+    """Return the layer of an adaptive norm that reads the style."""
+    return cast(nn.Linear, norm.fc)
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ class _Half:
 
     @classmethod
     def of(cls, style: nn.Linear, alpha: Tensor, conv: nn.Conv1d, dtype: torch.dtype) -> _Half:
+        assert conv.bias is not None
         alpha = alpha.detach().flatten()
         bias = style.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
         weight = (conv.weight.detach() / alpha[:, None]).to(dtype)[:, :, None]

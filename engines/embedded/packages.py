@@ -31,7 +31,7 @@ def find(package: str, file: str, sha256: str | None = None) -> Path:
         WeightsError: the package or the file is missing, or the content is not the expected one.
     """
     try:
-        path = Path(distribution(package).locate_file(file))
+        path = Path(str(distribution(package).locate_file(file)))
     except PackageNotFoundError:
         raise WeightsError(
             f"The weight file {file} is missing, because the package {package} is not installed. "

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -38,7 +39,10 @@ _PREDICTOR = re.compile(r"^encoder\.(F0|N|F0_proj|N_proj|shared)\b")
 _NOT_WEIGHTS = re.compile(r"\.(istft|stft)\.|^(onnx::|/)|_(scale|zero_point|quantized)$")
 
 
-def fill(module: nn.Module, sources: Mapping[str, str]) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fill(module: Network, sources: Mapping[str, str]) -> Network:
     """Load the part of the weights that `module` is made of, and make it ready for inference.
 
     Args:

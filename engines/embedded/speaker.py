@@ -37,6 +37,9 @@ _PAUSE_DB = 35.0  # what lies this far below the loud parts of the clip is a pau
 class DVectorNetwork(nn.Module):
     """16 kHz samples -> d-vector, unit length, 256 numbers >= 0."""
 
+    hann: torch.Tensor
+    filters: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(_BANDS, EMBEDDING_SIZE, num_layers=3, batch_first=True)
@@ -101,17 +104,17 @@ class SpeakerEncoder:
         """
         clips = [np.asarray(reference.views[RATE], dtype=np.float32) for reference in references]
         pitches = [median_log_f0(clip) for clip in clips]
-        voiced = [index for index, pitch in enumerate(pitches) if pitch is not None]
+        voiced = {index: pitch for index, pitch in enumerate(pitches) if pitch is not None}
         answers: list[Voice | SpeechError] = [_no_voice() for _ in clips]
         if not voiced:
             return answers
         with torch.inference_mode():
             dvectors = self._network([without_pauses(clips[index]) for index in voiced]).cpu().numpy()
-        for index, dvector in zip(voiced, dvectors, strict=True):
+        for (index, pitch), dvector in zip(voiced.items(), dvectors, strict=True):
             answers[index] = Voice(
                 {
-                    "style_offset": self._mapper.offset(dvector, pitches[index]),
-                    "log_f0": np.array([pitches[index]], dtype=np.float32),
+                    "style_offset": self._mapper.offset(dvector, pitch),
+                    "log_f0": np.array([pitch], dtype=np.float32),
                     "dvector": dvector,
                 }
             )

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from engines.embedded.style import Delivery
 from speech.dialects import DIALECTS
 from speech.errors import InternalError, SpeechError
 
+R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 TEXT_FRONTEND = "TEXT_FRONTEND"
@@ -137,7 +139,7 @@ class EmbeddedAcousticModel:
 class EmbeddedVocoder:
     """An `engines.contract.Vocoder`, 24 kHz. On a GPU a batch is computed at once, on a CPU one by one."""
 
-    def __init__(self, device: str = "cpu", threads: int = 1, bf16: bool | str = "auto") -> None:
+    def __init__(self, device: str = "cpu", threads: int = 1, bf16: bool | Literal["auto"] = "auto") -> None:
         torch.set_num_threads(threads)
         self._device = device
         self._at_once = not device.startswith("cpu")
@@ -149,7 +151,7 @@ class EmbeddedVocoder:
         if not self._at_once or len(mels) == 1:
             return [_guarded(self._one, mel) for mel in mels]
         try:
-            return self._batch(mels)
+            return list(self._batch(mels))
         except Exception:
             logger.exception("a batch of %d could not be vocoded; trying its members one by one", len(mels))
             return [_guarded(self._one, mel) for mel in mels]
@@ -234,7 +236,7 @@ def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features, axis=1), np.concatenate(f0)
 
 
-def _guarded(function: Callable, *arguments) -> object:
+def _guarded(function: Callable[..., R], *arguments: Any) -> R | SpeechError:
     """The function's result; a SpeechError it raises, or an InternalError for any other failure, is returned."""
     try:
         return function(*arguments)

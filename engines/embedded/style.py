@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 from speech.errors import InvalidInput
 
@@ -170,7 +171,8 @@ def interpret(instruction: str) -> Delivery:
         raise _refused("instruction_unknown", "The style instruction is empty.")
     strengths: dict[str, float] = {}
     degree, negated = 1.0, False
-    position, last = 0, None
+    position = 0
+    last: str | None = None
     while position < len(text):
         kind, value, position = _next(text, position)
         if kind == "degree":
@@ -198,11 +200,11 @@ def interpret(instruction: str) -> Delivery:
     return _combined(strengths)
 
 
-def _next(text: str, position: int) -> tuple[str, object, int]:
+def _next(text: str, position: int) -> tuple[str, Any, int]:
     """The longest known piece at `position`: (kind, value, where it ends)."""
     if text[position].isspace():
         return "space", None, position + 1
-    best: tuple[str, object, int] | None = None
+    best: tuple[str, Any, int] | None = None
     for phrase, kind, value in _LEXICON:
         end = position + len(phrase)
         if text.startswith(phrase, position) and _ends_word(text, phrase, end) and (best is None or end > best[2]):

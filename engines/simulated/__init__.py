@@ -133,7 +133,7 @@ class _AcousticModel(_Probed):
             return None
         return what if process in ([], [str(os.getpid())]) else None
 
-    def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel]:
+    def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
         match self._fault():
             case "hang":
                 threading.Event().wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.examination import examine
@@ -87,7 +88,7 @@ def spans(
     if status in (401, 403) or dialect is None:
         return found
     for index, (stage, service) in enumerate(vocabulary.STAGE_SERVICE.items()):
-        own = {
+        own: dict[str, Any] = {
             vocabulary.QUEUE_WAIT_MS: 1,
             vocabulary.COMPUTE_MS: 50,
             vocabulary.DEVICE: "cpu",

@@ -144,6 +144,7 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def stop(server: zipkin.Zipkin) -> None:
+    assert server.process is not None, "a Zipkin that was found, and not started, is not ours to stop"
     zipkin.stop(server.process, server.container)
 
 

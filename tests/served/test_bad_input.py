@@ -101,9 +101,7 @@ def test_a_bad_field(fast, kind):
 
 def test_the_8_khz_caller_is_named_where_an_operator_looks(fast):
     answer = fast.post(clip=tone(rate=8000))
-    message = (
-        "Audio sample rate 8000Hz, minimum required 16000Hz. Record or export the clip again at 16000Hz or more."
-    )
+    message = "Audio sample rate 8000Hz, minimum required 16000Hz. Record or export the clip again at 16000Hz or more."
     assert answer.json()["error"]["message"] == message
     spans = {span["name"]: span for span in fast.trace(answer.headers["x-trace-id"], spans=2)}
     stage = spans["preprocess_audio"]["tags"]

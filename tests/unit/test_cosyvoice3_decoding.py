@@ -187,7 +187,7 @@ def test_torch_export_takes_the_step_and_the_reading(tiny, settings):
 
 
 class Counting(TorchDispatchMode):
-    """What the host asks of the device: launches, and questions that wait for it."""
+    """The host's requests to the device: launches, and questions that wait for it."""
 
     FREE = ("view", "slice", "select", "as_strided", "alias", "expand", "permute", "transpose", "unsqueeze", "squeeze")
     FREE += ("detach", "empty", "unbind", "split", "unflatten", "t.", "_reshape_alias", "lift_fresh", "pin_memory")

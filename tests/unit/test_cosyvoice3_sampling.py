@@ -89,7 +89,7 @@ def test_a_sampler_that_resumes_draws_what_it_would_have_drawn():
 
 
 def test_what_is_picked_follows_the_probabilities():
-    """Of three ids above the nucleus' border and one below: frequencies within four standard deviations."""
+    """Three ids above the nucleus' border and one below have frequencies within four standard deviations."""
     shares = np.array([0.5, 0.25, 0.15, 0.1])
     likely = torch.full((4000, IDS), -60.0)
     likely[:, [7, 5, 900, 3]] = torch.from_numpy(np.log(shares)).float()

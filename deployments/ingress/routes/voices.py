@@ -74,6 +74,7 @@ class _Endpoints:
         ctx.root.tags(
             {
                 vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
+                vocabulary.REQUEST_DIALECT_CODE: enrolment.dialect.code,
                 vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
                 vocabulary.REQUEST_DIALECT_SOURCE: "request",
             }

@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 from engines.embedded.text import arpabet
-from engines.embedded.text.markup import Item, Word
+from engines.embedded.text.markup import Item, Syllable, Word
 
 _LENGTHS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet"}
 _POWERS = {"²": "square ", "³": "cubic "}
@@ -78,6 +78,7 @@ class English:
             if isinstance(item, Word)
             else _broken_up(normalize(_prepared(item, british))).join(_outer_spaces(item))
             for item in items
+            if not isinstance(item, Syllable)  # those go to the Mandarin front end: see runs.py
         )
         return self._reader(british)(text, normalize_text=False)
 

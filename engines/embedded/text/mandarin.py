@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 from engines.embedded.packages import cache_directory
 from engines.embedded.text import pinyin, tones
@@ -23,7 +24,7 @@ _ALONE = "\ue000"
 
 class Mandarin:
     def __init__(self) -> None:
-        self._words = None
+        self._words: Any = None
 
     def warm(self) -> None:
         self.phonemes(["预热一下, 现在20.5度。"])  # the number, too, has a library to load

@@ -7,8 +7,10 @@ before or behind.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 from engines.embedded.text import pinyin
 
@@ -106,9 +108,9 @@ def _of_word(word: str) -> tuple[str, ...]:
     plain = simplified(word) if len(word) > 1 else word
     if plain in _WORDS:
         return tuple(_WORDS[plain].split())
-    found = lazy_pinyin(
-        plain, style=Style.TONE3, neutral_tone_with_five=True, errors=lambda strangers: [STRANGE] * len(strangers)
-    )
+    # pypinyin's own annotation has a callable return a string; a list, as its documentation says, is taken too
+    strange = cast(Callable[[str], str], lambda strangers: [STRANGE] * len(strangers))
+    found = lazy_pinyin(plain, style=Style.TONE3, neutral_tone_with_five=True, errors=strange)
     if len(plain) == 3 and plain[1] == "得" and plain[0] not in "不舍":
         found[1] = "de5"  # 跑得快
     if len(plain) > 2 and plain[-1] == "地" and plain[-2] == plain[-3]:

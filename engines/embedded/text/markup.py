@@ -101,7 +101,7 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> in
     if pinyin.is_initial(content):
         final = _BRACKET.match(text, bracket.end())
         reading = final and pinyin.syllable(content, unicodedata.normalize("NFC", final.group(1).strip()))
-        if not reading:
+        if not final or not reading:
             raise _malformed(bracket, "an initial must be followed by a final that goes with it, such as [h][ào]")
         _take_syllable(reading, items, attached)
         return final.end()

@@ -123,6 +123,7 @@ def _split_text(text: str, language: str, runs: list[Run]) -> None:
     position = 0
     for match in _FOREIGN[language].finditer(text):
         _add(runs, language, text[position : match.start()])
+        assert match.lastgroup is not None, "each alternative of _FOREIGN is a named group"
         _add(runs, match.lastgroup, match.group())
         position = match.end()
     _add(runs, language, text[position:])

@@ -7,7 +7,7 @@ resumed and enlarged.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import soxr
@@ -112,7 +112,7 @@ def fill(folder: Path, packs: dict[str, np.ndarray], clips: int, seed: int, work
         clip = make_clip(index, seed, stacked, sentences, synthesiser)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, **clip)
+            np.savez(file, **cast(dict[str, Any], clip))
         partial.rename(path)
         made += 1
         if made % 25 == 0:

@@ -18,6 +18,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ def with_gain(weights: np.ndarray, acoustic: int) -> np.ndarray:
 def save(arrays: dict[str, np.ndarray], path: Path = DATA) -> str:
     """Write the mapper and its checksum; returns the SHA-256."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **cast(dict[str, Any], arrays))
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     path.write_bytes(buffer.getvalue())
     path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")

@@ -41,7 +41,9 @@ def packs(archive: Path | None = None) -> dict[str, np.ndarray]:
         for member in tar:
             path = Path(member.name)
             if path.parent.name == "voices" and path.suffix == ".bin":
-                found[path.stem] = np.frombuffer(tar.extractfile(member).read(), "<f4").reshape(ROWS, STYLE_SIZE)
+                file = tar.extractfile(member)
+                assert file is not None, "a voice is a plain file"
+                found[path.stem] = np.frombuffer(file.read(), "<f4").reshape(ROWS, STYLE_SIZE)
     return dict(sorted(found.items()))
 
 
