@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=default.clip,
         metavar="FILE",
-        help="reference recording, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3 "
+        help="reference recording, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3, m4a, mp4, webm, aac "
         "(default: a voice the project made itself)",
     )
     request.add_argument("--text", default=default.text, help="what to say, at most 200 characters")

@@ -15,7 +15,7 @@ _STRING = {"type": "string"}
 _CLIP = {
     "type": "string",
     "format": "binary",
-    "description": "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB",
+    "description": "3 to 15 s of the voice: wav, flac, ogg, mp3, m4a, mp4, webm or aac, at least 16 kHz, at most 20 MB",
 }
 _DIALECT = {"type": "string", "description": "en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."}
 _SPEED = {"type": "number", "minimum": 0.5, "maximum": 2, "default": 1}

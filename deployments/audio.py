@@ -59,13 +59,14 @@ class AudioService(Stage):
         self._begun[get_ident()] = time.monotonic()
         about = {}
         try:
-            if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
-                about = {
-                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
-                    vocabulary.AUDIO_FORMAT: header.format,
-                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
-                }
-            clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
+            seconds = self.engine.capabilities.reference_seconds
+            heard = audio.read(upload, seconds=seconds)
+            about = {  # before any check: a refused clip's span must say what it was
+                vocabulary.AUDIO_SAMPLE_RATE: heard.rate,
+                vocabulary.AUDIO_FORMAT: heard.format,
+                vocabulary.AUDIO_DURATION: round(heard.seconds, 3),
+            }
+            clip = audio.checked(heard, seconds=seconds)
             about[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
         finally:

@@ -115,16 +115,16 @@ class _Endpoints:
             log.warning("a stored voice waits for its first request, trace %s: %s", run.trace_id, trail(error))
 
     async def _checked(self, upload: bytes, run: Run) -> audio.Clip:
-        # Before any check, as in audio-service: the trace of a refused clip must say what it was.
-        if header := await to_thread(audio.describe, upload):
-            run.root.tags(
-                {
-                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
-                    vocabulary.AUDIO_FORMAT: header.format,
-                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
-                }
-            )
-        clip = await to_thread(audio.decode, upload, seconds=self._api.engine.capabilities.reference_seconds)
+        seconds = self._api.engine.capabilities.reference_seconds
+        heard = await to_thread(audio.read, upload, seconds=seconds)
+        run.root.tags(  # before any check, as in audio-service: the trace of a refused clip must say what it was
+            {
+                vocabulary.AUDIO_SAMPLE_RATE: heard.rate,
+                vocabulary.AUDIO_FORMAT: heard.format,
+                vocabulary.AUDIO_DURATION: round(heard.seconds, 3),
+            }
+        )
+        clip = await to_thread(audio.checked, heard, seconds=seconds)
         run.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
         return clip
 

@@ -45,8 +45,8 @@ _FIELDS = {
     "audio_sample": {
         "type": "string",
         "format": "binary",
-        "description": "3 to 15 s of the voice: wav, flac, ogg or mp3, at least 16 kHz, at most 20 MB; the field may "
-        "also be called prompt_audio",
+        "description": "3 to 15 s of the voice: wav, flac, ogg, mp3, m4a, mp4, webm or aac, at least 16 kHz, at most "
+        "20 MB; the field may also be called prompt_audio",
     },
     "dialect": {"type": "string", "description": "en-US, zh-CN, zh-Sichuan …; see /api/dialects. Never assumed."},
     "consent": {
