@@ -37,9 +37,9 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef\u3000-\u303f"
 def spelled(text: str, language: str) -> str:
     """The text with nothing left in it that is written in digits. `language` is ISO 639-1, one of LANGUAGES."""
     if language == "zh":
-        from engines.embedded.text.mandarin_numbers import normalise
+        from speech.spoken.mandarin import written_out
 
-        return _without_gaps(normalise(text))
+        return _without_gaps(written_out(text))
     if language == "ja":
         return _katakana(text)
     if language == "en":
@@ -108,11 +108,11 @@ def _katakana(text: str) -> str:
     """Words as OpenJTalk reads them, counters and all."""
     import pyopenjtalk
 
-    from engines.embedded.text.japanese import normalise
+    from speech.spoken.japanese import written_out
 
     if not re.search(r"\w", text):
         return text
-    return pyopenjtalk.g2p(normalise(text), kana=True).replace("’", "").replace("'", "")
+    return pyopenjtalk.g2p(written_out(text), kana=True).replace("’", "").replace("'", "")
 
 
 def _without_gaps(text: str) -> str:

@@ -19,6 +19,7 @@ from engines.embedded.packages import find
 from engines.embedded.text import markup, runs
 from engines.embedded.text.markup import Item
 from speech.errors import InvalidInput
+from speech.spoken import markdown
 
 #: What the model's position table holds, beside its two padding ids.
 MAX_IDS = 510
@@ -67,7 +68,7 @@ class TextFrontEnd:
         """
         if language not in self._readers:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
-        items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(text)]
+        items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(markdown.plain(text))]
         runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, self.languages)
         parts = [self._read(run, language, dialect) for run in runs.split(_normalised(items, language), language)]
         phonemes = self._known(" ".join(parts))
@@ -146,9 +147,9 @@ def _reader(language: str):
 def _normalised(items: list[Item], language: str) -> list[Item]:
     """Numbers with their units belong to the text's own language, so they are written out before the words part."""
     if language == "zh":
-        from engines.embedded.text.mandarin_numbers import normalise
+        from speech.spoken.mandarin import written_out as normalise
     elif language == "ja":
-        from engines.embedded.text.japanese import normalise
+        from speech.spoken.japanese import written_out as normalise
     else:
         return items
     return [normalise(item) if isinstance(item, str) else item for item in items]

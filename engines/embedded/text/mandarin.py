@@ -10,7 +10,7 @@ import re
 
 from engines.embedded.packages import cache_directory
 from engines.embedded.text import pinyin, tones
-from engines.embedded.text.mandarin_numbers import normalise
+from speech.spoken.mandarin import written_out
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
 from speech.errors import InvalidInput
@@ -70,7 +70,7 @@ def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
             given[len(text)] = item.reading
             text += item.character or _ALONE
         elif isinstance(item, str):
-            text += normalise(item.replace(_ALONE, " "))
+            text += written_out(item.replace(_ALONE, " "))
     return text, given
 
 

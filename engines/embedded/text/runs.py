@@ -90,11 +90,25 @@ class Run:
     items: list[Item]
 
 
+#: A full-width mark ends what stands before it; its plain form alone would go on with a number (3，400 as 3,400).
+_WIDE = str.maketrans({"，": ", ", "！": "! ", "？": "? ", "；": "; "})
+_WIDE_INSIDE = re.compile(r"(?<!\d)[：．]|[：．](?!\d)")  #: 8：30 and ３．５ are a clock and a decimal
+_LINE_ENDS = re.compile(r"[^\S\n]*(?:\r?\n[^\S\n]*)+")
+
+
 def fold(text: str) -> str:
     """Compatibility forms (full-width, half-width kana, ligatures) and punctuation as their plain equivalents."""
+    text = _WIDE_INSIDE.sub(lambda match: ": " if match[0] == "：" else ". ", text.translate(_WIDE))
+    text = _LINE_ENDS.sub(_line_end, text)
     parts = re.split(f"([{_KEPT}])", text.replace("℃", "°C").replace("℉", "°F"))
     folded = "".join(part if part in _KEPT else unicodedata.normalize("NFKC", part) for part in parts)
     return "".join(map(_plain, folded)).translate(_PUNCTUATION)
+
+
+def _line_end(match: re.Match) -> str:
+    """A line ends a sentence, where no mark has ended it already."""
+    before = match.string[: match.start()].rstrip("\"'”’」』)）]】*_ ")[-1:]
+    return " " if before in ".!?;:,…。！？；：，、．" else ". "
 
 
 def _plain(char: str) -> str:
