@@ -399,7 +399,6 @@ def test_tags_are_refused_and_never_read_aloud(us, zh, text):
     [
         ("好[h]", 2),
         ("好[h][xx]", 2),
-        ("ab [sic] c", 4),
         ("[Q][W]", 1),
         ("好[b][ua]", 2),
         ("[S][T]", 1),
@@ -410,6 +409,26 @@ def test_a_malformed_pronunciation_says_where_and_how(zh, text, position):
     error = refused(zh, text)
     assert error.code == "text_pronunciation"
     assert f"character {position} " in error.message and "[R][EH1][D]" in error.message
+
+
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("He said [sic] so.", "He said sic so."),
+        ("Thus [Editor] says.", "Thus Editor says."),
+        ("Then [she] left.", "Then she left."),
+        ("Take option [B].", "Take option B."),
+        ("As shown [1].", "As shown one."),
+        ("As shown [1][2].", "As shown one two."),
+    ],
+)
+def test_brackets_that_are_no_pronunciation_are_text(us, written, spoken):
+    assert sounds(us(written)) == sounds(us(spoken))
+
+
+@pytest.mark.parametrize("written, spoken", [("请看图[A]。", "请看图 A。"), ("他说[原文]如此。", "他说 原文 如此。")])
+def test_brackets_in_chinese_that_are_no_pronunciation_are_text(zh, written, spoken):
+    assert said(zh(written)) == said(zh(spoken))
 
 
 @pytest.mark.parametrize("text", ["Привет", "Hello мир", "안녕하세요", "مرحبا", "สวัสดี", "ㄅㄆ"])

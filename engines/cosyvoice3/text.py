@@ -12,6 +12,7 @@ from collections.abc import Callable
 from engines.cosyvoice3.spelling import spelled
 from engines.cosyvoice3.tokenizer import added_tokens, pronunciations
 from speech.errors import InvalidInput
+from speech.spoken import markdown
 
 MOST = 80  #: of a part: characters of Chinese, Japanese or Korean, else text tokens; as the official code cuts
 _MERGE = 20  #: a last part shorter than this is said with the one before it
@@ -24,7 +25,7 @@ _PAIR = re.compile(r"<(strong|laughter)>.*?</\1>", re.DOTALL)
 _SENTENCE = re.compile(r"[。？！；：.?!;:…]+[\"”’')\]」』]*(?=\s|$|[^\x00-\x7f])|[。？！；：…]+[\"”’')\]」』]*")
 _CLAUSE = re.compile(r"[，、,]+\s*")
 _SPACE = re.compile(r"\s+")
-_SIGNS = str.maketrans(dict.fromkeys("（）【】`", " ") | {"\n": " ", "\r": " ", "\t": " "})
+_SIGNS = str.maketrans(dict.fromkeys("（）【】`[]", " ") | {"\n": " ", "\r": " ", "\t": " "})
 
 
 def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
@@ -52,7 +53,7 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
 
 def normalised(text: str, language: str) -> str:
     """The text with numbers spelled in `language` (Japanese: all of it in katakana), tokens of the model untouched."""
-    pieces, end = [], 0
+    text, pieces, end = markdown.plain(text), [], 0
     for token in _TOKEN.finditer(text):
         pieces += [_plain(text[end : token.start()], language), token[0]]
         end = token.end()

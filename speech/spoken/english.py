@@ -190,6 +190,8 @@ def _prepared(text: str, british: bool) -> str:
     text = re.sub(r"(?<=\d)\s?%", " percent", text)
     text = re.sub(r"(?<=\w) > (?=\w)", " greater than ", re.sub(r"(?<=\w) < (?=\w)", " less than ", text))
     text = re.sub(r"±\s?", "plus or minus ", text)
+    for sign, word in ((r"\+", "plus"), ("&", "and"), ("@", "at")):
+        text = re.sub(rf"(?<=\w) {sign} (?=\w)", f" {word} ", text)
     text = _SLASH.sub(" slash ", text)
     if british:
         for american, spelled in _SPELLED.items():

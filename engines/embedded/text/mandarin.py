@@ -9,7 +9,7 @@ import logging
 import re
 
 from engines.embedded.packages import cache_directory
-from engines.embedded.text import pinyin, tones
+from engines.embedded.text import mandarin_contexts, pinyin, tones
 from speech.spoken.mandarin import written_out
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
@@ -31,6 +31,7 @@ class Mandarin:
     def phonemes(self, items: list[Item]) -> str:
         """Kokoro phonemes of text and given pronunciations in order; words are separated by spaces."""
         text, given = _joined(items)
+        meant = mandarin_contexts.readings(simplified(text), text)
         out: list[str] = []
         clause: list[tones.Word] = []
         position = 0
@@ -40,7 +41,7 @@ class Mandarin:
                 beside = [
                     words[at] if 0 <= at < len(words) and _is_word(words[at]) else "" for at in (index - 1, index + 1)
                 ]
-                clause.append(_read(word, position, given, *beside))
+                clause.append(_read(word, position, given, meant, *beside))
             elif word in _PUNCTUATION:
                 out += [*_sounds(clause), word]
                 clause = []
@@ -94,10 +95,17 @@ def _split_marks(word: str) -> list[str]:
     return [part for part in re.split(rf"([{re.escape(''.join(_PUNCTUATION))}{_ALONE}])", word) if part]
 
 
-def _read(word: str, position: int, given: dict[int, str], previous: str, following: str) -> tones.Word:
+def _read(
+    word: str, position: int, given: dict[int, str], meant: dict[int, str], previous: str, following: str
+) -> tones.Word:
+    """`given`: readings that the user wrote; `meant`: those that the context decides; both by position in the text."""
     found = readings(word, previous, following)
     return [
-        tones.Syllable(character, given.get(position + index) or _known(reading), fixed=position + index in given)
+        tones.Syllable(
+            character,
+            given.get(position + index) or meant.get(position + index) or _known(reading),
+            fixed=position + index in given,
+        )
         for index, (character, reading) in enumerate(zip(simplified(word), found, strict=True))
     ]
 

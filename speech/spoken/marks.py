@@ -1,0 +1,17 @@
+"""Full-width letters, digits and signs as their plain forms, and the marks that East Asian text has of its own left."""
+
+from __future__ import annotations
+
+import re
+
+_PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "！，．：；？（）［］｛｝～｜"}
+_PLAIN |= {ord("～"): "~", ord("〜"): "~", ord("−"): "-", ord("‐"): "-", ord("‑"): "-", ord("￥"): "¥", ord("　"): " "}
+_PLAIN |= {first + step: str(step + 1) for first in map(ord, "①❶➀➊⓵") for step in range(9)}
+#: Between digits a full-width colon is a clock's, a full stop a decimal's; elsewhere they end what stands before them.
+_INSIDE = re.compile(r"(?<=\d)[：．](?=\d)")
+
+
+def plain_digits(text: str) -> str:
+    """`８：３０` as `8:30`, `３．５％` as `3.5%`; 。，！ and their like stay, so that they end a number."""
+    text = text.translate(_PLAIN).replace("℃", "°C").replace("℉", "°F")
+    return _INSIDE.sub(lambda match: ":" if match[0] == "：" else ".", text)
