@@ -34,6 +34,7 @@ from speech import requests
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
 from speech.requests import Ask, Fallback
+from speech.script import check_script, script_of
 from tracing import Tracer, vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
@@ -173,10 +174,12 @@ class CosyVoice3Api:
                 vocabulary.REQUEST_DIALECT_SOURCE: ask.dialect_source,
                 vocabulary.REQUEST_MODE: ask.utterance.mode,
                 vocabulary.TEXT_LENGTH: len(ask.utterance.text),
+                vocabulary.TEXT_SCRIPT: script_of(ask.utterance.text),
             }
         )
         run.dialect, run.mode = ask.dialect.tag, ask.utterance.mode
         line.engine.capabilities.check_dialect(ask.utterance.dialect)
+        check_script(ask.utterance.text, ask.dialect.code, line.engine.capabilities.dialects, self.registry)
         if record is None:
             return ask, Source(line, lambda run: line.pipeline.voice(clip, ask.utterance.prompt_text, run, line.voices))
         if ask.utterance.prompt_text is not None:
