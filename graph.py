@@ -16,16 +16,24 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from access.limiter import Limiter
-from deployments.api import CosyVoice3Api
-from deployments.audio import AudioService
-from deployments.client import AudioClient, EmbeddingClient, Made, Result, StageClient, TtsClient, VocoderClient
-from deployments.embedding import EmbeddingService
-from deployments.fallback import Fallback
-from deployments.run import Run
-from deployments.settings import ApiConfig, FallbackEngine, Guarded, Limits, StageConfig, Strict, VoiceCacheMb
-from deployments.tts import TtsService
-from deployments.vocoder import VocoderService
-from deployments.voice_cache import VoiceCache
+from deployments.ingress.context import RequestContext
+from deployments.ingress.deployment import CosyVoice3Api
+from deployments.ingress.stage_clients import (
+    AudioClient,
+    EmbeddingClient,
+    Made,
+    Result,
+    StageClient,
+    TtsClient,
+    VocoderClient,
+)
+from deployments.ingress.voice_cache import VoiceCache
+from deployments.settings import AccessConfig, ApiConfig, FallbackEngine, Limits, StageConfig, StrictModel, VoiceCacheMb
+from deployments.stages.audio import AudioService
+from deployments.stages.embedding import EmbeddingService
+from deployments.stages.fallback import Fallback
+from deployments.stages.tts import TtsService
+from deployments.stages.vocoder import VocoderService
 from engines.contract import Utterance
 from tracing import vocabulary
 from voices.settings import VoiceSettings
@@ -33,7 +41,7 @@ from voices.settings import VoiceSettings
 APP_NAME = "cosygraph"
 
 
-class StageOptions(Strict):
+class StageOptions(StrictModel):
     """Per stage, below the graph's own settings."""
 
     threads: int = Field(1, ge=1)
@@ -42,7 +50,7 @@ class StageOptions(Strict):
     wedged_after_s: float | None = Field(None, gt=0)
 
 
-class GraphConfig(Guarded):
+class GraphConfig(AccessConfig):
     """Everything the application builder takes; unknown keys are refused."""
 
     engine: str = "embedded"
@@ -91,7 +99,7 @@ class Graph:
     def stages(self) -> Mapping[str, StageClient]:
         return {client.service: client for client in (self.audio, self.embedding, self.tts, self.vocoder)}
 
-    async def voice(self, upload: bytes, transcript: str | None, run: Run, voices: VoiceCache) -> Made:
+    async def voice(self, upload: bytes, transcript: str | None, run: RequestContext, voices: VoiceCache) -> Made:
         """The voice in a clip, known already or found in it."""
         key = await voices.key(upload, transcript)
         if kept := voices.find(key):
@@ -103,17 +111,17 @@ class Graph:
         voices.keep_later(key, clip.reply, voice.reply)
         return voice
 
-    async def extract(self, upload: bytes, transcript: str | None, run: Run) -> tuple[Result, Result]:
+    async def extract(self, upload: bytes, transcript: str | None, run: RequestContext) -> tuple[Result, Result]:
         """What audio-service makes of a clip, and the voice in it."""
         clip = await self.audio.prepare(upload, transcript, run)
         return clip, await self.embedding.extract(clip, run)
 
-    async def speak(self, utterance: Utterance, voice: Made, run: Run) -> Result:
+    async def speak(self, utterance: Utterance, voice: Made, run: RequestContext) -> Result:
         """The whole utterance's audio."""
         mel = await self.tts.generate(utterance, voice, run)
         return await self.vocoder.vocode(mel, run)
 
-    def stream(self, utterance: Utterance, voice: Made, run: Run) -> AsyncIterator[Result]:
+    def stream(self, utterance: Utterance, voice: Made, run: RequestContext) -> AsyncIterator[Result]:
         """Its audio in chunks as they are made; where the engine streams."""
         return self.vocoder.follow(self.tts.stream(utterance, voice, run), run)
 

@@ -23,7 +23,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from access.settings import CallerLimits
-from deployments.strict import Strict
+from config.strict import StrictModel
 from speech.dialects import Registry
 from speech.errors import InvalidInput
 
@@ -35,7 +35,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _AS_LIST = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 
 
-class Key(Strict):
+class Key(StrictModel):
     """One entry. An entry of the older format, which had a name and a hash alone, may synthesize."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
@@ -57,7 +57,7 @@ class Key(Strict):
         return self.expires if self.expires.tzinfo else self.expires.replace(tzinfo=UTC)
 
 
-class KeyFile(Strict):
+class KeyFile(StrictModel):
     keys: Annotated[tuple[Key, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ full, and leases come back with the ingresses' next renewal.
 
 from __future__ import annotations
 
-from access.ledger import LEASE_S, Ledger, Refusal
+from access.rate_limiter import LEASE_S, RateLimiter, Refusal
 from access.settings import CallerLimits
 
 
@@ -14,7 +14,7 @@ class Limiter:
     service = "limiter"
 
     def __init__(self) -> None:
-        self._ledger = Ledger(LEASE_S)
+        self._ledger = RateLimiter(LEASE_S)
 
     async def enter(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
         return self._ledger.enter(caller, limits, lease)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from deployments.strict import Strict
+from config.strict import StrictModel
 
 
-class CallerLimits(Strict):
+class CallerLimits(StrictModel):
     """What one caller may take of all ingress replicas together; None is no limit."""
 
     requests_per_minute: float | None = Field(None, gt=0, le=1_000_000)
@@ -32,7 +32,7 @@ class CallerLimits(Strict):
         return self.burst or max(1, round((self.requests_per_minute or 0) / 6))
 
 
-class Access(Strict):
+class Access(StrictModel):
     """`access` in the graph's config."""
 
     keys_file: str | None = None  #: docs/access.md has its format

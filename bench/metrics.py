@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bench import results
 from cluster import loopback, ports, ray_head
-from deployments.metrics import Metrics
-from deployments.run import Run
+from deployments.ingress.context import RequestContext
+from deployments.ingress.metrics import Metrics
 from speech.dialects import DIALECTS
 from tracing import Tracer, vocabulary
 
@@ -26,7 +26,7 @@ ROUNDS, REQUESTS = 7, 2000
 def rounds() -> list[float]:
     """µs a request, round by round."""
     metrics, tracer = Metrics(DIALECTS), Tracer(vocabulary.INGRESS, instance="r")
-    run = Run(tracer, tracer.server("POST /api/generate", parent=None), 60, time.time_ns())
+    run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 60, time.time_ns())
     run.route, run.dialect, run.mode, run.audio_s = "/api/generate", "mandarin", "fast", 5.0
     run.root.tag(vocabulary.QUEUE_WAIT_MS, 0.01)
     for stage, service in vocabulary.STAGE_SERVICE.items():

@@ -17,7 +17,7 @@ def private_monitoring(
     head: RayHead, zipkin_url: str | None, thresholds: Thresholds = Thresholds()
 ) -> Iterator[dict[str, Server]]:
     """Both by name, as the launcher starts them, with the project's rules; nobody is told of an alert.
-    Raises cluster.problem.Problem where a program is missing."""
+    Raises cluster.cli_error.Problem where a program is missing."""
     servers: dict[str, Server] = {}
     with tempfile.TemporaryDirectory(prefix="bench-monitoring-") as folder:
         try:

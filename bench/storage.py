@@ -28,7 +28,7 @@ import httpx
 
 from bench import results, traces
 from cluster import links, ports, storage_mariadb, zipkin
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 from cluster.storage import Storage, prepare
 from cluster.storage_elasticsearch import Server
 
@@ -70,7 +70,7 @@ class Feeder:
         until = time.monotonic() + 60
         while (found := self.stored()) < wanted:
             if time.monotonic() > until:
-                raise Problem(f"Zipkin has stored {found} of {wanted} spans, and no more for a minute.")
+                raise CliError(f"Zipkin has stored {found} of {wanted} spans, and no more for a minute.")
             time.sleep(0.2)
 
 
@@ -90,7 +90,7 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
             storage=lambda: prepare(storage, folder, print, databases.append) | more,
         )
         if server is None:
-            raise Problem("; ".join(missing))
+            raise CliError("; ".join(missing))
         meter = {"mem": Memory, "mysql": Tables, "elasticsearch": Indices}[kind](server, storage, databases)
         feeder = Feeder(server.url, meter.stored)
         feeder.feed(BATCH_TRACES)  # classes are loaded, caches and indices made
@@ -118,7 +118,9 @@ class Memory:
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
         self._jcmd = shutil.which("jcmd")
         if self._jcmd is None:
-            raise Problem("Measuring memory needs `jcmd`, which comes with a JDK: apt-get install default-jdk-headless")
+            raise CliError(
+                "Measuring memory needs `jcmd`, which comes with a JDK: apt-get install default-jdk-headless"
+            )
         self._pid = server.process.pid
         self._client = httpx.Client(base_url=server.url, timeout=30, trust_env=False)
 
@@ -224,7 +226,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="cosygraph-bench-") as folder:
             try:
                 figures[kind] = measure(kind, args.traces, args.elasticsearch, Path(folder))
-            except Problem as problem:
+            except CliError as problem:
                 print(problem)
                 return 1
         print(f"{kind}: {figures[kind]}", flush=True)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracing import Exporter, ExportSettings, Record, Tracer, encode, extract
+from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode, extract
 from tracing import vocabulary as words
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
@@ -64,14 +64,14 @@ class Nowhere:
         pass
 
 
-def stage_span(tracer: Tracer, name: str, carrier) -> list[Record]:
+def stage_span(tracer: Tracer, name: str, carrier) -> list[FinishedSpan]:
     span = tracer.server(name, parent=carrier)
     span.tags(STAGE_TAGS)
     span.annotate(words.DEQUEUED)
     return span.records()
 
 
-def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[Record]:
+def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[FinishedSpan]:
     """Six spans: what one plain request makes over all its replicas."""
     root = api.server("POST /api/generate", parent=None)
     spans = []

@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 from cluster import demo, key, links, reach, say, signals, status
+from cluster.cli_error import CliError
 from cluster.doctor import command as doctor
 from cluster.gate import options as gate_options
-from cluster.problem import Problem
 from cluster.progress import Progress
 from cluster.ray_head import ROOT
 from cluster.stack import DRAIN_WITHIN_S, Options, Stack
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stack = Stack(args.run_dir, Progress())
     try:
         return _COMMANDS[args.command](args, stack)
-    except Problem as problem:
+    except CliError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
     except signals.Interrupted:
@@ -398,7 +398,7 @@ def _links(args: argparse.Namespace, stack: Stack) -> int:
         running = stack.file.load()
         kind, _, url = (running.zipkin.storage if running and running.zipkin else "").partition(" ")
         if kind != "elasticsearch":
-            raise Problem(
+            raise CliError(
                 f"The Zipkin that runs here keeps its traces in {kind}, and computes its links by itself: "
                 "nothing is to be done."
                 if kind

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import soundfile
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 from cluster.ray_head import ROOT
 from cluster.state import State
 from speech import audio
@@ -51,21 +51,21 @@ class Request:
     def check(self) -> None:
         """What can be known before anything is started. Problem with the option to correct."""
         if self.dialect is None and self.text != TEXT:
-            raise Problem(
+            raise CliError(
                 "--text needs --dialect beside it (en-US, zh-CN, ja-JP …): nothing is assumed about what it "
                 "is spoken in. GET /api/dialects lists them all."
             )
         if not self.clip.exists():
-            raise Problem(f"--clip {self.clip}: there is no such file.")
+            raise CliError(f"--clip {self.clip}: there is no such file.")
         if not self.clip.is_file():
-            raise Problem(f"--clip {self.clip} is no file. Name one recording: {FORMATS}.")
+            raise CliError(f"--clip {self.clip} is no file. Name one recording: {FORMATS}.")
         size = self.clip.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
-            raise Problem(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
+            raise CliError(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
         try:
             audio.read(self.clip.read_bytes())
         except SpeechError as failure:
-            raise Problem(f"--clip {self.clip} is not audio that can be read here. Give it as {FORMATS}.") from failure
+            raise CliError(f"--clip {self.clip} is not audio that can be read here. Give it as {FORMATS}.") from failure
 
     def form(self) -> dict[str, str]:
         fields = {
@@ -90,13 +90,13 @@ def run(state: State, request: Request, say: Callable[[str], None], outputs: Pat
     took = time.monotonic() - began
     trace_id = answer.headers.get("X-Trace-Id", "")
     if answer.status_code != 200:
-        raise Problem(
+        raise CliError(
             f"The service answered {answer.status_code}: {_message(answer)}\nIts trace: {_trace_link(state, trace_id)}"
         )
     try:
         info = soundfile.info(io.BytesIO(answer.content))
     except soundfile.LibsndfileError as failure:
-        raise Problem("The service answered 200, but not with audio.") from failure
+        raise CliError("The service answered 200, but not with audio.") from failure
     outputs.mkdir(parents=True, exist_ok=True)
     path = outputs / f"output_{datetime.now():%Y%m%d_%H%M%S}_{trace_id}.wav"
     path.write_bytes(answer.content)
@@ -134,9 +134,9 @@ def _post(state: State, request: Request) -> httpx.Response:
                 trust_env=False,
             )
     except httpx.TimeoutException as failure:
-        raise Problem(f"The service gave no answer within {ANSWER_WITHIN_S:.0f} s.") from failure
+        raise CliError(f"The service gave no answer within {ANSWER_WITHIN_S:.0f} s.") from failure
     except httpx.HTTPError as failure:
-        raise Problem(f"The connection to {state.http_url} broke ({type(failure).__name__}).") from failure
+        raise CliError(f"The connection to {state.http_url} broke ({type(failure).__name__}).") from failure
 
 
 def _message(answer: httpx.Response) -> str:
@@ -161,7 +161,7 @@ def _tree(state: State, trace_id: str) -> str:
         else:
             spans = from_file(Path(state.spans_file), trace_id)
     except tree.TraceNotFound as failure:
-        raise Problem(str(failure)) from failure
+        raise CliError(str(failure)) from failure
     drawn = tree.render(spans, colour=sys.stdout.isatty())
     return (
         f"{drawn}\nThe graph knew this voice (voice.cache=hit): nothing was left to do for two of the four stages."
@@ -185,7 +185,7 @@ def from_file(path: Path, trace_id: str, within_s: float = 10.0) -> list[dict]:
             if spans and spans[0].get("traceId") == trace_id:
                 return spans
         if time.monotonic() > until:
-            raise Problem(f"Trace {trace_id} was not written to {path} within {within_s:.0f} s.")
+            raise CliError(f"Trace {trace_id} was not written to {path} within {within_s:.0f} s.")
         time.sleep(0.1)
 
 

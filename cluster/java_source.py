@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cluster import java, maven
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 COMPILER = maven.Artifact(
     "org.eclipse.jdt", "ecj", "3.46.100", "74c93172475fee0cd4e6eefb44233516dd40525642da35d009146d97ea598229"
@@ -50,4 +50,4 @@ def compile(
     )
     if answer.returncode != 0:
         said = (answer.stderr or answer.stdout).strip()
-        raise Problem(f"{source.name} could not be compiled with {runtime}:\n{said}")
+        raise CliError(f"{source.name} could not be compiled with {runtime}:\n{said}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from access.key_editor import KeyEditor
 from access.keys import ROLES, Key
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 FILE = "keys.yaml"  #: in the run folder; what `up` takes where the config names none
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             _show(args.name, editor.add(args.name, **_fields(args)), path, "")
     except ValueError as error:
-        raise Problem(str(error)) from error
+        raise CliError(str(error)) from error
     return 0
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import java, java_source, zipkin_jar
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 SOURCE = Path(__file__).with_name("DependencyLinks.java")
 #: What is kept between traces is one number a link: the heap doesn't grow with them.
@@ -43,7 +43,7 @@ class Linker:
     def __init__(self, say: Callable[[str], None], env: Mapping[str, str] = os.environ) -> None:
         self._runtime, found = java.find(env)
         if self._runtime is None:
-            raise Problem(f"Links are computed by Java. {found}")
+            raise CliError(f"Links are computed by Java. {found}")
         self._jar = zipkin_jar.obtain(say, env)
         self._say, self._env = say, env
 
@@ -90,11 +90,11 @@ class Linker:
             key=lambda link: (link.parent, link.child),
         )
 
-    def _failed(self) -> Problem:
+    def _failed(self) -> CliError:
         self._process.wait(_END_WITHIN_S)
         self._errors.seek(0)
         said = "\n".join(self._errors.read().splitlines()[:5])
-        return Problem(f"Zipkin's linker ended with an error:\n{said}")
+        return CliError(f"Zipkin's linker ended with an error:\n{said}")
 
     def __exit__(self, *raised) -> None:
         self._process.kill()

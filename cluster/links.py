@@ -19,8 +19,8 @@ from itertools import groupby
 
 import httpx
 
+from cluster.cli_error import CliError
 from cluster.linker import Link, Linker
-from cluster.problem import Problem
 from cluster.storage_elasticsearch import Server
 
 #: spans of one sorted scroll: every page of it looks through all of them again, so large days are cut into pieces
@@ -78,7 +78,7 @@ def read_traces(client: httpx.Client, day: date, prefix: str = "zipkin") -> Iter
     """The whole traces that began on `day`, in the order of their ids. Problem where there is no index of that day."""
     index = f"{prefix}-span-{day}"
     if client.head(f"/{index}").status_code == 404:
-        raise Problem(
+        raise CliError(
             f"{client.base_url} has no spans of {day}: there is no index {index}. Days are of UTC; another "
             "one is named with --day, another prefix of indices (Zipkin's ES_INDEX) with --index."
         )
@@ -142,7 +142,7 @@ def write(client: httpx.Client, day: date, links: list[Link], prefix: str = "zip
     )
     errors = [item["error"] for entry in answer["items"] for item in entry.values() if "error" in item]
     if errors:
-        raise Problem(
+        raise CliError(
             f"{client.base_url} refuses to write to {index}: {errors[0].get('reason')}. Correct that, and "
             "run it again: it replaces what it wrote."
         )
@@ -161,7 +161,7 @@ def _scroll(client: httpx.Client, indices: str, search: dict) -> Iterator[dict]:
     try:
         while answer["hits"]["hits"]:
             if answer["_shards"]["failed"]:
-                raise Problem(
+                raise CliError(
                     f"{client.base_url} could read only a part of {indices}: the links would be wrong, and "
                     "none were written. Its log says which shards failed."
                 )
@@ -176,9 +176,9 @@ def _call(client: httpx.Client, method: str, path: str, **more) -> dict:
     try:
         answer = client.request(method, path, **more)
     except httpx.HTTPError as failure:
-        raise Problem(f"{client.base_url} broke off ({type(failure).__name__}); no links were written.") from failure
+        raise CliError(f"{client.base_url} broke off ({type(failure).__name__}); no links were written.") from failure
     if answer.is_error:
-        raise Problem(f"{client.base_url} answers {answer.status_code} to {method} {path}: {answer.text[:300]}")
+        raise CliError(f"{client.base_url} answers {answer.status_code} to {method} {path}: {answer.text[:300]}")
     return answer.json()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def obtain(
         jar = fetch(Path(scratch)) if fetch else _fetch(artifact, Path(scratch))
         found = sha256(jar)
         if found != artifact.sha256:
-            raise Problem(
+            raise CliError(
                 f"The {artifact.name} {artifact.version} that was fetched has the checksum {found}, but "
                 f"{artifact.sha256} is the right one: it was damaged or replaced on the way, and is not run."
             )
@@ -101,12 +101,12 @@ def _fetch(artifact: Artifact, folder: Path) -> Path:
     try:
         from jgo.maven import MavenContext
     except ImportError as missing:
-        raise Problem("The package jgo, which fetches jars, is not installed: `make setup`.") from missing
+        raise CliError("The package jgo, which fetches jars, is not installed: `make setup`.") from missing
     try:
         project = MavenContext(repo_cache=folder, local_repos=[], timeout=60).project(artifact.group, artifact.name)
         return Path(project.at_version(artifact.version).artifact(artifact.classifier, "jar").resolve())
     except Exception as failure:  # jgo lets through whatever its HTTP client and XML parser raise
-        raise Problem(
+        raise CliError(
             f"{artifact} could not be fetched ({type(failure).__name__}): is the network reachable from here?"
         ) from failure
 

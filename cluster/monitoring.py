@@ -20,8 +20,8 @@ import httpx
 import yaml
 
 from cluster import processes
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free, require_free
-from cluster.problem import Problem
 from cluster.ray_head import ROOT, RayHead
 from cluster.wecom import Wecom
 
@@ -66,7 +66,7 @@ def find(*names: str, env: Mapping[str, str] = os.environ) -> Path:
     for name in names:
         if found := shutil.which(name, path=env.get("PATH", "")):
             return Path(found)
-    raise Problem(_MISSING.format(what=names[0]))
+    raise CliError(_MISSING.format(what=names[0]))
 
 
 def check() -> None:
@@ -195,7 +195,7 @@ class Monitoring:
         while not healthy(server.url, health):
             if not server.process.alive or time.monotonic() - began > READY_WITHIN_S:
                 server.stop()
-                raise Problem(f"{name} did not come up. The end of {log}:\n{processes.last_lines(log)}")
+                raise CliError(f"{name} did not come up. The end of {log}:\n{processes.last_lines(log)}")
             time.sleep(0.1)
         return server
 

@@ -7,7 +7,7 @@ import socket
 
 import psutil
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 LOOPBACK = "127.0.0.1"
 ALL = "0.0.0.0"
@@ -27,7 +27,7 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
             probe.bind((host, port))
         except OSError as failure:
             if failure.errno == errno.EADDRNOTAVAIL:
-                raise Problem(
+                raise CliError(
                     f"{host} is no address of this machine; --host takes one of its own, or {ALL} for all."
                 ) from failure
             return False
@@ -68,7 +68,7 @@ def require_free(port: int, purpose: str, option: str, remedy: str = "", host: s
         return
     holder = owner(port)
     by = f" by {holder}" if holder else " by another process (of another user, so its name can't be read)"
-    raise Problem(
+    raise CliError(
         f"Port {port} on {host}, wanted for {purpose}, is taken{by}. "
         f"Choose another one with {option}, for example {option} {port + 1}"
         f"{', or stop that process' if holder else ''}.{' ' + remedy if remedy else ''}"

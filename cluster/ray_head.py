@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 
 from cluster import haproxy, loopback, processes
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free, require_free
-from cluster.problem import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 120.0
@@ -47,7 +47,7 @@ SETTINGS: dict[str, str] = {
     # more than the copy: it fell from 11 to 6 ms of CPU a request (bench.overhead's load).
     "RAY_max_direct_call_object_size": "2000000",
     # What the proxy answers by itself gets a trace too, and clients can't steer Serve by headers.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.door:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.proxy_middleware:middlewares",
     # Ray's own record of every task: our traces tell more, and it is sent whether anybody looks or not.
     "RAY_task_events_report_interval_ms": "0",
     # A replica that hangs is not asked to stop nicely.
@@ -181,7 +181,7 @@ def start(
         try:
             _wait_until_ready(head, log)
             return head
-        except Problem:
+        except CliError:
             head.stop()
             # Ray allows its own parts 30 s, a constant, which a busy machine may exceed: once more is worth it.
             if last_try or b"timed out during startup" not in log.read_bytes()[began_at:]:
@@ -197,7 +197,7 @@ def auth_headers() -> dict[str, str]:
     if not token:
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         if not path.is_file():
-            raise Problem(
+            raise CliError(
                 f"RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN nor {path} holds one. "
                 "Make one with `.venv/bin/ray get-auth-token --generate`."
             )
@@ -209,7 +209,7 @@ def _wait_until_ready(head: RayHead, log: Path) -> None:
     began = time.monotonic()
     while True:
         if not head.process.alive:
-            raise Problem(f"Ray ended while it started. The end of {log}:\n{processes.last_lines(log)}")
+            raise CliError(f"Ray ended while it started. The end of {log}:\n{processes.last_lines(log)}")
         try:
             # Answered by the part that deploys applications: the last one to come up.
             answer = httpx.get(
@@ -221,7 +221,7 @@ def _wait_until_ready(head: RayHead, log: Path) -> None:
         except httpx.HTTPError as failure:
             reason = type(failure).__name__
         if time.monotonic() - began > READY_WITHIN_S:
-            raise Problem(
+            raise CliError(
                 f"Ray's dashboard was not ready within {READY_WITHIN_S:.0f} s ({reason}). The end of {log}:\n"
                 f"{processes.last_lines(log)}"
             )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from cluster.cli_error import CliError
 from cluster.demo import MAX_CLIP_BYTES
-from cluster.problem import Problem
 from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.sound import finished
 
@@ -74,7 +74,7 @@ class Order:
         """Problem where neither --format nor the extension says it."""
         found = self.format or _SUFFIXES.get(self.output.suffix.lower())
         if found is None:
-            raise Problem(
+            raise CliError(
                 f"-o {self.output}: its extension names no audio format. Use one of "
                 f"{', '.join(sorted(_SUFFIXES))}, or say --format {'|'.join(FORMATS)}."
             )
@@ -86,7 +86,7 @@ class Order:
         try:
             return self.key_file.read_text().strip() or None
         except (OSError, UnicodeDecodeError) as failure:
-            raise Problem(
+            raise CliError(
                 f"--key-file {self.key_file} can't be read ({type(failure).__name__}). It holds the key and "
                 "nothing else."
             ) from failure
@@ -94,9 +94,9 @@ class Order:
     def speech(self) -> Speech:
         """Problem where something in it can't be sent at all; everything else is the API's to judge."""
         if not self.text.strip():
-            raise Problem("There is nothing to say: the text is empty.")
+            raise CliError("There is nothing to say: the text is empty.")
         if (self.voice is None) == (self.clip is None):
-            raise Problem("Say whose voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
+            raise CliError("Say whose voice: either --voice NAME, a stored one, or --clip FILE, a recording of it.")
         return Speech(
             text=self.text,
             dialect=self.dialect,
@@ -116,11 +116,11 @@ def _read(path: Path) -> Clip:
     try:
         size = path.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
-            raise Problem(f"--clip {path} has {size} bytes; a clip has more than none and at most 20 MB.")
+            raise CliError(f"--clip {path} has {size} bytes; a clip has more than none and at most 20 MB.")
         # Under a name of ours: the file's own is nobody's business.
         return Clip(f"clip{path.suffix.lower()[:6]}", path.read_bytes())
     except OSError as failure:
-        raise Problem(
+        raise CliError(
             f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg, mp3, m4a, mp4, "
             "webm or aac."
         ) from failure
@@ -131,23 +131,23 @@ def run(order: Order, out: TextIO | None = None) -> None:
     out = out or sys.stdout
     speech, key = order.speech(), order.api_key()
     if not order.output.parent.is_dir():
-        raise Problem(f"-o {order.output}: its folder does not exist; make it first.")
+        raise CliError(f"-o {order.output}: its folder does not exist; make it first.")
     bar = _Bar(out)
     try:
         with Api(order.url, key) as api:
             if order.dialect is None and order.clip is not None:
-                raise Problem(_choose_a_dialect(api))
+                raise CliError(_choose_a_dialect(api))
             done, content = _ask(api, speech, bar)
     except ApiError as error:
         bar.end()
-        raise Problem(_said(error)) from error
+        raise CliError(_said(error)) from error
     except BaseException:
         bar.end()
         raise
     try:
         order.output.write_bytes(finished(content, speech.response_format))
     except OSError as failure:
-        raise Problem(f"-o {order.output} can't be written ({failure.strerror}).") from failure
+        raise CliError(f"-o {order.output} can't be written ({failure.strerror}).") from failure
     factor = "" if done.real_time_factor is None else f"real-time factor {done.real_time_factor:.2f}"
     first = "" if done.first_audio_ms is None else f"first audio after {done.first_audio_ms / 1e3:.2f} s"
     figures = ", ".join(filter(None, (factor, first)))

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import yaml
 
-from access.callers import Callers
+from access.authentication import Authenticator
 from access.required import is_loopback, keys_required
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, reachable
-from cluster.problem import Problem
 from cluster.ray_head import RayHead, auth_headers
-from deployments.settings import Guarded
+from deployments.settings import AccessConfig
 from engines import contract
 from speech.dialects import DIALECTS
 
@@ -34,8 +34,8 @@ _WAY_OUT = (
     "spool_limit_mb",
     "retry_most_s",
 )
-WEB_PAGE = "deployments.webui:build"  #: import path of the application that is the web page
-WATCHDOG = "deployments.watchdog:build"  #: and of the one that watches the graph
+WEB_PAGE = "webui.deployment:build"  #: import path of the application that is the web page
+WATCHDOG = "watchdog.deployment:build"  #: and of the one that watches the graph
 _STILL_WAITING_EVERY_S = 15.0
 
 
@@ -66,11 +66,11 @@ class Application:
             config = yaml.safe_load(path.read_text())
             applications = config["applications"]
         except OSError as failure:
-            raise Problem(
+            raise CliError(
                 f"The Serve config {path} can't be read ({failure.strerror}); --config names another one."
             ) from failure
         except (yaml.YAMLError, KeyError, TypeError) as failure:
-            raise Problem(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
+            raise CliError(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
         graph, page, dog = _sorted(applications, path)
         config["http_options"] = {**config.get("http_options", {}), "host": host, "port": http_port}
         own = graph.get("args") or {}
@@ -109,11 +109,11 @@ class Application:
         try:
             contract.create(name, args.get("engine_options"))
         except contract.WeightsError as error:
-            raise Problem(
+            raise CliError(
                 f"{error}\nOptions of the engine: --engine-option NAME=VALUE, or engine_options in the config file."
             ) from error
         except (TypeError, ValueError) as error:
-            raise Problem(
+            raise CliError(
                 f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
                 "NAME=VALUE, or engine_options in the config file."
             ) from error
@@ -133,11 +133,11 @@ class Application:
             return False
         try:
             args = application["args"]
-            settings = Guarded(access=args.get("access") or {}, tracing=args.get("tracing") or {})
-            known = Callers(settings.keys_file, DIALECTS.extended(args.get("dialects") or ())).known
+            settings = AccessConfig(access=args.get("access") or {}, tracing=args.get("tracing") or {})
+            known = Authenticator(settings.keys_file, DIALECTS.extended(args.get("dialects") or ())).known
             required = keys_required(settings.access, host, known)
         except ValueError as error:
-            raise Problem(f"Who may call can't be decided: {error}.") from error
+            raise CliError(f"Who may call can't be decided: {error}.") from error
         if required:
             say(f"API keys are required ({known} known)")
         elif not is_loopback(host):
@@ -173,7 +173,7 @@ class Application:
         return next((one for one in self.config["applications"] if one.get("import_path") == WATCHDOG), None)
 
     def proxy_environment(self) -> dict[str, str]:
-        """What Serve's proxy must find in its environment: how the graph traces (`deployments/door.py`)."""
+        """What Serve's proxy must find in its environment: how the graph traces (`deployments/ingress/proxy_middleware.py`)."""
         tracing = self._args.get("tracing") or {}
         return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
 
@@ -203,7 +203,7 @@ def _sorted(applications: object, path: Path) -> tuple[dict, dict | None, dict |
     pages, dogs = ([one for one in entries if one.get("import_path") == ours] for ours in (WEB_PAGE, WATCHDOG))
     others = [one for one in entries if one not in pages and one not in dogs]
     if len(others) != 1 or len(pages) > 1 or len(dogs) > 1 or len(entries) != len(applications):
-        raise Problem(
+        raise CliError(
             f"{path} must describe exactly one application, and beside it at most the web page "
             f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG})."
         )
@@ -230,12 +230,12 @@ class Dashboard:
         try:
             answer = self._http.put("/api/serve/applications/", json=application.config)
         except httpx.HTTPError as failure:
-            raise Problem(
+            raise CliError(
                 f"Ray's dashboard at {self.head.dashboard_url} doesn't answer ({type(failure).__name__}). "
                 f"Its logs are in {self.logs}."
             ) from failure
         if answer.status_code != 200:
-            raise Problem(f"Serve refused the configuration: {last_error(answer.text)}")
+            raise CliError(f"Serve refused the configuration: {last_error(answer.text)}")
 
     def applications(self) -> dict:
         """Name -> status, as Serve reports it; empty where it doesn't answer."""
@@ -266,12 +266,12 @@ class Dashboard:
                     say(f"  {service} is healthy")
             failure = _failure(application)
             if failure:
-                raise Problem(f"{name} can't be deployed. {failure}\nLogs: {self.logs}/serve")
+                raise CliError(f"{name} can't be deployed. {failure}\nLogs: {self.logs}/serve")
             if application.get("status") == "RUNNING":
                 return
             waiting = sorted(deployments.keys() - healthy)
             if time.monotonic() - began > within_s:
-                raise Problem(
+                raise CliError(
                     f"{name} was not up within {within_s:.0f} s; still waiting for "
                     f"{', '.join(waiting) or 'Serve itself'}. {_messages(application)}\n"
                     f"Logs: {self.logs}/serve"
@@ -327,7 +327,7 @@ def wait_until_ready(http_url: str, within_s: float = 60.0) -> None:
         if ready:
             return
         time.sleep(0.25)
-    raise Problem(f"{http_url}/ready did not say ready within {within_s:.0f} s; it said: {said}")
+    raise CliError(f"{http_url}/ready did not say ready within {within_s:.0f} s; it said: {said}")
 
 
 def ask_ready(http_url: str) -> tuple[bool, str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from access.required import is_loopback
 from cluster import key, monitoring, ray_head, serving, watchdog_key, zipkin
+from cluster.cli_error import CliError
 from cluster.gate import process as gates
 from cluster.gate.configuration import Wanted
 from cluster.ports import LOOPBACK, open_to_the_network, require_free
-from cluster.problem import Problem
 from cluster.processes import family, last_lines
 from cluster.ray_head import ROOT
 from cluster.state import State, StateFile, boot_id
@@ -111,7 +111,7 @@ class Stack:
     def _refuse_if_running(self) -> None:
         running = self.file.load()
         if running is not None and running.alive:
-            raise Problem(
+            raise CliError(
                 f"A graph has been running here since {running.began}, at {running.http_url}. "
                 "Stop it with `make down`, or use another folder for this one with --run-dir."
             )
@@ -193,7 +193,7 @@ class Stack:
         try:
             path = watchdog_key.ready(self.run_dir, Path(application.keys_file), self.say)
         except (OSError, ValueError) as error:
-            raise Problem(
+            raise CliError(
                 f"The watchdog's canary can't be given an API key: {error}. --no-watchdog does without."
             ) from error
         if path is not None:
@@ -235,7 +235,7 @@ class Stack:
             )
             state.zipkin = server and replace(server, storage=options.storage.named)
         elif options.storage.kind != "mem":
-            raise Problem("--no-zipkin and --zipkin-storage contradict each other: leave one of them out.")
+            raise CliError("--no-zipkin and --zipkin-storage contradict each other: leave one of them out.")
         if state.zipkin is not None:
             self.say(f"Zipkin is ready: {state.zipkin.ui_url} (traces are kept in {options.storage.named})")
             return
@@ -260,7 +260,7 @@ class Stack:
         if options.gate is None:
             return
         if state.zipkin is None:
-            raise Problem("--with-gate needs a Zipkin to stand before, and there is none here; leave one of them out.")
+            raise CliError("--with-gate needs a Zipkin to stand before, and there is none here; leave one of them out.")
 
         def remember(gate: gates.Gate) -> None:
             state.gate = gate
@@ -317,7 +317,7 @@ class Stack:
         while True:
             for process in state.started:
                 if not process.alive:
-                    raise Problem(
+                    raise CliError(
                         f"{process.name} (pid {process.pid}) has ended by itself. The end of {process.log}:\n"
                         f"{last_lines(process.log)}"
                     )

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.cli_error import CliError
 from cluster.gate.process import Gate
 from cluster.monitoring import Server
 from cluster.ports import LOOPBACK, reachable
-from cluster.problem import Problem
 from cluster.processes import Started
 from cluster.ray_head import RayHead
 from cluster.storage_mariadb import MariaDb
@@ -98,7 +98,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as failure:
-            raise Problem(
+            raise CliError(
                 f"{self.path} can't be read ({type(failure).__name__}). If nothing of ours runs any more, remove it."
             ) from failure
         try:
@@ -116,7 +116,7 @@ class StateFile:
                     saved[name] = part(**saved[name] | {"process": Started(**process) if process else None})
             return State(**saved)
         except (KeyError, TypeError) as failure:
-            raise Problem(
+            raise CliError(
                 f"{self.path} was written by another version of this launcher. Stop what it names with that "
                 "version, or remove it if nothing runs any more."
             ) from failure
@@ -132,7 +132,7 @@ class StateFile:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Problem(
+                raise CliError(
                     f"Another command is just starting or stopping things in {self.folder}. Wait for it, or "
                     "use another folder with --run-dir."
                 ) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import storage_elasticsearch, storage_mariadb, storage_mysql, zipkin_jar
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 from cluster.storage_mariadb import MariaDb
 
 KINDS = ("mem", "mysql", "elasticsearch")
@@ -39,17 +39,17 @@ class Storage:
         """
         password = env.pop(PASSWORD, "")
         if kind == "mem" and url:
-            raise Problem(
+            raise CliError(
                 "--zipkin-storage-url names a server, but memory needs none. Add --zipkin-storage mysql or "
                 "--zipkin-storage elasticsearch."
             )
         if kind == "elasticsearch" and not url:
-            raise Problem(
+            raise CliError(
                 "--zipkin-storage elasticsearch needs the server's address, for example "
                 "--zipkin-storage-url http://127.0.0.1:9200 (Elasticsearch or OpenSearch)."
             )
         if url and urlsplit(url).password is not None:
-            raise Problem(
+            raise CliError(
                 "--zipkin-storage-url has a password in it, which everybody on this machine could read. "
                 f"Leave it out of the address and set it in the environment: {PASSWORD}=…"
             )

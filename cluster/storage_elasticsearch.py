@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 EXAMPLE = "http://127.0.0.1:9200"
 #: major versions that Zipkin 3.6 takes; before Elasticsearch 7 its indices had other names, which `links` doesn't know
@@ -32,7 +32,7 @@ def check_url(url: str) -> None:
         or parts.query
         or parts.fragment
     ):
-        raise Problem(
+        raise CliError(
             f"The storage's address {url} should look like {EXAMPLE}, or https://user@search.example:9200: "
             "scheme, host and port, nothing behind them."
         )
@@ -65,13 +65,13 @@ class Server:
             with self.client() as client:
                 answer = client.get("/", timeout=10)
         except httpx.HTTPError as failure:
-            raise Problem(
+            raise CliError(
                 f"No Elasticsearch or OpenSearch answers at {self.url} ({type(failure).__name__}). Start it, "
                 "or correct the address."
             ) from failure
         if answer.status_code in (401, 403):
             who = f"the user {self.user} with the password given" if self.user else "anybody without a name"
-            raise Problem(
+            raise CliError(
                 f"{self.url} does not let in {who} ({answer.status_code}). Put the user into the address "
                 "(https://user@host:9200) and the password into the environment as ZIPKIN_STORAGE_PASSWORD."
             )
@@ -80,14 +80,14 @@ class Server:
             number, name = version["number"], version.get("distribution", "elasticsearch")
             major = int(number.split(".")[0])
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Problem(
+            raise CliError(
                 f"{self.url} answers ({answer.status_code}), but not as Elasticsearch or OpenSearch do. Is "
                 "it the right address?"
             ) from None
         name = {"opensearch": "OpenSearch", "elasticsearch": "Elasticsearch"}.get(name, name)
         if major not in MAJORS.get(name, ()):
             wanted = " or ".join(f"{known} {majors[0]} to {majors[-1]}" for known, majors in MAJORS.items())
-            raise Problem(f"{self.url} is {name} {number}; Zipkin's storage needs {wanted}.")
+            raise CliError(f"{self.url} is {name} {number}; Zipkin's storage needs {wanted}.")
         return f"{name} {number}"
 
     def settings(self) -> dict[str, str]:

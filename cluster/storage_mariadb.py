@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import processes
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free
-from cluster.problem import Problem
 from cluster.storage_mysql import Address, connected
 
 READY_WITHIN_S = 90.0
@@ -76,7 +76,7 @@ def find(program: str, env: Mapping[str, str] = os.environ) -> Path:
     path = os.pathsep.join([env.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     found = shutil.which(program, path=path)
     if found is None:
-        raise Problem(_MISSING.format(what=program))
+        raise CliError(_MISSING.format(what=program))
     return Path(found)
 
 
@@ -132,7 +132,7 @@ def _install(installer: Path, folder: Path, data: Path) -> None:
     )
     if answer.returncode != 0:
         lines = (answer.stderr + answer.stdout).strip().splitlines()[-15:]
-        raise Problem(f"{installer} could not make a database in {folder}:\n" + "\n".join(lines))
+        raise CliError(f"{installer} could not make a database in {folder}:\n" + "\n".join(lines))
     scratch.rename(data)
 
 
@@ -142,13 +142,13 @@ def _wait_until_ready(mariadb: MariaDb, address: Address, password: str) -> None
         try:
             with connected(address, password):
                 return
-        except Problem as problem:
+        except CliError as problem:
             reason = str(problem)
         ended = not mariadb.process.alive
         if ended or time.monotonic() - began > READY_WITHIN_S:
             mariadb.stop()
             how = "ended while it started" if ended else f"was not ready within {READY_WITHIN_S:.0f} s ({reason})"
-            raise Problem(
+            raise CliError(
                 f"MariaDB {how}. The end of {mariadb.process.log}:\n{processes.last_lines(mariadb.process.log)}"
             )
         time.sleep(0.2)

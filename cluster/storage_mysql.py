@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 EXAMPLE = "mysql://zipkin@127.0.0.1:3306/zipkin"
 TABLES = ("zipkin_spans", "zipkin_annotations", "zipkin_dependencies")
@@ -34,7 +34,7 @@ class Address:
             parts = urlsplit(url)
             port = parts.port or 3306
         except ValueError:
-            raise Problem(f"--zipkin-storage-url {url}: the port is none. It should look like {EXAMPLE}.") from None
+            raise CliError(f"--zipkin-storage-url {url}: the port is none. It should look like {EXAMPLE}.") from None
         database = unquote(parts.path.strip("/"))
         if (
             parts.scheme not in ("mysql", "mariadb")
@@ -45,7 +45,7 @@ class Address:
             or parts.query
             or parts.fragment
         ):
-            raise Problem(
+            raise CliError(
                 f"--zipkin-storage-url {url} should look like {EXAMPLE}: a user, a host and a database, "
                 "nothing behind it."
             )
@@ -86,7 +86,7 @@ def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -
             file = run_dir / "zipkin-mysql.sql"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(schema)
-            raise Problem(
+            raise CliError(
                 f"The database {address.database} at {address.host}:{address.port} has tables, but not all "
                 f"of Zipkin's (missing: {', '.join(sorted(set(TABLES) - tables))}). Name an empty database, "
                 f"or load Zipkin's schema into this one: mariadb -u {address.user} -p -h {address.host} "
@@ -97,7 +97,7 @@ def ensure_schema(address: Address, password: str, schema: str, run_dir: Path) -
             while cursor.nextset():
                 pass
         except pymysql.MySQLError as failure:
-            raise Problem(
+            raise CliError(
                 f"Zipkin's tables could not be made in {address}: {_said(failure)}. The user needs CREATE, "
                 "ALTER, INDEX, SELECT, INSERT and DELETE on the database."
             ) from failure
@@ -128,7 +128,7 @@ def connected(address: Address, password: str) -> Iterator:
         import pymysql
         import pymysql.constants.CLIENT
     except ImportError as missing:
-        raise Problem(
+        raise CliError(
             "The package PyMySQL, which asks databases how they are, is not installed: `make setup`."
         ) from missing
     try:
@@ -145,7 +145,7 @@ def connected(address: Address, password: str) -> Iterator:
             client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS,
         )
     except (pymysql.MySQLError, RuntimeError) as failure:  # RuntimeError: a way to log in that needs another package
-        raise Problem(_why(address, failure, bool(password))) from failure
+        raise CliError(_why(address, failure, bool(password))) from failure
     try:
         yield connection
     finally:

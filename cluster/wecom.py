@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 API = "https://qyapi.weixin.qq.com/cgi-bin/"
 API_VARIABLE, ROBOT_VARIABLE = "COSYGRAPH_WECOM_API", "COSYGRAPH_WECOM_ROBOT"
@@ -60,7 +60,7 @@ class Robot:
             return None
         key = parse_qs(urlsplit(named).query).get("key", [""])[0] if "://" in named else named
         if not _KEY.fullmatch(key):
-            raise Problem(
+            raise CliError(
                 f"{ROBOT_VARIABLE} holds neither a group robot's key nor its address. WeCom shows the "
                 "address in the robot's settings: https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=…"
             )
@@ -86,7 +86,7 @@ class Wecom:
         if not any((corp, agent, secret)):
             return cls(None, robot)
         if not all((corp, agent, secret)):
-            raise Problem(
+            raise CliError(
                 f"WeCom's application needs {CORP_VARIABLE}, {AGENT_VARIABLE} and {SECRET_VARIABLE}, all "
                 f"three. For a group robot {ROBOT_VARIABLE} is enough."
             )

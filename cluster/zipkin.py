@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 
 from cluster import java, processes, zipkin_jar
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, require_free
-from cluster.problem import Problem
 
 IMAGE = "openzipkin/zipkin:3.6.1"
 READY_WITHIN_S = 90.0
@@ -81,7 +81,7 @@ def find_or_start(
     """
     running = env.get("ZIPKIN_URL")
     if running and storage:
-        raise Problem(
+        raise CliError(
             f"ZIPKIN_URL names a Zipkin that runs already ({running}), and that one has its storage. Leave "
             "--zipkin-storage out, or unset ZIPKIN_URL to have a Zipkin started here."
         )
@@ -95,14 +95,14 @@ def find_or_start(
     if runtime is None:
         missing.append(found)
         if storage:
-            raise Problem(f"A Zipkin with a storage of its own runs by Java alone. {found}")
+            raise CliError(f"A Zipkin with a storage of its own runs by Java alone. {found}")
     else:
         try:
             jar = zipkin_jar.obtain(say, env)
             stored = storage() if storage else {}
             say(f"starting Zipkin on http://{LOOPBACK}:{port} ({found})")
             return _start(java_command(runtime, jar, port), port, log, None, remember, stored), missing
-        except Problem as problem:
+        except CliError as problem:
             if env.get("ZIPKIN_JAR") or storage:
                 raise
             missing.append(str(problem))
@@ -113,7 +113,7 @@ def find_or_start(
     say(f"starting Zipkin on http://{LOOPBACK}:{port} (Docker, {IMAGE})")
     try:
         return _start(docker_command(container, port), port, log, container, remember), missing
-    except Problem as problem:
+    except CliError as problem:
         missing.append(str(problem))
         return None, missing
 
@@ -157,7 +157,7 @@ def stop(process: processes.Started, container: str | None) -> None:
 
 def _already_running(url: str) -> Zipkin:
     if not healthy(url):
-        raise Problem(
+        raise CliError(
             f"ZIPKIN_URL is {url}, but {url}/health doesn't answer as a healthy Zipkin does. Start it, "
             "correct the address, or unset ZIPKIN_URL to have one started here."
         )
@@ -179,10 +179,10 @@ def _start(
     while not healthy(zipkin.url):
         if not process.alive:
             stop(process, container)
-            raise Problem(f"Zipkin ended while it started. The end of {log}:\n{processes.last_lines(log)}")
+            raise CliError(f"Zipkin ended while it started. The end of {log}:\n{processes.last_lines(log)}")
         if time.monotonic() - began > READY_WITHIN_S:
             stop(process, container)
-            raise Problem(
+            raise CliError(
                 f"Zipkin was not ready within {READY_WITHIN_S:.0f} s. The end of {log}:\n{processes.last_lines(log)}"
             )
         time.sleep(0.25)

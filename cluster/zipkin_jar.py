@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster import maven
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 
 GROUP, ARTIFACT, VERSION, CLASSIFIER = "io.zipkin", "zipkin-server", "3.6.1", "exec"
 SHA256 = "d8326e0ed4f43855dba81228f688554706e52578a7c782d9a90b73f8680654a1"
@@ -36,7 +36,7 @@ def obtain(
     named = env.get("ZIPKIN_JAR")
     if named:
         if not Path(named).is_file():
-            raise Problem(f"ZIPKIN_JAR names {named}, which is no file.")
+            raise CliError(f"ZIPKIN_JAR names {named}, which is no file.")
         return Path(named)
     return maven.obtain(_artifact(), say, env, fetch, size=f"{MEGABYTES} MB")
 
@@ -54,8 +54,8 @@ def library(jar: Path, name: str) -> bytes:
                 ):
                     return server.read(member)
     except (OSError, zipfile.BadZipFile) as failure:
-        raise Problem(f"{jar} can't be read as a jar ({type(failure).__name__}).") from failure
-    raise Problem(
+        raise CliError(f"{jar} can't be read as a jar ({type(failure).__name__}).") from failure
+    raise CliError(
         f"{jar} has no {name} in it: it is not the `exec` jar of {GROUP}:{ARTIFACT}. Unset ZIPKIN_JAR to "
         f"have the right one fetched (version {VERSION})."
     )

@@ -1,6 +1,6 @@
 """How an array gets from one replica to the next without passing through the ingress.
 
-The stage that makes a large array keeps it for a while and replies with a `Ticket`; the ingress hands the ticket on,
+The stage that makes a large array keeps it for a while and replies with a `ArrayRef`; the ingress hands the ticket on,
 and the next stage takes the array by it.
 
 On one node the array lies in an anonymous shared memory file (memfd_create(2)) of the replica that made it, which the
@@ -61,11 +61,11 @@ class ObjectTicket:
     status: bytes
 
 
-Ticket = MemoryTicket | ObjectTicket
-Parts = dict[str, "np.ndarray | Ticket"]
+ArrayRef = MemoryTicket | ObjectTicket
+Parts = dict[str, "np.ndarray | ArrayRef"]
 
 
-class Shelf:
+class ArrayStore:
     """One replica's arrays that wait to be taken. Any thread may put and take.
 
     Args:
@@ -99,7 +99,7 @@ class Shelf:
         """Parts of a reply as arrays again, read-only where they were taken by ticket. Raises InputLost."""
         return {name: part if isinstance(part, np.ndarray) else await self.take(part) for name, part in parts.items()}
 
-    def put(self, array: np.ndarray) -> Ticket:
+    def put(self, array: np.ndarray) -> ArrayRef:
         """Keep a copy for the next stage."""
         array = np.ascontiguousarray(array)
         if not self._several_nodes():
@@ -128,7 +128,7 @@ class Shelf:
         self._keep(ref, array.nbytes)
         return ObjectTicket(ref.binary(), owner, status)
 
-    async def take(self, ticket: Ticket) -> np.ndarray:
+    async def take(self, ticket: ArrayRef) -> np.ndarray:
         """The array, read-only. Raises InputLost."""
         if isinstance(ticket, MemoryTicket):
             return self._mapped(ticket)

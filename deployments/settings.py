@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from access.required import keys_file_of
 from access.settings import Access
-from deployments.strict import Strict
+from config.strict import StrictModel
 from tracing.sampling import SamplingSettings
 from voices.settings import VoiceSettings
 
 
-class StageConfig(Strict):
+class StageConfig(StrictModel):
     """What every stage replica is told. `engine_options` go to the engine as keyword arguments."""
 
     engine: str
@@ -24,14 +24,14 @@ class StageConfig(Strict):
     wedged_after_s: float | None = Field(None, gt=0)  #: a longer batch does too; default 120 on a CPU, 20 on a GPU
 
 
-class BatchSettings(Strict):
+class BatchSettings(StrictModel):
     """A batching deployment's `user_config`: both may change while the replica runs."""
 
     max_batch_size: int | None = Field(None, ge=1, le=256)
     batch_wait_ms: float | None = Field(None, ge=0, le=10_000)
 
 
-class Limits(Strict):
+class Limits(StrictModel):
     """Admission, per ingress replica. The stages' `max_ongoing_requests` must not be below `max_in_flight`."""
 
     max_in_flight: int = Field(64, ge=1)  #: requests inside the graph
@@ -42,7 +42,7 @@ class Limits(Strict):
     pieces_at_once: int = Field(4, ge=1)  #: of one long text, in the graph; they count as one request in flight
 
 
-class Tracing(Strict):
+class Tracing(StrictModel):
     """What is kept of finished traces and where it goes. With no way out named, traces are counted and dropped."""
 
     zipkin_url: str | None = None  #: base URL of the server spans are sent to: http://127.0.0.1:9411
@@ -63,7 +63,7 @@ class Tracing(Strict):
         return f"{base.rstrip('/')}/zipkin/traces/{trace_id}" if base else None
 
 
-class LiveTracing(Strict):
+class LiveTracing(StrictModel):
     """The part of cosyvoice3-api's `user_config` that is the keeper's: changes by a redeploy that restarts nothing."""
 
     tracing: bool = True  #: False: requests have ids but no spans, also those that fail; they are counted
@@ -81,7 +81,7 @@ class LiveApi(LiveTracing):
     voice_cache_mb: VoiceCacheMb | None = None  #: in place of the application's
 
 
-class FallbackEngine(Strict):
+class FallbackEngine(StrictModel):
     """Another engine, which speaks while the watchdog finds that the graph's own doesn't."""
 
     engine: str
@@ -90,14 +90,14 @@ class FallbackEngine(Strict):
     threads: int = Field(1, ge=1)  #: torch threads of each of its stages
 
 
-class Guarded(Strict):
+class AccessConfig(StrictModel):
     """What the graph's config and the ingress's have in common: who may come in."""
 
     tracing: Tracing = Tracing()
     access: Access = Access()
 
     @model_validator(mode="after")
-    def _one_key_file(self) -> Guarded:
+    def _one_key_file(self) -> AccessConfig:
         keys_file_of(self.access, self.tracing.keys_file)
         return self
 
@@ -111,7 +111,7 @@ class Guarded(Strict):
         return self.keys_file is not None or self.access.default_limits.limited
 
 
-class ApiConfig(Guarded):
+class ApiConfig(AccessConfig):
     engine: str
     engine_options: dict = Field(default_factory=dict)
     fallback: FallbackEngine | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from deployments.arrays import Parts
 from speech.errors import SpeechError
-from tracing import Record
+from tracing import FinishedSpan
 
 #: Names of two parts: the clip as it was sent, (n,) uint8, and the finished audio, (n,) int16 at the engine's rate.
 UPLOAD = "upload"
@@ -25,7 +25,7 @@ SO_FAR = "so_far"
 class Reply:
     """A stage's answer: its outcome or its error, and in any case the spans it finished."""
 
-    spans: list[Record]
+    spans: list[FinishedSpan]
     parts: Parts = field(default_factory=dict)  #: arrays by name, large ones as tickets
     facts: dict[str, Any] = field(default_factory=dict)  #: the few small values the next stage needs
     error: SpeechError | None = None

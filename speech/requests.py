@@ -1,4 +1,4 @@
-"""A request for speech as the client sends it: plain fields in, one checked `Ask` out."""
+"""A request for speech as the client sends it: plain fields in, one checked `SpeechRequest` out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Ask:
+class SpeechRequest:
     """What a client asks for: an utterance, whose text may be a long one, and the form of the answer."""
 
     utterance: Utterance
@@ -79,7 +79,7 @@ class Fallback:
     source: str
 
 
-def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fallback | None = None) -> Ask:
+def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fallback | None = None) -> SpeechRequest:
     """Check form fields. Raises InvalidInput whose `param` names the field; the client's text is never echoed."""
     for name in fields:
         if name not in FIELDS:
@@ -98,7 +98,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         seed=_seed(fields.get("seed")),
     )
     source = fallback.source if fallback and not asked else "request"
-    return Ask(
+    return SpeechRequest(
         utterance,
         dialect,
         source,

@@ -16,13 +16,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gating import nginx, start_gate, zipkin_with_canaries  # noqa: E402, F401
-from serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
-
 from cluster import loopback, ports, processes  # noqa: E402
 from cluster import ray_head as ray_heads
 from cluster import zipkin as zipkins
-from cluster.problem import Problem  # noqa: E402
+from cluster.cli_error import CliError  # noqa: E402
+from tests.helpers.gating import nginx, start_gate, zipkin_with_canaries  # noqa: E402, F401
+from tests.helpers.serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
 
 # Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
 loopback.keep()
@@ -99,7 +98,7 @@ def zipkin(tmp_path_factory):
         if server is None:
             pytest.skip("no Zipkin: " + "; ".join(missing))
         yield server
-    except Problem as problem:
+    except CliError as problem:
         pytest.fail(str(problem))
     finally:
         for server in started:
@@ -120,7 +119,7 @@ def ray_head(tmp_path_factory, tracing):  # noqa: F811
             remember=started.append,
             env={"COSYGRAPH_TRACING": json.dumps(tracing)},
         )
-    except Problem as problem:
+    except CliError as problem:
         pytest.fail(str(problem))
     finally:
         for head in started:
@@ -140,7 +139,7 @@ def ray_driver(ray_head):
 
 @pytest.fixture(scope="session")
 def standing_in():
-    from standin_api import StandInApi  # brings a web server along, which few tests need
+    from tests.helpers.standin_api import StandInApi  # brings a web server along, which few tests need
 
     server = StandInApi()
     yield server

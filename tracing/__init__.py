@@ -48,24 +48,24 @@ This package knows nothing of speech, Ray or deployments. Read it in the order i
 What a span may say is one file, `tracing.vocabulary`.
 """
 
-from tracing.carrier import Carrier
-from tracing.context import Decision, Incoming, extract, inject
+from tracing.call_context import CallContext
+from tracing.context import Incoming, SamplingState, extract, inject
 from tracing.encoding import encode
 from tracing.exporter import Exporter
-from tracing.record import Record
+from tracing.finished_span import FinishedSpan
+from tracing.non_recording import NonRecordingSpan, NoOpTracer
 from tracing.settings import ExportSettings
-from tracing.silent import SilentSpan, SilentTracer
 from tracing.spans import Span, Tracer
 
 __all__ = [
-    "Carrier",
-    "Decision",
+    "CallContext",
+    "SamplingState",
     "Exporter",
     "ExportSettings",
     "Incoming",
-    "Record",
-    "SilentSpan",
-    "SilentTracer",
+    "FinishedSpan",
+    "NonRecordingSpan",
+    "NoOpTracer",
     "Span",
     "Tracer",
     "encode",

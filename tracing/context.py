@@ -26,7 +26,7 @@ _TRACE_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{16}", re.IGNORECASE)
 _SPAN_ID = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
 
 
-class Decision(enum.Enum):
+class SamplingState(enum.Enum):
     """What the caller said about sampling."""
 
     ACCEPT = "accept"
@@ -35,9 +35,14 @@ class Decision(enum.Enum):
     DEFER = "defer"  # nothing said: the receiver decides
 
 
-_B3_STATES = {"0": Decision.DENY, "1": Decision.ACCEPT, "d": Decision.DEBUG, "D": Decision.DEBUG}
+_B3_STATES = {"0": SamplingState.DENY, "1": SamplingState.ACCEPT, "d": SamplingState.DEBUG, "D": SamplingState.DEBUG}
 # `true` and `false` are what tracers before the written specification sent.
-_B3_SAMPLED = {"0": Decision.DENY, "1": Decision.ACCEPT, "false": Decision.DENY, "true": Decision.ACCEPT}
+_B3_SAMPLED = {
+    "0": SamplingState.DENY,
+    "1": SamplingState.ACCEPT,
+    "false": SamplingState.DENY,
+    "true": SamplingState.ACCEPT,
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Incoming:
     """
 
     parent: SpanContext | None = None
-    decision: Decision = Decision.DEFER
+    decision: SamplingState = SamplingState.DEFER
     format: str | None = None
     w3c_unsampled: bool = False
 
@@ -63,18 +68,18 @@ def extract(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Incoming:
     parent, decision = _b3_single(found.get("b3"))
     if parent is None:  # nothing usable there, or a bare `b3: 0`, whose word counts over the other headers'
         parent, second = _b3_multi(found)
-        decision = second if decision is Decision.DEFER else decision
+        decision = second if decision is SamplingState.DEFER else decision
     if parent is not None:
         return Incoming(parent, decision, "b3")
     w3c, sampled = _w3c(found.get("traceparent"))
     if w3c is None:
-        return Incoming(None, decision, "b3" if decision is not Decision.DEFER else None)
-    if decision is not Decision.DEFER:  # a bare `b3: 0` beside a traceparent: its word, the other's ids
+        return Incoming(None, decision, "b3" if decision is not SamplingState.DEFER else None)
+    if decision is not SamplingState.DEFER:  # a bare `b3: 0` beside a traceparent: its word, the other's ids
         return Incoming(w3c, decision, "w3c", not sampled)
-    return Incoming(w3c, Decision.ACCEPT if sampled else Decision.DEFER, "w3c", not sampled)
+    return Incoming(w3c, SamplingState.ACCEPT if sampled else SamplingState.DEFER, "w3c", not sampled)
 
 
-def inject(span_context: SpanContext, decision: Decision) -> dict[str, str]:
+def inject(span_context: SpanContext, decision: SamplingState) -> dict[str, str]:
     """Headers for a call made on a request's behalf: B3 single, B3 multi and `traceparent`, all saying the same.
 
     A deferred decision stays deferred in B3 (no sampling state). `traceparent` has no such word; its flag then says
@@ -85,13 +90,13 @@ def inject(span_context: SpanContext, decision: Decision) -> dict[str, str]:
         "b3": f"{trace_id}-{span_id}",
         "X-B3-TraceId": trace_id,
         "X-B3-SpanId": span_id,
-        "traceparent": f"00-{trace_id}-{span_id}-{'00' if decision is Decision.DENY else '01'}",
+        "traceparent": f"00-{trace_id}-{span_id}-{'00' if decision is SamplingState.DENY else '01'}",
     }
-    if decision is Decision.DEBUG:
+    if decision is SamplingState.DEBUG:
         headers["b3"] += "-d"
         headers["X-B3-Flags"] = "1"
-    elif decision is not Decision.DEFER:
-        state = "1" if decision is Decision.ACCEPT else "0"
+    elif decision is not SamplingState.DEFER:
+        state = "1" if decision is SamplingState.ACCEPT else "0"
         headers["b3"] += f"-{state}"
         headers["X-B3-Sampled"] = state
     return headers
@@ -125,27 +130,27 @@ def _context(trace_id: str, span_id: str, sampled: bool) -> SpanContext | None:
     return SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(int(sampled)), trace_state=TraceState())
 
 
-def _b3_single(value: str | None) -> tuple[SpanContext | None, Decision]:
+def _b3_single(value: str | None) -> tuple[SpanContext | None, SamplingState]:
     if not value:
-        return None, Decision.DEFER
+        return None, SamplingState.DEFER
     if value in _B3_STATES:
         return None, _B3_STATES[value]
     match = _B3_IDS.fullmatch(value)
     if match is None:
-        return None, Decision.DEFER
-    decision = _B3_STATES.get(match["state"] or "", Decision.DEFER)
-    context = _context(match["trace"], match["span"], decision is not Decision.DENY)
-    return (context, decision) if context else (None, Decision.DEFER)
+        return None, SamplingState.DEFER
+    decision = _B3_STATES.get(match["state"] or "", SamplingState.DEFER)
+    context = _context(match["trace"], match["span"], decision is not SamplingState.DENY)
+    return (context, decision) if context else (None, SamplingState.DEFER)
 
 
-def _b3_multi(found: dict[str, str]) -> tuple[SpanContext | None, Decision]:
-    decision = _B3_SAMPLED.get(found.get("x-b3-sampled", "").lower(), Decision.DEFER)
+def _b3_multi(found: dict[str, str]) -> tuple[SpanContext | None, SamplingState]:
+    decision = _B3_SAMPLED.get(found.get("x-b3-sampled", "").lower(), SamplingState.DEFER)
     if found.get("x-b3-flags") == "1":
-        decision = Decision.DEBUG
+        decision = SamplingState.DEBUG
     trace_id, span_id = found.get("x-b3-traceid", ""), found.get("x-b3-spanid", "")
     if not _TRACE_ID.fullmatch(trace_id) or not _SPAN_ID.fullmatch(span_id):
         return None, decision
-    return _context(trace_id, span_id, decision is not Decision.DENY), decision
+    return _context(trace_id, span_id, decision is not SamplingState.DENY), decision
 
 
 def _w3c(value: str | None) -> tuple[SpanContext | None, bool]:

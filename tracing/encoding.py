@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from tracing.record import Record
+from tracing.finished_span import FinishedSpan
 
 MAX_TAG_LENGTH = 256
 _KINDS = {"SERVER": SpanKind.SERVER, "CLIENT": SpanKind.CLIENT, None: SpanKind.INTERNAL}
@@ -25,12 +25,12 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NO_RESOURCE = Resource({})  # or every span would read the environment for one
 
 
-def encode(records: Iterable[Record]) -> list[dict[str, Any]]:
+def encode(records: Iterable[FinishedSpan]) -> list[dict[str, Any]]:
     """Zipkin v2 spans as dicts, in the same order. Values that are no plain number or word are left out."""
     return [_encoded(record) for record in records]
 
 
-def _encoded(record: Record) -> dict[str, Any]:
+def _encoded(record: FinishedSpan) -> dict[str, Any]:
     def context(span_id: int) -> SpanContext:
         return SpanContext(record.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
 

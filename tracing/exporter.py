@@ -18,7 +18,7 @@ from tracing.redaction import Redaction
 from tracing.sender import Counters, Queue, Sender
 from tracing.settings import ExportSettings
 from tracing.spool import Spool
-from tracing.stored import Stored
+from tracing.storage_checked_transport import StorageCheckedTransport
 from tracing.transport import FileTransport, Transport
 
 __all__ = ["Exporter", "ExportSettings"]
@@ -170,7 +170,7 @@ def _transport(settings: ExportSettings) -> Transport | None:
 
         return KafkaTransport(settings.kafka, settings.kafka_topic, settings.timeout_s, settings.kafka_options)
     if settings.zipkin_url is not None:
-        return Stored(_to_zipkin(settings), settings.zipkin_url, settings.timeout_s)
+        return StorageCheckedTransport(_to_zipkin(settings), settings.zipkin_url, settings.timeout_s)
     if settings.file is not None:
         return FileTransport(settings.file)
     return None

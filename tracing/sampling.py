@@ -36,8 +36,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracing import vocabulary as words
-from tracing.context import Decision, Incoming
-from tracing.record import Record
+from tracing.context import Incoming, SamplingState
+from tracing.finished_span import FinishedSpan
 
 Condition = Literal["denied", "demanded", "failed", "slow", "principal", "advised_against", "any"]
 
@@ -139,7 +139,7 @@ class FinishedTrace:
     @classmethod
     def of(
         cls,
-        records: Sequence[Record],
+        records: Sequence[FinishedSpan],
         incoming: Incoming = Incoming(),
         *,
         trusted: bool = False,
@@ -161,7 +161,7 @@ class FinishedTrace:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SamplingDecision:
     """Attributes:
     reason: of the rule that decided.
     adjusted_count: how many requests this trace stands for; 0 when it is dropped.
@@ -192,7 +192,7 @@ class Sampler:
         """Other rules from now on; the counters go on."""
         self._rules, self._salt = settings.policy(), settings.salt.encode()[:64]
 
-    def decide(self, trace: FinishedTrace) -> Verdict:
+    def decide(self, trace: FinishedTrace) -> SamplingDecision:
         """The first rule that speaks decides; where none does, the trace is dropped."""
         verdict = self._verdict(trace)
         with self._lock:
@@ -209,7 +209,7 @@ class Sampler:
         with self._lock:
             return dict(self._counts)
 
-    def _verdict(self, trace: FinishedTrace) -> Verdict:
+    def _verdict(self, trace: FinishedTrace) -> SamplingDecision:
         thresholds_passed = False
         for rule in self._rules:
             if rule.when == "slow":
@@ -219,8 +219,8 @@ class Sampler:
                 thresholds_passed = True
             if _holds(rule, trace):
                 keep = rule.ratio > 0 and self._share(trace.trace_id) < rule.ratio
-                return Verdict(keep, rule.reason, round(1 / rule.ratio, 6) if keep else 0.0)
-        return Verdict(False, "no_rule", 0.0)
+                return SamplingDecision(keep, rule.reason, round(1 / rule.ratio, 6) if keep else 0.0)
+        return SamplingDecision(False, "no_rule", 0.0)
 
     def _share(self, trace_id: str) -> float:
         """A number in [0, 1), the same for the same trace everywhere, evenly spread even over poor trace ids."""
@@ -236,9 +236,9 @@ def _holds(rule: Rule, trace: FinishedTrace) -> bool:
     decision = trace.incoming.decision
     match rule.when:
         case "denied":
-            return decision is Decision.DENY
+            return decision is SamplingState.DENY
         case "demanded":
-            return trace.trusted and decision in (Decision.ACCEPT, Decision.DEBUG)
+            return trace.trusted and decision in (SamplingState.ACCEPT, SamplingState.DEBUG)
         case "failed":
             return trace.failed
         case "slow":

@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from tracing import vocabulary as words
-from tracing.carrier import Carrier
+from tracing.call_context import CallContext
 from tracing.encoding import encode
-from tracing.record import Record
-from tracing.silent import SilentSpan
+from tracing.finished_span import FinishedSpan
+from tracing.non_recording import NonRecordingSpan
 
 _MICROSECOND = 1000
 _PLAIN = frozenset({str, int, float, bool})
@@ -51,10 +51,10 @@ class Tracer:
         self,
         name: str,
         *,
-        parent: SpanContext | Carrier | None,
+        parent: SpanContext | CallContext | None,
         start_ns: int | None = None,
         trace_id: str | None = None,
-    ) -> Span | SilentSpan:
+    ) -> Span | NonRecordingSpan:
         """A span of kind SERVER: work this service does for `parent`, or the root of a trace where there is none.
 
         A carrier that says so gets a span which records nothing.
@@ -64,12 +64,12 @@ class Tracer:
         """
         if trace_id is not None and parent is not None:
             raise ValueError("a span has its parent's trace id: give `parent` or `trace_id`, not both")
-        if isinstance(parent, Carrier) and not parent.recording:
-            return SilentSpan(self.clock, parent.parent, start_ns)
+        if isinstance(parent, CallContext) and not parent.recording:
+            return NonRecordingSpan(self.clock, parent.parent, start_ns)
         return self._span(name, "SERVER", parent, start_ns, None, trace_id)
 
     def client(
-        self, name: str, *, parent: SpanContext | Carrier | None, remote_service: str, start_ns: int | None = None
+        self, name: str, *, parent: SpanContext | CallContext | None, remote_service: str, start_ns: int | None = None
     ) -> Span:
         """A span of kind CLIENT in the name of a stage that can't report itself; it names the stage's service."""
         return self._span(name, "CLIENT", parent, start_ns, remote_service)
@@ -78,12 +78,12 @@ class Tracer:
         self,
         name: str,
         kind: str,
-        parent: SpanContext | Carrier | None,
+        parent: SpanContext | CallContext | None,
         start_ns: int | None,
         remote: str | None,
         trace_id: str | None = None,
     ) -> Span:
-        if isinstance(parent, Carrier):
+        if isinstance(parent, CallContext):
             parent = parent.parent
         # A span's parent is what the caller says, never what happens to be current.
         if parent is not None:
@@ -111,8 +111,8 @@ class Span:
         self._remote = remote
         self._tags: dict[str, str | bool | int | float] = {}
         self._events: list[tuple[int, str]] = []
-        self._children: list[Record] = []
-        self._finished: list[Record] | None = None
+        self._children: list[FinishedSpan] = []
+        self._finished: list[FinishedSpan] | None = None
         self._lock = threading.Lock()
         self.start_ns = start_ns
         self.trace_id: str = f"{trace_id:032x}"
@@ -157,7 +157,7 @@ class Span:
             return
         plain = {key: clean for key, value in (tags or {}).items() if (clean := _plain(value)) is not None}
         self._children.append(
-            Record(
+            FinishedSpan(
                 self._trace,
                 _IDS.generate_span_id(),
                 self._id,
@@ -173,15 +173,15 @@ class Span:
             )
         )
 
-    def carrier(self, deadline_ns: int) -> Carrier:
+    def carrier(self, deadline_ns: int) -> CallContext:
         """What a call made now, as a part of this span, takes along."""
-        return Carrier(f"00-{self.trace_id}-{self._id:016x}-01", self._tracer.clock(), deadline_ns)
+        return CallContext(f"00-{self.trace_id}-{self._id:016x}-01", self._tracer.clock(), deadline_ns)
 
-    def preview(self) -> Record:
+    def preview(self) -> FinishedSpan:
         """As it is now; the span goes on."""
         return self._record(self._tracer.clock(), dict(self._tags))
 
-    def records(self, end_ns: int | None = None) -> list[Record]:
+    def records(self, end_ns: int | None = None) -> list[FinishedSpan]:
         """Ends the span and returns it, then its children. Called again it returns the same.
 
         A duration is at least 1 µs, because Zipkin reads 0 as "unknown".
@@ -192,8 +192,8 @@ class Span:
                 self._finished = [self._record(end_ns, self._tags), *self._children]
             return self._finished
 
-    def _record(self, end_ns: int, tags: dict) -> Record:
-        return Record(
+    def _record(self, end_ns: int, tags: dict) -> FinishedSpan:
+        return FinishedSpan(
             self._trace,
             self._id,
             self._parent,

@@ -1,4 +1,4 @@
-"""What the watchdog thinks: no Ray, no HTTP, no clock of its own. `deployments/watchdog.py` does what it decides.
+"""What the watchdog thinks: no Ray, no HTTP, no clock of its own. `watchdog/deployment.py` does what it decides.
 
 - `judge.Judge`: checks, one after the other, in; what should be done about them, out.
 - `budget.Budget`: how often anything may be restarted.

@@ -30,7 +30,7 @@ NOTHING_SAID = frozenset({Outcome.BUSY, Outcome.REFUSED})
 
 
 @dataclass(frozen=True)
-class Checked:
+class CanaryResult:
     """A canary that is over.
 
     `service` is whose fault it seems to be, None where the answer does not say. Times in ns since the epoch.

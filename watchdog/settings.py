@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from config.strict import StrictModel
 from deployments.settings import Tracing
-from deployments.strict import Strict
 
 
-class WatchdogSettings(Strict):
+class WatchdogSettings(StrictModel):
     api_url: str = "http://127.0.0.1:8000"  #: base URL of the API as the replica reaches it
     app_name: str = "cosygraph"  #: the graph's Serve application
     tracing: Tracing = Tracing()  #: where its own traces go; all of them are kept

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from cluster.cli_error import CliError
 from cluster.doctor.finding import Change, Finding
 from cluster.doctor.serve_reader import Deployment, ServeReader
-from cluster.problem import Problem
 
 WITHIN_S = 60.0
 SETTLED_S = 2.0  #: Serve's controller looks round every half second
@@ -31,12 +31,12 @@ def batch(
     """Problem where there is nothing to change, nobody agrees, or Serve does not do it."""
     changes = [finding.change for finding in findings if finding.kind == "batching" and finding.change]
     if not changes:
-        raise Problem(
+        raise CliError(
             "There is no batch setting to change: no `batching` finding proposes one. `python -m cluster "
             "doctor` says what it found."
         )
     if dashboard_url is None:
-        raise Problem(
+        raise CliError(
             "Changing a setting goes through Ray's dashboard, and none is known. Name it: --dashboard-url "
             "http://127.0.0.1:8265."
         )
@@ -50,7 +50,7 @@ def _apply(
     details = serve.details()
     deployment = serve.deployments(details).get(change.deployment)
     if deployment is None:
-        raise Problem(
+        raise CliError(
             f"Serve at {serve.url} runs no {change.deployment} of ours. Name the dashboard of the graph "
             "whose traces these are with --dashboard-url."
         )
@@ -62,7 +62,7 @@ def _apply(
     )
     _agree(yes, ask)
     if changed(serve.details(), deployment, change)[0] != config:
-        raise Problem(
+        raise CliError(
             "Somebody else has deployed meanwhile, and putting back what was read would undo it. Nothing was "
             "changed: run the doctor again."
         )
@@ -81,7 +81,7 @@ def changed(details: dict, deployment: Deployment, change: Change) -> tuple[dict
     applications = details["applications"]
     foreign = sorted(name for name, one in applications.items() if not one.get("deployed_app_config"))
     if foreign:
-        raise Problem(
+        raise CliError(
             f"{', '.join(foreign)} was not deployed from a config, so that Serve's config can't be put back "
             f"whole. Change {deployment.name}'s user_config to {json.dumps(change.user_config)} where it is "
             "deployed."
@@ -105,13 +105,13 @@ def _agree(yes: bool, ask: Callable[[str], str]) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Problem("Nothing was changed: there is no terminal to ask at. With --yes it is done without asking.")
+        raise CliError("Nothing was changed: there is no terminal to ask at. With --yes it is done without asking.")
     try:
         answer = ask("Change it? [y/N] ")
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise Problem("Nothing was changed.")
+        raise CliError("Nothing was changed.")
 
 
 def _wait(serve: ServeReader, before: Deployment, wanted: dict) -> None:
@@ -131,14 +131,14 @@ def _wait(serve: ServeReader, before: Deployment, wanted: dict) -> None:
         ):
             break
         if time.monotonic() > end:
-            raise Problem(
+            raise CliError(
                 f"Serve took the change, and after {WITHIN_S:.0f} s {before.name} is {status or 'gone'}, "
                 f"{before.application} {application.get('status', 'gone')}. `python -m cluster status` and "
                 "the logs of Serve's controller say more."
             )
         time.sleep(0.5)
     if gone := set(before.replicas) - set(now.replicas):
-        raise Problem(
+        raise CliError(
             f"The setting is in force, but {len(gone)} of {len(before.replicas)} replicas of {before.name} "
             "were replaced meanwhile: it was not a live change for them. Look at their logs."
         )

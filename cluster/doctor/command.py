@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster.cli_error import CliError
 from cluster.doctor import apply, report
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.examination import examine
@@ -15,7 +16,6 @@ from cluster.doctor.prometheus_reader import Counts, PrometheusReader, Silent
 from cluster.doctor.serve_reader import Deployment, ServeReader
 from cluster.doctor.window import Window, seconds
 from cluster.doctor.zipkin_reader import ZipkinReader
-from cluster.problem import Problem
 from cluster.state import State
 
 NOTHING_TO_DO, SOMETHING_TO_DO = 0, 3
@@ -37,7 +37,7 @@ class Places:
         running = state if state is not None and state.alive else None
         zipkin = args.zipkin_url or (running and running.zipkin and running.zipkin.url)
         if not zipkin:
-            raise Problem(
+            raise CliError(
                 "The doctor reads traces, and knows of no Zipkin: nothing of ours runs here with one. Start "
                 "it (`make up`), or name one with --zipkin-url http://127.0.0.1:9411."
             )
@@ -93,7 +93,7 @@ def _deployments(url: str | None) -> tuple[dict[str, Deployment], str | None]:
     try:
         found = ServeReader(url).deployments()
         return found, None if found else "it runs no application of ours"
-    except Problem as problem:
+    except CliError as problem:
         return {}, str(problem).partition(". ")[0]
 
 

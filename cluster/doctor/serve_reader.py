@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from cluster.problem import Problem
+from cluster.cli_error import CliError
 from cluster.ray_head import auth_headers
 from tracing import vocabulary as words
 
@@ -46,7 +46,7 @@ class ServeReader:
             said = f"answers {answer.status_code}"
         except (httpx.HTTPError, ValueError) as failure:
             said = f"doesn't answer ({type(failure).__name__})"
-        raise Problem(
+        raise CliError(
             f"Ray's dashboard at {self.url} {said}. Name the one of the graph with --dashboard-url; "
             "`python -m cluster status` shows it."
         )
@@ -65,12 +65,12 @@ class ServeReader:
         try:
             answer = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as failure:
-            raise Problem(
+            raise CliError(
                 f"Ray's dashboard at {self.url} broke off ({type(failure).__name__}); whether the change was "
                 "made is not known. Ask the doctor again."
             ) from failure
         if answer.status_code != 200:
-            raise Problem(f"Serve refused the change ({answer.status_code}): {answer.text[-500:]}")
+            raise CliError(f"Serve refused the change ({answer.status_code}): {answer.text[-500:]}")
 
 
 def _deployment(service: str, application: str, status: dict) -> Deployment:

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from access.required import is_loopback
+from cluster.cli_error import CliError
 from cluster.doctor.traces import Trace
 from cluster.doctor.window import Window
 from cluster.gate.configuration import MOST_TRACES
-from cluster.problem import Problem
 from tracing import vocabulary as words
 
 PAGE = 500  #: traces an answer
@@ -129,7 +129,7 @@ class ZipkinReader:
         if answer.status_code == 401 and self._show_key():
             answer = self._get(asked | {"limit": self._page})
         if answer.status_code in (401, 403):
-            raise Problem(
+            raise CliError(
                 f"What answers at {self.url} asks for a key ({answer.status_code}): it is the gate before "
                 "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
                 "Zipkin itself with --zipkin-url, on the machine where it runs."
@@ -138,14 +138,14 @@ class ZipkinReader:
             traces = answer.raise_for_status().json()
             read.pages += 1
             if self._shown and traces and not any(span.get("tags") for spans in traces for span in spans):
-                raise Problem(
+                raise CliError(
                     f"The gate at {self.url} shows this key no tags, and the doctor reads little else. It "
                     "needs a key with the role view-traces (docs/gate.md) in COSYGRAPH_KEY, or --zipkin-url "
                     "of Zipkin itself."
                 )
             return [Trace.requests(spans) for spans in traces if spans]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as failure:
-            raise Problem(
+            raise CliError(
                 f"What answers at {self.url} is no Zipkin: {answer.status_code} to /api/v2/traces. Name "
                 "Zipkin's address with --zipkin-url, for example http://127.0.0.1:9411."
             ) from failure
@@ -155,7 +155,7 @@ class ZipkinReader:
             try:
                 answer = self._http.get("/api/v2/traces", params=asked)
             except httpx.HTTPError as failure:
-                raise Problem(
+                raise CliError(
                     f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), "
                     "or name the one that runs with --zipkin-url."
                 ) from failure
@@ -163,7 +163,7 @@ class ZipkinReader:
                 return answer
             wait = answer.headers.get("retry-after", "")
             self._sleep(min(float(wait), 10.0) if wait.isdecimal() else 1.0)
-        raise Problem(
+        raise CliError(
             f"The gate at {self.url} lets no more requests through for now (429). Ask again in a minute, or "
             "for less with --since."
         )
@@ -178,7 +178,7 @@ class ZipkinReader:
             return False
         where = urlsplit(self.url)
         if where.scheme != "https" and not is_loopback(where.hostname):
-            raise Problem(
+            raise CliError(
                 f"{self.url} asks for a key, and over http everybody on the way could read it. Name the "
                 "gate's https address with --zipkin-url."
             )

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from access.callers import Callers
+from access.authentication import Authenticator
 from cluster.gate.configuration import BURST_S
 from cluster.gate.stripped import Stripped
 from cluster.gate.viewers import Viewers
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, required=True)
     args = parser.parse_args()
     zipkin = httpx.AsyncClient(base_url=args.zipkin, timeout=ZIPKIN_ANSWERS_WITHIN_S, trust_env=False)
-    app = application(Viewers(Callers(args.viewers), args.rate, args.rate * BURST_S), zipkin)
+    app = application(Viewers(Authenticator(args.viewers), args.rate, args.rate * BURST_S), zipkin)
     return asyncio.run(run(args.nginx, args.folder, app, args.authority_port))
 
 

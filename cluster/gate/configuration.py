@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, reachable
-from cluster.problem import Problem
 
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 MOST_TRACES = 200  #: of one search
@@ -62,15 +62,15 @@ class Wanted:
         """What can be known before anything is started. Problem with the option to correct."""
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
-                raise Problem(
+                raise CliError(
                     "--gate-origin takes a scheme, a host and perhaps a port, and nothing behind them: "
                     "https://grafana.example:3000."
                 )
         for file in self.tls or ():
             if not file.is_file():
-                raise Problem(f"--gate-tls: {file} is no file. It takes a certificate and its key, both as PEM.")
+                raise CliError(f"--gate-tls: {file} is no file. It takes a certificate and its key, both as PEM.")
             if _UNQUOTABLE.search(str(file.resolve())):
-                raise Problem(
+                raise CliError(
                     "--gate-tls: a path with a quote, a backslash, a brace or $ in it can't be named in "
                     "nginx's configuration; move the file."
                 )
@@ -130,7 +130,7 @@ def _filled(template: str, values: Mapping[str, object]) -> str:
 def _behind(zipkin_url: str) -> str:
     url = urlsplit(zipkin_url)
     if url.scheme != "http" or url.path.strip("/") or not url.hostname or _UNQUOTABLE.search(zipkin_url):
-        raise Problem(
+        raise CliError(
             f"The gate can stand before a Zipkin at http://host:port, not at {zipkin_url}. Have one started "
             "here (unset ZIPKIN_URL), or leave --with-gate out."
         )

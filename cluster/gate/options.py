@@ -6,8 +6,8 @@ import argparse
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from cluster.cli_error import CliError
 from cluster.gate.configuration import Wanted
-from cluster.problem import Problem
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def wanted(args: argparse.Namespace) -> Wanted | None:
     said = {name: value for name, value in said.items() if value is not None}
     if not args.with_gate:
         if said:
-            raise Problem(
+            raise CliError(
                 "--viewers and the options that begin with --gate- say something of the gate: add --with-gate."
             )
         return None

@@ -14,10 +14,10 @@ import httpx
 
 from access.keys import KeyFile, read
 from cluster import processes
+from cluster.cli_error import CliError
 from cluster.gate.configuration import Wanted, fill
 from cluster.gate.viewers import sight
 from cluster.ports import any_free, require_free
-from cluster.problem import Problem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY_WITHIN_S = 20.0
@@ -113,7 +113,7 @@ def find(env: Mapping[str, str] = os.environ) -> Path:
     # Debian puts servers where only root's PATH looks.
     found = shutil.which("nginx", path=os.pathsep.join([env.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     if found is None:
-        raise Problem(
+        raise CliError(
             "--with-gate needs nginx, and it is not on the PATH. On Debian and Ubuntu: apt-get install "
             "--no-install-recommends nginx. Or leave --with-gate out."
         )
@@ -122,7 +122,7 @@ def find(env: Mapping[str, str] = os.environ) -> Path:
 
 def _keys(viewers: Path | None) -> KeyFile:
     if viewers is None:
-        raise Problem(
+        raise CliError(
             "--with-gate needs a key file, for it lets nobody in without a key: "
             + _NO_KEYS.format(file="")
             + ", or name a file with --viewers."
@@ -130,7 +130,7 @@ def _keys(viewers: Path | None) -> KeyFile:
     try:
         return read(viewers)
     except ValueError as error:
-        raise Problem(str(error)) from error
+        raise CliError(str(error)) from error
 
 
 def _prepare(folder: Path, configuration: str) -> None:
@@ -149,5 +149,5 @@ def _wait_until_ready(gate: Gate) -> None:
         if ended or time.monotonic() - began > READY_WITHIN_S:
             gate.stop()
             how = "ended while it started" if ended else f"was not ready within {READY_WITHIN_S:.0f} s"
-            raise Problem(f"The gate {how}. The end of {gate.process.log}:\n{processes.last_lines(gate.process.log)}")
+            raise CliError(f"The gate {how}. The end of {gate.process.log}:\n{processes.last_lines(gate.process.log)}")
         time.sleep(0.1)

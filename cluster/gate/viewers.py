@@ -9,8 +9,8 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from access.bucket import Bucket
-from access.callers import Callers
+from access.authentication import Authenticator
+from access.token_bucket import TokenBucket
 
 #: what a role lets see, the most first
 SIGHTS = (("admin", "all"), ("view-traces", "all"), ("view-services", "services"))
@@ -26,10 +26,10 @@ class Viewers:
     """By the keys of `callers`, each of which may ask so often. The answer to nginx is a status and headers: 204 with
     X-Viewer and X-Sight, 401 with a challenge that makes a browser ask, 403 with X-Viewer and X-Refused."""
 
-    def __init__(self, callers: Callers, per_second: int, at_once: int) -> None:
+    def __init__(self, callers: Authenticator, per_second: int, at_once: int) -> None:
         self._callers = callers
         self._limits = float(per_second), at_once
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def who(self, request: Request) -> Response:
         caller = self._callers.identify(
@@ -47,7 +47,7 @@ class Viewers:
 
     def _take(self, viewer: str) -> bool:
         now = time.monotonic()
-        bucket = self._buckets.setdefault(viewer, Bucket(*self._limits, now))
+        bucket = self._buckets.setdefault(viewer, TokenBucket(*self._limits, now))
         return bucket.take(now)
 
 

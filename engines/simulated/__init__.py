@@ -173,7 +173,7 @@ def _work(stage_ms: float, count: int, slope: float) -> None:
 
 
 def _sleep_until(moment: float) -> None:
-    """In parts: a thread that uses no CPU at all for seconds is one that hangs (`deployments/vitals.py`)."""
+    """In parts: a thread that uses no CPU at all for seconds is one that hangs (`deployments/stages/health.py`)."""
     while (left := moment - time.perf_counter()) > 0:
         if left > 0.5:
             sum(range(20_000))

@@ -10,10 +10,10 @@ import re
 
 from engines.embedded.packages import cache_directory
 from engines.embedded.text import mandarin_contexts, pinyin, tones
-from speech.spoken.mandarin import written_out
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
 from speech.errors import InvalidInput
+from speech.spoken.mandarin import written_out
 
 _HAN = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _PUNCTUATION = frozenset(".,!?;:…—“”()")

@@ -1,5 +1,0 @@
-"""What the launcher tells a person who can do something about it."""
-
-
-class Problem(Exception):
-    """Something that stops the launcher. The message names cause and remedy; it is printed without a stack trace."""

@@ -1,0 +1,1 @@
+"""The strict model that every settings class is made of."""

@@ -1,0 +1,1 @@
+"""cosyvoice3-api: the HTTP ingress of the graph."""

@@ -1,0 +1,185 @@
+"""In front of the ingress, inside Serve's HTTP proxy: what the proxy answers by itself gets a trace and a cause too.
+
+When the ingress replica dies in mid-request, or there is none, the proxy answers, and the ingress's trace is lost
+with it. This middleware sees that (no answer, or one in plain text without `X-Trace-Id`), speaks for the ingress in a
+trace of one span, and gives the client our error body instead of an empty one. It also takes out the request headers
+by which a client could steer Serve itself:
+
+- `x-request-id`, which Serve writes into every log line of the request, in every replica;
+- `x-request-timeout-seconds` and `x-request-disconnect-disabled`, which would end requests behind the ingress's back,
+  or keep them running when nobody waits any more;
+- the model and session ids by which Serve would pick replicas.
+
+And it sends the request's body along with its headers (`deployments/ingress/body_prefetch.py`).
+
+Serve finds it by the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.ingress.proxy_middleware:middlewares,
+which the launcher sets; its tracing settings come as JSON in COSYGRAPH_TRACING. Without the latter it answers and
+counts, and keeps no trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from access.authentication import Authenticator
+from deployments import error_messages
+from deployments.ingress import body_prefetch
+from deployments.ingress.context import record
+from deployments.ingress.trace_recorder import TraceRecorder
+from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
+from deployments.safe_traceback import safe_traceback
+from deployments.settings import Tracing
+from speech.dialects import DIALECTS
+from speech.errors import NotFound, SpeechError, StageUnavailable
+from tracing import Tracer, extract, vocabulary
+from tracing.routes import Routes
+
+log = logging.getLogger("ray.serve")
+
+SETTINGS_VARIABLE = "COSYGRAPH_TRACING"
+#: Serve reads them with - and _ alike.
+STEERING = frozenset(
+    {
+        "x-request-id",
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "serve-multiplexed-model-id",
+        "x-session-id",
+    }
+)
+_ROUTES = Routes(vocabulary.ROUTES)
+_OWN_PAGES = ("/-/healthz", "/-/routes")
+#: What Serve's proxy answers by itself, always as plain text: no such application, timed out, died, none there.
+_OWN_STATUS = frozenset({404, 408, 429, 500, 503})
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve's proxy puts around itself."""
+    text = os.environ.get(SETTINGS_VARIABLE)
+    return [Middleware(ProxyMiddleware, tracing=Tracing.model_validate_json(text) if text else Tracing())]
+
+
+class ProxyMiddleware:
+    """ASGI middleware around the whole of Serve's proxy."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+        self._tracer = Tracer(vocabulary.INGRESS)
+        self._keeper: TraceRecorder | None = None
+        self._callers = Authenticator(tracing.keys_file)
+        self.answered_here = self.cut_here = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OWN_PAGES:
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if not _steers(name)]
+        started = time.time_ns()
+        scope, receive = await body_prefetch.put(scope, receive)
+        answer = _Answer(receive, send)
+        try:
+            await self._app({**scope, "headers": headers}, answer.receive, answer.send)
+        except Exception as error:  # Serve's; what it says could quote the request
+            log.error("the proxy failed: %s", safe_traceback(error))
+        # Where the client has left there is nothing to answer, and the ingress, which was told, has written its trace.
+        if answer.own or (answer.status is None and not answer.left):
+            await self._speak_for_the_ingress(scope, answer.status, started, send)
+        elif answer.cut and not answer.left:  # too late for another answer, but not for its trace
+            self.cut_here += 1
+            log.warning(
+                "an answer broke off, trace %s (%d such answers so far)",
+                self._trace(scope, _error(None), started),
+                self.cut_here,
+            )
+
+    async def _speak_for_the_ingress(self, scope: Scope, status: int | None, started_ns: int, send: Send) -> None:
+        error = _error(status)
+        trace_id = self._trace(scope, error, started_ns)
+        self.answered_here += 1
+        log.warning(
+            "the proxy answered %s %d by itself, trace %s (%d such answers so far)",
+            error.type,
+            error.status,
+            trace_id,
+            self.answered_here,
+        )
+        await send_error(error, send, ((b"x-trace-id", trace_id.encode()),))
+
+    def _trace(self, scope: Scope, error: SpeechError, started_ns: int) -> str:
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        incoming = extract(headers)
+        route = _route(scope["path"])
+        name = f"{scope['method']} {route}" if route else vocabulary.UNKNOWN_ROUTE
+        span = self._tracer.server(name, parent=incoming.parent, start_ns=started_ns)
+        span.tags(**{vocabulary.HTTP_METHOD: scope["method"], vocabulary.HTTP_STATUS_CODE: str(error.status)})
+        if route:
+            span.tag(vocabulary.HTTP_ROUTE, route)
+        record(error, span)
+        caller = self._callers.identify(dict(headers), (scope.get("client") or (None,))[0])
+        trace_id = span.trace_id
+        if self._keeper is None:  # most proxies never need one
+            self._keeper = TraceRecorder(self._tracing, DIALECTS)
+        self._keeper.finish(span.records(), incoming, caller)
+        return trace_id
+
+
+def _steers(name: bytes) -> bool:
+    return name.decode("latin-1").lower().replace("_", "-") in STEERING
+
+
+def _is_plain(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """An answer as the proxy makes it: plain text, without a trace id of the ingress's."""
+    found = {name.lower(): value for name, value in headers}
+    return b"x-trace-id" not in found and found.get(b"content-type", b"").startswith(b"text/plain")
+
+
+def _route(path: str) -> str | None:
+    """The route of ours that a path ends in, below whatever prefix; the path itself is the caller's text."""
+    return _ROUTES.find_below(path)
+
+
+class _Answer:
+    """`receive` and `send`, watched: the proxy's own answers are held back, any other passes."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.status: int | None = None
+        self.own = False  #: the proxy's own answer
+        self.left = False  #: the client has gone
+        self._whole = self._broken_off = False
+
+    @property
+    def cut(self) -> bool:
+        """Begun and not ended, and not by the ingress's own will: it died over it."""
+        return self.status is not None and not self.own and not self._whole and not self._broken_off
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.left = self.left or message["type"] == "http.disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.own = self.status in _OWN_STATUS and _is_plain(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            self._whole = not message.get("more_body", False)
+            if message.get(BROKEN_OFF):
+                self._broken_off = True
+                return
+        if not self.own:
+            await self._send(message)
+
+
+def _error(status: int | None) -> SpeechError:
+    if status == 404:
+        return NotFound("There is nothing at this path; GET /docs lists what there is.")
+    return StageUnavailable(error_messages.LOST_INGRESS, retry_after_s=5)

@@ -1,0 +1,1 @@
+"""The four stage services, and what they share: batching, health, devices."""

@@ -1,0 +1,1 @@
+"""Tests: unit (no servers), served (real Ray, Zipkin, Chromium), proof (long), and their helpers."""

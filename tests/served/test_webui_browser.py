@@ -1,0 +1,272 @@
+"""The web page in a real Chromium, against a stand-in of the API: what needs no graph, and what a graph does rarely."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+import soundfile
+
+from cluster.demo import CLIP
+from tests.helpers.browser import Asked, chromium
+from tests.helpers.standin_api import RATE, TRACE, serve
+
+
+@pytest.fixture(scope="module")
+def site_url(standing_in):
+    from webui import site
+
+    server, url = serve(site.build(standing_in.url, "http://127.0.0.1:9411"))
+    yield url
+    server.should_exit = True
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as window:
+        yield window
+
+
+@pytest.fixture
+def page(request, browser, site_url, api):
+    context = browser.new_context(viewport={"width": 1360, "height": 900}, locale="en-GB")
+    opened = context.new_page()
+    asked = Asked(opened)
+    opened.goto(site_url)
+    ready(opened)
+    yield opened
+    assert asked.hosts == {"127.0.0.1"}
+    if request.node.name == "test_leaving_the_page_cancels_it_too":
+        # Gradio complains of its own requests that leaving a page ends.
+        asked.complaints[:] = [text for text in asked.complaints if "Abort" not in text and "errored out" not in text]
+    assert asked.complaints == []
+    context.close()
+
+
+def ready(page) -> None:
+    """The dialects have come."""
+    page.wait_for_selector("#dialect option[value=zh-CN]", state="attached", timeout=60_000)
+
+
+def fill_in(page, text: str = "Hello there.", dialect: str = "en-US") -> None:
+    page.set_input_files("#clip input[type=file]", str(CLIP))
+    page.wait_for_selector("#clip button[aria-label='Clear'], #clip [data-testid*=waveform]", timeout=20_000)
+    page.select_option("#dialect", dialect)
+    page.fill("#text textarea", text)
+    says(page, "#generate", "^Generate$")
+
+
+def says(page, selector: str, pattern: str, timeout: float = 20_000) -> None:
+    # Text as it stands in the document, with the blanks around it.
+    spaced = pattern.replace("^", r"^\s*").replace("$", r"\s*$")
+    page.locator(selector).filter(has_text=re.compile(spaced)).wait_for(timeout=timeout)
+
+
+def cancelled(api, page, within_s: float = 15) -> None:
+    end = time.monotonic() + within_s
+    while not api.cancelled:
+        assert time.monotonic() < end, "the API still works for nobody"
+        page.wait_for_timeout(100)
+
+
+def live(page) -> dict:
+    return dict(page.evaluate("({...document.querySelector('.live').dataset})"))
+
+
+def test_the_button_says_what_it_waits_for(page, api):
+    says(page, "#generate", "First choose a dialect")
+    assert page.eval_on_selector("#dialect", "select => select.value") == ""
+    assert page.is_enabled("#generate"), "a keyboard finds it"
+    page.click("#generate")
+    says(page, "#result [role=alert]", "First choose a dialect")
+    page.select_option("#dialect", "en-US")
+    says(page, "#generate", "First upload or record")
+    page.set_input_files("#clip input[type=file]", str(CLIP))
+    says(page, "#generate", "First write what to say")
+    page.fill("#text textarea", "Hello")
+    says(page, "#generate", "^Generate$")
+    page.get_by_label("自然语言控制").check()
+    says(page, "#generate", "First say how")
+    page.get_by_role("button", name="happy").click()
+    says(page, "#generate", "^Generate$")
+    assert page.input_value("#style textarea, #style input") == "请非常开心地说一句话。"
+    assert not api.asked
+
+
+def test_arrow_keys_choose_and_a_group_is_one_tab_stop(page):
+    def within(group: str) -> bool:
+        return page.evaluate("group => document.activeElement.closest(group) !== null", group)
+
+    for group, after in (("#mode", "#style"), ("#source", "#voice")):
+        page.locator(f"{group} input:checked").focus()
+        for _ in range(2):  # the second time under the names that Gradio gave them anew
+            page.keyboard.press("ArrowRight")
+            page.locator(after).wait_for(state="visible")
+            page.keyboard.press("ArrowLeft")
+            page.locator(after).wait_for(state="hidden")
+        page.keyboard.press("ArrowDown")
+        page.locator(after).wait_for(state="visible")
+        assert within(group)
+        page.keyboard.press("Tab")
+        assert not within(group)
+        page.keyboard.press("Shift+Tab")
+        assert page.locator(f"{group} input:checked").evaluate("input => input === document.activeElement")
+
+
+def test_a_dialect_that_cannot_be_spoken_is_shown_and_cannot_be_chosen(page):
+    unspoken = page.locator("#dialect option[value=zh-Sichuan]")
+    assert unspoken.is_disabled() and "四川话" in unspoken.text_content()
+
+
+def test_speech_plays_while_it_is_made_and_can_be_kept(page, api):
+    api.pause_s, api.chunks = 0.25, 8
+    fill_in(page)
+    page.click("#generate")
+    page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 0")
+    assert live(page)["state"] == "playing" and live(page)["over"] == "false", "before the last chunk has come"
+    says(page, "#generate", "Working")
+    says(page, "#progress li.started", "Make waveform")
+    with page.expect_download() as download:
+        page.locator("#file a[download], #file button[aria-label*=ownload]").first.click(timeout=20_000)
+    assert download.value.suggested_filename == f"speech-{TRACE[:12]}.wav"
+    whole = soundfile.info(download.value.path())
+    assert (whole.duration, whole.samplerate, whole.format) == (4.0, RATE, "WAV")
+    assert {name: live(page)[name] for name in ("seconds", "chunks", "missed", "over")} == {
+        "seconds": "4",
+        "chunks": "8",
+        "missed": "0",
+        "over": "true",
+    }
+    says(page, "#progress li.done >> nth=3", "Make waveform")
+    assert page.locator(".waterfall .row:not(.axis)").count() == 4
+    assert page.get_by_role("link", name="Open this request's trace").get_attribute("href").endswith(TRACE)
+    assert {name: api.asked[0][name] for name in ("text", "dialect", "mode", "seed", "speed")} == {
+        "text": "Hello there.",
+        "dialect": "en-US",
+        "mode": "fast",
+        "seed": "0",
+        "speed": "1",
+    }
+
+
+def test_stop_cancels_the_request(page, api):
+    api.chunks, api.pause_s = 1000, 0.1
+    fill_in(page)
+    page.click("#generate")
+    page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 2")
+    page.click("#stop")
+    says(page, "#result", "Stopped")
+    says(page, "#generate", "^Generate$")
+    cancelled(api, page)
+    assert live(page)["state"] == "idle"
+
+
+def test_leaving_the_page_cancels_it_too(page, api):
+    api.chunks, api.pause_s = 10_000, 0.1
+    fill_in(page)
+    page.click("#generate")
+    page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 2")
+    page.get_by_role("link", name="中文").click()
+    ready(page)
+    cancelled(api, page, within_s=40)
+
+
+def test_an_error_is_shown_as_the_api_says_it(page, api):
+    api.refusal = (400, {"message": "Audio sample rate <8000Hz>, minimum required 16000Hz"})
+    fill_in(page)
+    page.click("#generate")
+    says(page, "#result [role=alert]", "Audio sample rate <8000Hz>, minimum required 16000Hz")
+    says(page, "#generate", "^Generate$")
+
+
+def test_a_key_is_asked_for_kept_in_the_page_and_handed_on(page, api):
+    api.key = "a-key-of-mine"
+    fill_in(page)
+    page.click("#generate")
+    says(page, "#result [role=alert]", "A key is missing or wrong")
+    page.get_by_role("button", name="More: transcript, API key").click()
+    field = page.get_by_label("API key")
+    assert field.get_attribute("type") == "password"
+    field.fill("a-key-of-mine")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+    assert "a-key-of-mine" not in kept and "Hello there." not in kept
+
+
+def test_a_recording_from_the_microphone_is_sent_as_wav(page, api):
+    page.get_by_label("Record audio").or_(page.locator("#clip [aria-label*=icrophone]")).first.click()
+    page.locator("#clip .record").click()
+    page.wait_for_timeout(3300)
+    page.locator("#clip .stop-button:visible, #clip button:has-text('Stop'):visible").first.click()
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello")
+    says(page, "#generate", "^Generate$")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    clip = api.asked[0]["prompt_audio"]
+    assert clip["name"] == "clip.wav" and clip["bytes"] > 100_000
+
+
+def test_a_voice_is_kept_and_spoken_with(page, api):
+    fill_in(page)
+    page.get_by_role("button", name="Keep this voice").click()
+    page.click("#keep-button")
+    says(page, "#kept [role=alert]", "a name and what was agreed to")
+    page.fill("#keep-name input, #keep-name textarea", "anna")
+    page.fill("#keep-consent input, #keep-consent textarea", "She agreed to tests.")
+    page.click("#keep-button")
+    says(page, "#kept", "Stored: anna")
+    assert api.voices[0]["consent"] == {"agreed": "She agreed to tests."}
+    page.get_by_label("Stored voice").first.check()
+    says(page, "#generate", "First choose a stored voice")
+    page.click("#voice input")
+    page.get_by_role("option", name="anna · en-US").click()
+    says(page, "#generate", "^Generate$")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    assert api.asked[0]["voice"] == "voice_0" and "prompt_audio" not in api.asked[0]
+
+
+def test_chinese_and_english_each_in_their_own_words(page):
+    page.get_by_role("link", name="中文").click()
+    ready(page)
+    says(page, "#generate", "请先选择方言")
+    assert page.evaluate("document.documentElement.lang").startswith("zh")
+    assert "拖放" in page.inner_text("#clip"), "Gradio's own words follow"
+    page.get_by_role("link", name="English").click()
+    says(page, "#generate", "First choose a dialect")
+    assert "Drop Audio Here" in page.inner_text("#clip")
+
+
+def test_a_chinese_browser_gets_chinese(browser, site_url, api):
+    context = browser.new_context(locale="zh-CN")
+    opened = context.new_page()
+    opened.goto(site_url)
+    says(opened, "#generate", "请先选择方言")
+    assert opened.url.endswith("/zh/")
+    context.close()
+
+
+def test_every_control_has_a_name(page):
+    for button in ("自然语言控制", "Stored voice"):
+        page.get_by_label(button).first.check()
+        page.wait_for_timeout(300)
+    nameless = page.evaluate("""[...document.querySelectorAll('button, input, select, textarea, a')]
+        .filter(element => element.offsetParent !== null)
+        .filter(element => !(element.labels?.length || element.textContent.trim() || element.title ||
+                             element.getAttribute('aria-label') || element.getAttribute('aria-labelledby')))
+        .map(element => element.outerHTML.slice(0, 200))""")
+    assert nameless == []
+
+
+def test_a_file_larger_than_a_clip_is_refused_by_the_page(page, api, tmp_path):
+    wave = io.BytesIO()
+    soundfile.write(wave, [0.0] * 11_000_000, RATE, format="WAV")
+    (tmp_path / "large.wav").write_bytes(wave.getvalue())
+    page.set_input_files("#clip input[type=file]", str(tmp_path / "large.wav"))
+    page.get_by_text(re.compile("exceeds|maximum|too large", re.I)).first.wait_for(timeout=20_000)
+    page.select_option("#dialect", "en-US")
+    says(page, "#generate", "First upload or record")

@@ -1,0 +1,148 @@
+"""`python -m cluster say`: a request from the command line, against a stand-in of the API."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import soundfile
+
+from cluster import cli, ports, say
+from cluster.demo import CLIP
+from tests.helpers.standin_api import TRACE
+
+
+@pytest.fixture
+def spoken(api, tmp_path, capsys, monkeypatch):
+    """Runs the command; (exit status, what it printed, its errors, the file it was to write)."""
+    monkeypatch.delenv(say.KEY_VARIABLE, raising=False)
+
+    def run(*options, text="Hello", output="out.wav", url=None):
+        file = tmp_path / output
+        code = cli.main(["say", text, "-o", str(file), "--run-dir", str(tmp_path), "--url", url or api.url, *options])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err, file
+
+    return run
+
+
+def test_speech_figures_and_the_trace(spoken, api):
+    code, out, _, file = spoken(
+        "--clip", str(CLIP), "--dialect", "en-US", "--style", "slowly", "--speed", "1.5", "--seed", "7"
+    )
+    assert code == 0 and soundfile.info(file).duration == 2.0
+    assert "2.0 s of speech" in out and "real-time factor" in out
+    assert f"trace: {api.zipkin}/zipkin/traces/{TRACE}" in out
+    (asked,) = api.asked
+    assert asked.pop("prompt_audio") == {"name": "clip.flac", "bytes": CLIP.stat().st_size}
+    assert asked == {
+        "text": "Hello",
+        "dialect": "en-US",
+        "mode": "instruct",
+        "style_instruction": "slowly",
+        "speed": "1.5",
+        "seed": "7",
+        "response_format": "wav",
+        "stream_format": "sse",
+    }
+
+
+def test_without_a_terminal_each_stage_is_a_line(spoken):
+    _, out, _, _ = spoken("--voice", "anna")
+    assert [line.split()[:2] for line in out.splitlines()[:4]] == [
+        ["PREPROCESS_AUDIO", "audio-service"],
+        ["EXTRACT_SPEAKER", "embedding-service"],
+        ["GENERATE_MEL", "tts-service"],
+        ["VOCODE_WAV", "vocoder-service"],
+    ]
+    assert "\r" not in out
+
+
+@pytest.mark.parametrize("pieces, known", [(1, False), (3, False), (2, True)])
+def test_on_a_terminal_a_bar_fills_and_goes(api, tmp_path, pieces, known):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    api.pieces, api.knows_voice = pieces, known
+    out = Terminal()
+    say.run(say.Order(text="Hello", output=tmp_path / "a.wav", url=api.url, voice="anna"), out)
+    drawn = [part for part in out.getvalue().split("\r\x1b[K") if "%" in part]
+    shares = [int(part.split("%")[0].split()[-1]) for part in drawn]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 100
+    assert out.getvalue().split("\r\x1b[K")[-1].startswith(f"{2.0 * pieces} s of speech")
+
+
+@pytest.mark.parametrize(
+    "output, options, wanted",
+    [("a.mp3", [], "mp3"), ("a.OGG", [], "opus"), ("a.aac", [], "aac"), ("a.bin", ["--format", "flac"], "flac")],
+)
+def test_the_extension_chooses_the_format(spoken, api, output, options, wanted):
+    assert spoken("--voice", "anna", *options, output=output)[0] == 0
+    assert api.asked[0]["response_format"] == wanted
+
+
+def test_a_clip_without_a_dialect_is_refused_with_the_list(spoken, api):
+    code, _, err, file = spoken("--clip", str(CLIP))
+    assert code == 1 and not api.asked and not file.exists()
+    assert "--dialect" in err and "zh-CN" in err and "普通话" in err and "zh-Sichuan" not in err
+
+
+def test_a_trace_that_was_not_kept_says_how_it_would_be(spoken, api):
+    api.keeps_trace = False
+    assert f"{TRACE} was not kept (`--sampling 1`" in spoken("--voice", "anna")[1]
+
+
+@pytest.mark.parametrize(
+    "output, words", [("a.txt", "names no audio format"), ("no/such/a.wav", "folder does not exist")]
+)
+def test_an_output_that_cannot_be_is_named_before_anything_is_asked(spoken, api, output, words):
+    code, _, err, _ = spoken("--voice", "anna", output=output)
+    assert code == 1 and words in err and not api.asked
+
+
+def test_a_clip_that_cannot_be_read_is_named(spoken, tmp_path):
+    (tmp_path / "empty.wav").write_bytes(b"")
+    for clip, words in (("missing.wav", "can't be read"), ("empty.wav", "0 bytes")):
+        code, _, err, _ = spoken("--clip", str(tmp_path / clip), "--dialect", "en-US")
+        assert code == 1 and words in err
+
+
+def test_the_text_may_not_be_empty(spoken, api):
+    code, _, err, _ = spoken("--voice", "anna", text=" ")
+    assert code == 1 and "nothing to say" in err and not api.asked
+
+
+def test_a_voice_or_a_clip_not_both(spoken, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        spoken("--voice", "anna", "--clip", str(CLIP))
+    assert exit_.value.code == 2 and "not allowed with" in capsys.readouterr().err
+
+
+def test_an_error_has_the_apis_words_and_the_trace(spoken, api):
+    api.refusal = (422, {"message": "The running engine (embedded) can't speak this dialect. It speaks en-US."})
+    code, _, err, file = spoken("--voice", "anna", "--dialect", "zh-Sichuan")
+    assert code == 1 and "can't speak this dialect. It speaks en-US." in err and TRACE in err and not file.exists()
+
+
+def test_a_failure_in_the_middle_leaves_no_file(spoken, api):
+    api.late_error = {"message": "vocoder-service is not available; try again shortly."}
+    code, _, err, file = spoken("--voice", "anna")
+    assert code == 1 and "try again shortly" in err and not file.exists()
+
+
+def test_the_key_comes_from_the_environment_or_a_file(spoken, api, tmp_path, monkeypatch):
+    api.key = "secret"
+    code, _, err, _ = spoken("--voice", "anna")
+    assert code == 1 and say.KEY_VARIABLE in err and "--key-file" in err
+    (tmp_path / "key").write_text("secret\n")
+    assert spoken("--voice", "anna", "--key-file", str(tmp_path / "key"))[0] == 0
+    monkeypatch.setenv(say.KEY_VARIABLE, "secret")
+    assert spoken("--voice", "anna")[0] == 0
+    code, _, err, _ = spoken("--voice", "anna", "--key-file", str(tmp_path / "no-such"))
+    assert code == 1 and "--key-file" in err
+
+
+def test_nobody_there_says_how_to_start(spoken):
+    code, _, err, _ = spoken("--voice", "anna", url=f"http://127.0.0.1:{ports.any_free()}")
+    assert code == 1 and "make up" in err

@@ -1,0 +1,179 @@
+"""Pieces of a request on their way through the graph, with a pipeline of the test's own; time is a list of events."""
+
+import asyncio
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from deployments.ingress.context import RequestContext
+from deployments.ingress.stage_clients import Result
+from deployments.ingress.synthesis import Synthesizer
+from deployments.ingress.voice_cache import KeptVoice
+from deployments.wire import PCM, Reply
+from engines.contract import Capabilities, Utterance
+from speech import requests
+from speech.errors import InternalError
+from speech.joining import SENTENCE_PAUSE_S
+from tracing import Tracer, vocabulary
+
+RATE = 24_000
+TEXT = "Here is the first of the sentences. Here is the second of the sentences. Here is the third of them all."
+VOICE = KeptVoice({"embedding": np.ones(4)})
+
+
+def sound(number: int, seconds: float = 0.5) -> np.ndarray:
+    return np.full(int(seconds * RATE), 1000 * (number + 1), np.int16)
+
+
+class Pipeline:
+    """Each piece waits until the test lets it go; `said` and `ended` are what happened, in order."""
+
+    stages: dict = {}
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.cancelled: list[str] = []
+        self.ready: dict[str, asyncio.Event] = {}
+        self.wrong: str | None = None
+        self.free = True
+
+    async def speak(self, utterance: Utterance, voice, run) -> Result:
+        self.said.append(utterance.text)
+        number = len(self.said) - 1
+        try:
+            if not self.free:
+                await self.ready.setdefault(utterance.text, asyncio.Event()).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(utterance.text)
+            raise
+        if utterance.text == self.wrong:
+            raise InternalError("it went wrong")
+        return Result(Reply([], {PCM: sound(number)}), None)
+
+    async def stream(self, utterance: Utterance, voice, run):
+        self.said.append(utterance.text)
+        for number in range(3):
+            yield Result(Reply([], {PCM: sound(number, 0.2)}), None)
+
+
+def speaking(pipeline: Pipeline, streaming: bool = False, at_once: int = 2) -> Synthesizer:
+    async def unpack(parts):
+        return parts
+
+    can = Capabilities("fake", "1", RATE, frozenset({"en-US"}), frozenset({"fast"}), (16_000,), streaming=streaming)
+    return Synthesizer(pipeline, can, unpack, at_once)
+
+
+async def source(run):
+    return VOICE
+
+
+def new_run() -> RequestContext:
+    tracer = Tracer("cosyvoice3-api")
+    root = tracer.server("POST /api/generate", parent=None)
+    return RequestContext(tracer, root, 60.0, root.start_ns)
+
+
+def ask(text: str = TEXT, **fields: str) -> requests.SpeechRequest:
+    return requests.parse({"text": text, "dialect": "en-US"} | fields)
+
+
+def levels(samples: np.ndarray) -> list[int]:
+    """The levels that follow each other, silence and fades left out."""
+    steady = samples[np.isin(samples, (1000, 2000, 3000))]
+    return steady[np.insert(np.diff(steady) != 0, 0, True)].tolist()
+
+
+def test_a_text_that_is_not_long_is_one_utterance():
+    pipeline, run = Pipeline(), new_run()
+    samples = asyncio.run(speaking(pipeline).whole(ask(), source, run))
+    assert pipeline.said == [TEXT] and (samples == sound(0)).all(), "as it came, untouched"
+    assert vocabulary.PIECES not in run.finish(200)[0].tags
+
+
+def test_pieces_are_put_together_in_their_order_with_pauses():
+    long = " ".join([TEXT] * 3)
+    pipeline, run = Pipeline(), new_run()
+    samples = asyncio.run(speaking(pipeline, at_once=8).whole(ask(long, long_form="true"), source, run))
+    count = len(pipeline.said)
+    assert count >= 2 and " ".join(pipeline.said) == long
+    assert levels(samples) == [1000 * (number + 1) for number in range(count)][:3]
+    assert len(samples) / RATE == pytest.approx(0.5 * count + SENTENCE_PAUSE_S * (count - 1), abs=0.02)
+    assert run.finish(200)[0].tags[vocabulary.PIECES] == count
+
+
+def test_the_first_piece_of_a_stream_is_alone_until_it_is_heard_and_then_so_many_are_at_once():
+    async def scenario():
+        pipeline = Pipeline()
+        pipeline.free = False
+        run = new_run()
+        async with aclosing(speaking(pipeline, at_once=2).stream(ask(), source, run)) as sounds:
+            first = asyncio.create_task(anext(sounds))
+            await until(lambda: pipeline.said)
+            await asyncio.sleep(0.01)
+            assert len(pipeline.said) == 1
+            pipeline.ready[pipeline.said[0]].set()
+            assert levels(await first) == [1000]
+            await asyncio.sleep(0.01)
+            assert len(pipeline.said) == 2, "two at once: the one that is listened to, and one ahead"
+            for text in list(pipeline.said):
+                pipeline.ready.setdefault(text, asyncio.Event()).set()
+            rest = asyncio.create_task(anext(sounds))
+            await rest
+            await until(lambda: len(pipeline.said) == 3)
+            pipeline.ready.setdefault(pipeline.said[2], asyncio.Event()).set()
+            found = [samples async for samples in sounds]
+            assert levels(np.concatenate(found)) == [3000]
+        [root] = run.finish(200)[:1]
+        assert [text for _, text in root.events] == [vocabulary.FIRST_CHUNK]
+
+    asyncio.run(scenario())
+
+
+def test_who_stops_listening_cancels_what_is_under_way():
+    async def scenario():
+        pipeline, run = Pipeline(), new_run()
+        pipeline.free = False
+        async with aclosing(speaking(pipeline, at_once=3).stream(ask(), source, run)) as sounds:
+            first = asyncio.create_task(anext(sounds))
+            await until(lambda: pipeline.said)
+            pipeline.ready[pipeline.said[0]].set()
+            await first
+            await until(lambda: len(pipeline.said) == 3)
+        assert pipeline.cancelled == pipeline.said[1:]
+
+    asyncio.run(scenario())
+
+
+def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
+    async def scenario():
+        pipeline, run = Pipeline(), new_run()
+        pipeline.wrong = "Here is the second of the sentences."
+        sounds = speaking(pipeline, at_once=3).stream(ask(), source, run)
+        heard = []
+        with pytest.raises(InternalError):
+            async for samples in sounds:
+                heard.append(samples)
+        assert levels(np.concatenate(heard)) == [1000] and run.abandoned
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_streams_gets_the_whole_text_and_its_chunks_pass_as_they_are():
+    async def scenario():
+        pipeline, run = Pipeline(), new_run()
+        found = [samples async for samples in speaking(pipeline, streaming=True).stream(ask(), source, run)]
+        assert pipeline.said == [TEXT]
+        assert [len(samples) for samples in found] == [int(0.2 * RATE)] * 3
+        assert levels(np.concatenate(found)) == [1000, 2000, 3000]
+
+    asyncio.run(scenario())
+
+
+async def until(condition) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("it never happened")

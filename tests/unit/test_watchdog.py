@@ -1,0 +1,414 @@
+"""What the watchdog thinks: checks in, decisions out; looks at replicas in, losses out. No Ray, no clock."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from pydantic import ValidationError
+
+from watchdog import serve_view
+from watchdog.budget import Budget
+from watchdog.canary import CanaryResult, Outcome, judged
+from watchdog.canary_request import Canary
+from watchdog.policy import FALLBACK, PRIMARY, CheckFailed, Policy, Restart, Switch, Withheld
+from watchdog.replicas import Replica, Replicas, Service, deploying
+from watchdog.settings import WatchdogSettings
+
+INGRESS = "cosyvoice3-api"
+SERVICES = (INGRESS, "audio-service", "embedding-service", "tts-service", "vocoder-service")
+
+
+def checked(outcome: Outcome, service: str | None = None, at: int = 0) -> CanaryResult:
+    return CanaryResult(outcome, at, at + 1, service)
+
+
+class Case:
+    """A judge and its clock; each `take` is a minute later than the one before."""
+
+    def __init__(self, fallback: bool = False, **settings) -> None:
+        self.now = 0.0
+        found = WatchdogSettings(**settings)
+        self.judge = Policy(
+            found, Budget(found.restarts_at_most, found.restarts_within_s, found.backoff_s, vary=lambda: 0.5), fallback
+        )
+
+    def take(self, *outcomes: Outcome, service: str | None = None, suspect: str | None = None, settled: bool = True):
+        decided = []
+        for outcome in outcomes:
+            self.now += 60
+            decided.append(self.judge.take(checked(outcome, service, int(self.now)), suspect, settled, self.now))
+        return decided
+
+
+FAILED, OK = Outcome.FAILED, Outcome.OK
+
+
+def test_one_failure_is_told_and_nothing_is_done():
+    case = Case()
+    [decisions] = case.take(FAILED)
+    assert [type(one) for one in decisions] == [CheckFailed] and decisions[0].failures == 1
+    assert case.judge.suspicious
+    assert case.take(OK) == [[]] and not case.judge.suspicious
+
+
+def test_failures_in_a_row_restart_who_is_at_fault_and_a_good_one_between_them_starts_anew():
+    case = Case()
+    case.take(FAILED, FAILED, OK)
+    *_, third = case.take(FAILED, FAILED, FAILED, service="tts-service")
+    told, restart = third
+    assert restart == Restart("tts-service", "canary_failed", 3, since_ns=240) and told.failures == 3
+
+
+@pytest.mark.parametrize(
+    ("service", "suspect", "restarted"),
+    [("tts-service", "audio-service", "tts-service"), (None, "audio-service", "audio-service")],
+)
+def test_whose_fault_it_is(service, suspect, restarted):
+    *_, third = Case().take(*[Outcome.SILENT] * 3, service=service, suspect=suspect)
+    assert third[1].service == restarted and third[1].cause == "canary_silent"
+
+
+def test_a_graph_that_is_slow_as_a_whole_is_not_restarted():
+    assert all(len(decisions) == 1 for decisions in Case().take(*[Outcome.SLOW] * 9))
+
+
+def test_what_says_nothing_of_the_stages_counts_neither_way():
+    case = Case()
+    case.take(FAILED, FAILED, Outcome.BUSY, Outcome.REFUSED)
+    [third] = case.take(FAILED, service="tts-service")
+    assert isinstance(third[1], Restart)
+
+
+def test_nobody_is_restarted_while_serve_is_at_work_on_it_or_where_the_watchdog_may_only_watch():
+    assert all(len(decisions) == 1 for decisions in Case().take(*[FAILED] * 3, suspect=INGRESS, settled=False))
+    watching = Case(on_failure="watch").take(*[FAILED] * 3, suspect=INGRESS)
+    assert all(len(decisions) == 1 for decisions in watching)
+
+
+def test_restarts_are_withheld_beyond_the_budget_and_that_is_told_once():
+    case = Case(restarts_at_most=2, restarts_within_s=3600, backoff_s=0)
+    kinds = [type(decisions[-1]) for decisions in case.take(*[FAILED] * 15, service="tts-service")][2::3]
+    assert kinds == [Restart, Restart, Withheld, CheckFailed, CheckFailed]
+    case.now += 3600
+    *_, later = case.take(*[FAILED] * 3, service="tts-service")
+    assert isinstance(later[-1], Restart)
+
+
+def test_a_pause_after_each_restart_doubles():
+    budget = Budget(10, 10_000, backoff_s=30, vary=lambda: 0.5)
+    for at, pause in ((0, 30), (30, 60), (90, 120)):
+        assert budget.allows("tts-service", at)
+        budget.spend("tts-service", at)
+        assert not budget.allows("tts-service", at + pause - 1) and budget.allows("tts-service", at + pause)
+    assert budget.allows("audio-service", 91), "each service has its own"
+    lucky, unlucky = (Budget(10, 10_000, 100, vary=lambda share=share: share) for share in (0.0, 1.0))
+    for one, earliest in ((lucky, 80), (unlucky, 120)):
+        one.spend("x", 0)
+        assert not one.allows("x", earliest - 1) and one.allows("x", earliest)
+
+
+def test_traffic_goes_to_the_other_engine_first_and_back_after_good_checks_on_the_first_one():
+    case = Case(fallback=True, successes=2)
+    *_, third = case.take(*[FAILED] * 3, service="tts-service")
+    assert third[1] == Switch(FALLBACK, "canary_failed", 3, since_ns=60)
+    *_, sixth = case.take(*[FAILED] * 3, service="tts-service")
+    assert isinstance(sixth[1], Restart), "the first engine is to be healed meanwhile"
+    assert case.judge.suspicious
+    assert case.take(OK, FAILED, OK)[-1] == [] and case.judge.line == FALLBACK
+    [back] = case.take(OK)
+    assert back == [Switch(PRIMARY, "recovered", 0, since_ns=181)] and case.judge.line == PRIMARY
+    assert not case.judge.suspicious
+
+
+def wav(level: float = 0.3, seconds: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, level * np.sin(np.arange(int(seconds * 24_000)) / 20), 24_000, format="WAV")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "outcome", "service"),
+    [
+        (200, wav(), {}, OK, None),
+        (200, wav(level=0.001), {}, Outcome.WRONG, None),
+        (200, wav(seconds=0.05), {}, Outcome.WRONG, None),
+        (200, b"", {}, Outcome.WRONG, None),
+        (500, b"", {"type": "internal", "message": "tts-service failed in a way"}, FAILED, "tts-service"),
+        (503, b"", {"type": "stage_unavailable", "message": "audio-service is not available"}, FAILED, "audio-service"),
+        (503, b"", {"type": "overloaded", "message": "The service is at its limit"}, Outcome.BUSY, None),
+        (429, b"", {"type": "rate_limited", "message": ""}, Outcome.BUSY, None),
+        (401, b"", {"type": "not_authorized", "message": ""}, Outcome.REFUSED, None),
+        (422, b"", {"type": "unsupported_dialect", "message": "tts-service"}, Outcome.REFUSED, None),
+        (500, b"", {"type": 7, "message": None}, FAILED, None),
+        (502, b"<html>", {}, FAILED, None),
+    ],
+)
+def test_what_an_answer_means(status, body, error, outcome, service):
+    assert judged(status, body, error, SERVICES) == (outcome, service)
+
+
+def service(*states: str, status: str = "HEALTHY", target: int | None = None) -> Service:
+    """Replicas as `a:RUNNING`."""
+    replicas = tuple(Replica(*one.split(":")) for one in states)
+    return Service(status, len(replicas) if target is None else target, replicas)
+
+
+def looks(*seen: Service) -> list[tuple[list, list]]:
+    """(ids lost, (lost, successor) replaced) of each look, ten seconds apart."""
+    replicas, found = Replicas(), []
+    for number, one in enumerate(seen):
+        lost, replaced = replicas.see({"tts-service": one}, number * 10.0)
+        found.append(
+            (
+                [one.replica.id for one in lost],
+                [(one.lost.replica.id, one.successor, one.at_s - one.lost.seen_s) for one in replaced],
+            )
+        )
+    return found
+
+
+def test_a_replica_that_died_is_lost_and_then_replaced():
+    assert looks(
+        service("a:RUNNING", "b:RUNNING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", "c:RUNNING"),
+    ) == [([], []), (["a"], []), ([], []), ([], [("a", "c", 30.0)])]
+
+
+def test_a_replica_that_serve_stops_because_it_is_ill_is_lost():
+    assert looks(
+        service("a:RUNNING"), service("a:STOPPING", "b:STARTING", status="UNHEALTHY", target=1), service("b:RUNNING")
+    ) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
+
+
+def test_lost_and_replaced_between_two_looks():
+    assert looks(service("a:RUNNING"), service("b:RUNNING")) == [([], []), (["a"], [("a", "b", 10.0)])]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        service("a:RUNNING", target=1),
+        service("a:RUNNING", "b:STOPPING", status="DOWNSCALING", target=1),
+        service("a:RUNNING", "c:STARTING", status="UPDATING", target=2),
+    ],
+)
+def test_what_is_meant_is_no_loss(second):
+    assert looks(service("a:RUNNING", "b:RUNNING"), second)[1] == ([], [])
+
+
+def test_scaling_up_replaces_nobody_and_a_silent_serve_says_nothing():
+    replicas = Replicas()
+    replicas.see({"x": service("a:RUNNING")}, 0)
+    assert replicas.see({"x": service("a:RUNNING", "b:RUNNING")}, 5) == ([], [])
+    assert replicas.see({}, 10) == ([], [])
+    lost, replaced = replicas.see({"x": service("a:RUNNING", "c:RUNNING")}, 15)
+    assert [one.replica.id for one in lost] == ["b"] and [one.successor for one in replaced] == ["c"]
+    assert replicas.see({"y": service("d:RUNNING")}, 20) == ([], []), "an application that is gone is nobody's loss"
+
+
+def test_settled_is_a_service_that_serve_has_nothing_to_do_with():
+    assert service("a:RUNNING", "b:RUNNING").settled
+    assert not service("a:RUNNING", "b:STARTING").settled and not service("a:RUNNING", target=2).settled
+    assert not service("a:STOPPING", "b:RUNNING", target=1).settled
+
+
+def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
+    healthy = SimpleNamespace(value="HEALTHY")
+    found = serve_view.parsed(
+        {
+            "deployments": {
+                "tts-service": {
+                    "status": healthy,
+                    "target_num_replicas": 1,
+                    "replicas": [
+                        {
+                            "replica_id": "a",
+                            "state": SimpleNamespace(value="RUNNING"),
+                            "actor_name": "n",
+                            "actor_id": "i",
+                        }
+                    ],
+                },
+                "odd": {"status": healthy},
+            }
+        }
+    )
+    assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i"),))}
+    assert serve_view.parsed({}) == {}
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValidationError, match="check_every_s must not be above canary_every_s"):
+        WatchdogSettings(check_every_s=60, canary_every_s=10)
+    with pytest.raises(ValidationError, match="canary_evry_s"):
+        WatchdogSettings(canary_evry_s=10)
+
+
+class Graph:
+    """Answers the canary's requests; `said` is what POST /api/generate answers."""
+
+    def __init__(self, **said) -> None:
+        self.said = {"status_code": 200, "content": wav(), "headers": {"x-trace-id": "ab" * 16}} | said
+        self.sent: list[httpx.Request] = []
+        self.ready = {"stages": {"audio-service": True, "tts-service": True}}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/dialects":
+            return httpx.Response(
+                200, json={"dialects": [{"code": "ja-JP", "supported": False}, {"code": "zh-CN", "supported": True}]}
+            )
+        if request.url.path == "/ready":
+            return httpx.Response(200, json=self.ready)
+        self.sent.append(request)
+        if isinstance(self.said.get("error"), Exception):
+            raise self.said["error"]
+        return httpx.Response(**self.said)
+
+    def ask(self, count: int = 1, **settings) -> list[CanaryResult]:
+        async def several():
+            async with httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://x") as http:
+                canary = Canary(WatchdogSettings(**settings), http)
+                self.suspect = await canary.ready()
+                return [await canary.ask(SERVICES) for _ in range(count)]
+
+        return asyncio.run(several())
+
+
+def test_a_canary_is_a_request_for_the_first_engine_in_a_dialect_it_speaks_and_never_the_same_clip():
+    graph = Graph()
+    one, other = graph.ask(2)
+    assert one.ok and one.trace_id == "ab" * 16 and one.began_ns <= one.ended_ns and graph.suspect is None
+    first, second = (request.content for request in graph.sent)
+    assert b'name="dialect"\r\n\r\nzh-CN' in first and graph.sent[0].headers["x-cosygraph-line"] == "primary"
+    assert first.split(b"RIFF")[1] != second.split(b"RIFF")[1], "or the voice cache would skip two stages"
+
+
+def test_a_canary_brings_the_key_that_it_is_given_and_a_refusal_is_said_once(tmp_path, caplog):
+    key = tmp_path / "key"
+    key.write_text("secret-key\n")
+    graph = Graph(status_code=401, content=b"", headers={})
+    assert [one.outcome for one in graph.ask(2, canary_key_file=str(key))] == [Outcome.REFUSED] * 2
+    assert graph.sent[0].headers["authorization"] == "Bearer secret-key"
+    refusals = [record.getMessage() for record in caplog.records if "is refused with 401" in record.getMessage()]
+    assert len(refusals) == 1 and "set canary_key_file" in refusals[0] and "secret-key" not in caplog.text
+
+
+def test_a_key_file_that_can_not_be_read_is_said(tmp_path, caplog):
+    Graph().ask(canary_key_file=str(tmp_path / "none"))
+    assert "canary_key_file can't be read (No such file or directory)" in caplog.text
+
+
+def test_no_connection_no_answer_and_an_answer_that_comes_late():
+    [unreachable] = Graph(error=httpx.ConnectError("no")).ask()
+    assert (unreachable.outcome, unreachable.service) == (Outcome.UNREACHABLE, None)
+    [late] = Graph().ask(canary_slow_s=1e-6)
+    assert (late.outcome, late.service) == (Outcome.SLOW, None)
+
+    async def silent():
+        async def never(request):
+            await asyncio.sleep(60)
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(never), base_url="http://x") as http:
+            return await Canary(WatchdogSettings(canary_within_s=0.05, canary_dialect="en-US"), http).ask(SERVICES)
+
+    assert asyncio.run(silent()).outcome is Outcome.SILENT
+
+
+def test_who_is_not_ready_is_the_suspect_unless_several_are():
+    graph = Graph()
+    graph.ready = {"stages": {"audio-service": True, "tts-service": False}}
+    graph.ask()
+    assert graph.suspect == "tts-service"
+    graph.ready = {"stages": {"audio-service": False, "tts-service": False}}
+    graph.ask()
+    assert graph.suspect is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(401, json={"error": {"type": "not_authorized"}}),
+        httpx.Response(429, text="later"),
+        httpx.Response(503, json={"error": {"type": "overloaded"}}),
+        httpx.Response(404, text="no such page"),
+        httpx.Response(200, json=[]),
+    ],
+    ids=["key", "limit", "overload", "page", "list"],
+)
+def test_dialects_that_can_not_be_read_are_nobodys_fault(answer):
+    class Odd(Graph):
+        def __call__(self, request):
+            return answer if request.url.path == "/api/dialects" else super().__call__(request)
+
+    [checked] = Odd().ask()
+    assert checked.ok, "the canary's own answer decides"
+    [refused] = Odd(status_code=401, content=b"", headers={}).ask()
+    assert (refused.outcome, refused.service) == (Outcome.REFUSED, None)
+
+
+def test_the_first_engines_dialect_is_remembered_while_the_other_ones_are_listed_and_asked_for_anew_once_refused():
+    spoken = ["zh-CN", "en-US", "en-US", "ja-JP"]
+    asked = []
+
+    class Changing(Graph):
+        def __call__(self, request):
+            if request.url.path == "/api/dialects":
+                asked.append(spoken[len(asked)])
+                return httpx.Response(200, json={"dialects": [{"code": asked[-1], "supported": True}]})
+            return super().__call__(request)
+
+    graph = Changing()
+    graph.ask(3)
+    assert asked == ["zh-CN"] and all(b"\r\n\r\nzh-CN" in request.content for request in graph.sent)
+    Changing(status_code=422, content=b"", headers={}).ask(2)
+    assert asked == ["zh-CN", "en-US", "en-US"]
+
+
+@pytest.mark.parametrize("content", [b"k\xff", "schlüssel".encode(), b"two\nlines"])
+def test_a_key_file_that_holds_no_key_is_said_once_and_blames_nobody(tmp_path, caplog, content):
+    (tmp_path / "key").write_bytes(content)
+    graph = Graph(status_code=401, content=b"", headers={})
+    checked = graph.ask(2, canary_key_file=str(tmp_path / "key"))
+    assert [(one.outcome, one.service) for one in checked] == [(Outcome.REFUSED, None)] * 2
+    assert caplog.text.count("it holds no API key") == 1 and "authorization" not in graph.sent[0].headers
+
+
+@pytest.mark.parametrize(
+    "answer, suspect",
+    [
+        (httpx.Response(500, text="Internal Server Error"), INGRESS),
+        (httpx.Response(404, text="no"), None),
+        (httpx.Response(200, json=[]), None),
+        (httpx.ReadTimeout("hangs"), INGRESS),
+        (httpx.ConnectError("no"), None),
+    ],
+    ids=["fails", "elsewhere", "odd", "hangs", "no-proxy"],
+)
+def test_the_ingress_is_suspected_where_it_hangs_or_fails_and_not_where_nobody_can_be_reached(answer, suspect):
+    class Unready(Graph):
+        def __call__(self, request):
+            if request.url.path != "/ready":
+                return super().__call__(request)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    graph = Unready()
+    graph.ask()
+    assert graph.suspect == suspect
+
+
+def test_a_deploy_of_any_service_is_a_deploy_and_scaling_or_an_ill_replica_is_none():
+    def of(status: str) -> dict[str, Service]:
+        return {"audio-service": Service("HEALTHY", 1, ()), "tts-service": Service(status, 1, ())}
+
+    assert deploying(of("UPDATING"))
+    assert not any(deploying(of(status)) for status in ("HEALTHY", "UNHEALTHY", "UPSCALING", "DOWNSCALING"))

@@ -1,0 +1,268 @@
+"""The web page without a browser: its texts, its waterfall, its progress, and one run against a stand-in of the API."""
+
+from __future__ import annotations
+
+import string
+import threading
+import time
+
+import pytest
+
+from cluster.demo import CLIP
+from engines.cosyvoice3.prompts import _style
+from engines.embedded.style import Delivery, interpret
+from speech.dialects import DIALECTS
+from tests.helpers.standin_api import RATE, TRACE
+from webui import dialects, waterfall
+from webui.client import Done, Stage, Timing
+from webui.progress import Progress
+from webui.run import Wish, run
+from webui.under_way import UnderWay
+from webui.words import _TEXTS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
+
+ZH, EN = TEXTS["zh"], TEXTS["en"]
+
+
+def wish(**changes) -> Wish:
+    return Wish(
+        **{
+            "source": "clip",
+            "clip": str(CLIP),
+            "voice": None,
+            "dialect": "en-US",
+            "text": "Hello",
+            "mode": "fast",
+            "style": None,
+            "prompt_text": None,
+            "speed": 1.0,
+            "seed": 3,
+            "long_form": False,
+            "key": None,
+        }
+        | changes
+    )
+
+
+def done(*stages: Timing, **changes) -> Done:
+    return Done(
+        **{
+            "trace_id": TRACE,
+            "trace_url": None,
+            "seconds": 2.0,
+            "first_audio_ms": 300.0,
+            "total_ms": 800.0,
+            "real_time_factor": 0.4,
+            "stages": stages,
+        }
+        | changes
+    )
+
+
+class TestWords:
+    def test_every_text_is_there_in_both_languages_with_the_same_blanks(self):
+        def blanks(text: str) -> set:
+            return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+        for name, texts in _TEXTS.items():
+            assert len(texts) == 2 and all(texts), name
+            assert blanks(texts[0]) == blanks(texts[1]), name
+        assert LANGUAGES.keys() == TEXTS.keys() == HELP.keys() == PRESETS.keys()
+
+    @pytest.mark.parametrize("told", sorted({told for presets in PRESETS.values() for _, told in presets}))
+    def test_every_preset_is_understood_by_both_engines(self, told):
+        assert interpret(told) != Delivery()
+        assert _style(told)
+
+    @pytest.mark.parametrize(
+        "accept, language",
+        [
+            ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+            ("en-GB", "en"),
+            ("de,zh-TW;q=0.9,en;q=0.8", "zh"),
+            ("fr", "en"),
+            ("en;q=0.1, zh;q=0.2", "zh"),
+            ("zh;q=0, en", "en"),
+            ("", "en"),
+            (None, "en"),
+            ("zh;q=x", "en"),
+            (";;,,", "en"),
+        ],
+    )
+    def test_the_browser_chooses_the_language(self, accept, language):
+        assert language_of(accept) == language
+
+
+class TestDialects:
+    def test_nothing_is_preselected_and_what_cannot_be_spoken_cannot_be_chosen(self):
+        html = dialects.options(DIALECTS.public(frozenset({"zh-CN", "ja-JP"})), EN, "en")
+        assert html.startswith('<option value="" selected disabled>Choose…</option>')
+        assert html.count("selected") == 1
+        assert '<option value="zh-CN">普通话 · Mandarin</option>' in html
+        assert '<option value="zh-Sichuan" disabled>四川话 · Sichuanese — not spoken by this engine<' in html
+        assert html.count("<option") == 1 + len(list(DIALECTS))
+
+    def test_an_operators_own_name_is_text(self):
+        html = dialects.options([{"code": '"><b>', "name": "<script>", "language": "xx", "supported": True}], ZH, "zh")
+        assert "<script>" not in html and "<b>" not in html
+
+
+class TestWaterfall:
+    MEL = Timing("GENERATE_MEL", "tts-service", 200, 400, queue_ms=40, batch_wait_ms=60, batch_size=3, compute_ms=280)
+
+    def test_the_parts_of_a_bar_add_up_to_it(self):
+        assert waterfall.parts(self.MEL) == {"queue": 40, "batch": 60, "compute": 280, "other": 20}
+        late = Timing("VOCODE_WAV", "vocoder-service", 0, 100, queue_ms=-1, batch_wait_ms=30, compute_ms=500)
+        assert waterfall.parts(late) == {"queue": 0, "batch": 30, "compute": 70, "other": 0}
+
+    def test_a_bar_stands_where_its_time_was(self):
+        html = waterfall.draw(done(self.MEL), EN)
+        assert 'style="left:25.000%;width:50.000%"' in html
+        assert 'class="part queue" style="width:10.000%"' in html
+        assert 'class="part compute" style="width:70.000%"' in html
+        assert 'class="first" style="left:37.500%"' in html
+        assert "<td>40</td><td>60</td><td>280</td><td>20</td><td>400</td><td>3</td>" in html
+
+    def test_a_stage_that_outlasts_the_total_still_fits(self):
+        html = waterfall.draw(done(self.MEL, total_ms=10, first_audio_ms=None), EN)
+        assert 'style="left:33.333%;width:66.667%"' in html and 'class="first"' not in html
+
+    def test_whatever_the_service_is_called_is_text(self):
+        html = waterfall.draw(done(Timing("<i>", '"><script>', 0, 0)), ZH)
+        assert "<script>" not in html and "<i>" not in html
+
+    def test_no_stages_no_picture(self):
+        assert waterfall.draw(done(), EN) == ""
+
+
+class TestProgress:
+    def test_pieces_are_counted(self):
+        progress = Progress()
+        progress.take(Stage("GENERATE_MEL", "tts-service", "started", 1, 3))
+        progress.take(Stage("GENERATE_MEL", "tts-service", "done", 1, 3, 250.4))
+        assert "1 of 3 pieces" in progress.html(EN) and "250 ms" in progress.html(EN)
+        assert progress.html(EN).count(">waiting<") == 3
+
+    def test_a_known_voice_skips_two(self):
+        progress = Progress()
+        for name in ("GENERATE_MEL", "VOCODE_WAV"):
+            progress.take(Stage(name, "s", "done", ms=1))
+        progress.finish(done())
+        assert progress.html(EN).count("skipped: this voice is known") == 2
+
+    def test_a_stage_that_did_not_end_is_not_done(self):
+        progress = Progress()
+        progress.take(Stage("PREPROCESS_AUDIO", "audio-service", "started"))
+        progress.finish(None)
+        assert 'class="done"' not in progress.html(EN) and 'class="started"' not in progress.html(EN)
+
+    def test_a_stage_of_another_engine_is_shown_and_is_text(self):
+        progress = Progress()
+        progress.take(Stage("<b>", "<i>", "done", ms=1))
+        assert "&lt;b&gt;" in progress.html(EN) and "<i>" not in progress.html(EN)
+
+
+class TestWish:
+    @pytest.mark.parametrize(
+        "changes, missing",
+        [
+            ({"dialect": None, "clip": None, "text": ""}, "wait_dialect"),
+            ({"clip": None, "text": ""}, "wait_clip"),
+            ({"source": "voice", "text": " "}, "wait_voice"),
+            ({"text": " \n"}, "wait_text"),
+            ({"mode": "instruct", "style": " "}, "wait_style"),
+            ({"mode": "instruct", "style": "slowly"}, None),
+            ({}, None),
+        ],
+    )
+    def test_it_says_what_is_missing_first(self, changes, missing):
+        assert wish(**changes).waits_for() == missing
+
+    def test_only_what_the_chosen_source_and_mode_need_is_sent(self):
+        form = wish(source="voice", voice="voice_1", style="slowly", prompt_text="hello").speech().form()
+        assert not {"style_instruction", "prompt_text", "long_form"} & form.keys()
+        assert (form["voice"], form["seed"], form["response_format"]) == ("voice_1", "3", "pcm")
+        assert wish(seed=None).speech().seed is None
+
+    def test_the_name_of_the_file_stays_here(self):
+        assert wish().speech().clip.name == "clip.flac"
+
+
+class TestRun:
+    def shown(self, api, zipkin="http://127.0.0.1:9411", **changes) -> list:
+        found = []
+        for now in run(wish(**changes), api.url, zipkin, EN):
+            found.append(now)
+            if now.file is not None:
+                self.file = now.file.read_bytes()
+        return found
+
+    def test_the_player_gets_every_chunk_once_and_the_file_all_of_them(self, api):
+        api.chunks = 40
+        shown = self.shown(api)
+        values = [now.live for now in shown if now.live is not None]
+        numbers = {int(number) for value in values for number in value["chunks"]}
+        assert numbers == set(range(40)) and values[-1]["over"] and values[-1]["rate"] == RATE
+        assert max(len(value["chunks"]) for value in values) == 16, "not more is sent again and again"
+        assert len(self.file) == 44 + 2 * RATE * 20
+        assert not shown[-1].file.exists(), "Gradio has its own copy by then"
+
+    def test_the_result_has_figures_waterfall_and_the_trace(self, api):
+        result = self.shown(api)[-1].result
+        assert "Real-time factor" in result and 'class="part compute"' in result
+        assert f'href="http://127.0.0.1:9411/zipkin/traces/{TRACE}"' in result
+
+    def test_a_trace_that_was_not_kept_says_how_it_would_be(self, api):
+        api.keeps_trace = False
+        result = self.shown(api)[-1].result
+        assert "--sampling 1" in result and TRACE in result and "href" not in result
+
+    def test_an_address_that_is_no_page_is_no_link(self, api):
+        api.zipkin = "javascript:alert(1)//"
+        assert "javascript" not in self.shown(api)[-1].result
+
+    def test_an_error_keeps_its_words_and_leads_to_its_trace(self, api):
+        api.refusal = (400, {"message": "The clip <b>is</b> too short; record 3 to 15 s."})
+        last = self.shown(api)[-1]
+        assert last.over and "The clip &lt;b&gt;is&lt;/b&gt; too short; record 3 to 15 s." in last.result
+        assert f"/zipkin/traces/{TRACE}" in last.result and last.file is None
+        assert TRACE in self.shown(api, zipkin=None)[-1].result
+
+    def test_one_in_the_middle_ends_the_player_too(self, api):
+        api.late_error = {"message": "vocoder-service is not available."}
+        last = self.shown(api)[-1]
+        assert last.over and last.live["over"] and "vocoder-service is not available." in last.result
+
+    def test_without_a_dialect_nothing_is_asked(self, api):
+        (shown,) = self.shown(api, dialect=None)
+        assert shown.over and EN["wait_dialect"] in shown.result and not api.asked
+
+    def test_the_key_is_handed_on(self, api):
+        api.key = "secret"
+        assert "key is missing or wrong" in self.shown(api)[-1].result
+        assert "Real-time factor" in self.shown(api, key="secret")[-1].result
+
+    @pytest.mark.parametrize("asked_on", [False, True])
+    def test_what_is_ended_is_cancelled_whoever_still_holds_it(self, api, asked_on):
+        api.chunks, api.pause_s = 1000, 0.05
+        under_way = UnderWay()
+        watched = under_way.watch("a page", run(wish(), api.url, None, EN))
+        while next(watched).live is None:
+            pass
+        thread = threading.Thread(target=lambda: list(watched))
+        if asked_on:  # in the middle of waiting for the next event
+            thread.start()
+        under_way.end("a page")
+        end = time.monotonic() + 10
+        while not api.cancelled:
+            assert time.monotonic() < end, "the API still works for nobody"
+            time.sleep(0.02)
+        if asked_on:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert list(watched) == []
+
+    def test_a_run_that_is_over_is_forgotten(self, api):
+        under_way = UnderWay()
+        list(under_way.watch("a page", run(wish(), api.url, None, EN)))
+        assert under_way._runs == {}
+        under_way.end("a page")
