@@ -1,8 +1,8 @@
 """Which script a text is written in, and whether a dialect is one that people write in it.
 
-A text of nothing but Chinese characters that is asked for in British English is a mistake of the caller's, and so is kana
-as American English: spoken, it would be another language than the one that was asked for. Latin letters fit everywhere,
-for names and loan words are written in them all over the world.
+A text of nothing but Chinese characters that is asked for in British English is a mistake of the caller's, and so is
+kana as American English: spoken, it would be another language than the one that was asked for. Latin letters fit
+everywhere, for names and loan words are written in them all over the world.
 """
 
 from __future__ import annotations

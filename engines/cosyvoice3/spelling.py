@@ -1,8 +1,8 @@
 """Numbers, units and signs written out in the text's own language, so that the model need not guess how they are read.
 
 English, Mandarin and Japanese are written out by `speech.spoken`, as for the embedded engine; Japanese comes out in
-katakana, because the model reads kanji as Chinese. Cardinals of English and the other languages are CLDR's rules (package
-unicode-rbnf).
+katakana, because the model reads kanji as Chinese. Cardinals of English and the other languages are CLDR's rules
+(package unicode-rbnf).
 """
 
 from __future__ import annotations

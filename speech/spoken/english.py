@@ -17,8 +17,8 @@ _ORDINALS = dict(
     zip(
         range(2, 21),
         (
-            "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-            "sixteenth seventeenth eighteenth nineteenth twentieth"
+            "half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+            "fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
         ).split(),
         strict=True,
     )
@@ -73,6 +73,7 @@ _MONEY = re.compile(
 _CODE = re.compile(r"\d[\d,]{15,}\d|(?<![\d.,])\d{8,}(?![\d,]|\.\d)")
 _LEADING_ZERO = re.compile(r"(?<![\w.,:/-])0\d+(?!\w|[.,:/-]\d)")
 _PHONES = (
+    re.compile(r"(?<![\w.])00\d{1,3}(?:[ -]\d{2,5}){2,5}(?!\w|-\d)"),
     re.compile(r"(?<![\w.])\+\d{1,3}(?:[ .-]?\(?\d{1,5}\)?){2,6}(?!\d)"),
     re.compile(r"(?<![\w.-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[.-]\d{4}(?!\w)"),
     re.compile(r"(?<![\w.-])(?:\d{3}-)?\d{3}-\d{4}(?!\w|-\d)"),
@@ -100,7 +101,8 @@ _HEIGHT = re.compile(r"(?<![\w'])(\d)'\s?(\d{1,2})(?:\"|''|”)")
 _INCHES = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?:-inch|[\"”](?= (?:screen|display|monitor|tv|TV|disk|pipe)))")
 _THOUSANDS = re.compile(r"(?<![\w.,$€£])(\d+(?:\.\d+)?)[kK](?!\w)")
 _NAMED = re.compile(
-    r"\b(room|flight|highway|route|boeing|airbus|suite|bus|interstate|gate|apartment|model|extension)( )([1-9]\d\d)(?!\w|[.,]\d)",
+    r"\b(room|flight|highway|route|boeing|airbus|suite|bus|interstate|gate|apartment|model|extension)( )"
+    r"([1-9]\d\d)(?!\w|[.,]\d)",
     re.IGNORECASE,
 )
 _HOUSE = re.compile(r"(?<![\w.,])([1-9]\d\d)([A-Z])(?!\w)")
@@ -120,7 +122,16 @@ _STREET = re.compile(r"(?<=[a-z\d] )(St|Ave|Rd|Blvd|Dr|Ln)\.?(?=[\s,.;]*$|[,;.]|
 _STREETS = {"St": "Street", "Ave": "Avenue", "Rd": "Road", "Blvd": "Boulevard", "Dr": "Drive", "Ln": "Lane"}
 _APARTMENT = re.compile(r"\b[Aa]pt\.?(?=\s?#?\d)")
 _LINK = str.maketrans({"[": " ", "]": " "})
-_SPACES = re.compile(r"\s+")
+_VULGAR = {"½": "a half", "¼": "a quarter", "¾": "three quarters"}
+_CODES = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen", "CNY": "yuan"}
+_COMPARISONS = {
+    "≥": "at least",
+    "≤": "at most",
+    "≈": "about",
+    "≠": "not",
+    "(?<!\\w)<": "less than",
+    "(?<!\\w)>": "more than",
+}
 
 
 def written_out(text: str, british: bool = False) -> str:
@@ -155,6 +166,15 @@ def _prepared(text: str, british: bool) -> str:
     text = _ET_CETERA.sub(lambda m: "et cetera" + ("." + (m[1] or "") if m[1] is not None else ""), text)
     text = _STREET.sub(lambda m: _STREETS[m[1]], text)
     text = _APARTMENT.sub("Apartment", text)
+    text = re.sub(r"\b[Aa]pprox\.", "approximately", text)
+    text = re.sub(r"(?<![\d/.-])(\d{4})/(\d{1,2})/(\d{1,2})(?![\d/]|\.\d)", _year_first, text)
+    text = re.sub(r"(\d)\s?ft\.?\s(\d+(?:\.\d+)?)\s?in\b\.?(?!\w)", r"\1 feet \2 inches", text)
+    text = re.sub(r"(?<=\d)\s?([½¼¾])", lambda m: f" and {_VULGAR[m[1]]}", text)
+    text = re.sub(
+        r"(?<![\w.])([248])K(?= (?:TV|video|monitor|display|screen|resolution|movie|camera|content))", r"\1 K", text
+    )
+    text = re.sub(rf"(?<![\w.])({_NUMBER})\s?(bn|mn|tn)(?!\w)", lambda m: f"{m[1]} {_MAGNITUDES[m[2]]}", text)
+    text = re.sub(rf"(?<![\w.])({_NUMBER}) (USD|EUR|GBP|JPY|CNY)(?!\w)", lambda m: f"{m[1]} {_CODES[m[2]]}", text)
     for pattern in _PHONES:
         text = pattern.sub(_phone, text)
     text = _DIALLED.sub(lambda m: f"{m[1]} {_one_by_one(m[2])}", text)
@@ -190,6 +210,9 @@ def _prepared(text: str, british: bool) -> str:
     text = re.sub(r"(?<=\d)\s?%", " percent", text)
     text = re.sub(r"(?<=\w) > (?=\w)", " greater than ", re.sub(r"(?<=\w) < (?=\w)", " less than ", text))
     text = re.sub(r"±\s?", "plus or minus ", text)
+    for sign, word in _COMPARISONS.items():
+        text = re.sub(rf"\s?{sign}\s?(?=\d)", f" {word} ", text)
+    text = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", " times ", re.sub(r"(?<=\d)(?:x| x )(?=\d)", " by ", text))
     for sign, word in ((r"\+", "plus"), ("&", "and"), ("@", "at")):
         text = re.sub(rf"(?<=\w) {sign} (?=\w)", f" {word} ", text)
     text = _SLASH.sub(" slash ", text)
@@ -273,6 +296,10 @@ def _number_of(plural: str, number: str) -> str:
     if number != "1":
         return plural
     return plural.replace("feet", "foot") if "feet" in plural else re.sub(r"s\b", "", plural, count=1)
+
+
+def _year_first(match: re.Match) -> str:
+    return f"{match[1]}-{int(match[2]):02}-{int(match[3]):02}"
 
 
 def _british_date(match: re.Match) -> str:

@@ -60,13 +60,14 @@ _UNIT = re.compile(
     rf"(?<=[\d万億])\s?({'|'.join(sorted(map(re.escape, _UNITS), key=len, reverse=True))})(?![A-Za-z²³])"
 )
 _CURRENCIES = {"$": "ドル", "€": "ユーロ", "£": "ポンド", "¥": "円", "₩": "ウォン"}
-_MONEY = re.compile(r"([$€£¥₩])\s?(\d[\d,]*(?:\.\d+)?[万億千百]*)")
+_MONEY = re.compile(r"([$€£¥₩])\s?(\d[\d,]*(?:\.\d+)?(?:(?:から|\s?[-–~]\s?)\d[\d,]*(?:\.\d+)?)?[万億千百]*)")
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/.](0?[1-9]|1[0-2])[-/.](0?[1-9]|[12]\d|3[01])(?![\d/-]|\.\d)")
 _FRACTION = re.compile(r"(?<![\d/.])(\d{1,3})/(\d{1,4})(?![\d/]|\.\d)")
-_CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?![\d:])")
+_CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?!:?\d)")
 _RATIO = re.compile(r"(?<![\d:.])(\d{1,3}):(\d)(?![\d:]|\.\d)")
 _PHONE = re.compile(
-    r"(?<![\d.-])(?:\+81[- ]?\d{1,4}|0\d{1,4})[- ]\d{1,4}[- ]\d{3,4}(?![\d-])|(?<![\d.-])0[5-9]0\d{8}(?!\d)"
+    r"(?<![\d.-])\(0\d{1,4}\)\s?\d{1,4}-\d{3,4}(?![\d-])|(?<![\d.-])0[5-9]0\d{8}(?!\d)"
+    r"|(?<![\d.-])(?:\+81[- ]?\d{1,4}|0\d{1,4})[- ]\d{1,4}[- ]\d{3,4}(?![\d-])"
 )
 _POSTCODE = re.compile(r"(?:〒\s?|(?<=郵便番号は)|(?<=郵便番号))(\d{3})-(\d{4})(?![\d-])")
 _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)")
@@ -85,8 +86,8 @@ _LETTERS = dict(
     zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
         (
-            "エー ビー シー ディー イー エフ ジー エイチ アイ ジェー ケー エル エム エヌ オー ピー キュー アール エス ティー ユー ブイ ダブリュー エックス "
-            "ワイ ゼット"
+            "エー ビー シー ディー イー エフ ジー エイチ アイ ジェー ケー エル エム "
+            "エヌ オー ピー キュー アール エス ティー ユー ブイ ダブリュー エックス ワイ ゼット"
         ).split(),
         strict=True,
     )
@@ -98,8 +99,9 @@ _ENGLISH = {
     re.compile(r"(?<![\d.])3D(?![A-Za-z])"): "スリーディー", re.compile(r"(?<![\d.])2D(?![A-Za-z])"): "ツーディー",
 }  # fmt: skip
 _ADDRESS_SIGNS = {
-    ".": " ドット ", "/": " スラッシュ ", "@": " アット ", "-": " ハイフン ", "_": " アンダーバー ", "?": " クエスチョン ",
-    "=": " イコール ", "&": " アンド ", "#": " シャープ ", "%": " パーセント ", ":": " コロン ", "+": " プラス ", "~": " チルダ ",
+    ".": " ドット ", "/": " スラッシュ ", "@": " アット ", "-": " ハイフン ", "_": " アンダーバー ",
+    "?": " クエスチョン ", "=": " イコール ", "&": " アンド ", "#": " シャープ ", "%": " パーセント ",
+    ":": " コロン ", "+": " プラス ", "~": " チルダ ",
 }  # fmt: skip
 _SYMBOLS = {
     "+": "プラス",
@@ -128,7 +130,7 @@ _HOMOGRAPHS: tuple[tuple[re.Pattern, str, re.Pattern | None], ...] = (
     (re.compile("彼女(?=[らた])"), "カノジョ", None),
     (re.compile("辛(?=[いくかさけみ]|そう|すぎ|過ぎ)(?!抱)"), "カラ", re.compile(_TASTE)),
     (
-        re.compile("(?<![株式金融証券労働国際資本国内海外卸売])市場(?=[でにへのをはがもや]|$)"),
+        re.compile("(?<![\u4e00-\u9fff])市場(?=[でにへのをはがもや]|$)"),
         "イチバ",
         re.compile(_MARKET),
     ),
@@ -168,7 +170,7 @@ _HOMOGRAPHS: tuple[tuple[re.Pattern, str, re.Pattern | None], ...] = (
 
 
 def written_out(text: str) -> str:
-    """The text with what is no word in words; cardinals stay digits, kanji stay kanji but where a reading is decided here.
+    """The text with what is no word in words; cardinals stay digits, kanji stay where no reading is decided here.
 
     Args:
         text: plain punctuation, no Markdown.
@@ -178,6 +180,9 @@ def written_out(text: str) -> str:
     text = addresses.written_out(text, _ADDRESS_SIGNS, _address_part, _ip)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
+    text = re.sub(r"(?<![\d.])(\d{1,2})/(\d{1,2})(?=[にはのがかま(（])", _month_day, text)
+    text = re.sub("(?<=[月火水木金土日])[-~〜](?=[月火水木金土日](?![\\d年月]))", "から", text)
+    text = re.sub(r"#(?=\d)", "ナンバー", text)
     text = _PHONE.sub(lambda m: _one_by_one(m[0]), text)
     text = _POSTCODE.sub(lambda m: ("郵便番号" if m[0][0] == "〒" else "") + _one_by_one(m[1] + m[2]), text)
     text = _NAMED_CODE.sub(lambda m: m[1] + _one_by_one(m[2]), text)
@@ -204,6 +209,12 @@ def written_out(text: str) -> str:
             text = pattern.sub(reading, text)
     # A full stop inside a number is part of it, and must not be taken for the end of a sentence.
     return re.sub(r"(?<=\d)\.(?=\d)", "．", text)
+
+
+def _month_day(match: re.Match) -> str:
+    """11/28 is a day where it makes no fraction that people use: 2/3 stays one."""
+    month, day = int(match[1]), int(match[2])
+    return f"{month}月{day}日" if 1 < month <= 12 and 10 < day <= 31 else match[0]
 
 
 def _one_by_one(digits: str) -> str:

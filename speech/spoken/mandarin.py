@@ -11,8 +11,8 @@ import re
 from speech.spoken import addresses
 
 _SIGNS = {
-    ".": " dot ", "/": " slash ", "@": " at ", "-": " dash ", "_": " underscore ", "?": "问号", "=": "等于", "&": " and ",
-    "#": "井号", "%": "百分号", ":": "冒号", "+": "加", "~": "波浪号",
+    ".": " dot ", "/": " slash ", "@": " at ", "-": " dash ", "_": " underscore ", "?": "问号", "=": "等于",
+    "&": " and ", "#": "井号", "%": "百分号", ":": "冒号", "+": "加", "~": "波浪号",
 }  # fmt: skip
 _DIGIT = dict(zip("0123456789", "零一二三四五六七八九", strict=True))
 _UNITS = {
@@ -116,7 +116,7 @@ _EACH = re.compile(rf"(?<=[\u4e00-\u9fff])/(?:({_CHINESE_PER})|({_PER_FIRST})(?!
 #: the same behind a Latin unit or a number: `3kg/人`
 _EACH_LATIN = re.compile(rf"({_NUMBER}(?:{_LONGEST_FIRST})?)/({_CHINESE_PER})(?![\u4e00-\u9fff]*/)")
 _PRESSURE = re.compile(r"(\d{2,3})/(\d{2,3})\s?(?=mmHg|毫米汞柱)")
-_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _DATE = re.compile(r"(?<!\d)(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(?![\d/-]|\.\d)")
 _MONTH = re.compile(r"(?<![\d/.-])((?:19|20)\d\d)[-/](0[1-9]|1[0-2])(?![\d/-]|\.\d)")
 _YEARS = re.compile(r"(?<![\d.])((?:1\d|20)\d\d)\s?[-–—~至到]\s?((?:1\d|20)\d\d)(?=\s?(?:年|学年|赛季))")
@@ -124,7 +124,7 @@ _GENERATION = re.compile(r"(?<!\d)([0-9]0|[0-9]5)(?=[后後](?!\d|[天来续面]
 _SPAN = re.compile(r"(?<=[日号号月点分时年度元%])\s?[-–—~]\s?(?=\d{1,4}(?:\s?[月日号点时年:元度%]|[-/]\d))")
 _CLOCKS = re.compile(r"(?<=:\d\d)\s?[-–—~]+\s?(?=\d{1,2}:\d\d)")
 _YEAR = re.compile(r"(?<![\d.])(\d{4})(?=\s?年(?!前|后|间|来|的历史))")
-_CLOCK = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
+_CLOCK = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?!:?\d)")
 _RATIO = re.compile(rf"({_NUMBER}):({_NUMBER})")
 _MOBILE = re.compile(r"(?<![\d.])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\d)")
 _PHONE = re.compile(r"(?<![\d.])(?:0\d{2,3}[- ])?\d{3,4}[- ]\d{4}(?!\d|年)|(?<![\d.])0\d{2,3}-\d{7,8}(?!\d)")
@@ -136,16 +136,41 @@ _HOTLINE = re.compile(
 )
 _CALLED = re.compile("[打拨找]|电话|热线|客服|投诉|举报|咨询|联系|报警|报修|号码")
 _KNOWN_HOTLINE = re.compile(
-    r"(?<![A-Za-z\d.,])(1(?:0000|0001|0010|0011|0086|2306|2315|2333|2345|2348|2366|2580|2119|0690))(?![\d年元人个万]|\.\d)"
+    r"(?<![A-Za-z\d.,])(95\d{3}|1(?:0000|0001|0010|0011|0086|2306|2315|2333|2345|2348|2366|2580|2119|0690))(?![\d年元人个万]|\.\d)"
 )
 _TEMPERATURE = re.compile(rf"(-?)({_NUMBER})\s?°\s?([CF])(?![A-Za-z])")
 _PERCENT = re.compile(rf"(-?)({_NUMBER})\s?([%‰])")
-_CURRENCIES = {"¥": "元", "￥": "元", "$": "美元", "€": "欧元", "£": "英镑", "₩": "韩元", "₹": "卢比"}
-_MONEY = re.compile(rf"([{''.join(_CURRENCIES)}])\s?({_NUMBER})\s?([万亿百千]*)")
+_CURRENCIES = {
+    "HK$": "港元",
+    "US$": "美元",
+    "A$": "澳元",
+    "C$": "加元",
+    "NT$": "新台币",
+    "USD": "美元",
+    "RMB": "元",
+    "CNY": "元",
+    "EUR": "欧元",
+    "GBP": "英镑",
+    "JPY": "日元",
+    "HKD": "港元",
+    "¥": "元",
+    "￥": "元",
+    "$": "美元",
+    "€": "欧元",
+    "£": "英镑",
+    "₩": "韩元",
+    "₹": "卢比",
+}
+_MONEY = re.compile(
+    rf"(?<![A-Za-z])({'|'.join(map(re.escape, _CURRENCIES))})\s?({_NUMBER})(?:\s?[-–—~]\s?({_NUMBER}))?\s?([万亿百千]*)"
+)
 _FRACTION = re.compile(r"(?<![\d/.])(\d+)/(\d+)(?![\d/]|\.\d)")
 _RANGE = re.compile(rf"({_NUMBER}[%℃°]?)\s?[-–~—]\s?(?={_NUMBER})")
 _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)")
-_COUNTED = "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘架门层"
+_COUNTED = (
+    "个只条位本张台辆次种天周块元米公斤克倍名件杯瓶间座部份套双对场首句遍页段点岁人年分秒小层项家所棵朵頭头口把根片颗支艘"
+    "架门"
+)
 _TWO = re.compile(rf"(?<![\d.第])2(?=\s?(?:多|[{_COUNTED}万千亿](?![月日号])))")
 _CODE = re.compile(r"(?<![\d.])(?:0\d+|\d{9,})(?!\.?\d)")
 _SPELLED = re.compile(
@@ -157,11 +182,20 @@ _NAMED_CODE = re.compile(
 )
 _SCORE = re.compile(r"(?<=比分)(\D{0,2}\d+)-(\d+)")
 _ANY = re.compile(_NUMBER)
+_PERCENTS = re.compile(rf"(?<![\d.-])({_NUMBER})\s?[-–—~]\s?({_NUMBER})%")
+_MIXED = re.compile(r"(?<![\d.])(\d+) (\d{1,2})/(\d{1,3})(?![\d/]|\.\d)")
+_COMPOUND = re.compile(rf"({_NUMBER})\s?({_LONGEST_FIRST})/({_LONGEST_FIRST})(?![A-Za-z²³\d])")
+_EVENT = re.compile(
+    r"(?<![\d.])(19[4-9]\d|20[0-3]\d)(?=北京|上海|东京|巴黎|杭州|奥运|世界杯|亚运|春晚|春节|[春夏秋冬]季|年度|新款|款|版|届|赛季|财年|高考|中国|全国|全球)"
+)
+_NICKNAMED = re.compile(r"(?<!\d)(985|211|618|996|520|315|911|404|360)(?=[高大院工晚事购促错作制]|$)(?!小时)")
+_FEAST = re.compile(r"(?<![\d.])(\d{1,2})[.·](\d{1,2})(?=儿童节|劳动节|国庆|妇女节|青年节)")
 _SUBTRACTION = re.compile(rf"(?<=\d)\s?[-−]\s?(?={_NUMBER}\s?=)")
 _DEGREES = re.compile(
     r"(?<![A-Za-z0-9.)）])[-−](?=\d+(?:\.\d+)?(?:\s?(?:到|至|~|-)\s?-?\d+(?:\.\d+)?)?\s?(?:度|℃|摄氏度|°))"
 )
 _MINUS = re.compile(r"(?<![A-Za-z0-9.)）])[-−](?=[¥￥$€£]?\d)")
+_MINUS_MONEY = re.compile(r"(?<![A-Za-z0-9.)）])[-−](?=[¥￥$€£]\d)")
 _NUMERO = re.compile(r"\b[Nn][Oo]\.\s?(?=\d)")
 _RESOLUTION = re.compile(r"(?<=\d)\s?[xX*]\s?(?=\d)")
 _SYMBOLS = (
@@ -193,10 +227,15 @@ def written_out(text: str) -> str:
     if not re.search(r"[^\w\s.,!?;:…—“”()'-]|[\d½¼¾²³]", text):
         return text
     text = addresses.written_out(text, _SIGNS, _address_part, _ip)
-    text = text.replace("½", "1/2").replace("¼", "1/4").replace("¾", "3/4").replace("−", "-")
+    text = re.sub("(?<=\\d)(?=[½¼¾])", " ", text).replace("½", "1/2").replace("¼", "1/4").replace("¾", "3/4")
+    text = text.replace("−", "-")
     if _CALLED.search(text):
         text = _KNOWN_HOTLINE.sub(lambda m: _digits(m[0], "幺"), text)
     text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+    text = _EVENT.sub(lambda m: _digits(m[0]), text)
+    text = _NICKNAMED.sub(lambda m: _digits(m[0]), text)
+    text = _FEAST.sub(lambda m: cardinal(m[1]) + cardinal(m[2]), text)
+    text = re.sub(r"(?<=零下)\s?[-−](?=\d)", "", text)
     text = _YEARS.sub(lambda m: f"{_digits(m[1])}到{_digits(m[2])}", text)
     text = _GENERATION.sub(lambda m: _digits(m[1]), text)
     text = _DATE.sub(lambda m: f"{_digits(m[1])}年{cardinal(m[3])}月{cardinal(m[4])}日", text)
@@ -216,6 +255,11 @@ def written_out(text: str) -> str:
     text = _SPELLED.sub(lambda m: re.sub(r"\d", lambda digit: _DIGIT[digit[0]], m[0].lstrip("-")), text)
     text = _RATIO.sub(lambda m: f"{cardinal(m[1])}比{cardinal(m[2])}", text)
     text = _SUBTRACTION.sub("减", text)
+    text = _MINUS_MONEY.sub("负", text)
+    text = _MONEY.sub(_money, text)
+    text = _PERCENTS.sub(r"\1%到\2%", text)
+    text = _MIXED.sub(lambda m: f"{cardinal(m[1])}又{_parts(m[3])}分之{cardinal(m[2])}", text)
+    text = _COMPOUND.sub(lambda m: f"{m[1]}{_UNITS[m[2]]}每{_UNITS[m[3]]}", text)
     text = _PRESSURE.sub(lambda m: cardinal(m[1]) + m[2], text)
     text = _EACH.sub(lambda m: "每" + (m[1] or _PER[m[2]]), text)
     text = _EACH_LATIN.sub(r"\1每\2", text)
@@ -234,7 +278,6 @@ def written_out(text: str) -> str:
     text = _PERCENT.sub(
         lambda m: ("负" if m[1] else "") + ("百" if m[3] == "%" else "千") + "分之" + cardinal(m[2]), text
     )
-    text = _MONEY.sub(lambda m: _counted(m[2]) + m[3] + _CURRENCIES[m[1]], text)
     text = _MINUS.sub("负", text)
     text = _UNIT.sub(lambda m: _counted(m[1]) + _UNITS[m[2]], text)
     text = _FRACTION.sub(lambda m: f"{_parts(m[2])}分之{cardinal(m[1])}", text)
@@ -246,6 +289,11 @@ def written_out(text: str) -> str:
     for symbol, word in _SYMBOLS:
         text = text.replace(symbol, word)
     return text
+
+
+def _money(match: re.Match) -> str:
+    sign, number, to, size = match.groups()
+    return _counted(number) + (f"到{_counted(to)}" if to else "") + size + _CURRENCIES[sign]
 
 
 def _address_part(part: str) -> str:

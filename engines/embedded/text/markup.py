@@ -7,8 +7,9 @@
 - `read[R][EH1][D]`: CMU phones with stress digits say how the word before the brackets is read; behind a space or
   at the beginning they are a word of their own.
 
-Brackets around anything else (`[1]`, `[sic]`, `[see below]`) are dropped, and what is in them is spoken. A row of brackets
-that holds no reading is a mistake, and so is an initial alone behind a Chinese character (`好[h]`): both are refused.
+Brackets around anything else (`[1]`, `[sic]`, `[see below]`) are dropped, and what is in them is spoken. A row of
+brackets that holds no reading is a mistake, and so is an initial alone behind a Chinese character (`好[h]`): both are
+refused.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> in
 def _is_text(content: str, before: str, behind: str) -> bool:
     """Whether a bracket says no pronunciation: `content` is what is in it, `before` the character that it follows.
 
-    One bracket by itself is a pronunciation where only that makes sense of it: behind a Chinese character, with a tone, or
-    with phones of a word. [she], [Editor] and [B] are words that someone put in brackets.
+    One bracket by itself is a pronunciation where only that makes sense of it: behind a Chinese character, with a tone,
+    or as a vowel with its stress. [she], [Editor] and [B] are words in brackets.
     """
     if not _LOOKS_LIKE_PRONUNCIATION.fullmatch(content) or _is_cjk(content):
         return True

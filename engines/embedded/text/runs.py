@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engines.embedded.text.markup import Item, Syllable
 from speech.errors import InvalidInput
+from speech.spoken.marks import SQUARES
 
 #: Folded by neither: what these mean is lost in NFKC (m² would become m2), and the front ends know them.
 _KEPT = "²³½¼¾…™®°"
@@ -49,6 +50,7 @@ _PUNCTUATION = str.maketrans(
         "–": "–",
         "―": "—",
         "−": "-",
+        "⁄": "/",
         "‐": "-",
         "‑": "-",
         "～": "~",
@@ -100,7 +102,8 @@ def fold(text: str) -> str:
     """Compatibility forms (full-width, half-width kana, ligatures) and punctuation as their plain equivalents."""
     text = _WIDE_INSIDE.sub(lambda match: ": " if match[0] == "：" else ". ", text.translate(_WIDE))
     text = _LINE_ENDS.sub(_line_end, text)
-    parts = re.split(f"([{_KEPT}])", text.replace("℃", "°C").replace("℉", "°F"))
+    text = re.sub(r"(?<=\d)(?=[⅐-⅞])", " ", text)
+    parts = re.split(f"([{_KEPT}])", text.translate(SQUARES))
     folded = "".join(part if part in _KEPT else unicodedata.normalize("NFKC", part) for part in parts)
     return "".join(map(_plain, folded)).translate(_PUNCTUATION)
 
@@ -116,7 +119,7 @@ def _plain(char: str) -> str:
     if char < "\u0100" or char in _KEPT:
         return char
     if (digit := unicodedata.digit(char, None)) is not None:
-        return str(digit)
+        return str(digit) if char.isdecimal() else f" {digit} "  # ①②③ are three numbers
     if not ("Ͱ" <= char <= "Ͽ") or not char.isalpha():
         return char
     return f" {unicodedata.name(char).split(' WITH ')[0].split()[-1].lower()} "
