@@ -41,14 +41,30 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
             left that could be said.
     """
     said = normalised(text, language)
+    _check_speakable(said)
+    length = len if language in _DENSE else count
+    return _cut(said, length)
+
+
+def check(text: str) -> None:
+    """Refuse what `parts` would, without reading a number: cheap enough for every request before anything is begun.
+
+    Raises:
+        InvalidInput (param `text`): as `parts`.
+    """
+    text = markdown.plain(text)
+    if _ANGLE_TAG.search(_TOKEN.sub("", text)):
+        raise _unknown_tag()
+    _check_speakable(text)
+
+
+def _check_speakable(said: str) -> None:
     if not re.search(r"\w", _TOKEN.sub("", said)) and _SOUNDS.isdisjoint(_TOKEN.findall(said)):
         raise InvalidInput(
             "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at least one word.",
             param="text",
             code="text_not_speakable",
         )
-    length = len if language in _DENSE else count
-    return _cut(said, length)
 
 
 def normalised(text: str, language: str) -> str:
@@ -67,17 +83,20 @@ def normalised(text: str, language: str) -> str:
 
 def _plain(text: str, language: str) -> str:
     if _ANGLE_TAG.search(text):
-        raise InvalidInput(
-            "The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, "
-            "<laughter>…</laughter> and [breath], [laughter], [cough], [sigh] and the like; remove any "
-            "other.",
-            param="text",
-            code="text_tag_unsupported",
-        )
+        raise _unknown_tag()
     if not text.strip():
         return text
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
     return before + spelled(text.strip().translate(_SIGNS), language) + after
+
+
+def _unknown_tag() -> InvalidInput:
+    return InvalidInput(
+        "The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, <laughter>…</laughter> and "
+        "[breath], [laughter], [cough], [sigh] and the like; remove any other.",
+        param="text",
+        code="text_tag_unsupported",
+    )
 
 
 def _cut(text: str, length: Callable[[str], int]) -> list[str]:

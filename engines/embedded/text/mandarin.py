@@ -110,6 +110,12 @@ def _read(
     ]
 
 
+def check_readings(characters: str) -> None:
+    """InvalidInput (`text_no_reading`) where one of them has no reading that the dictionary knows."""
+    for character in characters:
+        _known(readings(character)[0])
+
+
 def _known(reading: str) -> str:
     if reading != STRANGE:
         return reading

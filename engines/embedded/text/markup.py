@@ -64,8 +64,12 @@ class Word:
 Item = str | Syllable | Word
 
 
-def parse(text: str) -> list[Item]:
+def parse(text: str, attach: bool = True) -> list[Item]:
     """The text as plain strings and given pronunciations, in order.
+
+    Args:
+        text: without Markdown.
+        attach: find the character that a syllable is the reading of; it takes the dictionary of readings.
 
     Raises InvalidInput (param `text`): `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that
     looks like a pronunciation and is none.
@@ -76,9 +80,8 @@ def parse(text: str) -> list[Item]:
     position = 0
     while (bracket := _BRACKET.search(text, position)) is not None:
         _append(items, text[position : bracket.start()])
-        position = _take(
-            text, bracket, items, attached=bracket.start() == position or not text[bracket.start() - 1].isspace()
-        )
+        attached = bracket.start() == position or not text[bracket.start() - 1].isspace()
+        position = _take(text, bracket, items, attached, attach)
     _append(items, text[position:])
     return items
 
@@ -93,7 +96,7 @@ def _append(items: list[Item], text: str) -> None:
         items.append(text)
 
 
-def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> int:
+def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attach: bool) -> int:
     """Reads the pronunciation that begins with `bracket`; returns where it ends."""
     content = unicodedata.normalize("NFC", bracket.group(1).strip())
     if content.lower() in _TAGS:
@@ -109,10 +112,10 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> in
         reading = final and pinyin.syllable(content, unicodedata.normalize("NFC", final.group(1).strip()))
         if not reading:
             raise _malformed(bracket, "an initial must be followed by a final that goes with it, such as [h][ào]")
-        _take_syllable(reading, items, attached)
+        _take_syllable(reading, items, attached and attach)
         return final.end()
     if reading := pinyin.syllable("", content):
-        _take_syllable(reading, items, attached)
+        _take_syllable(reading, items, attached and attach)
         return bracket.end()
     raise _malformed(bracket, "it is neither a pinyin syllable nor a CMU phone")
 
