@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.embedded.text import MAX_IDS, load
+from engines.embedded.text import MAX_IDS, check, load
 from engines.embedded.text.pinyin import phonemes as sound
 from engines.embedded.text.pinyin import syllable
 from speech.errors import InvalidInput, SpeechError
@@ -568,3 +568,48 @@ def test_any_text_gives_phonemes_of_the_vocabulary_or_a_speech_error(front_end, 
             assert error.status == 400 and error.param == "text"
         else:
             assert phonemes and set(phonemes) <= set(front_end.vocabulary)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=_ANYTHING)
+def test_what_is_refused_while_it_is_read_was_refused_before(front_end, text):
+    """`check` runs in the ingress, on the whole of a text, before its first piece is said."""
+    for language, dialect in DIALECTS:
+        try:
+            text = check_text(text)
+            before = refusal(check, text, language)
+        except SpeechError:
+            return
+        reading = refusal(front_end.phonemes, text, language, dialect)
+        if reading not in (None, "text_not_speakable") and not (language != "zh" and reading == "text_no_reading"):
+            assert before == reading
+        if before is not None:
+            assert reading is not None
+
+
+def refusal(call, *args) -> str | None:
+    try:
+        call(*args)
+    except InvalidInput as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize(
+    "text, language, code",
+    [
+        ("One. Two [laughter]. Three.", "en", "text_tag_unsupported"),
+        ("One. Двa.", "en", "text_script_unsupported"),
+        ("好。好[h][xx]。", "zh", "text_pronunciation"),
+        ("...", "en", "text_not_speakable"),
+        ("你好𠮷", "zh", "text_no_reading"),
+    ],
+)
+def test_a_text_is_refused_without_loading_a_front_end(text, language, code):
+    assert refusal(check, text, language) == code
+
+
+def test_a_long_text_is_checked_soon():
+    start = time.process_time()
+    check("我们今天去公园。" * 600, "zh")
+    assert time.process_time() - start < 0.5
