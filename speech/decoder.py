@@ -114,7 +114,7 @@ class Decoder:
         if process is None:
             return
         process.kill()
-        for pipe in (process.stdin, process.stdout):
+        for pipe in filter(None, (process.stdin, process.stdout)):
             try:
                 pipe.close()
             except OSError:
@@ -124,6 +124,8 @@ class Decoder:
 
 def _asked(process: subprocess.Popen, job: dict, data: bytes) -> tuple[dict, bytes]:
     """What the process answers. OSError or ValueError where it ends before it has."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process has no pipes")
     process.stdin.write(json.dumps(job).encode() + b"\n" + data)
     process.stdin.flush()
     about = json.loads(process.stdout.readline())

@@ -34,7 +34,7 @@ class File(io.BytesIO):
         super().__init__(data)
         self._left = READS * (len(data) + 65536)
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         self._left -= len(data) + 64
         if self._left < 0:
@@ -60,7 +60,7 @@ def decode(job: dict, data: bytes) -> tuple[dict, bytearray]:
         codec = stream.codec_context.name
         if codec not in CODECS and not codec.startswith("pcm_"):
             raise Refused("codec")
-        stream.thread_count = 1
+        stream.codec_context.thread_count = 1
         return _samples(av, container, stream, job)
 
 

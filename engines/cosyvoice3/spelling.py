@@ -128,9 +128,10 @@ def _plural(tens: str) -> str:
 
 def _ordinal(cardinal: str) -> str:
     """twenty-first of twenty-one."""
-    before, sign, last = re.fullmatch(r"(.*?)([ -]?)(\w+)", cardinal).groups()
+    at = max(cardinal.rfind(" "), cardinal.rfind("-")) + 1
+    before, last = cardinal[:at], cardinal[at:]
     last = _IRREGULAR.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
-    return before + sign + last
+    return before + last
 
 
 @lru_cache

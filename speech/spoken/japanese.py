@@ -124,11 +124,64 @@ _TASTE = (
     "飲|タレ|たれ|チゲ|タイ|韓国|インド|メキシコ|四川|うどん|そば|パスタ|ピザ|肉|魚|舌|ソーセージ|担々麺|坦々麺|山椒|塩|おでん|餃子|寿司|舌|口の中|口が"
 )
 _MARKET = "魚|野菜|果物|青果|花|肉|朝|露店|買い物|食べ|築地|豊洲|屋台|新鮮|港|売って|並ん|にぎ|賑|近所|商店|古着|骨董"
+_SORROW = "泣|涙|別れ|気持|経験|思い|人生|失恋|仕事|毎日|悲し|病気|過去|練習|現実"
+
+
+def _after(words: str) -> str:
+    """A look-behind for one of the words, which may be of different lengths."""
+    return "(?:" + "|".join(f"(?<={word})" for word in words.split()) + ")"
+
+
+_SCHOOLS = "学校 大学 高校 中学 塾 病院 ジム 教室 会社 幼稚園 保育園 道場 図書館"
+_HABITS = "仕事 会社 学校 たばこ タバコ 煙草 酒 お酒 習慣 けんか 喧嘩 練習 部活 バイト"
 #: Written alike, read by what they mean: (what is written, how it is read there, what must stand in the text).
 _HOMOGRAPHS: tuple[tuple[re.Pattern, str, re.Pattern | None], ...] = (
     (re.compile("彼女(?=らし)"), "カノジョ", None),
     (re.compile("彼女(?=[らた])"), "カノジョ", None),
     (re.compile("辛(?=[いくかさけみ]|そう|すぎ|過ぎ)(?!抱)"), "カラ", re.compile(_TASTE)),
+    (re.compile("辛(?=[いくかさ]|そう|すぎ|過ぎ)"), "ツラ", re.compile(_SORROW)),
+    (
+        re.compile("空(?=だ|です|だった|でし|っぽ|の(?:箱|瓶|缶|コップ|部屋|袋|皿))"),
+        "カラ",
+        re.compile("缶|瓶|箱|袋|コップ|財布|皿|冷蔵庫|タンク|部屋"),
+    ),
+    (re.compile(_after("腹が おなかが") + "空(?=[いくき])"), "ス", None),
+    (
+        re.compile(
+            _after("この あの その どの 女性の 男性の 年配の")
+            + "方(?=[がは](?:先生|社長|部長|店長|校長|担当|お客|医|奥|ご主人|誰|だれ|どなた))"
+        ),
+        "カタ",
+        None,
+    ),
+    (re.compile("額(?=に(?:汗|しわ|皺|手|キス|傷)|の汗|を(?:拭|ぬぐ))"), "ヒタイ", None),
+    (re.compile("見物(?=[にをすし客人で])"), "ケンブツ", None),
+    (
+        re.compile(
+            _after(" ".join(f"{place}{particle}" for place in _SCHOOLS.split() for particle in "にへ"))
+            + "通(?=[っいうえおわ])"
+        ),
+        "カヨ",
+        None,
+    ),
+    (re.compile(_after("水を 油を 雨を") + "弾(?=[いくかきけ])"), "ハジ", None),
+    (re.compile(_after("絵を 図を 線を 円を 似顔絵を 漫画を") + "描(?=[いくかきけ])"), "カ", None),
+    (re.compile(_after(" ".join(f"{habit}を" for habit in _HABITS.split())) + "止め"), "ヤメ", None),
+    (
+        re.compile(
+            _after("彼の 彼女の 先生の 監督の 社長の 上司の 部長の 指導の 管理の 条件の 名の 法の") + "下(?=[でに])"
+        ),
+        "モト",
+        None,
+    ),
+    (re.compile(_after("昔 今 日本 江戸 西洋 現代 中華 欧米") + "風(?=[にな]|の(?!音))"), "フー", None),
+    (
+        re.compile(
+            "(?<![\u4e00-\u9fff])金(?=の(?:指輪|ネックレス|時計|延べ|メダル|斧|卵|冠|糸|杯|像|鎖|ピアス|ブレス))"
+        ),
+        "キン",
+        None,
+    ),
     (
         re.compile("(?<![\u4e00-\u9fff])市場(?=[でにへのをはがもや]|$)"),
         "イチバ",

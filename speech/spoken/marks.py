@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "！，．：；？（）［］｛｝～｜"}
+_PLAIN: dict[int, int | str] = {
+    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "！，．：；？（）［］｛｝～｜"
+}
 _PLAIN |= {ord("～"): "~", ord("〜"): "~", ord("−"): "-", ord("‐"): "-", ord("‑"): "-", ord("￥"): "¥", ord("　"): " "}
 _PLAIN |= {first + step: str(step + 1) for first in map(ord, "①❶➀➊⓵") for step in range(9)}
 #: Units in one character, where the compatibility form loses what they mean (m² would be m2) or is another character.

@@ -87,6 +87,33 @@ def test_two_hundred_japanese_sentences_are_read_as_people_read_them(front_end):
     enough("ja", wrong, len(rows("ja")), RIGHT)
 
 
+def test_kanji_of_several_readings_are_read_by_what_stands_beside_them(front_end):
+    """The right reading, somewhere in how the whole is read."""
+    lines = rows("ja_readings")
+    wrong = [text for text, reading in lines if kana(front_end, reading) not in kana(front_end, text)]
+    print(f"readings: {len(lines) - len(wrong)} of {len(lines)} right; misses: {'; '.join(wrong)}")
+    assert len(lines) > 140 and len(lines) - len(wrong) >= 0.95 * len(lines), "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text, read",
+    [
+        ("このカレーは辛い。", "カライ"),
+        ("別れは辛い。", "ツライ"),
+        ("激辛ラーメンは辛すぎる。", "カラスギル"),
+        ("市場で魚を買う。", "イチバデ"),
+        ("株式市場で売る。", "シジョーデ"),
+        ("こんな風に書く。", "コンナフーニ"),
+        ("風に吹かれる。", "カゼニ"),
+        ("彼女らしい服。", "カノジョラシー"),
+        ("彼女らは来た。", "カノジョラワ"),
+        ("彼女たちは来た。", "カノジョタチ"),
+    ],
+)
+def test_words_that_are_written_alike(front_end, text, read):
+    assert read in kana(front_end, text)
+
+
 def test_cosyvoice3_says_the_same_mandarin_and_leaves_no_digit_in_any_language():
     def plain(text: str) -> str:
         return re.sub(r"[\s.,!?;:，。：、？！（）-]", "", text)
