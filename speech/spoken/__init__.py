@@ -6,6 +6,6 @@ none knows phonemes or models.
 
 Why no library does it: wetext 0.1.8, the official front end's own (44 MB), reads 126 of the 203 Mandarin and 123 of the
 204 English sentences of `tests/unit/texts` as they are written out there, and fails on `+44 20 7946 0958`,
-`±2` and `#3` with an AssertionError; the rules that stood here before read 159 and 136, these read all but one. In Japanese
+`±2` and `#3` with an AssertionError; the rules that stood here before read 159 and 136, these all but one. In Japanese
 it spells numbers before their counters are seen (3本), which OpenJTalk reads right.
 """
