@@ -18,6 +18,9 @@ import soundfile
 from cluster.cli_error import CliError
 from cluster.ray_head import ROOT
 from cluster.state import State
+from speech import audio
+from speech.errors import SpeechError
+from speech.recording import FORMATS
 from tracing import tree
 
 CLIP = ROOT / "cluster" / "assets" / "reference.flac"
@@ -75,16 +78,14 @@ class Request:
         if not self.clip.exists():
             raise CliError(f"--clip {self.clip}: there is no such file.")
         if not self.clip.is_file():
-            raise CliError(f"--clip {self.clip} is no file. Name one recording: wav, flac, ogg or mp3.")
+            raise CliError(f"--clip {self.clip} is no file. Name one recording: {FORMATS}.")
         size = self.clip.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
             raise CliError(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
         try:
-            soundfile.info(str(self.clip))
-        except (soundfile.LibsndfileError, RuntimeError) as failure:
-            raise CliError(
-                f"--clip {self.clip} is not audio that can be read here. Give it as wav, flac, ogg or mp3."
-            ) from failure
+            audio.read(self.clip.read_bytes())
+        except SpeechError as failure:
+            raise CliError(f"--clip {self.clip} is not audio that can be read here. Give it as {FORMATS}.") from failure
 
     def form(self) -> dict[str, str]:
         fields = {

@@ -138,7 +138,8 @@ def _read(path: Path) -> Clip:
         return Clip(f"clip{path.suffix.lower()[:6]}", path.read_bytes())
     except OSError as failure:
         raise CliError(
-            f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg or mp3."
+            f"--clip {path} can't be read ({failure.strerror}). Name one recording: wav, flac, ogg, mp3, m4a, mp4, "
+            "webm or aac."
         ) from failure
 
 
@@ -287,7 +288,7 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         "--clip",
         type=Path,
         metavar="FILE",
-        help="a recording of the voice, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3",
+        help="a recording of the voice, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3, m4a, mp4, webm, aac",
     )
     command.add_argument(
         "--dialect", help="of the text: en-US, zh-CN, zh-Sichuan …; required with --clip, else the stored voice's own"

@@ -1,30 +1,26 @@
-"""A reference clip: decode once, refuse early, resample.
+"""A reference clip: decode once, refuse, resample.
 
-Every check runs at the earliest point that can know: size on the bytes, sample rate and length on the header, speech
-on the samples. A few hundred bytes may announce hours of audio, so no more samples are decoded than a valid clip has.
+`read` says what was heard, for the trace of a clip that may be refused; `checked` makes it a clip, or says what is
+wrong with it. Lengths are counted on what was decoded, and never taken from a header.
 """
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 import soxr
 
+from speech import recording
 from speech.errors import InvalidInput
-from speech.limits import CLIP_DURATION, CLIP_SECONDS, CLIP_SIZE, MIN_CLIP_RATE
-from speech.limits import MAX_CLIP_BYTES as MAX_BYTES
+from speech.limits import CLIP_DURATION, CLIP_SECONDS, CLIP_SIZE, MAX_CLIP_BYTES, MIN_CLIP_RATE
+from speech.recording import Recording
 
-MIN_RATE = MIN_CLIP_RATE
-MAX_RATE = 384_000
-MAX_CHANNELS = 8
 MIN_SPEECH_S = 1.0  #: less speech than this says too little about a voice
 SILENCE_DBFS = -55.0  #: a frame below this level is silence, however quiet the rest of the clip is
 _FRAME_S = 0.02
+_CANCELLED = 0.05  #: of the energy that unrelated channels would leave in their mix
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Clip:
 
     samples: np.ndarray
     rate: int
-    format: str  #: libsndfile's name of the container, lower case: wav, flac, ogg, mp3 …
+    format: str  #: the container, lower case: wav, flac, ogg, mp3, m4a …
     channels: int
     clipped_ratio: float  #: share of samples at full scale, 0 … 1
 
@@ -42,129 +38,91 @@ class Clip:
         return len(self.samples) / self.rate
 
 
-@dataclass(frozen=True)
-class Header:
-    """The properties of a file by its header, also of one that is refused."""
+def read(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Recording:
+    """What an upload holds, whether or not it is accepted: wav, flac, ogg, mp3, m4a, mp4, webm, aac.
 
-    rate: int  #: Hz
-    format: str
-    seconds: float
+    Args:
+        data: the file.
+        seconds: the shortest and the longest clip that is accepted; no more is kept.
 
-
-def describe(data: bytes) -> Header | None:
-    """The header alone, for the trace of a clip that may be refused; None where there is none to read."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            return Header(file.samplerate, file.format.lower(), file.frames / file.samplerate)
-    except soundfile.LibsndfileError:
-        return None
-
-
-def decode(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
-    """Decode an upload in any container libsndfile reads (wav, flac, ogg, mp3 …).
-
-    Raises InvalidInput (param `prompt_audio`) for what is empty, too large, not audio, truncated, below 16 kHz,
-    shorter or longer than `seconds`, or without enough speech.
+    Raises:
+        InvalidInput (param `prompt_audio`): it is empty, too large, or can't be decoded (see `recording.read`).
     """
     check_size(len(data))
-    header, samples = _read(data, seconds)
+    return recording.read(data, seconds[1])
+
+
+def checked(found: Recording, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
+    """The clip in a recording.
+
+    Raises:
+        InvalidInput (param `prompt_audio`): it is below 16 kHz, truncated, shorter or longer than `seconds`, holds
+            what is no number, channels that cancel each other out, or too little speech.
+    """
     shortest, longest = seconds
-    length = len(samples) / header.samplerate
-    if length > longest:
-        raise _too_long(longest)
-    if length < shortest:
+    if found.rate < MIN_CLIP_RATE:
         raise _refuse(
-            f"The reference clip is {length:.1f} s long; it must be {shortest:g} to {longest:g} s.", "clip_too_short"
+            f"Audio sample rate {found.rate}Hz, minimum required {MIN_CLIP_RATE}Hz. Record or export the clip again at "
+            f"{MIN_CLIP_RATE}Hz or more.",
+            "sample_rate_too_low",
         )
+    if found.frames > longest * found.rate:
+        raise _refuse(f"The reference clip is longer than {longest:g} s; cut it to its clearest part.", "clip_too_long")
+    if found.cut:
+        raise recording.truncated()
+    if found.seconds < shortest:
+        raise _refuse(
+            f"The reference clip is {found.seconds:.1f} s long; it must be {shortest:g} to {longest:g} s.",
+            "clip_too_short",
+        )
+    samples = found.samples
     if not np.isfinite(samples).all():
         raise _refuse(
             "The reference clip holds values that are not numbers; export it again as 16-bit PCM.", "not_finite"
         )
     mono = samples.mean(axis=1, dtype=np.float32)
-    speech = speech_seconds(mono, header.samplerate)
+    if _cancels_out(samples, mono):
+        raise _refuse(
+            "The reference clip's channels cancel each other out: one is the other turned upside down, so that nothing "
+            "is left when they are mixed. Export one channel alone, as mono.",
+            "channels_cancel_out",
+        )
+    speech = speech_seconds(mono, found.rate)
     if speech < MIN_SPEECH_S:
         raise _refuse(
             f"The reference clip holds {speech:.1f} s of sound above silence; at least {MIN_SPEECH_S:g} s "
             "of speech is needed. Record again, closer to the microphone.",
             "no_speech",
         )
-    return Clip(
-        mono, header.samplerate, header.format.lower(), header.channels, float((np.abs(samples) >= 0.999).mean())
-    )
+    return Clip(mono, found.rate, found.format, found.channels, float((np.abs(samples) >= 0.999).mean()))
+
+
+def decode(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
+    """The clip in an upload: `read`, then `checked`, and what they raise."""
+    return checked(read(data, seconds=seconds), seconds=seconds)
+
+
+def _cancels_out(samples: np.ndarray, mono: np.ndarray) -> bool:
+    """Whether the mix of (n, channels) holds much less than the channels do.
+
+    Channels that have nothing to do with each other, or of which one speaks alone, leave 1 / channels**2 of their
+    summed energy in the mix; equal ones leave more.
+    """
+    channels = samples.shape[1]
+    energy = float(np.square(samples, dtype=np.float32).sum(dtype=np.float64))
+    mixed = float(np.square(mono).sum(dtype=np.float64))
+    return channels > 1 and energy > 0 and mixed * channels**2 < _CANCELLED * energy
 
 
 def check_size(size: int) -> None:
     """Raise InvalidInput for an empty or oversized upload of `size` bytes."""
     if size == 0:
         raise _refuse("The reference clip is empty: the file has no bytes.", "clip_empty")
-    if size > MAX_BYTES:
+    if size > MAX_CLIP_BYTES:
         raise _refuse(
             f"The reference clip is larger than {CLIP_SIZE}; {CLIP_DURATION} of audio is enough.",
             "clip_too_large",
         )
-
-
-def _read(data: bytes, seconds: tuple[float, float]) -> tuple[soundfile.SoundFile, np.ndarray]:
-    try:
-        file = soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.LibsndfileError as error:
-        raise _refuse(
-            "The reference clip can't be read as audio: it is damaged, or not one of wav, flac, ogg, mp3.", "not_audio"
-        ) from error
-    with file:
-        _check_header(file, seconds[1])
-        announced = file.frames
-        try:
-            samples = file.read(int(seconds[1] * file.samplerate) + 1, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise _truncated() from error
-    if _riff_is_truncated(data) or len(samples) < min(announced, int(seconds[1] * file.samplerate)):
-        raise _truncated()
-    return file, samples
-
-
-def _truncated() -> InvalidInput:
-    return _refuse(
-        "The reference clip is truncated or damaged: its header announces more audio than can be read from "
-        "it. Upload it again.",
-        "clip_truncated",
-    )
-
-
-def _check_header(file: soundfile.SoundFile, longest: float) -> None:
-    if file.samplerate < MIN_RATE:
-        raise _refuse(
-            f"Audio sample rate {file.samplerate}Hz, minimum required {MIN_RATE}Hz. Record or export the clip again at "
-            f"{MIN_RATE}Hz or more.",
-            "sample_rate_too_low",
-        )
-    if file.samplerate > MAX_RATE or file.channels > MAX_CHANNELS:
-        raise _refuse(
-            f"The reference clip has {file.channels} channels at {file.samplerate} Hz; at most "
-            f"{MAX_CHANNELS} channels and {MAX_RATE} Hz are read.",
-            "format_out_of_range",
-        )
-    # Containers without a length report a huge number; those are measured after reading instead.
-    if longest < file.frames / file.samplerate < 2**40:
-        raise _too_long(longest)
-
-
-def _too_long(longest: float) -> InvalidInput:
-    return _refuse(f"The reference clip is longer than {longest:g} s; cut it to its clearest part.", "clip_too_long")
-
-
-def _riff_is_truncated(data: bytes) -> bool:
-    """libsndfile plays what is left of a cut WAV file without a word; its `data` chunk knows better."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return False
-    at = 12
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, at)
-        if name == b"data":
-            # 0 and 0xFFFFFFFF are what writers to a pipe leave, who never learn the length.
-            return bool(0 < size < 0xFFFF_FF00 and at + 8 + size > len(data))
-        at += 8 + size + (size & 1)
-    return False
 
 
 def speech_seconds(mono: np.ndarray, rate: int) -> float:

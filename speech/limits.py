@@ -16,4 +16,4 @@ CLIP_SECONDS = (3.0, 15.0)  #: shortest and longest clip, unless the engine says
 #: The same as texts show it.
 CLIP_DURATION = f"{CLIP_SECONDS[0]:g} to {CLIP_SECONDS[1]:g} s"
 CLIP_SIZE = f"{MAX_CLIP_BYTES // 2**20} MB"
-CLIP_FORMATS = "wav, flac, ogg or mp3"
+CLIP_FORMATS = "wav, flac, ogg, mp3, m4a, mp4, webm or aac"

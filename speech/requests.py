@@ -17,6 +17,7 @@ from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
 from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
 from speech.pieces import pieces
+from speech.spoken import markdown
 from speech.text import check_instruction, check_long_text, check_text, check_transcript
 
 Mode = Literal["fast", "instruct"]
@@ -110,7 +111,9 @@ class SpeechRequest:
         """
         if not (early or self.long_form):
             return [self.utterance]
-        found = pieces(self.utterance.text, self.dialect.language, join=not early)
+        # Markdown goes first: emphasis and lists may begin in one piece and end in another.
+        text = markdown.plain(self.utterance.text).strip() or self.utterance.text
+        found = pieces(text, self.dialect.language, join=not early)
         return [replace(self.utterance, text=text) for text in found]
 
 

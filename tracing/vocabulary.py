@@ -66,6 +66,7 @@ REQUEST_LANGUAGE = "request.language"
 REQUEST_MODE = "request.mode"
 REQUEST_FALLBACK = "request.fallback"
 TEXT_LENGTH = "text.length"
+TEXT_SCRIPT = "text.script"
 AUDIO_SAMPLE_RATE = "audio.sample_rate"
 AUDIO_DURATION = "audio.duration"
 AUDIO_FORMAT = "audio.format"
@@ -133,6 +134,7 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     REQUEST_MODE: re.compile("fast|instruct"),
     REQUEST_FALLBACK: _FLAG,
     TEXT_LENGTH: _COUNT,
+    TEXT_SCRIPT: re.compile("latin|han|kana|hangul|cyrillic|greek|other|mixed|none"),
     AUDIO_SAMPLE_RATE: _COUNT,
     AUDIO_DURATION: _NUMBER,
     AUDIO_FORMAT: re.compile(r"[A-Za-z0-9_]{1,12}"),

@@ -1,4 +1,4 @@
-"""The noise that TF32 adds to the vocoder's audio: `python -m bench.gpu.tf32`, on a GPU, random weights in full size."""
+"""TF32 noise in the vocoder's audio: `python -m bench.gpu.tf32`, on a GPU, with random weights in full size."""
 
 from __future__ import annotations
 

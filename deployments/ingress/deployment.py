@@ -37,6 +37,7 @@ from speech import requests
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
 from speech.requests import Fallback, SpeechRequest
+from speech.script import check_script, script_of
 from tracing import Tracer, vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
@@ -198,10 +199,12 @@ class CosyVoice3Api:
                 vocabulary.REQUEST_DIALECT_SOURCE: request.dialect_source,
                 vocabulary.REQUEST_MODE: request.utterance.mode,
                 vocabulary.TEXT_LENGTH: len(request.utterance.text),
+                vocabulary.TEXT_SCRIPT: script_of(request.utterance.text),
             }
         )
         ctx.dialect, ctx.mode = request.dialect.tag, request.utterance.mode
         backend.engine.capabilities.check_dialect(request.utterance.dialect)
+        check_script(request.utterance.text, request.dialect.code, backend.engine.capabilities.dialects, self.registry)
         if record is None:
             assert upload is not None, "_stored_voice has refused a request with neither"
             return request, Clip(upload, request.utterance.prompt_text)

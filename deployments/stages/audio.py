@@ -69,13 +69,14 @@ class AudioService(Stage):
         self._started_s[get_ident()] = time.monotonic()
         tags: dict[str, Any] = {}
         try:
-            if header := audio.describe(upload):  # before any check: a refused clip's span must say what it was
-                tags = {
-                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
-                    vocabulary.AUDIO_FORMAT: header.format,
-                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
-                }
-            clip = audio.decode(upload, seconds=self.engine.capabilities.reference_seconds)
+            seconds = self.engine.capabilities.reference_seconds
+            found = audio.read(upload, seconds=seconds)
+            tags = {  # before any check: a refused clip's span must say what it was
+                vocabulary.AUDIO_SAMPLE_RATE: found.rate,
+                vocabulary.AUDIO_FORMAT: found.format,
+                vocabulary.AUDIO_DURATION: round(found.seconds, 3),
+            }
+            clip = audio.checked(found, seconds=seconds)
             tags[vocabulary.AUDIO_CLIPPING] = round(clip.clipped_ratio, 5)
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
         finally:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engines.contract import Capabilities, Reference, Utterance, Voice, WeightsError
+from engines.cosyvoice3 import text
 from engines.cosyvoice3.directory import LLM, PUBLISHED, ModelDirectory
 from engines.cosyvoice3.prompts import SPOKEN, instruction
 from speech.errors import InvalidInput
@@ -108,7 +109,7 @@ class CosyVoice3Engine:
         )
 
     def check(self, utterance: Utterance) -> None:
-        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or a missing instruction."""
+        """UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode, a missing instruction or a text."""
         instruction(utterance)
         if utterance.mode not in self.capabilities.modes:
             raise InvalidInput(
@@ -123,6 +124,7 @@ class CosyVoice3Engine:
                 param="style_instruction",
                 code="instruction_missing",
             )
+        text.check(utterance.text)
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         from engines.cosyvoice3.voice import reference

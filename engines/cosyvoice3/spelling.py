@@ -1,8 +1,8 @@
 """Numbers, units and signs written out in the text's own language, so that the model need not guess how they are read.
 
-Mandarin and Japanese have front ends of their own in this repository, which are used here too; Japanese comes out in
-katakana, because the model reads kanji as Chinese. English dates, times and units are hibari's; cardinals of the other
-languages are CLDR's rules (package unicode-rbnf).
+English, Mandarin and Japanese are written out by `speech.spoken`, as for the embedded engine; Japanese comes out in
+katakana, because the model reads kanji as Chinese. Cardinals of English and the other languages are CLDR's rules
+(package unicode-rbnf).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+
+from speech.spoken.marks import plain_digits
 
 #: how the decimal sign, a percentage, a minus and three currencies are read
 _WORDS = {
@@ -37,22 +39,22 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef\u3000-\u303f"
 def spelled(text: str, language: str) -> str:
     """The text with nothing left in it that is written in digits. `language` is ISO 639-1, one of LANGUAGES."""
     if language == "zh":
-        from engines.embedded.text.mandarin_numbers import normalise
+        from speech.spoken.mandarin import written_out
 
-        return _without_gaps(normalise(text))
+        return _without_gaps(written_out(plain_digits(text)))
     if language == "ja":
-        return _katakana(text)
+        return _katakana(plain_digits(text))
     if language == "en":
-        from hibari.g2p import normalize
+        from speech.spoken.english import written_out
 
-        text = normalize(text)
+        text = _years_and_ordinals(written_out(text))
     return _number(language).sub(lambda match: _apart(match, _read(match, language), language), text)
 
 
 @lru_cache
 def _number(language: str) -> re.Pattern:
     digits = _DIGITS[language in _POINT]
-    return re.compile(rf"(?<![\w.])(-)?([$€£])?\s?({digits})(?:\s?([%$€£]))?|(\d+)")
+    return re.compile(rf"(?<![\w.])(-)?(?:([$€£])\s?)?({digits})(?:\s?([%$€£]))?|(\d+)")
 
 
 def _apart(match: re.Match, said: str, language: str) -> str:
@@ -96,6 +98,42 @@ def _cardinal(language: str, digits: str) -> str:
     return spell(int(digits))
 
 
+def _years_and_ordinals(text: str) -> str:
+    """What English writes in digits and reads by no cardinal: 1945, the 1980s, 21st."""
+    text = _DECADE.sub(lambda m: _pairs(m[1] + "0", plural=True) if len(m[1]) == 3 else _plural(m[1] + "0"), text)
+    text = _ORDINAL.sub(lambda m: _ordinal(_cardinal("en", m[1])), text)
+    return _YEAR.sub(lambda m: _pairs(m[0]), text)
+
+
+_DECADE = re.compile(r"(?<![\w.,])'?(1[1-9]\d|20\d|[2-9])0s(?!\w)")
+_ORDINAL = re.compile(r"(?<![\w.])(\d{1,6})(?:st|nd|rd|th)(?!\w)")
+_YEAR = re.compile(r"(?<![\w.,$€£+-])(?:1[1-9]\d\d|20[1-9]\d)(?![\w%]|[.,]\d|-\d)")
+_IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+              "twelve": "twelfth"}  # fmt: skip
+
+
+def _pairs(year: str, plural: bool = False) -> str:
+    """nineteen forty-five, eighteen oh one, sixteen hundred, nineteen eighties."""
+    first, last = _cardinal("en", year[:2]), int(year[2:])
+    if last == 0:
+        return f"{first} hundred{'s' if plural else ''}" if year[:2] != "20" else "two thousand" + "s" * plural
+    if plural:
+        return f"{first} {_plural(year[2:])}"
+    return f"{first} oh {_cardinal('en', str(last))}" if last < 10 else f"{first} {_cardinal('en', str(last))}"
+
+
+def _plural(tens: str) -> str:
+    return _cardinal("en", tens)[:-1] + "ies"
+
+
+def _ordinal(cardinal: str) -> str:
+    """twenty-first of twenty-one."""
+    at = max(cardinal.rfind(" "), cardinal.rfind("-")) + 1
+    before, last = cardinal[:at], cardinal[at:]
+    last = _IRREGULAR.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
+    return before + last
+
+
 @lru_cache
 def _speller(language: str) -> Callable[[int], str]:
     from unicode_rbnf import RbnfEngine
@@ -108,11 +146,11 @@ def _katakana(text: str) -> str:
     """Words as OpenJTalk reads them, counters and all."""
     import pyopenjtalk
 
-    from engines.embedded.text.japanese import normalise
+    from speech.spoken.japanese import written_out
 
     if not re.search(r"\w", text):
         return text
-    return str(pyopenjtalk.g2p(normalise(text), kana=True)).replace("’", "").replace("'", "")
+    return str(pyopenjtalk.g2p(written_out(text), kana=True)).replace("’", "").replace("'", "")
 
 
 def _without_gaps(text: str) -> str:

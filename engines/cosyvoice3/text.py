@@ -12,6 +12,7 @@ from collections.abc import Callable
 from engines.cosyvoice3.spelling import spelled
 from engines.cosyvoice3.tokenizer import added_tokens, pronunciations
 from speech.errors import InvalidInput
+from speech.spoken import markdown
 
 MOST = 80  #: of a part: characters of Chinese, Japanese or Korean, else text tokens; as the official code cuts
 _MERGE = 20  #: a last part shorter than this is said with the one before it
@@ -24,7 +25,7 @@ _PAIR = re.compile(r"<(strong|laughter)>.*?</\1>", re.DOTALL)
 _SENTENCE = re.compile(r"[。？！；：.?!;:…]+[\"”’')\]」』]*(?=\s|$|[^\x00-\x7f])|[。？！；：…]+[\"”’')\]」』]*")
 _CLAUSE = re.compile(r"[，、,]+\s*")
 _SPACE = re.compile(r"\s+")
-_SIGNS = str.maketrans(dict.fromkeys("（）【】`", " ") | {"\n": " ", "\r": " ", "\t": " "})
+_SIGNS = str.maketrans(dict.fromkeys("（）【】`[]", " ") | {"\n": " ", "\r": " ", "\t": " "})
 
 
 def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
@@ -40,19 +41,35 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
             left that could be said.
     """
     said = normalised(text, language)
+    _check_speakable(said)
+    length = len if language in _DENSE else count
+    return _cut(said, length)
+
+
+def check(text: str) -> None:
+    """Refuse what `parts` would, without reading a number: cheap enough for every request before anything is begun.
+
+    Raises:
+        InvalidInput (param `text`): as `parts`.
+    """
+    text = markdown.plain(text)
+    if _ANGLE_TAG.search(_TOKEN.sub("", text)):
+        raise _unknown_tag()
+    _check_speakable(text)
+
+
+def _check_speakable(said: str) -> None:
     if not re.search(r"\w", _TOKEN.sub("", said)) and _SOUNDS.isdisjoint(_TOKEN.findall(said)):
         raise InvalidInput(
             "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at least one word.",
             param="text",
             code="text_not_speakable",
         )
-    length = len if language in _DENSE else count
-    return _cut(said, length)
 
 
 def normalised(text: str, language: str) -> str:
     """The text with numbers spelled in `language` (Japanese: all of it in katakana), tokens of the model untouched."""
-    pieces, end = [], 0
+    text, pieces, end = markdown.plain(text), [], 0
     for token in _TOKEN.finditer(text):
         pieces += [_plain(text[end : token.start()], language), token[0]]
         end = token.end()
@@ -66,17 +83,20 @@ def normalised(text: str, language: str) -> str:
 
 def _plain(text: str, language: str) -> str:
     if _ANGLE_TAG.search(text):
-        raise InvalidInput(
-            "The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, "
-            "<laughter>…</laughter> and [breath], [laughter], [cough], [sigh] and the like; remove any "
-            "other.",
-            param="text",
-            code="text_tag_unsupported",
-        )
+        raise _unknown_tag()
     if not text.strip():
         return text
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
     return before + spelled(text.strip().translate(_SIGNS), language) + after
+
+
+def _unknown_tag() -> InvalidInput:
+    return InvalidInput(
+        "The text holds a tag that CosyVoice3 does not know. Its tags are <strong>…</strong>, <laughter>…</laughter> "
+        "and [breath], [laughter], [cough], [sigh] and the like; remove any other.",
+        param="text",
+        code="text_tag_unsupported",
+    )
 
 
 def _cut(text: str, length: Callable[[str], int]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from engines.contract import Capabilities, Reference, Utterance, WeightsError
-from engines.embedded import style
+from engines.embedded import style, text
 from engines.embedded.mapper import DATA
 from speech.audio import resampled
 from speech.dialects import DIALECTS
@@ -64,7 +64,10 @@ class EmbeddedEngine:
         )
 
     def check(self, utterance: Utterance) -> None:
-        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode or an instruction."""
+        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode, an instruction or a text.
+
+        A long text is looked at as a whole: what is refused in one of its pieces is refused here, before any is said.
+        """
         dialect = DIALECTS.find(utterance.dialect)
         if dialect.code not in self.capabilities.dialects:
             raise UnsupportedDialect(
@@ -80,6 +83,7 @@ class EmbeddedEngine:
             )
         if utterance.mode == "instruct":
             style.interpret(utterance.style_instruction or "")
+        text.check(utterance.text, dialect.language)
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         return Reference(resampled(samples, rate, self.capabilities.reference_rates), transcript=transcript)

@@ -1,6 +1,7 @@
 """Every kind of bad input, sent to a running graph: a clear answer, a whole trace, no leak."""
 
 import struct
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 from tests.helpers.serving import tone
 
 GOOD = tone()
+RECORDINGS = Path(__file__).parent.parent / "unit" / "recordings"
 
 
 def silence() -> bytes:
@@ -40,6 +42,20 @@ def hours_in_a_few_bytes() -> bytes:
     return tone(seconds=600, level=0.0, format="FLAC")
 
 
+def opposed() -> bytes:
+    """Two channels, one the other upside down: nothing is left when they are mixed."""
+    import io
+
+    wave = 0.3 * np.sin(np.arange(24_000 * 4) * 0.05)
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([wave, -wave], 1), 24_000, format="WAV")
+    return file.getvalue()
+
+
+def recording(name: str) -> bytes:
+    return (RECORDINGS / name).read_bytes()
+
+
 CLIPS = {
     "empty": (b"", "clip_empty"),
     "text": (b"this is no audio" * 50, "not_audio"),
@@ -55,6 +71,8 @@ CLIPS = {
     "silence": (silence(), "no_speech"),
     "hardly any sound": (nearly_silent(), "no_speech"),
     "not a number": (not_finite(), "not_finite"),
+    "channels that cancel out": (opposed(), "channels_cancel_out"),
+    "half an m4a": (recording("phone.m4a")[:9000], "clip_truncated"),
 }
 
 FIELDS = {
@@ -70,6 +88,8 @@ FIELDS = {
     "speed too high": ({"speed": "2.5"}, "speed", "speed_out_of_range"),
     "speed is no number": ({"speed": "nan"}, "speed", "speed_out_of_range"),
     "seed is negative": ({"seed": "-1"}, "seed", "seed_out_of_range"),
+    "Chinese as British English": ({"text": "今天天气很好", "dialect": "en-GB"}, "text", "text_not_in_dialect"),
+    "kana as American English": ({"text": "カタカナ"}, "text", "text_not_in_dialect"),
     "misspelt field": ({"dialct": "en-US"}, "dialect", "field_unknown"),
 }
 
@@ -200,3 +220,42 @@ def test_what_the_embedded_engine_cannot_do_is_said_before_any_stage_works(voice
     unknown = voice.post(mode="instruct", style_instruction="like a purple elephant")
     assert unknown.status_code == 400 and unknown.json()["error"]["param"] == "style_instruction"
     assert "缓慢" in unknown.json()["error"]["message"] and "elephant" not in unknown.text
+
+
+@pytest.mark.parametrize(
+    "name, format, seconds",
+    [
+        ("vbr-no-xing.mp3", "mp3", 3.6),
+        ("own-stream.flac", "flac", 3.84),
+        ("wav-size-80000000-arecord-pipe.wav", "wav", 3.6),
+        ("phone.m4a", "m4a", 3.6),
+        ("browser.webm", "webm", 3.6),
+    ],
+)
+def test_what_phones_browsers_and_recorders_write_is_heard(fast, name, format, seconds):
+    answer = fast.post(clip=recording(name))
+    assert answer.status_code == 200, answer.text
+    spans = {span["name"]: span for span in fast.trace(answer.headers["x-trace-id"], spans=5)}
+    tags = spans["preprocess_audio"]["tags"]
+    assert tags["audio.format"] == format and float(tags["audio.duration"]) == pytest.approx(seconds, abs=0.06)
+
+
+def test_the_script_of_the_text_is_a_tag(fast):
+    for text, dialect, script in (
+        ("Hello", "en-US", "latin"),
+        ("你好", "zh-CN", "han"),
+        ("こんにちは", "en-GB", "kana"),
+    ):
+        answer = fast.post(text=text, dialect=dialect)
+        assert answer.status_code == (400 if script == "kana" else 200)
+        root = next(span for span in fast.trace(answer.headers["x-trace-id"]) if "parentId" not in span)
+        assert root["tags"]["text.script"] == script
+
+
+@pytest.mark.parametrize("stream_format", ["audio", "sse", ""])
+@pytest.mark.parametrize("last", ["It ends with [laughter] here.", "It ends with <b>this</b>.", "It ends with Привет."])
+def test_what_a_later_piece_would_be_refused_for_is_refused_before_the_first_byte(voice, last, stream_format):
+    text = f"The old boat goes slowly down the river every morning. Nobody on the bank ever looks up. {last}"
+    answer = voice.post(text=text, long_form="true", stream_format=stream_format)
+    assert answer.status_code == 400 and answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["param"] == "text"

@@ -55,6 +55,7 @@ def test_a_plain_request_is_five_server_spans(fast):
             "request.language": "en",
             "request.mode": "fast",
             "text.length": "5",
+            "text.script": "latin",
             "request.dialect.source": "request",
             "http.method": "POST",
             "http.route": "/api/generate",

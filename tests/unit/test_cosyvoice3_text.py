@@ -3,7 +3,7 @@
 import pytest
 
 from engines.cosyvoice3.prompts import CROSS_LINGUAL, INSTRUCT, SPOKEN, ZERO_SHOT, prompt
-from engines.cosyvoice3.text import MOST, normalised, parts
+from engines.cosyvoice3.text import MOST, check, normalised, parts
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
 from speech.requests import Utterance
@@ -148,3 +148,31 @@ def test_every_dialect_is_asked_for_by_its_name_or_is_a_standard():
     assert len(SPOKEN) == 26 and all(code in DIALECTS for code in SPOKEN)
     with pytest.raises(UnsupportedDialect, match="British English.*en-GB"):
         prompt(Utterance("Hi.", "en-GB"), "Hi.")
+
+
+@pytest.mark.parametrize(
+    "text, code",
+    [("Hi <b>you</b>", "text_tag_unsupported"), ("...", "text_not_speakable"), ("😀", "text_not_speakable")],
+)
+def test_what_can_be_refused_is_refused_before_anything_is_begun(text, code):
+    for refuse in (check, lambda text: parts(text, "en", words)):
+        with pytest.raises(InvalidInput) as caught:
+            refuse(text)
+        assert caught.value.code == code
+    check("Hi <strong>you</strong> [breath]")
+    check("[breath][h][ào]")
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("In 1945 and 1806, in 2026.", "In nineteen forty-five and eighteen oh six, in twenty twenty-six."),
+        ("The 1980s, the '90s.", "The nineteen eighties, the nineties."),
+        ("The 21st, 3rd and 12th.", "The twenty-first, third and twelfth."),
+        ("## Title", "Title."),
+        ("Read [this](https://a.b/c) **now**.", "Read this now."),
+        ("See [sic] it.", "See sic it."),
+    ],
+)
+def test_english_years_ordinals_and_markdown(written, said):
+    assert normalised(written, "en") == said

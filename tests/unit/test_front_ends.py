@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.embedded.text import MAX_IDS, load
+from engines.embedded.text import MAX_IDS, check, load
 from engines.embedded.text.pinyin import phonemes as sound
 from engines.embedded.text.pinyin import syllable
 from speech.errors import InvalidInput, SpeechError
@@ -287,10 +287,13 @@ def test_a_given_reading_is_kept_and_its_neighbours_adapt(zh):
 
 
 def test_every_syllable_of_mandarin_is_in_the_vocabulary(front_end):
-    from engines.embedded.text.pinyin import _syllables
+    from pypinyin.constants import PINYIN_DICT
 
-    assert len(_syllables()) > 400
-    for plain in _syllables():
+    from engines.embedded.text.pinyin import SYLLABLES, _untoned
+
+    read = {_untoned(reading)[0] for readings in PINYIN_DICT.values() for reading in readings.split(",")}
+    assert SYLLABLES == read - {""} and len(SYLLABLES) > 400
+    for plain in SYLLABLES:
         for tone in "12345":
             assert set(sound(plain + tone)) <= set(front_end.vocabulary), plain
 
@@ -399,7 +402,6 @@ def test_tags_are_refused_and_never_read_aloud(us, zh, text):
     [
         ("好[h]", 2),
         ("好[h][xx]", 2),
-        ("ab [sic] c", 4),
         ("[Q][W]", 1),
         ("好[b][ua]", 2),
         ("[S][T]", 1),
@@ -410,6 +412,26 @@ def test_a_malformed_pronunciation_says_where_and_how(zh, text, position):
     error = refused(zh, text)
     assert error.code == "text_pronunciation"
     assert f"character {position} " in error.message and "[R][EH1][D]" in error.message
+
+
+@pytest.mark.parametrize(
+    "written, spoken",
+    [
+        ("He said [sic] so.", "He said sic so."),
+        ("Thus [Editor] says.", "Thus Editor says."),
+        ("Then [she] left.", "Then she left."),
+        ("Take option [B].", "Take option B."),
+        ("As shown [1].", "As shown one."),
+        ("As shown [1][2].", "As shown one two."),
+    ],
+)
+def test_brackets_that_are_no_pronunciation_are_text(us, written, spoken):
+    assert sounds(us(written)) == sounds(us(spoken))
+
+
+@pytest.mark.parametrize("written, spoken", [("请看图[A]。", "请看图 A。"), ("他说[原文]如此。", "他说 原文 如此。")])
+def test_brackets_in_chinese_that_are_no_pronunciation_are_text(zh, written, spoken):
+    assert said(zh(written)) == said(zh(spoken))
 
 
 @pytest.mark.parametrize("text", ["Привет", "Hello мир", "안녕하세요", "مرحبا", "สวัสดี", "ㄅㄆ"])
@@ -546,3 +568,48 @@ def test_any_text_gives_phonemes_of_the_vocabulary_or_a_speech_error(front_end, 
             assert error.status == 400 and error.param == "text"
         else:
             assert phonemes and set(phonemes) <= set(front_end.vocabulary)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=_ANYTHING)
+def test_what_is_refused_while_it_is_read_was_refused_before(front_end, text):
+    """`check` runs in the ingress, on the whole of a text, before its first piece is said."""
+    for language, dialect in DIALECTS:
+        try:
+            text = check_text(text)
+            before = refusal(check, text, language)
+        except SpeechError:
+            return
+        reading = refusal(front_end.phonemes, text, language, dialect)
+        if reading not in (None, "text_not_speakable") and not (language != "zh" and reading == "text_no_reading"):
+            assert before == reading
+        if before is not None:
+            assert reading is not None
+
+
+def refusal(call, *args) -> str | None:
+    try:
+        call(*args)
+    except InvalidInput as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize(
+    "text, language, code",
+    [
+        ("One. Two [laughter]. Three.", "en", "text_tag_unsupported"),
+        ("One. Двa.", "en", "text_script_unsupported"),
+        ("好。好[h][xx]。", "zh", "text_pronunciation"),
+        ("...", "en", "text_not_speakable"),
+        ("你好𠮷", "zh", "text_no_reading"),
+    ],
+)
+def test_a_text_is_refused_without_loading_a_front_end(text, language, code):
+    assert refusal(check, text, language) == code
+
+
+def test_a_long_text_is_checked_soon():
+    start = time.process_time()
+    check("我们今天去公园。" * 600, "zh")
+    assert time.process_time() - start < 0.5

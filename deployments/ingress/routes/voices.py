@@ -99,16 +99,16 @@ class _Endpoints:
             log.warning("a stored voice waits for its first request, trace %s: %s", ctx.trace_id, safe_traceback(error))
 
     async def _checked(self, upload: bytes, ctx: RequestContext) -> audio.Clip:
-        # Before any check, as in audio-service: the trace of a refused clip must say what it was.
-        if header := await to_thread(audio.describe, upload):
-            ctx.root.tags(
-                {
-                    vocabulary.AUDIO_SAMPLE_RATE: header.rate,
-                    vocabulary.AUDIO_FORMAT: header.format,
-                    vocabulary.AUDIO_DURATION: round(header.seconds, 3),
-                }
-            )
-        clip = await to_thread(audio.decode, upload, seconds=self._api.engine.capabilities.reference_seconds)
+        seconds = self._api.engine.capabilities.reference_seconds
+        found = await to_thread(audio.read, upload, seconds=seconds)
+        ctx.root.tags(  # before any check, as in audio-service: the trace of a refused clip must say what it was
+            {
+                vocabulary.AUDIO_SAMPLE_RATE: found.rate,
+                vocabulary.AUDIO_FORMAT: found.format,
+                vocabulary.AUDIO_DURATION: round(found.seconds, 3),
+            }
+        )
+        clip = await to_thread(audio.checked, found, seconds=seconds)
         ctx.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
         return clip
 

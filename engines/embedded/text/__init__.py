@@ -19,6 +19,7 @@ from engines.embedded.packages import find
 from engines.embedded.text import markup, runs
 from engines.embedded.text.markup import Item
 from speech.errors import InvalidInput
+from speech.spoken import markdown
 
 #: What the model's position table holds, beside its two padding ids.
 MAX_IDS = 510
@@ -67,17 +68,11 @@ class TextFrontEnd:
         """
         if language not in self._readers:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
-        items = [runs.fold(item) if isinstance(item, str) else item for item in markup.parse(text)]
-        runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, self.languages)
+        items = _parsed(text, language, self.languages)
         parts = [self._read(run, language, dialect) for run in runs.split(_normalised(items, language), language)]
         phonemes = self._known(" ".join(parts))
         if not set(phonemes) - _SILENT:
-            raise InvalidInput(
-                "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. "
-                "Write at least one word.",
-                param="text",
-                code="text_not_speakable",
-            )
+            raise _not_speakable()
         return phonemes
 
     def ids(self, phonemes: str) -> list[int]:
@@ -127,6 +122,46 @@ class TextFrontEnd:
         return re.sub(r"(?<=[“(]) | (?=[.,!?;:…”)])", "", known)
 
 
+def check(text: str, language: str) -> None:
+    """Refuse what can be told to be unspeakable without any of the readers, as `TextFrontEnd.phonemes` would.
+
+    Cheap enough for every request before anything is begun: no dictionary is loaded but for a rare character.
+
+    Raises:
+        InvalidInput (param `text`): `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`,
+            `text_not_speakable`, `text_no_reading` in Mandarin.
+    """
+    items = _parsed(text, language, frozenset(LANGUAGES), attach=False)
+    plain = "".join(item if isinstance(item, str) else "\ue000" for item in items)
+    if not any(char.isalnum() or char in _SAID or char == "\ue000" for char in plain):
+        raise _not_speakable()
+    if language == "zh" and (rare := _RARE_HAN.findall(plain)):
+        from engines.embedded.text.mandarin import check_readings
+
+        check_readings("".join(rare))
+
+
+#: signs that one of the front ends reads as a word
+_SAID = frozenset("%&+=@#$€£¥°℃‰×÷±≥≤<>²³½¼¾~™®©§")
+#: Chinese characters beyond those that the dictionary of readings holds without a gap
+_RARE_HAN = re.compile("[\u3400-\u4dbf\u9fa6-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+
+
+def _parsed(text: str, language: str, spoken: frozenset[str], attach: bool = True) -> list[Item]:
+    parsed = markup.parse(markdown.plain(text), attach)
+    items = [runs.fold(item) if isinstance(item, str) else item for item in parsed]
+    runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, spoken)
+    return items
+
+
+def _not_speakable() -> InvalidInput:
+    return InvalidInput(
+        "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at least one word.",
+        param="text",
+        code="text_not_speakable",
+    )
+
+
 def _reader(language: str):
     if language == "en":
         from engines.embedded.text.english import English
@@ -146,9 +181,9 @@ def _reader(language: str):
 def _normalised(items: list[Item], language: str) -> list[Item]:
     """Numbers with their units belong to the text's own language, so they are written out before the words part."""
     if language == "zh":
-        from engines.embedded.text.mandarin_numbers import normalise
+        from speech.spoken.mandarin import written_out as normalise
     elif language == "ja":
-        from engines.embedded.text.japanese import normalise
+        from speech.spoken.japanese import written_out as normalise
     else:
         return items
     return [normalise(item) if isinstance(item, str) else item for item in items]

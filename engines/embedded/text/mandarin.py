@@ -10,11 +10,11 @@ import re
 from typing import Any
 
 from engines.embedded.packages import cache_directory
-from engines.embedded.text import pinyin, tones
-from engines.embedded.text.mandarin_numbers import normalise
+from engines.embedded.text import mandarin_contexts, pinyin, tones
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
 from speech.errors import InvalidInput
+from speech.spoken.mandarin import written_out
 
 _HAN = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _PUNCTUATION = frozenset(".,!?;:…—“”()")
@@ -32,6 +32,7 @@ class Mandarin:
     def phonemes(self, items: list[Item]) -> str:
         """Kokoro phonemes of text and given pronunciations in order; words are separated by spaces."""
         text, given = _joined(items)
+        meant = mandarin_contexts.readings(simplified(text), text)
         out: list[str] = []
         clause: list[tones.Word] = []
         position = 0
@@ -41,7 +42,7 @@ class Mandarin:
                 beside = [
                     words[at] if 0 <= at < len(words) and _is_word(words[at]) else "" for at in (index - 1, index + 1)
                 ]
-                clause.append(_read(word, position, given, *beside))
+                clause.append(_read(word, position, given, meant, *beside))
             elif word in _PUNCTUATION:
                 out += [*_sounds(clause), word]
                 clause = []
@@ -71,7 +72,7 @@ def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
             given[len(text)] = item.reading
             text += item.character or _ALONE
         elif isinstance(item, str):
-            text += normalise(item.replace(_ALONE, " "))
+            text += written_out(item.replace(_ALONE, " "))
     return text, given
 
 
@@ -95,12 +96,25 @@ def _split_marks(word: str) -> list[str]:
     return [part for part in re.split(rf"([{re.escape(''.join(_PUNCTUATION))}{_ALONE}])", word) if part]
 
 
-def _read(word: str, position: int, given: dict[int, str], previous: str, following: str) -> tones.Word:
+def _read(
+    word: str, position: int, given: dict[int, str], meant: dict[int, str], previous: str, following: str
+) -> tones.Word:
+    """`given`: readings that the user wrote; `meant`: those that the context decides; both by position in the text."""
     found = readings(word, previous, following)
     return [
-        tones.Syllable(character, given.get(position + index) or _known(reading), fixed=position + index in given)
+        tones.Syllable(
+            character,
+            given.get(position + index) or meant.get(position + index) or _known(reading),
+            fixed=position + index in given,
+        )
         for index, (character, reading) in enumerate(zip(simplified(word), found, strict=True))
     ]
+
+
+def check_readings(characters: str) -> None:
+    """InvalidInput (`text_no_reading`) where one of them has no reading that the dictionary knows."""
+    for character in characters:
+        _known(readings(character)[0])
 
 
 def _known(reading: str) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import cast
 
 from engines.embedded.text import pinyin
+from engines.embedded.text.mandarin_contexts import modern
 
 #: the reading of a character that pypinyin doesn't know
 STRANGE = ""
@@ -98,7 +99,7 @@ def simplified(text: str) -> str:
     """Traditional characters as simplified ones, one for one."""
     from misaki.zh_normalization.char_convert import tranditional_to_simplified
 
-    return tranditional_to_simplified(text)
+    return tranditional_to_simplified(modern(text))
 
 
 @lru_cache(8192)

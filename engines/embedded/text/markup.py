@@ -7,7 +7,9 @@
 - `read[R][EH1][D]`: CMU phones with stress digits say how the word before the brackets is read; behind a space or
   at the beginning they are a word of their own.
 
-Brackets around anything else (`[1]`, `[see below]`) are dropped, and what is in them is spoken.
+Brackets around anything else (`[1]`, `[sic]`, `[see below]`) are dropped, and what is in them is spoken. A row of
+brackets that holds no reading is a mistake, and so is an initial alone behind a Chinese character (`好[h]`): both are
+refused.
 """
 
 from __future__ import annotations
@@ -62,8 +64,12 @@ class Word:
 Item = str | Syllable | Word
 
 
-def parse(text: str) -> list[Item]:
+def parse(text: str, attach: bool = True) -> list[Item]:
     """The text as plain strings and given pronunciations, in order.
+
+    Args:
+        text: without Markdown.
+        attach: find the character that a syllable is the reading of; it takes the dictionary of readings.
 
     Raises InvalidInput (param `text`): `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that
     looks like a pronunciation and is none.
@@ -74,9 +80,8 @@ def parse(text: str) -> list[Item]:
     position = 0
     while (bracket := _BRACKET.search(text, position)) is not None:
         _append(items, text[position : bracket.start()])
-        position = _take(
-            text, bracket, items, attached=bracket.start() == position or not text[bracket.start() - 1].isspace()
-        )
+        attached = bracket.start() == position or not text[bracket.start() - 1].isspace()
+        position = _take(text, bracket, items, attached, attach)
     _append(items, text[position:])
     return items
 
@@ -91,11 +96,15 @@ def _append(items: list[Item], text: str) -> None:
         items.append(text)
 
 
-def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> int:
+def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attach: bool) -> int:
     """Reads the pronunciation that begins with `bracket`; returns where it ends."""
     content = unicodedata.normalize("NFC", bracket.group(1).strip())
     if content.lower() in _TAGS:
         raise _tag_refused()
+    before = text[bracket.start() - 1 : bracket.start()]
+    if _is_text(content, before, text[bracket.end() :]):
+        _append(items, f" {bracket.group(1)} ")
+        return bracket.end()
     if arpabet.is_phone(content):
         return _take_word(text, bracket, items, attached)
     if pinyin.is_initial(content):
@@ -103,15 +112,30 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool) -> in
         reading = final and pinyin.syllable(content, unicodedata.normalize("NFC", final.group(1).strip()))
         if not final or not reading:
             raise _malformed(bracket, "an initial must be followed by a final that goes with it, such as [h][ào]")
-        _take_syllable(reading, items, attached)
+        _take_syllable(reading, items, attached and attach)
         return final.end()
     if reading := pinyin.syllable("", content):
-        _take_syllable(reading, items, attached)
+        _take_syllable(reading, items, attached and attach)
         return bracket.end()
-    if _LOOKS_LIKE_PRONUNCIATION.fullmatch(content) and not _is_cjk(content):
-        raise _malformed(bracket, "it is neither a pinyin syllable nor a CMU phone")
-    _append(items, f" {bracket.group(1)} ")
-    return bracket.end()
+    raise _malformed(bracket, "it is neither a pinyin syllable nor a CMU phone")
+
+
+def _is_text(content: str, before: str, behind: str) -> bool:
+    """Whether a bracket says no pronunciation: `content` is what is in it, `before` the character that it follows.
+
+    One bracket by itself is a pronunciation where only that makes sense of it: behind a Chinese character, with a tone,
+    or as a vowel with its stress. [she], [Editor] and [B] are words in brackets.
+    """
+    if not _LOOKS_LIKE_PRONUNCIATION.fullmatch(content) or _is_cjk(content):
+        return True
+    if re.match(r"\s?\[[^\[\]]", behind) or before == "]":
+        return False  # a row
+    behind_character = bool(before) and _is_cjk(before)
+    if pinyin.is_initial(content):
+        return not behind_character
+    if pinyin.syllable("", content):
+        return not behind_character and content.isascii() and not content[-1].isdigit()
+    return not (arpabet.is_vowel(content) and content[-1].isdigit())
 
 
 def _take_syllable(reading: str, items: list[Item], attached: bool) -> None:

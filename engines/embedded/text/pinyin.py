@@ -37,6 +37,28 @@ _WITHOUT_INITIAL = {
     "vn": "yun",
 }
 _SPELLED = {"iou": "iu", "uei": "ui", "uen": "un"}
+#: All syllables that the dictionary of readings (pypinyin 0.55) has, here for the ingress, which loads no dictionary.
+SYLLABLES = frozenset(
+    """
+a ai an ang ao ba bai ban bang bao bei ben beng bi bian biang biao bie bin bing bo bong bu ca cai can cang cao
+ce cei cen ceng cha chai chan chang chao che chen cheng chi chong chou chu chua chuai chuan chuang chui chun
+chuo ci cong cou cu cuan cui cun cuo da dai dan dang dao de dei den deng di dia dian diao die din ding diu dong
+dou du duan dui dun duo e ei en eng er fa fan fang fei fen feng fiao fo fou fu ga gai gan gang gao ge gei gen
+geng gong gou gu gua guai guan guang gui gun guo ha hai han hang hao he hei hen heng hm hng hong hou hu hua huai
+huan huang hui hun huo ji jia jian jiang jiao jie jin jing jiong jiu ju juan jue jun ka kai kan kang kao ke kei
+ken keng kong kou ku kua kuai kuan kuang kui kun kuo la lai lan lang lao le lei len leng li lia lian liang liao
+lie lin ling liu lo long lou lu luan lun luo lv lve m ma mai man mang mao me mei men meng mi mian miao mie min
+ming miu mo mou mu n na nai nan nang nao ne nei nen neng ng ni nia nian niang niao nie nin ning niu nong nou nu
+nuan nun nuo nv nve o ou pa pai pan pang pao pei pen peng pi pian piao pie pin ping po pou pu qi qia qian qiang
+qiao qie qin qing qiong qiu qu quan que qun ran rang rao re ren reng ri rong rou ru rua ruan rui run ruo sa sai
+san sang sao se sen seng sha shai shan shang shao she shei shen sheng shi shou shu shua shuai shuan shuang shui
+shun shuo si song sou su suan sui sun suo ta tai tan tang tao te tei teng ti tian tiao tie ting tong tou tu tuan
+tui tun tuo wa wai wan wang wei wen weng wo wong wu xi xia xian xiang xiao xie xin xing xiong xiu xu xuan xue
+xun ya yan yang yao ye yi yin ying yo yong you yu yuan yue yun za zai zan zang zao ze zei zen zeng zha zhai zhan
+zhang zhao zhe zhei zhen zheng zhi zhong zhou zhu zhua zhuai zhuan zhuang zhui zhun zhuo zi zong zou zu zuan zui
+zun zuo
+""".split()
+)
 _TONES = {"˧˩˧": "↓", "˧˥": "↗", "˥˩": "↘", "˥": "→"}
 _SYLLABIC = {"ɻ̩": "ɨ", "ɹ̩": "ɨ"}
 _NON_SYLLABIC = "\u032f"
@@ -48,7 +70,7 @@ def is_initial(text: str) -> bool:
 
 def is_syllable(reading: str) -> bool:
     """Whether Mandarin has it, with its tone number: `hao4`."""
-    return reading[-1:] in ("1", "2", "3", "4", "5") and reading[:-1] in _syllables()
+    return reading[-1:] in ("1", "2", "3", "4", "5") and reading[:-1] in SYLLABLES
 
 
 def syllable(initial: str, final: str) -> str | None:
@@ -64,7 +86,7 @@ def syllable(initial: str, final: str) -> str | None:
         plain = plain.replace("v", "u")
     if plain in ("nue", "lue"):
         plain = plain.replace("u", "v")
-    return plain + tone if plain in _syllables() else None
+    return plain + tone if plain in SYLLABLES else None
 
 
 def _untoned(text: str) -> tuple[str, str]:
@@ -82,18 +104,6 @@ def _untoned(text: str) -> tuple[str, str]:
         else:
             return "", tone
     return plain, tone
-
-
-@lru_cache(1)
-def _syllables() -> frozenset[str]:
-    from pypinyin.constants import PINYIN_DICT
-
-    return frozenset(
-        plain
-        for readings in PINYIN_DICT.values()
-        for reading in readings.split(",")
-        if (plain := _untoned(unicodedata.normalize("NFC", reading))[0])
-    )
 
 
 def may_be_read(character: str, reading: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engines.embedded.text.markup import Item, Syllable
 from speech.errors import InvalidInput
+from speech.spoken.marks import SQUARES
 
 #: Folded by neither: what these mean is lost in NFKC (m² would become m2), and the front ends know them.
 _KEPT = "²³½¼¾…™®°"
@@ -49,6 +50,7 @@ _PUNCTUATION = str.maketrans(
         "–": "–",
         "―": "—",
         "−": "-",
+        "⁄": "/",
         "‐": "-",
         "‑": "-",
         "～": "~",
@@ -90,11 +92,26 @@ class Run:
     items: list[Item]
 
 
+#: A full-width mark ends what stands before it; its plain form alone would go on with a number (3，400 as 3,400).
+_WIDE = str.maketrans({"，": ", ", "！": "! ", "？": "? ", "；": "; "})
+_WIDE_INSIDE = re.compile(r"(?<!\d)[：．]|[：．](?!\d)")  #: 8：30 and ３．５ are a clock and a decimal
+_LINE_ENDS = re.compile(r"[^\S\n]*(?:\r?\n[^\S\n]*)+")
+
+
 def fold(text: str) -> str:
     """Compatibility forms (full-width, half-width kana, ligatures) and punctuation as their plain equivalents."""
-    parts = re.split(f"([{_KEPT}])", text.replace("℃", "°C").replace("℉", "°F"))
+    text = _WIDE_INSIDE.sub(lambda match: ": " if match[0] == "：" else ". ", text.translate(_WIDE))
+    text = _LINE_ENDS.sub(_line_end, text)
+    text = re.sub(r"(?<=\d)(?=[⅐-⅞])", " ", text)
+    parts = re.split(f"([{_KEPT}])", text.translate(SQUARES))
     folded = "".join(part if part in _KEPT else unicodedata.normalize("NFKC", part) for part in parts)
     return "".join(map(_plain, folded)).translate(_PUNCTUATION)
+
+
+def _line_end(match: re.Match) -> str:
+    """A line ends a sentence, where no mark has ended it already."""
+    before = match.string[: match.start()].rstrip("\"'”’」』)）]】*_ ")[-1:]
+    return " " if before in ".!?;:,…。！？；：，、．" else ". "
 
 
 def _plain(char: str) -> str:
@@ -102,7 +119,7 @@ def _plain(char: str) -> str:
     if char < "\u0100" or char in _KEPT:
         return char
     if (digit := unicodedata.digit(char, None)) is not None:
-        return str(digit)
+        return str(digit) if char.isdecimal() else f" {digit} "  # ①②③ are three numbers
     if not ("Ͱ" <= char <= "Ͽ") or not char.isalpha():
         return char
     return f" {unicodedata.name(char).split(' WITH ')[0].split()[-1].lower()} "

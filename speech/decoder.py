@@ -1,0 +1,138 @@
+"""Phones' and browsers' audio (m4a, mp4, webm, aac) and mp3, decoded by FFmpeg in a process beside this one.
+
+One process serves all threads, a job at a time; it starts with the first job and leaves after a minute without any. A
+file that takes longer than `DEADLINE_S`, or more memory than the process may have, costs that process and not the
+replica: it is ended, and the next job starts another.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+DEADLINE_S = 8.0  #: a job's; 20 MB of anything that people record take a tenth of it
+_PROGRAM = Path(__file__).with_name("decoder_process.py")
+
+
+class DecoderFailed(Exception):
+    """The file can't be decoded: `reason` is a word of `decoder_process`, or `killed` (time or memory ran out)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded of a file.
+
+    Attributes:
+        samples: the first of them, float32 (n, channels) in ±1.
+        rate: Hz.
+        frames: how many there are; with `whole` False, at least.
+        whole: whether the file was gone through to its end.
+        announced_s: how long the file says it is, in seconds; None where it says nothing.
+    """
+
+    samples: np.ndarray
+    rate: int
+    frames: int
+    whole: bool
+    announced_s: float | None
+
+
+class Decoder:
+    """The process, and the lock that gives it one job at a time."""
+
+    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
+        self.deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+
+    def decode(self, data: bytes, container: str, *, keep_s: float, keep_values: int, count_values: int) -> Decoded:
+        """Decode the first audio stream of a file.
+
+        Args:
+            data: the file.
+            container: FFmpeg's name of the demuxer: `mov`, `matroska`, `mp3`, `aac` …; no other is tried.
+            keep_s: seconds of samples to hand back, and one sample more, at most.
+            keep_values: how many values (samples times channels) are handed back at most.
+            count_values: after how many values counting ends.
+
+        Raises:
+            DecoderFailed: nothing could be decoded, or not in the time and memory that there is.
+        """
+        job = {"size": len(data), "container": container, "keep_s": keep_s}
+        job |= {"keep_values": keep_values, "count_values": count_values}
+        with self._lock:
+            for again in (False, True):
+                idle = self._process is not None and not again
+                process = self._running()
+                timer = threading.Timer(self.deadline_s, process.kill)
+                timer.start()
+                try:
+                    about, samples = _asked(process, job, data)
+                except (OSError, ValueError) as error:
+                    in_time = timer.is_alive()
+                    self._end()
+                    if not (idle and in_time):  # one that was leaving for want of work says nothing of the file
+                        raise DecoderFailed("killed") from error
+                else:
+                    break
+                finally:
+                    timer.cancel()
+        if refused := about.get("refused"):
+            raise DecoderFailed(refused)
+        values = np.frombuffer(samples, np.float32).reshape(-1, about["channels"])
+        return Decoded(values, about["rate"], about["frames"], about["whole"], about["announced_s"])
+
+    def close(self) -> None:
+        """End the process. Another job starts another."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            # -I: neither the environment nor the working folder decides what is imported.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(_PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            try:
+                pipe.close()
+            except OSError:
+                pass  # what it was still to be told, it need not know
+        process.wait()
+
+
+def _asked(process: subprocess.Popen, job: dict, data: bytes) -> tuple[dict, bytes]:
+    """What the process answers. OSError or ValueError where it ends before it has."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process has no pipes")
+    process.stdin.write(json.dumps(job).encode() + b"\n" + data)
+    process.stdin.flush()
+    about = json.loads(process.stdout.readline())
+    samples = process.stdout.read(about["size"])
+    if len(samples) < about["size"]:
+        raise ValueError("the answer is cut off")
+    return about, samples
+
+
+DECODER = Decoder()

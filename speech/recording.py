@@ -1,0 +1,226 @@
+"""What a file holds, decoded and counted: no length in a header is believed.
+
+    recording = read(data, longest_s=15.0)
+    recording.rate, recording.seconds
+
+libsndfile reads wav (and aiff, caf, au) here. What is compressed (flac, ogg, mp3, m4a, mp4, webm, aac), whose parsers
+are larger and whose lengths are guesses, goes to a process beside this one (`speech.decoder`). Either way no more is
+kept than a valid clip has, so a few bytes that unfold into hours cost little.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from speech import wav_sizes
+from speech.decoder import DECODER, DecoderFailed
+from speech.errors import InvalidInput
+from speech.limits import CLIP_FORMATS, MAX_CLIP_BYTES
+
+MAX_RATE = 384_000
+MAX_CHANNELS = 8
+_COUNTED = 30_000_000  #: values (samples times channels) after which nobody needs to know how many more there are
+_DEADLINE_S = 8.0  #: of libsndfile; 20 MB of anything that people record take a twentieth of it
+#: Less than this may be missing behind what was read: a cut last packet, or a last frame of FLAC that lost a byte.
+_MISSING_S, _MISSING_SHARE = 0.5, 0.05
+_FIRST = {b"\x1aE\xdf\xa3": "matroska", b"fLaC": "flac", b"OggS": "ogg"}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
+_ANNOUNCE = ("mov", "flac")  #: those that say how long they are; for others FFmpeg makes an estimate
+_UNKNOWN_S = 1e8
+_UNKNOWN = 2**40  #: samples; libsndfile says more where a container doesn't tell
+_BITS = {"PCM_U8": 8, "PCM_S8": 8, "ULAW": 8, "ALAW": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64}
+#: What FFmpeg is asked to read where libsndfile can't (mp3 in a WAV file, AAC in caf), by how a file begins.
+_SECOND = {b"RIFF": "wav", b"caff": "caf", b"FORM": "aiff"}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file's audio.
+
+    Attributes:
+        samples: the first of them, float32 (n, channels) in ±1: at most the seconds asked for and one sample.
+        rate: Hz.
+        format: the container, lower case: wav, flac, ogg, mp3, m4a, webm …
+        frames: how many samples a channel has, counted; at least, where there are very many.
+        cut: whether more than a little is missing of what the file says it holds.
+    """
+
+    samples: np.ndarray
+    rate: int
+    format: str
+    frames: int
+    cut: bool = False
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[1]
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+def read(data: bytes, longest_s: float) -> Recording:
+    """Decode a file, and count what it holds.
+
+    Args:
+        data: the file, of at most MAX_CLIP_BYTES.
+        longest_s: how many seconds of samples are kept.
+
+    Raises:
+        InvalidInput (param `prompt_audio`): `not_audio`, `no_sound_track`, `codec_unsupported`,
+            `format_out_of_range`, `clip_truncated` where nothing is left to hear, `clip_takes_too_long`.
+    """
+    if container := _foreign(data):
+        return _by_ffmpeg(data, container, longest_s)
+    missing = 0
+    if wav_sizes.is_wav(data):
+        sized = wav_sizes.sized(data, MAX_CLIP_BYTES)
+        data, missing = sized.data, sized.missing
+    try:
+        file = soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError as error:
+        if second := _SECOND.get(data[:4]):
+            return _by_ffmpeg(data, second, longest_s)
+        raise _not_audio() from error
+    with file:
+        return _by_libsndfile(file, longest_s, missing)
+
+
+def _foreign(data: bytes) -> str | None:
+    """FFmpeg's name of the container, where the file is one that libsndfile can't read or can't count."""
+    if first := _FIRST.get(data[:4]):
+        return first
+    if data[4:8] in _BOXES:
+        return "mov"
+    at = 0
+    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):  # a tag in front, its size in 7 bits a byte
+        size = 0
+        for byte in data[at + 6 : at + 10]:
+            size = size << 7 | byte & 0x7F
+        at += 10 + size
+    if len(data) < at + 2 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
+        return "mp3" if at else None
+    return "aac" if data[at + 1] & 0xF6 == 0xF0 else "mp3"
+
+
+def _by_libsndfile(file: soundfile.SoundFile, longest_s: float, missing: int) -> Recording:
+    """`missing`: bytes that the header announces and that are not there."""
+    rate, channels = file.samplerate, file.channels
+    _check_range(rate, channels)
+    keep, kept, frames = int(longest_s * rate) + 1, [], 0
+    block = np.empty((max(rate, 4096), channels), np.float32)
+    ends = time.monotonic() + _DEADLINE_S
+    while frames * channels < _COUNTED:
+        if time.monotonic() > ends:
+            raise _takes_too_long()
+        try:
+            # With `out` in place of a number: soundfile would stop where it takes the file to end.
+            heard = file.read(dtype="float32", always_2d=True, out=block)
+        except soundfile.LibsndfileError:
+            break  # what was heard up to the damage counts; whether that is enough is seen below
+        if not len(heard):
+            break
+        if frames < keep:
+            kept.append(heard[: keep - frames].copy())
+        frames += len(heard)
+    if missing:
+        lacking = missing * 8 // (channels * _BITS.get(file.subtype, 16))
+    else:
+        lacking = file.frames - frames if file.frames < _UNKNOWN and frames * channels < _COUNTED else 0
+    cut = _is_much(lacking / rate, frames / rate)
+    if cut and not frames:
+        raise truncated()
+    samples = np.concatenate(kept) if kept else np.empty((0, channels), np.float32)
+    return Recording(samples, rate, file.format.lower(), frames, cut)
+
+
+def _by_ffmpeg(data: bytes, container: str, longest_s: float) -> Recording:
+    most = int(longest_s * MAX_RATE) * MAX_CHANNELS
+    try:
+        found = DECODER.decode(data, container, keep_s=longest_s, keep_values=most, count_values=_COUNTED)
+    except DecoderFailed as failure:
+        raise _explained(failure, data, container) from failure
+    _check_range(found.rate, found.samples.shape[1])
+    lacking_s = 0.0
+    if container in _ANNOUNCE and found.whole and (found.announced_s or 0.0) < _UNKNOWN_S:
+        lacking_s = (found.announced_s or 0.0) - found.frames / found.rate
+    cut = _is_much(lacking_s, found.frames / found.rate)
+    return Recording(found.samples, found.rate, _format(data, container), found.frames, cut)
+
+
+def _is_much(lacking_s: float, heard_s: float) -> bool:
+    return lacking_s > max(_MISSING_S, _MISSING_SHARE * heard_s)
+
+
+def _format(data: bytes, container: str) -> str:
+    if container == "mov":
+        brand = data[8:12].strip().lower().decode("ascii", "replace")
+        return {"m4a": "m4a", "m4b": "m4a", "qt": "mov"}.get(brand, "3gp" if brand.startswith("3g") else "mp4")
+    if container == "matroska":
+        return "webm" if b"webm" in data[:64] else "matroska"
+    return container
+
+
+def _check_range(rate: int, channels: int) -> None:
+    if rate > MAX_RATE or channels > MAX_CHANNELS:
+        raise _refuse(
+            f"The reference clip has {channels} channels at {rate} Hz; at most {MAX_CHANNELS} channels and "
+            f"{MAX_RATE} Hz are read.",
+            "format_out_of_range",
+        )
+
+
+def truncated() -> InvalidInput:
+    return _refuse(
+        "The reference clip is truncated or damaged: its header announces more audio than can be read from it. Upload "
+        "it again.",
+        "clip_truncated",
+    )
+
+
+def _not_audio() -> InvalidInput:
+    return _refuse(
+        f"The reference clip can't be read as audio: it is damaged, or not one of {CLIP_FORMATS}.",
+        "not_audio",
+    )
+
+
+def _takes_too_long() -> InvalidInput:
+    return _refuse(
+        "The reference clip takes more time or memory to decode than any recording of this size does. Save it again, "
+        "for example as 16-bit wav.",
+        "clip_takes_too_long",
+    )
+
+
+def _explained(failure: DecoderFailed, data: bytes, container: str) -> InvalidInput:
+    if failure.reason in ("killed", "memory"):
+        return _takes_too_long()
+    if failure.reason == "no_track":
+        return _refuse(
+            "The reference clip's file has no sound track, only pictures or data. Send a recording of the voice.",
+            "no_sound_track",
+        )
+    if failure.reason == "codec":
+        return _refuse(
+            "The reference clip's sound is encoded in a way that is not read here; AAC, Opus, Vorbis, MP3, FLAC, ALAC "
+            "and PCM are. Save it again, for example as wav.",
+            "codec_unsupported",
+        )
+    if failure.reason == "streams":
+        return _refuse(
+            "The reference clip's file holds too many tracks. Send one recording of the voice.", "format_out_of_range"
+        )
+    if container == "mov" and b"moov" not in data:  # a recorder writes it last
+        return truncated()
+    return _not_audio()
+
+
+def _refuse(message: str, code: str) -> InvalidInput:
+    return InvalidInput(message, param="prompt_audio", code=code)

@@ -1,0 +1,118 @@
+"""Which script a text is written in, and whether a dialect is one that people write in it.
+
+A text of nothing but Chinese characters that is asked for in British English is a mistake of the caller's, and so is
+kana as American English: spoken, it would be another language than the one that was asked for. Latin letters fit
+everywhere, for names and loan words are written in them all over the world.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from speech.dialects import DIALECTS, Registry
+from speech.errors import InvalidInput
+
+#: Values of `script_of`, and of the tag `text.script`.
+SCRIPTS = ("latin", "han", "kana", "hangul", "cyrillic", "greek", "other", "mixed", "none")
+_BY_NAME = {
+    "LATIN": "latin",
+    "CJK": "han",
+    "IDEOGRAPHIC": "han",
+    "HIRAGANA": "kana",
+    "KATAKANA": "kana",
+    "KATAKANA-HIRAGANA": "kana",
+    "HANGUL": "hangul",
+    "CYRILLIC": "cyrillic",
+    "GREEK": "greek",
+}
+#: Half- and full-width forms carry their width in front of their name.
+_WIDTHS = ("FULLWIDTH ", "HALFWIDTH ")
+#: Scripts that a language is written in, beside Latin.
+_OF_LANGUAGE = {
+    "zh": frozenset(("han",)),
+    "ja": frozenset(("kana", "han")),
+    "ko": frozenset(("hangul",)),
+    "ru": frozenset(("cyrillic",)),
+}
+_NAMES = {
+    "han": "Chinese characters",
+    "kana": "kana",
+    "hangul": "Hangul",
+    "cyrillic": "Cyrillic letters",
+    "greek": "Greek letters",
+    "mixed": "several scripts",
+    "other": "a script that no dialect here is written in",
+}
+#: `<strong>`, `[breath]`, `[R][EH1][D]`: signs for an engine, not words of a language
+_INLINE = re.compile(r"<\s*/?\s*[A-Za-z][^<>]{0,30}>|\[[a-z_-]{5,20}\]|\[[A-Z]{1,2}[0-2]?\]")
+_SHOWN = 6  #: dialects that a message names
+
+
+def script_of(text: str) -> str:
+    """The script of a text's letters, one of `SCRIPTS`.
+
+    Kana with Chinese characters among them is `kana`, for that is how Japanese is written. Two scripts or more, none of
+    them with nine letters in ten, are `mixed`; a text without a letter is `none`.
+    """
+    counts = _counted(text)
+    if not counts:
+        return "none"
+    if counts["kana"]:
+        counts["kana"] += counts.pop("han", 0)
+    script, most = counts.most_common(1)[0]
+    return script if most >= 0.9 * counts.total() else "mixed"
+
+
+def check_script(text: str, dialect: str, spoken: Iterable[str], registry: Registry = DIALECTS) -> None:
+    """Refuse a text that is not written in any script of its dialect.
+
+    Args:
+        text: what is to be said, tags and all.
+        dialect: the code that was asked for.
+        spoken: codes that the running engine speaks; those that fit are named in the error.
+
+    Raises:
+        InvalidInput (param `text`): `text_not_in_dialect`.
+    """
+    wanted = registry.find(dialect)
+    counts = _counted(text)
+    if not counts or any(script in counts for script in _scripts(wanted.language)):
+        return
+    script = script_of(text)
+    fitting = [entry.code for entry in registry if entry.code in set(spoken) and counts.keys() & _own(entry.language)]
+    remedy = f"Ask for {_listed(fitting)}" if fitting else "Write it in the language of a dialect that is spoken here"
+    raise InvalidInput(
+        f"The text is written in {_NAMES.get(script, 'another script')}, and {wanted.english_name} ({wanted.code}) is "
+        f"not. {remedy}, or send a text in {wanted.english_name}.",
+        param="text",
+        code="text_not_in_dialect",
+    )
+
+
+def _counted(text: str) -> Counter[str]:
+    """How many letters a text has of each script, without its tags and pronunciations."""
+    return Counter(_script(char) for char in _INLINE.sub(" ", text) if char.isalpha() or char == "〇")
+
+
+def _script(char: str) -> str:
+    name = unicodedata.name(char, "")
+    for width in _WIDTHS:
+        name = name.removeprefix(width)
+    return _BY_NAME.get(name.split(" ")[0], "other")
+
+
+def _own(language: str) -> frozenset[str]:
+    return _OF_LANGUAGE.get(language, frozenset(("latin",)))
+
+
+def _scripts(language: str) -> frozenset[str]:
+    return _own(language) | {"latin"}
+
+
+def _listed(codes: list[str]) -> str:
+    shown = codes[:_SHOWN]
+    more = f" and {len(codes) - len(shown)} more (GET /api/dialects)" if len(codes) > len(shown) else ""
+    return " or ".join((", ".join(shown[:-1]), shown[-1])) + more if len(shown) > 1 else shown[0] + more

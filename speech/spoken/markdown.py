@@ -1,0 +1,48 @@
+"""Markdown as language models write it, without its signs: headings, lists, checkboxes, emphasis, links, code."""
+
+from __future__ import annotations
+
+import re
+
+_TARGET = r"\((?:<[^<>\n]*>|[^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?:\s+[\"'][^\"'\n]*[\"'])?\)"
+#: A link's text says no pronunciation: `[R][EH1][D](…)` is one, and so is `[h][ào]`.
+_LINK = re.compile(rf"(?<!\])!?\[([^\[\]\n]*)\]{_TARGET}")
+_REFERENCE = re.compile(r"(?<!\])\[([^\[\]\n]{2,})\] ?\[\d{1,3}\]")
+_FOOTNOTE = re.compile(r"\[\^[\w-]{1,20}\]:?")
+_AUTOLINK = re.compile(r"<((?:https?://|mailto:)[^<>\s]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+)>")
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*$", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*([-*_=])(?:[ \t]*\1){2,}[ \t]*$", re.MULTILINE)
+_TABLE_RULE = re.compile(r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$", re.MULTILINE)
+_TABLE_ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_QUOTE = re.compile(r"^[ \t]{0,3}(?:>[ \t]?)+(?=\S)", re.MULTILINE)
+_BULLET = re.compile(r"^[ \t]*(?:[-*+•‣◦▪●][ \t]+)(?:\[[ xX]\][ \t]+)?(?=\S)", re.MULTILINE)
+_CHECKBOX = re.compile(r"^([ \t]*\d{1,3}[.)][ \t]+)\[[ xX]\][ \t]+", re.MULTILINE)
+_EMPHASIS = (
+    re.compile(r"(\*{2,3}|~~|==)(?=\S)(.+?)(?<=\S)\1"),
+    re.compile(r"(?<![\w_])(_{1,3})(?=[^\s_])(.+?)(?<=[^\s_])\1(?![\w_])"),
+    re.compile(r"(?<![\w*\d])(\*)(?=[^\s*])([^*\n]+?)(?<=[^\s*])\1(?![\w*])"),
+    re.compile(r"(?<=[\u3040-\u9fff])(\*)(?=[^\s*])([^*\n]+?)(?<=[^\s*])\1(?=[\u3040-\u9fff])"),
+    re.compile(r"(`{1,2})([^`\n]+)\1"),
+)
+_ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!|>~-])")
+
+
+def plain(text: str) -> str:
+    """The text that a page would show; line ends stay, and so does whatever is no Markdown."""
+    if not re.search(r"[#>*_`~=|\[\\<•‣◦▪●+-]", text):
+        return text
+    for pattern in (_FENCE, _RULE, _TABLE_RULE):
+        text = pattern.sub("", text)
+    text = _TABLE_ROW.sub(lambda match: ", ".join(cell.strip() for cell in match[1].split("|")), text)
+    text = _QUOTE.sub("", text)
+    text = _HEADING.sub(r"\1", text)
+    text = _BULLET.sub("", text)
+    text = _CHECKBOX.sub(r"\1", text)
+    text = _AUTOLINK.sub(lambda match: match[1].removeprefix("mailto:"), text)
+    text = _LINK.sub(r"\1", text)
+    text = _REFERENCE.sub(r"\1", text)
+    text = _FOOTNOTE.sub("", text)
+    for pattern in _EMPHASIS:
+        text = pattern.sub(r"\2", text)
+    return _ESCAPED.sub(r"\1", text)
