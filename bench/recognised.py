@@ -15,14 +15,18 @@ import re
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soxr
 
-from bench.asr import word_errors
+from bench.measuring.asr import word_errors
 from engines.contract import Utterance, Voice, create
 from engines.embedded.packages import find
 from speech import audio
+from speech.errors import SpeechError
+
+T = TypeVar("T")
 
 MANDARIN = """
 今天的天气非常好，我们一起去公园散步吧。|他每天早上六点起床，然后去河边跑步。|请把窗户打开，房间里太闷了。|这家餐厅的菜又便宜又好吃。|昨天晚上我看了一部很有意思的电影。
@@ -96,6 +100,13 @@ def characters(text: str, language: str) -> list[str]:
     return [char for char in text if char.isalnum()]
 
 
+def whole(result: T | SpeechError) -> T:
+    """Return a result, or raise the error that stands in its place."""
+    if isinstance(result, SpeechError):
+        raise result
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.recognised", description=__doc__)
     parser.add_argument("--voices", nargs="+", default=["stock", "steered"], choices=["stock", "steered"])
@@ -110,15 +121,15 @@ def main() -> None:
     clip = audio.decode(CLIP.read_bytes())
     voices = {
         "stock": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)}),
-        "steered": encoder.encode([engine.prepare(clip.samples, clip.rate)])[0],
+        "steered": whole(encoder.encode([engine.prepare(clip.samples, clip.rate)])[0]),
     }
     rows = []
     for language, dialect, text in (("zh", "zh-CN", MANDARIN), ("ja", "ja-JP", JAPANESE)):
         for name in arguments.voices:
             errors, total, wrong = 0, 0, []
             for sentence in sentences(text)[: arguments.sentences]:
-                wav = vocoder.vocode(acoustic.generate([(Utterance(sentence, dialect), voices[name])]))[0]
-                heard = transcribe(wav, engine.capabilities.sample_rate, language)
+                mel = whole(acoustic.generate([(Utterance(sentence, dialect), voices[name])])[0])
+                heard = transcribe(whole(vocoder.vocode([mel])[0]), engine.capabilities.sample_rate, language)
                 said, got = characters(sentence, language), characters(heard, language)
                 found = word_errors(said, got)
                 errors, total = errors + found, total + len(said)

@@ -20,7 +20,7 @@ from cluster.ray_head import ROOT
 from cluster.state import State
 from speech import audio
 from speech.errors import SpeechError
-from speech.recording import FORMATS
+from speech.limits import CLIP_FORMATS
 from tracing import tree
 
 CLIP = ROOT / "cluster" / "assets" / "reference.flac"
@@ -78,14 +78,16 @@ class Request:
         if not self.clip.exists():
             raise CliError(f"--clip {self.clip}: there is no such file.")
         if not self.clip.is_file():
-            raise CliError(f"--clip {self.clip} is no file. Name one recording: {FORMATS}.")
+            raise CliError(f"--clip {self.clip} is no file. Name one recording: {CLIP_FORMATS}.")
         size = self.clip.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
             raise CliError(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
         try:
             audio.read(self.clip.read_bytes())
         except SpeechError as failure:
-            raise CliError(f"--clip {self.clip} is not audio that can be read here. Give it as {FORMATS}.") from failure
+            raise CliError(
+                f"--clip {self.clip} is not audio that can be read here. Give it as {CLIP_FORMATS}."
+            ) from failure
 
     def form(self) -> dict[str, str]:
         fields = {
@@ -240,7 +242,7 @@ def add_command(commands, stack: argparse.ArgumentParser, environment: str) -> N
         type=Path,
         default=default.clip,
         metavar="FILE",
-        help="reference recording, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3 "
+        help="reference recording, 3 to 15 s, 16 kHz or more: wav, flac, ogg, mp3, m4a, mp4, webm, aac "
         "(default: a voice the project made itself)",
     )
     request.add_argument("--text", default=default.text, help="text to speak, at most 200 characters")

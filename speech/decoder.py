@@ -13,6 +13,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Decoder:
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, data: bytes, container: str, *, keep_s: float, keep_values: int, count_values: int) -> Decoded:
         """Decode the first audio stream of a file.
@@ -97,7 +98,7 @@ class Decoder:
         with self._lock:
             self._end()
 
-    def _running(self) -> subprocess.Popen:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
             # -I: neither the environment nor the working folder decides what is imported.
@@ -122,7 +123,7 @@ class Decoder:
         process.wait()
 
 
-def _asked(process: subprocess.Popen, job: dict, data: bytes) -> tuple[dict, bytes]:
+def _asked(process: subprocess.Popen[bytes], job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """What the process answers. OSError or ValueError where it ends before it has."""
     if process.stdin is None or process.stdout is None:
         raise ValueError("the process has no pipes")

@@ -13,6 +13,7 @@ import json
 import resource
 import select
 import sys
+from typing import Any
 
 MEMORY = 1 << 30  #: bytes of address space; FFmpeg's libraries alone take a fifth of it
 IDLE_S = 60.0
@@ -42,7 +43,7 @@ class File(io.BytesIO):
         return data
 
 
-def decode(job: dict, data: bytes) -> tuple[dict, bytearray]:
+def decode(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]:
     import av
 
     try:
@@ -64,7 +65,7 @@ def decode(job: dict, data: bytes) -> tuple[dict, bytearray]:
         return _samples(av, container, stream, job)
 
 
-def _samples(av, container, stream, job: dict) -> tuple[dict, bytearray]:
+def _samples(av: Any, container: Any, stream: Any, job: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
     rate = channels = frames = 0
     whole, kept = True, bytearray()
     resampler = None

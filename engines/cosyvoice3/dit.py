@@ -266,12 +266,12 @@ class Dit(nn.Module):
         """The blocks of `velocity`, each sum in one kernel with the norm behind it, which may be the next block's."""
         shift, scale = modulations[:2]
         normed = _modulated(x, scale, shift)
-        for index, block in enumerate(self.transformer_blocks):
+        for index, block in enumerate(cast(Iterable[Block], self.transformer_blocks)):
             own = modulations[block.MODULATIONS * index :]
             _, _, gate, ff_shift, ff_scale, ff_gate = own[: block.MODULATIONS]
             x, normed = kernels.gated_norm(x, gate, block.attn(normed, rope, visible), ff_scale, ff_shift)
             # Behind the last block come the two vectors of the end, the scale first.
-            last = index == len(self.transformer_blocks) - 1
+            last = index == self.size.depth - 1
             one, other = own[block.MODULATIONS : block.MODULATIONS + 2]
             shift, scale = (other, one) if last else (one, other)
             x, normed = kernels.gated_norm(x, ff_gate, block.ff(normed), scale, shift)

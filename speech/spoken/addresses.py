@@ -24,7 +24,7 @@ _IP = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5})|/(\d{1,2}))?
 Words = Mapping[str, str]
 
 
-def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callable[[re.Match], str]) -> str:
+def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callable[[re.Match[str]], str]) -> str:
     """The text with its addresses in words.
 
     Args:
@@ -35,7 +35,7 @@ def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callabl
     if not re.search(r"\w[.@/]\w", text):
         return text
 
-    def spelled(match: re.Match) -> str:
+    def spelled(match: re.Match[str]) -> str:
         address = re.sub(r"^https?://", "", match[0], flags=re.IGNORECASE).rstrip("/")
         return "".join(words.get(part) or said(part) for part in re.split(r"([^A-Za-z0-9])", address) if part)
 

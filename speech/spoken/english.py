@@ -233,7 +233,7 @@ def _address_part(part: str) -> str:
     return " ".join(part.upper()) if part.lower() in _LETTERS else part
 
 
-def _ip(match: re.Match) -> str:
+def _ip(match: re.Match[str]) -> str:
     said = " dot ".join(map(_one_by_one, match[1].split(".")))
     if match[2]:
         said += f" port {match[2]}"
@@ -251,7 +251,7 @@ def _dialled(group: str) -> str:
     return _one_by_one(group)
 
 
-def _phone(match: re.Match) -> str:
+def _phone(match: re.Match[str]) -> str:
     groups = re.findall(r"\d+", match[0])
     return ("plus " if match[0].startswith("+") else "") + ", ".join(map(_dialled, groups))
 
@@ -264,7 +264,7 @@ def _in_pairs(number: str) -> str:
     return f"{first} oh {rest[1]}" if rest[0] == "0" else f"{first} {rest}"
 
 
-def _money(match: re.Match) -> str:
+def _money(match: re.Match[str]) -> str:
     before, sign, inside, number, to, magnitude = match.groups()
     one, many, hundredth = _CURRENCIES[sign]
     said = "minus " if before or inside else ""
@@ -293,7 +293,7 @@ def _fraction(over: str, under: str, single: str) -> str:
     return f"{over} {'halves' if name == 'half' else name + 's'}"
 
 
-def _range(match: re.Match) -> str:
+def _range(match: re.Match[str]) -> str:
     first, percent, last = match.groups()
     return f"{first}{percent} to {last}"
 
@@ -304,11 +304,11 @@ def _number_of(plural: str, number: str) -> str:
     return plural.replace("feet", "foot") if "feet" in plural else re.sub(r"s\b", "", plural, count=1)
 
 
-def _year_first(match: re.Match) -> str:
+def _year_first(match: re.Match[str]) -> str:
     return f"{match[1]}-{int(match[2]):02}-{int(match[3]):02}"
 
 
-def _british_date(match: re.Match) -> str:
+def _british_date(match: re.Match[str]) -> str:
     day, month = int(match[1]), int(match[2])
     return f"{day} {_MONTHS[month - 1]} {match[3]}" if 1 <= month <= 12 and 1 <= day <= 31 else match[0]
 

@@ -135,7 +135,7 @@ def _after(words: str) -> str:
 _SCHOOLS = "学校 大学 高校 中学 塾 病院 ジム 教室 会社 幼稚園 保育園 道場 図書館"
 _HABITS = "仕事 会社 学校 たばこ タバコ 煙草 酒 お酒 習慣 けんか 喧嘩 練習 部活 バイト"
 #: Written alike, read by what they mean: (what is written, how it is read there, what must stand in the text).
-_HOMOGRAPHS: tuple[tuple[re.Pattern, str, re.Pattern | None], ...] = (
+_HOMOGRAPHS: tuple[tuple[re.Pattern[str], str, re.Pattern[str] | None], ...] = (
     (re.compile("彼女(?=らし)"), "カノジョ", None),
     (re.compile("彼女(?=[らた])"), "カノジョ", None),
     (re.compile("辛(?=[いくかさけみ]|そう|すぎ|過ぎ)(?!抱)"), "カラ", re.compile(_TASTE)),
@@ -264,7 +264,7 @@ def written_out(text: str) -> str:
     return re.sub(r"(?<=\d)\.(?=\d)", "．", text)
 
 
-def _month_day(match: re.Match) -> str:
+def _month_day(match: re.Match[str]) -> str:
     """11/28 is a day where it makes no fraction that people use: 2/3 stays one."""
     month, day = int(match[1]), int(match[2])
     return f"{month}月{day}日" if 1 < month <= 12 and 10 < day <= 31 else match[0]
@@ -282,7 +282,7 @@ def _address_part(part: str) -> str:
     return re.sub(r"\d", lambda digit: _DIGITS[digit[0]], part)
 
 
-def _ip(match: re.Match) -> str:
+def _ip(match: re.Match[str]) -> str:
     said = "点".join(map(_one_by_one, match[1].split(".")))
     if match[2]:
         said += f"ポート{match[2]}"

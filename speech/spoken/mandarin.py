@@ -291,7 +291,7 @@ def written_out(text: str) -> str:
     return text
 
 
-def _money(match: re.Match) -> str:
+def _money(match: re.Match[str]) -> str:
     sign, number, to, size = match.groups()
     return _counted(number) + (f"到{_counted(to)}" if to else "") + size + _CURRENCIES[sign]
 
@@ -303,7 +303,7 @@ def _address_part(part: str) -> str:
     return re.sub(r"\d", lambda digit: _DIGIT[digit[0]], part)
 
 
-def _ip(match: re.Match) -> str:
+def _ip(match: re.Match[str]) -> str:
     said = "点".join(map(_digits, match[1].split(".")))
     if match[2]:
         said += f"端口{cardinal(match[2])}"
@@ -341,7 +341,7 @@ def _digits(text: str, one: str = "一") -> str:
     return spoken.replace("一", one)
 
 
-def _clock(match: re.Match) -> str:
+def _clock(match: re.Match[str]) -> str:
     hour, minute, second = match[1], match[2], match[3]
     spoken = _counted(str(int(hour))) + "点"
     if int(minute) or second:
