@@ -96,7 +96,7 @@ def characters(text: str, language: str) -> list[str]:
 
         from speech.spoken import japanese
 
-        text = pyopenjtalk.g2p(japanese.written_out(text), kana=True)
+        text = str(pyopenjtalk.g2p(japanese.written_out(text), kana=True))
     return [char for char in text if char.isalnum()]
 
 

@@ -12,7 +12,7 @@ from tracing import vocabulary
 
 @dataclass(frozen=True)
 class StageTimes:
-    """One stage's time, in ms a request: means over the requests, with all spans of the stage in one added up."""
+    """The time of a stage, in ms a request: means over the requests, with all spans of the stage in one added up."""
 
     stage: str
     service: str
