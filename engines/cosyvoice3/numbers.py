@@ -166,7 +166,7 @@ def _made(kind: Any, value: Any, key: str) -> Any:
 
     Keys that no class has are training's, or labels, and ignored.
     """
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise _Unfit(f"the key {key} must be a mapping, and is {value!r}" if key else "there are no settings")
         kinds, made = get_type_hints(kind), {}
