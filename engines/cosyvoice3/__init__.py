@@ -6,8 +6,8 @@
 What happens to a request, and where it is written:
 
     reference clip ─► resample.py, features.py ─► voice.py (onnx.py) ─► tokens, mel, embedding ┐
-    text ─► text.py, spelling.py ─► prompts.py ─► tokenizer.py ─► plan.py ─────────────────────┴► decoder.py (qwen.py,
-    sampling.py) ─► flow.py (dit.py) ─► hift.py (excitation.py, convolutions.py) ─► audio
+    text ─► text.py, spelling.py ─► prompts.py ─► tokenizer.py ─► plan.py ─────────────────────┴► decoder.py (batch.py,
+    qwen.py, sampling.py) ─► flow.py (dit.py) ─► hift.py (excitation.py, convolutions.py) ─► audio
 
 This module is what the ingress imports: it loads neither torch nor weights until a loader is called.
 """
@@ -36,9 +36,9 @@ class CosyVoice3Engine:
         model_dir: the official model directory; every replica must find it under this path.
         dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
             float32, and its pitch float64.
-        lm_rows: rows of the language model's cache, so the most that decode together; a text is up to nine parts
-            (German) with a row each, and a part that finds no row waits. `max_batch_size` of tts-service
-            may take fewer, live.
+        lm_rows: rows of the language model's cache, so the most that decode together; each part of a text has a row of
+            its own (`text.parts`: as many as 80 characters or tokens need, after numbers were spelled out), and a part
+            that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
         lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
         flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as

@@ -27,6 +27,7 @@ from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError, InvalidInput, SpeechError
 
 _log = logging.getLogger(__name__)
+_WARM = (*range(320, 1025, 64), 1152, 1280)  #: frames of clip and speech
 _PATIENCE_S = 0.002  #: that a step waits for the flow where there is nothing else to do; who comes next waits as long
 
 
@@ -196,9 +197,14 @@ class CosyVoice3AcousticModel:
         return results
 
     def warm_up(self) -> None:
-        """Say a sentence, so that the first request pays for nothing. RuntimeError where it can't be said."""
+        """Say a sentence, so that the first request pays for nothing. RuntimeError where it can't be said.
+
+        On a GPU every shape of the language model is recorded before, and those of the flow for clip and speech of up
+        to 25 s together, one and two at a time; others when they first come.
+        """
         if graphs := self.decoder.warm():
             _log.info("%d shapes of the language model are recorded", graphs)
+        self.flow.warm_up([(rows, frames) for frames in _WARM for rows in (1, 2)], chunked=(True, False))
         voice = Voice(
             {
                 "speech_tokens": np.zeros(50, np.int32),
