@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from config.unknown_key import unknown_key
 
 
 class StrictModel(BaseModel):
@@ -25,10 +26,3 @@ class StrictModel(BaseModel):
             for key in data.keys() - cls.model_fields.keys():
                 raise ValueError(unknown_key(str(key), list(cls.model_fields), cls.__name__))
         return data
-
-
-def unknown_key(key: str, known: list[str], owner: str) -> str:
-    """The error message for a key that `owner` does not have."""
-    near = get_close_matches(key, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known) or 'none'}"
-    return f"unknown key '{key}' in {owner}; {hint}"

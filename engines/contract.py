@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from config.strict import unknown_key
+from config.unknown_key import unknown_key
 from speech.errors import SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
 from speech.requests import Utterance as Utterance  # part of the contract, so engines import it from here

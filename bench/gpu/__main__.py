@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 import bench.gpu
-from bench import results
 from bench.gpu import check, steps
 from bench.gpu.load import Loop
 from bench.gpu.networks import Networks
@@ -208,7 +207,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default bfloat16; float32 on a CPU"
     )
-    parser.add_argument("--out", type=Path, default=results.FOLDER / "gpu.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "gpu.json")
     parser.add_argument(
         "--budget", type=float, default=240.0, help="seconds for all of it; what does not fit is left out"
     )

@@ -8,7 +8,7 @@ from tests.helpers.export import real_trace, trace, wait_for
 from tests.helpers.fake_zipkin import FakeZipkin, fake_zipkin
 from tests.unit.test_tracing_transports import FakeCollector, line
 from tracing import Exporter, ExportSettings
-from tracing.grpc_transport import GrpcTransport, encode
+from tracing.grpc_transport import GrpcTransport, to_protobuf
 from tracing.http_transport import HttpTransport
 from tracing.storage_checked_transport import CHECK_INTERVAL_S, StorageCheckedTransport
 from tracing.transport import Unavailable
@@ -130,7 +130,7 @@ def test_over_grpc_it_is_looked_at_too(zipkin):
     zipkin.health = health()
     collector.messages.clear()
     transport.send(spans[1:])
-    assert collector.messages == [encode(json.loads(trace)) for trace in spans]
+    assert collector.messages == [to_protobuf(json.loads(trace)) for trace in spans]
     assert transport.close() == []
     collector.server.stop(0).wait()
 
