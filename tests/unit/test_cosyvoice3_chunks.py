@@ -333,8 +333,8 @@ def test_the_vocoder_takes_chunks_of_any_stream_in_any_order(vocoder, monkeypatc
     assert all(audio.dtype == np.float32 for audio in singly)
     assert distance(singly[0], singly[3][: 480 * 52]) < 1e-6 and np.abs(singly[0]).max() > 1e-3
     monkeypatch.setattr(vocoder, "_limits", Limits())
-    real, calls = vocoder._network.forward, []
-    monkeypatch.setattr(vocoder._network, "forward", lambda *given: calls.append(len(given[0])) or real(*given))
+    real, calls = vocoder._network.launch, []
+    monkeypatch.setattr(vocoder._network, "launch", lambda *given: calls.append(len(given[0])) or real(*given))
     for order in ([0, 1, 2, 3, 4], [4, 2, 3, 0, 1]):
         together = vocoder.vocode_chunks([chunks[index] for index in order])
         for index, audio in zip(order, together, strict=True):
