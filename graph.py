@@ -36,7 +36,7 @@ from deployments.stages.fallback import Fallback
 from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
 from deployments.wire import AudioChunkReply, AudioReply, ClipReply, VoiceReply
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 
 class Graph:

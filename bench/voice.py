@@ -35,7 +35,7 @@ from engines.contract import Engine, Voice, create
 from engines.embedded.pitch import RATE, median_log_f0
 from speech.audio import decode
 from speech.errors import SpeechError
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 SENTENCES = (
     "Although the evening was cold, they walked along the harbor.",

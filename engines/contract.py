@@ -19,7 +19,7 @@ import numpy as np
 from config.unknown_key import unknown_key
 from speech.errors import SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
-from speech.requests import Utterance as Utterance  # part of the contract, so engines import it from here
+from speech.utterance import Utterance as Utterance  # part of the contract, so engines import it from here
 
 Arrays = Mapping[str, np.ndarray]
 #: what an acoustic model has decided of an utterance so far, for each of its parts; only the same engine reads it

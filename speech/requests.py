@@ -19,6 +19,7 @@ from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRI
 from speech.pieces import pieces
 from speech.spoken import markdown
 from speech.text import check_instruction, check_long_text, check_text, check_transcript
+from speech.utterance import Utterance
 
 Mode = Literal["fast", "instruct"]
 #: Those of `speech.encoding`, which brings FFmpeg along: stages know requests, and need none of that.
@@ -67,27 +68,6 @@ class SpeechFields(BaseModel):
 
 
 FIELDS = tuple(SpeechFields.model_fields)
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """The text to speak, and how.
-
-    Attributes:
-        dialect: A registry code.
-        speed: A factor of the natural speed.
-        seed: 0 … 2**32 - 1.
-        dialect_tag: The dialect's `Dialect.tag`, for traces. None outside a request.
-    """
-
-    text: str
-    dialect: str
-    mode: str = "fast"
-    style_instruction: str | None = None
-    prompt_text: str | None = None
-    speed: float = 1.0
-    seed: int = 0
-    dialect_tag: str | None = None
 
 
 @dataclass(frozen=True)

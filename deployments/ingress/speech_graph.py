@@ -8,7 +8,7 @@ from typing import Protocol
 from deployments.ingress.context import StageContext
 from deployments.ingress.stage_clients import StageClient, StageResult, VoiceRef
 from deployments.wire import AudioReply, ClipReply, VoiceReply
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 
 class SpeechGraph(Protocol):

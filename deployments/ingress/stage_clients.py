@@ -30,7 +30,7 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
 
 #: How much longer than the stage itself the ingress waits for the stage's own "deadline exceeded".

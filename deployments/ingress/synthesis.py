@@ -27,7 +27,8 @@ from engines.contract import Capabilities
 from speech import pcm
 from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
-from speech.requests import SpeechRequest, Utterance
+from speech.requests import SpeechRequest
+from speech.utterance import Utterance
 from tracing import vocabulary
 
 

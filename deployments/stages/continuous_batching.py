@@ -29,7 +29,7 @@ from deployments.safe_traceback import safe_traceback
 from deployments.stages.compute_queue import Batched
 from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Voice
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import vocabulary
 
 log = logging.getLogger("ray.serve")

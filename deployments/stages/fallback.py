@@ -26,7 +26,7 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import CallContext
 from tracing.vocabulary import FALLBACK
 

@@ -13,7 +13,7 @@ from deployments.stages.continuous_batching import ContinuousBatcher
 from deployments.wire import MelChunkReply, MelReply, StageReply
 from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Voice
 from speech.errors import SpeechError
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
 
 

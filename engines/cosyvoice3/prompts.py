@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from speech.dialects import DIALECTS
 from speech.errors import UnsupportedDialect
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 ZERO_SHOT, CROSS_LINGUAL, INSTRUCT = "zero_shot", "cross_lingual", "instruct"
 _ASSISTANT, _END = "You are a helpful assistant.", "<|endofprompt|>"

@@ -14,7 +14,7 @@ from engines.cosyvoice3.tokenizer import TextTokenizer, added_tokens
 from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder, reference, transcript
 from speech import audio
 from speech.errors import InternalError, InvalidInput
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tests.helpers.cosyvoice3 import (  # noqa: F401
     CLIP,
     TEXT,

@@ -6,7 +6,7 @@ from engines.cosyvoice3.prompts import CROSS_LINGUAL, INSTRUCT, SPOKEN, ZERO_SHO
 from engines.cosyvoice3.text import MOST, check, normalised, parts
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 
 def words(text: str) -> int:

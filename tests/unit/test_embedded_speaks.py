@@ -12,7 +12,7 @@ import soxr
 from engines.contract import create
 from engines.embedded.pitch import RATE, median_log_f0
 from speech.audio import decode
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
 SENTENCE = "The morning train was late again, so we walked to the station café."

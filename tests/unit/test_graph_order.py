@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import graph
-from speech.requests import Utterance
+from speech.utterance import Utterance
 
 UTTERANCE = Utterance("Hello", "en-US")
 

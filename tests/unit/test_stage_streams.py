@@ -15,7 +15,7 @@ from deployments.wire import StreamState
 from engines import contract
 from engines.contract import Capabilities, Mel, MelChunk, Phase
 from speech.errors import InternalError
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import CallContext
 
 RATE = 24_000

@@ -17,7 +17,7 @@ from deployments.stages.tts import TtsService
 from deployments.wire import ClipReply
 from speech import requests
 from speech.dialects import Registry
-from speech.requests import Utterance
+from speech.utterance import Utterance
 from tracing import CallContext, FinishedSpan, Tracer
 
 CLIP_TAGS = {"audio.sample_rate": 44_100, "audio.duration": 4.2, "audio.format": "flac", "audio.clipping": 0.0}
