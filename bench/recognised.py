@@ -78,14 +78,14 @@ def _model():
 
 
 def transcribe(wav: np.ndarray, rate: int, language: str) -> str:
-    """What Whisper base hears in mono float32 (n,) samples at `rate` Hz."""
+    """Return the words that Whisper base hears in mono float32 (n,) samples at `rate` Hz."""
     samples = soxr.resample(np.asarray(wav, np.float32), rate, 16_000)
     segments, _ = _model().transcribe(samples, language=language, beam_size=5, condition_on_previous_text=False)
     return "".join(segment.text for segment in segments)
 
 
 def characters(text: str, language: str) -> list[str]:
-    """What is compared: simplified characters, or kana."""
+    """Return the characters to compare: simplified ones, or kana."""
     if language == "zh":
         from engines.embedded.text.mandarin_readings import simplified
         from speech.spoken import mandarin

@@ -39,7 +39,7 @@ class Clip:
 
 
 def read(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Recording:
-    """What an upload holds, whether or not it is accepted: wav, flac, ogg, mp3, m4a, mp4, webm, aac.
+    """Read an upload, accepted or not: wav, flac, ogg, mp3, m4a, mp4, webm, aac.
 
     Args:
         data: the file.
@@ -103,7 +103,7 @@ def decode(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
 
 
 def _cancels_out(samples: np.ndarray, mono: np.ndarray) -> bool:
-    """Whether the mix of (n, channels) holds much less than the channels do.
+    """Return True if the mix of (n, channels) holds much less than the channels do.
 
     Channels that have nothing to do with each other, or of which one speaks alone, leave 1 / channels**2 of their
     summed energy in the mix; equal ones leave more.

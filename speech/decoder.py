@@ -31,7 +31,7 @@ class DecoderFailed(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was decoded of a file.
+    """The audio that was decoded.
 
     Attributes:
         samples: the first of them, float32 (n, channels) in ±1.
@@ -124,7 +124,7 @@ class Decoder:
 
 
 def _asked(process: subprocess.Popen[bytes], job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """What the process answers. OSError or ValueError where it ends before it has."""
+    """Return the answer of the process. OSError or ValueError if it ends before it has answered."""
     if process.stdin is None or process.stdout is None:
         raise ValueError("the process has no pipes")
     process.stdin.write(json.dumps(job).encode() + b"\n" + data)

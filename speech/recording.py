@@ -1,4 +1,4 @@
-"""What a file holds, decoded and counted: no length in a header is believed.
+"""Recordings, decoded and counted: no length in a header is believed.
 
     recording = read(data, longest_s=15.0)
     recording.rate, recording.seconds

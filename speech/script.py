@@ -1,4 +1,4 @@
-"""Which script a text is written in, and whether a dialect is one that people write in it.
+"""The script of a text, and the check that its dialect is written in that script.
 
 A text of nothing but Chinese characters that is asked for in British English is a mistake of the caller's, and so is
 kana as American English: spoken, it would be another language than the one that was asked for. Latin letters fit

@@ -82,7 +82,7 @@ def _size_of_ds64(data: bytes) -> int:
 
 
 def _ends(data: bytes, end: int) -> bool:
-    """Whether samples may end at `end`: the file does too, or is cut off before, or chunks follow that are known."""
+    """Return True if samples may end at `end`: the file ends too, is cut off before, or known chunks follow."""
     if end >= len(data) - 1:
         return True
     rests = (data[end + (end & 1) :], data[end:])  # some writers leave the byte of padding out
@@ -92,7 +92,7 @@ def _ends(data: bytes, end: int) -> bool:
 
 
 def _chunks_fill(rest: bytes) -> bool:
-    """Whether `rest` is nothing but chunks, of whatever name."""
+    """Return True if `rest` is nothing but chunks of any name."""
     at = 0
     while at + 8 <= len(rest):
         name, size = struct.unpack_from("<4sI", rest, at)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from engines.contract import Voice, WeightsError
+from engines.cosyvoice3.added_tokens import END_OF_PROMPT
 from engines.cosyvoice3.directory import SPEAKERS, ModelDirectory
-from engines.cosyvoice3.tokenizer import END_OF_PROMPT, TextTokenizer
+from engines.cosyvoice3.tokenizer import TextTokenizer
 
 _BANDS = 80
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from engines.cosyvoice3.added_tokens import added_tokens, pronunciations
 from engines.cosyvoice3.spelling import spelled
-from engines.cosyvoice3.tokenizer import added_tokens, pronunciations
 from speech.errors import InvalidInput
 from speech.spoken import markdown
 

@@ -331,7 +331,7 @@ def _counted(number: str) -> str:
 
 
 def _parts(number: str) -> str:
-    """Of a fraction: 百分之一, where 100 by itself is 一百."""
+    """Return the parts of a fraction: 百分之一, where 100 by itself is 一百."""
     said = cardinal(number)
     return said[1:] if number in ("100", "1000", "10000") and said[0] == "一" else said
 

@@ -46,7 +46,7 @@ def largest(answers: list[tuple[httpx.Response, dict]]) -> int:
 
 def test_defaults_are_eight_and_200_ms():
     for stage in (EmbeddingService, TtsService):
-        assert stage.batching == {"max_batch_size": 8, "batch_wait_ms": 200.0}
+        assert stage.batching.model_dump() == {"max_batch_size": 8, "batch_wait_ms": 200.0}
 
 
 def test_a_lone_request_waits_for_nobody(watched):

@@ -210,7 +210,8 @@ def theirs(app: App, path: str, method: str = "GET", *, clip: bytes | None = b""
     ],
 )
 def test_cosyvoices_own_paths_answer_int16_at_24_khz(fast, method, path, fields, dialect):
-    answer = theirs(fast, path, method, tts_text="你好。", **fields)
+    text = "Good day." if fields.get("dialect") == "en-US" else "你好。"
+    answer = theirs(fast, path, method, tts_text=text, **fields)
     assert answer.status_code == 200, answer.text
     assert np.frombuffer(answer.content, np.int16).size == 240_000
     tags = of_trace(fast, answer, 5)[f"{method.lower()} {path}"]["tags"]

@@ -8,9 +8,10 @@ import torch
 
 from engines.contract import Reference, Voice
 from engines.cosyvoice3 import features, onnx
+from engines.cosyvoice3.added_tokens import added_tokens
 from engines.cosyvoice3.prompts import prompt
 from engines.cosyvoice3.resample import resample
-from engines.cosyvoice3.tokenizer import TextTokenizer, added_tokens
+from engines.cosyvoice3.tokenizer import TextTokenizer
 from engines.cosyvoice3.voice import CosyVoice3SpeakerEncoder, reference, transcript
 from speech import audio
 from speech.errors import InternalError, InvalidInput

@@ -1,4 +1,4 @@
-"""Which script a text is in, and that a dialect is not asked for in which nobody writes it."""
+"""The script of a text, and the refusal of a dialect that is not written in it."""
 
 import pytest
 

@@ -192,6 +192,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.TEXT_LENGTH: 200,
         vocabulary.AUDIO_SAMPLE_RATE: 24000,
         vocabulary.AUDIO_DURATION: 5.123456789,
+        vocabulary.TEXT_SCRIPT: "han",
         vocabulary.AUDIO_FORMAT: "WAV",
         vocabulary.AUDIO_CLIPPING: 0.00001,
         vocabulary.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512",
