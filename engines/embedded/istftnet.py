@@ -132,7 +132,11 @@ class VocoderNetwork(nn.Module):
 
     def waveform(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The last layer: (B, 128, 60 C + 1) -> (B, 300 C)."""
-        magnitude, phase = self.conv_post(F.leaky_relu(x, 0.01)).split(_FFT // 2 + 1, dim=1)
+        return self.inverse(self.conv_post(F.leaky_relu(x, 0.01)), mask)
+
+    def inverse(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The inverse STFT of logarithms of magnitudes, and phases: (B, 22, 60 C + 1) -> (B, 300 C)."""
+        magnitude, phase = x.split(_FFT // 2 + 1, dim=1)
         return torch.istft(torch.polar(masked(magnitude.exp(), mask), phase.sin()), _FFT, _HOP, window=self.window)
 
 

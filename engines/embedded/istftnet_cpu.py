@@ -6,6 +6,8 @@ Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" a
 - The norm's scale and shift take in the snake's α, so that αx + sin²(αx) needs two passes; the division by α that is
   left is part of the next convolution's weights.
 - These passes run over a thousand time steps at a time, which stay in the second-level cache.
+- Convolutions run over tiles of two lengths, and the other layers over lengths that are filled up. oneDNN compiles a
+  kernel for each shape that it meets and keeps it: with whole utterances each new length cost time and memory.
 - Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
 
 docs/speed.md has the measurements.
@@ -25,6 +27,11 @@ from engines.embedded.blocks import STYLE
 from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
 
 _STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
+_TILES = (
+    4096,
+    512,
+)  #: steps that a convolution computes at a time, as long as as many are left; the last may be padded
+_COLUMNS = 64  #: the layers between the blocks work on a multiple of as many columns, the last ones zeros
 
 
 class CpuVocoder:
@@ -64,19 +71,24 @@ class CpuVocoder:
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
     def _one(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int) -> Tensor:
-        source = self._network.source_spectrum(pitch, torch.tensor([pitch.shape[1]]), [seed])
+        columns = pitch.shape[1]
+        source = self._network.source_spectrum(pitch, torch.tensor([columns]), [seed])
+        # Zeros behind the end are what each layer's own padding puts there.
+        source = _filled_up(source, 60 * _COLUMNS)
         x = features
         for step, up in enumerate(self._ups):
-            x = up(F.leaky_relu(x, 0.1).to(self._dtype))[0].T
+            steps = columns * (10, 60)[step]
+            x = up(_filled_up(F.leaky_relu(x, 0.1).to(self._dtype), _COLUMNS * (1, 10)[step]))[0, :, :steps].T
             if step == 1:
                 x = torch.cat([x[1:2], x])  # reflection: an STFT of n hops has n + 1 columns
-            aside = self._network.noise_convs[step](source)[0].T.contiguous()
+            aside = self._network.noise_convs[step](source)[0, :, : len(x)].T.contiguous()
             x = self._block(self._noise_res[step], aside, style).add_(x)
             total, *others = [self._block(block, x, style) for block in self._resblocks[3 * step : 3 * step + 3]]
             for other in others:
                 total.add_(other)
             x = total.div_(3).T[None]
-        return self._network.waveform(x)
+        last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01), 60 * _COLUMNS))
+        return self._network.inverse(last[:, :, : x.shape[-1]])
 
     def _block(self, halves: list[_Half], x: Tensor, style: Tensor) -> Tensor:
         """A SnakeBlock on x (T, C) float32 -> a new (T, C) float32."""
@@ -127,24 +139,45 @@ class _Half:
 
     def __call__(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
         """(T, C) of any float type -> (T, C) in `dtype`."""
-        x = self._activated(x, style, dtype)
-        padding = (0, self.dilation * (self.weight.shape[-1] // 2))
-        return F.conv2d(_image(x), self.weight, self.bias, padding=padding, dilation=(1, self.dilation))[0, :, 0].T
+        halo = self.dilation * (self.weight.shape[-1] // 2)
+        steps, tiles = len(x), _tiles(len(x))
+        # The convolution's padding stands in the buffer, so that tiles overlap and need none of their own.
+        padded = torch.empty(halo + sum(tiles) + halo, x.shape[1], dtype=dtype)
+        padded[:halo] = 0
+        padded[halo + steps :] = 0
+        self._activate(x, style, padded[halo : halo + steps])
+        made, start = torch.empty(sum(tiles), x.shape[1], dtype=dtype), 0
+        for size in tiles:
+            tile = _image(padded[start : start + size + 2 * halo])
+            result = F.conv2d(tile, self.weight, self.bias, dilation=(1, self.dilation))
+            made[start : start + size] = result[0, :, 0].T
+            start += size
+        return made[:steps]
 
-    def _activated(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
+    def _activate(self, x: Tensor, style: Tensor, activated: Tensor) -> None:
+        """Write norm and snake of x (T, C) into `activated`."""
         scale, shift = torch.addmv(self.style_bias, self.style_weight, style).chunk(2)
         mean, variance = torch.batch_norm_update_stats(_image(x), None, None, 0.0)
         scale = scale * torch.rsqrt(variance.float() + 1e-5)
         shift = shift - mean.float() * scale
-        activated = torch.empty(x.shape, dtype=dtype)
         for start in range(0, len(x), _STEPS_AT_ONCE):
             part = slice(start, start + _STEPS_AT_ONCE)
             h = torch.addcmul(shift, x[part].float(), scale)
             waves = torch.sin(h)
             activated[part] = h.addcmul_(waves, waves)
-        return activated
 
 
 def _image(x: Tensor) -> Tensor:
     """(T, C) seen as (1, C, 1, T) in channels-last memory; no copy."""
     return x.T[None, :, None]
+
+
+def _tiles(steps: int) -> list[int]:
+    """Sizes of the tiles that cover so many steps: large ones, then small ones, the last of which may reach beyond."""
+    large, small = _TILES
+    return [large] * (steps // large) + [small] * -(-(steps % large) // small)
+
+
+def _filled_up(x: Tensor, multiple: int) -> Tensor:
+    """(1, C, T) with zeros behind it, up to a multiple of `multiple` steps."""
+    return F.pad(x, (0, -x.shape[-1] % multiple))
