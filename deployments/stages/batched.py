@@ -10,6 +10,7 @@ from deployments.settings import BATCHING, BatchSettings, StageConfig
 from deployments.stages.base import AnySpan, Stage
 from deployments.stages.batching import Batcher
 from deployments.stages.compute_queue import Batched, ComputeQueue
+from deployments.stages.memory import give_back
 from engines import contract
 from tracing import vocabulary
 
@@ -47,6 +48,7 @@ class BatchedStage(Stage, Generic[T, R]):
         voluntary switches a request in VOCODE_WAV, which took a third longer for it).
         """
         model = self.batcher.in_thread(lambda: loader(self.device, self.config.threads))
+        give_back()
         self.health = self.watch(self.batcher.executor, model.probe if isinstance(model, contract.Probed) else None)
         return model
 

@@ -1,0 +1,26 @@
+"""Freed memory goes back to the kernel when it is told to, also where glibc was told to keep it."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import psutil
+from deployments.stages.memory import give_back
+
+process = psutil.Process()
+blocks = [bytearray(100_000) for _ in range(2_000)]
+for block in blocks:
+    block[::4096] = b"x" * len(block[::4096])
+full = process.memory_info().rss
+del blocks
+kept = process.memory_info().rss
+give_back()
+assert kept > full - 50_000_000, (full, kept)
+assert process.memory_info().rss < full - 150_000_000, (full, process.memory_info().rss)
+"""
+
+
+def test_what_was_freed_is_given_back():
+    keeping = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+    subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | keeping, check=True, timeout=60)
