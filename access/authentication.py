@@ -17,14 +17,13 @@ from typing import Literal
 
 from access.keys import Key, KeyFile, digest, read_key_file
 from access.settings import CallerLimits
+from access.trust import is_trusted_peer
 from speech.dialects import Registry
 
 log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 0.5
 _MAX_USER_LENGTH = 256
-#: A request with one of these comes through a proxy, so the peer's address is not the caller's.
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Authenticator:
             client: the peer's address.
         """
         if self._path is None:
-            trusted = _is_loopback(client) and not any(name in headers for name in _FORWARDED)
+            trusted = is_trusted_peer(headers, client)
             return Principal(trusted, user=_named_user(headers) if trusted else None, address=_network(client))
         self._reload(self._path)
         shown = _key_of(headers)
@@ -154,13 +153,6 @@ def _named_user(headers: Mapping[str, str]) -> str | None:
 def _key_of(headers: Mapping[str, str]) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-
-
-def _is_loopback(address: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(address or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _network(address: str | None) -> str:

@@ -4,7 +4,8 @@
 
 Without names, all of them.
 
-Not part of it, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`.
+Not part of it, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`,
+`bench.lengths`, `bench.recognised` and, on a GPU, `bench.gpu`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ BENCHES = {
     "access": ["bench.access"],
     "voice": ["bench.voice"],
     "monitoring": ["bench.monitoring"],
-    "incidents": ["tests.drills.test_incidents"],
 }
 
 

@@ -20,7 +20,7 @@ from cluster.ray_head import ROOT
 from cluster.state import State
 from speech import audio
 from speech.errors import SpeechError
-from speech.limits import CLIP_FORMATS
+from speech.limits import CLIP_FORMATS, CLIP_SIZE, MAX_CLIP_BYTES
 from tracing import tree
 
 CLIP = ROOT / "cluster" / "assets" / "reference.flac"
@@ -29,7 +29,7 @@ CLIP_CREDIT = (
 )
 TEXT = "Every request leaves one trace, and this sentence is the first of them."
 TEXT_DIALECT = "en-US"
-MAX_CLIP_BYTES = 20_000_000
+
 SPANS = 5  #: SERVER spans of a plain request: the ingress and four stages
 SPANS_OF_A_KNOWN_VOICE = 3  #: the two stages that find a voice are skipped
 ANSWER_WITHIN_S = 180.0
@@ -81,7 +81,7 @@ class Request:
             raise CliError(f"--clip {self.clip} is no file. Name one recording: {CLIP_FORMATS}.")
         size = self.clip.stat().st_size
         if not 0 < size <= MAX_CLIP_BYTES:
-            raise CliError(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most 20 MB.")
+            raise CliError(f"--clip {self.clip} has {size} bytes; a clip has more than none and at most {CLIP_SIZE}.")
         try:
             audio.read(self.clip.read_bytes())
         except SpeechError as failure:

@@ -21,7 +21,7 @@ from cluster import java, processes, zipkin_jar
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, require_free
 
-IMAGE = "openzipkin/zipkin:3.6.1"
+IMAGE = f"openzipkin/zipkin:{zipkin_jar.VERSION}"
 READY_WITHIN_S = 90.0
 #: about 20,000 plain requests; the oldest are dropped first. What 512 MB of heap hold with room to spare.
 MEM_MAX_SPANS = 100_000

@@ -12,8 +12,8 @@ from access.required import keys_file_of
 from access.settings import Access
 from config.strict import StrictModel
 from speech.dialects import DIALECTS, Registry
+from tracing.export_settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from tracing.sampling import SamplingSettings
-from tracing.settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from voices.settings import VoiceSettings
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")

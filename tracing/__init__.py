@@ -51,10 +51,10 @@ This package knows nothing of speech, Ray or deployments. The tutorial below fol
 from tracing.call_context import CallContext
 from tracing.context import Incoming, SamplingState, extract, inject
 from tracing.encoding import encode
+from tracing.export_settings import ExportSettings
 from tracing.exporter import Exporter
 from tracing.finished_span import FinishedSpan
 from tracing.non_recording import NonRecordingSpan, NoOpTracer
-from tracing.settings import ExportSettings
 from tracing.spans import Span, Tracer
 
 __all__ = [

@@ -18,10 +18,10 @@ import threading
 import time
 from typing import Any
 
+from tracing.export_settings import ExportSettings
 from tracing.http_transport import HttpTransport
 from tracing.redaction import Redaction
 from tracing.sender import Counters, Queue, Sender
-from tracing.settings import ExportSettings
 from tracing.spool import Spool
 from tracing.storage_checked_transport import StorageCheckedTransport
 from tracing.transport import FileTransport, Transport

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tracing import vocabulary
-from tracing.settings import Allow
+from tracing.allow_list import TAG_SHAPES
+from tracing.export_settings import Allow
 
 _TRACE_ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
@@ -123,7 +124,7 @@ class Redaction:
     def _may_leave(self, key: object, value: object) -> bool:
         if key == vocabulary.HTTP_ROUTE:
             return _among(self._routes, value)
-        shape = vocabulary.TAG_SHAPES.get(key) if isinstance(key, str) else None
+        shape = TAG_SHAPES.get(key) if isinstance(key, str) else None
         if shape is None or not _matches(shape, value):
             return False
         return key not in self._values or value in self._values[key]

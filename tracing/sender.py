@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tracing.settings import ExportSettings
+from tracing.export_settings import ExportSettings
 from tracing.spool import Batch, Spool
 from tracing.transport import Rejected, Transport, Unavailable
 

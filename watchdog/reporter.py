@@ -6,10 +6,10 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.settings import Tracing
 from tracing import Exporter, Tracer, encode, vocabulary
-from tracing.settings import Allow
+from tracing.export_settings import Allow
 from watchdog.canary import CanaryResult
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Reporter:
     def __init__(self, tracing: Tracing, instance: str, metrics: Metrics) -> None:
         self._tracer = Tracer(vocabulary.WATCHDOG, instance=instance)
         self._metrics = metrics
-        self.exporter = Exporter(tracing.export_settings(Allow(error_messages=error_messages.IN_TRACES)))
+        self.exporter = Exporter(tracing.export_settings(Allow(error_messages=trace_error_messages.IN_TRACES)))
 
     def canary(self, result: CanaryResult) -> None:
         """Count a canary."""

@@ -12,9 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from config.version import VERSION
-from deployments.ingress import openapi
-from deployments.ingress.api import IngressApi, context_of
-from deployments.ingress.routes import cosyvoice, generate, openai, voices
+from deployments.ingress.ingress_api import IngressApi, context_of
+from deployments.ingress.routes import cosyvoice, dialects, generate, health, openai, voices
 from speech.errors import MethodNotAllowed, SpeechError, internal_error, path_not_found
 
 
@@ -30,24 +29,8 @@ def build(api: IngressApi) -> FastAPI:
         redirect_slashes=False,
     )
 
-    for routes in (generate, openai, voices, cosyvoice):
+    for routes in (generate, openai, voices, cosyvoice, dialects, health):
         routes.add(app, api)
-
-    @app.get(
-        "/api/dialects",
-        summary="Dialects and languages, and which of them the running engine can speak",
-        **openapi.DIALECTS,
-    )
-    async def dialects(request: Request) -> Response:
-        return await api.dialects(context_of(request))
-
-    @app.get("/health", response_model=None, summary="The ingress lives", **openapi.HEALTH)
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "version": VERSION}
-
-    @app.get("/ready", summary="Every stage has a replica that answers", **openapi.READY)
-    async def ready() -> Response:
-        return await api.ready()
 
     @app.exception_handler(SpeechError)
     async def speech_error(request: Request, error: SpeechError) -> Response:

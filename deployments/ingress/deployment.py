@@ -19,12 +19,13 @@ from starlette.types import ASGIApp
 from access.authentication import Authenticator
 from deployments import serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
-from deployments.ingress import access_control, app, cors, responses
+from deployments.ingress import access_control, app, cors, responses, server_sent_events
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
+from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
@@ -37,7 +38,7 @@ from speech import requests
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
 from speech.requests import Fallback, SpeechRequest
-from speech.script import check_script, script_of
+from speech.script import check_script
 from tracing import Tracer, vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
@@ -136,7 +137,7 @@ class CosyVoice3Api:
         ctx: RequestContext,
         *,
         default_dialect: str | None = None,
-        event_format: responses.EventFormat | None = None,
+        event_format: server_sent_events.EventFormat | None = None,
     ) -> Response:
         """Answer a request for speech: see `IngressApi.speak`."""
         backend = self._backend_for(ctx)
@@ -153,7 +154,7 @@ class CosyVoice3Api:
         audio = self._stream(request, source, ctx, backend)
         if request.stream_format == "audio":
             return await responses.stream(request, audio, rate, ctx)
-        event_format = event_format or responses.EventFormat(self.middleware.trace_url)
+        event_format = event_format or server_sent_events.EventFormat(self.middleware.trace_url)
         return await responses.events(request, audio, rate, ctx, event_format)
 
     async def _stream(
@@ -191,18 +192,7 @@ class CosyVoice3Api:
         )
         stand_in = next((Fallback(dialect, source) for dialect, source in stand_ins if dialect), None)
         request = requests.parse(fields, self.registry, stand_in)
-        ctx.root.tags(
-            {
-                vocabulary.REQUEST_DIALECT: request.dialect.tag,
-                vocabulary.REQUEST_DIALECT_CODE: request.dialect.code,
-                vocabulary.REQUEST_LANGUAGE: request.dialect.language,
-                vocabulary.REQUEST_DIALECT_SOURCE: request.dialect_source,
-                vocabulary.REQUEST_MODE: request.utterance.mode,
-                vocabulary.TEXT_LENGTH: len(request.utterance.text),
-                vocabulary.TEXT_SCRIPT: script_of(request.utterance.text),
-            }
-        )
-        ctx.dialect, ctx.mode = request.dialect.tag, request.utterance.mode
+        tag_speech(ctx, request)
         backend.engine.capabilities.check_dialect(request.utterance.dialect)
         check_script(request.utterance.text, request.dialect.code, backend.engine.capabilities.dialects, self.registry)
         if record is None:
@@ -248,23 +238,9 @@ class CosyVoice3Api:
         """Tell whether the caller may delete voices of others."""
         return not self.access_control.required or "admin" in ctx.caller.roles
 
-    async def dialects(self, ctx: RequestContext) -> JSONResponse:
-        """Answer `/api/dialects`: the engine in use, and which dialects it can speak."""
-        backend = self.backends.primary if ctx.wants_primary else self.backends.current
-        engine = backend.engine.capabilities
-        return JSONResponse(
-            {
-                "engine": {
-                    "name": engine.name,
-                    "version": engine.version,
-                    "notice": engine.notice,
-                    "modes": sorted(engine.modes),
-                    "sample_rate": engine.sample_rate,
-                },
-                "languages": sorted({dialect.language for dialect in self.registry if dialect.code in engine.dialects}),
-                "dialects": self.registry.public(engine.dialects),
-            }
-        )
+    def engine_for(self, ctx: RequestContext) -> contract.Engine:
+        """Return the engine in use; the primary one for a request that asks for it."""
+        return (self.backends.primary if ctx.wants_primary else self.backends.current).engine
 
     async def ready(self) -> JSONResponse:
         """Answer `/ready`: which stages of the backend in use have a replica that answers."""

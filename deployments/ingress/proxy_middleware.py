@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
-from deployments import error_messages, serve_log
+from deployments import serve_log, trace_error_messages
 from deployments.ingress import body_prefetch
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
@@ -189,5 +189,5 @@ def _error(status: int | None) -> SpeechError:
     if status == 404:
         return path_not_found()
     return StageUnavailable(
-        error_messages.LOST_INGRESS, retry_after_s=RETRY_AFTER_RESTART_S, service=vocabulary.INGRESS
+        trace_error_messages.LOST_INGRESS, retry_after_s=RETRY_AFTER_RESTART_S, service=vocabulary.INGRESS
     )

@@ -17,7 +17,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.ingress.context import StageContext
 from deployments.wire import StageReply
 from speech.errors import DeadlineExceeded, StageUnavailable, stage_unavailable
@@ -62,14 +62,14 @@ class RetryPolicy:
         try:
             yield
         except GeneratorExit:  # the reader of the stream wants no more chunks
-            self._record(started, "cancelled", error_messages.STREAM_BROKEN)
+            self._record(started, "cancelled", trace_error_messages.STREAM_BROKEN)
             raise
         except asyncio.CancelledError:
-            message = error_messages.STREAM_BROKEN if self._ctx.abandoned else error_messages.CLIENT_LEFT
+            message = trace_error_messages.STREAM_BROKEN if self._ctx.abandoned else trace_error_messages.CLIENT_LEFT
             self._record(started, "cancelled", message)
             raise
         except TimeoutError:
-            self._record(started, DeadlineExceeded.type, error_messages.NO_ANSWER)
+            self._record(started, DeadlineExceeded.type, trace_error_messages.NO_ANSWER)
             raise DeadlineExceeded(
                 f"{self._service} did not answer within the request's deadline; try again when "
                 "the service is less busy.",
@@ -80,7 +80,7 @@ class RetryPolicy:
             if not isinstance(cause, _DIED):
                 raise
             log.warning("%s was lost (%s), trace %s", self._service, type(cause).__name__, self._ctx.trace_id)
-            self._record(started, StageUnavailable.type, error_messages.LOST_REPLICA)
+            self._record(started, StageUnavailable.type, trace_error_messages.LOST_REPLICA)
             self._deaths += 1
             self._give_up_after(self._deaths)
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
 from deployments.ingress.context import StageContext
 from deployments.ingress.retries import RetryPolicy
@@ -344,6 +344,6 @@ class VocoderClient(StageClient):
                             self.service,
                             state.started_ns or 0,
                             "cancelled",
-                            error_messages.STREAM_BROKEN,
+                            trace_error_messages.STREAM_BROKEN,
                         )
                     raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost
 from deployments.ingress.context import RequestContext, SegmentContext, StageContext
 from deployments.ingress.speech_graph import SpeechGraph
@@ -179,7 +179,7 @@ class Synthesizer:
                 vocabulary.VOCODER,
                 time.time_ns(),
                 StageUnavailable.type,
-                error_messages.LOST_ARRAY,
+                trace_error_messages.LOST_ARRAY,
             )
             try:
                 return await self._arrays.unpack((await audio.remake()).value.pcm)

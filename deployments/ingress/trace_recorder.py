@@ -7,13 +7,13 @@ import hmac
 from pathlib import Path
 
 from access.authentication import Principal
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import Registry
 from tracing import Exporter, FinishedSpan, Incoming, encode, vocabulary
+from tracing.export_settings import Allow
 from tracing.redaction import pseudonym
 from tracing.sampling import FinishedTrace, Sampler
-from tracing.settings import Allow
 
 _MIN_SECRET_BYTES = 32
 
@@ -42,7 +42,7 @@ class TraceRecorder:
         self.exporter = Exporter(
             settings.export_settings(
                 Allow(
-                    error_messages=error_messages.IN_TRACES,
+                    error_messages=trace_error_messages.IN_TRACES,
                     values={
                         vocabulary.REQUEST_DIALECT: frozenset(dialect.tag for dialect in registry),
                         vocabulary.REQUEST_DIALECT_CODE: frozenset(dialect.code for dialect in registry),

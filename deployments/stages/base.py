@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray import serve
 
-from deployments import error_messages
+from deployments import trace_error_messages
 from deployments.arrays import HOLD_S, Array, ArrayStore, InputLost, Nodes
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import StageConfig
@@ -164,7 +164,7 @@ class Stage:
                 service=self.service,
             )
         if isinstance(error, InputLost):
-            return StageUnavailable(error_messages.LOST_ARRAY, service=self.service)
+            return StageUnavailable(trace_error_messages.LOST_ARRAY, service=self.service)
         if not isinstance(error, SpeechError):
             return internal_error(self.service)
         if error.status >= 500:  # an engine knows of no services

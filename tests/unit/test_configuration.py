@@ -9,7 +9,7 @@ from config import document
 from config.strict import StrictModel
 from deployments.settings import BATCHING, VOCODER_BATCHING, BatchSettings, FallbackEngine, GraphConfig, Tracing
 from speech.limits import MAX_TEXT
-from tracing.settings import Allow, ExportSettings
+from tracing.export_settings import Allow, ExportSettings
 from watchdog.settings import WatchdogSettings
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from speech.errors import InvalidInput
 from speech.script import SCRIPTS, check_script, script_of
-from tracing.vocabulary import TAG_SHAPES, TEXT_SCRIPT
+from tracing.allow_list import TAG_SHAPES
+from tracing.vocabulary import TEXT_SCRIPT
 
 SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tracing import Tracer, encode, vocabulary
+from tracing.allow_list import TAG_SHAPES
+from tracing.export_settings import Allow
 from tracing.redaction import Redaction, pseudonym
-from tracing.settings import Allow
 
 CANARY = "canary7secret"
 
@@ -98,7 +99,7 @@ def test_a_canary_never_leaves(place):
     assert json.dumps(span(**place), sort_keys=True) == before
 
 
-@pytest.mark.parametrize("shape", vocabulary.TAG_SHAPES.items(), ids=lambda item: item[0])
+@pytest.mark.parametrize("shape", TAG_SHAPES.items(), ids=lambda item: item[0])
 def test_no_tag_holds_a_sentence(shape):
     key, _ = shape
     for text in (
@@ -228,7 +229,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.SAMPLING_REASON: "caller_demanded",
         vocabulary.SAMPLING_ADJUSTED_COUNT: "6.667",
     }
-    assert set(tags) == set(vocabulary.TAG_SHAPES) | {vocabulary.HTTP_ROUTE}
+    assert set(tags) == set(TAG_SHAPES) | {vocabulary.HTTP_ROUTE}
     made = Tracer(vocabulary.INGRESS, ip="::1").server("POST /api/generate", parent=None)
     made.tags(tags)
     spans = encode(made.end())

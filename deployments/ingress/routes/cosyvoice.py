@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from deployments.ingress import form
-from deployments.ingress.api import IngressApi, context_of
+from deployments.ingress.ingress_api import IngressApi, context_of
 from deployments.ingress.openapi import cosyvoice as docs
 from speech.dialects import Registry
 from speech.errors import InvalidInput, SpeechError

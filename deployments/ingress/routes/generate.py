@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from deployments.ingress import form
-from deployments.ingress.api import IngressApi, context_of
+from deployments.ingress.ingress_api import IngressApi, context_of
 from deployments.ingress.openapi import GENERATE
 
 

@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from deployments.ingress import form, json_body, responses
-from deployments.ingress.api import IngressApi, context_of
+from deployments.ingress import form, json_body, server_sent_events
 from deployments.ingress.context import RequestContext, StageProgress
+from deployments.ingress.ingress_api import IngressApi, context_of
 from deployments.ingress.openapi import MODEL, MODELS, SPEECH
 from deployments.ingress.request_models import SpeechBody
 from speech import data_url
@@ -173,7 +173,7 @@ def _english(code: str) -> str:
     }.get(code, code)
 
 
-class EventFormat(responses.EventFormat):
+class EventFormat(server_sent_events.EventFormat):
     """Writes OpenAI's events."""
 
     progress = False
@@ -187,12 +187,12 @@ class EventFormat(responses.EventFormat):
 
     def audio(self, data: bytes, seconds: float) -> bytes:
         """Return an event with a part of the audio."""
-        return responses.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+        return server_sent_events.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
 
-    def done(self, summary: responses.StreamSummary, ctx: RequestContext) -> bytes:
+    def done(self, summary: server_sent_events.StreamSummary, ctx: RequestContext) -> bytes:
         """Return the last event. Tokens are characters in, and 25 a second of speech out."""
         tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
-        return responses.event(
+        return server_sent_events.event(
             None,
             {
                 "type": "speech.audio.done",
@@ -207,4 +207,4 @@ class EventFormat(responses.EventFormat):
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
         error.rename_param(_THEIR_NAMES)
-        return responses.event(None, {"type": "error", **error.body()})
+        return server_sent_events.event(None, {"type": "error", **error.body()})

@@ -14,8 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from deployments.ingress import form, openapi
-from deployments.ingress.api import IngressApi, context_of
 from deployments.ingress.context import RequestContext
+from deployments.ingress.ingress_api import IngressApi, context_of
+from deployments.ingress.request_tags import tag_dialect
 from deployments.safe_traceback import safe_traceback
 from speech import audio
 from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
@@ -71,14 +72,7 @@ class _Endpoints:
         upload = sent.prompt_audio
         assert upload is not None, "FORM has refused a form without its clip"
         enrolment = parse(sent.fields, self._api.registry)
-        ctx.root.tags(
-            {
-                vocabulary.REQUEST_DIALECT: enrolment.dialect.tag,
-                vocabulary.REQUEST_DIALECT_CODE: enrolment.dialect.code,
-                vocabulary.REQUEST_LANGUAGE: enrolment.dialect.language,
-                vocabulary.REQUEST_DIALECT_SOURCE: "request",
-            }
-        )
+        tag_dialect(ctx, enrolment.dialect, "request")
         self._api.engine.capabilities.check_dialect(enrolment.dialect.code)
         async with self._enrolments:
             clip = await self._checked(upload, ctx)

@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from deployments.ingress.context import RequestContext
-from deployments.ingress.responses import EventFormat
+from deployments.ingress.server_sent_events import EventFormat
 from deployments.settings import ApiConfig
 from engines.contract import Engine
 from speech.dialects import Registry
@@ -64,8 +64,8 @@ class IngressApi(Protocol):
         """Tell whether the caller may delete voices of others: by an admin's key, or where no keys are in force."""
         ...
 
-    async def dialects(self, ctx: RequestContext) -> Response:
-        """Answer `/api/dialects`."""
+    def engine_for(self, ctx: RequestContext) -> Engine:
+        """Return the engine in use; the primary one for a request that asks for it."""
         ...
 
     async def ready(self) -> Response:
