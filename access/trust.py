@@ -1,4 +1,4 @@
-"""Whose word counts in tracing where there are no keys: callers on this machine that speak for themselves.
+"""The callers whose word counts in tracing without keys: those on this machine that speak for themselves.
 
 With a key file, the key's entry decides instead (`trusted` in `access/keys.py`).
 """

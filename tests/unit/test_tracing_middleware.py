@@ -158,7 +158,7 @@ def test_a_fine_health_check_is_no_trace_and_a_failing_one_is(tmp_path):
 
 def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_not_quoted(tmp_path, caplog):
     class Defective:
-        async def dialects(self, run):
+        def engine_for(self, ctx):
             try:
                 raise ValueError("secret")
             except ValueError as error:
@@ -172,7 +172,7 @@ def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_n
     [record] = [record.getMessage() for record in caplog.records if "the ingress failed" in record.getMessage()]
     assert answer.headers["x-trace-id"] in record
     assert "builtins.KeyError at " in record and "caused by builtins.ValueError at " in record
-    assert "in dialects" in record and __file__ in record
+    assert "in engine_for" in record and __file__ in record
     assert "secret" not in answer.text + caplog.text
 
 
