@@ -57,7 +57,8 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
 
     Files that need the session's Ray come last, because its two dozen replicas, idle, take CPU time from whatever runs
-    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file.
+    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file, and so do those of `make
+    proof`, which change one running graph or one storage for minutes.
     """
     group: dict[Path, int] = {}
     first: dict[Path, int] = {}
@@ -68,7 +69,7 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 
     def key(numbered: tuple[int, pytest.Item]) -> tuple:
         position, item = numbered
-        if item.get_closest_marker("in_order"):
+        if item.get_closest_marker("in_order") or item.get_closest_marker("proof"):
             indices = item.callspec.indices.values() if hasattr(item, "callspec") else ()
             within = (item.location[1], *indices)
         else:
