@@ -1,7 +1,8 @@
-"""The page in one language: what stands where. What a press of the button does is in `run.py`."""
+"""Builds the page in one language: its controls and their events. `run.py` asks the API."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from html import escape
@@ -13,13 +14,13 @@ from webui.client import Api, ApiError
 from webui.offline import gr
 from webui.run import Shown, Wish, failed, read_clip, run
 from webui.under_way import UnderWay
-from webui.words import HELP, LANGUAGES, PRESETS, TEXTS
+from webui.words import CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS
 
-MOST_TEXT = 5000
 MAX_SEED = 2**32 - 1
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
 RADIOS = (Path(__file__).parent / "radios.js").read_text()
+CLIP_FILES = (Path(__file__).parent / "clip_files.js").read_text()
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -193,6 +194,7 @@ class Page:
         shown = [self.progress, self.live, self.file, self.result, self.button, self.stop]
         blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
         blocks.load(None, js=RADIOS, api_visibility="private")
+        blocks.load(None, js=self._clip_files(), api_visibility="private")
         self.source.change(
             lambda source: (
                 gr.update(visible=source == "clip"),
@@ -247,6 +249,12 @@ class Page:
         )
         blocks.unload(self._left)
         self.file.play(None, js="() => window.cosygraphSilence?.()", api_visibility="private")
+
+    def _clip_files(self) -> str:
+        endings, refused = json.dumps(CLIP_ENDINGS), json.dumps(self.words["clip_refused"])
+        return CLIP_FILES.replace("endings = ENDINGS", f"endings = {endings}").replace(
+            "refused = REFUSED", f"refused = {refused}"
+        )
 
     def _opened(self):
         try:

@@ -6,6 +6,8 @@ import io
 import re
 import time
 
+import av
+import numpy as np
 import pytest
 import soundfile
 
@@ -87,11 +89,11 @@ def test_the_button_says_what_it_waits_for(page, api):
     says(page, "#generate", "First write what to say")
     page.fill("#text textarea", "Hello")
     says(page, "#generate", "^Generate$")
-    page.get_by_label("自然语言控制").check()
+    page.get_by_label("Natural-language control").check()
     says(page, "#generate", "First say how")
     page.get_by_role("button", name="happy").click()
     says(page, "#generate", "^Generate$")
-    assert page.input_value("#style textarea, #style input") == "请非常开心地说一句话。"
+    assert page.input_value("#style textarea, #style input") == "happily"
     assert not api.asked
 
 
@@ -251,7 +253,7 @@ def test_a_chinese_browser_gets_chinese(browser, site_url, api):
 
 
 def test_every_control_has_a_name(page):
-    for button in ("自然语言控制", "Stored voice"):
+    for button in ("Natural-language control", "Stored voice"):
         page.get_by_label(button).first.check()
         page.wait_for_timeout(300)
     nameless = page.evaluate("""[...document.querySelectorAll('button, input, select, textarea, a')]
@@ -270,3 +272,61 @@ def test_a_file_larger_than_a_clip_is_refused_by_the_page(page, api, tmp_path):
     page.get_by_text(re.compile("exceeds|maximum|too large", re.I)).first.wait_for(timeout=20_000)
     page.select_option("#dialect", "en-US")
     says(page, "#generate", "First upload or record")
+
+
+def drop(page, name: str, kind: str, content: bytes = b"no audio") -> None:
+    """Drop a file on the clip's box, as a file manager does."""
+    data = page.evaluate_handle(
+        """([name, kind, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name, {type: kind}));
+            return data;
+        }""",
+        [name, kind, list(content)],
+    )
+    page.dispatch_event("#clip button:has(input[type=file]), #clip .upload-container", "drop", {"dataTransfer": data})
+
+
+def test_the_picker_takes_the_clip_formats_of_the_api_and_no_others(page, api, tmp_path):
+    assert page.get_attribute("#clip input[type=file]", "accept") == ".wav,.flac,.ogg,.mp3,.m4a,.mp4,.webm,.aac"
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello")
+    for name, kind in (("song.mid", "audio/midi"), ("notes.pdf", "application/pdf")):
+        drop(page, name, kind)
+        says(page, "#clip-refused", "wav, flac, ogg, mp3, m4a, mp4, webm or aac")
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.4")
+    page.set_input_files("#clip input[type=file]", str(tmp_path / "notes.pdf"))
+    says(page, "#clip-refused", "wav, flac, ogg, mp3, m4a, mp4, webm or aac")
+    says(page, "#generate", "First upload or record")
+
+
+def encoded(container: str, codec: str) -> bytes:
+    """Return four seconds of a tone."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=48_000, layout="mono")
+        tone = (8000 * np.sin(np.arange(4 * 48_000) * 0.03)).astype("<i2")
+        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+        frame.rate, frame.pts = 48_000, 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, kind, container, codec",
+    [
+        ("call.webm", "video/webm", "webm", "libopus"),
+        ("memo.mp4", "video/mp4", "mp4", "aac"),
+        ("memo.m4a", "", "mp4", "aac"),
+    ],
+)
+def test_a_clip_in_a_container_of_video_is_taken(page, api, name, kind, container, codec):
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello")
+    drop(page, name, kind, encoded(container, codec))
+    says(page, "#generate", "^Generate$")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    assert api.asked[0]["prompt_audio"]["name"].endswith(name[-4:])
+    assert page.locator("#clip-refused").count() == 0

@@ -1,7 +1,8 @@
-"""The web page without a browser: its texts, its waterfall, its progress, and one run against a stand-in of the API."""
+"""Tests the web page without a browser: texts, waterfall, progress, and one run against a stand-in of the API."""
 
 from __future__ import annotations
 
+import re
 import string
 import threading
 import time
@@ -12,13 +13,14 @@ from cluster.demo import CLIP
 from engines.cosyvoice3.prompts import _style
 from engines.embedded.style import Delivery, interpret
 from speech.dialects import DIALECTS
+from speech.limits import CLIP_FORMATS
 from tests.helpers.standin_api import RATE, TRACE
 from webui import dialects, waterfall
 from webui.client import Done, Stage, Timing
 from webui.progress import Progress
 from webui.run import Wish, run
 from webui.under_way import UnderWay
-from webui.words import _TEXTS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
+from webui.words import _TEXTS, CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
 
 ZH, EN = TEXTS["zh"], TEXTS["en"]
 
@@ -68,10 +70,31 @@ class TestWords:
             assert blanks(texts[0]) == blanks(texts[1]), name
         assert LANGUAGES.keys() == TEXTS.keys() == HELP.keys() == PRESETS.keys()
 
+    def test_the_english_page_is_in_english(self):
+        chinese = {name: text for name, text in EN.items() if re.search(r"[\u4e00-\u9fff]", text)}
+        assert not chinese
+        assert set(EN.values()) >= {"Pronunciation", "Stop playback", "⚄ Random seed", "Generation failed"}
+        assert set(EN.values()) >= {"Play while generating", "waiting for the device"}
+
+    def test_the_chinese_page_leaves_no_sentence_in_english(self):
+        same = {name for name, text in ZH.items() if text == EN[name]}
+        assert not same
+
+    def test_the_clip_formats_are_those_that_the_api_reads(self):
+        assert CLIP_FORMATS in EN["clip"] and CLIP_FORMATS in EN["clip_refused"]
+        assert CLIP_ENDINGS == (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".webm", ".aac")
+        for ending in CLIP_ENDINGS:
+            assert ending[1:] in ZH["clip"]
+
     @pytest.mark.parametrize("told", sorted({told for presets in PRESETS.values() for _, told in presets}))
     def test_every_preset_is_understood_by_both_engines(self, told):
         assert interpret(told) != Delivery()
         assert _style(told)
+
+    def test_an_english_preset_reaches_cosyvoice3_as_the_sentence_it_was_trained_on(self):
+        chinese, english = (dict(PRESETS[language][:7]) for language in ("zh", "en"))
+        assert [_style(told) for told in english.values()] == list(chinese.values())
+        assert all(told.isascii() for _, told in PRESETS["en"])
 
     @pytest.mark.parametrize(
         "accept, language",
