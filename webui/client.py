@@ -131,6 +131,7 @@ class Api:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self.trace_id: str | None = None  #: of the latest `generate`, from the head of its answer
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # A key that is no header value (a line break, Chinese) is a wrong key.
         try:
@@ -174,7 +175,7 @@ class Api:
                 raise ApiError(
                     f"{self.url} answers, but not with events: it is no Cosygraph, or an older one.", code="no_events"
                 )
-            trace_id = answer.headers.get("x-trace-id")
+            self.trace_id = trace_id = answer.headers.get("x-trace-id")
             for name, data in sse.events(answer.iter_bytes()):
                 event = _event(name, data, trace_id)
                 if event is not None:

@@ -1,7 +1,8 @@
-"""The page in one language: what stands where. What a press of the button does is in `run.py`."""
+"""Builds the page in one language: its controls and their events. `run.py` asks the API."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from html import escape
@@ -11,20 +12,21 @@ from typing import Any
 from webui import dialects, live
 from webui.client import Api, ApiError
 from webui.offline import gr
-from webui.run import Shown, Wish, failed, read_clip, run
+from webui.run import Attempt, Shown, Wish, count, failed, needs_long_form, read_clip, run, stopped
 from webui.under_way import UnderWay
-from webui.words import HELP, LANGUAGES, PRESETS, TEXTS
+from webui.words import CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS
 
-MOST_TEXT = 5000
 MAX_SEED = 2**32 - 1
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
 RADIOS = (Path(__file__).parent / "radios.js").read_text()
+KEYS = (Path(__file__).parent / "keys.js").read_text()
+CLIP_FILES = (Path(__file__).parent / "clip_files.js").read_text()
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class Page:
-    """Builds the Blocks of one language. `api_url` is the API's as this process reaches it."""
+    """Builds the Blocks of one language."""
 
     def __init__(
         self, language: str, api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None
@@ -35,6 +37,7 @@ class Page:
         self.zipkin_ui_url = zipkin_ui_url
         self.api_docs_url = api_docs_url
         self.under_way = UnderWay()
+        self._attempts: dict[str, Attempt] = {}  # by session
 
     def build(self) -> gr.Blocks:
         # Files are looked at every ten minutes, and gone an hour after they were made.
@@ -85,9 +88,7 @@ class Page:
                 sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip", buttons=[]
             )
             with gr.Row(visible=False) as self.stored:
-                self.voice = gr.Dropdown(
-                    [], value=None, label=words["stored"], scale=4, elem_id="voice", info=words["no_voices"]
-                )
+                self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice")
                 self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
             self.dialect = gr.HTML(
                 "",
@@ -118,6 +119,7 @@ class Page:
             self.text = gr.Textbox(
                 label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14, elem_id="text"
             )
+            self.count = gr.HTML(count("", False), elem_id="count")
             self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
             with gr.Accordion(words["help"], open=False, elem_id="help"):
                 gr.Markdown(HELP[self.language])
@@ -156,7 +158,7 @@ class Page:
     def _result(self) -> None:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
-            with gr.Row():
+            with gr.Row(elem_id="actions"):
                 self.button = gr.Button(
                     f"{words['generate']} — {words['wait_dialect']}",
                     variant="secondary",
@@ -193,6 +195,8 @@ class Page:
         shown = [self.progress, self.live, self.file, self.result, self.button, self.stop]
         blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
         blocks.load(None, js=RADIOS, api_visibility="private")
+        blocks.load(None, js=KEYS, api_visibility="private")
+        blocks.load(None, js=self._clip_files(), api_visibility="private")
         self.source.change(
             lambda source: (
                 gr.update(visible=source == "clip"),
@@ -235,11 +239,20 @@ class Page:
             trigger_mode="always_last",
             **_QUIET,
         )
+        self.text.change(
+            self._counted,
+            [self.text, self.long_form],
+            [self.count, self.long_form],
+            queue=False,
+            trigger_mode="always_last",
+            **_QUIET,
+        )
+        self.long_form.change(count, [self.text, self.long_form], self.count, queue=False, **_QUIET)
         running = self.button.click(self._run, wish, shown, concurrency_limit=MOST_RUNS, **_QUIET)
         self.stop.click(
             self._stopped,
             wish,
-            [self.result, self.button, self.stop],
+            [self.progress, self.result, self.button, self.stop],
             cancels=[running],
             queue=False,
             js="(...all) => { window.cosygraphSilence?.(); return all; }",
@@ -247,6 +260,12 @@ class Page:
         )
         blocks.unload(self._left)
         self.file.play(None, js="() => window.cosygraphSilence?.()", api_visibility="private")
+
+    def _clip_files(self) -> str:
+        endings, refused = json.dumps(CLIP_ENDINGS), json.dumps(self.words["clip_refused"])
+        return CLIP_FILES.replace("endings = ENDINGS", f"endings = {endings}").replace(
+            "refused = REFUSED", f"refused = {refused}"
+        )
 
     def _opened(self):
         try:
@@ -267,9 +286,9 @@ class Page:
             with Api(self.api_url, key or None) as api:
                 found = api.voices()
         except ApiError as error:
-            return gr.update(), failed(error, self.zipkin_ui_url, self.words)
+            return gr.update(choices=[], info=""), failed(error, self.zipkin_ui_url, self.words)
         choices = [(f"{voice['name']} · {voice['dialect']}", voice["id"]) for voice in found]
-        return gr.update(choices=choices, info=None if choices else self.words["no_voices"]), ""
+        return gr.update(choices=choices, info="" if choices else self.words["no_voices"]), ""
 
     def _keep(self, clip, dialect, name, consent, prompt_text, key):
         if not (clip and dialect and (name or "").strip() and (consent or "").strip()):
@@ -299,13 +318,21 @@ class Page:
             "variant": "secondary" if missing else "primary",
         }
 
+    @staticmethod
+    def _counted(text, long_form):
+        # Longer text switches long text on by itself; what a person has switched on stays on.
+        return count(text, long_form), gr.update(value=True) if needs_long_form(text) else gr.skip()
+
     def _left(self, request: gr.Request) -> None:
+        self._attempts.pop(_session(request), None)
         self.under_way.end(_session(request))
 
     def _stopped(self, request: gr.Request, *wish):
         self.under_way.end(_session(request))
+        shown = stopped(self._attempts.pop(_session(request), None), self.zipkin_ui_url, self.words)
         return (
-            f'<p role="status">{escape(self.words["stopped"])}</p>',
+            gr.skip() if shown.progress is None else shown.progress,
+            shown.result,
             gr.update(**self._button(Wish(*wish))),
             gr.update(visible=False),
         )
@@ -313,10 +340,13 @@ class Page:
     def _run(self, request: gr.Request, *controls) -> Iterator[dict]:
         wish = Wish(*controls)
         working = False
-        shown = run(wish, self.api_url, self.zipkin_ui_url, self.words)
+        attempt = self._attempts[_session(request)] = Attempt()
+        shown = run(wish, self.api_url, self.zipkin_ui_url, self.words, attempt)
         for now in self.under_way.watch(_session(request), shown):
             changed = self._changes(now)
             if now.over:
+                if self._attempts.get(_session(request)) is attempt:
+                    del self._attempts[_session(request)]
                 changed |= {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}
             elif not working:
                 changed |= {

@@ -1,15 +1,17 @@
-"""One press of the button: what is asked of the API, and what the page shows while it answers."""
+"""Asks the API for speech once, and says how the page changes while it answers."""
 
 from __future__ import annotations
 
 import secrets
 import tempfile
+import unicodedata
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from speech.limits import MAX_LONG_TEXT, MAX_TEXT
 from webui import folder, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.live import Live
@@ -18,7 +20,7 @@ from webui.progress import Progress
 
 @dataclass(frozen=True)
 class Wish:
-    """The page's controls, as they are."""
+    """Holds the values of the page's controls."""
 
     source: str  #: clip or voice
     clip: str | None  #: path of the uploaded or recorded file
@@ -61,14 +63,14 @@ class Wish:
             prompt_text=(self.prompt_text or "").strip() or None if from_clip else None,
             speed=self.speed,
             seed=None if self.seed is None else int(self.seed),
-            long_form=self.long_form,
+            long_form=self.long_form or needs_long_form(self.text),
             response_format="pcm",
         )
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A change of the page; None leaves a part as it is."""
+    """Describes a change of the page; None leaves a part as it is."""
 
     progress: str | None = None
     live: dict | None = None
@@ -77,17 +79,52 @@ class Shown:
     over: bool = False
 
 
+@dataclass
+class Attempt:
+    """Holds the state of one run that Stop needs too."""
+
+    progress: Progress = field(default_factory=Progress)
+    trace_id: str | None = None
+
+
+def length(text: str | None) -> int:
+    """Count the characters of a text as the API counts them: stripped, in NFC."""
+    return len(unicodedata.normalize("NFC", (text or "").strip()))
+
+
+def needs_long_form(text: str | None) -> bool:
+    return length(text) > MAX_TEXT
+
+
+def count(text: str | None, long_form: bool) -> str:
+    """Draw the counter below the text: n/200, or n/5,000 for long text."""
+    most = MAX_LONG_TEXT if long_form or needs_long_form(text) else MAX_TEXT
+    found = length(text)
+    return f'<p class="count{" over" if found > most else ""}">{found:,} / {most:,}</p>'
+
+
 def read_clip(path: str) -> Clip:
-    """Under a name of ours: the file's own says things about people."""
+    """Read a clip under a name of ours: the file's own says things about people."""
     return Clip(f"clip{Path(path).suffix.lower()[:6]}", Path(path).read_bytes())
 
 
-def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Generator[Shown]:
-    """Ask the API; yields what to show, the last one with `over`. Closing it cancels the request."""
+def run(
+    wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str, str], attempt: Attempt | None = None
+) -> Generator[Shown]:
+    """Ask the API and yield the changes of the page, the last one with `over`. To close it cancels the request.
+
+    Args:
+        wish: The page's controls.
+        api_url: The API's base URL.
+        zipkin_ui_url: Zipkin's base URL as people open it, if there is one.
+        words: The page's texts.
+        attempt: Receives the state of the run, for `stopped`.
+    """
     if missing := wish.waits_for():
         yield Shown(result=_alert(words[missing]), over=True)
         return
-    progress = Progress()
+    attempt = attempt or Attempt()
+    progress = attempt.progress
     live: Live | None = None
     pcm: list[bytes] = []
     yield Shown(progress=progress.html(words), result="")
@@ -96,6 +133,7 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
             rate = int(api.dialects()["engine"]["sample_rate"])
             live = Live(secrets.token_hex(4), rate)
             for event in api.generate(wish.speech()):
+                attempt.trace_id = api.trace_id
                 if isinstance(event, Stage):
                     progress.take(event)
                     yield Shown(progress=progress.html(words))
@@ -104,10 +142,10 @@ def run(wish: Wish, api_url: str, zipkin_ui_url: str | None, words: Mapping[str,
                     live.add(event.content)
                     yield Shown(live=live.value())
                 elif isinstance(event, Done):
-                    progress.finish(event)
+                    progress.finish("done")
                     yield from _finished(event, b"".join(pcm), rate, live, progress, words)
     except ApiError as error:
-        progress.finish(None)
+        progress.finish("failed", error.message)
         yield Shown(
             progress=progress.html(words),
             live=live.value(over=True) if live else None,
@@ -129,7 +167,7 @@ def _finished(
 
 
 def summary(done: Done, words: Mapping[str, str]) -> str:
-    """Figures, waterfall and the way to the trace."""
+    """Draw the figures, the waterfall and the link to the trace."""
     figures = [(words["seconds"], f"{done.seconds:.1f} s", ""), (words["total"], f"{done.total_ms / 1000:.2f} s", "")]
     if done.real_time_factor is not None:
         figures.append((words["rtf"], f"{done.real_time_factor:.2f}", words["rtf_hint"]))
@@ -146,16 +184,29 @@ def summary(done: Done, words: Mapping[str, str]) -> str:
 
 
 def failed(error: ApiError, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
-    """The API's own words, and the trace: failed requests' traces are always kept."""
-    url = error.trace_url
-    if url is None and zipkin_ui_url and error.trace_id:
-        url = f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{error.trace_id}"
-    link = ""
+    """Draw an error in the API's own words, and the link to its trace."""
+    return _alert(error.message, words["failed"]) + _kept_trace(error.trace_url, error.trace_id, zipkin_ui_url, words)
+
+
+def stopped(attempt: Attempt | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Shown:
+    """Say that a run was stopped: its stages, and the link to its trace once it has one."""
+    said = f'<p role="status">{escape(words["stopped"])}</p>'
+    if attempt is None:
+        return Shown(result=said, over=True)
+    attempt.progress.finish("stopped")
+    link = _kept_trace(None, attempt.trace_id, zipkin_ui_url, words)
+    return Shown(progress=attempt.progress.html(words), result=said + link, over=True)
+
+
+def _kept_trace(url: str | None, trace_id: str | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
+    """Link to the trace of a request that failed or was stopped: those are always kept."""
+    if url is None and zipkin_ui_url and trace_id:
+        url = f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{trace_id}"
     if url is not None and _is_page(url):
-        link = _link(url, words)
-    elif error.trace_id:
-        link = f'<p class="trace">{escape(words["trace_id"])}: <code>{escape(error.trace_id)}</code></p>'
-    return _alert(error.message, words["failed"]) + link
+        return _link(url, words)
+    if trace_id:
+        return f'<p class="trace">{escape(words["trace_id"])}: <code>{escape(trace_id)}</code></p>'
+    return ""
 
 
 def _alert(text: str, title: str = "") -> str:

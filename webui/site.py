@@ -1,4 +1,4 @@
-"""The pages of all languages as one ASGI application, below whatever prefix it is served."""
+"""Builds the pages of all languages as one ASGI application, below whatever prefix it is served."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
+from speech.limits import MAX_CLIP_BYTES
 from webui.html import InLanguage
 from webui.offline import gr
 from webui.page import Page
 from webui.words import LANGUAGES, language_of
 
-MAX_UPLOAD = 20_000_000  #: bytes, as the API has it
 CSS = (Path(__file__).parent / "page.css").read_text()
 #: Fonts that the machine has: none is fetched.
 FONTS = (
@@ -29,7 +29,7 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def build(api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None) -> FastAPI:
-    """One page a language at `/zh/` and `/en/`; `/` leads to the browser's own."""
+    """Build one page a language, at `/zh/` and `/en/`; `/` leads to the browser's own."""
     app = FastAPI(
         title="Cosygraph's page", docs_url=None, redoc_url=None, openapi_url=None, telemetry={"tracing": False}
     )
@@ -52,7 +52,7 @@ def build(api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | No
             f"/{language}",
             css=CSS,
             theme=_theme(),
-            max_file_size=MAX_UPLOAD,
+            max_file_size=MAX_CLIP_BYTES,
             run_history=False,
             footer_links=[],
             enable_monitoring=False,

@@ -1,8 +1,15 @@
-"""Every text of the page, in Chinese and in English."""
+"""Holds every text of the page, in Chinese and in English."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from speech.limits import CLIP_FORMATS, CLIP_SECONDS, CLIP_SIZE, MAX_LONG_TEXT, MIN_CLIP_RATE
+
+_SHORTEST, _LONGEST = CLIP_SECONDS
+_KHZ = MIN_CLIP_RATE // 1000
+#: The endings of `CLIP_FORMATS`, as a file picker takes them.
+CLIP_ENDINGS = tuple(f".{name}" for name in CLIP_FORMATS.replace(" or ", ", ").split(", "))
 
 LANGUAGES = {"zh": "中文", "en": "English"}
 HTML_LANGUAGE = {"zh": "zh-CN", "en": "en"}
@@ -18,8 +25,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "from_clip": ("上传或录音", "Upload or record"),
     "from_store": ("已保存的音色", "Stored voice"),
     "clip": (
-        "参考音频：3 至 15 秒，16 kHz 以上，wav / flac / ogg / mp3，不超过 20 MB",
-        "Reference: 3 to 15 s, 16 kHz or more, wav / flac / ogg / mp3, at most 20 MB",
+        f"参考音频：{_SHORTEST:g} 至 {_LONGEST:g} 秒，{_KHZ} kHz 以上，{CLIP_FORMATS.replace(' or ', ', ')}，"
+        f"不超过 {CLIP_SIZE}",
+        f"Reference: {_SHORTEST:g} to {_LONGEST:g} s, {_KHZ} kHz or more, {CLIP_FORMATS}, at most {CLIP_SIZE}",
+    ),
+    "clip_refused": (
+        f"这个文件不能用作参考音频。请选择 {CLIP_FORMATS.replace(' or ', ', ')} 文件。",
+        f"This file can't be the reference. Choose a file of one of these kinds: {CLIP_FORMATS}.",
     ),
     "stored": ("已保存的音色", "Stored voice"),
     "refresh": ("刷新列表", "Refresh the list"),
@@ -45,18 +57,21 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "not_spoken": ("当前引擎不会说", "not spoken by this engine"),
     "text": ("要说的话", "What to say"),
     "text_placeholder": ("例如：今天天气很好，我们去海边走走吧。", "For example: The harbour was quiet that evening."),
-    "long_form": ("长文本：按句拆分，最多 5000 字", "Long text: split by sentence, up to 5,000 characters"),
-    "help": ("读音标注说明", "How to say how a word is read"),
+    "long_form": (
+        f"长文本：按句拆分，最多 {MAX_LONG_TEXT} 字",
+        f"Long text: split by sentence, up to {MAX_LONG_TEXT:,} characters",
+    ),
+    "help": ("读音标注说明", "Pronunciation"),
     "how": ("3. 说法", "3. Delivery"),
     "mode": ("模式", "Mode"),
-    "mode_fast": ("3s极速复刻", "3s极速复刻 · clone from a clip"),
-    "mode_instruct": ("自然语言控制", "自然语言控制 · steer in words"),
+    "mode_fast": ("3s极速复刻", "Fast cloning from 3 s"),
+    "mode_instruct": ("自然语言控制", "Natural-language control"),
     "preset": ("风格预设", "Style presets"),
     "style": ("风格指令（自由填写）", "Style instruction, in your own words"),
     "style_placeholder": ("例如：请非常开心地说一句话。", "For example: speak slowly and gently"),
     "speed": ("语速", "Speed"),
     "seed": ("随机种子", "Seed"),
-    "dice": ("⚄ 换一个", "⚄ Roll"),
+    "dice": ("⚄ 随机种子", "⚄ Random seed"),
     "key": (
         "API 密钥（仅在服务要求时填写；只留在本页）",
         "API key (only where the service asks for one; kept in this page alone)",
@@ -74,15 +89,18 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "stopped": ("已停止。", "Stopped."),
     "result": ("结果", "Result"),
     "idle": ("生成后，这里会显示进度、音频和每一步的耗时。", "Progress, speech and where the time went appear here."),
-    "live": ("边生成边播放", "Play while it is being made"),
+    "live": ("边生成边播放", "Play while generating"),
     "live_playing": ("正在播放", "playing"),
-    "live_silence": ("静音", "Silence"),
-    "live_gap": ("播放时漏了一段；下面的文件是完整的。", "A part was missed while playing; the file below is whole."),
+    "live_silence": ("停止播放", "Stop playback"),
+    "live_gap": ("播放时漏了一段；下面的文件是完整的。", "Playback skipped a part; the file below is complete."),
     "file": ("完整音频", "The finished file"),
     "state_waiting": ("等待", "waiting"),
     "state_started": ("进行中", "running"),
     "state_done": ("完成", "done"),
     "state_skipped": ("跳过：音色已知", "skipped: this voice is known"),
+    "state_failed": ("失败", "failed"),
+    "state_stopped": ("已中止", "stopped"),
+    "state_not_run": ("未执行", "not run"),
     "stage_PREPROCESS_AUDIO": ("处理参考音频", "Prepare reference"),
     "stage_EXTRACT_SPEAKER": ("提取音色", "Extract voice"),
     "stage_GENERATE_MEL": ("生成声学特征", "Generate speech"),
@@ -92,7 +110,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "progress": ("各阶段进度", "Progress by stage"),
     "waterfall": ("这次请求的时间去了哪里", "Where this request's time went"),
     "queue": ("排队", "queue"),
-    "batch": ("等待成批", "batch"),
+    "batch": ("等待计算设备", "waiting for the device"),
     "compute": ("计算", "compute"),
     "other": ("其他（传输等）", "other (transport …)"),
     "first_audio": ("首段音频", "first audio"),
@@ -113,7 +131,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "This trace was not kept: it was not sampled. To keep every one, start with --sampling 1, or set "
         "tracing.sampling.ratio: 1 in the Serve config; failed and slow requests always are. Its id: {id}",
     ),
-    "failed": ("没有成功", "That did not work"),
+    "failed": ("生成失败", "Generation failed"),
     "trace_id": ("链路编号", "Trace id"),
 }
 
@@ -154,8 +172,8 @@ phones with their stress:
 """,
 }
 
-#: (what the button says, the instruction), by language of the page: CosyVoice3's own where it has one, and all of them
-#: understood by the embedded engine.
+#: (words on the button, instruction), by language of the page. The embedded engine understands all of them. CosyVoice3
+#: replaces an English adverb by the sentence that it was trained on, where there is one.
 PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
     "zh": (
         ("开心", "请非常开心地说一句话。"),
@@ -169,13 +187,13 @@ PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
         ("温柔", "请温柔地说一句话。"),
     ),
     "en": (
-        ("happy", "请非常开心地说一句话。"),
-        ("sad", "请非常伤心地说一句话。"),
-        ("angry", "请非常生气地说一句话。"),
-        ("fast", "请用尽可能快地语速说一句话。"),
-        ("slow", "请用尽可能慢地语速说一句话。"),
-        ("loud", "Please say a sentence as loudly as possible."),
-        ("soft", "Please say a sentence in a very soft voice."),
+        ("happy", "happily"),
+        ("sad", "sadly"),
+        ("angry", "angrily"),
+        ("fast", "quickly"),
+        ("slow", "slowly"),
+        ("loud", "loudly"),
+        ("soft", "softly"),
         ("calm", "Please say it calmly."),
         ("gentle", "Please say it gently."),
     ),
@@ -183,7 +201,7 @@ PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def language_of(accept: str | None, languages: Iterable[str] = LANGUAGES) -> str:
-    """The page's language for a browser that sends this Accept-Language; English where it asks for neither."""
+    """Return the page's language for an Accept-Language header; English where it asks for neither."""
     asked = []
     for position, part in enumerate((accept or "").split(",")):
         name, _, parameters = part.strip().partition(";")

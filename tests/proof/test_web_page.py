@@ -156,7 +156,7 @@ def test_an_instruction_that_the_engine_does_not_know_is_explained(page):
     page.select_option("#dialect", "en-US")
     page.set_input_files("#clip input[type=file]", str(CLIP))
     page.fill("#text textarea", TEXT)
-    page.get_by_label("自然语言控制").check()
+    page.get_by_label("Natural-language control").check()
     page.fill("#style textarea, #style input", "like a duck in space")
     waits(page, "^\\s*Generate")
     page.click("#generate")

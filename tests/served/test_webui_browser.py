@@ -6,6 +6,8 @@ import io
 import re
 import time
 
+import av
+import numpy as np
 import pytest
 import soundfile
 
@@ -87,11 +89,11 @@ def test_the_button_says_what_it_waits_for(page, api):
     says(page, "#generate", "First write what to say")
     page.fill("#text textarea", "Hello")
     says(page, "#generate", "^Generate$")
-    page.get_by_label("自然语言控制").check()
+    page.get_by_label("Natural-language control").check()
     says(page, "#generate", "First say how")
     page.get_by_role("button", name="happy").click()
     says(page, "#generate", "^Generate$")
-    assert page.input_value("#style textarea, #style input") == "请非常开心地说一句话。"
+    assert page.input_value("#style textarea, #style input") == "happily"
     assert not api.asked
 
 
@@ -161,6 +163,77 @@ def test_stop_cancels_the_request(page, api):
     says(page, "#generate", "^Generate$")
     cancelled(api, page)
     assert live(page)["state"] == "idle"
+    says(page, "#progress li.stopped", "Make waveform")
+    assert "waiting" not in page.inner_text("#progress")
+    assert page.get_by_role("link", name="Open this request's trace").get_attribute("href").endswith(TRACE)
+
+
+def test_a_stage_that_fails_is_red_and_its_box_has_a_border(page, api):
+    api.late_error = {"message": "vocoder-service is not available.", "code": "stage_unavailable"}
+    fill_in(page)
+    page.click("#generate")
+    says(page, "#progress li.failed", "Make waveform")
+    says(page, "#result [role=alert]", "vocoder-service is not available")
+    red = "rgb(194, 55, 63)"
+    assert page.eval_on_selector("#progress li.failed .said", "said => getComputedStyle(said).color") == red
+    border = page.eval_on_selector(
+        "#result .problem",
+        "box => { const s = getComputedStyle(box); return [s.borderTopStyle, s.borderLeftWidth, s.borderTopColor]; }",
+    )
+    assert border == ["solid", "5px", red]
+    assert page.get_by_role("link", name="Open this request's trace").get_attribute("href").endswith(TRACE)
+
+
+def test_longer_text_counts_and_switches_long_text_on(page, api):
+    fill_in(page, text="a" * 200)
+    says(page, "#count", "^200 / 200$")
+    assert not page.get_by_label("Long text").is_checked()
+    page.fill("#text textarea", "Hello there. " * 20)
+    says(page, "#count", "^259 / 5,000$")
+    page.wait_for_function("document.querySelector('#long-form input').checked")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    assert api.asked[0]["long_form"] == "true"
+
+
+def test_ctrl_enter_generates_what_was_just_typed(page, api):
+    fill_in(page)
+    page.focus("#text textarea")
+    page.keyboard.press("End")
+    page.keyboard.type(" Bye.")
+    page.keyboard.press("Control+Enter")
+    says(page, "#result .summary", "Real-time factor")
+    assert [form["text"] for form in api.asked] == ["Hello there. Bye."]
+
+
+def in_window(page, selector: str) -> bool:
+    return page.eval_on_selector(
+        selector,
+        "element => { const box = element.getBoundingClientRect();"
+        " const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);"
+        " return box.top >= 0 && box.bottom <= innerHeight && element.contains(top); }",
+    )
+
+
+@pytest.mark.parametrize("width, height", [(1366, 768), (390, 844)])
+def test_the_button_stays_in_reach(page, api, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    assert in_window(page, "#generate")
+    fill_in(page)
+    page.get_by_label("Natural-language control").check()
+    page.get_by_role("button", name="happy").click()
+    says(page, "#generate", "^Generate$")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    for there in ("0", "document.body.scrollHeight / 2", "document.body.scrollHeight"):
+        page.evaluate(f"window.scrollTo(0, {there})")
+        page.wait_for_timeout(100)
+        assert in_window(page, "#generate"), there
+    assert page.evaluate("window.scrollY") > 0, "or nothing was tried"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    last = page.locator("#result .trace").bounding_box()
+    button = page.locator("#generate").bounding_box()
+    assert width > 800 or last["y"] + last["height"] <= button["y"], "the end of the page is not covered"
 
 
 def test_leaving_the_page_cancels_it_too(page, api):
@@ -221,6 +294,8 @@ def test_a_voice_is_kept_and_spoken_with(page, api):
     says(page, "#kept", "Stored: anna")
     assert api.voices[0]["consent"] == {"agreed": "She agreed to tests."}
     page.get_by_label("Stored voice").first.check()
+    page.wait_for_selector("#voice input", state="visible")
+    assert "No voice is stored yet" not in page.inner_text("#voice")
     says(page, "#generate", "First choose a stored voice")
     page.click("#voice input")
     page.get_by_role("option", name="anna · en-US").click()
@@ -228,6 +303,21 @@ def test_a_voice_is_kept_and_spoken_with(page, api):
     page.click("#generate")
     says(page, "#result .summary", "Real-time factor")
     assert api.asked[0]["voice"] == "voice_0" and "prompt_audio" not in api.asked[0]
+
+
+def test_an_empty_store_says_so_and_a_refused_list_does_not(page, api):
+    page.get_by_label("Stored voice").first.check()
+    says(page, "#voice", "No voice is stored yet")
+    api.voices.append({"id": "voice_0", "name": "anna", "dialect": "en-US"})
+    page.click("#refresh")
+    page.get_by_text("No voice is stored yet").wait_for(state="detached")
+    api.voices.clear()
+    page.click("#refresh")
+    says(page, "#voice", "No voice is stored yet")
+    api.key = "a-key"
+    page.click("#refresh")
+    says(page, "#result [role=alert]", "A key is missing")
+    page.get_by_text("No voice is stored yet").wait_for(state="detached")
 
 
 def test_chinese_and_english_each_in_their_own_words(page):
@@ -251,7 +341,7 @@ def test_a_chinese_browser_gets_chinese(browser, site_url, api):
 
 
 def test_every_control_has_a_name(page):
-    for button in ("自然语言控制", "Stored voice"):
+    for button in ("Natural-language control", "Stored voice"):
         page.get_by_label(button).first.check()
         page.wait_for_timeout(300)
     nameless = page.evaluate("""[...document.querySelectorAll('button, input, select, textarea, a')]
@@ -270,3 +360,61 @@ def test_a_file_larger_than_a_clip_is_refused_by_the_page(page, api, tmp_path):
     page.get_by_text(re.compile("exceeds|maximum|too large", re.I)).first.wait_for(timeout=20_000)
     page.select_option("#dialect", "en-US")
     says(page, "#generate", "First upload or record")
+
+
+def drop(page, name: str, kind: str, content: bytes = b"no audio") -> None:
+    """Drop a file on the clip's box, as a file manager does."""
+    data = page.evaluate_handle(
+        """([name, kind, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name, {type: kind}));
+            return data;
+        }""",
+        [name, kind, list(content)],
+    )
+    page.dispatch_event("#clip button:has(input[type=file]), #clip .upload-container", "drop", {"dataTransfer": data})
+
+
+def test_the_picker_takes_the_clip_formats_of_the_api_and_no_others(page, api, tmp_path):
+    assert page.get_attribute("#clip input[type=file]", "accept") == ".wav,.flac,.ogg,.mp3,.m4a,.mp4,.webm,.aac"
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello")
+    for name, kind in (("song.mid", "audio/midi"), ("notes.pdf", "application/pdf")):
+        drop(page, name, kind)
+        says(page, "#clip-refused", "wav, flac, ogg, mp3, m4a, mp4, webm or aac")
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.4")
+    page.set_input_files("#clip input[type=file]", str(tmp_path / "notes.pdf"))
+    says(page, "#clip-refused", "wav, flac, ogg, mp3, m4a, mp4, webm or aac")
+    says(page, "#generate", "First upload or record")
+
+
+def encoded(container: str, codec: str) -> bytes:
+    """Return four seconds of a tone."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=48_000, layout="mono")
+        tone = (8000 * np.sin(np.arange(4 * 48_000) * 0.03)).astype("<i2")
+        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+        frame.rate, frame.pts = 48_000, 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, kind, container, codec",
+    [
+        ("call.webm", "video/webm", "webm", "libopus"),
+        ("memo.mp4", "video/mp4", "mp4", "aac"),
+        ("memo.m4a", "", "mp4", "aac"),
+    ],
+)
+def test_a_clip_in_a_container_of_video_is_taken(page, api, name, kind, container, codec):
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello")
+    drop(page, name, kind, encoded(container, codec))
+    says(page, "#generate", "^Generate$")
+    page.click("#generate")
+    says(page, "#result .summary", "Real-time factor")
+    assert api.asked[0]["prompt_audio"]["name"].endswith(name[-4:])
+    assert page.locator("#clip-refused").count() == 0

@@ -1,7 +1,8 @@
-"""The web page without a browser: its texts, its waterfall, its progress, and one run against a stand-in of the API."""
+"""Tests the web page without a browser: texts, waterfall, progress, and one run against a stand-in of the API."""
 
 from __future__ import annotations
 
+import re
 import string
 import threading
 import time
@@ -12,13 +13,14 @@ from cluster.demo import CLIP
 from engines.cosyvoice3.prompts import _style
 from engines.embedded.style import Delivery, interpret
 from speech.dialects import DIALECTS
+from speech.limits import CLIP_FORMATS
 from tests.helpers.standin_api import RATE, TRACE
 from webui import dialects, waterfall
 from webui.client import Done, Stage, Timing
 from webui.progress import Progress
-from webui.run import Wish, run
+from webui.run import Attempt, Wish, count, run, stopped
 from webui.under_way import UnderWay
-from webui.words import _TEXTS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
+from webui.words import _TEXTS, CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
 
 ZH, EN = TEXTS["zh"], TEXTS["en"]
 
@@ -68,10 +70,31 @@ class TestWords:
             assert blanks(texts[0]) == blanks(texts[1]), name
         assert LANGUAGES.keys() == TEXTS.keys() == HELP.keys() == PRESETS.keys()
 
+    def test_the_english_page_is_in_english(self):
+        chinese = {name: text for name, text in EN.items() if re.search(r"[\u4e00-\u9fff]", text)}
+        assert not chinese
+        assert set(EN.values()) >= {"Pronunciation", "Stop playback", "⚄ Random seed", "Generation failed"}
+        assert set(EN.values()) >= {"Play while generating", "waiting for the device"}
+
+    def test_the_chinese_page_leaves_no_sentence_in_english(self):
+        same = {name for name, text in ZH.items() if text == EN[name]}
+        assert not same
+
+    def test_the_clip_formats_are_those_that_the_api_reads(self):
+        assert CLIP_FORMATS in EN["clip"] and CLIP_FORMATS in EN["clip_refused"]
+        assert CLIP_ENDINGS == (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4", ".webm", ".aac")
+        for ending in CLIP_ENDINGS:
+            assert ending[1:] in ZH["clip"]
+
     @pytest.mark.parametrize("told", sorted({told for presets in PRESETS.values() for _, told in presets}))
     def test_every_preset_is_understood_by_both_engines(self, told):
         assert interpret(told) != Delivery()
         assert _style(told)
+
+    def test_an_english_preset_reaches_cosyvoice3_as_the_sentence_it_was_trained_on(self):
+        chinese, english = (dict(PRESETS[language][:7]) for language in ("zh", "en"))
+        assert [_style(told) for told in english.values()] == list(chinese.values())
+        assert all(told.isascii() for _, told in PRESETS["en"])
 
     @pytest.mark.parametrize(
         "accept, language",
@@ -146,14 +169,37 @@ class TestProgress:
         progress = Progress()
         for name in ("GENERATE_MEL", "VOCODE_WAV"):
             progress.take(Stage(name, "s", "done", ms=1))
-        progress.finish(done())
+        progress.finish("done")
         assert progress.html(EN).count("skipped: this voice is known") == 2
 
-    def test_a_stage_that_did_not_end_is_not_done(self):
+    @staticmethod
+    def states(progress: Progress) -> list[str]:
+        return re.findall(r'<li class="(\w+)">', progress.html(EN))
+
+    @pytest.mark.parametrize("ending, state", [("failed", "failed"), ("stopped", "stopped")])
+    def test_after_the_end_no_stage_waits(self, ending, state):
         progress = Progress()
-        progress.take(Stage("PREPROCESS_AUDIO", "audio-service", "started"))
-        progress.finish(None)
-        assert 'class="done"' not in progress.html(EN) and 'class="started"' not in progress.html(EN)
+        progress.take(Stage("PREPROCESS_AUDIO", "audio-service", "done", ms=1))
+        progress.take(Stage("EXTRACT_SPEAKER", "embedding-service", "started"))
+        progress.finish(ending)
+        assert self.states(progress) == ["done", state, "not_run", "not_run"]
+        assert "waiting" not in progress.html(EN) and "not run" in progress.html(EN)
+
+    def test_of_two_stages_under_way_the_one_that_the_error_names_failed(self):
+        progress = Progress()
+        progress.take(Stage("GENERATE_MEL", "tts-service", "done", 1, 3, 9))
+        progress.take(Stage("GENERATE_MEL", "tts-service", "started", 2, 3))
+        progress.take(Stage("VOCODE_WAV", "vocoder-service", "started", 1, 3))
+        progress.finish("failed", "vocoder-service is not available.")
+        assert self.states(progress) == ["not_run", "not_run", "stopped", "failed"]
+        assert "stopped · 1 of 3 pieces" in progress.html(EN)
+
+    def test_where_it_names_none_both_did(self):
+        progress = Progress()
+        for name in ("GENERATE_MEL", "VOCODE_WAV"):
+            progress.take(Stage(name, f"the {name} service", "started"))
+        progress.finish("failed", "no answer within the deadline")
+        assert self.states(progress)[2:] == ["failed", "failed"]
 
     def test_a_stage_of_another_engine_is_shown_and_is_text(self):
         progress = Progress()
@@ -182,6 +228,25 @@ class TestWish:
         assert not {"style_instruction", "prompt_text", "long_form"} & form.keys()
         assert (form["voice"], form["seed"], form["response_format"]) == ("voice_1", "3", "pcm")
         assert wish(seed=None).speech().seed is None
+
+    @pytest.mark.parametrize(
+        "text, long_form, sent", [("a" * 200, False, False), (" " + "a" * 201, False, True), ("a", True, True)]
+    )
+    def test_longer_text_is_sent_as_long_text_by_itself(self, text, long_form, sent):
+        assert wish(text=text, long_form=long_form).speech().long_form is sent
+
+    @pytest.mark.parametrize(
+        "text, long_form, shown",
+        [
+            (None, False, '"count">0 / 200<'),
+            (" e\u0301\n", False, '"count">1 / 200<'),
+            ("a" * 201, False, '"count">201 / 5,000<'),
+            ("a", True, '"count">1 / 5,000<'),
+            ("a" * 5001, True, '"count over">5,001 / 5,000<'),
+        ],
+    )
+    def test_the_counter_counts_as_the_api_does(self, text, long_form, shown):
+        assert shown in count(text, long_form)
 
     def test_the_name_of_the_file_stays_here(self):
         assert wish().speech().clip.name == "clip.flac"
@@ -231,6 +296,26 @@ class TestRun:
         api.late_error = {"message": "vocoder-service is not available."}
         last = self.shown(api)[-1]
         assert last.over and last.live["over"] and "vocoder-service is not available." in last.result
+        assert '<li class="failed"><span class="dot" aria-hidden="true"></span><span class="name">Make waveform' in (
+            last.progress
+        )
+        assert f"/zipkin/traces/{TRACE}" in last.result
+
+    def test_after_stop_the_stages_say_so_and_the_trace_is_linked(self, api):
+        api.chunks = 1000
+        attempt = Attempt()
+        going = run(wish(), api.url, "http://127.0.0.1:9411", EN, attempt)
+        while next(going).live is None:
+            pass
+        going.close()
+        shown = stopped(attempt, "http://127.0.0.1:9411", EN)
+        assert 'class="stopped"' in shown.progress and "waiting" not in shown.progress
+        assert "Stopped." in shown.result and f"/zipkin/traces/{TRACE}" in shown.result
+        assert TRACE in stopped(attempt, None, EN).result
+
+    def test_stop_before_the_first_answer_has_no_trace(self):
+        assert stopped(Attempt(), "http://127.0.0.1:9411", EN).result == '<p role="status">Stopped.</p>'
+        assert stopped(None, None, EN).progress is None
 
     def test_without_a_dialect_nothing_is_asked(self, api):
         (shown,) = self.shown(api, dialect=None)
