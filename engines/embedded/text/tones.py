@@ -99,7 +99,7 @@ def _number_one(clause: list[Word], flat: list[Syllable]) -> None:
 
 
 def _not(clause: list[Word], flat: list[Syllable]) -> None:
-    """Set the tone of 不: second before a fourth, light inside a verb with complement or repetition (看不懂, 好不好)."""
+    """Set the tone of 不: second before a fourth, light inside a complement or a repeated verb (看不懂, 好不好)."""
     middles = {id(word[1]) for word in clause if len(word) == 3}
     for index, syllable in enumerate(flat):
         if syllable.character != "不":
