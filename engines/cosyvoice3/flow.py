@@ -297,7 +297,7 @@ def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:
 
 
 def _schedule() -> list[tuple[float, float]]:
-    """List time and width of each Euler step, closer together at the start (cosine); summed in float32 as in training."""
+    """List each Euler step's time and width, closer together at the start (cosine); float32 sums, as in training."""
     times = 1 - torch.cos(torch.linspace(0, 1, STEPS + 1) * 0.5 * math.pi)
     time, width, steps = times[0], times[1] - times[0], []
     for index in range(STEPS):

@@ -40,7 +40,7 @@ _FRAME_STEPS = ((1024, 64), (2048, 128), (4096, 256), (15_104, 512))
 
 
 def bucket(rows: int, frames: int) -> tuple[int, int]:
-    """Return the shape that a batch is filled up to: at most half as many rows more, and 64 or an eighth more frames."""
+    """Return the shape that a batch is filled up to: at most half as many rows and 64 or an eighth of frames more."""
     count = next((count for count in _ROWS if count >= rows), -(-rows // 8) * 8)
     step = next((step for end, step in _FRAME_STEPS if frames <= end), _FRAME_STEPS[-1][1])
     return count, -(-frames // step) * step
