@@ -1,9 +1,9 @@
-"""What an engine offers to the graph, and the registry that finds one by name.
+"""The contract between engines and the graph, and the registry that finds an engine by name.
 
-An engine is three models that never meet: each stage's replica loads its own part and nothing else. Everything is
-batched by nature, lists in and lists out, and a batch gives each member what it would get alone (within the
-engine's stated tolerance). A member that fails is *returned* as a `SpeechError` in its place, so that it never takes
-its neighbours with it; an exception that is *raised* means the batch as a whole could not be computed.
+An engine is three models that never meet: each stage's replica loads its own part and nothing else. All calls are
+batched: they take lists and return lists. A batch gives each member the result it would get alone, within the engine's
+stated tolerance. A member that fails is *returned* as a `SpeechError` in its place, so that its neighbours go on. An
+exception that is *raised* means that the batch as a whole could not be computed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from speech.limits import CLIP_SECONDS
 from speech.utterance import Utterance as Utterance  # part of the contract, so engines import it from here
 
 Arrays = Mapping[str, np.ndarray]
-#: what an acoustic model has decided of an utterance so far, for each of its parts; only the same engine reads it
+#: the tokens an acoustic model has chosen so far, for each part of an utterance; only the same engine reads them
 Said = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the running engine can do; served by `/api/dialects` and checked before any stage is called."""
+    """The abilities of the running engine. `/api/dialects` serves them; they are checked before any stage is called."""
 
     name: str  #: `model.name` in traces
     version: str  #: `model.version` in traces; a stored voice is only valid for the version that made it
@@ -39,10 +39,10 @@ class Capabilities:
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
     embedding_size: int = 256
     max_batch_size: Mapping[str, int] = field(default_factory=dict)
-    #: its acoustic model is a ContinuousAcousticModel that streams, its vocoder a StreamingVocoder; where it is False,
-    #: a streamed text goes through the graph sentence by sentence
+    #: True: the acoustic model is a ContinuousAcousticModel that streams, and the vocoder a StreamingVocoder. False: a
+    #: streamed text goes through the graph sentence by sentence.
     streaming: bool = False
-    notice: str = ""  #: what a user must know about the result ("steers a voice, is no true clone")
+    notice: str = ""  #: shown to users about the result ("steers a voice, is no true clone")
 
     def check_dialect(self, code: str) -> None:
         """Raise UnsupportedDialect for a dialect code that it can't speak."""
@@ -57,7 +57,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Reference:
-    """A checked reference clip, resampled. `views[rate]` is mono float32 (n,) in ±1 at `rate` Hz."""
+    """A checked and resampled reference clip. `views[rate]` is mono float32 (n,) in ±1 at `rate` Hz."""
 
     views: Mapping[int, np.ndarray]
     arrays: Arrays = field(default_factory=dict)  #: features an engine computes once, on the CPU, while preparing
@@ -66,7 +66,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a stage's work worth a span of its own. Times in ns since the epoch, tags small and closed."""
+    """A part of a stage's work that gets a span of its own. Times are ns since the epoch; tags have few values."""
 
     name: str
     start_ns: int
@@ -76,14 +76,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Voice:
-    """What the speaker encoder found: named arrays that only the same engine's acoustic model understands."""
+    """The speaker encoder's result: named arrays that only the same engine's acoustic model understands."""
 
     arrays: Arrays
 
 
 @dataclass(frozen=True)
 class Mel:
-    """Acoustic features for the vocoder: named arrays, and how much audio they make."""
+    """Acoustic features for the vocoder: named arrays, and the seconds of audio they make."""
 
     arrays: Arrays
     seconds: float
@@ -92,22 +92,25 @@ class Mel:
 
 @dataclass(frozen=True)
 class MelChunk:
-    """The beginning of a mel that is still being made, each chunk with all that came before it in its part.
+    """The beginning of a mel that is still being made. Each chunk holds all that came before it in its part.
 
-    A text may be made in parts, one behind the other, that sound independently of each other.
+    A text may be made in parts, one after the other. Each part is computed independently of the others.
     """
 
-    arrays: Arrays  #: as a Mel's, of the part from its beginning to here
+    arrays: Arrays  #: like a Mel's, from the beginning of the part to here
     seconds: float  #: of the part's audio so far
     part: int  #: from 0
-    final: bool  #: the part is complete
-    last: bool = False  #: and so is the utterance
-    phases: tuple[Phase, ...] = ()  #: in the last one alone, of the whole utterance
-    said: Said = ()  #: what it and all before it were made of, and maybe a little more; see `submit`
+    final: bool  #: True: the part is complete
+    last: bool = False  #: True: the utterance is complete, too
+    phases: tuple[Phase, ...] = ()  #: only in the last chunk: those of the whole utterance
+    said: Said = ()  #: the tokens of all chunks up to this one, and maybe a few more; see `submit`
 
     @property
     def reaches(self) -> tuple[int, float, bool]:
-        """How far into the utterance; chunks made a second time may be cut elsewhere, and this tells which are new."""
+        """The chunk's end in the utterance: part, seconds of that part, and whether the part is complete.
+
+        Chunks made a second time may be cut elsewhere; this value tells which of them are new.
+        """
         return self.part, self.seconds, self.final
 
 
@@ -122,10 +125,10 @@ class AcousticModel(Protocol):
 class Ticket(Protocol):
     """One utterance on its way through a `ContinuousAcousticModel`, which alone writes to it."""
 
-    joined_ns: int | None  #: when it was first computed for, ns since the epoch; None while it waits for a row
-    batch_size: int | None  #: with how many it was computed together, on average; None before it joined
-    batch_id: str | None  #: of the batch that finished it, 16 hex digits; None before there was one
-    said: Said  #: so far; read it before the ticket is cancelled, and in the thread that calls `step`
+    joined_ns: int | None  #: start of its first computation, ns since the epoch; None while it waits for a row
+    batch_size: int | None  #: mean number of rows it was computed with; None before it joined
+    batch_id: str | None  #: id of the batch that finished it, 16 hex digits; None before there was one
+    said: Said  #: tokens so far; read them before the ticket is cancelled, in the thread that calls `step`
 
 
 @runtime_checkable
@@ -140,89 +143,108 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
     is under way `step` is due at once, and brings some ticket nearer to its end.
     """
 
-    rows: int  #: utterances, or parts of one, that it has memory for at a time
-    decoding: int  #: of them, how many are taken now
-    waiting: int  #: how many wait for one
+    rows: int  #: utterances, or parts of an utterance, that fit into its memory at a time
+    decoding: int  #: rows in use now
+    waiting: int  #: utterances or parts that wait for a row
 
     def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
-        """Use at most `rows` of its rows; let what is to be finished wait at most so long for company.
+        """Limit the rows in use and the time that decoded rows wait for a batch. Work under way goes on undisturbed.
 
-        Raises ValueError for rows it doesn't have, or a negative wait. What is under way is not disturbed.
+        Args:
+            rows: the most rows to use; None leaves the limit as it is.
+            wait_ms: the longest wait for other rows, in ms; None leaves it as it is.
+
+        Raises:
+            ValueError: there are fewer rows than that, or the wait is negative.
         """
         ...
 
     def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
-        """Queue an utterance; it joins at the first step that has a row for it. One that can't be said is refused.
+        """Queue an utterance; it joins at the first step that has a free row.
 
         Args:
-            stream: let it out in chunks as it is made. Only where `Capabilities.streaming` is true.
-            said: what the same utterance has said before, in a ticket that was lost, on this replica or another: it
-                goes on behind that and ends as it would have. Its chunks come from the beginning again, maybe cut
-                elsewhere (`MelChunk.reaches`). The seed alone does not promise that: half precision rounds
-                otherwise in other company.
+            stream: give out chunks while the mel is made. Only where `Capabilities.streaming` is true.
+            said: the tokens that the same utterance said in a ticket that was lost, on this replica or another. The
+                new ticket goes on after them and ends as the lost one would have. Its chunks come from the beginning
+                again, maybe cut elsewhere (`MelChunk.reaches`). The seed alone does not ensure the same tokens: in
+                half precision, rounding depends on the other rows of the batch.
+
+        Returns:
+            The ticket, or the SpeechError of an utterance that can't be said.
         """
         ...
 
     def cancel(self, ticket: Ticket) -> None:
-        """Forget a ticket, wherever it is; its rows are free at once. Does nothing for one that is finished."""
+        """Drop a ticket at any stage and free its rows at once. Does nothing for a finished ticket."""
         ...
 
     def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
-        """Compute a little for everybody; returns those who are finished by it. Returns [] when nobody is there.
+        """Compute one step for all tickets.
 
-        A streamed ticket gives MelChunks, in the order of their audio, and is finished with the one that is `last`.
-        Where it raises, nobody is finished, and every ticket must be cancelled before the next step. A ticket that has
-        not joined had no part in it.
+        If it raises, no ticket is finished, and every ticket must be cancelled before the next step. A ticket that has
+        not joined took no part in the step.
+
+        Returns:
+            The results of this step; [] if there is no ticket. A streamed ticket gives MelChunks in the order of their
+            audio, and is finished with the chunk that is `last`.
         """
         ...
 
 
 class Vocoder(Protocol):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
-        """Mono float32 (n,) in ±1 at the engine's sample rate, one per Mel."""
+        """Return mono float32 (n,) in ±1 at the engine's sample rate for each Mel."""
         ...
 
 
 @runtime_checkable
 class StreamingVocoder(Vocoder, Protocol):
-    """A vocoder whose audio for the beginning of a part stays what it is when more of the part comes.
+    """A vocoder whose audio for the beginning of a part stays the same when more of the part comes.
 
-    It keeps nothing from one chunk to the next, so any replica may take any of them.
+    It keeps no state between chunks, so any replica may compute any chunk.
     """
 
     def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[np.ndarray | SpeechError]:
-        """Each chunk with the samples of its part that are given out already -> those that follow them, mono float32.
+        """Compute the samples that follow those given out already.
 
-        As far as they are sure: until the part is `final` a little is held back, and the result may be empty.
+        Args:
+            chunks: each chunk with the number of samples of its part that were given out before.
+
+        Returns:
+            Mono float32 (n,) for each chunk. Until the part is `final`, the samples that may still change are held
+            back, so n may be 0.
         """
         ...
 
 
 @runtime_checkable
 class Probed(Protocol):
-    """A model that can show that its device still computes; asked between two batches, by the thread that loaded it."""
+    """A model that can show that its device still computes. The thread that loaded it asks between two batches."""
 
     def probe(self) -> np.ndarray:
-        """Float array of something small that its own weights give on its own device: the same every time, in a few
-        milliseconds. Nothing of it is anybody's request."""
+        """Compute a small float array with the model's own weights on its own device, in a few milliseconds.
+
+        The result is the same every time and contains no data of any request.
+        """
         ...
 
 
 class Engine(Protocol):
-    """`device` is a torch device string (`cpu`, `cuda`), `threads` the torch threads a replica may use.
+    """A family of models, with one loader for each stage.
 
-    A loader raises `WeightsError` where a file is missing or damaged. Loading also warms up: the first real
-    request must not pay for lazy initialisation.
+    `device` is a torch device string (`cpu`, `cuda`), `threads` the torch threads that a replica may use. A loader
+    raises `WeightsError` if a file is missing or damaged. Loading also warms up: the first real request must not pay
+    for lazy initialisation.
     """
 
     capabilities: Capabilities
 
     def check(self, utterance: Utterance) -> None:
-        """Raise a `SpeechError` for what this engine can't do. Cheap: runs in the ingress, loads no weights."""
+        """Raise a `SpeechError` for a request that this engine can't serve. Runs in the ingress, loads no weights."""
         ...
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
-        """Mono float32 (n,) at `rate` Hz -> what the speaker encoder wants. CPU only, no weights, thread-safe."""
+        """Turn mono float32 (n,) at `rate` Hz into the speaker encoder's input. CPU only, no weights, thread-safe."""
         ...
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1) -> SpeakerEncoder: ...

@@ -6,9 +6,9 @@ import numpy as np
 
 
 def mel_filters(rate: int, fft: int, bands: int) -> np.ndarray:
-    """Triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on M. Slaney's scale (Auditory Toolbox).
+    """Make triangular mel filters (bands, fft // 2 + 1), float32, of unit area, on M. Slaney's scale.
 
-    That scale is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
+    That scale (Auditory Toolbox) is linear up to 1 kHz (15 mel) and logarithmic above, 27 steps for a factor of 6.4.
     """
 
     def mel(hz: np.ndarray) -> np.ndarray:

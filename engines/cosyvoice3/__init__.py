@@ -1,15 +1,15 @@
-"""The CosyVoice3 engine: an independent implementation that runs official Fun-CosyVoice3-0.5B checkpoints.
+"""The CosyVoice3 engine is an independent implementation that runs official Fun-CosyVoice3-0.5B checkpoints.
 
     engine: cosyvoice3
     engine_options: {model_dir: /models/Fun-CosyVoice3-0.5B}
 
-What happens to a request, and where it is written:
+A request takes this way through the modules:
 
     reference clip ─► resample.py, features.py ─► voice.py (onnx.py) ─► tokens, mel, embedding ┐
     text ─► text.py, spelling.py ─► prompts.py ─► tokenizer.py ─► plan.py ─────────────────────┴► decoder.py (batch.py,
     qwen.py, sampling.py) ─► flow.py (dit.py) ─► hift.py (excitation.py, convolutions.py) ─► audio
 
-This module is what the ingress imports: it loads neither torch nor weights until a loader is called.
+The ingress imports only this module. It loads neither torch nor weights until a loader is called.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ class CosyVoice3Engine:
 
     Args:
         model_dir: the official model directory; every replica must find it under this path.
-        dtype: of language model and flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is always
-            float32, and its pitch float64.
-        lm_rows: rows of the language model's cache, so the most that decode together; each part of a text has a row of
-            its own (`text.parts`: as many as 80 characters or tokens need, after numbers were spelled out), and a part
-            that finds no row waits. `max_batch_size` of tts-service may take fewer, live.
+        dtype: type of the language model and the flow. "auto" is bfloat16 on a GPU and float32 on a CPU. The vocoder is
+            always float32, and its pitch float64.
+        lm_rows: rows of the language model's cache: the most that decode together. Each part of a text takes a row
+            (`text.parts` makes parts of up to 80 characters or tokens, after numbers were spelled out), and waits if
+            none is free. `max_batch_size` of tts-service may lower the number at run time.
         lm_positions: cache positions of a row. The cache is rows * positions * 12,288 bytes in bfloat16 at full size
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
-        flow_rows: rows in a batch of the flow, at most. "auto" is 16 on a GPU and 1 on a CPU, where a batch takes as
-            long as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and holds up all others.
-        vocoder_batch: how many utterances vocoder-service may take at once. More than one only pays on a GPU.
-        llm_weights: the file with the language model's weights. `llm.rl.pt`, published beside `llm.pt`, was trained on
-            with reinforcement learning, and its published error rates are the lower ones.
-        vocoder_tf32: let a GPU round the factors of the vocoder's products to 10 bits of fraction, for speed. Off, the
-            vocoder is float32 throughout.
-        greedy: always the likeliest token, whatever the seed: for comparing implementations, not for listening.
-        parity: reproduce what the official code (FunAudioLLM/CosyVoice, commit ace7c47) does wrong, to compare with
-            it: it does not enforce the least length of speech, because it masks the wrong control token
-            (sampling.py); it counts the prefix as text in cross-lingual mode (plan.py); and it computes a stream's last
+        flow_rows: the most rows in a batch of the flow. "auto" is 16 on a GPU and 1 on a CPU. There a batch takes as
+            long as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and delays all others.
+        vocoder_batch: the most utterances that vocoder-service takes at once. More than one only pays on a GPU.
+        llm_weights: the file with the language model's weights. `llm.rl.pt`, published beside `llm.pt`, was trained
+            further with reinforcement learning; its published error rates are lower.
+        vocoder_tf32: let a GPU round the factors of the vocoder's products to 10 bits of fraction, for speed. If
+            False, the vocoder is float32 throughout.
+        greedy: always take the likeliest token, whatever the seed: for comparing implementations, not for listening.
+        parity: reproduce three errors of the official code (FunAudioLLM/CosyVoice, commit ace7c47), to compare with
+            it. It does not enforce the least length of speech, because it masks the wrong control token
+            (sampling.py). It counts the prefix as text in cross-lingual mode (plan.py). It computes a stream's last
             chunk with attention over everything, unlike the chunks before it (ticket.py).
 
     Raises:
-        WeightsError: no directory is named, or it or a file in it is missing; says what, and where it is published.
+        WeightsError: no directory is named, or it or a file in it is missing. The message names it and its publisher.
     """
 
     def __init__(
@@ -109,7 +109,12 @@ class CosyVoice3Engine:
         )
 
     def check(self, utterance: Utterance) -> None:
-        """UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode, a missing instruction or a text."""
+        """Refuse an utterance that this engine can't speak.
+
+        Raises:
+            UnsupportedDialect: the engine can't speak the dialect.
+            InvalidInput: it has no such mode, the instruction is missing, or the text can't be read.
+        """
         instruction(utterance)
         if utterance.mode not in self.capabilities.modes:
             raise InvalidInput(
@@ -132,10 +137,10 @@ class CosyVoice3Engine:
         return reference(samples, rate, transcript)
 
     def registered_voices(self) -> dict[str, Voice]:
-        """The voices of `spk2info.pt` by name, as `load_speaker_encoder` would make them; none without that file.
+        """Return the voices of `spk2info.pt` by name, in the speaker encoder's form; none without that file.
 
         Raises:
-            WeightsError: the file is damaged, or a voice in it is of another model.
+            WeightsError: the file is damaged, or a voice in it belongs to another model.
         """
         from engines.cosyvoice3 import speakers
 

@@ -1,8 +1,8 @@
-"""`python -m engines.cosyvoice3 check MODEL_DIR`: is a model directory whole, and what is missing?
+"""Runs `python -m engines.cosyvoice3`, which checks, lists or makes model directories.
 
-`python -m engines.cosyvoice3 voices MODEL_DIR`: the voices in its `spk2info.pt`.
-
-`python -m engines.cosyvoice3 make DIR [--full]`: a random checkpoint in the official layout, tiny or of full size.
+- `check MODEL_DIR` tells if a model directory is whole, and lists missing files.
+- `voices MODEL_DIR` lists the voices in its `spk2info.pt`.
+- `make DIR [--full]` writes a random checkpoint in the official layout, tiny or of full size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The acoustic model behind the engine contract: utterances in at any step, mels out, whole or in chunks."""
+"""The acoustic model behind the engine contract takes utterances at any step and makes mels, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError, InvalidInput, SpeechError
 
 _log = logging.getLogger(__name__)
-_WARM = (*range(320, 1025, 64), 1152, 1280)  #: frames of clip and speech
-_PATIENCE_S = 0.002  #: that a step waits for the flow where there is nothing else to do; who comes next waits as long
+_WARM = (*range(320, 1025, 64), 1152, 1280)  #: frames of clip and speech together
+_PATIENCE_S = 0.002  #: wait of a step for the flow if there is no other work; a new request may wait as long
 
 
 class CosyVoice3AcousticModel:
-    """An `engines.contract.ContinuousAcousticModel`: language model and flow.
+    """An `engines.contract.ContinuousAcousticModel` of the language model and the flow.
 
-    Each step is one token for every row of the language model, and then, where enough rows have come out of it or
-    have waited long enough, one batch of the flow. The first chunk of a stream goes through the flow as soon as its
-    last token is said, whoever else waits (`FlowBatcher`). A Mel's arrays: `mel` float32 (80, n), and `parts`
-    int64, the frames of each part of the text; they add up to n. A MelChunk's are the same, of one part.
+    Each step computes one token for every row of the language model. If enough rows are decoded or have waited long
+    enough, it computes a batch of the flow as well. The first chunk of a stream goes through the flow as soon as its
+    last token is known, before all other rows (`FlowBatcher`). A Mel's arrays are `mel` float32 (80, n), and `parts`
+    int64, the frames of each part of the text; they add up to n. A MelChunk's arrays are the same, for one part.
 
     Args:
         planner: reads utterances.
-        rows, positions: of the decoder's cache, which is allocated here and never grows: who finds no row waits.
+        rows, positions: size of the decoder's cache, which is allocated here and never grows. A part without a free
+            row waits.
         parity: see `CosyVoice3Engine`.
-        limits: of the flow's batches.
-        beside: the flow computes in a thread and on a stream of its own, and steps go on meanwhile. None: on a GPU.
-            On a CPU both would only share the cores.
+        limits: limits of the flow's batches.
+        beside: True: the flow computes in a thread and on a stream of its own, and steps go on meanwhile. None: only on
+            a GPU, because on a CPU both would only share the cores.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class CosyVoice3AcousticModel:
 
     @torch.inference_mode()
     def probe(self) -> np.ndarray:
-        """The language model's logarithms of probabilities (n,) for a fixed state."""
+        """Return the language model's log-probabilities (n,) for a fixed state."""
         hidden = torch.linspace(-1, 1, self._lm.llm_decoder.in_features, dtype=self._lm.dtype, device=self._lm.device)
         return self._lm.log_probabilities(hidden).cpu().numpy()
 
@@ -91,7 +92,7 @@ class CosyVoice3AcousticModel:
         return self.decoder.waiting
 
     def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
-        """`rows`: of the decoder; `wait_ms`: of the flow's rows."""
+        """Limit the decoder's rows, and the time in ms that rows wait for the flow."""
         if rows is not None:
             if not 1 <= rows <= self.rows:
                 raise ValueError(f"the language model's cache has {self.rows} rows, not {rows}; set lm_rows")
@@ -103,9 +104,10 @@ class CosyVoice3AcousticModel:
             self._flow_batcher.configure(self._limits)
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
-        """A mel for each job. One that can't be said gives its SpeechError in its place.
+        """Compute a mel for each job. A job that can't be said gives its SpeechError in its place.
 
-        RuntimeError where tickets are under way: their results would be lost.
+        Raises:
+            RuntimeError: tickets are under way; their results would be lost.
         """
         if self._tickets:
             raise RuntimeError("tickets are under way; `generate` would take their results")
@@ -117,16 +119,18 @@ class CosyVoice3AcousticModel:
                     results[places[ticket]] = result
         finally:
             for ticket in places:
-                self.cancel(ticket)  # after a failed step nobody else may find it
+                self.cancel(ticket)  # after a failed step no later one may find it
         return results
 
     def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
-        """SpeechErrors: the planner's, and InvalidInput for what is longer than a row.
+        """Queue an utterance; returns the planner's SpeechErrors, and InvalidInput for a part longer than a row.
 
         Args:
-            stream: as it is said, chunk by chunk; at another speed than 1, part by part.
-            said: the speech tokens of each part, control tokens included. The language model reads them behind the
-                prompt, as if it had said them, and the draws go on where they were. Not with `parity`.
+            utterance: the text and its settings.
+            voice: the reference clip's.
+            stream: give out the mel chunk by chunk while it is decoded; at another speed than 1, part by part.
+            said: the speech tokens of each part, control tokens included. The language model reads them after the
+                prompt, as if it had said them, and the draws continue at the same place. Not with `parity`.
         """
         return guarded(self._submit, utterance, voice, stream, said)
 
@@ -164,7 +168,7 @@ class CosyVoice3AcousticModel:
     def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
         self.decoder.step()
         results = self._decoded()
-        # With nobody left in the language model nobody else is coming, and a row would wait for nothing.
+        # With no row left in the language model no other row will come, and a row would wait in vain.
         nobody_comes = not self.decoder.active and not self.decoder.waiting
         results += self._sounded(self._flow_worker.collect(_PATIENCE_S if nobody_comes else 0.0))
         if not self._flow_worker.busy and (stretches := self._flow_batcher.take(idle=nobody_comes)):
@@ -173,9 +177,9 @@ class CosyVoice3AcousticModel:
         return results
 
     def _decoded(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
-        """Hand on to the flow what was said; returns the tickets that go no further."""
+        """Pass decoded tokens on to the flow; returns the tickets that end here, with their errors."""
         lost: list[tuple[Ticket, Mel | MelChunk | SpeechError]] = []
-        # Rows join in the order of their tickets: behind the first that has none yet, nobody has said anything.
+        # Rows join in the order of their tickets: after the first ticket without a row, no ticket has any tokens.
         for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
             if ticket.failed or ticket.mute:
                 lost.append((ticket, _no_numbers() if ticket.failed else _nothing_said()))
@@ -186,7 +190,7 @@ class CosyVoice3AcousticModel:
         return lost
 
     def _sounded(self, made: Mapping[Ticket, SpeechError | None]) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
-        """What a batch of the flow completes, and who failed in it."""
+        """Return the results that a batch of the flow completes, and the errors of tickets that failed in it."""
         results: list = []
         for ticket, error in made.items():
             found = guarded(ticket.results) if error is None else error
@@ -197,10 +201,13 @@ class CosyVoice3AcousticModel:
         return results
 
     def warm_up(self) -> None:
-        """Say a sentence, so that the first request pays for nothing. RuntimeError where it can't be said.
+        """Say a sentence, so that the first request is not slower than the next.
 
-        On a GPU every shape of the language model is recorded before, and those of the flow for clip and speech of up
-        to 25 s together, one and two at a time; others when they first come.
+        On a GPU every shape of the language model is recorded before, and the flow's shapes for one and two rows of up
+        to 25 s of clip and speech together. Other shapes are recorded on first use.
+
+        Raises:
+            RuntimeError: the sentence can't be said.
         """
         if graphs := self.decoder.warm():
             _log.info("%d shapes of the language model are recorded", graphs)
@@ -226,12 +233,16 @@ def load(
     parity: bool = False,
     **settings,
 ) -> CosyVoice3AcousticModel:
-    """The acoustic model of a directory, warmed up.
+    """Load the acoustic model of a directory and warm it up.
 
     Args:
-        dtype: of language model and flow; what the flow's steps add up stays float32.
-        greedy: always the likeliest token, whatever the seed.
-        settings: of CosyVoice3AcousticModel.
+        directory: the model directory.
+        device: a torch device.
+        threads: torch threads of this process.
+        dtype: type of the language model and the flow; the sum of the flow's steps stays float32.
+        greedy: always take the likeliest token, whatever the seed.
+        parity: see `CosyVoice3Engine`.
+        settings: arguments of CosyVoice3AcousticModel.
 
     Raises:
         WeightsError: as `Stored.load`.

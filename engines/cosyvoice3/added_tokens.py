@@ -1,4 +1,4 @@
-"""CosyVoice3's added tokens, in the order of their ids. The ingress checks texts with them, without the tokenizer."""
+"""Lists CosyVoice3's added tokens in the order of their ids. The ingress checks texts by them, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PINYIN = """
 
 
 def added_tokens() -> list[str]:
-    """The added tokens in the order of their ids."""
+    """List the added tokens in the order of their ids."""
     return [*_QWEN.split(), *_TAGS.split(), *pronunciations()]
 
 
 def pronunciations() -> list[str]:
-    """Those of them that are sounds: CMU phones, then pinyin initials and finals."""
+    """List the added tokens that are sounds: CMU phones, then pinyin initials and finals."""
     return [f"[{sound}]" for sound in [*_stressed(), *_PINYIN.split()]]
 
 

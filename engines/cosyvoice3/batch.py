@@ -1,7 +1,7 @@
-"""Rows that decode together, as the device sees them: cache, state, and the two functions of fixed shapes on it.
+"""The device's side of rows that decode together: cache, state, and two functions of fixed shapes on them.
 
-A step reads each row's last token and leaves its next one there, so that the next step needs nothing from the host.
-Everything the host changes between two steps (a row joins, moves, or is set aside) is a copy in the same order of work.
+A step reads each row's last token and writes its next one in the same place, so that the next step needs nothing from
+the host. Every change by the host between two steps (a row joins, moves, or is set aside) is a copy on the same stream.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ _TOKEN, _POSITION, _COUNT, _LEAST, _TOP_K, _REPEATS, _RECENT = range(7)  # colum
 
 
 class Batch(nn.Module):
-    """State of up to `rows` rows, and what is computed for them. Rows 0 … n - 1 decode; a row behind them may read.
+    """The state of up to `rows` rows, and the functions on it. Rows 0 … n - 1 decode; a row after them may read.
 
     Args:
-        lm: whose weights are fused here.
-        positions: the most of one row.
+        lm: the language model. Its weights are fused here.
+        rows: the most rows.
+        positions: the most positions of a row.
         window: how many recent tokens count as repetitions, in all rows.
-        top_k: the most that a row's settings may have.
+        top_k: the largest top-k that a row's settings may have.
 
     Attributes:
         state: (rows, 6 + window) int64, changed by a step.
@@ -45,19 +46,20 @@ class Batch(nn.Module):
         state[:, _POSITION] = self.cache.spill
         self.register_buffer("state", state)
         self.register_buffer("top_p", torch.ones(rows, dtype=torch.float64, device=device))
-        # A row's numbers, a pair for each step it can have.
+        # A row's random numbers, a pair for each of its steps.
         self.register_buffer("uniforms", torch.zeros(rows * positions, 2, device=device))
         self.register_buffer("_firsts", torch.arange(rows, device=device) * positions)
 
     def step(self, n: int, span: int) -> tuple[Tensor, Tensor]:
-        """A token for each of the first n rows.
+        """Compute a token for each of the first n rows.
 
         Args:
+            n: the rows that decode.
             span: more than the position of any row that decodes.
 
         Returns:
             The tokens (n,) int64, -1 for a row whose probabilities are not finite, and the log-probabilities
-            (n, ids) float32 they were picked from.
+            (n, ids) float32 that they were picked from.
         """
         state = self.state[:n]
         token, at, count = state[:, _TOKEN], state[:, _POSITION], state[:, _COUNT]
@@ -77,11 +79,11 @@ class Batch(nn.Module):
         return picked, log_probabilities
 
     def read(self, given: Tensor, span: int) -> None:
-        """A stretch of one row's prompt, into the cache.
+        """Read a stretch of a row's prompt into the cache.
 
         Args:
-            given: (3 + n,) int64: the row, the first one's position, how many there are, and n ids as `prompt_ids`
-                makes them, padded with anything.
+            given: (3 + n,) int64: the row, the position of the first id, the number of ids, and n ids as `prompt_ids`
+                makes them, padded with any values.
             span: at least position and count together.
         """
         embedded = self.lm.embedded(given[3:])
@@ -91,9 +93,11 @@ class Batch(nn.Module):
         """Let a row decode from the next step on.
 
         Args:
-            token: that it reads first, a speech or control token.
-            position: of that token.
-            uniforms: (m, 2), the numbers of its picks; None where it picks on the host.
+            row: the row's place.
+            token: the token that it reads first, a speech or control token.
+            position: the position of that token.
+            sampler: the row's own.
+            uniforms: (m, 2), the random numbers of its picks; None if it picks on the host.
         """
         said, settings = sampler.picked, sampler.settings
         recent = ([-1] * self.window + list(said))[-self.window :]
@@ -105,17 +109,17 @@ class Batch(nn.Module):
         self._upload(self.state[row], torch.tensor(state))
 
     def _upload(self, target: Tensor, value: Tensor) -> None:
-        """Without waiting for it: from pinned memory, which is not given to anybody else before it has arrived."""
+        """Copy `value` to `target` without a wait, from pinned memory that is not reused before the copy is done."""
         target.copy_(value.pin_memory() if target.is_cuda else value, non_blocking=True)
 
     def say(self, tokens: Tensor) -> None:
-        """The first rows said these (n,) instead: they were picked on the host."""
+        """Replace the last tokens of the first rows by these (n,), which the host picked."""
         n = len(tokens)
         self.state[:n, _TOKEN].copy_(tokens)
         self.state[:n, -1].copy_(tokens)
 
     def move(self, source: int, target: int, length: int) -> None:
-        """A row with `length` positions to another place."""
+        """Move a row with `length` positions to another place."""
         self.cache.move(source, target, length)
         self.state[target].copy_(self.state[source])
         self.top_p[target].copy_(self.top_p[source])
@@ -123,5 +127,5 @@ class Batch(nn.Module):
         self.uniforms[first : first + self.positions].copy_(self.uniforms[other : other + self.positions])
 
     def set_aside(self, row: int) -> None:
-        """Whatever a step computes for it goes where nobody looks."""
+        """Let later steps write this row's results to a place that is never read."""
         self.state[row, _POSITION].fill_(self.cache.spill)

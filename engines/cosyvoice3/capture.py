@@ -1,18 +1,18 @@
-"""Functions of fixed shapes: called directly on a CPU, kept as CUDA graphs and replayed on a GPU.
+"""Runs functions of fixed shapes: directly on a CPU, as recorded CUDA graphs on a GPU.
 
     graphs = Graphs(device)
     with graphs.on():                                   # on their stream; does nothing on a CPU
         mel = graphs("solve", solve, x, mu, speaker)    # the first call of these shapes records, later ones replay
 
-A replayed graph costs the host one launch, however many kernels it holds. What may be recorded:
+A replayed graph costs the host one launch, however many kernels it holds. These rules hold for recorded functions:
 
-- The function works on tensors alone. It asks nothing of the device (`item`, `cpu`, `nonzero`, a bool mask as index)
-  and makes nothing from host data (`torch.tensor(…, device=…)`). Python values it uses are part of the graph: they
-  belong into the key. `torch.export` in its strict mode accepts such a function; the tests ask it.
-- Inputs are copied into buffers of the graph's own. Outputs are buffers too: they hold until the next call of any
-  graph of the same `Graphs`. Copy what must stay longer. An output is neither an input nor part of the state.
-- A function may change tensors that it closes over, in place. Name those in `state`: before it is recorded it runs
-  once to load the kernels, and they are then set back.
+- The function works on tensors alone. It reads no value from the device (`item`, `cpu`, `nonzero`, a bool mask as
+  index) and makes no tensor from host data (`torch.tensor(…, device=…)`). Python values that it uses become part of
+  the graph, so they belong in the key. `torch.export` in its strict mode accepts such a function; the tests check it.
+- Inputs are copied into the graph's own buffers. Outputs are buffers too: they are valid until the next call of any
+  graph of the same `Graphs`. Copy an output that must stay longer. An output is neither an input nor part of the state.
+- A function may change tensors that it closes over, in place. Name them in `state`: before the recording the function
+  runs once to load the kernels, and those tensors are then restored.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 
 _log = logging.getLogger(__name__)
-_recording = threading.Lock()  # one at a time, whichever thread: they share the device's allocator
+_recording = threading.Lock()  # one recording at a time over all threads: they share the device's allocator
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recorded function: `replay` computes `outputs` anew from what lies in `inputs`."""
+    """A recorded function: `replay` computes `outputs` again from the content of `inputs`."""
 
     inputs: Sequence[Tensor]
     outputs: Any
@@ -43,25 +43,25 @@ class Recorded:
 
 
 class Recorder(Protocol):
-    """Makes a Recorded of a function and the buffers it reads. Called on the stream of the graphs."""
+    """Makes a Recorded from a function and its input buffers. It is called on the stream of the graphs."""
 
     def __call__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorded: ...
 
 
 class Graphs:
-    """Runs functions of fixed shapes, each key and each shape of its inputs as a graph of its own.
+    """Runs functions of fixed shapes, with a graph for each key and each shape of the inputs.
 
-    Belongs to one thread at a time. Two of them may run side by side, each in its own thread.
+    An instance belongs to one thread at a time. Two instances may run side by side, each in its own thread.
 
     Args:
         device: a torch device; anything but CUDA calls the functions directly.
-        priority: of the stream; -1 goes before 0 wherever the device can choose.
-        most: graphs that are kept. One more forgets the one that was not used for longest.
-        recorder: how a function is recorded; the tests put a recorder here that needs no GPU.
+        priority: priority of the stream; -1 goes before 0 wherever the device can choose.
+        most: the most graphs that are kept. Another one replaces the least recently used.
+        recorder: records a function; the tests pass a recorder that needs no GPU.
 
     Attributes:
         enabled: False calls the functions directly on a GPU too, for comparison.
-        launches: calls so far, of any kind.
+        launches: number of calls so far, of any kind.
         failed: keys whose recording failed, with the error's first line; they are called directly from then on.
     """
 
@@ -73,7 +73,7 @@ class Graphs:
         self.stream = torch.cuda.Stream(self.device, priority=priority) if cuda else None
         self._recorder = recorder or (_CudaRecorder(self.device) if cuda else None)
         self._most = most
-        # With the functions: a graph reads what its function closes over, and knows only where that lies.
+        # Keep the functions alive: a graph reads the tensors that its function closes over by their addresses.
         self._kept: OrderedDict[Hashable, tuple[Recorded, Callable[..., Any]]] = OrderedDict()
         self.enabled = self._recorder is not None
         self.launches = 0
@@ -87,8 +87,8 @@ class Graphs:
         """Let the block's work run on the graphs' stream.
 
         Args:
-            wait: behind what the current stream was given before, and before what it is given later. False where
-                the block uses nothing of that. The host waits for nothing in either case.
+            wait: order the block's work after the current stream's earlier work and before its later work. False if
+                the block uses none of that work. The host never waits.
         """
         if self.stream is None:
             yield
@@ -110,11 +110,12 @@ class Graphs:
     def __call__(
         self, key: Hashable, function: Callable[..., Any], *inputs: Tensor, state: Sequence[Tensor] = ()
     ) -> Any:
-        """What `function(*inputs)` returns; buffers that hold until the next call where it was recorded.
+        """Return `function(*inputs)`. Results of a recorded function are buffers, valid until the next call.
 
         Args:
-            key: names the function and every Python value it uses. Shapes and types of `inputs` need not be in it.
-            inputs: on the device, or in pinned memory of the host.
+            key: names the function and every Python value that it uses. It need not hold shapes and types of `inputs`.
+            function: the function; see the rules above.
+            inputs: tensors on the device, or in pinned memory of the host.
             state: tensors that the function changes in place.
         """
         self.launches += 1
@@ -166,12 +167,12 @@ class Graphs:
 class _CudaRecorder:
     """Records into CUDA graphs that share one pool of memory.
 
-    They may: all of them run on one stream, so none starts before the one before it is through.
+    That is safe: all of them run on one stream, so a graph starts only after the previous one has ended.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._pool: Any = None
-        # cuDNN plans its attention anew for each shape, which takes longer than the recording; the other kernels serve.
+        # cuDNN would plan its attention for each shape, which takes longer than the recording; other kernels do, too.
         torch.backends.cuda.enable_cudnn_sdp(False)
 
     def __call__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Recorded:
@@ -179,9 +180,9 @@ class _CudaRecorder:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         collecting = gc.isenabled()
-        gc.disable()  # what it would free might be another graph, and that is no work for a recording
+        gc.disable()  # it might free another graph, which a recording does not allow
         try:
-            # Other threads go on using the device meanwhile, and may allocate.
+            # Other threads use the device meanwhile, and may allocate.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 outputs = function(*inputs)

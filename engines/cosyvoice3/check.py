@@ -1,4 +1,4 @@
-"""Is a model directory whole, and does it fit? Reads every file to its end; computes only with the two ONNX models."""
+"""Checks that a model directory is whole and fits. It reads every file in full, and runs only the two ONNX models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engines.cosyvoice3.directory import (
 
 
 def check(directory: ModelDirectory, say: Callable[[str], None] = print) -> bool:
-    """Say for each file whether it is there and fits; True where all do."""
+    """Report for each file if it exists and fits; returns True if all do."""
     say(f"model directory {directory.path}")
     missing = directory.missing()
     for file in directory.files:
@@ -43,7 +43,7 @@ def _fits(directory: ModelDirectory, say: Callable[[str], None]) -> bool:
         except WeightsError as error:
             say(f"  {name:32} {error}")
             problems += 1
-        except Exception as error:  # whatever a damaged file makes a library raise, the next file is read
+        except Exception as error:  # a damaged file may make a library raise anything; the next file is still read
             say(f"  {name:32} can't be used ({type(error).__name__}: {error}). Fetch the file again.")
             problems += 1
     say(
@@ -55,7 +55,7 @@ def _fits(directory: ModelDirectory, say: Callable[[str], None]) -> bool:
 
 
 def _readings(directory: ModelDirectory) -> dict[str, Callable[[], str]]:
-    # Heavy imports only now: a missing file is reported without waiting for torch.
+    # The heavy imports come late, so that a missing file is reported without waiting for torch.
     import numpy as np
 
     from engines.cosyvoice3 import flow, hift, onnx, speakers, speech_lm

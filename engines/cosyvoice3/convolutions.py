@@ -1,7 +1,7 @@
-"""The vocoder's building blocks: convolutions that look to one side only, and the snake activation.
+"""The vocoder's building blocks are convolutions that look to one side only, and the snake activation.
 
-Rows of different length share a batch, padded at the right. A convolution that looks back never sees what pads a row;
-one that looks ahead must be given zeros there, which is the caller's business.
+Rows of different length share a batch, padded at the right. A convolution that looks back never sees the padding of a
+row. For a convolution that looks ahead the caller must fill the padding with zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engines.cosyvoice3.weights import NormedConv1d
 
 
 class Back(NormedConv1d):
-    """Sees the present and the past; the output is as long as the input."""
+    """A convolution over the present and the past; the output is as long as the input."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, dilation=dilation)
@@ -26,7 +26,7 @@ class Back(NormedConv1d):
 
 
 class Ahead(NormedConv1d):
-    """Sees the present and `reach` places ahead; beyond the end lie zeros."""
+    """A convolution over the present and `reach` places ahead; beyond the end lie zeros."""
 
     @property
     def reach(self) -> int:
@@ -37,7 +37,7 @@ class Ahead(NormedConv1d):
 
 
 class Up(NormedConv1d):
-    """Repeats each place `factor` times, then looks back."""
+    """A convolution that repeats each place `factor` times, then looks back."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, factor: int) -> None:
         super().__init__(inputs, outputs, kernel)
@@ -49,7 +49,7 @@ class Up(NormedConv1d):
 
 
 class Down(nn.Conv1d):
-    """One place for `factor`, out of two factors' width. Factor 1 is a convolution of one place."""
+    """A convolution from `factor` places to one, twice `factor` wide. Factor 1 is a convolution of one place."""
 
     def __init__(self, inputs: int, outputs: int, factor: int) -> None:
         super().__init__(inputs, outputs, 1 if factor == 1 else 2 * factor, factor)
@@ -59,7 +59,7 @@ class Down(nn.Conv1d):
 
 
 class Snake(nn.Module):
-    """x + sin²(a x) / a (L. Ziyin et al., 2020), a for each channel."""
+    """The activation x + sin²(a x) / a (L. Ziyin et al., 2020), with an a for each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Snake(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Pairs of dilated and plain convolutions, each pair added to its input."""
+    """A block of pairs of a dilated and a plain convolution; each pair is added to its input."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()

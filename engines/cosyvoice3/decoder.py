@@ -1,4 +1,4 @@
-"""Continuous decoding: rows join and leave the language model's batch between any two steps.
+"""Decodes continuously: rows join and leave the language model's batch between any two steps.
 
     decoder = Decoder(lm, rows=8, positions=2048)
     row = decoder.submit(Job(text=[…], prompt_tokens=[…], sampler=…, most=400))
@@ -7,12 +7,12 @@
     row.tokens
 
 The cache is allocated once: `rows * positions` tokens (`decoder.cache.bytes`). A job that finds no free row waits,
-first come first served; one that could never fit is refused when it is submitted. A prompt is read in stretches, so
-that a long one does not stop who decodes. Knows nothing of requests, threads or spans: whoever owns it calls `step`,
-and reads a row's times afterwards. All calls belong to one thread.
+first come first served; a job that could never fit is refused when it is submitted. A prompt is read in stretches, so
+that a long one does not stop the rows that decode. The decoder knows no requests, threads or spans: its owner calls
+`step`, and reads a row's times afterwards. All calls must come from the same thread.
 
-On a GPU steps are given to the device ahead of the host, which hears of a token some steps later. What a row computed
-behind its end is dropped, so its tokens do not depend on how far ahead that was.
+On a GPU the host launches steps ahead, and reads a token some steps later. Tokens that a row computed after its end
+are dropped, so its result does not depend on the number of steps ahead.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from engines.cosyvoice3.qwen import KvCache
 from engines.cosyvoice3.sampling import GREEDY, Sampler, SilenceLimit
 from engines.cosyvoice3.speech_lm import SpeechLm
 
-_AHEAD = 2  #: steps given to a GPU whose tokens are not known yet: the host has their time to itself
-#: ids of a prompt that are read between two steps while others decode: what takes about as long as a few steps
+_AHEAD = 2  #: steps launched on a GPU before their tokens are read: the host works while they run
+#: ids of a prompt that are read between two steps while others decode: they take about as long as a few steps
 _STRETCH = {"cpu": 64, "cuda": 512}
 _STRETCHES = (64, 128, 256, 512)  #: shapes that are recorded
 _LONGEST_STRETCH = _STRETCHES[-1]
-_SPAN = 64  #: cache positions a step reads are rounded up to this where nothing is recorded
+_SPAN = 64  #: a step's cache positions are rounded up to a multiple of this if nothing is recorded
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one row is to say.
+    """The input and the settings of a row.
 
     Args:
         text: token ids, the prompt's transcript and prefix first.
-        prompt_tokens: speech tokens of the reference clip; empty where the mode gives none to the language model.
+        prompt_tokens: speech tokens of the reference clip; empty if the mode gives none to the language model.
         sampler: the row's own.
-        most: tokens after which the row ends by itself.
-        said: tokens that it has said before, control tokens included: the row goes on behind them.
+        most: the number of tokens after which the row ends by itself.
+        said: tokens that it has said before, control tokens included: the row continues after them.
     """
 
     text: Sequence[int]
@@ -59,25 +59,25 @@ class Job:
 
     @property
     def positions(self) -> int:
-        """Cache positions it can come to need: all it reads, and all it says but the last token."""
+        """The most cache positions it can need: all tokens that it reads, and all that it says but the last."""
         return 2 + len(self.text) + len(self.prompt_tokens) + self.most - 1
 
 
 @dataclass(eq=False)
 class Row:
-    """A job on its way. Times are the decoder's clock's, in ns."""
+    """A job under way. Times are in ns by the decoder's clock."""
 
     job: Job
     submitted_ns: int
-    joined_ns: int | None = None  #: it got a row of the batch
+    joined_ns: int | None = None  #: time at which it got a row of the batch
     ended_ns: int | None = None
     cancelled: bool = False
-    failed: bool = False  #: its probabilities were not finite, and it ended there
-    steps: int = 0  #: in which it said something
-    batch_sizes: int = 0  #: sum over those steps of how many rows shared them
+    failed: bool = False  #: True: its probabilities were not finite, and it ended there
+    steps: int = 0  #: number of steps in which it got a token
+    batch_sizes: int = 0  #: sum of the rows of those steps
     tokens: list[int] = field(default_factory=list)  #: speech tokens, long silences shortened
-    _ids: list[int] = field(default_factory=list)  # that it reads before it speaks
-    _position: int = 0  # how much of it is in the cache, once the device has done what it was given
+    _ids: list[int] = field(default_factory=list)  # ids that it reads before it speaks
+    _position: int = 0  # cache positions it takes once the device has done all launched work
     _launched: int = 0  # tokens that it has said by then
     _silence: SilenceLimit = field(default_factory=SilenceLimit)
 
@@ -87,13 +87,13 @@ class Row:
 
     @property
     def picked(self) -> list[int]:
-        """All tokens it said, control tokens included."""
+        """All tokens that it said, control tokens included."""
         return self.job.sampler.picked
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """A step that was given to the device, and where its tokens arrive."""
+    """A step launched on the device, and the buffer for its tokens."""
 
     rows: list[Row]
     tokens: Tensor
@@ -107,13 +107,13 @@ class Decoder:
         lm: the language model.
         rows: the most rows in one batch.
         positions: the most cache positions of one row.
-        clock: ns since the epoch.
-        ahead: steps that the device may be given before the tokens of the first are read; None: as suits the device.
+        clock: returns ns since the epoch.
+        ahead: steps that may be launched before the tokens of the first are read; None: as suits the device.
         stretch: ids of a prompt that are read between two steps while others decode; None: as suits the device.
         recorder: see `Graphs`.
 
     Attributes:
-        limit: rows that may be taken, of those the cache has; may be changed between any two steps.
+        limit: the most rows of the cache that may be used; it may be changed between any two steps.
     """
 
     def __init__(
@@ -131,18 +131,18 @@ class Decoder:
         self._clock = clock
         self._batch = Batch(lm, rows, positions)
         self.graphs = Graphs(lm.device, priority=-1, recorder=recorder)
-        self._recorded = self.graphs.enabled  # shapes are few then, and rows and stretches are padded to them
+        self._recorded = self.graphs.enabled  # rows and stretches are then padded to a few shapes
         self._ahead = ahead if ahead is not None else _AHEAD if cuda else 0
         self._stretch = stretch or _STRETCH["cuda" if cuda else "cpu"]
-        self._active: list[Row] = []  # row i of the cache belongs to the i-th; the last one may still be reading
+        self._active: list[Row] = []  # the i-th has row i of the cache; the last one may still be reading
         self._reading: Row | None = None
-        self._trailing: list[Row] = []  # all they may say is given to the device, and not all of it is heard
+        self._trailing: list[Row] = []  # all their steps are launched, and some of their tokens are not read yet
         self._waiting: deque[Row] = deque()
         self._flights: deque[_Flight] = deque()
         self._ended: list[Row] = []
         self.limit = rows
         if cuda:
-            torch.cuda.synchronize(lm.device)  # what was allocated here is used on another stream from now on
+            torch.cuda.synchronize(lm.device)  # memory allocated here is used on another stream from now on
 
     @property
     def cache(self) -> KvCache:
@@ -160,8 +160,8 @@ class Decoder:
         """Queue a job; it joins the batch at the next step that has a free row.
 
         Raises:
-            ValueError: the job needs more cache positions than a row has, nothing is asked of it, or its settings
-                are others than the device can sample by.
+            ValueError: the job needs more cache positions than a row has, asks for no tokens, or has settings that the
+                device can't sample by.
             IndexError: an id is outside the vocabularies.
         """
         if job.most < 1:
@@ -190,7 +190,7 @@ class Decoder:
         return row
 
     def cancel(self, row: Row) -> None:
-        """Take a job out, waiting or decoding; its row is free at once. Does nothing for one that is done."""
+        """Remove a job that waits or decodes and free its row at once. Does nothing for a job that is done."""
         if row.done:
             return
         row.cancelled = True
@@ -202,12 +202,12 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """Let in who waits, as far as there are rows, and give one token to every row that decodes.
+        """Let waiting jobs join free rows, and give one token to every row that decodes.
+
+        If it raises, the rows that took part are still in the batch, and can be cancelled like any other.
 
         Returns:
             The rows that ended, as far as that is known by now.
-
-        Where it raises, the rows that took part are still in the batch, and can be cancelled like any other.
         """
         with self.graphs.on(wait=False):
             self._let_in()
@@ -219,13 +219,13 @@ class Decoder:
         return ended
 
     def run(self) -> None:
-        """Step until nobody decodes or waits."""
+        """Step until no row decodes or waits."""
         while self.active or self._waiting:
             self.step()
 
     @torch.inference_mode()
     def warm(self) -> int:
-        """Record every shape that may come, while nobody is there; the number of graphs. Nothing where none is."""
+        """Record every shape that may come, while no job is there; returns the number of graphs, 0 on a CPU."""
         if not self._recorded or self.active:
             return 0
         rows = sorted({self._padded(n) for n in range(1, self._batch.rows + 1)})
@@ -242,7 +242,7 @@ class Decoder:
         return len(self.graphs)
 
     def _let_in(self) -> None:
-        """Read prompts: all there is room for while nobody decodes, else as much as keeps the others little."""
+        """Read prompts: as many as fit while no row decodes, else so few that the other rows wait only shortly."""
         left = self._stretch if self._decoding else None
         while left is None or left > 0:
             row = self._reading or self._next()
@@ -256,7 +256,7 @@ class Decoder:
             row = self._waiting.popleft()
             row.joined_ns = self._clock()
             if row.job.said and (row.job.said[-1] >= self._lm.speech_tokens or len(row.job.said) >= row.job.most):
-                self._end(row)  # it has nothing more to say
+                self._end(row)  # it has no more tokens to say
                 continue
             self._active.append(row)
             self._reading = row
@@ -268,7 +268,7 @@ class Decoder:
         return len(self._active) - (self._reading is not None)
 
     def _read(self, row: Row, most: int | None) -> int:
-        """Read a stretch of its prompt, all but the last id: the first step reads that. Returns how many ids."""
+        """Read a stretch of the row's prompt, without the last id, which the first step reads; returns its length."""
         start, total = row._position, len(row._ids) - 1
         count = min(total - start, _LONGEST_STRETCH, total if most is None else most)
         padding = self._stretched(count) - count
@@ -284,7 +284,7 @@ class Decoder:
         return count
 
     def _launch(self) -> bool:
-        """Give the device a step, if anybody decodes."""
+        """Launch a step if any row decodes."""
         if not self._decoding:
             return False
         rows = self._active[: self._decoding]
@@ -311,7 +311,7 @@ class Decoder:
         self.graphs(("read", span), lambda ids: self._batch.read(ids, span), given)
 
     def _picked_on_host(self, rows: list[Row], picked: Tensor, log_probabilities: Tensor) -> Tensor:
-        """For rows that must see the probabilities. Waits for the device, as nothing else does."""
+        """Pick tokens on the host for rows that need the probabilities. Only this method waits for the device."""
         tokens = picked[: len(rows)].cpu()
         seen = log_probabilities[: len(rows)].float().cpu().numpy()
         for index, row in enumerate(rows):
@@ -336,7 +336,7 @@ class Decoder:
             if flight.arrived is not None:
                 flight.arrived.synchronize()
             for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
-                if not row.done:  # else it was cut, and this was computed for nothing
+                if not row.done:  # else it was cut, and this token is dropped
                     row.steps += 1
                     row.batch_sizes += len(flight.rows)
                     self._say(row, token)
@@ -360,18 +360,18 @@ class Decoder:
 
     @torch.inference_mode()
     def _leave(self, row: Row) -> None:
-        """Free a row of the cache; others move into the hole, so that the batch stays in one piece."""
+        """Free a row of the cache. Others move into the gap, so that the batch stays contiguous."""
         if row in self._trailing:
             self._trailing.remove(row)
         if row not in self._active:
             return
         with self.graphs.on(wait=False):
-            if row is self._reading:  # the last one
+            if row is self._reading:  # it has the last place
                 self._reading = None
                 self._active.pop()
                 return
             hole = self._active.index(row)
-            # The last that decodes, and then who still reads behind them.
+            # The last row that decodes moves, and then the row after it that still reads.
             for source in dict.fromkeys((self._decoding - 1, len(self._active) - 1)):
                 if source != hole:
                     self._batch.move(source, hole, self._active[source]._position)
@@ -381,7 +381,7 @@ class Decoder:
             self._batch.set_aside(hole)
 
     def _padded(self, n: int) -> int:
-        """Rows of the step that computes n: a power of two, or a multiple of eight from there on."""
+        """Round n up to the rows of a recorded step: powers of two, then multiples of eight."""
         if not self._recorded:
             return n
         return min(self._batch.rows, 1 << (n - 1).bit_length() if n <= 8 else -(-n // 8) * 8)
@@ -390,6 +390,6 @@ class Decoder:
         return next(stretch for stretch in _STRETCHES if stretch >= n) if self._recorded else n
 
     def _span(self, at: int) -> int:
-        """Cache positions that are read where `at` is the last: a multiple of an ever larger step."""
+        """Round the cache positions up to the last one, `at`, to a multiple that grows with it."""
         step = _SPAN if not self._recorded else 256 if at < 1024 else 512 if at < 2048 else 1024
         return min(self._batch.cache.slots, (at // step + 1) * step)

@@ -1,6 +1,6 @@
-"""A model directory of Fun-CosyVoice3: which files it has, which it lacks, and where they are published.
+"""Describes a model directory of Fun-CosyVoice3: its files, the missing ones, and their place of publication.
 
-Nothing is ever downloaded. Light: imports neither torch nor onnxruntime.
+Nothing is ever downloaded. This module imports neither torch nor onnxruntime.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PUBLISHED = (
 
 YAML = numbers.FILE
 LLM, FLOW, HIFT = "llm.pt", "flow.pt", "hift.pt"
-#: Other weights of the language model that are published beside `llm.pt`: trained on with reinforcement learning.
+#: Other weights of the language model, published beside `llm.pt`: trained further with reinforcement learning.
 LLM_RL = "llm.rl.pt"
 SPEAKERS = "spk2info.pt"  #: voices that were registered with the official code; optional
 CAMPPLUS, SPEECH_TOKENIZER = "campplus.onnx", "speech_tokenizer_v3.onnx"
@@ -32,7 +32,7 @@ QWEN_CONFIG, VOCABULARY, MERGES = f"{QWEN}/config.json", f"{QWEN}/vocab.json", f
 
 @dataclass(frozen=True)
 class File:
-    """A file the engine needs. `published_mb` is about how large the official one is."""
+    """A file that the engine needs. `published_mb` is the approximate size of the official one in MB."""
 
     name: str
     published_mb: float
@@ -50,7 +50,7 @@ FILES = (
     File(VOCABULARY, 2.8, "text tokenizer"),
     File(MERGES, 1.7, "text tokenizer"),
 )
-_SAMPLE = 1 << 16  #: bytes hashed at either end of a file: enough to tell two checkpoints apart
+_SAMPLE = 1 << 16  #: bytes hashed at either end of a file, enough to tell two checkpoints apart
 
 
 class ModelDirectory:
@@ -61,10 +61,10 @@ class ModelDirectory:
         llm: the file in it with the language model's weights.
 
     Attributes:
-        files: those it must have.
+        files: the files that it must have.
 
     Raises:
-        ValueError: `llm` is no name of a file in the folder.
+        ValueError: `llm` is not a plain file name.
     """
 
     def __init__(self, path: str | Path, llm: str = LLM) -> None:
@@ -78,16 +78,16 @@ class ModelDirectory:
         return self.path / name
 
     def missing(self) -> list[File]:
-        """The files that are not there, or are empty."""
+        """List the files that are missing or empty."""
         return [file for file in self.files if not self.size(file.name)]
 
     def size(self, name: str) -> int:
-        """Bytes of a file; 0 where it is not there."""
+        """Return the size of a file in bytes, 0 if it is missing."""
         path = self / name
         return path.stat().st_size if path.is_file() else 0
 
     def require(self) -> None:
-        """Raise WeightsError, naming what is missing and where it is published, unless all files are there."""
+        """Raise WeightsError unless all files are there. It names the missing files and their place of publication."""
         if not self.path.is_dir():
             raise WeightsError(f"The model directory {self.path} does not exist. {PUBLISHED}")
         if missing := self.missing():
@@ -100,7 +100,7 @@ class ModelDirectory:
 
     @cached_property
     def qwen(self) -> dict:
-        """`config.json` of the language model's body. WeightsError where it is no JSON object."""
+        """Read `config.json` of the language model's body. Raises WeightsError if it is no JSON object."""
         path = self / QWEN_CONFIG
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -111,9 +111,10 @@ class ModelDirectory:
         return config
 
     def fingerprint(self) -> str:
-        """Eight hex digits that differ between checkpoints and are the same on every machine that has this one.
+        """Compute eight hex digits that differ between checkpoints and are the same on every machine.
 
-        Over names, sizes, and both ends of every file: reading 4 GB at each start would take longer than loading them.
+        They are a hash of names, sizes, and both ends of every file: reading 4 GB at each start would take longer than
+        loading them.
         """
         digest = hashlib.sha256()
         for file in self.files:

@@ -1,7 +1,7 @@
-"""The flow's network: a diffusion transformer (W. Peebles and S. Xie, 2023) over mel frames, as in F5-TTS (2024).
+"""The flow's network is a diffusion transformer (W. Peebles and S. Xie, 2023) over mel frames, as in F5-TTS (2024).
 
-Two things are as the checkpoint was trained, and look like slips: rotary positions are applied before the heads are
-split, so that only the first head rotates; and the conditions are given anew to every frame by concatenation.
+Two traits look like errors, but the checkpoint was trained with them. Rotary positions are applied before the heads are
+split, so that only the first head rotates. The conditions are added to every frame by concatenation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TimeEmbedding(nn.Module):
         self.time_mlp = nn.Sequential(nn.Linear(_TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
-        """Times (n,) in 0 … 1 -> (n, dim)."""
+        """Embed times (n,) in 0 … 1 as (n, dim)."""
         half = _TIME_FREQUENCIES // 2
         step = math.log(10_000) / (half - 1)
         frequencies = torch.exp(torch.arange(half, device=time.device).float() * -step)
@@ -44,7 +44,7 @@ class TimeEmbedding(nn.Module):
 
 
 class PositionConvolutions(nn.Module):
-    """Two grouped convolutions that look back only: a frame's place, told by its past."""
+    """Two grouped convolutions that look back only and give each frame its position."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class InputEmbedding(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, mu: Tensor, speaker: Tensor) -> Tensor:
         speaker = speaker[:, None].expand(-1, x.shape[1], -1)
         x = self.proj(torch.cat((x, cond, mu, speaker), dim=-1))
-        # The convolutions leave time innermost; every block would copy that for its norms, and add against the grain.
+        # The convolutions leave time innermost: every block would copy that for its norms, and add with strides.
         return (self.conv_pos_embed(x) + x).contiguous()
 
 
 class Modulation(nn.Module):
-    """Makes `parts` vectors out of the time embedding: scales, shifts and gates."""
+    """A layer that makes `parts` vectors out of the time embedding: scales, shifts and gates."""
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()
@@ -81,18 +81,18 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(dim, parts * dim)
 
     def forward(self, time: Tensor) -> Tensor:
-        """Time embeddings (n, dim) -> (parts, n, 1, dim)."""
+        """Turn time embeddings (n, dim) into vectors (parts, n, 1, dim)."""
         return self.linear(F.silu(time)).unflatten(-1, (self.parts, -1)).transpose(0, 1)[:, :, None]
 
 
 class Visible(NamedTuple):
-    """Which frames attend to which. At most one of the two is set; with neither, all frames attend to all.
+    """The frames that each frame attends to. At most one attribute is set; with neither, all frames attend to all.
 
     Attributes:
         bias: (n, 1, frames or 1, frames), added to the scores: 0 or minus infinity.
-        ends: (2 * n + 1,) int32, the rows' boundaries when all frames of the batch lie one behind the other: the
-            row's own frames, then its padding, for each row in turn. Flash attention for packed sequences takes it,
-            and needs no mask.
+        ends: (2 * n + 1,) int32, the rows' boundaries with all frames of the batch in one sequence: the row's own
+            frames, then its padding, for each row in turn. Flash attention for packed sequences takes it, and needs no
+            mask.
     """
 
     bias: Tensor | None = None
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         self.register_buffer("qkv_bias", None, persistent=False)
 
     def fuse(self) -> None:
-        """Make queries, keys and values with one product. The three layers become views of what it multiplies with."""
+        """Make queries, keys and values with one product. The three layers become views of its joint weight."""
         layers = self.to_q, self.to_k, self.to_v
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
@@ -145,7 +145,7 @@ class FeedForward(nn.Module):
     def __init__(self, size: DitSize) -> None:
         super().__init__()
         inner = int(size.dim * size.ff_mult)
-        # The empty places hold what only training needs; the numbers are part of the weights' names.
+        # The empty places hold layers that only training needs; the numbers are part of the weights' names.
         self.ff = nn.ModuleList(
             [nn.ModuleList([nn.Linear(size.dim, inner)]), nn.Identity(), nn.Linear(inner, size.dim)]
         )
@@ -155,7 +155,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    #: vectors of its modulation: shift, 1 + scale and gate of the attention; the same of the feed-forward part
+    #: vectors of its modulation: shift, 1 + scale and gate of the attention, then those of the feed-forward part
     MODULATIONS = 6
 
     def __init__(self, size: DitSize) -> None:
@@ -171,9 +171,9 @@ class Block(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Holds the rotation frequencies that come with the checkpoint, in float32 whatever the network computes in.
+    """The checkpoint's rotation frequencies, kept in float32 whatever the network computes in.
 
-    Rounded to bfloat16 they would put frame 1500 wrong by 0.66 rad.
+    Rounded to bfloat16 they would be off by 0.66 rad at frame 1500.
     """
 
     def __init__(self, dim: int) -> None:
@@ -188,13 +188,13 @@ class Rotary(nn.Module):
         return self
 
     def forward(self, length: int) -> Tensor:
-        """Cosines and sines (length, dim / 2, 2) float32 of positions 0 …, each for two neighbouring numbers."""
+        """Compute cosines and sines (length, dim / 2, 2) float32 of positions 0 …, for each pair of neighbours."""
         angles = torch.arange(length, device=self.inv_freq.device).float()[:, None] * self.inv_freq.float()
         return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 class Dit(nn.Module):
-    """The estimator of a flow's velocity."""
+    """The network that estimates a flow's velocity."""
 
     def __init__(self, size: DitSize) -> None:
         super().__init__()
@@ -209,13 +209,13 @@ class Dit(nn.Module):
     def forward(
         self, x: Tensor, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor, visible: Visible = Visible()
     ) -> Tensor:
-        """The velocity at `time`.
+        """Estimate the velocity at `time`.
 
         Args:
-            x, mu, cond: (n, frames, 80): the mel on its way, the tokens' mean, the prompt's mel.
+            x, mu, cond: (n, frames, 80): the current mel, the tokens' mean, the prompt's mel.
             time: (1,) or (n,), 0 … 1.
             speaker: (n, 80).
-            visible: which frames attend to which.
+            visible: the frames that each frame attends to.
 
         Returns:
             (n, frames, 80)
@@ -223,18 +223,18 @@ class Dit(nn.Module):
         return self.velocity(x, mu, self.modulations(time), speaker, cond, self.rotary_embed(x.shape[1]), visible)
 
     def fuse(self) -> None:
-        """Make queries, keys and values of each block with one product, for types that are not rounded step by step."""
+        """Make queries, keys and values of each block with one product, unless the type is rounded step by step."""
         for block in self.transformer_blocks:
             cast(Block, block).attn.fuse()
 
     def modulations(self, time: Tensor) -> Tensor:
-        """All that the network does with the time: the vectors of every block, then of the end.
+        """Compute the vectors that depend on the time alone: those of every block, then of the end.
 
         Args:
             time: (n,), 0 … 1.
 
         Returns:
-            (6 * depth + 2, n, 1, dim). Where the network scales by 1 + s, it is 1 + s.
+            (6 * depth + 2, n, 1, dim). A scale s, by which the network multiplies as 1 + s, is given as 1 + s.
         """
         time = self.time_embed(time)
         parts = [block.attn_norm(time) for block in cast(Iterable[Block], self.transformer_blocks)]
@@ -252,7 +252,7 @@ class Dit(nn.Module):
         rope: Tensor,
         visible: Visible,
     ) -> Tensor:
-        """As `forward`, with what `modulations` made of the time and the positions' cosines and sines."""
+        """Estimate the velocity as `forward` does, with precomputed results of `modulations` and of `Rotary`."""
         x = self.input_embed(x, cond, mu, speaker)
         each = Block.MODULATIONS
         if not _exact(x) and modulations.shape[1] == 1 and kernels.usable(x.device, self.size.dim_head):
@@ -263,14 +263,14 @@ class Dit(nn.Module):
         return self.proj_out(_modulated(x, scale, shift))
 
     def _velocity_in_kernels(self, x: Tensor, modulations: Tensor, rope: Tensor, visible: Visible) -> Tensor:
-        """The blocks of `velocity`, each sum in one kernel with the norm behind it, which may be the next block's."""
+        """Compute the blocks of `velocity`, each sum in one kernel with the norm after it, maybe the next block's."""
         shift, scale = modulations[:2]
         normed = _modulated(x, scale, shift)
         for index, block in enumerate(cast(Iterable[Block], self.transformer_blocks)):
             own = modulations[block.MODULATIONS * index :]
             _, _, gate, ff_shift, ff_scale, ff_gate = own[: block.MODULATIONS]
             x, normed = kernels.gated_norm(x, gate, block.attn(normed, rope, visible), ff_scale, ff_shift)
-            # Behind the last block come the two vectors of the end, the scale first.
+            # After the last block come the two vectors of the end, the scale first.
             last = index == self.size.depth - 1
             one, other = own[block.MODULATIONS : block.MODULATIONS + 2]
             shift, scale = (other, one) if last else (one, other)
@@ -279,13 +279,14 @@ class Dit(nn.Module):
 
 
 def visible(lengths: Tensor, chunks: Tensor | None, frames: int, dtype: torch.dtype, packed: bool = False) -> Visible:
-    """What the frames of rows see that are padded at the right to `frames`: their own row, and no padding.
+    """Limit the attention of rows padded at the right to `frames`: each frame sees its own row, and no padding.
 
     Args:
         lengths: (n,) int64, the rows' own frames.
-        chunks: (n,) int64: a frame sees its row up to the end of the chunk it lies in, and chunks are that long. None
+        chunks: (n,) int64, the length of a row's chunks: a frame sees its row up to the end of its own chunk. None
             lets every frame see its whole row.
-        dtype: of the attention.
+        frames: the padded length.
+        dtype: type of the attention.
         packed: use flash attention for packed sequences, which has no chunks.
     """
     if packed and chunks is None:
@@ -295,14 +296,14 @@ def visible(lengths: Tensor, chunks: Tensor | None, frames: int, dtype: torch.dt
     place = torch.arange(frames, device=lengths.device)
     hidden = (place >= lengths[:, None])[:, None, None]
     if chunks is not None:
-        end = (place // chunks[:, None] + 1) * chunks[:, None]  # (n, frames): of each frame's chunk
+        end = (place // chunks[:, None] + 1) * chunks[:, None]  # (n, frames): the end of each frame's chunk
         hidden = hidden | (place >= end[..., None])[:, None]
     return Visible(torch.zeros(hidden.shape, device=lengths.device, dtype=dtype).masked_fill(hidden, -math.inf))
 
 
 @lru_cache
 def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
-    """Try flash attention for packed sequences on this device; False where it is missing or wrong there."""
+    """Try flash attention for packed sequences on this device; returns False if it is missing or wrong there."""
     if varlen_attn is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or dim_head % 8:
         return False
     lengths = torch.tensor([64, 40], device=device)
@@ -310,7 +311,7 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     try:
         ends = visible(lengths, None, 64, dtype, packed=True).ends
         found = varlen_attn(q, k, v, ends, ends, 64, 64).reshape(2, 64, 2, dim_head)
-    except Exception:  # each release of torch refuses in its own way what the device can't do
+    except Exception:  # each release of torch refuses in its own way
         return False
     q, k, v = (tensor.reshape(2, 64, 2, dim_head).transpose(1, 2) for tensor in (q, k, v))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=visible(lengths, None, 64, dtype).bias).transpose(1, 2)
@@ -319,8 +320,8 @@ def packs(device: torch.device, dtype: torch.dtype, dim_head: int) -> bool:
     )
 
 
-# float32 is rounded step by step as the official code rounds it. Narrower types are not, and take fewer and larger
-# kernels, which also round less.
+# float32 is rounded step by step as in the official code. Narrower types are not: they take fewer and larger kernels,
+# which also round less.
 
 
 def _exact(x: Tensor) -> bool:
@@ -328,19 +329,19 @@ def _exact(x: Tensor) -> bool:
 
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Normalised, times `scale`, plus `shift`, both (n or 1, 1, dim)."""
+    """Normalise x, multiply by `scale` and add `shift`, both (n or 1, 1, dim)."""
     if _exact(x) or scale.shape[0] > 1:
         return F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
     return F.layer_norm(x, x.shape[-1:], scale.flatten(), shift.flatten(), eps=1e-6)
 
 
 def _gated(x: Tensor, gate: Tensor, more: Tensor) -> Tensor:
-    """x + gate * more"""
+    """Compute x + gate * more."""
     return x + gate * more if _exact(x) else torch.addcmul(x, gate, more)
 
 
 def _rotate(x: Tensor, rope: Tensor) -> None:
-    """Rotate the first numbers of all heads together, in neighbouring pairs, in place. In float32, then rounded.
+    """Rotate the first numbers of all heads together, in neighbouring pairs, in place; rounds only at the end.
 
     Args:
         x: (n, frames, …, numbers).

@@ -1,4 +1,4 @@
-"""What a network gives must be numbers: NaN and infinity are an error of the stage that made them."""
+"""Refuses NaN and infinity in a network's result, as an error of the stage that made them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from speech.errors import InternalError
 
 
 class NotFinite(InternalError):
-    """A network gave NaN or infinity."""
+    """The error of a network that gave NaN or infinity."""
 
 
 def check_finite(made: Tensor, what: str, file: str) -> None:
-    """Raise NotFinite, naming what was made and the file with its network's weights, unless all numbers are finite.
+    """Raise NotFinite unless all numbers are finite.
 
     Args:
-        made: on the host; on a GPU the question would stop the caller until the device has answered.
+        made: the result, on the host. On a GPU the check would block the caller until the device has answered.
+        what: the result's name, for the message.
+        file: the file with the network's weights, for the message.
     """
     if not bool(torch.isfinite(made).all()):
         raise NotFinite(

@@ -1,8 +1,8 @@
-"""From speech tokens to mel: conditional flow matching (Y. Lipman et al., 2023), causal, guided without a classifier.
+"""Makes mel from speech tokens by causal conditional flow matching (Y. Lipman et al., 2023), classifier-free guided.
 
-A row is the reference clip and the speech to be made, in one sequence: the clip's mel is given, the rest grows out of
-noise in ten Euler steps. The noise is the same for every request and every place, so a mel depends on nothing but its
-own row. Rows of different length share a batch: padded at the right, with what pads them hidden from attention.
+A row is the reference clip and the speech to be made, in one sequence. The clip's mel is given; the rest grows out of
+noise in ten Euler steps. The noise is the same for every request and every place, so a mel depends only on its own row.
+Rows of different length share a batch: they are padded at the right, and the padding is hidden from attention.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ Seen = Literal["all", "rows", "chunks"]
 
 @dataclass(frozen=True)
 class FlowRow:
-    """One row: `tokens` (n,) to be sounded; of the reference clip `prompt_tokens` (p,), `prompt_mel` (m, 80) float32
-    and `embedding` (192,) float32. m is 2p where the front end aligned them.
+    """The input of a row: the tokens to be sounded, and the arrays of the reference clip.
 
     Args:
-        chunked: attention by chunks, so that what is made of a beginning stays as it is when more tokens come.
-        final: False where more tokens will come: the last three are then only looked at, not sounded.
+        tokens: (n,), to be sounded.
+        prompt_tokens: (p,), the clip's.
+        prompt_mel: (m, 80) float32, the clip's; m is 2p if the front end aligned them.
+        embedding: (192,) float32, the speaker's.
+        chunked: attend by chunks, so that the mel of a beginning stays the same when more tokens come.
+        final: False: more tokens will come, so the last three are only looked at and not sounded.
     """
 
     tokens: Tensor
@@ -49,7 +52,7 @@ class FlowRow:
 
 
 class LookAhead(nn.Module):
-    """Two convolutions: each token sees three tokens ahead, and two back of what came of that."""
+    """Two convolutions: the first sees three tokens ahead, the second two of the first's results back."""
 
     def __init__(self, size: LookAheadSize) -> None:
         super().__init__()
@@ -57,14 +60,14 @@ class LookAhead(nn.Module):
         self.conv2 = nn.Conv1d(size.channels, size.in_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, tokens, 80) -> the same; beyond the end lie zeros."""
+        """Convolve (n, tokens, 80); the shape stays, and zeros lie beyond the end."""
         ahead = self.conv1.kernel_size[0] - 1
         y = F.leaky_relu(self.conv1(F.pad(x.transpose(1, 2), (0, ahead))))
         return self.conv2(F.pad(y, (2, 0))).transpose(1, 2) + x
 
 
 class Decoder(nn.Module):
-    """A name in the checkpoint between flow and estimator."""
+    """A module that only adds the name between flow and estimator in the checkpoint's keys."""
 
     def __init__(self, size: FlowSize) -> None:
         super().__init__()
@@ -72,11 +75,11 @@ class Decoder(nn.Module):
 
 
 class Flow(nn.Module):
-    """Speech tokens and a reference clip in, mel out.
+    """The flow model, from speech tokens and a reference clip to mel.
 
-    `forward` takes rows and gives their mels. All that it computes is one function of fixed shapes, `solve`: on a CPU
-    it is called directly, in the exact shapes of the rows; on a GPU it is captured as a CUDA graph for each bucket of
-    rows and frames (`flow_batches.bucket`), so that the host launches a handful of operations a batch.
+    `forward` takes rows and gives their mels. Its whole computation is one function of fixed shapes, `solve`. On a CPU
+    it is called directly, in the exact shapes of the rows. On a GPU it is captured as a CUDA graph for each bucket of
+    rows and frames (`flow_batches.bucket`), so that the host launches only a few operations a batch.
     """
 
     def __init__(self, size: FlowSize) -> None:
@@ -87,7 +90,7 @@ class Flow(nn.Module):
         self.spk_embed_affine_layer = nn.Linear(size.spk_embed_dim, size.output_size)
         self.pre_lookahead_layer = LookAhead(size.pre_lookahead_layer)
         self.decoder = Decoder(size)
-        # What is the same for every batch: made on the device by `prepare`, and resident there.
+        # Tables for all batches: `prepare` makes them on the device, and they stay there.
         self._noise: Tensor
         self._modulations: Tensor
         self._rope: Tensor
@@ -109,37 +112,37 @@ class Flow(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """Tokens at the end of a row that are only looked at while more are to come."""
+        """Tokens at the end of a row that are not sounded while more are to come."""
         return self.size.pre_lookahead_len
 
     def frames(self, row: FlowRow) -> int:
-        """Mel frames of prompt and speech together: what a row costs."""
+        """Return the cost of a row: mel frames of prompt and speech together."""
         tokens = len(row.prompt_tokens) + len(row.tokens)
         return self.size.token_mel_ratio * (tokens - (0 if row.final else self.look_ahead))
 
     @torch.inference_mode()
     def prepare(self, launcher: Launcher | None = None) -> Launcher:
-        """Make the tables that every batch uses: noise, positions, and what the network does with the ten times.
+        """Make the tables for all batches: noise, positions, and the network's vectors for the ten times.
 
-        Does nothing where they are there for this device and dtype.
+        Does nothing if they exist for this device and dtype.
 
         Args:
-            launcher: what starts batches; None makes one for the device.
+            launcher: starts batches; None makes one for the device.
 
         Returns:
-            What starts batches from now on.
+            The launcher of later batches.
         """
         if self._launcher is not None and self._prepared == (self.device, self.dtype):
             return self._launcher
         estimator = self.decoder.estimator
-        # What the steps add up is not rounded to half precision, whatever the network computes in.
+        # The sum of the steps is not rounded to half precision, whatever the network computes in.
         exact = torch.promote_types(self.dtype, torch.float32)
         self._noise = noise.flow(noise.MEL_FRAMES).T.contiguous().to(self.device, exact)
         self._rope = estimator.rotary_embed(noise.MEL_FRAMES).to(exact)
         if self.dtype in (torch.bfloat16, torch.float16):
             estimator.fuse()
-        # The time is given twice, as to the two rows of guidance: one row and two are rounded differently by a matrix
-        # product, and the official code has two.
+        # The time is given twice, as for the two rows of guidance: a matrix product rounds one row and two rows
+        # differently, and the official code has two.
         self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
         times = _schedule()
         self._widths = [width for _, width in times]
@@ -155,7 +158,7 @@ class Flow(nn.Module):
         return self._launcher
 
     def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
-        """The mel of each row's `tokens`, (80, 2n) float32 on the host, without the prompt's. Rows of any kind mix.
+        """Make the mel of each row's `tokens`, (80, 2n) float32 on the host, without the prompt's. Any rows may mix.
 
         Raises:
             ValueError: prompt and speech together are longer than 300 s.
@@ -168,7 +171,10 @@ class Flow(nn.Module):
         """Start a batch. On a GPU it runs on a stream of its own, beside whatever else the device does.
 
         Returns:
-            `Pending`, whose `result()` is what `forward` gives. ValueError as there.
+            A `Pending` whose `result()` is that of `forward`.
+
+        Raises:
+            ValueError: as `forward`.
         """
         lengths = [self.frames(row) for row in rows]
         if max(lengths) > noise.MEL_FRAMES:
@@ -190,10 +196,11 @@ class Flow(nn.Module):
 
     @torch.inference_mode()
     def warm_up(self, shapes: Sequence[tuple[int, int]], chunked: Sequence[bool] = (False,)) -> None:
-        """Capture the buckets that these (rows, frames) fall into, so that no request waits for it. Nothing on a CPU.
+        """Capture the buckets of the given shapes in advance, so that no request waits for it. Does nothing on a CPU.
 
         Args:
-            chunked: whole rows, streams' chunks, or both.
+            shapes: (rows, frames) of batches.
+            chunked: False for whole rows, True for streams' chunks, or both.
         """
         if not self.prepare().bucketed:
             return
@@ -203,7 +210,7 @@ class Flow(nn.Module):
                 self([dummy(half, frames // self.size.token_mel_ratio - half, kind)] * count)
 
     def _gathered(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[list[Tensor], Seen]:
-        """What `solve` takes of these rows, on the host."""
+        """Collect the input of `solve` for these rows, on the host."""
         launcher = self.prepare()
         ratio, chunk = self.size.token_mel_ratio, self.size.decoder.estimator.static_chunk_size
         counts = [len(row.prompt_tokens) + len(row.tokens) for row in rows]
@@ -212,7 +219,7 @@ class Flow(nn.Module):
             n, frames = bucket(n, frames)
             frames = min(frames, noise.MEL_FRAMES)
             most = frames // ratio + self.look_ahead
-        # What fills the bucket up is a row of one token and nothing.
+        # Rows that fill the bucket up have one token and no prompt.
         tokens = launcher.buffer((n, most), torch.int64)
         cond = launcher.buffer((n, frames, self.size.output_size), torch.float32)
         speaker = launcher.buffer((n, self.size.spk_embed_dim), torch.float32)
@@ -232,22 +239,22 @@ class Flow(nn.Module):
         return inputs, "rows" if launcher.bucketed or min(lengths) < frames else "all"
 
     def solve(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Tensor:
-        """All that is computed of a batch, in fixed shapes and without a look at any value.
+        """Compute a batch in fixed shapes, without reading any value on the host.
 
         Args:
-            tokens: (n, t) int64, of prompt and speech, padded at the right with anything.
+            tokens: (n, t) int64, of prompt and speech, padded at the right with any ids.
             cond: (n, frames, 80) float32, the prompts' mels, then zeros.
             speaker: (n, 192) float32.
             sizes: (3, n) int64: each row's tokens, frames, and frames of a chunk.
-            seen: what a frame sees: "all" others (no row is padded), all of its row ("rows"), or its row to the end
-                of its chunk ("chunks").
+            seen: the frames that a frame sees: "all" others (no row is padded), all of its row ("rows"), or its row up
+                to the end of its chunk ("chunks").
 
         Returns:
             Mels (n, frames, 80) float32, the prompts' included.
         """
         counts, lengths, chunks = sizes.unbind()
         frames = cond.shape[1]
-        # Zeros after the embedding: beyond a row's end its last tokens must see zeros, not a token.
+        # Zeros are set after the embedding: beyond a row's end its last tokens must see zeros, not a token.
         own = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
         embedded = self.input_embedding(tokens.clamp(min=0)) * own[..., None]
         mu = self.pre_lookahead_layer(embedded)
@@ -264,10 +271,10 @@ class Flow(nn.Module):
         return visible(lengths, None, frames, self.dtype, self._packs)
 
     def _integrated(self, mu: Tensor, cond: Tensor, speaker: Tensor, attending: Visible) -> Tensor:
-        """Ten Euler steps from the noise to the mel."""
+        """Take ten Euler steps from the noise to the mel."""
         n, frames = mu.shape[:2]
         x = self._noise[:frames].expand(n, -1, -1)
-        # The second half of the batch is without conditions; guidance leads away from what it finds.
+        # The second half of the batch has no conditions; guidance leads away from its result.
         mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
         for step, modulations in zip(self._widths, self._modulations.unbind(), strict=True):
             velocity = self.decoder.estimator.velocity(
@@ -279,7 +286,7 @@ class Flow(nn.Module):
 
 
 def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:
-    """A row of token 0 after a silent clip, of so many tokens each: for warming up and for measuring."""
+    """Make a row of `tokens` times token 0 after a silent clip of `prompt` tokens, for warm-up and measurement."""
     return FlowRow(
         torch.zeros(tokens, dtype=torch.int64),
         torch.zeros(prompt, dtype=torch.int64),
@@ -290,7 +297,7 @@ def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:
 
 
 def _schedule() -> list[tuple[float, float]]:
-    """Time and width of each Euler step, closer together at the start (cosine). Summed in float32, as in training."""
+    """List each Euler step's time and width, closer together at the start (cosine); float32 sums, as in training."""
     times = 1 - torch.cos(torch.linspace(0, 1, STEPS + 1) * 0.5 * math.pi)
     time, width, steps = times[0], times[1] - times[0], []
     for index in range(STEPS):
@@ -302,10 +309,10 @@ def _schedule() -> list[tuple[float, float]]:
 
 
 def stored(directory: ModelDirectory) -> weights.Stored:
-    """Where a directory has it."""
+    """Describe the network and its file in a directory."""
     return weights.Stored(lambda: Flow(directory.numbers.flow), directory / FLOW)
 
 
 def load(directory: ModelDirectory, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Flow:
-    """The flow of a directory. Raises WeightsError as `Stored.load` does."""
+    """Load the flow of a directory. Raises WeightsError as `Stored.load` does."""
     return cast(Flow, stored(directory).load()).to(device, dtype)

@@ -1,8 +1,8 @@
-"""Which rows share a flow batch: neighbours in length, so that little of the batch is padding.
+"""Groups rows into flow batches by similar length, so that little of a batch is padding.
 
-The limits are those of the fastest servers of this model (vLLM-Omni, SGLang-Omni). `batches` is the whole rule;
+The limits are those of the fastest servers of this model (vLLM-Omni, SGLang-Omni). `batches` is the whole rule.
 `FlowBatcher` adds the waiting, for rows that come one by one out of a decoder. Only the first chunk of a stream does
-not wait: until then somebody listens in silence.
+not wait, because a client hears silence until then.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Limits:
     rows: int = 16
-    frames: int = 8_000  #: of all rows together, padding included
-    gap: int = 384  #: frames between the shortest and the longest row
-    padding: float = 0.25  #: share of the batch that is padding
-    wait_ms: float = 30.0  #: the longest a row waits for company
+    frames: int = 8_000  #: the most frames of all rows together, padding included
+    gap: int = 384  #: the most frames between the shortest and the longest row
+    padding: float = 0.25  #: the largest share of padding in the batch
+    wait_ms: float = 30.0  #: the longest wait of a row for other rows
 
     def allow(self, shortest: int, longest: int, rows: int, total: int) -> bool:
-        """Whether rows of `total` frames together may be one batch. One row always may, however long."""
+        """Tell if rows of `total` frames together may be a batch. A single row always may, however long."""
         padded = longest * rows
         return rows == 1 or (
             rows <= self.rows
@@ -34,20 +34,20 @@ class Limits:
         )
 
 
-#: rows and frames that batches are filled up to where each shape is captured as a graph of its own
+#: rows and frames that batches are filled up to if each shape is captured as a graph of its own
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 _FRAME_STEPS = ((1024, 64), (2048, 128), (4096, 256), (15_104, 512))
 
 
 def bucket(rows: int, frames: int) -> tuple[int, int]:
-    """The shape that a batch is filled up to: at most a half more rows, and 64 frames or an eighth more frames."""
+    """Return the shape that a batch is filled up to: at most half as many rows and 64 or an eighth of frames more."""
     count = next((count for count in _ROWS if count >= rows), -(-rows // 8) * 8)
     step = next((step for end, step in _FRAME_STEPS if frames <= end), _FRAME_STEPS[-1][1])
     return count, -(-frames // step) * step
 
 
 def batches(lengths: Sequence[int], limits: Limits = Limits()) -> list[list[int]]:
-    """Indices of rows of these lengths in frames, as batches; each row is in one of them."""
+    """Group the indices of rows, given their lengths in frames, into batches; each row is in exactly one."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     made: list[list[int]] = []
     for index in order:
@@ -70,49 +70,54 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 class FlowBatcher(Generic[T]):
-    """Collects rows until a batch is full or its oldest row has waited long enough.
+    """A queue that collects rows until a batch is full or its oldest row has waited long enough.
 
-    First chunks of streams don't wait. They are the next batch, before all others, and with no company but each
-    other's, because more of it would make the batch longer. Once the time of others is up, they are overtaken by one
-    such batch at most.
+    First chunks of streams don't wait. They form the next batch, before all others, and without other rows, which would
+    make the batch take longer. Rows whose waiting time is up are overtaken by at most one such batch.
 
     Args:
         limits: see `Limits`.
-        clock: seconds, monotonic.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, limits: Limits = Limits(), clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
         self._waiting: list[_Entry[T]] = []  # oldest first
-        self._overtaken = False  # the oldest, by the last batch
+        self._overtaken = False  # True: the last batch overtook the oldest row
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def configure(self, limits: Limits) -> None:
-        """Other limits, from the next batch on."""
+        """Set other limits, from the next batch on."""
         self._limits = limits
 
     def add(self, row: T, frames: int, first: bool = False) -> None:
-        """`first`: it is the first chunk of a stream."""
+        """Queue a row.
+
+        Args:
+            row: the row.
+            frames: its length.
+            first: True for the first chunk of a stream.
+        """
         self._waiting.append(_Entry(self._clock(), frames, row, first))
 
     def remove(self, row: T) -> None:
-        """Forget a row whose request was cancelled; does nothing for one that is gone."""
+        """Drop a row whose request was cancelled; does nothing for a row that is gone."""
         self._waiting = [entry for entry in self._waiting if entry.row is not row]
 
     def due_in(self) -> float | None:
-        """Seconds until `take` gives a batch though none is full; None while nothing waits."""
+        """Return the seconds until `take` gives a batch though none is full; None while no row waits."""
         if not self._waiting:
             return None
         return max(0.0, self._waiting[0].since + self._limits.wait_ms / 1000 - self._clock())
 
     def take(self, idle: bool = False) -> list[T]:
-        """The next batch, with first chunks in it or else with the oldest row; empty while it is better to wait.
+        """Take the next batch: first chunks, or else the oldest row and others; empty while it is better to wait.
 
         Args:
-            idle: nothing else is coming (no row is being decoded), so that waiting could gain nothing.
+            idle: True: no other row will come (none is being decoded), so that waiting would gain nothing.
         """
         if not self._waiting:
             return []
@@ -133,7 +138,7 @@ class FlowBatcher(Generic[T]):
         return self._company(firsts) if firsts else []
 
     def _company(self, candidates: Sequence[int]) -> list[int]:
-        """The oldest of them, and whoever fits to it, nearest in length first."""
+        """Choose the oldest candidate and the rows that fit to it, nearest in length first."""
         oldest = self._waiting[candidates[0]].frames
         members = [candidates[0]]
         for index in sorted(candidates[1:], key=lambda i: (abs(self._waiting[i].frames - oldest), i)):

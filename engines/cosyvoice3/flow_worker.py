@@ -1,4 +1,4 @@
-"""Who computes the flow's batches: a thread of its own beside the language model, or the caller itself."""
+"""Computes the flow's batches, in a thread of its own beside the language model, or in the caller's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOW_MATCHING = "FLOW_MATCHING"
 
 
 class FlowBatch:
-    """Stretches whose flow is computed together, and when that was. Times in ns since the epoch."""
+    """Stretches whose flow is computed together, and the times of that in ns since the epoch."""
 
     def __init__(self, stretches: Sequence[Stretch]) -> None:
         self.id = secrets.token_hex(8)
@@ -28,17 +28,17 @@ class FlowBatch:
 
     @property
     def wanted(self) -> list[Stretch]:
-        """Those that were not cancelled meanwhile."""
+        """The stretches that were not cancelled meanwhile."""
         return [stretch for stretch in self.stretches if stretch.wanted]
 
     def end(self, results: Sequence[torch.Tensor | SpeechError]) -> dict[Ticket, SpeechError | None]:
-        """Hand out what was computed.
+        """Give the results to the stretches.
 
         Args:
-            results: each stretch's mel from the part's beginning, or why there is none.
+            results: each stretch's mel from the part's beginning, or the error instead of it.
 
         Returns:
-            The tickets that had a part in it and are still wanted, with the error of one that failed.
+            The tickets that took part and are still wanted, with the error of a ticket that failed, else None.
         """
         found = [pair for pair in zip(self.stretches, results, strict=True) if pair[0].wanted]
         tickets: dict[Ticket, SpeechError | None] = dict.fromkeys(stretch.ticket for stretch, _ in found)
@@ -53,7 +53,7 @@ class FlowBatch:
         return tickets
 
     def _phase(self, own: list[Stretch]) -> Phase:
-        """As their ticket saw it."""
+        """Describe the batch as a phase of the ticket that owns these stretches."""
         return Phase(
             FLOW_MATCHING,
             self.start_ns,
@@ -69,23 +69,23 @@ class FlowBatch:
 
 
 class FlowWorker:
-    """Computes one batch at a time.
+    """A worker that computes one batch at a time.
 
     Args:
-        flow: on a GPU it has a stream of its own.
-        beside: compute in a thread, so that the language model's steps go on. Else `start` computes.
+        flow: the flow model; on a GPU it has a stream of its own.
+        beside: True: compute in a thread, so that the language model's steps go on. False: `start` computes.
     """
 
     def __init__(self, flow: Flow, beside: bool) -> None:
         self._flow = flow
-        # The thread ends with the worker: it waits for work, and the executor tells it when it is let go of.
+        # The thread ends with the worker: it waits for work, and the executor ends it when it is collected itself.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flow") if beside else None
         self._batch: FlowBatch | None = None
         self._results: Future[list[torch.Tensor | SpeechError]] = Future()
 
     @property
     def busy(self) -> bool:
-        """A batch was started and not yet collected."""
+        """True while a batch was started and not yet collected."""
         return self._batch is not None
 
     def start(self, batch: FlowBatch) -> None:
@@ -99,7 +99,7 @@ class FlowWorker:
             self._results.set_result(self._computed(batch))
 
     def collect(self, wait_s: float = 0.0) -> dict[Ticket, SpeechError | None]:
-        """What `FlowBatch.end` gives, once a batch is through; nothing after `wait_s` without one."""
+        """Return the result of `FlowBatch.end` once a batch is computed; {} if none is after `wait_s` seconds."""
         if self._batch is None:
             return {}
         if not self._results.done() and (not wait_s or wait((self._results,), wait_s).not_done):
@@ -114,7 +114,7 @@ class FlowWorker:
         if not isinstance(made, SpeechError):
             mels = list(made)
         else:
-            # The flow does not say for which row it failed: each alone, so that only the bad one does.
+            # The flow does not tell which row made it fail: compute each alone, so that only the bad one fails.
             mels = [made] if len(stretches) == 1 else [_first(guarded(self._mels, [stretch])) for stretch in stretches]
         batch.end_ns = time.time_ns()
         return mels

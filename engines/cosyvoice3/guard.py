@@ -1,4 +1,4 @@
-"""One member of a batch that fails gets its error in its place, and takes nobody with it."""
+"""Turns the failure of a batch's member into an error in its place, so that the other members go on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _log = logging.getLogger(__name__)
 
 
 def guarded(function: Callable[..., T], *arguments) -> T | SpeechError:
-    """The function's result; a SpeechError it raises, or an InternalError for any other failure, is returned."""
+    """Return the function's result, the SpeechError it raises, or an InternalError for any other failure."""
     try:
         return function(*arguments)
     except SpeechError as error:
         return error
     except Exception as error:
-        # The message may hold the user's text: the log gets where it happened, and no more.
+        # The message may hold the user's text: only the place of the failure is logged.
         _log.error("one member of a batch failed in %s with %s", function.__qualname__, type(error).__name__)
         return InternalError("The speech engine failed on this request. The trace and the server's log say more.")

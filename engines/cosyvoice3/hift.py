@@ -1,8 +1,8 @@
-"""The vocoder: causal HiFTNet (Y. A. Li et al., 2023), mel to 24 kHz audio by way of a short inverse Fourier transform.
+"""The vocoder is a causal HiFTNet (Y. A. Li et al., 2023) that makes 24 kHz audio from mel by an inverse STFT.
 
-Rows of different length share a batch and sound as they do alone. Their source is mirrored at each row's own end for
-the forward transform, and the inverse one adds up and weighs each row's own frames only; the convolutions between see
-no further than the row. Without that care the last 60 samples of a padded row are wrong by 1e-2.
+Rows of different length share a batch and sound as they do alone. For the forward transform the source is mirrored at
+each row's own end. The inverse transform adds up and weighs each row's own frames only, and the convolutions between
+see no further than the row. Otherwise the last 60 samples of a padded row would be wrong by 1e-2.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _PITCH = "f0_predictor."
 
 
 class Hift(nn.Module):
-    """Mels in, audio out.
+    """The vocoder, from mels to audio.
 
-    `forward` takes mels and gives their audio. All that it computes is one function of fixed shapes, `sound`: on a CPU
-    it is called directly, in the exact shapes of the mels; on a GPU it is captured as a CUDA graph for each bucket of
+    `forward` takes mels and gives their audio. Its whole computation is one function of fixed shapes, `sound`. On a CPU
+    it is called directly, in the exact shapes of the mels. On a GPU it is captured as a CUDA graph for each bucket of
     rows and frames.
 
     Attributes:
-        tf32: see `Launcher`; takes effect when set before the first batch.
+        tf32: see `Launcher`; takes effect if set before the first batch.
     """
 
     def __init__(self, size: HiftSize) -> None:
@@ -75,7 +75,7 @@ class Hift(nn.Module):
 
     @property
     def held_back(self) -> int:
-        """Mel frames at the end that are only looked at while more are to come."""
+        """Mel frames at the end that give no audio while more are to come."""
         return F0Predictor.REACH + self.size.conv_pre_look_right + 1
 
     @property
@@ -83,20 +83,21 @@ class Hift(nn.Module):
         return self.m_source.samples_per_frame
 
     def pitch(self, mel: Tensor) -> Tensor:
-        """(n, 80, frames), zero beyond each row's end -> Hz (n, frames) float64.
+        """Predict Hz (n, frames) float64 from mels (n, 80, frames) that are zero beyond each row's end.
 
-        Float64 on a GPU too: 3.3 GFLOP for ten seconds, little beside the rest, and the source sums the pitch up.
+        It computes in float64 on a GPU too, because the source sums the pitch up. That is 3.3 GFLOP for ten seconds, a
+        small part of the whole.
         """
         return self.f0_predictor(mel.double())
 
     def prepare(self, launcher: Launcher | None = None) -> Launcher:
-        """Make what every batch uses. Does nothing where it is there for this device and dtype.
+        """Make the tables for all batches. Does nothing if they exist for this device and dtype.
 
         Args:
-            launcher: what starts batches; None makes one for the device.
+            launcher: starts batches; None makes one for the device.
 
         Returns:
-            What starts batches from now on.
+            The launcher of later batches.
         """
         weight = self.conv_pre.weight
         if self._launcher is None or self._prepared != (weight.device, weight.dtype):
@@ -107,13 +108,13 @@ class Hift(nn.Module):
         return self._launcher
 
     def forward(self, mels: Sequence[Tensor], noise: Excitation, final: bool = True) -> list[Tensor]:
-        """Audio of each row, (480 frames,) float32 within ±0.99, on the host.
+        """Make the audio of each row, (480 * frames,) float32 within ±0.99, on the host.
 
         Args:
             mels: (80, frames) each.
             noise: the model's fixed noise.
-            final: False where more frames will come: the last eight are then held back, and what is given is, to
-                1e-7, the beginning of what the whole would give.
+            final: False: more frames will come. The last eight are then held back, and the result is, to 1e-7, the
+                beginning of the whole mel's audio.
 
         Raises:
             ValueError: a row is too short to give any audio.
@@ -126,7 +127,10 @@ class Hift(nn.Module):
         """Start a batch. On a GPU it runs on a stream of its own, beside whatever else the device does.
 
         Returns:
-            `Pending`, whose `result()` is what `forward` gives. ValueError as there.
+            A `Pending` whose `result()` is that of `forward`.
+
+        Raises:
+            ValueError: as `forward`.
         """
         frames = [mel.shape[1] for mel in mels]
         least = 1 if final else self.held_back + 1
@@ -138,7 +142,7 @@ class Hift(nn.Module):
             n, longest = bucket(n, longest)
         mel = launcher.buffer((n, mels[0].shape[0], longest), self.conv_pre.weight.dtype)
         lengths = launcher.buffer((n,), torch.int64)
-        lengths[:] = least  # of what fills the bucket up
+        lengths[:] = least  # length of the rows that fill the bucket up
         for index, row in enumerate(mels):
             mel[index, :, : frames[index]] = row
             lengths[index] = frames[index]
@@ -155,10 +159,12 @@ class Hift(nn.Module):
         return launcher.launch(("sound", final), function, [mel, lengths], split)
 
     def warm_up(self, shapes: Sequence[tuple[int, int]], noise: Excitation, final: Sequence[bool] = (True,)) -> None:
-        """Capture the buckets that these (rows, frames) fall into, so that no request waits for it. Nothing on a CPU.
+        """Capture the buckets of the given shapes in advance, so that no request waits for it. Does nothing on a CPU.
 
         Args:
-            final: whole mels, unfinished ones, or both.
+            shapes: (rows, frames) of batches.
+            noise: the model's fixed noise.
+            final: True for whole mels, False for unfinished ones, or both.
         """
         if not self.prepare().bucketed:
             return
@@ -167,7 +173,7 @@ class Hift(nn.Module):
                 self([torch.zeros(self.size.in_channels, frames)] * count, noise, kind)
 
     def sound(self, mel: Tensor, lengths: Tensor, noise: Tensor, final: bool) -> Tensor:
-        """All that is computed of a batch, in fixed shapes and without a look at any value.
+        """Compute a batch in fixed shapes, without reading any value on the host.
 
         Args:
             mel: (n, 80, frames), zero beyond each row's end.
@@ -176,10 +182,10 @@ class Hift(nn.Module):
             final: as in `forward`.
 
         Returns:
-            Audio (n, samples); of a row, so much of the beginning counts as `_given` says.
+            Audio (n, samples). The valid samples of a row are as many as `_given` returns.
         """
         frames, per_frame = mel.shape[2], self.samples_per_frame
-        # While more is to come, the frames that the pitch looks ahead to have no pitch of their own yet.
+        # While more frames are to come, the frames of the pitch's look-ahead have no pitch of their own yet.
         pitched, own = self._pitched(frames, final), self._pitched(lengths, final)
         sounded = pitched if final else pitched - self.size.conv_pre_look_right
         f0 = self.pitch(mel)[:, :pitched].to(mel.dtype)
@@ -191,19 +197,19 @@ class Hift(nn.Module):
 
     @staticmethod
     def _pitched(frames, final: bool):
-        """Of so many frames, those that have a pitch."""
+        """Return the number of frames that have a pitch."""
         return frames if final else frames - F0Predictor.REACH
 
     def _given(self, frames: int, final: bool) -> int:
-        """Samples that so many frames give."""
+        """Return the number of samples that so many frames give."""
         return (frames if final else frames - self.held_back) * self.samples_per_frame
 
     def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:
-        """The mel's features and the source's spectrum -> the audio's (n, 18, windows)."""
+        """Compute the audio's spectrum (n, 18, windows) from the mel's features and the source's spectrum."""
         kinds = len(self.size.resblock_kernel_sizes)
         for i, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, self.size.lrelu_slope))
-            if i == len(self.ups) - 1:  # one more window than hops: the first is mirrored
+            if i == len(self.ups) - 1:  # there is one more window than hops: the first is mirrored
                 x = F.pad(x, (1, 0), mode="reflect")
             sung = self.source_downs[i](spectrum)[:, :, : x.shape[2]]
             x = x + self.source_resblocks[i](sung)
@@ -211,7 +217,7 @@ class Hift(nn.Module):
         return self.conv_post(F.leaky_relu(x))
 
     def _spectrum(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """The short Fourier transform (n, 18, windows), each row mirrored at its own ends."""
+        """Compute the STFT (n, 18, windows), with each row mirrored at its own ends."""
         half = self.fft // 2
         ahead = torch.arange(half, device=source.device)
         mirrored = source.gather(1, lengths[:, None] - 2 - ahead)
@@ -222,7 +228,7 @@ class Hift(nn.Module):
         return torch.cat((spectrum.real, spectrum.imag), dim=1)
 
     def _inverse(self, x: Tensor, windows: Tensor) -> Tensor:
-        """(n, 18, windows) -> (n, samples); windows beyond a row's own count for nothing."""
+        """Invert (n, 18, windows) to (n, samples); windows beyond a row's own are ignored."""
         bins = self.fft // 2 + 1
         magnitude, phase = x[:, :bins].exp().clamp(max=_LOUDEST_BIN), x[:, bins:].sin()
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
@@ -233,14 +239,14 @@ class Hift(nn.Module):
         return audio / weight.clamp(min=1e-11)
 
     def _overlapped(self, pieces: Tensor) -> Tensor:
-        """(n, 16, windows), 4 samples apart, added up; half a window is cut off at either end."""
+        """Add up windows (n, 16, windows), 4 samples apart; half a window is cut off at either end."""
         total = self.fft + (pieces.shape[2] - 1) * self.hop
         whole = F.fold(pieces, (1, total), (1, self.fft), stride=(1, self.hop))[:, 0, 0]
         return whole[:, self.fft // 2 : total - self.fft // 2]
 
 
 def stored(directory: ModelDirectory) -> weights.Stored:
-    """Where a directory has it. Keys may carry the name of the training wrapper, `generator.`."""
+    """Describe the network and its file in a directory. Keys may carry the training wrapper's name, `generator.`."""
     return weights.Stored(
         lambda: Hift(directory.numbers.hift),
         directory / HIFT,
@@ -250,5 +256,5 @@ def stored(directory: ModelDirectory) -> weights.Stored:
 
 
 def load(directory: ModelDirectory, device: str = "cpu") -> Hift:
-    """The vocoder of a directory, float32 with the pitch in float64. Raises WeightsError as `Stored.load` does."""
+    """Load the vocoder of a directory, float32 with the pitch in float64. Raises WeightsError as `Stored.load` does."""
     return cast(Hift, stored(directory).load()).to(device)

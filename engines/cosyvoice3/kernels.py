@@ -1,12 +1,12 @@
-"""Triton kernels for a GPU: the decoding step's attention and activation, the flow's norms and rotation.
+"""Triton kernels compute, on a GPU, the decoding step's attention and activation, the flow's norms and rotation.
 
 On an H200 (profiles of 2026-11-28) a decoding step of 16 rows spent 1.2 of its 2.5 ms in torch's attention, which takes
-50 µs for a single query a row; the kernel takes 9 µs. In the flow a gated sum and the norm behind it took 25 µs of the
-270 µs of half a block, and the rotation 12. The kernels do the same sums as the torch operations in qwen.py and dit.py,
+50 µs for a single query a row; the kernel takes 9 µs. In the flow a gated sum and the norm after it took 25 µs of the
+270 µs of half a block, and the rotation 12. The kernels compute the same as the torch operations in qwen.py and dit.py,
 which every other device uses; the tests compare them through Triton's interpreter.
 
-Triton comes with torch's CUDA packages. It compiles with the system's C compiler; where there is none, `usable` says
-no and the torch operations stay.
+Triton comes with torch's CUDA packages. It compiles with the system's C compiler; if there is none, `usable` returns
+False and the torch operations stay.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if triton is not None:
     ):
         row, kv_head = tl.program_id(0), tl.program_id(1)
         position = tl.load(at + row * at_stride)
-        seen = tl.where(position < spill, position, 0).to(tl.int32)  # a row that pads the batch looks at nothing
+        seen = tl.where(position < spill, position, 0).to(tl.int32)  # a row that pads the batch reads nothing
         dims = tl.arange(0, DIM)
         swapped = (dims + DIM // 2) % DIM
         cos = tl.load(rope + position * 2 * DIM + dims)
@@ -72,7 +72,7 @@ if triton is not None:
         tl.store(stripe + position * slot + dims, k)
         tl.store(stripe + position * slot + KV_HEADS * DIM + dims, v)
 
-        # The softmax is summed up from the new token on, and rescaled whenever a larger score comes.
+        # The sum of the softmax starts with the new token, and is rescaled whenever a larger score comes.
         largest = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scale
         total = tl.full((QUERIES,), 1.0, tl.float32)
         mixed = tl.zeros((QUERIES, DIM), tl.float32) + v.to(tl.float32)[None, :]
@@ -139,8 +139,8 @@ def attend(heads: Tensor, rope: Tensor, at: Tensor, store: Tensor, starts: Tenso
     """Rotate each row's new query, key and value, write the latter two into the cache, and attend.
 
     Args:
-        heads: (n, q_heads + 2 * kv_heads, dim): queries, keys, values, one behind the other, as projected.
-        rope: (slots, 2, dim) float32: of each position the cosines and the signed sines.
+        heads: (n, q_heads + 2 * kv_heads, dim): queries, then keys, then values, as projected.
+        rope: (slots, 2, dim) float32: the cosines and the signed sines of each position.
         at: (n,) int64, the position of each row's token; `spill` for a row that pads the batch.
         store: (rows * slots, 2 * kv_heads * dim), one layer of the cache; changed.
         starts: (n,) int64, the first slot of each row.
@@ -174,7 +174,7 @@ def attend(heads: Tensor, rope: Tensor, at: Tensor, store: Tensor, starts: Tenso
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of (n, 2 * width), the gates first -> (n, width)."""
+    """Compute silu(gate) * up, (n, width), from (n, 2 * width) with the gates first."""
     n, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((n, width), dtype=gate_up.dtype, device=gate_up.device)
     _silu_mul_kernel[(n, triton.cdiv(width, 1024))](gate_up, out, width, BLOCK=1024)
@@ -182,7 +182,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 
 def gated_norm(x: Tensor, gate: Tensor, more: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """A gated sum, and its layer norm, scaled and shifted, in one pass over memory.
+    """Compute a gated sum, and its layer norm, scaled and shifted, in one pass over memory.
 
     Args:
         x, more: (…, dim), contiguous.
@@ -213,7 +213,7 @@ def rotate(qkv: Tensor, rope: Tensor) -> None:
 
 @lru_cache
 def usable(device: torch.device, dim: int) -> bool:
-    """Whether the kernels compile and run on this device with heads of `dim` numbers, a power of two from 16 on."""
+    """Tell if the kernels compile and run on this device with heads of `dim` numbers, a power of two from 16 on."""
     if triton is None or device.type != "cuda" or dim < 16 or dim & (dim - 1):
         return False
     if os.environ.get("COSYGRAPH_NO_TRITON") == "1":
@@ -226,7 +226,7 @@ def usable(device: torch.device, dim: int) -> bool:
 
 
 def _agree(device: torch.device, dim: int, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether each kernel gives what torch gives, on a few numbers."""
+    """Compare each kernel's result with torch's on a few numbers; returns True if all agree."""
     heads = torch.randn(1, 4, dim, device=device).to(dtype)  # two queries, a key, a value
     zero = torch.zeros(1, dtype=torch.int64, device=device)
     still = torch.stack((torch.ones(2, dim), torch.zeros(2, dim)), dim=1).to(device)

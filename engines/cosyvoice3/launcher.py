@@ -1,4 +1,4 @@
-"""Starts batches on a device and fetches their results: one copy there, one launch, one copy back, one wait."""
+"""Starts batches on a device and fetches their results, with one copy there, one launch, one copy back, one wait."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """A batch that was started. Belongs to the thread that started it.
+    """A started batch. It belongs to the thread that started it.
 
     Args:
-        host: what it gives, on the host; valid once `event` has happened.
-        event: a CUDA event, or None where the result is there already.
-        finish: makes the result of it.
+        host: its output on the host, valid once `event` has happened.
+        event: a CUDA event, or None if the output is there already.
+        finish: makes the result from the output.
     """
 
     def __init__(self, host: Tensor, event: torch.cuda.Event | None, finish: Callable[[Tensor], T]) -> None:
         self._host, self._event, self._finish = host, event, finish
 
     def done(self) -> bool:
-        """True once `result` will not wait."""
+        """True as soon as `result` will not wait."""
         return self._event is None or self._event.query()
 
     def result(self) -> T:
-        """The result; waits for the device until it is there."""
+        """Wait for the device and return the result."""
         if self._event is not None:
             self._event.synchronize()
             self._event = None
@@ -38,17 +38,17 @@ class Pending(Generic[T]):
 
 
 class Launcher:
-    """Runs functions of fixed shapes on batches that are gathered on the host.
+    """A runner of fixed-shape functions on batches that are gathered on the host.
 
     Args:
-        device: where they run. A CPU calls them directly.
-        graphs: what captures them; None makes one for the device.
+        device: the device that runs them. On a CPU they are called directly.
+        graphs: captures them; None makes one for the device.
         bucketed: True fills batches up to a few shapes (`flow_batches.bucket`), because each shape is a graph of its
             own. None does so everywhere but on a CPU, where a padded row would only cost time.
         tf32: True lets the GPU round the factors of float32 products to 10 bits of fraction, for speed. Torch's own
-            default is to do so in convolutions and not in matrix products; here it is both or neither, and neither
-            unless asked for, because the official weights are float32. To say what it costs a sound, compute it both
-            ways: 10 * log10(sum(difference ** 2) / sum(sound ** 2)) is the noise in dB.
+            default is to do so in convolutions and not in matrix products. Here it is both or neither, and neither by
+            default, because the official weights are float32. To measure its effect on a sound, compute it both ways:
+            10 * log10(sum(difference ** 2) / sum(sound ** 2)) is the noise in dB.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Launcher:
         self.bucketed = device.type != "cpu" if bucketed is None else bucketed
 
     def synchronize(self) -> None:
-        """Wait until all is on the device that was sent there, on whichever stream."""
+        """Wait until the device has done all work and copies, on any stream."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Zeros on the host for a batch's input, pinned where the device fetches them."""
+        """Make zeros on the host for a batch's input, in pinned memory if the device fetches them."""
         return torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def launch(
@@ -79,15 +79,16 @@ class Launcher:
 
         Args:
             key: names the function and every Python value in it.
+            function: see `Graphs`.
             inputs: made with `buffer`, and not written to any more.
-            finish: makes the result of what the function gave, on the host.
+            finish: makes the result from the function's output, on the host.
         """
         if self.device.type != "cuda":
             made = self.graphs(key, function, *inputs)
             return Pending(made.clone() if self.graphs.enabled else made, None, finish)
-        # The process's own settings, so they are made anew for whoever launches; a recording keeps what held then.
+        # These settings belong to the process, so each launch sets them again; a recording keeps those of its time.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
-        # Not `graphs.on()`: the caller's stream would wait for this batch, and all that is launched after it.
+        # Not `graphs.on()`: the caller's stream, and all later work on it, would wait for this batch.
         with torch.cuda.stream(self.graphs.stream):
             made = self.graphs(key, function, *inputs)
             host = torch.empty(made.shape, dtype=made.dtype, pin_memory=True).copy_(made, non_blocking=True)

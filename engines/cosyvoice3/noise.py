@@ -1,8 +1,8 @@
-"""The fixed random numbers of flow and vocoder, which belong to the model and are in no state dict.
+"""Draws the fixed random numbers of flow and vocoder, which belong to the model and are in no state dict.
 
-The official code draws them when its networks are constructed: seed 0 for the flow's noise, and then whatever stands in
-the generator's way until the vocoder draws its own. To give the same audio, the same draws are made here in the same
-order, from a generator of our own. Torch's CPU generator gives the same numbers on every machine.
+The official code draws them when its networks are constructed: first the flow's noise from seed 0, then the initial
+weights of layers, then the vocoder's noise. To give the same audio, the same draws are made here in the same order,
+from a generator of our own. Torch's CPU generator gives the same numbers on every machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _flow: Tensor | None = None
 
 
 def flow(frames: int) -> Tensor:
-    """The flow's noise (80, frames) float32, the beginning of 300 s. Not to be written to."""
+    """Return the flow's noise (80, frames) float32, the beginning of 300 s. It must not be written to."""
     global _flow
     with _lock:
         if _flow is None:
@@ -31,10 +31,10 @@ def flow(frames: int) -> Tensor:
 
 
 class Excitation:
-    """The vocoder's: noise between 0 and 1 for each sample and harmonic, made as far as it is needed.
+    """The vocoder's noise, between 0 and 1 for each sample and harmonic, made as far as it is needed.
 
-    Whole it would be 300 s or 259 MB. It is kept up to the longest audio so far, 0.9 MB for each second; on a GPU up
-    to twice as far, so that it is seldom made anew.
+    The whole would be 300 s or 259 MB. It is kept up to the longest audio so far, 0.9 MB for each second; on a GPU up
+    to twice that length, so that it is seldom made again.
     """
 
     _BLOCK = 24_000 * 5
@@ -44,14 +44,14 @@ class Excitation:
         self._harmonics = numbers.hift.nb_harmonics + 1
         torch.randn(1, _MELS, MEL_FRAMES, generator=self._generator)
         _skip_initialisation(numbers, self._generator)
-        # An initial phase for each harmonic: drawn by the official code, and then lost (see excitation.py).
+        # The official code draws an initial phase for each harmonic, which has no effect (see excitation.py).
         self.phase = torch.rand(1, self._harmonics, generator=self._generator)
         self.phase[:, 0] = 0
         self._samples = torch.zeros(0, self._harmonics)
         self._resident: dict[torch.device, Tensor] = {}
 
     def __call__(self, samples: int) -> Tensor:
-        """(samples, harmonics) float32, the beginning of it. Not to be written to."""
+        """Return the beginning of the noise, (samples, harmonics) float32. It must not be written to."""
         if samples > len(self._samples):
             more = -(-(samples - len(self._samples)) // self._BLOCK) * self._BLOCK
             drawn = torch.rand(more, self._harmonics, generator=self._generator)
@@ -59,9 +59,9 @@ class Excitation:
         return self._samples[:samples]
 
     def on(self, device: torch.device, samples: int) -> Tensor:
-        """As calling it, on a device: uploaded when more of it is needed than ever before, and resident.
+        """Return the beginning of the noise on a device. It is uploaded again only if more is needed than before.
 
-        What was given before stays valid, and is the beginning of what is given later.
+        Earlier results stay valid, and are the beginning of later ones.
         """
         if device.type == "cpu":
             return self(samples)
@@ -84,6 +84,6 @@ def _skip_initialisation(numbers: Numbers, generator: torch.Generator) -> None:
 
 
 def _skip_layer(weight: tuple[int, ...], generator: torch.Generator) -> None:
-    """A linear layer or convolution draws its weight, then its bias, both uniformly."""
+    """Draw a linear layer's or convolution's weight, then its bias, both uniformly."""
     torch.rand(weight, generator=generator)
     torch.rand(weight[0], generator=generator)

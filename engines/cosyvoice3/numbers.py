@@ -1,8 +1,8 @@
-"""`cosyvoice3.yaml` read as numbers: the sizes of the networks and the settings of sampling, never a class.
+"""Reads `cosyvoice3.yaml` as numbers, the sizes of the networks and the settings of sampling, and never as classes.
 
-The file is HyperPyYAML, which on loading would import and call whatever its tags name (`!new:cosyvoice.llm…`). Here a
-tag is only a label in front of a mapping, so a model directory can't run code. What training alone needs is ignored;
-what this implementation supports in one form only (the solver, the time schedule) is checked to be that form.
+The file is HyperPyYAML, which on loading would import and call everything that its tags name (`!new:cosyvoice.llm…`).
+Here a tag is only a label in front of a mapping, so a model directory can't run code. Keys for training alone are
+ignored. Keys that this implementation supports in one form only (the solver, the time schedule) must have that form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REFERENCE = re.compile(r"<(\w+)>")
 
 @dataclass(frozen=True)
 class Sampling:
-    """Repetition-aware sampling (S. Chen et al., VALL-E 2, 2024, section 4.2.1)."""
+    """The settings of repetition-aware sampling (S. Chen et al., VALL-E 2, 2024, section 4.2.1)."""
 
     top_p: float
     top_k: int
@@ -128,7 +128,7 @@ class Hift:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Everything of the file that inference needs."""
+    """All numbers of the file that inference needs."""
 
     sample_rate: Literal[24000]
     token_frame_rate: Literal[25]
@@ -140,10 +140,10 @@ class Numbers:
 
 
 def read(path: Path) -> Numbers:
-    """The numbers in the file at `path`.
+    """Read the numbers in the file at `path`.
 
     Raises:
-        WeightsError: the file can't be read, is no YAML, or lacks a number; the message names file and key.
+        WeightsError: the file can't be read, is not YAML, or lacks a number; the message names file and key.
     """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -158,13 +158,16 @@ def read(path: Path) -> Numbers:
 
 
 class _Unfit(ValueError):
-    """A key that is missing, or holds what this engine can't run."""
+    """The error of a key that is missing, or has a value that this engine can't run."""
 
 
 def _made(kind: Any, value: Any, key: str) -> Any:
-    """`value` as `kind`: one of the classes above, a tuple of numbers, a literal or a number. _Unfit names the key.
+    """Convert `value` to `kind`: one of the classes above, a tuple of numbers, a literal or a number.
 
-    Keys that no class has are training's, or labels, and ignored.
+    Keys that no class has belong to training, or are labels, and are ignored.
+
+    Raises:
+        _Unfit: the value can't be converted; the error names the key.
     """
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -194,11 +197,11 @@ def _made(kind: Any, value: Any, key: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which every tag is ignored."""
+    """A safe YAML loader that ignores every tag."""
 
 
 class _Reference(str):
-    """`<chunk_size> * <token_mel_ratio>`: names of top-level numbers, multiplied."""
+    """A product of top-level numbers by their names: `<chunk_size> * <token_mel_ratio>`."""
 
 
 def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
@@ -225,7 +228,7 @@ def _resolved(value: Any, names: dict) -> Any:
 
 
 def _product(reference: _Reference, names: dict) -> Any:
-    """What a reference stands for; None for one to anything but numbers and strings (training's object graph)."""
+    """Resolve a reference; None if it names anything but numbers and strings (training's object graph)."""
     values = [names.get(name) for name in _REFERENCE.findall(reference)]
     if len(values) == 1:
         return values[0] if isinstance(values[0], int | float | str) else None

@@ -1,4 +1,4 @@
-"""The two models of the front end that are published as ONNX files, run by onnxruntime."""
+"""Runs the two models of the front end that are published as ONNX files, with onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _log = logging.getLogger(__name__)
 
 
 class _Model:
-    """An ONNX file, and its session on a device. Runs arrays of equal shape together where the file allows it.
+    """An ONNX file and its session on a device. It runs arrays of equal shape together if the file allows it.
 
-    Neither model takes arrays of different length in one call and gives each what it gets alone: CAM++ pools over time
-    without a mask, and what pads a clip would become a part of the voice.
+    Arrays of different length can't share a call, because padding would change their results: CAM++ pools over time
+    without a mask, so the padding of a clip would become a part of the voice.
     """
 
     def __init__(self, path: Path, inputs: int, device: str, threads: int) -> None:
         self._session = _session(path, device, threads)
         self._names = _inputs(self._session, inputs, path)
-        # A fixed number of clips is 1; a free one has a name.
+        # A fixed number of clips is 1; a free number has a name.
         self._together = all(not isinstance(entry.shape[0], int) for entry in self._session.get_inputs())
 
     @property
     def providers(self) -> list[str]:
-        """What computes it, the first one first."""
+        """onnxruntime's providers of the session, the preferred one first."""
         return self._session.get_providers()
 
     def run(self, arrays: Sequence[np.ndarray], lengths: Sequence[int] | None = None) -> list[np.ndarray]:
-        """What the model makes of each array (n, …); with `lengths`, they are its second input."""
+        """Run the model on each array (n, …); `lengths`, if given, are its second input."""
         made: list[np.ndarray] = [np.zeros(0)] * len(arrays)
         for members in _alike(arrays, self._together):
             values: list[np.ndarray] = [np.stack([arrays[member] for member in members])]
@@ -48,38 +48,38 @@ class _Model:
 
 
 class SpeechTokenizer:
-    """Whisper mel -> speech tokens, 25 a second. Clips of equal length together, where the file has a batch axis."""
+    """The model from Whisper mel to speech tokens, 25 a second. Clips of equal length share a call if the file can."""
 
     def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1) -> None:
         self._model = _Model(directory / SPEECH_TOKENIZER, 2, device, threads)
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        """(128, frames) float32 -> (frames / 4,) int32."""
+        """Turn a mel (128, frames) float32 into tokens (frames / 4,) int32."""
         return self.several([mel])[0]
 
     def several(self, mels: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As calling it with each."""
+        """Turn each mel into tokens, as a call with it alone does."""
         made = self._model.run(mels, [mel.shape[1] for mel in mels])
         return [tokens.astype(np.int32) for tokens in made]
 
 
 class SpeakerEmbedder:
-    """CAM++ (H. Wang et al., 2023): filter bank -> the speaker's embedding. Clips of equal length together."""
+    """CAM++ (H. Wang et al., 2023), from filter bank to the speaker's embedding. Clips of equal length share a call."""
 
     def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1) -> None:
         self._model = _Model(directory / CAMPPLUS, 1, device, threads)
 
     def __call__(self, fbank: np.ndarray) -> np.ndarray:
-        """(frames, 80) float32 -> (192,) float32."""
+        """Turn a filter bank (frames, 80) float32 into an embedding (192,) float32."""
         return self.several([fbank])[0]
 
     def several(self, fbanks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As calling it with each."""
+        """Turn each filter bank into an embedding, as a call with it alone does."""
         return self._model.run(fbanks)
 
 
 def _alike(arrays: Sequence[np.ndarray], together: bool) -> list[list[int]]:
-    """Indices of arrays of equal shape, each list one call."""
+    """Group the indices of arrays of equal shape; each list is a call."""
     if not together:
         return [[index] for index in range(len(arrays))]
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -110,12 +110,12 @@ def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSess
 
 
 def _providers(device: str) -> list:
-    """onnxruntime's providers for a torch device, the CPU last."""
+    """List onnxruntime's providers for a torch device, the CPU last."""
     if not device.startswith("cuda") or _GPU not in onnxruntime.get_available_providers():
         return ["CPUExecutionProvider"]
     settings = {
         "device_id": device.partition(":")[2] or "0",
-        # Each clip has a length of its own, and the default tries out every algorithm for every length.
+        # Each clip has its own length, and the default tries every algorithm for every length.
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",  # on by default; near a boundary it makes another token
     }

@@ -1,4 +1,4 @@
-"""One request, read: which jobs it is for the language model, and what the flow is to continue."""
+"""Plans a request: the jobs for the language model, and the clip that the flow continues."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from speech.dialects import DIALECTS
 
 LEAST, MOST = 2, 20  #: speech tokens for each text token
 TEXT_FRONTEND = "TEXT_FRONTEND"
-_GOLDEN = 0x9E3779B1  #: 2**32 over the golden ratio: parts' seeds meet no neighbouring request's
+_GOLDEN = 0x9E3779B1  #: 2**32 over the golden ratio: seeds of parts differ from those of neighbouring requests
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One utterance: a job for each part of its text."""
+    """The plan of an utterance, with a job for each part of its text."""
 
     jobs: list[Job]
     voice: Voice
@@ -35,14 +35,14 @@ class Plan:
 
     @property
     def clip_tokens(self) -> int:
-        """Speech tokens that the flow continues."""
+        """Number of speech tokens that the flow continues."""
         return len(self.voice.arrays["speech_tokens"])
 
     def resumed(self, said: Said) -> Plan:
-        """The same, going on behind what its parts have said.
+        """Return the same plan, but continuing after the tokens that its parts have said.
 
         Raises:
-            ValueError: this has fewer parts: it was another text.
+            ValueError: the plan has fewer parts, so the tokens belong to another text.
         """
         if len(said) > len(self.jobs):
             raise ValueError(f"{len(said)} parts are said to have spoken, and the text has {len(self.jobs)}")
@@ -52,7 +52,7 @@ class Plan:
         )
 
     def row(self, tokens: list[int], chunked: bool = False, final: bool = True) -> FlowRow:
-        """For the flow: one part's speech tokens, to be made as a FlowRow's arguments say."""
+        """Make the flow's row of a part's speech tokens; `chunked` and `final` are those of `FlowRow`."""
         arrays = self.voice.arrays
         return FlowRow(
             torch.tensor(tokens, dtype=torch.int64),
@@ -65,14 +65,14 @@ class Plan:
 
 
 class Planner:
-    """Reads utterances.
+    """A planner that reads utterances.
 
     Args:
-        tokenizer: of the checkpoint.
-        sampling: of the checkpoint; None for always the likeliest token.
-        speech_tokens: how many speech tokens there are.
-        parity: as the official code, which in cross-lingual mode counts the prefix as text to be spoken, and so lets
-            short texts run up to 2.8 times as long; and which does not enforce the least length (see `Sampler`).
+        tokenizer: the checkpoint's.
+        sampling: the checkpoint's settings; None always takes the likeliest token.
+        speech_tokens: the number of speech tokens in the vocabulary.
+        parity: plan as the official code does. In cross-lingual mode it counts the prefix as text to be spoken, and so
+            lets short texts run up to 2.8 times as long. It does not enforce the least length (see `Sampler`).
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Planner:
         self._parity = parity
 
     def plan(self, utterance: Utterance, voice: Voice) -> Plan:
-        """SpeechErrors: `parts`' for the text, `prompt`'s for the dialect."""
+        """Plan an utterance; raises the SpeechErrors of `parts` for the text, and of `prompt` for the dialect."""
         start = time.time_ns()
         language = DIALECTS.find(utterance.dialect).language
-        # The voice's own transcript belongs to its speech tokens; the request's is for a voice stored without one.
+        # The voice's own transcript belongs to its speech tokens; the request's serves a voice stored without one.
         said = voices.transcript(voice) or utterance.prompt_text
         texts = parts(utterance.text, language, lambda text: len(self._tokenizer.ids(text)))
         jobs = [
@@ -109,5 +109,5 @@ class Planner:
 
 
 def warm(language: str) -> None:
-    """Load what a language's normalisation builds on first use."""
+    """Load a language's normalisation, which is built on first use."""
     spelled({"zh": "今天25度。", "ja": "今日は25度。"}.get(language, "25."), language)

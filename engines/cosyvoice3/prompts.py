@@ -1,6 +1,6 @@
-"""What the language model reads before it speaks: the mode's prefix, the transcript or the instruction, and the text.
+"""Makes the language model's prompt: the mode's prefix, the transcript or the instruction, and the text.
 
-| mode | before `<|endofprompt|>` | behind it | speech tokens of the clip |
+| mode | before `<|endofprompt|>` | after it | speech tokens of the clip |
 |---|---|---|---|
 | zero-shot: a transcript is known | the assistant's sentence | transcript, then text | yes |
 | cross-lingual: none is | the assistant's sentence | text | no |
@@ -24,7 +24,7 @@ ZERO_SHOT, CROSS_LINGUAL, INSTRUCT = "zero_shot", "cross_lingual", "instruct"
 _ASSISTANT, _END = "You are a helpful assistant.", "<|endofprompt|>"
 #: Spoken without an instruction: each language in its standard form.
 _STANDARD = frozenset(("zh-CN", "en-US", "ja-JP", "ko-KR", "de-DE", "es-ES", "fr-FR", "it-IT", "ru-RU"))
-#: The Chinese dialects the model was trained to be asked for, `请用…表达。` with their name.
+#: The Chinese dialects that the model was trained to follow, asked for by name: `请用…表达。`.
 _DIALECTS = frozenset(
     f"zh-{place}"
     for place in (
@@ -42,7 +42,7 @@ _STYLE_SENTENCES = {
     "请非常伤心地说一句话。": "sad, sadly, 伤心",
     "请非常生气地说一句话。": "angry, angrily, 生气",
 }
-#: A style said in one word -> the sentence the model was trained on for it. All else is passed on as it was written.
+#: A style in a single word -> the sentence the model was trained on for it. All else is passed on as it was written.
 STYLES: Mapping[str, str] = MappingProxyType(
     {word: sentence for sentence, words in _STYLE_SENTENCES.items() for word in words.split(", ")}
 )
@@ -51,13 +51,13 @@ _SENTENCE_ENDS = tuple("。！？.!?")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads for one part of a text.
+    """The model's prompt for a part of a text.
 
     Attributes:
         mode: zero_shot, cross_lingual or instruct.
-        before: prefix, and what is read as already said.
-        text: what is to be spoken.
-        continues_clip: whether the clip's speech tokens stand behind it.
+        before: the prefix, and the transcript, which is read as already said.
+        text: the text to be spoken.
+        continues_clip: True if the clip's speech tokens follow it.
     """
 
     mode: str
@@ -67,13 +67,15 @@ class Prompt:
 
 
 def prompt(utterance: Utterance, text: str, transcript: str | None = None) -> Prompt:
-    """The prompt for `text`, a normalised part of the utterance's.
+    """Make the prompt for `text`, a normalised part of the utterance's text.
 
     Args:
-        transcript: what the reference clip says; None where nobody knows.
+        utterance: the request.
+        text: the part.
+        transcript: the words of the reference clip; None if they are unknown.
 
     Raises:
-        UnsupportedDialect: a dialect the model has no instruction for.
+        UnsupportedDialect: the model has no instruction for the dialect.
     """
     asked = instruction(utterance)
     if asked:
@@ -84,7 +86,7 @@ def prompt(utterance: Utterance, text: str, transcript: str | None = None) -> Pr
 
 
 def instruction(utterance: Utterance) -> str:
-    """Dialect, then style, each a sentence; empty where neither is asked for. UnsupportedDialect as `prompt`."""
+    """Return a sentence for the dialect, then one for the style; empty without either. Raises as `prompt`."""
     dialect = DIALECTS.find(utterance.dialect)
     if dialect.code not in SPOKEN:
         raise UnsupportedDialect(

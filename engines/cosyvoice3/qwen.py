@@ -1,8 +1,8 @@
-"""The language model's body: Qwen2 (Qwen2 technical report, 2024), for decoding rows that are at different places.
+"""The language model's body is Qwen2 (Qwen2 technical report, 2024), for decoding rows at different positions.
 
 A row's keys and values lie in its own stripe of a cache that is allocated once, from position 0 without gaps. So a
 row's result does not depend on its neighbours' lengths, and rows may come and go between any two steps. Reading a
-prompt and decoding are functions of fixed shapes, as `capture.py` wants them.
+prompt and decoding are functions of fixed shapes, as `capture.py` requires.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engines.contract import WeightsError
 from engines.cosyvoice3 import kernels
 
-_ALIGNED = 64  #: slots of a row are a multiple of it, as attention's kernels like a mask's width
+_ALIGNED = 64  #: slots of a row are a multiple of this, which suits attention's kernels as a mask's width
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class QwenSize:
 
     @classmethod
     def of(cls, config: dict) -> QwenSize:
-        """From Hugging Face's `config.json`, of transformers 4 or 5. WeightsError, naming the key, where a number is
-        missing or none that can be, or the model is another one."""
+        """Read the sizes from Hugging Face's `config.json`, of transformers 4 or 5.
+
+        Raises:
+            WeightsError: a number is missing or impossible, or the model is another one; the message names the key.
+        """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if (
             config.get("model_type") != "qwen2"
@@ -78,14 +81,14 @@ def _number(config: dict, key: str, kind: type = int) -> Any:
 
 
 class KvCache(nn.Module):
-    """Keys and values of up to `rows` rows of up to `positions` tokens each, allocated here and never again.
+    """The keys and values of up to `rows` rows of up to `positions` tokens each, allocated here and never again.
 
-    A row's are its own stripe, from position 0 without gaps. Behind them lies one slot more, `spill`: what a padded
-    row or token writes goes there, and nobody reads it.
+    Each row has a stripe of its own, from position 0 without gaps. After it lies another slot, `spill`: padded rows and
+    tokens write there, and it is never read.
 
     Attributes:
-        store: (layers, rows * slots, 2 * kv_heads * head_dim): of each slot the heads' keys, then their values.
-        slots: of a row, `positions` and the spill, rounded up.
+        store: (layers, rows * slots, 2 * kv_heads * head_dim): for each slot the heads' keys, then their values.
+        slots: number of a row's slots: `positions` and the spill, rounded up.
         starts: (rows,) int64, the first slot of each row.
     """
 
@@ -113,22 +116,22 @@ class KvCache(nn.Module):
         return self.store.numel() * self.store.element_size()
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy a row's first `length` positions over another row: how a hole is closed."""
+        """Copy a row's first `length` positions over another row, to close a gap."""
         start, end = source * self.slots, target * self.slots
         self.store[:, end : end + length] = self.store[:, start : start + length]
 
     def rows_of(self, layer: int, n: int, span: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, kv_heads, span, head_dim) of the first n rows, no copies."""
+        """Return keys and values (n, kv_heads, span, head_dim) of the first n rows, as views."""
         rows = self.store[layer].view(self.rows, self.slots, *self._heads)[:n, :span]
         return rows[:, :, 0].transpose(1, 2), rows[:, :, 1].transpose(1, 2)
 
     def row_of(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (1, kv_heads, span, head_dim) at `slots` (span,), copied out."""
+        """Return keys and values (1, kv_heads, span, head_dim) at `slots` (span,), as copies."""
         row = self.store[layer].index_select(0, slots).view(1, -1, *self._heads)
         return row[:, :, 0].transpose(1, 2), row[:, :, 1].transpose(1, 2)
 
     def turns(self, positions: Tensor, dtype: torch.dtype, heads: int) -> tuple[Tensor, Tensor]:
-        """Factors (n, heads + kv_heads * 2, head_dim) that turn queries and keys and leave values as they are."""
+        """Make factors (n, heads + kv_heads * 2, head_dim) that rotate queries and keys and leave values unchanged."""
         cos, sin = self.rope.index_select(0, positions).to(dtype).unsqueeze(2).unbind(1)
         turned, kept = heads + self._heads[1], self._heads[1]
         return (
@@ -152,11 +155,11 @@ class Attention(nn.Module):
         self._weight, self._bias = _fused(projections, "weight"), _fused(projections, "bias")
 
     def unturned(self, x: Tensor) -> Tensor:
-        """As `projected`, not turned."""
+        """Project as `projected` does, but without rotation."""
         return F.linear(x, self._weight, self._bias).unflatten(-1, (-1, self.head_dim))
 
     def projected(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        """(n, hidden) -> queries, keys and values (n, heads + 2 * kv_heads, head_dim), turned to their positions."""
+        """Project (n, hidden) to queries, keys and values (n, heads + 2 * kv_heads, head_dim), rotated by position."""
         heads = self.unturned(x)
         return torch.addcmul(heads * turns[0], heads.roll(self.head_dim // 2, dims=-1), turns[1])
 
@@ -173,7 +176,7 @@ class Mlp(nn.Module):
         self._weight = _fused((self.gate_proj, self.up_proj), "weight")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Up to where `down_proj` comes."""
+        """Compute the input of `down_proj`."""
         both = F.linear(x, self._weight)
         if kernels.usable(x.device, 64):
             return kernels.silu_mul(both)
@@ -189,15 +192,15 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(size.hidden, size.epsilon)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Adds into `x` (n, hidden) in place: what attention found (n, heads * head_dim), and the perceptron."""
+        """Add attention's result (n, heads * head_dim), and then the perceptron's, to `x` (n, hidden) in place."""
         x.addmm_(attended, self.self_attn.o_proj.weight.T)
         return x.addmm_(self.mlp(self.post_attention_layernorm(x)), self.mlp.down_proj.weight.T)
 
 
 class Qwen(nn.Module):
-    """Embeddings in, hidden states out; the vocabulary's head is left out, because only speech tokens are made.
+    """Qwen2 from embeddings to hidden states. It has no head for the vocabulary, because only speech tokens are made.
 
-    `fuse` comes before the first use, and after the last move to another device or type.
+    Call `fuse` before the first use, and after the last move to another device or type.
     """
 
     def __init__(self, size: QwenSize) -> None:
@@ -209,17 +212,17 @@ class Qwen(nn.Module):
 
     @property
     def _layers(self) -> Sequence[Layer]:
-        """The layers with their type, which a ModuleList does not have."""
+        """The layers with their type, which a ModuleList does not give."""
         return cast(Sequence[Layer], self.layers)
 
     def fuse(self) -> None:
-        """Lay the weights of projections that read the same input side by side, to be multiplied at once."""
+        """Join the weights of projections that read the same input, so that a single product computes them."""
         for layer in self._layers:
             layer.self_attn.fuse()
             layer.mlp.fuse()
 
     def prefill(self, x: Tensor, row: Tensor, start: Tensor, length: Tensor, span: int, cache: KvCache) -> None:
-        """Read a stretch of one row's prompt into the cache.
+        """Read a stretch of a row's prompt into the cache.
 
         Args:
             x: embeddings (n, hidden), changed; those from `length` on pad the stretch.
@@ -227,6 +230,7 @@ class Qwen(nn.Module):
             start: () int64, the position of the first; those before it are in the cache.
             length: () int64, at most n.
             span: at least start + length.
+            cache: the cache.
         """
         n, attention = len(x), self._layers[0].self_attn
         own = cache.places[:n]
@@ -235,7 +239,7 @@ class Qwen(nn.Module):
         written = first + torch.where(own < length, at, cache.spill)
         read = first + cache.places[:span]
         turns = cache.turns(at, x.dtype, attention.heads)
-        # The heads that share a key are just so many queries: no key is copied for them.
+        # The heads that share a key count as several queries, so that no key is copied for them.
         shared = attention.heads // attention.kv_heads
         mask = _mask(cache.places[:span] <= at[:, None], x.dtype)[:, None].expand(-1, shared, -1).flatten(0, 1)
         for index, layer in enumerate(self._layers):
@@ -248,12 +252,13 @@ class Qwen(nn.Module):
             x = layer.finish(x, out)
 
     def step(self, x: Tensor, at: Tensor, span: int, cache: KvCache) -> Tensor:
-        """One token for each of the cache's first n rows.
+        """Compute a token for each of the cache's first n rows.
 
         Args:
             x: embeddings (n, hidden), changed.
             at: (n,) int64, the position of each row's token; the spill for a row that pads the batch.
             span: more than the largest of those positions.
+            cache: the cache.
 
         Returns:
             Hidden states (n, hidden).
@@ -268,14 +273,14 @@ class Qwen(nn.Module):
             heads = layer.self_attn.projected(layer.input_layernorm(x), turns)
             cache.store[index].index_copy_(0, written, heads[:, attention.heads :].flatten(1))
             keys, values = cache.rows_of(index, n, span)
-            # With one query a row, the heads that share a key are just so many queries: no key is copied for them.
+            # With a single query a row, the heads that share a key count as several queries: no key is copied for them.
             q = heads[:, : attention.heads].unflatten(1, (attention.kv_heads, -1))
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             x = layer.finish(x, out.flatten(1))
         return self.norm(x)
 
     def _step_in_kernels(self, x: Tensor, at: Tensor, cache: KvCache) -> Tensor:
-        """As `step`; each row reads what it has, and no span."""
+        """Compute as `step` does, but each row reads its own positions instead of a span."""
         starts = cache.starts[: len(x)]
         for index, layer in enumerate(self._layers):
             own = layer.self_attn
@@ -286,10 +291,10 @@ class Qwen(nn.Module):
 
 
 def _rope(size: QwenSize, positions: int) -> Tensor:
-    """Cosines and signed sines (positions, 2, head_dim) of rotary positions (J. Su et al., RoFormer, 2021).
+    """Compute cosines and signed sines (positions, 2, head_dim) of rotary positions (J. Su et al., RoFormer, 2021).
 
-    Halves, not pairs: the first half of a head takes the second's sines with a minus. float32, whatever the model
-    computes in: rounded frequencies would be two thirds of a radian off at position 1500.
+    They rotate halves, not pairs: the first half of a head takes the second's sines with a minus. They are float32,
+    whatever the model computes in: rounded frequencies would be two thirds of a radian off at position 1500.
     """
     frequencies = 1 / size.theta ** (torch.arange(0, size.head_dim, 2).float() / size.head_dim)
     angles = torch.arange(positions).float()[:, None] * frequencies
@@ -298,12 +303,12 @@ def _rope(size: QwenSize, positions: int) -> Tensor:
 
 
 def _mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """To be added to scores: made once for all layers, where a boolean one would become this in each."""
+    """Make a mask to add to scores, once for all layers; a boolean mask would be converted to it in each."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def _fused(projections: Sequence[nn.Linear], name: str) -> Tensor:
-    """Their parameters of that name, one behind the other; their own become views of it, so that nothing is twice."""
+    """Join the projections' parameters of that name into a tensor; their own become views of it, to save memory."""
     parameters = [getattr(projection, name) for projection in projections]
     fused = torch.cat([parameter.detach() for parameter in parameters])
     for projection, piece in zip(projections, fused.split([len(each) for each in parameters]), strict=True):

@@ -1,7 +1,7 @@
-"""A checkpoint of random weights in the official layout: for tests without weights, and for measuring speed.
+"""Makes a checkpoint of random weights in the official layout, for tests without weights, and for measuring speed.
 
-What it says is noise, but every file, key and shape is as in a real one. The two ONNX models are stand-ins with the
-official signatures: an embedding and speech tokens that follow the clip, out of a few operations.
+Its speech is noise, but every file, key and shape is as in a real one. The two ONNX models are stand-ins with the
+official signatures: a few operations make an embedding and speech tokens that depend on the clip.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PITCH_HZ = 150.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """What differs between a tiny checkpoint and the official one."""
+    """The sizes that differ between a tiny checkpoint and the official one."""
 
     vocabulary: int
     hidden: int
@@ -58,7 +58,7 @@ FULL = Sizes(151_936, 896, 4_864, 24, 14, 2, 1_024, 1_024, 22, 16, 512, 512)
 
 
 def make(folder: Path, sizes: Sizes = TINY, seed: int = 0) -> ModelDirectory:
-    """Write a checkpoint into `folder`. FileExistsError where the folder has anything in it."""
+    """Write a checkpoint into `folder`. Raises FileExistsError if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
     directory = describe(folder, sizes)
@@ -72,7 +72,7 @@ def make(folder: Path, sizes: Sizes = TINY, seed: int = 0) -> ModelDirectory:
 
 
 def describe(folder: Path, sizes: Sizes = TINY) -> ModelDirectory:
-    """Write what names the sizes, and no weights: enough for networks whose weights are `drawn`."""
+    """Write the files with the sizes, and no weights: enough for networks whose weights are `drawn`."""
     (folder / QWEN).mkdir(parents=True)
     (folder / YAML).write_text(_yaml(sizes), encoding="utf-8")
     (folder / QWEN_CONFIG).write_text(json.dumps(_qwen(sizes), indent=2), encoding="utf-8")
@@ -83,9 +83,9 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def drawn(stored: Stored[N], device: str = "cpu", seed: int = 0) -> N:
-    """The network with random weights, drawn where it is to compute: a full one in about a second on a GPU.
+    """Make the network with random weights, drawn on its device: on a GPU a full one takes about a second.
 
-    As `Stored.load` gives it, and as `make` would have written it; the numbers are the device's own.
+    It is as `Stored.load` gives it, and as `make` would have written it; the numbers depend on the device.
     """
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.device(device):
         torch.manual_seed(seed)
@@ -107,7 +107,7 @@ def _frequencies(half: int) -> Tensor:
 
 
 def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
-    """The network's weights under the official names."""
+    """Return the network's weights under the official names."""
     state = network.state_dict()
     if name == LLM:
         named = {key.replace("body.", "llm.model.model.", 1): value for key, value in state.items()}
@@ -121,7 +121,7 @@ def _state(name: str, network: nn.Module) -> dict[str, Tensor]:
             length = weight.flatten(1).norm(dim=1)[:, None, None]
             state[f"{key}.parametrizations.weight.original0"] = length
             state[f"{key}.parametrizations.weight.original1"] = weight
-    # A random predictor says 0 Hz or so, and a voice without pitch would leave half the vocoder untested.
+    # A random predictor gives about 0 Hz, and a voice without pitch would leave half the vocoder untested.
     state["f0_predictor.classifier.bias"] = torch.full_like(state["f0_predictor.classifier.bias"], _PITCH_HZ)
     return state
 
@@ -146,7 +146,7 @@ def _qwen(sizes: Sizes) -> dict:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """All bytes, and enough merges that "the" and the first byte pairs of common Chinese are one token."""
+    """Write a tokenizer of all bytes, with merges for "the" and the first byte pairs of common Chinese."""
     from tokenizers import pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -185,8 +185,8 @@ def _write_onnx(folder: Path, random: np.random.Generator) -> None:
         helper.make_tensor_value_info("output", real, ["B", 192]),
         {"weight": random.standard_normal((80, 192)).astype(np.float32)},
     )
-    # Every fourth frame, weighed and scaled up so that neighbouring tokens differ, cut down to 0 … 6560. The length
-    # takes part in name only, as an input that nobody read would be dropped.
+    # Every fourth frame is weighed and scaled up so that neighbouring tokens differ, and limited to 0 … 6560. The
+    # length takes part in name only, because an unused input would be dropped.
     write(
         SPEECH_TOKENIZER,
         [
@@ -212,7 +212,7 @@ def _write_onnx(folder: Path, random: np.random.Generator) -> None:
 
 
 def _yaml(sizes: Sizes) -> str:
-    """The official file's keys and tags, without its training part."""
+    """Write the official file's keys and tags, without its training part."""
     return f"""\
 __set_seed1: !apply:random.seed [1986]
 sample_rate: 24000

@@ -1,9 +1,9 @@
-"""How one row picks its next speech token: repetition-aware sampling (S. Chen et al., VALL-E 2, 2024).
+"""Picks a row's next speech token by repetition-aware sampling (S. Chen et al., VALL-E 2, 2024).
 
-Each pick takes two numbers of the row's own generator, whether it needs the second or not: one for the likeliest
-tokens, one for the resampling. They are drawn on the CPU, where torch's generators promise the same numbers on every
-machine. So a seed gives the same tokens whoever shares the batch; and whether `Sampler` picks on the host or `pick`
-on the device, from the same probabilities it is the same token.
+Each pick takes two numbers of the row's own generator, even if it does not need the second: one for the likeliest
+tokens, one for the resampling. They are drawn on the CPU, where torch's generators give the same numbers on every
+machine. So a seed gives the same tokens whatever other rows share the batch. From the same probabilities `Sampler` on
+the host and `DeviceSampler` on the device pick the same token.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 
 from engines.cosyvoice3.numbers import Sampling
 
-#: more than any row can say: a threshold that no repetition reaches
+#: more than the tokens of any row: a threshold that no repetition reaches
 _NEVER = 1 << 30
 GREEDY = Sampling(top_p=0.0, top_k=1, win_size=1, tau_r=float(_NEVER))
 
 
 class Sampler:
-    """Picks tokens for one row, on the host.
+    """A sampler that picks the tokens of a row on the host.
 
     Args:
-        settings: top-p, top-k, and how far back a repetition is looked for; None always picks the likeliest.
+        settings: top-p, top-k, and the window and threshold of repetitions; None always picks the likeliest.
         speech_tokens: ids from here on are control tokens and end the row.
         seed: of the row's own generator.
         least: control tokens are not picked before this many tokens.
         parity: do as the official code does. It draws as `torch.multinomial` does, a number for each candidate. And
-            for `least` it masks one control token (6561) of the 200 and so never enforces it: the model's end of
+            for `least` it masks a single control token (6561) of the 200 and so never enforces it: the model's end of
             speech is another one (6562).
 
     Attributes:
-        picked: all it has said, control tokens included.
-        on_host: it must see the probabilities itself; else the device may pick for it, from `uniforms`.
+        picked: all tokens it has said, control tokens included.
+        on_host: True: it needs the probabilities itself. False: the device may pick for it, from `uniforms`.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class Sampler:
         self.picked: list[int] = []
 
     def resume(self, said: Sequence[int]) -> None:
-        """Go on behind these tokens, as if it had picked them itself."""
+        """Continue after these tokens, as if it had picked them itself."""
         if self._parity:
             raise ValueError("a sampler that draws as the official code does can't go on in the middle")
         self.picked = list(said)
         self.uniforms(len(said))
 
     def uniforms(self, steps: int) -> Tensor:
-        """The next picks' numbers (steps, 2) float32 in 0 … 1, used up by this."""
+        """Draw the next picks' numbers (steps, 2) float32 in 0 … 1; they are then used up."""
         return torch.rand(steps, 2, generator=self._generator)
 
     def pick(self, log_probabilities: np.ndarray) -> int:
-        """The next id. `log_probabilities`: (n,) float32, the row's own, which is changed."""
+        """Pick the next id. `log_probabilities` is (n,) float32, the row's own; it is changed."""
         if len(self.picked) < self.least:
             first = self._speech_tokens
             log_probabilities[first : first + 1 if self._parity else None] = -np.inf
@@ -79,7 +79,7 @@ class Sampler:
         said = self.picked[-settings.win_size :].count(token)
         if said < settings.win_size * settings.tau_r:
             return token
-        # Said a moment ago: anything but that, in the full distribution's proportions.
+        # The token is a repetition: pick any other, in the full distribution's proportions.
         log_probabilities[token] = -np.inf
         return self._draw(torch.softmax(torch.from_numpy(log_probabilities), dim=0).numpy(), second)
 
@@ -91,7 +91,7 @@ class Sampler:
 
 
 def _nucleus(probabilities: np.ndarray, top_p: float, top_k: int) -> np.ndarray:
-    """The likeliest ids, at most `top_k`, until together they pass `top_p`; equal ones in order of their id."""
+    """Return the likeliest ids, at most `top_k`, until their sum passes `top_p`; equal ones in the order of ids."""
     top_k = min(top_k, len(probabilities))
     threshold = np.partition(probabilities, -top_k)[-top_k]
     candidates = np.flatnonzero(probabilities >= threshold)
@@ -101,12 +101,12 @@ def _nucleus(probabilities: np.ndarray, top_p: float, top_k: int) -> np.ndarray:
 
 
 class DeviceSampler(nn.Module):
-    """Picks tokens for several rows at once where their probabilities are, as each row's `Sampler` would.
+    """A sampler that picks tokens for several rows on the device, as each row's `Sampler` would.
 
     Args:
-        ids: how many tokens there are.
+        ids: the number of tokens in the vocabulary.
         speech_tokens: ids from here on are control tokens.
-        top_k: the most that any row's settings may have.
+        top_k: the largest top-k that a row's settings may have.
     """
 
     _ids: Tensor
@@ -131,20 +131,20 @@ class DeviceSampler(nn.Module):
         top_k: Tensor,
         repeats: Tensor,
     ) -> Tensor:
-        """The next ids (n,) int64; -1 where the probabilities are not finite.
+        """Pick the next ids (n,) int64, -1 for rows whose probabilities are not finite.
 
         Args:
             log_probabilities: (n, ids) float32.
             uniforms: (n, 2) float32.
-            enough: (n,) bool, it has said enough that control tokens may be picked.
+            enough: (n,) bool, True: the row is long enough for control tokens to be picked.
             recent: (n, window) int64, the last tokens that count as repetitions; -1 for none.
             top_p: (n,) float64.
             top_k: (n,) int64.
-            repeats: (n,) int64, how often a token may be among the recent before it is banned, and one more.
+            repeats: (n,) int64, the number of occurrences among the recent tokens from which a token is banned.
         """
         log_probabilities = log_probabilities.masked_fill(self._controls & ~enough[:, None], float("-inf"))
         probabilities = log_probabilities.softmax(dim=-1)
-        # Float bits of positive numbers are in the numbers' order; with the id behind them no two are equal.
+        # The bits of positive floats have the order of the numbers; with the id appended no two are equal.
         last = (1 << self._bits) - 1
         keys = (probabilities.view(torch.int32).to(torch.int64) << self._bits) | (last - self._ids)
         best = keys.topk(self.top_k, dim=-1).values
@@ -162,18 +162,18 @@ class DeviceSampler(nn.Module):
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The place (n, 1) in each row of `weights` (n, m) float64 that `uniform` (n, 1) in 0 … 1 falls to."""
+    """Find the place (n, 1) in each row of `weights` (n, m) float64 that `uniform` (n, 1) in 0 … 1 selects."""
     reached = weights.cumsum(dim=-1)
     return (reached <= uniform.double() * reached[:, -1:]).sum(dim=1, keepdim=True)
 
 
 def repeats(settings: Sampling) -> int:
-    """How many recent ones are too many: the smallest count that is not below `win_size * tau_r`."""
+    """Return the number of recent occurrences that is too many: the smallest count not below `win_size * tau_r`."""
     return min(_NEVER, int(np.ceil(settings.win_size * settings.tau_r)))
 
 
 class SilenceLimit:
-    """Shortens long silences: of a run of silent tokens only the first five are kept.
+    """A filter for long silences: it keeps only the first five of a run of silent tokens.
 
     The token ids are those of silence and breath in CosyVoice3's codebook (FunAudioLLM/CosyVoice).
     """
@@ -185,6 +185,6 @@ class SilenceLimit:
         self._run = 0
 
     def keeps(self, token: int) -> bool:
-        """Whether the next token of the row is to be heard."""
+        """Tell if the row's next token is kept."""
         self._run = self._run + 1 if token in self.SILENT else 0
         return self._run <= self.MOST

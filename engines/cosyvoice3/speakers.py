@@ -1,6 +1,6 @@
-"""Voices that were registered with the official code (`add_zero_shot_spk`, `save_spkinfo`): the file `spk2info.pt`.
+"""Reads `spk2info.pt`, the voices registered with the official code (`add_zero_shot_spk`, `save_spkinfo`).
 
-It holds for each name what the official front end made of a clip and its transcript, and that is what a Voice is here.
+For each name the file holds the official front end's result for a clip and its transcript, which has a Voice's content.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _BANDS = 80
 
 
 def read(directory: ModelDirectory) -> dict[str, Voice]:
-    """The registered voices of a directory by their names; none where it has no such file.
+    """Read the registered voices of a directory by their names; none if it has no such file.
 
-    A voice with a transcript continues its clip, as one that comes with a request does.
+    A voice with a transcript continues its clip, like the voice of a request with a transcript.
 
     Raises:
-        WeightsError: the file is damaged, or holds something else. It names the voice and what is wrong with it; one
-            that has only an embedding is of an older model, and can't be used with this one.
+        WeightsError: the file is damaged, or holds something else. The message names the voice and its fault. A voice
+            that has only an embedding belongs to an older model, and can't be used with this one.
     """
     path = directory / SPEAKERS
     if not directory.size(SPEAKERS):
@@ -68,7 +68,7 @@ def _voice(where: str, entry: Any, directory: ModelDirectory, tokenizer: TextTok
 
 
 def _transcript(where: str, entry: Mapping[str, Any], tokenizer: TextTokenizer) -> str:
-    """What the clip says. The official code keeps it with the prefix that stands before it in a prompt."""
+    """Return the clip's transcript. The official code stores it with the prefix that precedes it in a prompt."""
     if "prompt_text" not in entry:
         return ""
     ids = _array(where, entry, "prompt_text", np.int64).reshape(-1)

@@ -1,7 +1,7 @@
-"""The speech language model: Qwen2's body, fed with text and speech tokens, and a head that makes speech tokens.
+"""The speech language model is Qwen2's body, fed with text and speech tokens, and a head for speech tokens.
 
 A row reads `[sos][text][task][speech tokens of the prompt]` and continues with speech tokens, 25 for a second of
-sound, until it says any of the 200 control tokens.
+sound, until it picks any of the 200 control tokens.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from engines.cosyvoice3 import weights
 from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.qwen import Qwen, QwenSize
 
-CONTROLS = 200  #: control tokens behind the speech tokens
-_SOS, _TASK = 0, 2  #: which of them opens a row, and which divides text from speech
+CONTROLS = 200  #: number of control tokens, whose ids follow the speech tokens
+_SOS, _TASK = 0, 2  #: the control tokens that open a row, and that divide text from speech
 _BODY, _TEXT_HEAD = "llm.model.model.", "llm.model.lm_head.weight"
 
 
 class SpeechLm(nn.Module):
-    """Token ids in, logits out.
+    """The model from token ids to logits.
 
     Attributes:
-        speech_tokens: how many ids are sound (6561); the ids from there on end a row.
+        speech_tokens: the number of ids that are sound (6561); the ids from there on end a row.
     """
 
     def __init__(self, size: QwenSize, speech_tokens: int) -> None:
@@ -44,14 +44,14 @@ class SpeechLm(nn.Module):
 
     @property
     def ids(self) -> int:
-        """Speech and control tokens."""
+        """Number of speech and control tokens."""
         return self.speech_tokens + CONTROLS
 
     def prompt_ids(self, text: Sequence[int], speech: Sequence[int]) -> list[int]:
-        """What a row reads, as `embedded` takes it: text ids, and speech and control tokens behind them.
+        """Return the prompt's ids in the form of `embedded`: speech and control ids are numbered after the text ids.
 
         Raises:
-            IndexError: an id is outside the vocabularies. A GPU would not survive it.
+            IndexError: an id is outside the vocabularies. On a GPU it would make the whole process fail.
         """
         words, ids = self.body.size.vocabulary, self.ids
         if any(not 0 <= word < words for word in text) or any(not 0 <= token < ids for token in speech):
@@ -60,7 +60,7 @@ class SpeechLm(nn.Module):
         return [words + self.speech_tokens + _SOS, *text, *sounds]
 
     def embedded(self, ids: Tensor) -> Tensor:
-        """(n,) int64 as of `prompt_ids` -> (n, hidden)."""
+        """Embed ids (n,) int64 in the form of `prompt_ids` as (n, hidden)."""
         words = self.body.size.vocabulary
         return torch.where(
             (ids < words)[:, None],
@@ -69,12 +69,12 @@ class SpeechLm(nn.Module):
         )
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
-        """(n, hidden) -> (n, speech tokens + 200), float32 whatever the model's dtype."""
+        """Compute (n, speech tokens + 200) from (n, hidden), float32 whatever the model's dtype."""
         return self.llm_decoder(hidden).float().log_softmax(dim=-1)
 
 
 def stored(directory: ModelDirectory) -> weights.Stored[SpeechLm]:
-    """Where a directory has it. Qwen's own head, over text, comes with the checkpoint and is of no use here."""
+    """Describe the network and its file in a directory. The checkpoint also holds Qwen's text head, unused here."""
     size, speech_tokens = QwenSize.of(directory.qwen), directory.numbers.llm.speech_token_size
     return weights.Stored(
         lambda: SpeechLm(size, speech_tokens),
@@ -85,5 +85,5 @@ def stored(directory: ModelDirectory) -> weights.Stored[SpeechLm]:
 
 
 def load(directory: ModelDirectory, device: str = "cpu", dtype: torch.dtype = torch.float32) -> SpeechLm:
-    """The language model of a directory. Raises WeightsError as `Stored.load` does."""
+    """Load the language model of a directory. Raises WeightsError as `Stored.load` does."""
     return stored(directory).load().to(device, dtype)

@@ -1,4 +1,4 @@
-"""Numbers, units and signs written out in the text's own language, so that the model need not guess how they are read.
+"""Writes out numbers, units and signs in the text's own language, so that the model need not guess their reading.
 
 English, Mandarin and Japanese are written out by `speech.spoken`, as for the embedded engine; Japanese comes out in
 katakana, because the model reads kanji as Chinese. Cardinals of English and the other languages are CLDR's rules
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from speech.spoken.marks import plain_digits
 
-#: how the decimal sign, a percentage, a minus and three currencies are read
+#: readings of the decimal sign, a percentage, a minus and three currencies
 _WORDS = {
     "en": ("point", "percent", "minus", "dollars", "euros", "pounds"),
     "de": ("Komma", "Prozent", "minus", "Dollar", "Euro", "Pfund"),
@@ -32,12 +32,12 @@ _DIGITS = {
     False: r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?|"
     r"\d+(?:[.,]\d+)?",
 }
-_LONGEST = 15  #: digits of a number that is a quantity; what is longer is a code, and read digit by digit
+_LONGEST = 15  #: the most digits of a quantity; a longer number is a code, and is read digit by digit
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef\u3000-\u303f"
 
 
 def spelled(text: str, language: str) -> str:
-    """The text with nothing left in it that is written in digits. `language` is ISO 639-1, one of LANGUAGES."""
+    """Write out everything in the text that is written in digits. `language` is ISO 639-1, one of LANGUAGES."""
     if language == "zh":
         from speech.spoken.mandarin import written_out
 
@@ -58,7 +58,7 @@ def _number(language: str) -> re.Pattern:
 
 
 def _apart(match: re.Match, said: str, language: str) -> str:
-    """A space between words and the letters that a number stood against (`25kg`, `X3`); Korean is written without."""
+    """Set spaces between a number's words and the letters beside it (`25kg`, `X3`); Korean is written without."""
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     if language == "ko":
         return said
@@ -81,7 +81,7 @@ def _read(match: re.Match, language: str) -> str:
 
 
 def _parts(number: str, language: str) -> tuple[str, str]:
-    """Whole and fractional digits."""
+    """Split a number into whole and fractional digits."""
     if language in _POINT:
         whole, _, fraction = number.replace(",", "").partition(".")
         return whole, fraction
@@ -99,7 +99,7 @@ def _cardinal(language: str, digits: str) -> str:
 
 
 def _years_and_ordinals(text: str) -> str:
-    """What English writes in digits and reads by no cardinal: 1945, the 1980s, 21st."""
+    """Write out English numbers that are not read as cardinals: 1945, the 1980s, 21st."""
     text = _DECADE.sub(lambda m: _pairs(m[1] + "0", plural=True) if len(m[1]) == 3 else _plural(m[1] + "0"), text)
     text = _ORDINAL.sub(lambda m: _ordinal(_cardinal("en", m[1])), text)
     return _YEAR.sub(lambda m: _pairs(m[0]), text)
@@ -113,7 +113,7 @@ _IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth"
 
 
 def _pairs(year: str, plural: bool = False) -> str:
-    """nineteen forty-five, eighteen oh one, sixteen hundred, nineteen eighties."""
+    """Spell a year: nineteen forty-five, eighteen oh one, sixteen hundred, nineteen eighties."""
     first, last = _cardinal("en", year[:2]), int(year[2:])
     if last == 0:
         return f"{first} hundred{'s' if plural else ''}" if year[:2] != "20" else "two thousand" + "s" * plural
@@ -127,7 +127,7 @@ def _plural(tens: str) -> str:
 
 
 def _ordinal(cardinal: str) -> str:
-    """twenty-first of twenty-one."""
+    """Make the ordinal of a cardinal: twenty-first of twenty-one."""
     at = max(cardinal.rfind(" "), cardinal.rfind("-")) + 1
     before, last = cardinal[:at], cardinal[at:]
     last = _IRREGULAR.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
@@ -143,7 +143,7 @@ def _speller(language: str) -> Callable[[int], str]:
 
 
 def _katakana(text: str) -> str:
-    """Words as OpenJTalk reads them, counters and all."""
+    """Convert words to OpenJTalk's readings, including those of counters."""
     import pyopenjtalk
 
     from speech.spoken.japanese import written_out
@@ -154,5 +154,5 @@ def _katakana(text: str) -> str:
 
 
 def _without_gaps(text: str) -> str:
-    """Chinese has no spaces between its characters; between Latin words they stay."""
+    """Remove spaces between Chinese characters; between Latin words they stay."""
     return re.sub(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])", "", text)

@@ -1,7 +1,7 @@
-"""Speech in chunks, while the language model still speaks: mel by aligned chunks of tokens, audio as far as it is sure.
+"""Makes speech in chunks while the language model still decodes, by aligned chunks of tokens.
 
-Everything in one process, for one request: what the stages do for many (`ticket.py`, `vocoder.py`) must sound like it.
-Where the chunks end is `chunks.py`.
+It gives out audio as soon as later tokens can't change it. All runs in one process, for one request: the stages, which
+do this for many (`ticket.py`, `vocoder.py`), must sound like it. `chunks.py` plans the ends of the chunks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from engines.cosyvoice3.noise import Excitation
 
 
 class SpeechStream:
-    """One request's stream: tokens in as they are said, audio out.
+    """The stream of a request, from tokens, as they are said, to audio.
 
     Args:
-        voice: the clip's part of a row; its `tokens` are not looked at.
+        voice: the clip's part of a row; its `tokens` are ignored.
         parity: let the last chunk's frames see each other and everything before them, as the official code does.
-            What they grow out of then differs from what the chunks before them were made with.
+            They are then computed otherwise than the chunks before them.
     """
 
     def __init__(self, flow: Flow, hift: Hift, noise: Excitation, voice: FlowRow, parity: bool = False) -> None:
@@ -34,10 +34,10 @@ class SpeechStream:
         self._plan = ChunkPlan(len(voice.prompt_tokens), flow.look_ahead)
         self._tokens: list[int] = []
         self._mel = torch.zeros(80, 0)
-        self._given = 0  # samples given out
+        self._given = 0  # samples given out so far
 
     def add(self, tokens: Sequence[int]) -> list[Tensor]:
-        """Tokens just said -> the chunks (samples,) that they complete; none of them yet, mostly."""
+        """Add tokens; returns the chunks (samples,) that they complete, mostly none."""
         self._tokens += tokens
         chunks = []
         while len(self._tokens) >= self._plan.wanted:
@@ -46,7 +46,7 @@ class SpeechStream:
         return chunks
 
     def finish(self) -> Tensor:
-        """The rest (samples,), once the last token was added. ValueError where none ever was."""
+        """Return the rest (samples,) after the last token was added. Raises ValueError if there was no token."""
         if not self._tokens:
             raise ValueError("a stream of no tokens has no sound")
         return self._chunk(self._tokens, chunked=not self._parity, final=True)
@@ -55,7 +55,7 @@ class SpeechStream:
         row = replace(self._voice, tokens=torch.tensor(tokens, dtype=torch.int64), chunked=chunked, final=final)
         (mel,) = self._flow([row])
         self._mel = torch.cat((self._mel.to(mel), mel[:, self._mel.shape[1] :]), dim=1)
-        # From the beginning each time: pitch and source sum up over the whole, and the beginning comes out the same.
+        # Compute from the beginning each time: pitch and source sum up over the whole. The beginning stays the same.
         audio = self._hift([self._mel], self._noise, final)[0][self._given :]
         self._given += len(audio)
         return audio

@@ -1,4 +1,4 @@
-"""A user's text made ready for the tokenizer: numbers spelled, tags kept, and cut into parts short enough to say.
+"""Prepares a user's text for the tokenizer: it spells numbers, keeps tags, and cuts the text into short parts.
 
 Inline tags (`[breath]`, `<strong>…</strong>`) and pronunciations (`[j][ǐ]`, `[R][EH1][D]`) are tokens of the model:
 they pass through untouched, and a text is never cut inside one.
@@ -14,7 +14,7 @@ from engines.cosyvoice3.spelling import spelled
 from speech.errors import InvalidInput
 from speech.spoken import markdown
 
-MOST = 80  #: of a part: characters of Chinese, Japanese or Korean, else text tokens; as the official code cuts
+MOST = 80  #: length of a part: characters of Chinese, Japanese or Korean, else text tokens; as in the official code
 _MERGE = 20  #: a last part shorter than this is said with the one before it
 _DENSE = frozenset(("zh", "ja", "ko"))  #: languages whose characters are syllables or words
 _KNOWN = sorted((token for token in added_tokens() if not token.startswith("<|")), key=len, reverse=True)
@@ -29,16 +29,16 @@ _SIGNS = str.maketrans(dict.fromkeys("（）【】`[]", " ") | {"\n": " ", "\r":
 
 
 def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
-    """The parts of `text` in order, each to be given to the model by itself.
+    """Split `text` into its parts, in order; the model gets each of them by itself.
 
     Args:
         text: as `speech.text.check_text` left it.
         language: ISO 639-1, that of the requested dialect.
-        count: how many text tokens a string is.
+        count: returns the number of text tokens of a string.
 
     Raises:
-        InvalidInput (param `text`): `text_tag_unsupported` for an unknown tag, `text_not_speakable` where nothing is
-            left that could be said.
+        InvalidInput: (param `text`) `text_tag_unsupported` for an unknown tag, `text_not_speakable` if nothing remains
+            to be said.
     """
     said = normalised(text, language)
     _check_speakable(said)
@@ -47,10 +47,10 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
 
 
 def check(text: str) -> None:
-    """Refuse what `parts` would, without reading a number: cheap enough for every request before anything is begun.
+    """Refuse the texts that `parts` would refuse, without reading numbers: cheap enough for the start of every request.
 
     Raises:
-        InvalidInput (param `text`): as `parts`.
+        InvalidInput: (param `text`) as `parts`.
     """
     text = markdown.plain(text)
     if _ANGLE_TAG.search(_TOKEN.sub("", text)):
@@ -68,7 +68,7 @@ def _check_speakable(said: str) -> None:
 
 
 def normalised(text: str, language: str) -> str:
-    """The text with numbers spelled in `language` (Japanese: all of it in katakana), tokens of the model untouched."""
+    """Spell numbers in `language` (Japanese: the whole text in katakana); tokens of the model stay untouched."""
     text, pieces, end = markdown.plain(text), [], 0
     for token in _TOKEN.finditer(text):
         pieces += [_plain(text[end : token.start()], language), token[0]]
@@ -100,7 +100,7 @@ def _unknown_tag() -> InvalidInput:
 
 
 def _cut(text: str, length: Callable[[str], int]) -> list[str]:
-    """Cut at sentences, else clauses, else spaces, else anywhere but in a token."""
+    """Cut at ends of sentences, else of clauses, else at spaces, else anywhere but in a token."""
     pieces = [text]
     for border in (_SENTENCE, _CLAUSE, _SPACE, None):
         pieces = [
@@ -114,7 +114,7 @@ def _cut(text: str, length: Callable[[str], int]) -> list[str]:
 
 
 def _split(text: str, border: re.Pattern | None) -> list[str]:
-    """`text` cut behind every border that lies outside tokens; None: behind every character outside them."""
+    """Cut `text` after every border that lies outside tokens; None: after every character outside them."""
     closed = [match.span() for match in (*_TOKEN.finditer(text), *(_PAIR.finditer(text) if border else ()))]
     ends = [match.end() for match in border.finditer(text)] if border else range(1, len(text))
     cuts = [0, *(end for end in ends if not any(start < end < stop for start, stop in closed)), len(text)]
@@ -122,7 +122,7 @@ def _split(text: str, border: re.Pattern | None) -> list[str]:
 
 
 def _packed(pieces: list[str], length: Callable[[str], int]) -> list[str]:
-    """Neighbours put together again as long as they fit."""
+    """Join neighbours again as long as they fit."""
     packed: list[str] = []
     for piece in pieces:
         if packed and length(packed[-1] + piece) <= MOST:

@@ -1,4 +1,4 @@
-"""One utterance on its way: its parts in the language model, then in the flow, whole or in chunks."""
+"""A ticket follows an utterance: its parts pass through the language model, then the flow, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ FRAMES_PER_SECOND = 50
 class Ticket:
     """An `engines.contract.Ticket`. Its parts are the plan's, each with a row of the decoder.
 
-    Streamed, its first part is made chunk by chunk while it is said, and each later one from when all of the parts
-    before it are on their way through the flow: what nobody could hear yet is not cut, because the flow computes each
-    chunk from the part's beginning. At another speed than 1 a part is one chunk, because it is squeezed as a whole.
+    If streamed, its first part is made chunk by chunk while it is decoded. A later part is cut into chunks only after
+    all parts before it are on their way through the flow. Earlier cuts would give no earlier sound, but cost time,
+    because the flow computes each chunk from the part's beginning. At another speed than 1 a part is a single chunk,
+    because it is stretched as a whole.
     """
 
     plan: Plan
     stream: bool = False
     parts: list[Part] = field(default_factory=list)
     batch_id: str | None = None
-    flows: list[Phase] = field(default_factory=list)  #: the flow batches that had a part of it
-    _given: int = 0  # parts that were given out to their end
+    flows: list[Phase] = field(default_factory=list)  #: the flow batches in which its parts were computed
+    _given: int = 0  # number of parts that were given out completely
     _last: tuple[int | None, int | None] = (None, None)  # joined_ns and batch_size, once it has ended
 
     @property
@@ -44,7 +45,7 @@ class Ticket:
 
     @property
     def batch_size(self) -> int | None:
-        """Rows in the language model's steps, on average over the steps of its parts."""
+        """Mean number of rows in the language model's steps, over the steps of its parts."""
         if not self.parts:
             return self._last[1]
         steps = sum(part.row.steps for part in self.parts)
@@ -52,7 +53,7 @@ class Ticket:
 
     @property
     def said(self) -> Said:
-        """Each part's tokens so far; () once it has ended."""
+        """Tokens of each part so far; () once it has ended."""
         return tuple(tuple(part.row.picked) for part in self.parts)
 
     @property
@@ -61,16 +62,16 @@ class Ticket:
 
     @property
     def mute(self) -> bool:
-        """A part ended before its first token."""
+        """True if a part ended before its first token."""
         return any(part.row.done and not part.row.tokens for part in self.parts)
 
     @property
     def failed(self) -> bool:
-        """The language model gave no numbers for a part."""
+        """True if the language model gave NaN or infinity for a part."""
         return any(part.row.failed for part in self.parts)
 
     def due(self) -> list[Stretch]:
-        """What the flow is to make now, of what its parts have said. Each stretch is given once."""
+        """Return the stretches that the flow can make now from the parts' tokens. Each is returned once."""
         stretches, turn = [], True
         for part in self.parts:
             if stretch := part.due(turn):
@@ -79,24 +80,26 @@ class Ticket:
         return stretches
 
     def results(self) -> list[Mel | MelChunk]:
-        """What there is to give out by now. Each is given once."""
+        """Return the results that can be given out now. Each is returned once."""
         if self.stream:
             return self._chunks()
         return [self._mel()] if self.finished else []
 
     def end(self) -> None:
-        """Keep what its span will say and let go of the rest. Parts refer back to their ticket: whole mels would wait
-        for the garbage collector."""
+        """Keep the values for its span and free the rest.
+
+        Parts refer back to their ticket, so whole mels would otherwise wait for the garbage collector.
+        """
         if self.parts:
             self._last = self.joined_ns, self.batch_size
             self.parts, self.flows = [], []
 
     def _mel(self) -> Mel:
-        """All parts, one behind the other."""
+        """Join all parts, one after the other."""
         return Mel(*_arrays([part.mel for part in self.parts]), self._phases())
 
     def _chunks(self) -> list[Mel | MelChunk]:
-        """In the order of the audio: a part's only when those before it were given out to their end."""
+        """Return chunks in the order of the audio: a part's only after those before it were given out completely."""
         chunks: list[Mel | MelChunk] = []
         while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
             last = part.complete and self._given == len(self.parts) - 1
@@ -110,7 +113,7 @@ class Ticket:
         return self.plan.phase, self._decoding(), *self.flows
 
     def _decoding(self) -> Phase:
-        """From when the first part joined the batch until the last had left it."""
+        """Describe the time from the first part's join of the batch until the last part's end."""
         rows = [part.row for part in self.parts]
         start = self.joined_ns
         ended = [row.ended_ns for row in rows if row.ended_ns is not None]
@@ -133,13 +136,13 @@ class Ticket:
 
 @dataclass(eq=False)
 class Stretch:
-    """A part's speech from its beginning to the end of a chunk, or all of it: what a row of the flow is made of."""
+    """A part's speech from its beginning to the end of a chunk, or all of it: the content of a flow row."""
 
     part: Part
     row: FlowRow
-    first: bool  #: a client hears nothing before it
+    first: bool  #: True: a client hears nothing before it
     due_ns: int = field(default_factory=time.time_ns)
-    frames: int = 0  #: that it added to what there was of the part
+    frames: int = 0  #: frames that it added to the part's mel
 
     @property
     def ticket(self) -> Ticket:
@@ -147,45 +150,45 @@ class Stretch:
 
     @property
     def wanted(self) -> bool:
-        """Its part waits for it: nobody has cancelled the ticket."""
+        """True while its part waits for it: the ticket was not cancelled."""
         return self.part.stretch is self
 
 
 @dataclass(eq=False)
 class Part:
-    """A part of a ticket's text: a row of the decoder, then one of the flow, once or for each chunk.
+    """A part of a ticket's text: a row of the decoder, then a row of the flow, once or for each chunk.
 
     Args:
-        chunks: where it is cut; None: nowhere.
-        chunked_end: whether its last chunk is made as those before it. Without `chunks` none is.
+        chunks: the plan of its cuts; None: it is not cut.
+        chunked_end: True: its last chunk attends by chunks like those before it. It has no effect without `chunks`.
     """
 
     ticket: Ticket
     row: Row
     chunks: ChunkPlan | None = None
     chunked_end: bool = True
-    stretch: Stretch | None = None  #: waits for the flow, or is in it
+    stretch: Stretch | None = None  #: the stretch that waits for the flow, or is in it
     complete: bool = False
-    fresh: bool = False  #: there is more of it than was given out
-    _made: torch.Tensor | None = None  # (80, n) float32, from its beginning
+    fresh: bool = False  #: True: there is more mel than was given out
+    _made: torch.Tensor | None = None  # mel so far, (80, n) float32
 
     @property
     def mel(self) -> torch.Tensor:
-        """(80, n) float32 at the ticket's speed, what there is of it."""
+        """The mel so far, (80, n) float32 at the ticket's speed."""
         assert self._made is not None, "see `fresh`"
         return _at_speed(self._made, self.ticket.plan.speed)
 
     @property
     def closing(self) -> bool:
-        """All of it is made, or on its way through the flow."""
+        """True if all of it is made, or on its way through the flow."""
         return self.complete or self.stretch is not None and self.stretch.row.final
 
     def due(self, turn: bool) -> Stretch | None:
-        """What is now to be made of it, if anything is. `turn`: chunks are, too."""
+        """Return the stretch that can be made now, or None. `turn` allows chunks as well as the whole part."""
         said, final = len(self.row.tokens), self.row.done
         if self.stretch is not None or self.complete or not said:
             return None
-        # Tokens are only ever added: what a chunk is made of is what the whole will begin with.
+        # Tokens are only ever added: the whole begins with the tokens of a chunk.
         count = said if final else self.chunks.reached(said) if self.chunks and turn else None
         if count is None:
             return None
@@ -195,9 +198,9 @@ class Part:
         return self.stretch
 
     def sounded(self, mel: torch.Tensor) -> int:
-        """`mel` (80, n) of the stretch that was on its way; returns how many frames of it are new.
+        """Take the mel (80, n) of the stretch that was on its way; returns the number of new frames.
 
-        What there was already stays: the end may be made otherwise than it (`chunked_end`).
+        Frames that existed before stay, because the end may be computed otherwise (`chunked_end`).
         """
         assert self.stretch is not None, "it comes from the stretch that was on its way"
         before = 0 if self._made is None else self._made.shape[1]
@@ -207,7 +210,7 @@ class Part:
 
 
 def _arrays(mels: list[torch.Tensor]) -> tuple[Arrays, float]:
-    """As a Mel has them, and its seconds."""
+    """Return a Mel's arrays and its seconds."""
     whole = torch.cat(mels, dim=1).numpy()
     return (
         {"mel": whole, "parts": np.array([mel.shape[1] for mel in mels], np.int64)},
@@ -216,7 +219,7 @@ def _arrays(mels: list[torch.Tensor]) -> tuple[Arrays, float]:
 
 
 def _at_speed(mel: torch.Tensor, speed: float) -> torch.Tensor:
-    """Squeezed in time, linearly between frames; the pitch stays. As the official code does it."""
+    """Stretch the mel in time, linearly between frames, as the official code does; the pitch stays."""
     if speed == 1.0:
         return mel
     return F.interpolate(mel[None], size=max(1, int(mel.shape[1] / speed)), mode="linear")[0]

@@ -1,7 +1,7 @@
-"""Qwen2's text tokenizer with CosyVoice3's own tokens: byte-level BPE over `vocab.json` and `merges.txt`.
+"""Qwen2's text tokenizer with CosyVoice3's own tokens is a byte-level BPE over `vocab.json` and `merges.txt`.
 
 The checkpoint's added tokens are not in those files. Their ids follow from their order: Qwen's three come first, then
-CosyVoice3's (FunAudioLLM/CosyVoice, `CosyVoice3Tokenizer`), each the next id behind the vocabulary.
+CosyVoice3's (FunAudioLLM/CosyVoice, `CosyVoice3Tokenizer`), each with the next id after the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from engines.contract import WeightsError
 from engines.cosyvoice3.added_tokens import END_OF_PROMPT, added_tokens
 from engines.cosyvoice3.directory import MERGES, VOCABULARY, ModelDirectory
 
-_BYTES = 256  #: words of one byte, which no merge makes
-#: How Qwen2 cuts a text before BPE: contractions, words, single digits, runs of signs, line ends, spaces.
+_BYTES = 256  #: tokens of one byte, which no merge makes
+#: Qwen2's pieces of a text before BPE: contractions, words, single digits, runs of signs, line ends, spaces.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
@@ -26,7 +26,7 @@ _PIECES = (
 
 
 class TextTokenizer:
-    """Text to ids. Thread-safe.
+    """The tokenizer from text to ids. It is thread-safe.
 
     Raises:
         WeightsError: a file is missing or damaged.
@@ -64,7 +64,7 @@ class TextTokenizer:
         return token
 
     def __len__(self) -> int:
-        """One more than the largest id."""
+        """Return the number of ids, one more than the largest."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def ids(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The vocoder behind the engine contract: lists of mels in, lists of audio out, whole or as they grow."""
+"""The vocoder behind the engine contract turns lists of mels into lists of audio, whole or as they grow."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _log = logging.getLogger(__name__)
 
 
 class CosyVoice3Vocoder:
-    """An `engines.contract.StreamingVocoder`, 24 kHz. On a GPU parts of like length are computed together, on a CPU
-    singly.
+    """An `engines.contract.StreamingVocoder` of 24 kHz.
+
+    On a GPU parts of similar length are computed together, on a CPU one by one.
 
     Args:
-        limits: of a batch on a GPU.
+        limits: limits of a batch on a GPU.
         tf32: see `launcher.Launcher`.
     """
 
@@ -49,18 +50,18 @@ class CosyVoice3Vocoder:
         self._network.warm_up([(1, frames) for frames in _WARM], self._noise, final=(True, False))
 
     def probe(self) -> np.ndarray:
-        """0.2 s of silence's sound (n,)."""
+        """Return the audio (n,) of 0.2 s of a silent mel."""
         return self._sounds([torch.zeros(80, 10)])[0]
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
-        """Mono float32 (n,) within ±0.99 for each Mel: its parts, one behind the other."""
+        """Compute mono float32 (n,) within ±0.99 for each Mel: its parts, one after the other."""
         return _each(self._vocode, mels)
 
     def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[np.ndarray | SpeechError]:
-        """The samples (n,) of each chunk's part behind those given out already; n may be 0.
+        """Compute the samples (n,) of each chunk's part after those given out already; n may be 0.
 
-        The part is computed from its beginning each time, because pitch and source sum up over the whole; what was
-        given out before comes out the same to 1e-7. Of an unfinished part the last eight frames are held back.
+        The part is computed from its beginning each time, because pitch and source sum up over the whole. Samples given
+        out before come out the same to 1e-7. The last eight frames of an unfinished part are held back.
         """
         return _each(self._vocode_chunks, chunks)
 
@@ -101,7 +102,7 @@ class CosyVoice3Vocoder:
 def _each(
     work: Callable[[Sequence[T]], list[np.ndarray | SpeechError]], items: Sequence[T]
 ) -> list[np.ndarray | SpeechError]:
-    """All together; where that fails, one by one, so that only the bad one does."""
+    """Compute all items together; if that fails, one by one, so that only the bad one fails."""
     try:
         return work(items)
     except Exception:

@@ -1,7 +1,7 @@
-"""From a reference clip to a voice: features on the CPU first, then tokens and embedding by the two ONNX models, on the
-device where onnxruntime has it.
+"""Turns a reference clip into a voice: features on the CPU first, then tokens and embedding by two ONNX models.
 
-A voice is about 162 kB for a clip of ten seconds, and all that the later stages need of the clip.
+The ONNX models run on the device if onnxruntime supports it. A voice is about 162 kB for a clip of ten seconds, and
+holds all that the later stages need of the clip.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FRAMES_PER_TOKEN = 2
 
 
 def reference(samples: np.ndarray, rate: int, transcript: str | None) -> Reference:
-    """The clip as the three models hear it, each view resampled straight from the original.
+    """Compute the three models' features of a clip, each view resampled directly from the original.
 
-    Arrays: `whisper_mel` (128, 100 a second), `fbank` (100 a second, 80), `prompt_mel` (50 a second, 80), float32.
-    They take the views' place: what is made of a view is what later stages need, and the views are not sent along.
+    The arrays are float32: `whisper_mel` (128, 100 a second), `fbank` (100 a second, 80), `prompt_mel` (50 a second,
+    80). They replace the views, which later stages do not need and which are not sent along.
     """
-    samples = np.array(samples, dtype=np.float32)  # torch takes no array that may not be written to
+    samples = np.array(samples, dtype=np.float32)  # torch takes no read-only array
     at_16k = resample(samples, rate, features.WHISPER_RATE)
     at_24k = resample(samples, rate, features.PROMPT_RATE)
     return Reference(
@@ -51,17 +51,22 @@ class CosyVoice3SpeakerEncoder:
         self._several([reference(noise, 24_000, None)])
 
     def probe(self) -> np.ndarray:
-        """(1,): how many speech tokens a bit of silence has. The tokenizer is what runs on the device; which tokens
-        they are may hang on its rounding."""
+        """Return (1,), the number of speech tokens of a short silence.
+
+        The tokenizer runs on the device. The tokens themselves may depend on its rounding, so they are only counted.
+        """
         return np.array([len(self._tokenizer(np.zeros((128, 8), np.float32)))], np.float32)
 
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
-        """One Voice a clip. Its arrays: `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32
-        (192,), and `transcript`, its UTF-8 as uint8, where there is one."""
+        """Return a Voice for each clip, or its SpeechError.
+
+        A Voice's arrays are `speech_tokens` int32 (n,), `prompt_mel` float32 (2n, 80), `embedding` float32 (192,), and
+        `transcript`, its UTF-8 as uint8, if there is one.
+        """
         made = guarded(self._several, references)
         if not isinstance(made, SpeechError):
             return made
-        # It is not said for which of them the models failed: each alone, so that only the bad one does.
+        # The models do not tell which clip made them fail: compute each alone, so that only the bad one fails.
         return [made] if len(references) == 1 else [guarded(self._single, clip) for clip in references]
 
     def _single(self, clip: Reference) -> Voice | SpeechError:
@@ -74,7 +79,7 @@ class CosyVoice3SpeakerEncoder:
 
     def _voice(self, clip: Reference, tokens: np.ndarray, embedding: np.ndarray) -> Voice:
         mel = clip.arrays["prompt_mel"]
-        # Mel and tokens are two measures of the same time: both end where the shorter does.
+        # Mel and tokens are two measures of the same time: both end with the shorter.
         count = min(len(tokens), len(mel) // _FRAMES_PER_TOKEN)
         if count == 0:
             raise InvalidInput(
@@ -93,6 +98,6 @@ class CosyVoice3SpeakerEncoder:
 
 
 def transcript(voice: Voice) -> str | None:
-    """What the voice's clip says, where that is known."""
+    """Return the transcript of the voice's clip, or None if it is unknown."""
     encoded = voice.arrays.get("transcript")
     return None if encoded is None else np.asarray(encoded, np.uint8).tobytes().decode()

@@ -1,8 +1,8 @@
-"""State dicts, strictly: every key the network has and no other, each of the right shape.
+"""Loads state dicts strictly: every key of the network and no other, each with the right shape.
 
-A network is built on torch's meta device, so that nothing is initialised for nothing, and takes its tensors from the
-memory-mapped file. Weight-normalised convolutions (T. Salimans and D. Kingma, 2016) are stored as direction and
-length (`parametrizations.weight.original1`, `original0`); they are multiplied out once, here.
+A network is built on torch's meta device, to save the initialisation, and takes its tensors from the memory-mapped
+file. Weight-normalised convolutions (T. Salimans and D. Kingma, 2016) are stored as direction and length
+(`parametrizations.weight.original1`, `original0`); they are multiplied out once, here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NormedConv1d(nn.Conv1d):
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, memory-mapped. WeightsError where the file is missing, damaged or none."""
+    """Map the state dict of a file into memory. Raises WeightsError if it is missing, damaged or no state dict."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -41,12 +41,12 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def verify(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Read all that is in the file of a state dict: its checksums must be right and its numbers finite.
+    """Read the whole file of a state dict: its checksums must be right and its numbers finite.
 
-    Loading does neither: it maps the file into memory and reads it once, on the way to the device.
+    Loading checks neither: it maps the file into memory and reads it once, on the way to the device.
 
     Raises:
-        WeightsError: says which part of the file is damaged, or which weights are no numbers.
+        WeightsError: a part of the file is damaged, or weights are not finite; the message names them.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,14 +66,14 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Stored(Generic[N]):
-    """A network and the file its weights are in.
+    """A network and the file with its weights.
 
     Args:
-        build: makes the network, with weights that don't matter.
-        path: of the state dict.
-        rename: from a key in the file to this network's name for it.
-        unused: keys (as renamed) that the file must have though the network has no use for them, with their shapes.
-        double: weights whose name begins so are kept in float64, and multiplied out in it.
+        build: makes the network, with any weights.
+        path: the file of the state dict.
+        rename: turns a key in the file into this network's name for it.
+        unused: keys (as renamed) that the file must have though the network does not use them, with their shapes.
+        double: prefix of names of weights that are kept in float64, and multiplied out in it.
     """
 
     build: Callable[[], N]
@@ -83,16 +83,17 @@ class Stored(Generic[N]):
     double: str = "\0"
 
     def check(self) -> int:
-        """Compare keys and shapes, then read all of the file; the number of keys. WeightsError as `load`, `verify`."""
+        """Compare keys and shapes, then read the whole file; returns the number of keys. Raises as `load`, `verify`."""
         state = self._fitting(self._empty())
         verify(self.path, state)
         return len(state)
 
     def load(self) -> N:
-        """The network with its weights, on the CPU, in evaluation mode.
+        """Load the network with its weights, on the CPU, in evaluation mode.
 
         Raises:
-            WeightsError: the file can't be read, or keys are unexpected, missing, or of another shape; names them.
+            WeightsError: the file can't be read, or keys are unexpected, missing, or of another shape; the message
+                names them.
         """
         network = self._empty()
         state = {
@@ -120,7 +121,7 @@ class Stored(Generic[N]):
 
 
 def expected_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Every key that the file of this network must have, with its shape."""
+    """Return every key that the file of this network must have, with its shape."""
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     for name, module in network.named_modules():
         if isinstance(module, NormedConv1d):

@@ -1,11 +1,11 @@
 """The embedded engine: Kokoro-82M, steered toward a reference voice by a d-vector. Weights from Python packages.
 
-What happens to a request, and where it is written:
+A request takes this way through the modules:
 
     reference clip ─► speaker.py ─► d-vector, pitch ─► mapper.py ─► style ┐
     text ─► text/ ─► phonemes ─────────────────────────────────────────────┴► acoustic.py ─► vocoder.py ─► finish.py
 
-This module is what the ingress imports: it loads neither torch nor weights until a loader is called.
+The ingress imports only this module. It loads neither torch nor weights until a loader is called.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from speech.audio import resampled
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
 
-#: dialects its text front ends read; the languages are Kokoro's own
+#: dialects that its text front ends read; the languages are Kokoro's own
 SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
 NOTICE = (
     "Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
@@ -30,7 +30,7 @@ NOTICE = (
 
 
 def _version() -> str:
-    """Changes with the mapper, because a stored voice holds a style offset that only its own mapper understands."""
+    """Return the version. It changes with the mapper: a stored voice's offset is valid only for its own mapper."""
     checksum = DATA.with_name(f"{DATA.name}.sha256")
     if not checksum.is_file():
         raise WeightsError(
@@ -44,8 +44,8 @@ class EmbeddedEngine:
     """Kokoro-82M as an `engines.contract.Engine`.
 
     Args:
-        bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so where it has instructions for
-            it (AVX512-BF16, AMX): twice as fast, and not to be heard. All else is always float32.
+        bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so if the CPU has instructions for
+            it (AVX512-BF16, AMX): that is twice as fast, without an audible difference. All else is always float32.
     """
 
     def __init__(self, bf16: bool | Literal["auto"] = "auto") -> None:
@@ -64,9 +64,13 @@ class EmbeddedEngine:
         )
 
     def check(self, utterance: Utterance) -> None:
-        """Raises UnsupportedDialect for a dialect it can't speak, InvalidInput for a mode, an instruction or a text.
+        """Refuse an utterance that this engine can't speak.
 
-        A long text is looked at as a whole: what is refused in one of its pieces is refused here, before any is said.
+        A long text is checked as a whole, so that an error in a later piece is found before the first one is spoken.
+
+        Raises:
+            UnsupportedDialect: the engine can't speak the dialect.
+            InvalidInput: it has no such mode, or can't follow the instruction, or can't read the text.
         """
         dialect = DIALECTS.find(utterance.dialect)
         if dialect.code not in self.capabilities.dialects:

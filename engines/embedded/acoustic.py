@@ -1,4 +1,4 @@
-"""Kokoro-82M's acoustic half: phonemes and a style -> features, pitch and durations, as a padded batch.
+"""Kokoro-82M's acoustic half makes features, pitch and durations from phonemes and a style, in padded batches.
 
 Structure after StyleTTS 2 (arXiv:2306.07691) as Kokoro-82M configures it: an ALBERT (arXiv:1909.11942) reads the
 phonemes for prosody, a duration predictor stretches them to frames, two heads draw pitch and energy, and a decoder
@@ -23,7 +23,7 @@ VOICED_HZ = 40.0  #: the pitch head draws unvoiced frames near zero
 
 
 class Albert(nn.Module):
-    """Twelve passes through one and the same transformer layer: (B, T) ids -> (B, T, 768)."""
+    """The reader of the phonemes, (B, T) ids -> (B, T, 768): twelve passes through the same transformer layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class AdaptiveLayerNorm(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """What a phoneme sounds like, without prosody: (B, T) ids -> (B, T, 512)."""
+    """The encoder of the phonemes' sound, without prosody: (B, T) ids -> (B, T, 512)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class TextEncoder(nn.Module):
 
 
 class CurveHead(nn.Module):
-    """One curve over time (pitch in Hz, or energy) from the shared prosody features: (B, 512, T) -> (B, 1, 2T)."""
+    """A head that draws a curve over time, pitch in Hz or energy: prosody features (B, 512, T) -> (B, 1, 2T)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class CurveHead(nn.Module):
 
 
 class ProsodyPredictor(nn.Module):
-    """How long each phoneme lasts, how high and how loud: durations, then the two curves over the frames."""
+    """The network that predicts each phoneme's duration, and then the curves of pitch and energy over the frames."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,18 @@ class ProsodyPredictor(nn.Module):
     def durations(
         self, x: Tensor, style: Tensor, speed: Tensor, lengths: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, T, 512), prosodic style (B, 128), speed (B,) -> features (B, T, 640), frames of each phoneme (B, T)."""
+        """Predict how many frames each phoneme lasts.
+
+        Args:
+            x: (B, T, 512).
+            style: the prosodic style (B, 128).
+            speed: (B,).
+            lengths: (B,) phonemes of each member, or None.
+            mask: (B, 1, T), or None.
+
+        Returns:
+            Features (B, T, 640), and frames of each phoneme (B, T).
+        """
         mask = None if mask is None else mask.transpose(1, 2)
         styles = style[:, None].expand(-1, x.shape[1], -1)
         x = masked(torch.cat([x, styles], -1), mask)
@@ -132,13 +143,13 @@ class ProsodyPredictor(nn.Module):
     def curves(
         self, x: Tensor, style: Tensor, lengths: Tensor | None, mask: Tensor | None, mask_after: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, frames, 640) -> pitch and energy, each (B, 1, 2 * frames)."""
+        """Draw pitch and energy, each (B, 1, 2 * frames), from x (B, frames, 640)."""
         shared = self.curve_lstm(x, lengths).transpose(1, 2)
         return self.pitch(shared, style, mask, mask_after), self.energy(shared, style, mask, mask_after)
 
 
 class Decoder(nn.Module):
-    """Phoneme features, pitch and energy -> the vocoder's features (B, 512, 2 * frames)."""
+    """The decoder of phoneme features, pitch and energy to the vocoder's features (B, 512, 2 * frames)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,14 +196,14 @@ class AcousticNetwork(nn.Module):
     def forward(
         self, ids: Tensor, lengths: Tensor, style: Tensor, speed: Tensor | float = 1.0, log_pitch: Tensor | None = None
     ) -> AcousticOutput:
-        """Features for a padded batch.
+        """Compute the features of a padded batch.
 
         Args:
             ids: (B, T) phoneme ids, each member framed by boundary zeros and padded with zeros (`pad` makes it).
             lengths: (B,) ids of each member, boundaries included, at most 512.
             style: (B, 256), acoustic half first.
             speed: (B,) or one number; 2 is twice as fast.
-            log_pitch: (B,) natural logarithm of the median pitch in Hz each member's voiced frames are moved to;
+            log_pitch: (B,) natural logarithm of a median pitch in Hz. Each member's voiced frames are moved to it;
                 None leaves the pitch as predicted.
         """
         acoustic, prosodic = style.split(STYLE, dim=1)
@@ -220,19 +231,19 @@ class AcousticNetwork(nn.Module):
 
 
 def _phoneme_of_frame(durations: Tensor, longest: int) -> Tensor:
-    """(B, T) frames of each phoneme -> (B, longest) index of the phoneme that each frame belongs to."""
+    """Find the phoneme that each frame belongs to: frames of each phoneme (B, T) -> indices (B, longest)."""
     ends = durations.cumsum(1)
     frame = torch.arange(longest, device=durations.device).expand(len(durations), longest).contiguous()
     return torch.searchsorted(ends, frame, right=True).clamp(max=durations.shape[1] - 1)
 
 
 def _stretch(x: Tensor, which: Tensor) -> Tensor:
-    """(B, T, C) by phoneme -> (B, C, frames)."""
+    """Repeat phoneme features over their frames: (B, T, C) -> (B, C, frames)."""
     return torch.gather(x, 1, which.expand(-1, -1, x.shape[-1])).transpose(1, 2)
 
 
 def _move_pitch(pitch: Tensor, lengths: Tensor, log_pitch: Tensor) -> Tensor:
-    """Scale each member's voiced pitch so that its median becomes the one asked for; unvoiced frames stay."""
+    """Scale each member's voiced pitch so that its median becomes the requested one; unvoiced frames stay."""
     moved = []
     for curve, length, target in zip(pitch[:, 0], lengths.tolist(), log_pitch, strict=True):
         voiced = curve[:length][curve[:length] > VOICED_HZ]
@@ -242,7 +253,7 @@ def _move_pitch(pitch: Tensor, lengths: Tensor, log_pitch: Tensor) -> Tensor:
 
 
 def pad(sequences: list[list[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Phoneme ids of each member, without boundaries -> ids (B, T) with them, and lengths (B,)."""
+    """Frame each member's phoneme ids by boundaries and pad them: returns ids (B, T) and lengths (B,)."""
     framed = [torch.tensor([0, *sequence, 0]) for sequence in sequences]
     lengths = torch.tensor([len(one) for one in framed])
     return nn.utils.rnn.pad_sequence(framed, batch_first=True).to(device), lengths.to(device)
@@ -283,6 +294,6 @@ _SOURCES = {
 
 
 def load(device: torch.device | str = "cpu") -> AcousticNetwork:
-    """The network with Kokoro's weights. Raises WeightsError where they are missing or damaged."""
+    """Load the network with Kokoro's weights. Raises WeightsError if they are missing or damaged."""
     sources = {f"{ours}.": f"{theirs}." for ours, theirs in _SOURCES.items()}
     return quantized.fill(AcousticNetwork(), sources).to(device)

@@ -2,7 +2,7 @@
 
 Sequences are (batch, channels, time). A padded batch carries a mask (batch, 1, time) of ones and zeros; every layer
 that looks across time (norms, recurrent nets, wide convolutions) sees through it only the real part, so that a batch
-gives each member what it would get alone. Where nothing is padded the mask is None and costs nothing.
+gives each member the result it would get alone. If nothing is padded, the mask is None and costs nothing.
 
 Structure after StyleTTS 2 (Li et al. 2023, arXiv:2306.07691) as Kokoro-82M configures it.
 """
@@ -19,7 +19,7 @@ STYLE = 128  #: half of a Kokoro style vector: the first half is acoustic, the s
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor | None:
-    """(B,) lengths -> (B, 1, size) float mask; None where every member has the full size."""
+    """Make a float mask (B, 1, size) from lengths (B,); None if every member has the full size."""
     if bool((lengths == size).all()):
         return None
     return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None].float()
@@ -37,7 +37,7 @@ class AdaptiveNorm(nn.Module):
         self.fc = nn.Linear(STYLE, 2 * channels)
 
     def forward(self, x: Tensor, style: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, C, T), style (B, 128) -> (B, C, T)."""
+        """Normalise x (B, C, T) by a style (B, 128)."""
         scale, shift = (1 + self.fc(style)[:, :, None]).chunk(2, dim=1)
         shift = shift - 1
         if mask is None:
@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
         self.pool = nn.ConvTranspose1d(inputs, inputs, 3, 2, 1, output_padding=1, groups=inputs) if upsample else None
 
     def forward(self, x: Tensor, style: Tensor, mask: Tensor | None, mask_after: Tensor | None = None) -> Tensor:
-        """x (B, inputs, T) -> (B, outputs, T or 2T). `mask_after` is the mask of the doubled length."""
+        """Compute (B, outputs, T or 2T) from x (B, inputs, T). `mask_after` is the mask of the doubled length."""
         h = masked(F.leaky_relu(self.norm1(x, style, mask), 0.2), mask)
         if self.pool is None:
             mask_after = mask
@@ -77,13 +77,13 @@ class ResidualBlock(nn.Module):
 
 
 class BidirectionalLSTM(nn.LSTM):
-    """(B, T, inputs) -> (B, T, 512); the backward direction starts at each member's own end."""
+    """An LSTM, (B, T, inputs) -> (B, T, 512), whose backward direction starts at each member's own end."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__(inputs, 256, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:  # type: ignore[override]  # not called as an LSTM
-        """`lengths` (B,) of a padded batch, or None."""
+        """Read x in both directions. `lengths` is (B,) for a padded batch, or None."""
         if lengths is None:
             return super().forward(x)[0]
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)

@@ -1,18 +1,18 @@
-"""The last touch on a waveform: silent edges off, loudness as asked, never clipped."""
+"""The last step on a waveform trims silent edges, sets the loudness and prevents clipping."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _FRAME_SECONDS = 0.01
-_MARGIN_SECONDS = 0.08  #: silence that is left before and after the speech, so that no soft onset is cut
+_MARGIN_SECONDS = 0.08  #: silence that stays before and after the speech, so that no soft onset is cut
 _FADE_SECONDS = 0.01
 _SILENCE_DB = -50.0  #: below the loudest 10 ms
 _CEILING = 0.99
 
 
 def finish(waveform: np.ndarray, sample_rate: int, gain: float = 1.0) -> np.ndarray:
-    """Mono float32 (n,) -> mono float32 (m,), m <= n, within ±0.99."""
+    """Trim the silent edges of mono float32 (n,) and scale it by `gain`: mono float32 (m,), m <= n, within ±0.99."""
     speech = _trimmed(waveform, sample_rate) * np.float32(gain)
     fade = min(round(_FADE_SECONDS * sample_rate), len(speech) // 2)
     if fade:

@@ -1,4 +1,4 @@
-"""iSTFTNet, Kokoro-82M's vocoder half, as a padded batch: features and pitch -> a 24 kHz waveform.
+"""iSTFTNet, Kokoro-82M's vocoder half, makes a 24 kHz waveform from features and pitch, in padded batches.
 
 iSTFTNet (Kaneko et al. 2022, arXiv:2203.02395) driven by a harmonic source (NSF, Wang et al. 2019, arXiv:1904.12088)
 as StyleTTS 2 and Kokoro-82M configure it: two upsampling steps of 10 and 6, snake activations (arXiv:2006.08195),
@@ -23,18 +23,18 @@ _FFT, _HOP = 20, 5
 
 
 class HarmonicSource(nn.Module):
-    """Pitch (B, T) in Hz -> excitation (B, 300 T): a learned blend of nine harmonics and noise."""
+    """The source of the excitation (B, 300 T) for pitch (B, T) in Hz: a learned blend of nine harmonics and noise."""
 
     def __init__(self) -> None:
         super().__init__()
         self.l_linear = nn.Linear(_HARMONICS, 1)
 
     def forward(self, pitch: Tensor, noise: Tensor) -> Tensor:
-        """`noise` (B, 300 T, 9) of unit variance."""
+        """Make the excitation. `noise` is (B, 300 T, 9) of unit variance."""
         harmonics = torch.arange(1, _HARMONICS + 1, device=pitch.device)
         cycles = (pitch[:, :, None] * harmonics / SAMPLE_RATE) % 1
-        # Summed over minutes a float32 phase would drift; and a phase drawn linearly between columns is a pitch
-        # that steps from column to column.
+        # A float32 phase would drift when summed over minutes. A phase that is linear between columns would make a
+        # pitch that steps from column to column.
         phase = cycles.double().cumsum(1) * (2 * math.pi * SAMPLES_PER_COLUMN)
         phase = F.interpolate(phase.transpose(1, 2), scale_factor=SAMPLES_PER_COLUMN, mode="linear").transpose(1, 2)
         waves = 0.1 * torch.sin((phase % (2 * math.pi)).to(pitch.dtype))
@@ -74,7 +74,7 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
 
 
 class VocoderNetwork(nn.Module):
-    """features (B, 512, 2T), pitch (B, 2T), acoustic style (B, 128) -> waveform (B, 600 T)."""
+    """The vocoder: features (B, 512, 2T), pitch (B, 2T) and acoustic style (B, 128) -> waveform (B, 600 T)."""
 
     window: Tensor
 
@@ -97,14 +97,14 @@ class VocoderNetwork(nn.Module):
         columns: Tensor | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """A padded batch of waveforms; member i is valid up to 300 * `columns[i]` samples.
+        """Compute a padded batch of waveforms; member i is valid up to 300 * `columns[i]` samples.
 
         Args:
             features: (B, 512, C).
             pitch: (B, C) in Hz.
             style: (B, 128) or (B, 256), acoustic half first.
-            columns: (B,) valid columns of each member; None where all are valid.
-            seeds: one for each member, for the noise in the excitation; None means 0 for all.
+            columns: (B,) valid columns of each member; None if all are valid.
+            seeds: a seed for each member, for the noise in the excitation; None means 0 for all.
         """
         style = style[:, :STYLE]
         batch, size = pitch.shape
@@ -125,23 +125,23 @@ class VocoderNetwork(nn.Module):
         return self.waveform(x, masks[1])
 
     def source_spectrum(self, pitch: Tensor, columns: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The excitation's STFT, magnitudes and angles: (B, 22, 60 C + 1)."""
+        """Compute the excitation's STFT, magnitudes and angles: (B, 22, 60 C + 1)."""
         noise = _noise(seeds, columns, pitch.shape[1]).to(pitch.device)
         spectrum = torch.stft(self.m_source(pitch, noise), _FFT, _HOP, window=self.window, return_complex=True)
         return torch.cat([spectrum.abs(), spectrum.angle()], 1)
 
     def waveform(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The last layer: (B, 128, 60 C + 1) -> (B, 300 C)."""
+        """Apply the last layer: (B, 128, 60 C + 1) -> (B, 300 C)."""
         return self.inverse(self.conv_post(F.leaky_relu(x, 0.01)), mask)
 
     def inverse(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The inverse STFT of logarithms of magnitudes, and phases: (B, 22, 60 C + 1) -> (B, 300 C)."""
+        """Invert an STFT given as log magnitudes and phases: (B, 22, 60 C + 1) -> (B, 300 C)."""
         magnitude, phase = x.split(_FFT // 2 + 1, dim=1)
         return torch.istft(torch.polar(masked(magnitude.exp(), mask), phase.sin()), _FFT, _HOP, window=self.window)
 
 
 def _noise(seeds: Sequence[int], columns: Tensor, size: int) -> Tensor:
-    """(B, 300 * size, 9): drawn on the CPU and for each member alone, so that a seed sounds the same everywhere."""
+    """Draw noise (B, 300 * size, 9) on the CPU, each member alone, so that a seed sounds the same everywhere."""
     noise = torch.zeros(len(seeds), size * SAMPLES_PER_COLUMN, _HARMONICS)
     for member, seed, valid in zip(noise, seeds, (columns * SAMPLES_PER_COLUMN).tolist(), strict=True):
         torch.randn(valid, _HARMONICS, generator=torch.Generator().manual_seed(seed), out=member[:valid])

@@ -1,13 +1,13 @@
-"""The iSTFTNet vocoder arranged for a CPU: the same numbers as `istftnet`, two to three times as fast.
+"""The iSTFTNet vocoder arranged for a CPU computes the numbers of `istftnet` two to three times as fast.
 
-Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" and convolution. What is done to them:
+Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" and convolution. They are arranged so:
 
 - Tensors lie as (time, channels), the layout in which oneDNN convolves without reordering.
 - The norm's scale and shift take in the snake's α, so that αx + sin²(αx) needs two passes; the division by α that is
   left is part of the next convolution's weights.
 - These passes run over a thousand time steps at a time, which stay in the second-level cache.
-- Convolutions run over tiles of two lengths, and the other layers over lengths that are filled up. oneDNN compiles a
-  kernel for each shape that it meets and keeps it: with whole utterances each new length cost time and memory.
+- Convolutions run over tiles of two lengths, and the other layers over padded lengths. oneDNN compiles and keeps a
+  kernel for each shape that it meets: with whole utterances each new length cost time and memory.
 - Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
 
 docs/speed.md has the measurements.
@@ -30,12 +30,12 @@ _STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
 _TILES = (
     4096,
     512,
-)  #: steps that a convolution computes at a time, as long as as many are left; the last may be padded
-_COLUMNS = 64  #: the layers between the blocks work on a multiple of as many columns, the last ones zeros
+)  #: steps that a convolution computes at a time, larger tiles first; the last tile may be padded
+_COLUMNS = 64  #: the layers between the blocks work on a multiple of this many columns; zeros fill the end
 
 
 class CpuVocoder:
-    """Called like `VocoderNetwork`, whose weights it takes over; one member after the other."""
+    """A vocoder that is called like `VocoderNetwork`, takes over its weights, and computes one member at a time."""
 
     def __init__(self, network: VocoderNetwork, bf16: bool) -> None:
         self.bf16 = bf16
@@ -62,7 +62,15 @@ class CpuVocoder:
         columns: Tensor | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """As `VocoderNetwork.forward`: (B, 512, C), (B, C), (B, 128) -> (B, 300 C), zeros behind a member's end."""
+        """Compute (B, 300 C) as `VocoderNetwork.forward` does, with zeros after each member's end.
+
+        Args:
+            features: (B, 512, C).
+            pitch: (B, C) in Hz.
+            style: (B, 128) or (B, 256), acoustic half first.
+            columns: as in `VocoderNetwork.forward`.
+            seeds: as in `VocoderNetwork.forward`.
+        """
         valid = [pitch.shape[1]] * len(pitch) if columns is None else columns.tolist()
         waveforms = [
             self._one(features[i : i + 1, :, :n], pitch[i : i + 1, :n], style[i, :STYLE], seed)[0]
@@ -73,7 +81,7 @@ class CpuVocoder:
     def _one(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int) -> Tensor:
         columns = pitch.shape[1]
         source = self._network.source_spectrum(pitch, torch.tensor([columns]), [seed])
-        # Zeros behind the end are what each layer's own padding puts there.
+        # Each layer's own padding would put the same zeros after the end.
         source = _filled_up(source, 60 * _COLUMNS)
         x = features
         for step, up in enumerate(self._ups):
@@ -91,7 +99,7 @@ class CpuVocoder:
         return self._network.inverse(last[:, :, : x.shape[-1]])
 
     def _block(self, halves: list[_Half], x: Tensor, style: Tensor) -> Tensor:
-        """A SnakeBlock on x (T, C) float32 -> a new (T, C) float32."""
+        """Apply a SnakeBlock to x (T, C) float32; returns a new (T, C) float32."""
         x = x.clone()
         for first, second in zip(halves[::2], halves[1::2], strict=True):
             x.add_(second(first(x, style, self._dtype), style, self._dtype))
@@ -115,7 +123,7 @@ def _linear(norm: nn.Module) -> nn.Linear:
 
 @dataclass(frozen=True)
 class _Half:
-    """Adaptive norm, snake and convolution, with α and its inverse moved into the weights around the activation."""
+    """An adaptive norm, snake and convolution, with α and its inverse moved into the weights around the activation."""
 
     style_weight: Tensor  #: (2C, 128)
     style_bias: Tensor  #: (2C,)
@@ -138,10 +146,10 @@ class _Half:
         )
 
     def __call__(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
-        """(T, C) of any float type -> (T, C) in `dtype`."""
+        """Compute (T, C) in `dtype` from x (T, C) of any float type."""
         halo = self.dilation * (self.weight.shape[-1] // 2)
         steps, tiles = len(x), _tiles(len(x))
-        # The convolution's padding stands in the buffer, so that tiles overlap and need none of their own.
+        # The buffer holds the convolution's padding, so that tiles overlap and need no padding of their own.
         padded = torch.empty(halo + sum(tiles) + halo, x.shape[1], dtype=dtype)
         padded[:halo] = 0
         padded[halo + steps :] = 0
@@ -168,16 +176,16 @@ class _Half:
 
 
 def _image(x: Tensor) -> Tensor:
-    """(T, C) seen as (1, C, 1, T) in channels-last memory; no copy."""
+    """View x (T, C) as (1, C, 1, T) in channels-last memory, without a copy."""
     return x.T[None, :, None]
 
 
 def _tiles(steps: int) -> list[int]:
-    """Sizes of the tiles that cover so many steps: large ones, then small ones, the last of which may reach beyond."""
+    """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
     large, small = _TILES
     return [large] * (steps // large) + [small] * -(-(steps % large) // small)
 
 
 def _filled_up(x: Tensor, multiple: int) -> Tensor:
-    """(1, C, T) with zeros behind it, up to a multiple of `multiple` steps."""
+    """Pad x (1, C, T) with zeros at the end, up to a multiple of `multiple` steps."""
     return F.pad(x, (0, -x.shape[-1] % multiple))

@@ -1,4 +1,4 @@
-"""From a speaker's d-vector and pitch to the style vector that steers Kokoro-82M.
+"""Maps a speaker's d-vector and pitch to the style vector that steers Kokoro-82M.
 
 A style is 256 numbers: the first 128 colour the sound (acoustic half), the last 128 shape rhythm and melody (prosody
 half). A stock voice is a *pack* of 510 styles, one for each length of text in phoneme tokens. The mapper adds a
@@ -25,7 +25,7 @@ STYLE_SIZE = 256
 ACOUSTIC = slice(0, 128)  #: the half of a style that colours the sound
 PROSODY = slice(128, 256)  #: the half that shapes rhythm and melody
 DATA = Path(__file__).with_name("mapper.npz")
-#: How far a coordinate may leave the mean, in standard deviations of the stock voices. Beyond it speech breaks up.
+#: A coordinate's largest distance from the mean, in the stock voices' standard deviations. Beyond it speech breaks up.
 ACOUSTIC_LIMIT, PROSODY_LIMIT = 3.2, 2.2
 _REPAIR = (
     "Restore engines/embedded/mapper.npz and mapper.npz.sha256 from the repository (git checkout), or make "
@@ -48,7 +48,7 @@ class StyleMapper:
 
     @classmethod
     def load(cls, path: Path = DATA) -> StyleMapper:
-        """Read the data that the project carries. Raises WeightsError where it is missing or damaged."""
+        """Read the data that the project carries. Raises WeightsError if it is missing or damaged."""
         checksum = path.with_name(path.name + ".sha256")
         if not path.is_file() or not checksum.is_file():
             raise WeightsError(f"The voice mapper's data is missing: {path} or its .sha256 file. {_REPAIR}")
@@ -60,7 +60,7 @@ class StyleMapper:
             return cls(**{name: data[name].astype(np.float32) for name in cls.__dataclass_fields__})
 
     def offset(self, dvector: np.ndarray, log_f0: float) -> np.ndarray:
-        """What makes the mean voice this speaker's: (256,) float32.
+        """Compute the style offset (256,) float32 that turns the mean voice into this speaker's.
 
         Args:
             dvector: (256,) of unit length, from `DVectorNetwork`.
@@ -77,7 +77,7 @@ class StyleMapper:
         )
 
     def style(self, voice: Arrays, tokens: int, language: str) -> np.ndarray:
-        """The style (256,) float32 for a text of `tokens` phoneme tokens in `language` (ISO 639-1: `en`, `zh`, `ja`).
+        """Return the style (256,) float32 for `tokens` phoneme tokens in `language` (ISO 639-1: `en`, `zh`, `ja`).
 
         `voice` holds `style_offset` (256,) and `log_f0` (1,). A text longer than the packs takes their last row.
         """
@@ -86,7 +86,7 @@ class StyleMapper:
         row = min(tokens, len(self.mean_pack)) - 1
         style = self.mean_pack[row] + np.asarray(voice["style_offset"], dtype=np.float32)
         if language == "zh":
-            # Tones are melody: with the prosody of a native pack they come out far truer than with a mapped one.
+            # Tones are melody: the prosody of a native pack renders them far better than a mapped one.
             nearest = np.abs(self.zh_log_f0 - voice["log_f0"][0]).argmin()
             style[PROSODY] = self.zh_prosody[nearest, row]
         return style

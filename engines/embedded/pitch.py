@@ -1,4 +1,4 @@
-"""The pitch of a voice: one number for a clip, the median of its fundamental frequency.
+"""The pitch of a voice is one number for a clip, the median of its fundamental frequency.
 
 The estimator is YIN (A. de Cheveigné and H. Kawahara, "YIN, a fundamental frequency estimator for speech and music",
 J. Acoust. Soc. Am. 111(4), 2002), steps 1 to 5, computed for all frames at once with FFTs. It needs numpy only.
@@ -13,24 +13,24 @@ LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 _WINDOW = 400  #: samples summed per lag: 25 ms, as in the paper
 _HOP = 160  #: 10 ms
 _THRESHOLD = 0.15  #: a dip of the normalised difference below this is a period (the paper's step 4: 0.1 to 0.15)
-_QUIET_DB = 30.0  #: frames this far below the loud ones are not asked for a pitch
+_QUIET_DB = 30.0  #: frames this far below the loud ones get no pitch
 _MIN_VOICED = 15  #: frames; 0.15 s of voiced sound
 _BAND_HZ = (50.0, 1200.0)  #: keeps hum and hiss out of the comparison
 
 
 def median_log_f0(samples: np.ndarray) -> float | None:
-    """Natural log of the median F0 in Hz of mono float32 (n,) samples at 16 kHz; None where nothing is voiced."""
+    """Return ln of the median F0 in Hz of mono float32 (n,) samples at 16 kHz; None if nothing is voiced."""
     f0 = f0_curve(samples)
     voiced = np.log(f0[f0 > 0])
     if len(voiced) < _MIN_VOICED:
         return None
-    # A second look without the frames that are an octave or so off: the errors that an estimator like this makes.
+    # A second pass leaves out frames that are about an octave off: typical errors of such an estimator.
     median = np.median(voiced)
     return float(np.median(voiced[np.abs(voiced - median) < 0.5]))
 
 
 def f0_curve(samples: np.ndarray) -> np.ndarray:
-    """F0 in Hz, float64 (frames,), one frame every 10 ms; 0 where the frame is quiet or has no clear period."""
+    """Estimate F0 in Hz, float64 (frames,), one frame every 10 ms; 0 for a quiet frame or without a clear period."""
     longest = int(RATE / LOWEST_HZ)
     shortest = int(RATE / HIGHEST_HZ)
     span = _WINDOW + longest + 1
@@ -53,7 +53,7 @@ def _band_limited(samples: np.ndarray) -> np.ndarray:
 
 
 def _periods(frames: np.ndarray, shortest: int, longest: int) -> np.ndarray:
-    """Period in samples of each frame (n, window + longest + 1); inf where there is none."""
+    """Find the period in samples of each frame (n, window + longest + 1); inf if it has none."""
     dips = _normalised_difference(frames, longest + 1)
     here, before, after = dips[:, 1:-1], dips[:, :-2], dips[:, 2:]  # lag 1 … longest
     is_period = (here < _THRESHOLD) & (here <= before) & (here < after)
@@ -66,7 +66,7 @@ def _periods(frames: np.ndarray, shortest: int, longest: int) -> np.ndarray:
 
 
 def _normalised_difference(frames: np.ndarray, longest: int) -> np.ndarray:
-    """The paper's eq. 8, cumulative mean normalised difference: (n, longest + 1) for lags 0 … longest."""
+    """Compute the paper's eq. 8, the cumulative mean normalised difference: (n, longest + 1) for lags 0 … longest."""
     size = 1 << int(np.ceil(np.log2(frames.shape[1])))
     head = np.fft.rfft(frames[:, :_WINDOW], size)
     correlation = np.fft.irfft(head.conj() * np.fft.rfft(frames, size), size)[:, : longest + 1]

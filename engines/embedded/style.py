@@ -1,11 +1,11 @@
-"""Reads a style instruction as what this engine can honestly do: tempo, pitch and loudness.
+"""Parses a style instruction into the changes this engine can make: tempo, pitch and loudness.
 
 The embedded engine has no language model that follows instructions. So an instruction is *parsed*, not guessed at:
 every part of it must be a known style, a degree word, a negation of a pair (fast, loud, high) or a word that carries
-no style ("please say a sentence"). Anything left over means that the instruction was not understood, and the client
-is told so with the list of what is known. That is also why "not too fast" can never be taken for "fast".
+no style ("please say a sentence"). Anything left over means that the instruction was not understood, and the error
+lists the known styles. That is also why "not too fast" can never be taken for "fast".
 
-Light: runs in the ingress, imports nothing heavy.
+It runs in the ingress, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from speech.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Delivery:
-    """How to say it, relative to the plain reading."""
+    """Changes of tempo, pitch and loudness, relative to the plain reading."""
 
     speed: float = 1.0  #: factor on tempo: 1.25 is a quarter faster
     pitch_semitones: float = 0.0  #: shift of the whole pitch curve
@@ -29,7 +29,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class _Style:
-    name: str  #: as shown in the list of what is known
+    name: str  #: as shown in the list of known styles
     phrases: str  #: separated by commas
     speed: float = 1.0
     pitch: float = 0.0
@@ -133,7 +133,7 @@ _STYLES = (
         energy=-4.0,
     ),
 )
-#: factors on how strongly a style is meant; they multiply
+#: factors on the strength of a style; they multiply
 _DEGREES = {
     1.4: "尽可能|极其|极度|as possible|extremely|utterly".split("|"),
     1.2: "非常|十分|特别|很|超级|更加|更|very|really|much|more|so".split("|"),
@@ -160,11 +160,11 @@ _BY_NAME = {style.name: style for style in _STYLES}
 
 
 def interpret(instruction: str) -> Delivery:
-    """The delivery that an instruction in Chinese or English asks for; several styles add up.
+    """Return the delivery that an instruction in Chinese or English asks for; several styles add up.
 
-    Raises InvalidInput (param `style_instruction`) where any part is not understood (`instruction_unknown`), where
-    two parts contradict each other (`instruction_contradiction`), or where it asks for a dialect
-    (`instruction_dialect`).
+    Raises:
+        InvalidInput: (param `style_instruction`) a part is not understood (`instruction_unknown`), two parts
+            contradict each other (`instruction_contradiction`), or it asks for a dialect (`instruction_dialect`).
     """
     text = unicodedata.normalize("NFKC", instruction).lower().replace("’", "'").replace("。", ".").strip()
     if not text:
@@ -176,7 +176,7 @@ def interpret(instruction: str) -> Delivery:
     while position < len(text):
         kind, value, position = _next(text, position)
         if kind == "degree":
-            if last is not None:  # behind its style: 慢一点, "as slowly as possible"
+            if last is not None:  # a degree after its style: 慢一点, "as slowly as possible"
                 strengths[last] *= value
             else:
                 degree *= value
@@ -201,7 +201,7 @@ def interpret(instruction: str) -> Delivery:
 
 
 def _next(text: str, position: int) -> tuple[str, Any, int]:
-    """The longest known piece at `position`: (kind, value, where it ends)."""
+    """Find the longest known piece at `position`: its kind, its value, and the position of its end."""
     if text[position].isspace():
         return "space", None, position + 1
     best: tuple[str, Any, int] | None = None
@@ -222,7 +222,7 @@ def _next(text: str, position: int) -> tuple[str, Any, int]:
 
 
 def _ends_word(text: str, phrase: str, end: int) -> bool:
-    """A Latin word counts only as a whole word: `fast` is not in `breakfast` nor in `fasting`."""
+    """Accept a Latin phrase only as whole words: `fast` is not in `breakfast` nor in `fasting`."""
     return (
         not phrase[-1].isascii()
         or not phrase[-1].isalpha()

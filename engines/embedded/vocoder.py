@@ -1,7 +1,8 @@
-"""Kokoro-82M's vocoder: features and pitch -> a 24 kHz waveform, by the way that is fastest on the device.
+"""Loads Kokoro-82M's vocoder in the form that is fastest on the device.
 
-On a GPU the padded batch of `istftnet` is computed at once; on a CPU each member by itself (`istftnet_cpu`), since
-there a batch brings nothing but cache misses. Both are called the same way and agree within 1e-3 in float32.
+Both forms make a 24 kHz waveform from features and pitch. On a GPU the padded batch of `istftnet` is computed at once.
+On a CPU each member is computed by itself (`istftnet_cpu`), since there a batch only adds cache misses. Both are called
+the same way and agree within 1e-3 in float32.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ __all__ = ["SAMPLES_PER_COLUMN", "SAMPLE_RATE", "CpuVocoder", "VocoderNetwork", 
 
 
 def load(device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "auto") -> CpuVocoder | VocoderNetwork:
-    """The vocoder with Kokoro's weights. Raises WeightsError where they are missing or damaged.
+    """Load the vocoder with Kokoro's weights.
 
     Args:
         device: `cpu`, or anything else torch knows.
-        bf16: whether a CPU convolves in bfloat16; "auto" where it has instructions for it. A GPU stays in float32.
+        bf16: True: a CPU convolves in bfloat16; "auto": if it has instructions for it. A GPU stays in float32.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
     """
     network = load_network()
     if torch.device(device).type != "cpu":
@@ -31,10 +35,10 @@ def load(device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "aut
 
 
 def load_network() -> VocoderNetwork:
-    """The plain network on the CPU, in float32."""
+    """Load the plain network on the CPU, in float32."""
     return quantized.fill(VocoderNetwork(), {"": "decoder.decoder.generator."})
 
 
 def has_bf16_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated it is slower than float32."""
+    """Tell if this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated, it is slower than float32."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,17 +1,17 @@
-"""Service times instead of models: for tests of scaling, failure and overhead. It makes a tone, not speech.
+"""An engine of service times instead of models, for tests of scaling, failure and overhead. It makes a tone.
 
 Every stage sleeps for a stated time and passes on arrays of the size that Fun-CosyVoice3-0.5B would (10 s prompt, 10 s
 of speech): 640 kB of 16 kHz audio, a 162 kB voice, a 160 kB mel, 480 kB of 16-bit audio. A batch of n takes
 `stage_ms * (1 + batch_slope * (n - 1))`: slope 1 is a device that gains nothing from batching, 0 one that computes a
 whole batch in the time of one.
 
-With `faults`, a request asks for its own misfortune: `fault:<stage>` in the transcript (prepare, encode) or in the text
-(generate, vocode) makes that stage raise as a careless model would, quoting the text in the message and in the cause;
+With `faults`, a request can ask for a failure. `fault:<stage>` in the transcript (prepare, encode) or in the text
+(generate, vocode) makes that stage raise as a careless model would: the message and the cause quote the text.
 `refuse:generate` makes GENERATE_MEL return an error in this member's place and compute the others.
 
-A device that is ill: while `fault_file` exists, GENERATE_MEL does what it says, `hang` (compute and probe do not
-return, and nothing wakes them but the end of the process) or `raise`; with a number behind it, only the process of that
-number does.
+`fault_file` simulates a faulty device. While the file exists, GENERATE_MEL does what the file says. On `hang`, compute
+and probe never return while the process lives; on `raise`, compute raises. With a number after the word, only the
+process with that id does so.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Options(StrictModel):
     """For tests: obey `fault:…` and `refuse:…` in texts."""
 
     def obey(self, stage: str, *texts: str | None) -> None:
-        """Raise RuntimeError, its cause a ValueError, both quoting the text that asks for a fault of this stage."""
+        """Raise RuntimeError, caused by a ValueError, if a text asks for a fault of this stage; both quote the text."""
         for text in texts if self.faults else ():
             if f"fault:{stage}" in (text or ""):
                 try:
@@ -77,7 +77,7 @@ class SimulatedEngine:
         )
 
     def check(self, utterance: Utterance) -> None:
-        """Everything is allowed: there is no model that could fail to understand it."""
+        """Allow every utterance: there is no model that could fail to understand it."""
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         started = time.perf_counter()
@@ -97,7 +97,7 @@ class SimulatedEngine:
 
 
 class _Probed:
-    """A matrix product in place of a network's."""
+    """A model whose probe is a matrix product instead of a network's result."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -146,9 +146,9 @@ class _AcousticModel(_Probed):
     def _one(self, utterance: Utterance, voice: Voice) -> Mel | SpeechError:
         if self._options.faults and "refuse:generate" in utterance.text:
             return InvalidInput("The simulated engine was asked to refuse this text.", param="text", code="refused")
-        # The pitch follows text, voice and seed: a test can tell that an answer belongs to its own request.
+        # The pitch depends on text, voice and seed, so a test can tell that an answer belongs to its own request.
         arrays = {"mel": np.full((80, int(self._options.seconds * 50)), _pitch(utterance, voice), np.float32)}
-        if self._options.faults:  # the vocoder sees no text, and is to fail by it
+        if self._options.faults:  # the vocoder sees no text, but must be able to fail on it
             arrays["text"] = np.frombuffer(utterance.text.encode(), np.uint8)
         return Mel(arrays, self._options.seconds)
 
@@ -162,7 +162,7 @@ class _Vocoder(_Probed):
 
 
 def _pitch(utterance: Utterance, voice: Voice) -> float:
-    """Hz whose period is a whole number of samples, so that neighbouring seeds differ."""
+    """Return a pitch in Hz. Its period is a whole number of samples, so that neighbouring seeds differ."""
     letters = sum(utterance.text.encode()) + utterance.seed + round(float(voice.arrays["embedding"][0]) * 10)
     return SAMPLE_RATE / (60 + letters % 180)
 
@@ -179,7 +179,7 @@ def _work(stage_ms: float, count: int, slope: float) -> None:
 
 
 def _sleep_until(moment: float) -> None:
-    """In parts: a thread that uses no CPU at all for seconds is one that hangs (`deployments/stages/health.py`)."""
+    """Sleep in short parts: a thread without CPU use for seconds counts as hanging (`deployments/stages/health.py`)."""
     while (left := moment - time.perf_counter()) > 0:
         if left > 0.5:
             sum(range(20_000))

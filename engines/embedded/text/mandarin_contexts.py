@@ -1,8 +1,8 @@
-"""Readings that words alone don't settle: a character, what stands before and behind it, and how it is read there.
+"""Rules for readings that words alone don't settle: a character, its context, and its reading there.
 
-Each rule is one everyday use of a character with several readings. They hold on the simplified text, before it is cut
-into words, so that they also hold where the segmenter cuts elsewhere (只手, 长裙). What a user writes in brackets goes
-before them.
+Each rule is one everyday use of a character with several readings. The rules apply to the simplified text before it is
+cut into words, so that they also hold if the segmenter cuts elsewhere (只手, 长裙). A reading that a user writes in
+brackets takes precedence.
 """
 
 from __future__ import annotations
@@ -286,29 +286,29 @@ _COMPILED = {
     character: tuple((reading, re.compile(pattern)) for reading, pattern in rules)
     for character, rules in _RULES.items()
 }
-#: Traditional characters that simplification puts together with another one, and that have one reading themselves.
+#: Traditional characters that simplification merges with another, and that have a single reading themselves.
 _TRADITIONAL = {
     "隻": "zhi1", "幹": "gan4", "乾": "gan1", "繫": "ji4", "捲": "juan3", "鬥": "dou4", "瞭": "liao3", "儘": "jin3",
     "盡": "jin4", "祇": "zhi3", "彆": "bie4", "髮": "fa4", "發": "fa1", "髒": "zang1", "臟": "zang4", "麼": "me5",
 }  # fmt: skip
 _QIAN = re.compile("乾(?=隆|坤|元|卦|县|縣|陵)")
-#: 著 is 着 in traditional script, but where it means a work, or to be known.
+#: 著 is 着 in traditional script, except where it means a work, or to be known.
 _ZHU = re.compile("(?<![名显顯原专專巨编編论論译譯土昭遗遺所合新旧舊])著(?![名作称稱述书書者录錄译譯有说說])")
 
 
 def modern(text: str) -> str:
-    """Traditional 乾 and 著 as the simplified characters that they stand for here, one for one."""
+    """Replace traditional 乾 and 著 by the simplified characters that they stand for here, one for one."""
     kept = {match.start() for match in _QIAN.finditer(text)}
     text = "".join("干" if char == "乾" and at not in kept else char for at, char in enumerate(text))
     return _ZHU.sub("着", text)
 
 
 def readings(text: str, original: str) -> dict[int, str]:
-    """The readings that the contexts decide, by position.
+    """Return the readings that the contexts decide, by position.
 
     Args:
         text: simplified, with plain punctuation.
-        original: the same, character for character, as it was written.
+        original: the same text, character for character, as it was written.
     """
     found: dict[int, str] = {}
     for at, char in enumerate(text):

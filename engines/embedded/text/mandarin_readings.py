@@ -1,8 +1,7 @@
-"""Which reading a character with several has: by its word, and for one-character words by their neighbours.
+"""Chooses the reading of a character with several: by its word, and for one-character words by their neighbours.
 
-pypinyin's dictionary settles words (银行 against 行走). What it can't know is what a character that is a word of its
-own means in its sentence (还 hái still, huán give back); the commonest of those are decided here by the character
-before or behind.
+pypinyin's dictionary settles words (银行 against 行走). It can't know the meaning of a character that is a word of its
+own (还 hái still, huán give back). The commonest of those are decided here by the character before or after.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ _DEGREES = "很太多最更不真好够较极挺么越有"
 @dataclass(frozen=True)
 class _Rule:
     reading: str
-    after: str = ""  #: holds where the previous word ends in one of these …
-    before: str = ""  #: … and the next begins with one of these; empty: whatever it is
+    after: str = ""  #: applies if the previous word ends in one of these …
+    before: str = ""  #: … and the next begins with one of these; empty: always
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
@@ -76,7 +75,7 @@ _WORDS = {
 
 
 def readings(word: str, previous: str = "", following: str = "") -> list[str]:
-    """Pinyin with tone numbers of each character of a word, given the words beside it; `STRANGE` where unknown.
+    """Return the pinyin, with tone number, of each character of a word; `STRANGE` for an unknown character.
 
     Args:
         word: simplified or traditional characters, at least one.
@@ -96,7 +95,7 @@ def readings(word: str, previous: str = "", following: str = "") -> list[str]:
 
 
 def simplified(text: str) -> str:
-    """Traditional characters as simplified ones, one for one."""
+    """Replace traditional characters by simplified ones, one for one."""
     from misaki.zh_normalization.char_convert import tranditional_to_simplified
 
     return tranditional_to_simplified(modern(text))
@@ -109,7 +108,7 @@ def _of_word(word: str) -> tuple[str, ...]:
     plain = simplified(word) if len(word) > 1 else word
     if plain in _WORDS:
         return tuple(_WORDS[plain].split())
-    # pypinyin's own annotation has a callable return a string; a list, as its documentation says, is taken too
+    # pypinyin's annotation says that a callable returns a string; its documentation allows a list as well
     strange = cast(Callable[[str], str], lambda strangers: [STRANGE] * len(strangers))
     found = lazy_pinyin(plain, style=Style.TONE3, neutral_tone_with_five=True, errors=strange)
     if len(plain) == 3 and plain[1] == "得" and plain[0] not in "不舍":
@@ -119,5 +118,5 @@ def _of_word(word: str) -> tuple[str, ...]:
     if len(plain) > 1 and plain[-1] == "只" and plain[-2] in _NUMERALS:
         found[-1] = "zhi1"  # 两只猫
     if len(plain) > 1 and plain[-1] == "儿" and plain[-2] not in "女婴幼孤胎男健宠少新产育混患妻":
-        found[-1] = "er5"  # 玩儿: no syllable of its own weight
+        found[-1] = "er5"  # 玩儿: a light syllable
     return tuple(reading if pinyin.is_syllable(reading) else STRANGE for reading in found)

@@ -1,14 +1,14 @@
-"""Inline pronunciation in a text, in CosyVoice3's notation, and the refusal of tags this engine can't perform.
+"""Parses inline pronunciation in CosyVoice3's notation, and refuses tags that this engine can't perform.
 
 - `爱好[h][ào]`: a pinyin initial and a toned final in brackets. Where the character before the brackets has that
-  syllable among its readings (in any tone), they say how it is read; where not, they stand for a character that was
+  syllable among its readings (in any tone), they give its reading. If it has not, they stand for a character that was
   left out, as in `报道[j][ǐ]予好评`. Without an initial: `[ài]`; without a tone mark it is the light tone: `[m][a]`.
   A whole syllable, with a mark or a number (`[hào]`, `[hao4]`), is the same.
-- `read[R][EH1][D]`: CMU phones with stress digits say how the word before the brackets is read; behind a space or
-  at the beginning they are a word of their own.
+- `read[R][EH1][D]`: CMU phones with stress digits give the pronunciation of the word before the brackets; after a
+  space or at the beginning they are a word of their own.
 
-Brackets around anything else (`[1]`, `[sic]`, `[see below]`) are dropped, and what is in them is spoken. A row of
-brackets that holds no reading is a mistake, and so is an initial alone behind a Chinese character (`好[h]`): both are
+Brackets around anything else (`[1]`, `[sic]`, `[see below]`) are dropped, and their content is spoken. A row of
+brackets without a reading is a mistake, and so is an initial alone after a Chinese character (`好[h]`): both are
 refused.
 """
 
@@ -50,7 +50,7 @@ class Syllable:
     """A Mandarin syllable with a given reading."""
 
     reading: str  #: pinyin with a tone number, ü as v, light tone 5: `hao4`, `lv4`, `ma5`
-    character: str = ""  #: the character it is the reading of; empty where it stands alone
+    character: str = ""  #: the character that has this reading; empty if the syllable stands alone
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,22 @@ class Word:
     """An English word with a given pronunciation."""
 
     phones: tuple[str, ...]  #: CMU phones: `("R", "EH1", "D")`
-    spelling: str = ""  #: the word it is the pronunciation of; empty where it stands alone
+    spelling: str = ""  #: the word that has this pronunciation; empty if the phones stand alone
 
 
 Item = str | Syllable | Word
 
 
 def parse(text: str, attach: bool = True) -> list[Item]:
-    """The text as plain strings and given pronunciations, in order.
+    """Split the text into plain strings and given pronunciations, in order.
 
     Args:
         text: without Markdown.
-        attach: find the character that a syllable is the reading of; it takes the dictionary of readings.
+        attach: find the character that has a given reading; this needs the dictionary of readings.
 
-    Raises InvalidInput (param `text`): `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that
-    looks like a pronunciation and is none.
+    Raises:
+        InvalidInput: (param `text`) `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that looks
+            like a pronunciation and is none.
     """
     if _ANGLE_TAG.search(text):
         raise _tag_refused()
@@ -97,7 +98,7 @@ def _append(items: list[Item], text: str) -> None:
 
 
 def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attach: bool) -> int:
-    """Reads the pronunciation that begins with `bracket`; returns where it ends."""
+    """Read the pronunciation that begins with `bracket`; returns the position of its end."""
     content = unicodedata.normalize("NFC", bracket.group(1).strip())
     if content.lower() in _TAGS:
         raise _tag_refused()
@@ -121,10 +122,15 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attac
 
 
 def _is_text(content: str, before: str, behind: str) -> bool:
-    """Whether a bracket says no pronunciation: `content` is what is in it, `before` the character that it follows.
+    """Tell if a bracket is text and no pronunciation.
 
-    One bracket by itself is a pronunciation where only that makes sense of it: behind a Chinese character, with a tone,
-    or as a vowel with its stress. [she], [Editor] and [B] are words in brackets.
+    A single bracket is a pronunciation only if nothing else makes sense: after a Chinese character, with a tone, or as
+    a vowel with its stress. [she], [Editor] and [B] are words in brackets.
+
+    Args:
+        content: of the bracket.
+        before: the character before it.
+        behind: the text after it.
     """
     if not _LOOKS_LIKE_PRONUNCIATION.fullmatch(content) or _is_cjk(content):
         return True

@@ -1,4 +1,4 @@
-"""Pinyin syllables: reading what people write in brackets, and Kokoro's phonemes of a syllable.
+"""Reads the pinyin syllables that users write in brackets, and converts syllables to Kokoro's phonemes.
 
 A syllable is kept as pinyin with a tone number, ü as v and the light tone as 5: `hao4`, `lv4`, `ma5`.
 """
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 _MARKS = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
 _INITIALS = frozenset("b p m f d t n l g k h j q x zh ch sh r z c s y w".split())
-#: finals as linguists write them without an initial, and as pinyin spells that syllable
+#: finals without an initial, as linguists write them -> pinyin's spelling of that syllable
 _WITHOUT_INITIAL = {
     "i": "yi",
     "ia": "ya",
@@ -37,7 +37,7 @@ _WITHOUT_INITIAL = {
     "vn": "yun",
 }
 _SPELLED = {"iou": "iu", "uei": "ui", "uen": "un"}
-#: All syllables that the dictionary of readings (pypinyin 0.55) has, here for the ingress, which loads no dictionary.
+#: All syllables of the dictionary of readings (pypinyin 0.55), for the ingress, which loads no dictionary.
 SYLLABLES = frozenset(
     """
 a ai an ang ao ba bai ban bang bao bei ben beng bi bian biang biao bie bin bing bo bong bu ca cai can cang cao
@@ -69,12 +69,12 @@ def is_initial(text: str) -> bool:
 
 
 def is_syllable(reading: str) -> bool:
-    """Whether Mandarin has it, with its tone number: `hao4`."""
+    """Tell if Mandarin has this syllable with its tone number: `hao4`."""
     return reading[-1:] in ("1", "2", "3", "4", "5") and reading[:-1] in SYLLABLES
 
 
 def syllable(initial: str, final: str) -> str | None:
-    """`("h", "ào")` -> `hao4`, `("", "hao4")` -> `hao4`; None where Mandarin has no such syllable."""
+    """Join initial and final: `("h", "ào")` and `("", "hao4")` give `hao4`; None if Mandarin has no such syllable."""
     plain, tone = _untoned(final)
     if not plain:
         return None
@@ -90,7 +90,7 @@ def syllable(initial: str, final: str) -> str | None:
 
 
 def _untoned(text: str) -> tuple[str, str]:
-    """`ào` -> (`ao`, `4`), `ǚ` -> (`v`, `3`); the tone is 5 where none is written, the text empty where it is none."""
+    """Split off the tone: `ào` -> (`ao`, `4`), `ǚ` -> (`v`, `3`). No mark means 5; the text is empty if invalid."""
     tone, plain = "5", ""
     if text.endswith(("1", "2", "3", "4", "5")):
         tone, text = text[-1], text[:-1]
@@ -107,7 +107,7 @@ def _untoned(text: str) -> tuple[str, str]:
 
 
 def may_be_read(character: str, reading: str) -> bool:
-    """Whether the character has this syllable, in any tone, among its readings."""
+    """Tell if the character has this syllable, in any tone, among its readings."""
     from pypinyin import Style, pinyin
 
     readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore", v_to_u=False)
@@ -116,7 +116,7 @@ def may_be_read(character: str, reading: str) -> bool:
 
 @lru_cache(4096)
 def phonemes(reading: str) -> str:
-    """Kokoro phonemes of a syllable with its tone arrow behind the vowel; the light tone has none: `hao4` -> `xau↘`.
+    """Convert a syllable to Kokoro phonemes, tone arrow after the vowel: `hao4` -> `xau↘`. The light tone has none.
 
     The sounds are misaki's table (pinyin-to-ipa), which Kokoro was trained with.
     """

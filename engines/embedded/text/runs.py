@@ -15,7 +15,7 @@ from engines.embedded.text.markup import Item, Syllable
 from speech.errors import InvalidInput
 from speech.spoken.marks import SQUARES
 
-#: Folded by neither: what these mean is lost in NFKC (m² would become m2), and the front ends know them.
+#: Not folded: NFKC would lose the meaning of these (m² would become m2), and the front ends know them.
 _KEPT = "²³½¼¾…™®°"
 _PUNCTUATION = str.maketrans(
     {
@@ -92,14 +92,14 @@ class Run:
     items: list[Item]
 
 
-#: A full-width mark ends what stands before it; its plain form alone would go on with a number (3，400 as 3,400).
+#: A full-width mark ends the words before it; its plain form alone would continue a number (3，400 as 3,400).
 _WIDE = str.maketrans({"，": ", ", "！": "! ", "？": "? ", "；": "; "})
 _WIDE_INSIDE = re.compile(r"(?<!\d)[：．]|[：．](?!\d)")  #: 8：30 and ３．５ are a clock and a decimal
 _LINE_ENDS = re.compile(r"[^\S\n]*(?:\r?\n[^\S\n]*)+")
 
 
 def fold(text: str) -> str:
-    """Compatibility forms (full-width, half-width kana, ligatures) and punctuation as their plain equivalents."""
+    """Replace compatibility forms (full-width, half-width kana, ligatures) and punctuation by plain equivalents."""
     text = _WIDE_INSIDE.sub(lambda match: ": " if match[0] == "：" else ". ", text.translate(_WIDE))
     text = _LINE_ENDS.sub(_line_end, text)
     text = re.sub(r"(?<=\d)(?=[⅐-⅞])", " ", text)
@@ -109,13 +109,13 @@ def fold(text: str) -> str:
 
 
 def _line_end(match: re.Match) -> str:
-    """A line ends a sentence, where no mark has ended it already."""
+    """End the sentence at the end of a line if no mark has ended it already."""
     before = match.string[: match.start()].rstrip("\"'”’」』)）]】*_ ")[-1:]
     return " " if before in ".!?;:,…。！？；：，、．" else ". "
 
 
 def _plain(char: str) -> str:
-    """Digits of other scripts and in circles as 0-9; a Greek letter, being a symbol here, by its name."""
+    """Replace digits of other scripts and in circles by 0-9, and a Greek letter, a symbol here, by its name."""
     if char < "\u0100" or char in _KEPT:
         return char
     if (digit := unicodedata.digit(char, None)) is not None:
@@ -126,7 +126,7 @@ def _plain(char: str) -> str:
 
 
 def split(items: list[Item], language: str) -> list[Run]:
-    """The runs of a text whose own language is `language`. `items` are folded already."""
+    """Split a text whose own language is `language` into runs. `items` are folded already."""
     runs: list[Run] = []
     for item in items:
         if isinstance(item, str):
@@ -155,7 +155,7 @@ def _add(runs: list[Run], language: str, item: Item) -> None:
 
 
 def check_scripts(text: str, language: str, spoken: frozenset[str]) -> None:
-    """Raises InvalidInput (`text_script_unsupported`) for a letter that none of the `spoken` languages can read.
+    """Raise InvalidInput (`text_script_unsupported`) for a letter that none of the `spoken` languages can read.
 
     `language` is the text's own: Han characters in Japanese need no Mandarin.
     """

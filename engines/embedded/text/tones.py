@@ -1,4 +1,4 @@
-"""Tone sandhi: how Mandarin tones change next to each other. Works on one clause, in place.
+"""Tone sandhi is the change of Mandarin tones next to each other. This module applies it to one clause, in place.
 
 The rules are those of every textbook (Chao 1968; Duanmu, The Phonology of Standard Chinese, ch. 11):
 一 and 不 by the tone that follows, light tones of certain words, and a third tone before another third tone becomes
@@ -54,7 +54,7 @@ _LIGHT = frozenset(
 
 
 def apply_sandhi(clause: list[Word]) -> None:
-    """Change the readings of a clause's words as they are said together."""
+    """Change the readings of a clause's words to those they have when said together."""
     for word in clause:
         _lighten(word)
     flat = [syllable for word in clause for syllable in word]
@@ -79,7 +79,7 @@ def _lighten(word: Word) -> None:
 
 
 def _number_one(clause: list[Word], flat: list[Syllable]) -> None:
-    """一: first tone alone, in numbers and as an ordinal; second before a fourth tone, else fourth."""
+    """Set the tone of 一: first alone, in numbers and as an ordinal; second before a fourth tone, else fourth."""
     ends = {id(word[-1]) for word in clause if len(word) > 1}
     for index, syllable in enumerate(flat):
         if syllable.character != "一" or syllable.fixed:
@@ -99,7 +99,7 @@ def _number_one(clause: list[Word], flat: list[Syllable]) -> None:
 
 
 def _not(clause: list[Word], flat: list[Syllable]) -> None:
-    """不: second tone before a fourth, light between a verb and its complement or repetition (看不懂, 好不好)."""
+    """Set the tone of 不: second before a fourth, light inside a complement or a repeated verb (看不懂, 好不好)."""
     middles = {id(word[1]) for word in clause if len(word) == 3}
     for index, syllable in enumerate(flat):
         if syllable.character != "不":
@@ -113,7 +113,7 @@ def _not(clause: list[Word], flat: list[Syllable]) -> None:
 
 
 def _third_tones(word: Word) -> None:
-    """Inside a word, from its smallest parts: 展览+馆 becomes 2-2-3, 纸+老虎 3-2-3."""
+    """Change third tones inside a word, from its smallest parts: 展览+馆 becomes 2-2-3, 纸+老虎 3-2-3."""
     if len(word) == 3 and all(syllable.tone == "3" for syllable in word):
         if not _begins_with_modifier(word):
             word[0].set_tone("2")

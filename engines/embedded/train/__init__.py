@@ -1,8 +1,8 @@
-"""How the project makes its own voice data: the mapper that the engine carries, and the demo's reference clip.
+"""Makes the project's own voice data: the mapper that the engine carries, and the demo's reference clip.
 
-Self-distillation: random blends of Kokoro's 54 stock voices speak a few sentences; how a speaker encoder hears them
-says which style a speaker needs. No recording of a person is used. Every step is
-deterministic by its seed (up to the rounding of the machine's floating-point library).
+The method is self-distillation. Random blends of Kokoro's 54 stock voices speak a few sentences. From the speaker
+encoder's result for them, the fit learns the style that a speaker needs. No recording of a person is used. Every step
+is deterministic by its seed (up to the rounding of the machine's floating-point library).
 
     python -m engines.embedded.train bank        # synthetic speech into the cache; resumes where it stopped
     python -m engines.embedded.train fit         # writes mapper.npz and mapper.npz.sha256

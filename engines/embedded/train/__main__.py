@@ -1,4 +1,4 @@
-"""`python -m engines.embedded.train`: see the package's own text."""
+"""Runs `python -m engines.embedded.train`; the package's docstring lists the commands."""
 
 from __future__ import annotations
 

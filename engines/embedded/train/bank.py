@@ -1,6 +1,6 @@
-"""The bank: synthetic clips of random voices, each with the style it was spoken with.
+"""The bank holds synthetic clips of random voices, each with the style it was spoken with.
 
-Clip i depends on the seed and i alone, so that any number of processes may share the work, and a bank can be stopped,
+Clip i depends only on the seed and i, so that any number of processes may share the work, and a bank can be stopped,
 resumed and enlarged.
 """
 
@@ -17,14 +17,14 @@ from engines.embedded import acoustic, vocoder
 from engines.embedded.mapper import ACOUSTIC, PROSODY
 from engines.embedded.train.sentences import ENGLISH, MANDARIN, token_ids
 
-RATE = 16_000  #: Hz of the clips kept: what the speaker encoder hears
+RATE = 16_000  #: Hz of the stored clips, the speaker encoder's rate
 
 
 class Synthesiser:
-    """Kokoro without anything around it, on the CPU.
+    """Kokoro's two networks alone, on the CPU.
 
     Args:
-        bf16: compute the vocoder in bfloat16: faster, and the speaker encoder doesn't hear it.
+        bf16: compute the vocoder in bfloat16: faster, and without effect on the speaker encoder.
     """
 
     def __init__(self, threads: int = 1, bf16: bool | Literal["auto"] = "auto") -> None:
@@ -35,7 +35,7 @@ class Synthesiser:
     def speak(
         self, tokens: list[int], style: np.ndarray, log_f0: float | None = None, pitch_shift: float = 0.0, seed: int = 0
     ) -> np.ndarray:
-        """Mono float32 (n,) at 24 kHz.
+        """Speak phonemes in a style: mono float32 (n,) at 24 kHz.
 
         Args:
             tokens: phoneme ids without boundaries.
@@ -54,11 +54,11 @@ class Synthesiser:
 def make_clip(
     index: int, seed: int, packs: np.ndarray, sentences: list[list[int]], synthesiser: Synthesiser
 ) -> dict[str, np.ndarray]:
-    """Clip `index` of the bank that `seed` makes.
+    """Make clip `index` of the bank with this `seed`.
 
-    The first clips are the stock voices as they are, one each. The others are blends of one to five voices, most of
-    them pushed further from the mean than any stock voice, half of them moved in pitch: the engine moves the pitch
-    too, so the regression must learn what remains of a voice then.
+    The first clips are the stock voices as they are, one each. The others are blends of one to five voices. Most are
+    pushed further from the mean than any stock voice, and half are moved in pitch: the engine moves the pitch too, so
+    the regression must learn what remains of a voice then.
 
     Args:
         packs: (voices, 510, 256).
@@ -91,7 +91,7 @@ def make_clip(
 
 
 def _blend(random: np.random.Generator, voices: int) -> np.ndarray:
-    """Weights (voices,) that sum to 1, on one to five of them."""
+    """Draw weights (voices,) that sum to 1, with one to five of them above 0."""
     count = random.choice([1, 2, 3, 4, 5], p=[0.08, 0.27, 0.30, 0.20, 0.15])
     weights = np.zeros(voices)
     weights[random.choice(voices, count, replace=False)] = random.dirichlet(np.ones(count))
@@ -99,7 +99,7 @@ def _blend(random: np.random.Generator, voices: int) -> np.ndarray:
 
 
 def fill(folder: Path, packs: dict[str, np.ndarray], clips: int, seed: int, worker: int = 0, workers: int = 1) -> int:
-    """Make the clips that `folder` lacks, of those with index % workers == worker; how many were made."""
+    """Make the clips that `folder` lacks, of those with index % workers == worker; returns how many were made."""
     folder.mkdir(parents=True, exist_ok=True)
     stacked = np.stack(list(packs.values()))
     sentences = token_ids(ENGLISH + MANDARIN)

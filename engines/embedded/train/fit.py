@@ -1,4 +1,4 @@
-"""From the bank to the mapper: which style makes the speaker encoder hear this?
+"""Fits the mapper to the bank: it finds the style that gives the speaker encoder a certain result.
 
 Styles are described in the principal components of the stock voices, acoustic and prosody half apart, scaled to unit
 variance. The bank says how an input (d-vector and pitch) follows from them: input = mean + A z + noise, with A by
@@ -9,7 +9,7 @@ themselves, where a regression of z on the input with all of the gain on top wou
 artefacts.
 
 A reference clip is a recording, with a room, a microphone and noise; synthetic speech has none of these. So every clip
-is heard three times, twice through a random room, and what rooms do to the input becomes part of the noise.
+is encoded three times, twice through a random room, and the rooms' effect on the input becomes part of the noise.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from engines.embedded.speaker import DVectorNetwork, load_network, without_pause
 from engines.embedded.train.rooms import through_a_room
 
 ACOUSTIC_AXES, PROSODY_AXES = 24, 16
-ROOMS = 2  #: times each clip is heard through a room, beside once without
-PRIOR = 0.3  #: weight of the prior; less follows the reference further, until artefacts are heard
-#: How much further than the most probable the acoustic half goes. The prior and the rooms' noise draw every speaker
-#: toward the mean; of 1, 1.3 and 1.6, chosen by CAM++ on every other speaker and two sentences of bench.voice (+0.067,
-#: +0.080 and +0.080 over the better fixed voice; worst DNSMOS 3.19, 3.06 and 3.01). On the prosody half as well it
-#: gained nothing (+0.074).
+ROOMS = 2  #: times each clip is encoded through a room, besides once without
+PRIOR = 0.3  #: weight of the prior; a smaller one follows the reference more closely, until there are artefacts
+#: Factor on the acoustic half's most probable distance from the mean: the prior and the rooms' noise draw every speaker
+#: toward the mean. It was chosen of 1, 1.3 and 1.6, by CAM++ on every other speaker and two sentences of bench.voice
+#: (+0.067, +0.080 and +0.080 over the better fixed voice; worst DNSMOS 3.19, 3.06 and 3.01). On the prosody half as
+#: well it gained nothing (+0.074).
 ACOUSTIC_GAIN = 1.3
-_SHRINKAGE = 0.3  # of the noise's covariance toward a diagonal one: 257 dimensions from some thousand clips
-_RIDGE = 3.0  # clips' worth of penalty on A
+_SHRINKAGE = 0.3  # shrinks the noise's covariance toward a diagonal one: 257 dimensions from some thousand clips
+_RIDGE = 3.0  # penalty on A, in clips
 
 
 @dataclass(frozen=True)
 class Heard:
-    """The bank as the speaker encoder hears it: n clips, each `1 + ROOMS` times."""
+    """The speaker encoder's results for the bank: n clips, each `1 + ROOMS` times."""
 
     inputs: np.ndarray  #: (n, 1 + ROOMS, 257) d-vector and log F0
     deviations: np.ndarray  #: (n, 256) style minus the mean pack's
 
 
 def listen(folder: Path, seed: int) -> Heard:
-    """Run the speaker encoder over all clips of the bank; those without a pitch are left out."""
+    """Run the speaker encoder over all clips of the bank; clips without a pitch are left out."""
     network = load_network()
     heard = [listen_to(path, network, seed) for path in sorted(folder.glob("*.npz"))]
     inputs, deviations = zip(*(one for one in heard if one is not None), strict=True)
@@ -57,7 +57,7 @@ def listen(folder: Path, seed: int) -> Heard:
 
 
 def listen_to(path: Path, network: DVectorNetwork, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """One clip: inputs (1 + ROOMS, 257) and deviation (256,); None where it has no pitch."""
+    """Encode a clip: returns inputs (1 + ROOMS, 257) and deviation (256,), or None if it has no pitch."""
     with np.load(path) as clip:
         wave, deviation = clip["wave"].astype(np.float32) / 32767, clip["style"] - clip["mean"]
     log_f0 = median_log_f0(wave)
@@ -71,26 +71,32 @@ def listen_to(path: Path, network: DVectorNetwork, seed: int) -> tuple[np.ndarra
 
 
 def principal_axes(packs: np.ndarray, half: slice, count: int) -> np.ndarray:
-    """(count, 128) axes of the stock voices' deviations from their mean, each as long as its standard deviation.
+    """Find `count` axes (count, 128) of the stock voices' deviations, each as long as its standard deviation.
 
     The rows of a pack differ little; the mean over texts of 20 to 120 tokens stands for the voice.
     """
     voices = (packs - packs.mean(axis=0))[:, 20:120, half].mean(axis=1)
     voices -= voices.mean(axis=0)
     _, spread, axes = np.linalg.svd(voices, full_matrices=False)
-    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # the same on every machine
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # the same sign on every machine
     return axes[:count] * (spread[:count] / np.sqrt(len(voices)))[:, None]
 
 
 def coordinates(deviations: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """(n, 128) deviations -> (n, count) coordinates on scaled orthogonal axes."""
+    """Convert deviations (n, 128) to coordinates (n, count) on scaled orthogonal axes."""
     return deviations @ axes.T / (axes**2).sum(axis=1)
 
 
 def invert(inputs: np.ndarray, coordinates: np.ndarray, prior: float = PRIOR) -> tuple[np.ndarray, ...]:
-    """Inputs (n, views, 257) of coordinates (n, d) -> input mean (257,), weights (257, d), bias (d,).
+    """Find the linear map from an input to its most probable coordinates, bias + (x - mean) @ weights.
 
-    The most probable coordinates for an input x are bias + (x - mean) @ weights.
+    Args:
+        inputs: (n, views, 257).
+        coordinates: (n, d), those of the inputs.
+        prior: weight of the prior.
+
+    Returns:
+        Input mean (257,), weights (257, d), bias (d,).
     """
     views, size = inputs.shape[1:]
     x = inputs.reshape(-1, size).astype(np.float64)
@@ -106,14 +112,14 @@ def invert(inputs: np.ndarray, coordinates: np.ndarray, prior: float = PRIOR) ->
 
 
 def _shrunk(covariance: np.ndarray) -> np.ndarray:
-    """Toward a diagonal in which all of the d-vector's dimensions are equal; the pitch, the last, keeps its own."""
+    """Shrink a covariance toward a diagonal with equal d-vector dimensions; the pitch, the last, keeps its variance."""
     diagonal = np.full(len(covariance), np.diag(covariance)[:-1].mean())
     diagonal[-1] = covariance[-1, -1]
     return (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(diagonal)
 
 
 def fit(heard: Heard, packs: dict[str, np.ndarray], prior: float = PRIOR) -> dict[str, np.ndarray]:
-    """The mapper's arrays, as `StyleMapper` names them."""
+    """Fit the mapper's arrays, named as in `StyleMapper`."""
     stacked = np.stack(list(packs.values()))
     acoustic_axes = principal_axes(stacked, ACOUSTIC, ACOUSTIC_AXES)
     prosody_axes = principal_axes(stacked, PROSODY, PROSODY_AXES)
@@ -135,13 +141,13 @@ def fit(heard: Heard, packs: dict[str, np.ndarray], prior: float = PRIOR) -> dic
         "prosody_axes": prosody_axes.astype(np.float32),
         "mean_pack": stacked.mean(axis=0).astype(np.float16),
         "zh_prosody": stacked[mandarin][:, :, PROSODY].astype(np.float16),
-        # The bank's first clips are the stock voices in this order.
+        # The bank's first clips are the stock voices, in this order.
         "zh_log_f0": heard.inputs[mandarin, 0, -1].astype(np.float32),
     }
 
 
 def with_gain(weights: np.ndarray, acoustic: int) -> np.ndarray:
-    """Weights (257, d) whose first `acoustic` coordinates lead `ACOUSTIC_GAIN` times as far from the mean."""
+    """Scale weights (257, d): the first `acoustic` coordinates lie `ACOUSTIC_GAIN` times as far from the mean."""
     return weights * np.where(np.arange(weights.shape[1]) < acoustic, ACOUSTIC_GAIN, 1).astype(weights.dtype)
 
 

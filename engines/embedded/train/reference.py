@@ -1,7 +1,7 @@
-"""The demo's reference clip: a voice of nobody's, spoken by the project itself.
+"""Makes the demo's reference clip, which has the voice of no real person.
 
-A blend of three of Kokoro's stock voices (Apache-2.0) is a person who doesn't exist and is none of the 54, so the clip
-may be handed on freely.
+The voice is a blend of three of Kokoro's stock voices (Apache-2.0). It belongs to no person and is none of the 54, so
+the clip may be shared freely.
 """
 
 from __future__ import annotations

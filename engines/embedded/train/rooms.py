@@ -1,4 +1,4 @@
-"""Makes a clean synthetic clip sound recorded: a microphone's colour, a small room, noise."""
+"""Makes a clean synthetic clip sound like a recording, with a microphone's colour, a small room and noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engines.embedded.train.bank import RATE
 
 
 def through_a_room(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Mono float32 (n,) at 16 kHz -> the same speech with a random colour, echo and noise."""
+    """Add a random colour, echo and noise to speech, mono float32 (n,) at 16 kHz."""
     wave = _coloured(wave, random)
     if random.random() < 0.5:
         wave = _echoed(wave, random)
@@ -16,7 +16,7 @@ def through_a_room(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _coloured(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A smooth curve of up to some 6 dB over the spectrum; every third time the highs are cut."""
+    """Apply a smooth curve of up to some 6 dB to the spectrum; every third time cut the highs."""
     frequency = np.fft.rfftfreq(len(wave), 1 / RATE)
     points_hz = np.array([60, 200, 500, 1200, 2500, 4500, 8000])
     gain_db = np.interp(np.log(np.maximum(frequency, 60)), np.log(points_hz), random.normal(0, 3, len(points_hz)))
@@ -27,7 +27,7 @@ def _coloured(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _echoed(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Noise that dies away by 60 dB in 0.1 to 0.4 s stands for a room; 3 to 15 dB below the direct sound."""
+    """Add a room's echo: noise that decays by 60 dB in 0.1 to 0.4 s, 3 to 15 dB below the direct sound."""
     length = int(random.uniform(0.1, 0.4) * RATE)
     tail = random.normal(size=length) * 10 ** (-3 * np.arange(length) / length)
     tail *= 10 ** (-random.uniform(3, 15) / 20) / np.sqrt((tail**2).sum())
@@ -36,7 +36,7 @@ def _echoed(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _noisy(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Noise between white and brown, 15 to 45 dB below the speech."""
+    """Add noise between white and brown, 15 to 45 dB below the speech."""
     spectrum = np.fft.rfft(random.normal(size=len(wave)))
     spectrum /= np.maximum(np.fft.rfftfreq(len(wave), 1 / RATE), 50) ** random.uniform(0, 1)
     noise = np.fft.irfft(spectrum, len(wave))

