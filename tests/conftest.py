@@ -57,8 +57,8 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
 
     Files that need the session's Ray come last, because its two dozen replicas, idle, take CPU time from whatever runs
-    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file, and so do those of `make
-    proof`, which change one running graph or one storage for minutes.
+    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file, and so do those
+    of `make proof`, which change one running graph or one storage for minutes.
     """
     group: dict[Path, int] = {}
     first: dict[Path, int] = {}
