@@ -57,8 +57,9 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
 
     Files that need the session's Ray come last, because its two dozen replicas, idle, take CPU time from whatever runs
-    beside them (0.7 of a core in one reading). Tests marked `in_order` run as they stand in their file, and so do those
-    of `make proof`, which change one running graph or one storage for minutes.
+    beside them (0.7 of a core in one reading). Within a file of `unit`, any order will do. Tests of `served` and `proof`
+    run as they stand in their file: they share one running graph or stack, and some stop it. So do those marked
+    `in_order`.
     """
     group: dict[Path, int] = {}
     first: dict[Path, int] = {}
@@ -69,7 +70,7 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 
     def key(numbered: tuple[int, pytest.Item]) -> tuple:
         position, item = numbered
-        if item.get_closest_marker("in_order") or item.get_closest_marker("proof"):
+        if item.get_closest_marker("in_order") or item.path.parent.name in ("served", "proof"):
             indices = item.callspec.indices.values() if hasattr(item, "callspec") else ()
             within = (item.location[1], *indices)
         else:
