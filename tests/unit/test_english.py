@@ -11,7 +11,7 @@ from tests.helpers.prose import docstrings, sentences, words
 #: words in a sentence: on average over a document, and at most
 AVERAGE, MOST = 20, 30
 #: still to be mended; a name goes from here with its last finding
-NOT_YET = {"engines"}
+NOT_YET: set[str] = set()
 DOCUMENTS = sorted(
     file for file in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if not file.name.endswith(".zh-CN.md")
 )
