@@ -202,7 +202,7 @@ class Api:
             ) from failure
         except httpx.ConnectError as failure:
             raise ApiError(
-                f"Nobody answers at {self.url}. `make up` starts the service, `make status` says where it is.",
+                f"Nothing answers at {self.url}. `make up` starts the service, `make status` says where it is.",
                 code="unreachable",
             ) from failure
         except httpx.HTTPError as failure:
