@@ -1,1 +1,1 @@
-"""The web page: a Gradio app that speaks to the HTTP API as any other client does. `client.py` serves `say` too."""
+"""Serves the web page: a Gradio app that asks the HTTP API as any client does. `client.py` serves `say` too."""

@@ -1,4 +1,4 @@
-"""The HTTP API as a client sees it (docs/api.md): for the web page and for `python -m cluster say`."""
+"""Asks the HTTP API (docs/api.md) for the web page and for `python -m cluster say`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("wav", "pcm", "flac", "mp3", "opus", "aac")
 
 
 class ApiError(Exception):
-    """The error that the API answered with, in its own words, or that it could not be reached."""
+    """Reports an error that the API answered with, in its own words, or that it could not be reached."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Speech:
-    """The fields of POST /api/generate; None leaves a field out. One of `clip` and `voice`."""
+    """Holds the fields of POST /api/generate; None leaves a field out. It needs one of `clip` and `voice`."""
 
     text: str
     dialect: str | None = None
@@ -81,7 +81,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage began or ended one piece of the text."""
+    """Reports that a stage began or ended one piece of the text."""
 
     stage: str
     service: str
@@ -99,7 +99,7 @@ class Audio:
 
 @dataclass(frozen=True)
 class Timing:
-    """One stage of one piece, in milliseconds since the request arrived."""
+    """Holds the times of one stage of one piece, in milliseconds since the request arrived."""
 
     stage: str
     service: str
@@ -127,7 +127,7 @@ Event = Stage | Audio | Done
 
 
 class Api:
-    """One API at `url`, asked with `key` where keys are in force. Every method raises ApiError."""
+    """Asks the API at `url`, with `key` where keys are in force. Every method raises ApiError."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
@@ -144,7 +144,7 @@ class Api:
             ) from failure
 
     def dialects(self) -> dict:
-        """GET /api/dialects: `engine`, `languages`, `dialects`."""
+        """Return what GET /api/dialects answers: `engine`, `languages`, `dialects`."""
         return self._json(self._ask("GET", "/api/dialects"))
 
     def voices(self) -> list[dict]:
@@ -202,7 +202,7 @@ class Api:
             ) from failure
         except httpx.ConnectError as failure:
             raise ApiError(
-                f"Nobody answers at {self.url}. `make up` starts the service, `make status` says where it is.",
+                f"Nothing answers at {self.url}. `make up` starts the service, `make status` says where it is.",
                 code="unreachable",
             ) from failure
         except httpx.HTTPError as failure:
@@ -248,7 +248,7 @@ def _error(answer: httpx.Response) -> ApiError:
 
 
 def _event(name: str, data: str, trace_id: str | None) -> Event | None:
-    """None for an event of a kind that is not known: a newer service may have more."""
+    """Read one event; return None for a kind that is not known, because a newer service may have more."""
     try:
         fields = json.loads(data)
         if name == "stage":

@@ -1,4 +1,4 @@
-"""webui: the page for people, a Serve application of its own beside the graph. It asks the HTTP API like any client.
+"""Deploys the web page as a Serve application of its own beside the graph. It asks the HTTP API like any client.
 
     import_path: webui.deployment:build
 
@@ -13,7 +13,7 @@ from config.strict import StrictModel
 
 
 class WebUiConfig(StrictModel):
-    """Settings of the web page (docs/webui.md). None is a secret."""
+    """Holds the settings of the web page (docs/webui.md). None is a secret."""
 
     api_url: str = "http://127.0.0.1:8000"
     """Base URL of the API as the page's replica reaches it."""
@@ -31,7 +31,7 @@ class WebUi:
         self.config = config
 
     def __serve_build_asgi_app__(self):
-        """Serve's hook: the ASGI app, built in the replica on its event loop."""
+        """Build the ASGI app. Serve calls this hook in the replica, on its event loop."""
         # Here and not above: Gradio takes seconds to import, and the application builder runs elsewhere too.
         from webui import site
 
@@ -44,6 +44,6 @@ class WebUi:
 
 
 def build(args: WebUiConfig) -> Application:
-    """Serve's application builder."""
+    """Build the Serve application."""
     deployment = serve.deployment(name=WebUi.service, num_replicas=1, max_ongoing_requests=1024)(WebUi)
     return deployment.bind(args)

@@ -1,4 +1,4 @@
-"""The list of dialects as the page offers it: a plain <select>, where an entry can be shown and not be chosen.
+"""Draws the list of dialects as a plain <select>, where an entry can be shown and not be chosen.
 
 Nothing is preselected. Names are the native ones, with the English name beside them on the English page.
 """
@@ -13,7 +13,7 @@ SCRIPT = "element.addEventListener('change', event => { props.value = event.targ
 
 
 def template(words: Mapping[str, str]) -> str:
-    """For gr.HTML, with the properties `options` and `note`; an update has to bring both."""
+    """Return the template for gr.HTML, with the properties `options` and `note`; an update has to bring both."""
     return (
         f'<label for="dialect">{escape(words["dialect"])}</label>'
         '<select id="dialect" required aria-describedby="dialect-note">${options}</select>'
@@ -22,7 +22,7 @@ def template(words: Mapping[str, str]) -> str:
 
 
 def options(dialects: Sequence[Mapping], words: Mapping[str, str], language: str) -> str:
-    """The <option>s, grouped into Chinese and others; those that the engine can't speak are disabled and say so."""
+    """Draw the <option>s in groups of Chinese and others. One that the engine can't speak is disabled and says so."""
     groups: dict[str, list[str]] = {"group_zh": [], "group_other": []}
     for dialect in dialects:
         group = "group_zh" if dialect.get("language") == "zh" else "group_other"

@@ -1,7 +1,7 @@
-"""The folder of clips and speech: this process's own, readable by its user alone, and gone with the process.
+"""Keeps clips and speech in a folder of this process, readable by its user alone, and gone with the process.
 
 A process that is killed can't tidy up. So each holds a lock on its folder, which the kernel lets go of with it, and the
-next one removes the folders that nobody holds. A lock, and not a process's number: numbers are used again, and mean
+next one removes the folders that no process holds. A lock, and not a process's number: numbers are used again, and mean
 something else in another container that shares the place.
 """
 
@@ -22,7 +22,7 @@ PREFIX = "cosygraph-webui-"
 
 @cache
 def own() -> Path:
-    """This process's folder, made on the first call, which also removes what killed processes left behind."""
+    """Return this process's folder. The first call makes it, and removes what killed processes left behind."""
     place = Path(tempfile.gettempdir())
     sweep(place)
     while True:
@@ -36,13 +36,13 @@ def own() -> Path:
 
 
 def tidy() -> None:
-    """Nothing of what people uploaded outlives the process. Does nothing where there is no folder yet."""
+    """Remove the folder, so that no upload outlives the process. Does nothing where there is no folder yet."""
     if own.cache_info().currsize:
         shutil.rmtree(own(), ignore_errors=True)
 
 
 def sweep(place: Path) -> None:
-    """Remove this user's folders in `place` that no process holds. What can't be looked at is somebody else's."""
+    """Remove this user's folders in `place` that no process holds. A folder that can't be opened belongs to another."""
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError), _held(folder):
             shutil.rmtree(folder)
@@ -50,7 +50,7 @@ def sweep(place: Path) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Raises OSError where another process holds it, or it is no folder, or not ours to open."""
+    """Hold a folder's lock. Raises OSError where another process holds it, or it is no folder, or not ours to open."""
     found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(found).st_uid != os.geteuid():

@@ -1,5 +1,7 @@
-"""Gradio's HTML in the page's language. Its own words (drop a file, record …) follow the browser's language, which they
-read before anything of ours runs, so the answer to it is put into the document itself.
+"""Puts Gradio's HTML into the page's language.
+
+Gradio's own words (drop a file, record …) follow the browser's language. They read it before any script of ours runs,
+so the document itself says which language it is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def head(language: str) -> bytes:
 
 
 class InLanguage:
-    """ASGI middleware around one language's page: `head` goes to the beginning of the document's own."""
+    """Wraps one language's page as ASGI middleware: `head` goes to the beginning of the document's own."""
 
     def __init__(self, app: ASGIApp, language: str) -> None:
         self._app = app

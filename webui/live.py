@@ -1,4 +1,4 @@
-"""The player of what is still being made: 16 bit PCM from Gradio's events into the browser's Web Audio.
+"""Plays speech while it is generated: 16-bit PCM from Gradio's events into the browser's Web Audio.
 
 Gradio's own streaming output wants FFmpeg's program, which a machine need not have, and compresses what it plays.
 """
@@ -25,7 +25,7 @@ def template(words: Mapping[str, str]) -> str:
 
 
 class Live:
-    """The value of the player during one run."""
+    """Holds the value of the player during one run."""
 
     def __init__(self, run: str, rate: int) -> None:
         self._run = run

@@ -1,7 +1,7 @@
-"""Gradio, kept from asking anybody on the internet anything, and its files to ourselves.
+"""Imports Gradio so that it sends nothing to the internet and keeps its files to ourselves.
 
-To be imported from here: it reads these when it is imported. They are usage statistics with the check for a newer
-version, the runs that it would otherwise keep in the browser (they hold texts), and where uploads lie.
+Import Gradio from here: it reads these variables when it is imported. They set its usage statistics with the check for
+a newer version, the history of runs that it would keep in the browser (it holds texts), and the folder of uploads.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from webui import dialects, live
+from webui import dialects, live, problems
 from webui.client import Api, ApiError
 from webui.offline import gr
-from webui.run import Attempt, Shown, Wish, count, failed, needs_long_form, read_clip, run, stopped
+from webui.problems import Problem
+from webui.run import Attempt, Shown, Wish, at_field, count, failed, needs_long_form, read_clip, run, stopped
 from webui.under_way import UnderWay
 from webui.words import CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS
 
@@ -37,6 +38,7 @@ class Page:
         self.zipkin_ui_url = zipkin_ui_url
         self.api_docs_url = api_docs_url
         self.under_way = UnderWay()
+        self.problems: dict[str, gr.HTML] = {}  # by place
         self._attempts: dict[str, Attempt] = {}  # by session
 
     def build(self) -> gr.Blocks:
@@ -73,6 +75,9 @@ class Page:
     def _title(self, name: str) -> None:
         gr.HTML(f"<h2>{escape(self.words[name])}</h2>", elem_classes="title")
 
+    def _problem(self, place: str) -> None:
+        self.problems[place] = gr.HTML("", elem_id=f"problem-{place}", elem_classes="at-field")
+
     def _voice(self) -> None:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
@@ -87,9 +92,11 @@ class Page:
             self.clip = gr.Audio(
                 sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip", buttons=[]
             )
+            self._problem("clip")
             with gr.Row(visible=False) as self.stored:
                 self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice")
                 self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
+            self._problem("voice")
             self.dialect = gr.HTML(
                 "",
                 html_template=dialects.template(words),
@@ -98,14 +105,17 @@ class Page:
                 options=dialects.options([], words, self.language),
                 elem_id="dialect-box",
             )
-            with gr.Accordion(words["more"], open=False, elem_id="more"):
+            self._problem("dialect")
+            with gr.Accordion(words["more"], open=False, elem_id="more") as self.more:
                 self.prompt_text = gr.Textbox(label=words["prompt_text"], lines=1, elem_id="prompt-text")
+                self._problem("prompt_text")
                 self.key = gr.Textbox(
                     label=words["key"],
                     type="password",
                     elem_id="key",
                     html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
                 )
+                self._problem("key")
             with gr.Accordion(words["keep"], open=False, elem_id="keep") as self.keep_box:
                 self.keep_name = gr.Textbox(label=words["keep_name"], elem_id="keep-name")
                 self.keep_consent = gr.Textbox(label=words["keep_consent"], elem_id="keep-consent")
@@ -120,6 +130,7 @@ class Page:
                 label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14, elem_id="text"
             )
             self.count = gr.HTML(count("", False), elem_id="count")
+            self._problem("text")
             self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
             with gr.Accordion(words["help"], open=False, elem_id="help"):
                 gr.Markdown(HELP[self.language])
@@ -141,6 +152,7 @@ class Page:
                         (gr.Button(name, size="sm", min_width=40), told) for name, told in PRESETS[self.language]
                     ]
                 self.style = gr.Textbox(label=words["style"], placeholder=words["style_placeholder"], elem_id="style")
+                self._problem("style")
             with gr.Row():
                 self.speed = gr.Slider(0.5, 2, value=1, step=0.05, label=words["speed"], elem_id="speed", scale=3)
                 self.seed = gr.Number(
@@ -154,6 +166,7 @@ class Page:
                     min_width=120,
                 )
                 self.dice = gr.Button(words["dice"], scale=1, min_width=90, elem_id="dice")
+            self._problem("speed")
 
     def _result(self) -> None:
         words = self.words
@@ -192,7 +205,9 @@ class Page:
             self.long_form,
             self.key,
         ]
-        shown = [self.progress, self.live, self.file, self.result, self.button, self.stop]
+        at_fields: list[gr.blocks.Block] = [*self.problems.values(), self.more]
+        shown = [self.progress, self.live, self.file, self.result, self.button, self.stop, *at_fields]
+        listed = [self.voice, self.result, *at_fields]
         blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
         blocks.load(None, js=RADIOS, api_visibility="private")
         blocks.load(None, js=KEYS, api_visibility="private")
@@ -208,8 +223,8 @@ class Page:
             queue=False,
             **_QUIET,
         )
-        self.source.select(self._voices, [self.key], [self.voice, self.result], queue=False, **_QUIET)
-        self.refresh.click(self._voices, [self.key], [self.voice, self.result], queue=False, **_QUIET)
+        self.source.select(self._voices, [self.key], listed, queue=False, **_QUIET)
+        self.refresh.click(self._voices, [self.key], listed, queue=False, **_QUIET)
         self.mode.change(
             lambda mode: gr.update(visible=mode == "instruct"), self.mode, self.instruct, queue=False, **_QUIET
         )
@@ -239,6 +254,8 @@ class Page:
             trigger_mode="always_last",
             **_QUIET,
         )
+        for place, fields in self._fields().items():
+            gr.on([field.change for field in fields], None, None, self.problems[place], js="() => ''", **_QUIET)
         self.text.change(
             self._counted,
             [self.text, self.long_form],
@@ -281,14 +298,41 @@ class Page:
             gr.update(),
         )
 
-    def _voices(self, key: str | None):
+    def _fields(self) -> dict[str, list[Any]]:
+        """Return the controls of each place: a change of one takes the place's error away."""
+        return {
+            "clip": [self.clip, self.source],
+            "voice": [self.voice, self.source],
+            "dialect": [self.dialect],
+            "prompt_text": [self.prompt_text],
+            "key": [self.key],
+            "text": [self.text, self.long_form],
+            "style": [self.style, self.mode],
+            "speed": [self.speed, self.seed],
+        }
+
+    def _at_fields(self, problem: Problem | None) -> dict:
+        """Return the changes that show this error at its field, and none at any other."""
+        place = problem.field if problem else None
+        changes: dict[gr.blocks.Block, Any] = {
+            box: at_field(problem) if problem and name == place else "" for name, box in self.problems.items()
+        }
+        if place in ("key", "prompt_text"):
+            changes[self.more] = gr.update(open=True)
+        return changes
+
+    def _voices(self, key: str | None) -> dict:
         try:
             with Api(self.api_url, key or None) as api:
                 found = api.voices()
         except ApiError as error:
-            return gr.update(choices=[], info=""), failed(error, self.zipkin_ui_url, self.words)
+            return {
+                self.voice: gr.update(choices=[], info=""),
+                self.result: failed(error, self.zipkin_ui_url, self.words),
+            } | self._at_fields(problems.of(error, self.words))
         choices = [(f"{voice['name']} · {voice['dialect']}", voice["id"]) for voice in found]
-        return gr.update(choices=choices, info="" if choices else self.words["no_voices"]), ""
+        info = "" if choices else self.words["no_voices"]
+        return {self.voice: gr.update(choices=choices, info=info), self.result: ""} | self._at_fields(None)
 
     def _keep(self, clip, dialect, name, consent, prompt_text, key):
         if not (clip and dialect and (name or "").strip() and (consent or "").strip()):
@@ -305,7 +349,7 @@ class Page:
         except ApiError as error:
             return failed(error, self.zipkin_ui_url, self.words), gr.update()
         said = escape(self.words["kept"].format(name=voice["name"]))
-        return f'<p role="status">{said}</p>', self._voices(key)[0]
+        return f'<p role="status">{said}</p>', self._voices(key)[self.voice]
 
     def _waits(self, *wish):
         return gr.update(**self._button(Wish(*wish)))
@@ -344,6 +388,8 @@ class Page:
         shown = run(wish, self.api_url, self.zipkin_ui_url, self.words, attempt)
         for now in self.under_way.watch(_session(request), shown):
             changed = self._changes(now)
+            if now.problem is not None or not working:
+                changed |= self._at_fields(now.problem)
             if now.over:
                 if self._attempts.get(_session(request)) is attempt:
                     del self._attempts[_session(request)]

@@ -12,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
-from webui import folder, sound, waterfall
+from webui import folder, problems, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.live import Live
+from webui.problems import Problem
 from webui.progress import Progress
 
 
@@ -76,6 +77,7 @@ class Shown:
     live: dict | None = None
     file: Path | None = None
     result: str | None = None
+    problem: Problem | None = None
     over: bool = False
 
 
@@ -121,7 +123,7 @@ def run(
         attempt: Receives the state of the run, for `stopped`.
     """
     if missing := wish.waits_for():
-        yield Shown(result=_alert(words[missing]), over=True)
+        yield Shown(result=_alert(words[missing]), problem=problems.missing(missing, words), over=True)
         return
     attempt = attempt or Attempt()
     progress = attempt.progress
@@ -150,6 +152,7 @@ def run(
             progress=progress.html(words),
             live=live.value(over=True) if live else None,
             result=failed(error, zipkin_ui_url, words),
+            problem=problems.of(error, words),
             over=True,
         )
 
@@ -184,8 +187,10 @@ def summary(done: Done, words: Mapping[str, str]) -> str:
 
 
 def failed(error: ApiError, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
-    """Draw an error in the API's own words, and the link to its trace."""
-    return _alert(error.message, words["failed"]) + _kept_trace(error.trace_url, error.trace_id, zipkin_ui_url, words)
+    """Draw an error in the page's language, and the link to its trace."""
+    problem = problems.of(error, words)
+    alert = _alert(problem.text, words["failed"], problem.original or "")
+    return alert + _kept_trace(error.trace_url, error.trace_id, zipkin_ui_url, words)
 
 
 def stopped(attempt: Attempt | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Shown:
@@ -209,9 +214,15 @@ def _kept_trace(url: str | None, trace_id: str | None, zipkin_ui_url: str | None
     return ""
 
 
-def _alert(text: str, title: str = "") -> str:
+def at_field(problem: Problem) -> str:
+    """Draw an error at its field. The alert in the result tells a screen reader; this one is silent."""
+    return f'<div class="problem">{escape(problem.text)}</div>'
+
+
+def _alert(text: str, title: str = "", original: str = "") -> str:
     head = f"<strong>{escape(title)}</strong><br>" if title else ""
-    return f'<div role="alert" class="problem">{head}{escape(text)}</div>'
+    below = f'<br><small lang="en">{escape(original)}</small>' if original else ""
+    return f'<div role="alert" class="problem">{head}{escape(text)}{below}</div>'
 
 
 def _trace(url: str | None, trace_id: str, words: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The part of a file that has arrived, as a file that other programs open."""
+"""Turns the audio that has arrived into a file that other programs open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 
 
 def finished(content: bytes, response_format: str) -> bytes:
-    """The file as it is kept. A WAV file that was streamed can't know its length at the beginning; now it can."""
+    """Return the file as it is kept. A streamed WAV file could not know its length at the beginning; now it can."""
     return _with_lengths(content) if response_format == "wav" else content
 
 
@@ -25,7 +25,7 @@ def _with_lengths(wav: bytes) -> bytes:
 
 
 def wav(pcm: bytes, rate: int) -> bytes:
-    """16 bit, little-endian, mono, as WAV."""
+    """Return 16-bit little-endian mono PCM as a WAV file."""
     format = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
     return b"".join(
         (b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ", format, b"data", struct.pack("<I", len(pcm)), pcm)

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes, as the HTML standard has them (https://html.spec.whatwg.org, 9.2)."""
+"""Reads server-sent events out of bytes, as the HTML standard has them (https://html.spec.whatwg.org, 9.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MOST_BYTES = 64 * 1024 * 1024
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(name, data) of each event that is whole. ValueError where one is larger than any of ours."""
+    """Yield (name, data) of each event that is whole. Raises ValueError where one is larger than any of ours."""
     name = "message"
     data: list[str] = []
     for line in _lines(chunks):
@@ -27,7 +27,7 @@ def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines by LF or CRLF alone: what else Python takes for a line's end may stand inside JSON."""
+    """Split by LF or CRLF alone: JSON may hold the other characters that Python takes for a line's end."""
     rest: list[bytes] = []
     size = 0
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""The runs under way, by the page that began them, so that stopping or leaving a page cancels its request.
+"""Keeps the runs under way by the page that began them, so that stopping or leaving a page cancels its request.
 
 Gradio stops asking a cancelled run for more, and leaves it to the garbage collector to close it: some day.
 """
@@ -20,7 +20,7 @@ class UnderWay:
         self._runs: dict[str, Generator] = {}
 
     def watch(self, page: str, run: Generator[Item]) -> Iterator[Item]:
-        """`run`, known from now on as what `page` waits for."""
+        """Pass the items of `run` on, and know it from now on as the run that `page` waits for."""
         self._runs[page] = run
         try:
             while self._runs.get(page) is run:
@@ -41,7 +41,7 @@ class UnderWay:
                 del self._runs[page]
 
     def end(self, page: str) -> None:
-        """Close what `page` waits for, if anything; returns at once."""
+        """Close the run that `page` waits for, if there is one; return at once."""
         run = self._runs.pop(page, None)
         if run is not None:
             threading.Thread(target=_close, args=(run,), name="end-of-a-run", daemon=True).start()

@@ -1,4 +1,4 @@
-"""A picture of a request's time: one bar for each stage of each piece, split into queue, batch and compute.
+"""Draws a request's time: a bar for each stage of each piece, split into queue, waiting for the device and compute.
 
 HTML and CSS of our own (`page.css`), everything from outside escaped; the same figures as a table below it.
 """
@@ -14,7 +14,7 @@ PARTS = ("queue", "batch", "compute", "other")
 
 
 def parts(timing: Timing) -> dict[str, float]:
-    """Milliseconds by part; they add up to the duration, whatever the service's clocks say."""
+    """Return milliseconds by part; they add up to the duration, whatever the service's clocks say."""
     left = max(timing.duration_ms, 0.0)
     found = {}
     for name, ms in (("queue", timing.queue_ms), ("batch", timing.batch_wait_ms), ("compute", timing.compute_ms)):
@@ -24,7 +24,7 @@ def parts(timing: Timing) -> dict[str, float]:
 
 
 def draw(done: Done, words: Mapping[str, str]) -> str:
-    """HTML of one finished request; an empty string where it names no stage."""
+    """Draw one finished request as HTML; return an empty string where it names no stage."""
     if not done.stages:
         return ""
     end = max([done.total_ms, done.first_audio_ms or 0, *(one.start_ms + one.duration_ms for one in done.stages)])
@@ -71,7 +71,7 @@ def _row(timing: Timing, end: float, many: bool, words: Mapping[str, str]) -> st
 
 
 def _first_audio(done: Done, end: float, words: Mapping[str, str]) -> tuple[str, str]:
-    """The mark on the axis, and its entry in the legend."""
+    """Draw the mark on the axis, and its entry in the legend."""
     if done.first_audio_ms is None:
         return "", ""
     return (

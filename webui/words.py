@@ -135,9 +135,79 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "trace_id": ("链路编号", "Trace id"),
 }
 
-TEXTS: dict[str, dict[str, str]] = {
-    language: {name: texts[index] for name, texts in _TEXTS.items()} for index, language in enumerate(LANGUAGES)
+#: Errors by `error.code`, as the Chinese page says them; the API's own words, with their figures, stand below.
+_ERRORS_ZH = {
+    "sample_rate_too_low": f"参考音频的采样率太低，至少需要 {_KHZ} kHz。请用更高的采样率重新录制或导出。",
+    "clip_too_short": "参考音频太短。请换一段更长的录音。",
+    "clip_too_long": "参考音频太长。请只保留最清晰的一段。",
+    "clip_empty": "参考音频是空文件。请重新选择。",
+    "clip_too_large": f"参考音频超过 {CLIP_SIZE}。{_SHORTEST:g} 至 {_LONGEST:g} 秒的录音就够了。",
+    "clip_truncated": "参考音频不完整或已损坏。请重新上传。",
+    "clip_takes_too_long": "参考音频解码太慢或占用内存太多。请另存为 16 位 wav 再试。",
+    "not_audio": f"无法读取参考音频：文件已损坏，或不是这些格式之一：{CLIP_FORMATS.replace(' or ', ', ')}。",
+    "no_sound_track": "这个文件里没有声音。请上传人声录音。",
+    "codec_unsupported": "参考音频的编码不受支持。请另存为 wav 再试。",
+    "format_out_of_range": "参考音频的声道、音轨或采样率超出范围。请导出为单声道 wav。",
+    "not_finite": "参考音频含有无效的采样值。请重新导出为 16 位 wav。",
+    "channels_cancel_out": "参考音频的声道互相抵消。请只导出一个声道。",
+    "no_speech": "参考音频里的人声太少。请靠近麦克风重新录制。",
+    "text_empty": "要说的话是空的。请填写文本。",
+    "text_too_long": f"文本太长。请勾选“长文本”（最多 {MAX_LONG_TEXT} 字），或分几次生成。",
+    "text_control_character": "文本含有控制字符。请删除后再试。",
+    "text_special_token": "文本含有模型的控制标记 <|…|>，不允许使用。请删除。",
+    "text_not_in_dialect": "这段文本与所选方言或语言的文字不符。请改选方言，或改写文本。",
+    "text_script_unsupported": "文本含有当前引擎读不出的文字。请改写。",
+    "text_tag_unsupported": "当前引擎不支持文本里的标签。请删除标签。",
+    "text_pronunciation": "文本里的读音标注无法识别。请参阅“读音标注说明”。",
+    "instruction_missing": "请填写风格指令，例如“兴奋地说”。",
+    "instruction_too_long": "风格指令太长，一句短句就够了。",
+    "instruction_special_token": "风格指令含有模型的控制标记 <|…|>，不允许使用。请删除。",
+    "transcript_too_long": "参考文本太长。它应当只是参考音频里说的话。",
+    "speed_out_of_range": "语速超出范围。1 是自然语速。",
+    "seed_out_of_range": "随机种子超出范围。",
+    "dialect_missing": "请选择方言或语言。",
+    "dialect_unknown": "这里没有这种方言或语言。请另选。",
+    "unsupported_dialect": "当前引擎不会说这种方言或语言。请另选。",
+    "voice_unknown": "没有这个音色，它可能已被删除。请刷新列表。",
+    "voices_off": "这个服务没有开启音色保存。请直接使用参考音频。",
+    "voice_exists": "这段录音已经保存为音色。请在“已保存的音色”里选择它。",
+    "voice_name_taken": "这个音色名称已被使用。请换一个名称。",
+    "voices_full": "音色数量已达上限。请先删除不用的音色。",
+    "queue_full": "服务繁忙，请稍后再试。",
+    "queue_timeout": "服务繁忙，请稍后再试。",
+    "too_many_requests": "请求过于频繁，请稍后再试。",
+    "too_many_at_once": "同时进行的请求太多。请等一个结束后再试。",
+    "draining": "服务正在重启，请稍后再试。",
+    "timeout": "服务没有及时响应，可能负载过高。请稍后再试。",
+    "unreachable": "连接不上服务。用 `make up` 启动，用 `make status` 查看状态。",
+    "connection_broke": "与服务的连接中断了。请重试。",
+    "broken_off": "音频没有生成完就中断了。请重试。",
 }
+#: Errors that the page words itself in both languages: the API explains how a program sends a key.
+_KEY_ERRORS = {
+    "error_key_missing": (
+        "这个服务需要 API 密钥。请填在“API 密钥”栏里；密钥由服务的管理员发放。",
+        "This service asks for an API key. Fill in the field 'API key'; the service's operator gives out keys.",
+    ),
+    "error_key_unknown": (
+        "这个 API 密钥无效。请检查是否复制完整。",
+        "This API key is not known here, or no longer. Check that it was copied whole.",
+    ),
+    "error_key_expired": (
+        "这个 API 密钥已过期。请向服务的管理员索取新的密钥。",
+        "This API key has expired. Ask the service's operator for a new one.",
+    ),
+    "error_key_malformed": (
+        "API 密钥含有不该有的字符。请重新复制。",
+        "The API key holds characters that no key has; copy it again.",
+    ),
+}
+
+TEXTS: dict[str, dict[str, str]] = {
+    language: {name: texts[index] for name, texts in (_TEXTS | _KEY_ERRORS).items()}
+    for index, language in enumerate(LANGUAGES)
+}
+TEXTS["zh"] |= {f"error_{code}": text for code, text in _ERRORS_ZH.items()}
 
 HELP = {
     "zh": """\

@@ -83,8 +83,10 @@ def test_the_button_says_what_it_waits_for(page, api):
     assert page.is_enabled("#generate"), "a keyboard finds it"
     page.click("#generate")
     says(page, "#result [role=alert]", "First choose a dialect")
+    says(page, "#problem-dialect .problem", "First choose a dialect")
     page.select_option("#dialect", "en-US")
     says(page, "#generate", "First upload or record")
+    page.locator("#problem-dialect .problem").wait_for(state="detached")
     page.set_input_files("#clip input[type=file]", str(CLIP))
     says(page, "#generate", "First write what to say")
     page.fill("#text textarea", "Hello")
@@ -254,15 +256,38 @@ def test_an_error_is_shown_as_the_api_says_it(page, api):
     says(page, "#generate", "^Generate$")
 
 
+def test_an_error_stands_at_its_field_in_the_pages_language(page, api):
+    page.get_by_role("link", name="中文").click()
+    says(page, "#generate", "请先选择方言")
+    ready(page)
+    page.set_input_files("#clip input[type=file]", str(CLIP))
+    page.select_option("#dialect", "en-US")
+    page.fill("#text textarea", "Hello there.")
+    says(page, "#generate", "^生成语音$")
+    api.refusal = (400, {"message": "It is 2.1 s long.", "code": "clip_too_short", "param": "prompt_audio"})
+    page.click("#generate")
+    says(page, "#problem-clip .problem", "参考音频太短")
+    says(page, "#result [role=alert]", "It is 2.1 s long")
+    assert page.locator(".at-field .problem").count() == 1
+    api.refusal = (400, {"message": "Spelled wrong.", "code": "text_pronunciation", "param": "text"})
+    page.click("#generate")
+    says(page, "#problem-text .problem", "读音标注")
+    assert page.locator(".at-field .problem").count() == 1, "the earlier one is gone"
+    page.fill("#text textarea", "Hello again.")
+    page.locator(".at-field .problem").wait_for(state="detached")
+
+
 def test_a_key_is_asked_for_kept_in_the_page_and_handed_on(page, api):
     api.key = "a-key-of-mine"
     fill_in(page)
     page.click("#generate")
-    says(page, "#result [role=alert]", "A key is missing or wrong")
-    page.get_by_role("button", name="More: transcript, API key").click()
+    says(page, "#result [role=alert]", "This service asks for an API key")
     field = page.get_by_label("API key")
+    field.wait_for(state="visible", timeout=5_000)  # its box has opened by itself
+    says(page, "#problem-key .problem", "This service asks for an API key")
     assert field.get_attribute("type") == "password"
     field.fill("a-key-of-mine")
+    page.locator("#problem-key .problem").wait_for(state="detached")
     page.click("#generate")
     says(page, "#result .summary", "Real-time factor")
     kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
@@ -316,7 +341,7 @@ def test_an_empty_store_says_so_and_a_refused_list_does_not(page, api):
     says(page, "#voice", "No voice is stored yet")
     api.key = "a-key"
     page.click("#refresh")
-    says(page, "#result [role=alert]", "A key is missing")
+    says(page, "#result [role=alert]", "This service asks for an API key")
     page.get_by_text("No voice is stored yet").wait_for(state="detached")
 
 

@@ -6,6 +6,8 @@ import re
 import string
 import threading
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +17,11 @@ from engines.embedded.style import Delivery, interpret
 from speech.dialects import DIALECTS
 from speech.limits import CLIP_FORMATS
 from tests.helpers.standin_api import RATE, TRACE
-from webui import dialects, waterfall
-from webui.client import Done, Stage, Timing
+from webui import dialects, problems, waterfall
+from webui.client import ApiError, Done, Stage, Timing
+from webui.problems import Problem
 from webui.progress import Progress
-from webui.run import Attempt, Wish, count, run, stopped
+from webui.run import Attempt, Wish, count, failed, run, stopped
 from webui.under_way import UnderWay
 from webui.words import _TEXTS, CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS, language_of
 
@@ -77,8 +80,8 @@ class TestWords:
         assert set(EN.values()) >= {"Play while generating", "waiting for the device"}
 
     def test_the_chinese_page_leaves_no_sentence_in_english(self):
-        same = {name for name, text in ZH.items() if text == EN[name]}
-        assert not same
+        assert not {name for name, text in ZH.items() if text == EN.get(name)}
+        assert all(re.search(r"[\u4e00-\u9fff]", text) for name, text in ZH.items() if name != "ms")
 
     def test_the_clip_formats_are_those_that_the_api_reads(self):
         assert CLIP_FORMATS in EN["clip"] and CLIP_FORMATS in EN["clip_refused"]
@@ -207,6 +210,45 @@ class TestProgress:
         assert "&lt;b&gt;" in progress.html(EN) and "<i>" not in progress.html(EN)
 
 
+class TestProblems:
+    def test_an_error_goes_to_its_field_in_the_pages_language(self):
+        error = ApiError("It is 2.1 s long.", code="clip_too_short", param="prompt_audio", status=400)
+        assert problems.of(error, EN) == Problem("It is 2.1 s long.", "clip")
+        chinese = problems.of(error, ZH)
+        assert (chinese.text[:4], chinese.field, chinese.original) == ("参考音频", "clip", "It is 2.1 s long.")
+        html = failed(error, None, ZH)
+        assert chinese.text in html and '<small lang="en">It is 2.1 s long.</small>' in html and ZH["failed"] in html
+
+    def test_an_error_without_a_translation_keeps_its_words(self):
+        error = ApiError("New <here>.", code="of_tomorrow", param="nothing_known")
+        assert problems.of(error, ZH) == Problem("New <here>.")
+        assert "New &lt;here&gt;." in failed(error, None, ZH) and "<small" not in failed(error, None, ZH)
+
+    @pytest.mark.parametrize("code", [*sorted(problems.KEY_CODES), None])
+    def test_an_error_of_the_key_goes_to_the_keys_field_and_names_no_header(self, code):
+        for words in (ZH, EN):
+            found = problems.of(ApiError("Send it as `Authorization: Bearer KEY`.", code=code, status=401), words)
+            assert found.field == "key" and "Authorization" not in found.text and found.original is None
+
+    @pytest.mark.parametrize("code", sorted(name.removeprefix("error_") for name in ZH if name.startswith("error_")))
+    def test_every_translated_code_is_one_that_the_service_or_the_client_sends(self, code):
+        assert code in sent_codes()
+
+    def test_whatever_is_missing_is_said_at_its_field(self):
+        assert problems.missing("wait_text", EN) == Problem(EN["wait_text"], "text")
+        assert set(problems.MISSING) <= EN.keys() and set(problems.MISSING.values()) <= set(problems.PLACES)
+
+
+@cache
+def sent_codes() -> frozenset[str]:
+    """Every word in quotes of the code that answers requests; `_check` of speech/text.py makes codes of two parts."""
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("access", "deployments", "engines", "speech", "voices")
+    files = [root / "webui/client.py", *(file for room in rooms for file in (root / room).rglob("*.py"))]
+    words = {word for file in files for word in re.findall(r'"([a-z_]+)"', file.read_text())}
+    return frozenset(words | {f"{kind}_{word}" for kind in ("text", "instruction", "transcript") for word in words})
+
+
 class TestWish:
     @pytest.mark.parametrize(
         "changes, missing",
@@ -323,7 +365,8 @@ class TestRun:
 
     def test_the_key_is_handed_on(self, api):
         api.key = "secret"
-        assert "key is missing or wrong" in self.shown(api)[-1].result
+        refused = self.shown(api)[-1]
+        assert "This service asks for an API key" in refused.result and refused.problem.field == "key"
         assert "Real-time factor" in self.shown(api, key="secret")[-1].result
 
     @pytest.mark.parametrize("asked_on", [False, True])
