@@ -50,7 +50,7 @@ def measure(model: str, lengths: int, threads: int) -> dict:
     give_back()
     start, after = _megabytes(), {}
     for number in range(1, lengths + 1):
-        work([make(generator)])  # type: ignore[list-item]
+        work([make(generator)])
         if number in _READ_AFTER or number == lengths:
             after[number] = _megabytes()
     first = again = 0.0
@@ -71,7 +71,7 @@ def _job(generator: random.Random) -> tuple[Utterance, Voice]:
 def _mel(generator: random.Random) -> Mel:
     """Return noise in the form of features, of 1 to 13 s: as long as those texts take."""
     noise, frames = np.random.default_rng(generator.randrange(2**32)), generator.randrange(40, 520)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "features": noise.normal(0, 0.3, (512, 2 * frames)).astype(np.float32),
         "f0": np.full(2 * frames, 150, np.float32),
         "style": noise.normal(0, 0.1, 128).astype(np.float32),
