@@ -234,7 +234,7 @@ class Page:
         self.keep.click(
             self._keep,
             [self.clip, self.dialect, self.keep_name, self.keep_consent, self.prompt_text, self.key],
-            [self.kept, self.voice],
+            [self.kept, self.voice, *at_fields],
             **_QUIET,
         )
         gr.on(
@@ -334,9 +334,9 @@ class Page:
         info = "" if choices else self.words["no_voices"]
         return {self.voice: gr.update(choices=choices, info=info), self.result: ""} | self._at_fields(None)
 
-    def _keep(self, clip, dialect, name, consent, prompt_text, key):
+    def _keep(self, clip, dialect, name, consent, prompt_text, key) -> dict:
         if not (clip and dialect and (name or "").strip() and (consent or "").strip()):
-            return f'<div role="alert" class="problem">{escape(self.words["keep_needs"])}</div>', gr.update()
+            return {self.kept: f'<div role="alert" class="problem">{escape(self.words["keep_needs"])}</div>'}
         try:
             with Api(self.api_url, key or None) as api:
                 voice = api.keep_voice(
@@ -347,9 +347,13 @@ class Page:
                     prompt_text=(prompt_text or "").strip() or None,
                 )
         except ApiError as error:
-            return failed(error, self.zipkin_ui_url, self.words), gr.update()
+            said = failed(error, self.zipkin_ui_url, self.words)
+            return {self.kept: said} | self._at_fields(problems.of(error, self.words))
         said = escape(self.words["kept"].format(name=voice["name"]))
-        return f'<p role="status">{said}</p>', self._voices(key)[self.voice]
+        return {
+            self.kept: f'<p role="status">{said}</p>',
+            self.voice: self._voices(key)[self.voice],
+        } | self._at_fields(None)
 
     def _waits(self, *wish):
         return gr.update(**self._button(Wish(*wish)))

@@ -10,6 +10,7 @@ from webui.client import ApiError
 #: A field of the page by the API's name for it (`error.param`).
 FIELDS = {
     "prompt_audio": "clip",
+    "audio_sample": "clip",
     "voice": "voice",
     "dialect": "dialect",
     "text": "text",

@@ -80,6 +80,8 @@ class StandInApi:
 
         @app.post("/v1/audio/voices")
         async def keep(request: Request):
+            if denied := self._denied(request):
+                return denied
             form = await _form(request)
             self.voices.append(
                 {

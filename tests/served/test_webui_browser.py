@@ -315,6 +315,11 @@ def test_a_voice_is_kept_and_spoken_with(page, api):
     says(page, "#kept [role=alert]", "a name and what was agreed to")
     page.fill("#keep-name input, #keep-name textarea", "anna")
     page.fill("#keep-consent input, #keep-consent textarea", "She agreed to tests.")
+    api.key = "a-key"
+    page.click("#keep-button")
+    says(page, "#kept [role=alert]", "This service asks for an API key")
+    says(page, "#problem-key .problem", "This service asks for an API key")
+    api.key = None
     page.click("#keep-button")
     says(page, "#kept", "Stored: anna")
     assert api.voices[0]["consent"] == {"agreed": "She agreed to tests."}
