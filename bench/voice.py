@@ -1,4 +1,4 @@
-"""Does the served voice follow the reference, and can it be understood? Real speakers, sentences it never saw.
+"""Measure the likeness of the voice to its reference, and its intelligibility, on real speakers and unseen sentences.
 
     python -m bench.voice [--engine embedded] [--speakers 12] [--keep FOLDER]
 
