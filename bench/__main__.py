@@ -1,8 +1,8 @@
-"""`make bench`: every measurement, one after the other, each in a process of its own.
+"""Runs every measurement (`make bench`), one after the other, each in a process of its own.
 
     python -m bench [engine|served|first_audio|overhead|tracing|tracing_served|access|voice|monitoring …]
 
-Without names, all of them.
+Without names it runs all of them.
 
 Not part of it, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`,
 `bench.lengths`, `bench.recognised` and, on a GPU, `bench.gpu`.

@@ -1,10 +1,10 @@
 """Measure the cost of keys and limits for a lone request: `python -m bench.access`.
 
-One graph (simulated engine, the times of the tests' application `fast`) and four callers, who take turns request by
-request in random order, since a machine's speed wanders within seconds by more than what is looked for: one without a
-key, one with a key, one whose key has a rate, one whose key has a rate and a limit on requests at a time. No limit is
-ever reached. A figure is the change of the median against the caller without a key, with the 95 % interval of a
-bootstrap over the turns.
+One graph (simulated engine, the times of the tests' application `fast`) serves four callers. They take turns request by
+request in random order, since a machine's speed varies within seconds by more than the effect. One caller has no key,
+one a plain key, one a key with a rate, one a key with a rate and a limit on concurrent requests. No limit is ever
+reached. A figure is the change of the median against the caller without a key, with the 95 % interval of a bootstrap
+over the turns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WARM_UP = 30
 
 
 def measure(port: int, keys: dict[str, str], turns: int) -> list[dict[str, float]]:
-    """Milliseconds of one request of each caller, for each turn."""
+    """Measure the milliseconds of a request of each caller, for each turn."""
     fields = {"text": "Hello there", "dialect": "en-US"}
     requests = {
         caller: multipart(

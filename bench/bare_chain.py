@@ -1,4 +1,4 @@
-"""The floor under any graph of this shape: an ingress and four deployments on bare Ray Serve.
+"""Builds the floor of any graph of this shape: an ingress and four deployments on bare Ray Serve.
 
 No tracing, no batching, no form: the ingress reads the body and awaits four handle calls one after the other. With
 `sizes`, each stage puts an array of so many bytes into Ray's object store and the next one takes it as an ObjectRef,
@@ -43,8 +43,12 @@ class Ingress:
 
 
 def build(args: dict) -> Application:
-    """`args`: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays they hand on, and
-    whether replicas are called `by_reference` (Ray's actor calls) or as the environment says."""
+    """Build the application.
+
+    Args:
+        args: `milliseconds` that each of the four stages sleeps, `sizes` in bytes of the arrays that they hand on, and
+            `by_reference`, True for Ray's actor calls, else as the environment says.
+    """
     deployed = serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
     stages = [deployed(Stage).options(name=f"stage-{number}").bind() for number in range(4)]
     return deployed(Ingress).bind(

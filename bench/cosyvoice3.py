@@ -1,4 +1,4 @@
-"""How fast the CosyVoice3 engine computes, part by part, 1 and 8 requests in flight; and the official code beside it.
+"""Measure the CosyVoice3 engine's speed, part by part, with 1 and 8 requests in flight, and the official code's.
 
     python -m bench.cosyvoice3                                     LM_DECODE and VOCODE_WAV, 10 s of audio, float32
     python -m bench.cosyvoice3 --parts GENERATE_MEL --tokens 50 --prompt 75 --dtype bfloat16
@@ -32,7 +32,7 @@ _KEY = ("code", "part", "in_flight", "device", "dtype", "threads", "tokens", "pr
 
 
 def sizes(directory: ModelDirectory) -> str:
-    """The checkpoint's dimensions in words."""
+    """Describe the checkpoint's dimensions in words."""
     qwen, numbers = directory.qwen, directory.numbers
     dit = numbers.flow.decoder.estimator
     return (
@@ -42,7 +42,7 @@ def sizes(directory: ModelDirectory) -> str:
 
 
 def measured(directory: ModelDirectory, options: argparse.Namespace) -> list[dict]:
-    """A row for each part and number in flight; printed as they come."""
+    """Measure a row for each part and number in flight; rows are printed as they come."""
     networks = Networks(directory, options.device, getattr(torch, options.dtype))
     size = Size(options.tokens, options.prompt)
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
@@ -83,7 +83,7 @@ def measured(directory: ModelDirectory, options: argparse.Namespace) -> list[dic
 
 
 def kept(rows: list[dict]) -> list[dict]:
-    """Rows of earlier runs that were not measured anew, and these."""
+    """Return these rows, and those of earlier runs that were not measured again."""
     path = results.FOLDER / f"{NAME}.json"
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     new = {tuple(row[key] for key in _KEY) for row in rows}

@@ -1,12 +1,12 @@
-"""The official CosyVoice3 networks on a checkpoint of ours, one request at a time, as its authors' code runs them.
+"""Runs the official CosyVoice3 networks on a checkpoint of ours, one request at a time, by its authors' code.
 
 Reads a clone of the official repository (FunAudioLLM/CosyVoice, measured at commit ace7c47); none of its code is here.
-Packages that needs beside ours:
+It needs these packages beside ours:
 
     transformers==4.51.3 x-transformers==2.11.24 einops omegaconf scipy
 
 With transformers since 4.53 it decodes wrongly: on a cached step it hands over a mask of length one. torchaudio and
-Matcha-TTS's base class of the flow take no part in inference; something empty stands in for them.
+Matcha-TTS's base class of the flow take no part in inference; empty stand-ins replace them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _FlowBase(nn.Module):
 
 
 def _importable(clone: Path) -> None:
-    """Make `cosyvoice` importable from the clone, and stand in for what it only mentions."""
+    """Make `cosyvoice` importable from the clone, with stand-ins for modules that it only mentions."""
     if not (clone / "cosyvoice").is_dir():
         raise SystemExit(f"{clone} is no clone of the official repository (it has no folder cosyvoice)")
     sys.path.insert(0, str(clone))
@@ -85,7 +85,7 @@ class Official:
         from cosyvoice.utils.common import ras_sampling
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
-        # Its own constructor reads Qwen's published weights, which llm.pt then replaces: only the sizes are needed.
+        # The official constructor reads Qwen's published weights, which llm.pt replaces: only the sizes are needed.
         encoder = Qwen2Encoder.__new__(Qwen2Encoder)
         nn.Module.__init__(encoder)
         encoder.model = Qwen2ForCausalLM(Qwen2Config.from_json_file(directory / QWEN_CONFIG))
@@ -103,7 +103,7 @@ class Official:
         flow = self._numbers.flow
         ahead = flow.pre_lookahead_layer
         ahead = PreLookaheadLayer(ahead.in_channels, ahead.channels, ahead.pre_lookahead_len)
-        # From here to the vocoder's noise nothing else may draw: both noises come from the seed that is set in here.
+        # From here to the vocoder's noise no other code may draw: both noises come from the seed that is set in here.
         settings = DictConfig(
             {
                 "sigma_min": 1e-6,
@@ -142,10 +142,10 @@ class Official:
 
     @torch.inference_mode()
     def tokens(self, text: list[int], prompt_tokens: list[int], count: int) -> list[int]:
-        """Exactly `count` speech tokens, sampled with torch's own generator, by the loop the official code decodes in.
+        """Sample exactly `count` speech tokens with torch's own generator, in the official code's decoding loop.
 
-        Its `min_len` bans one control token of 200, so that random weights would end anywhere: a sampler that hears
-        nothing of any of them is handed in, as ours does for `least`.
+        Its `min_len` bans one control token of 200, so that random weights would end anywhere. So the loop gets a
+        sampler that bans them all, as ours does for `least`.
         """
         lm, sampling = self.lm, self.lm.sampling
 
@@ -163,7 +163,7 @@ class Official:
             lm.sampling = sampling
 
     def mel(self, row: FlowRow) -> Tensor:
-        """(80, 2n) of the row's tokens."""
+        """Make the mel (80, 2n) of the row's tokens."""
 
         def one(value: Tensor) -> tuple[Tensor, Tensor]:
             return value[None], torch.tensor([len(value)])
@@ -179,7 +179,7 @@ class Official:
         return mel[0]
 
     def audio(self, mel: Tensor) -> Tensor:
-        """(480 n,) of a mel (80, n)."""
+        """Make the audio (480 * n,) of a mel (80, n)."""
         return self.hift.inference(mel[None])[0][0]
 
 
@@ -192,7 +192,7 @@ def _lm_decode(official: Official, networks: Networks, size: Size) -> dict:
 
 
 def _generate_mel(official: Official, networks: Networks, size: Size) -> dict:
-    """Also how far our mel is from theirs, of the same tokens."""
+    """Measure both flows on the same tokens, and the distance between their mels."""
     job, start = networks.job(size, 0), networks.now()
     row = networks.row(official.tokens(list(job.text), list(job.prompt_tokens), size.tokens), size, 0)
     decoded = networks.now()
@@ -219,7 +219,7 @@ def _vocode(official: Official, networks: Networks, size: Size) -> dict:
     return {"requests_per_second": 1 / seconds, "rtf": seconds / size.seconds, "apart": apart}
 
 
-#: the parts it can be measured in, one request at a time
+#: the parts that can be measured, one request at a time
 PARTS: dict[str, Callable[[Official, Networks, Size], dict]] = {
     "LM_DECODE": _lm_decode,
     "GENERATE_MEL": _generate_mel,

@@ -1,7 +1,7 @@
-"""The work that `bench.cosyvoice3` measures: the engine's schedulers and networks in this process, without a graph.
+"""Does the work that `bench.cosyvoice3` measures, with the engine's schedulers and networks in this process alone.
 
-Every request says exactly as many tokens as it is told, because random weights end at random: its sampler hears no
-control token before that many, and its row ends with them. 250 tokens are 10 s of audio.
+Random weights end at random, so every request has a fixed number of tokens: its sampler picks no control token before
+that many, and its row ends with them. 250 tokens are 10 s of audio.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from engines.cosyvoice3.flow_batches import FlowBatcher, Limits, batches
 from engines.cosyvoice3.sampling import Sampler
 
 TOKENS_PER_SECOND, SAMPLE_RATE = 25, 24_000
-TEXT_TOKENS = 60  #: of transcript, prefix and text together: about what 10 s of Mandarin are
+TEXT_TOKENS = 60  #: tokens of transcript, prefix and text together, about those of 10 s of Mandarin
 
 
 @dataclass(frozen=True)
 class Size:
-    """The sizes of one request."""
+    """The sizes of a request."""
 
-    tokens: int  #: it says
+    tokens: int  #: speech tokens that it says
     prompt: int  #: speech tokens of its reference clip
 
     @property
@@ -54,7 +54,7 @@ class Networks:
         self.excitation = noise.Excitation(directory.numbers)
 
     def job(self, size: Size, seed: int) -> Job:
-        """A request of a fixed length: control tokens are not picked before its end, and there it ends."""
+        """Make a request of a fixed length: control tokens are not picked before its end, and there it ends."""
         random = np.random.default_rng(seed)
         sampler = Sampler(self.numbers.llm.sampling, self.lm.speech_tokens, seed, least=size.tokens)
         return Job(
@@ -77,11 +77,11 @@ class Networks:
         return Decoder(self.lm, rows, positions=self.job(size, 0).positions)
 
     def batcher(self) -> FlowBatcher[FlowRow]:
-        """As the engine has it by default: on a CPU rows are computed one by one."""
+        """Make the engine's default batcher: on a CPU rows are computed one by one."""
         return FlowBatcher(Limits(rows=1) if self.device == "cpu" else Limits())
 
     def now(self) -> float:
-        """Seconds, once the device has done what it was given."""
+        """Return the time in seconds as soon as the device has done all launched work."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -91,7 +91,7 @@ class Networks:
 
 
 def lm_decode(networks: Networks, size: Size, in_flight: int) -> dict:
-    """As many requests as are in flight, begun together: how fast they are decoded, their prompts read or not."""
+    """Measure the decoding of `in_flight` requests that begin together, with and without reading their prompts."""
     decoder = networks.decoder(size, in_flight)
     _decoded(networks, decoder, Size(2, size.prompt), in_flight)
     start = networks.now()
@@ -111,7 +111,7 @@ def lm_decode(networks: Networks, size: Size, in_flight: int) -> dict:
 
 
 def generate_mel(networks: Networks, size: Size, in_flight: int) -> dict:
-    """Language model and flow, for as many requests as are in flight, begun together."""
+    """Measure language model and flow for `in_flight` requests that begin together."""
     decoder = networks.decoder(size, in_flight)
     _decoded(networks, decoder, Size(2, size.prompt), in_flight)
     networks.flow([networks.row([1, 2, 3, 4], size, 0)])
@@ -129,13 +129,13 @@ def generate_mel(networks: Networks, size: Size, in_flight: int) -> dict:
 
 
 def mels(networks: Networks, rows: list[FlowRow]) -> None:
-    """In the batches that the engine makes."""
+    """Compute mels in the batches that the engine makes."""
     for members in batches([networks.flow.frames(row) for row in rows]):
         networks.flow([rows[member] for member in members])
 
 
 def vocode(networks: Networks, size: Size, in_flight: int) -> dict:
-    """The vocoder on mels of one length; on a CPU one by one, as the engine does it, on a GPU together."""
+    """Measure the vocoder on mels of equal length; on a CPU one by one, as in the engine, on a GPU together."""
     frames = networks.numbers.token_mel_ratio * size.tokens
     several = [torch.randn(80, frames, generator=torch.Generator().manual_seed(seed)) for seed in range(in_flight)]
     at_once = 1 if networks.device == "cpu" else in_flight
@@ -148,10 +148,10 @@ def vocode(networks: Networks, size: Size, in_flight: int) -> dict:
 
 
 def whole(networks: Networks, size: Size, in_flight: int, requests_each: int = 4) -> dict:
-    """Closed loop, from text tokens to audio, in one thread: a request that is through makes room for the next.
+    """Measure a closed loop, from text tokens to audio, in one thread: a finished request makes room for the next.
 
-    Decoding is continuous, rows that are through wait for company in the flow as they do in the engine. Counted is
-    what ends after the first round, in which all begin together, and before the last request has begun.
+    Decoding is continuous; decoded rows wait for others in the flow as they do in the engine. Requests count if they
+    end after the first round, in which all begin together, and before the last request has begun.
     """
     decoder = networks.decoder(size, in_flight)
     batcher: FlowBatcher[Any] = FlowBatcher()
@@ -196,10 +196,10 @@ def whole(networks: Networks, size: Size, in_flight: int, requests_each: int = 4
 
 
 def first_chunk(networks: Networks, size: Size, in_flight: int) -> dict:
-    """Streaming, all submitted together: until each request's first chunk of audio, the second time round.
+    """Measure the time to each stream's first chunk of audio, all submitted together, in the second round.
 
-    Chunks that are due together share the flow as they do in the engine, and everybody goes on decoding. A request that
-    says less than a chunk is one whole chunk.
+    Chunks that are due together share the flow as they do in the engine, and all rows go on decoding. A request that is
+    shorter than a chunk is one whole chunk.
     """
     for _ in range(2):
         decoder, batcher, start = networks.decoder(size, in_flight), networks.batcher(), networks.now()
@@ -226,7 +226,7 @@ def _decoded(networks: Networks, decoder: Decoder, size: Size, count: int) -> li
     return rows
 
 
-#: name in the table -> what measures it
+#: name in the table -> function that measures it
 PARTS: dict[str, Callable[[Networks, Size, int], dict]] = {
     "LM_DECODE": lm_decode,
     "GENERATE_MEL": generate_mel,

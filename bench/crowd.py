@@ -1,16 +1,16 @@
-"""Eight people at once, each in their own voice: `python -m bench.crowd --minutes 10`.
+"""Measure eight clients at once, each with its own voice: `python -m bench.crowd --minutes 10`.
 
 The embedded engine with `cluster/serve.cpu.yaml` on a private Ray head; eight reference speakers, one for each client.
 A client asks for a whole file, for a stream, and for its stored voice as OpenAI's clients do (`/v1/audio/speech`), in
 turn, and begins elsewhere in that order than its neighbour. Before the crowd each of those requests is made alone.
 
 - errors: none, but for 429 and 503 with Retry-After, which is waited for.
-- the same request must sound the same in the crowd as alone: correlation of the samples. How alike two voices are that
-  say the same is measured too (`strangers`): as high as that, the test would see nothing.
-- whom it sounds like: the nearest of all references by CAM++, which had no part in the engine; the crowd's answers must
-  be nearest to their own as often as the same requests made alone.
+- the same request must sound the same in the crowd as alone: correlation of the samples. The correlation of two voices
+  that say the same is measured too (`strangers`): if it were as high, the test would prove nothing.
+- likeness: the nearest of all references by CAM++, which had no part in the engine. The crowd's answers must be nearest
+  to their own reference as often as the same requests made alone.
 
-Without a voice cache, so that each clip goes through all stages. Exits with 1 where something is wrong. Needs
+It runs without a voice cache, so that each clip goes through all stages. Exits with 1 if a check fails. Needs
 requirements-test.txt and requirements-test-data.txt.
 """
 
@@ -57,14 +57,14 @@ class Request:
 @dataclass(frozen=True)
 class Answer:
     request: Request
-    problem: str | None  #: None where it is sound
+    problem: str | None  #: None if the answer is sound
     ms: float
-    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  #: none where there is a problem
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  #: empty if there is a problem
     rate: int = 0
 
 
 class Client:
-    """A person's client, which holds one connection. `refused` counts answers that asked to come again later."""
+    """A client that holds one connection. `refused` counts answers that asked for a later retry."""
 
     def __init__(self, url: str, clip: bytes, name: str) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=120, trust_env=False)
@@ -81,7 +81,7 @@ class Client:
         answer.raise_for_status()
 
     async def ask(self, request: Request) -> Answer:
-        """The answer, after as many refusals as there are; `ms` is that of the last try."""
+        """Return the answer, after retries of refusals; `ms` is the time of the last try."""
         while True:
             began = time.perf_counter()
             try:
@@ -142,7 +142,7 @@ async def measure(url: str, people: list[Recording], minutes: float) -> Measured
     ]
     for client in clients:
         await client.store()
-    await clients[0].ask(requests_of(0)[0])  # whatever is slow the first time
+    await clients[0].ask(requests_of(0)[0])  # warm up: the first request is slow
     began = time.monotonic()
     alone = [await client.ask(request) for person, client in enumerate(clients) for request in requests_of(person)]
     all_alone = time.monotonic()
@@ -167,7 +167,7 @@ async def measure(url: str, people: list[Recording], minutes: float) -> Measured
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two waveforms, as far as the shorter one goes."""
+    """Compute the correlation of two waveforms over the length of the shorter one."""
     size = min(len(one), len(other))
     return float(np.corrcoef(one[:size], other[:size])[0, 1])
 
@@ -212,7 +212,7 @@ def summary(people: list[Recording], alone: list[Answer], crowd: list[Answer]) -
 
 
 def wrong(found: dict) -> list[str]:
-    """List what is not as it must be, in words."""
+    """List the failed checks in words."""
     said = [f"{count} answers failed: {problem}" for problem, count in found["problems"].items()]
     for kind, figures in found["kinds"].items():
         if figures["unlike"]:

@@ -1,11 +1,11 @@
-"""How long the embedded engine computes for one request: the four stages' own work, without the graph around it.
+"""Measure the embedded engine's compute time for a request: the four stages' own work, without the graph.
 
     python -m bench.engine [--threads 2] [--bf16 auto|true|false] [--runs 15] [--out FILE]
 
 A request is a 16-bit WAV clip of about 5 s and an English sentence that takes about 5 s to say; its real-time factor
 is compute time / seconds of speech made. Every run asks for a slightly different speed, because a length that was never
-vocoded before costs about 70 ms more, and real requests hardly ever repeat one. The clip is made by the engine itself,
-so nothing has to be fetched. All stages run in this process, one after the other; the machine must be idle otherwise.
+vocoded before costs about 70 ms more, and real requests hardly ever repeat one. The engine makes the clip itself, so
+nothing has to be downloaded. All stages run in this process, one after the other; the machine must be idle otherwise.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _sound(results: list):
 
 
 def measure(threads: int, bf16: bool | str, runs: int) -> dict:
-    """Seconds of each stage in each run, and the real-time factors."""
+    """Measure the seconds of each stage in each run, and the real-time factors."""
     pipeline = Pipeline(threads, bf16)
     upload = reference_clip(pipeline)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
@@ -99,7 +99,7 @@ def _timed(found: dict[str, float], stage: str, work: Callable, *arguments):
 
 
 def reference_clip(pipeline: Pipeline) -> bytes:
-    """A reference clip as a person would upload it: 16-bit WAV, 24 kHz."""
+    """Make a reference clip like a user's upload: 16-bit WAV, 24 kHz."""
     voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([4.9], np.float32)})
     speech = pipeline.vocode(pipeline.generate(Utterance(CLIP_SENTENCE, "en-US"), voice))
     return pcm.to_wav(speech, pipeline.engine.capabilities.sample_rate)

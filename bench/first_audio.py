@@ -1,10 +1,10 @@
-"""How long a listener waits for the first sound of a streamed text: `python -m bench.first_audio`.
+"""Measure a listener's wait for the first sound of a streamed text: `python -m bench.first_audio`.
 
 The embedded engine with `cluster/serve.cpu.yaml` on a private Ray head; a clip of about 5 s and four sentences of about
 the same length, one request at a time, a stream (`stream_format=audio`, wav) and a whole file in turn, so that a
 machine that slows down slows both. The figure is the median time to the first byte behind the WAV header / the median
 time of the whole file. Each turn asks for a slightly different speed: a length that was never vocoded before takes
-longer, and real requests hardly ever repeat one. Exits with 1 where the target is missed.
+longer, and real requests hardly ever repeat one. Exits with 1 if the target is missed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Heard:
-    first_ms: float  #: until the first byte of audio
+    first_ms: float  #: time to the first byte of audio
     whole_ms: float
-    seconds: float  #: of speech
+    seconds: float  #: seconds of speech
 
 
 class Listener:
-    """Sends the same clip and text over one connection."""
+    """A client that sends the same clip and text over one connection."""
 
     def __init__(self, port: int, clip: bytes) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
         self._clip = clip
 
     def hear(self, speed: float, **fields: str) -> Heard:
-        """Raises httpx.HTTPStatusError where the answer is not 200."""
+        """Send a request and read its audio. Raises httpx.HTTPStatusError if the answer is not 200."""
         body = {"text": TEXT, "dialect": "en-US", "speed": f"{speed:.3f}"} | fields
         sent, size, first = time.perf_counter(), 0, 0.0
         with self._client.stream(
@@ -65,7 +65,7 @@ class Listener:
 
 
 def measure(listener: Listener, turns: int) -> tuple[list[Heard], list[Heard]]:
-    """(streamed, whole), one of each a turn; which of them comes first changes from turn to turn."""
+    """Measure (streamed, whole), one of each a turn; their order changes from turn to turn."""
     streamed: list[Heard] = []
     whole: list[Heard] = []
     for turn in range(-WARM_UP, turns):

@@ -1,8 +1,8 @@
 """Measure the cost of a request's metrics in the ingress: `python -m bench.metrics`.
 
-The same finished request (the root, four stages, two phases) is told over and over: in a process that is no part of a
-Ray cluster, and in a worker of one, whose metrics are sent to the agent meanwhile. Microseconds of
-the thread's CPU a request, the median of the rounds; a request through the graph takes some 20,000 of them beside its
+The same finished request (the root, four stages, two phases) is recorded over and over: in a process outside a Ray
+cluster, and in a Ray worker, whose metrics are sent to the agent meanwhile. A figure is the microseconds of the
+thread's CPU a request, the median of the rounds. A request through the graph takes some 20,000 of them beside its
 models' work.
 """
 
@@ -24,7 +24,7 @@ ROUNDS, REQUESTS = 7, 2000
 
 
 def rounds() -> list[float]:
-    """µs a request, round by round."""
+    """Measure µs a request, round by round."""
     metrics, tracer = Metrics(DIALECTS), Tracer(vocabulary.INGRESS, instance="r")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 60, time.time_ns())
     run.route, run.dialect, run.mode, run.audio_s = "/api/generate", "mandarin", "fast", 5.0
@@ -47,7 +47,7 @@ def rounds() -> list[float]:
 
 
 def in_a_worker() -> list[float]:
-    """The same in a Ray worker of a private head."""
+    """Measure the same in a Ray worker of a private head."""
     loopback.keep()
     import ray
 

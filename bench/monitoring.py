@@ -3,21 +3,20 @@
 One graph (simulated engine, four stages of 20 ms, batching, so that the CPU is the limit) with Prometheus and
 Alertmanager beside it, and 16 clients in a closed loop. Monitoring is
 
-- `on`: the ingress tells its metrics of every request, Prometheus scrapes Ray's agent and Zipkin every 30 s and goes
-  through the project's rules, Alertmanager runs;
-- `off`: the ingress tells nothing (`metrics: false`), and both servers are stopped by a signal, as they stand.
+- `on`: the ingress records every request in its metrics, Prometheus scrapes Ray's agent and Zipkin every 30 s and
+  evaluates the project's rules, Alertmanager runs;
+- `off`: the ingress records nothing (`metrics: false`), and both servers are suspended by a signal.
 
-The two take turns, in random order within a pair and in the same processes, so that no mode has a favourite. After each
-switch come requests that count in no window: servers that wake up catch up first. A figure is the change against `off`
-within a pair, the mean over the pairs (of logarithms), with the 95 % interval of a bootstrap over the pairs.
+The two take turns, in random order within a pair and in the same processes, so that no mode has an advantage. The
+requests after each switch count in no window, because resumed servers first catch up. A figure is the change against
+`off` within a pair, the mean over the pairs (of logarithms), with the 95 % interval of a bootstrap over the pairs.
 
 CPU time is that of all of Ray's processes and of both servers; Zipkin and the client share the machine with them. The
-machine's speed wanders by more than what is looked for, so what can be told apart is accounted for by itself too: the
-servers' CPU time and what Ray's agent takes more (`accounted`, of a request's CPU time without monitoring); to that
-comes what the ingress takes to record a request (`python -m bench.metrics`). What
-stays in both modes is Ray's own: its agent is told all series of each process every 10 s, whether they change or not.
-At the end Prometheus must have counted exactly the requests that were made while monitoring was on, or the switch did
-not work.
+machine's speed varies by more than the effect, so the separable parts are also counted by themselves: the servers' CPU
+time and the additional time of Ray's agent (`accounted`, as a share of a request's CPU time without monitoring). The
+ingress's own time to record a request comes on top (`python -m bench.metrics`). Both modes include Ray's own work: its
+agent gets all series of each process every 10 s, even if they don't change. At the end Prometheus must have counted
+exactly the requests that were made while monitoring was on, or the switch did not work.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ class Bench:
         self.agents = [process for process in self.ray if "DashboardAgent" in " ".join(process.cmdline())]
         self.request = multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(5))
         self.mode = "on"
-        self.told = 0  #: requests that were made while monitoring was on
+        self.told = 0  #: number of requests made while monitoring was on
 
     def load(self, count: int) -> float:
-        """Requests a second."""
+        """Send `count` requests; returns requests a second."""
         began = time.monotonic()
         samples = asyncio.run(closed_loop("127.0.0.1", self.graph.port, self.request, clients=CLIENTS, count=count))
         took = time.monotonic() - began
@@ -77,14 +76,14 @@ class Bench:
         return count / took
 
     def switch(self, mode: str) -> None:
-        """Between two loads: no request is under way."""
+        """Switch monitoring between two loads, while no request is under way."""
         for process in self.servers:
             os.kill(process.pid, signal.SIGCONT if mode == "on" else signal.SIGSTOP)
         self.ingress.broadcast("reconfigure", {"metrics": mode == "on"}).results(timeout_s=20)
         self.mode = mode
 
     def window(self, mode: str, settle: int, count: int) -> dict[str, float]:
-        """Requests a second, and ms of CPU a request: of all, of the two servers, of Ray's agent, which is scraped."""
+        """Measure requests a second, and ms of CPU a request: of all, of the servers, and of Ray's scraped agent."""
         self.switch(mode)
         self.load(settle)
         ray, agents, servers = cpu_s(self.ray), cpu_s(self.agents), cpu_s(self.servers)
@@ -100,7 +99,7 @@ class Bench:
         }
 
     def check(self, within_s: float = 90.0) -> int:
-        """Return the count of Prometheus. Raises RuntimeError if it differs from what was sent."""
+        """Return the count of Prometheus. Raises RuntimeError if it differs from the number of requests sent."""
         self.switch("on")
         end, counted = time.monotonic() + within_s, 0
         while counted != self.told:
@@ -137,7 +136,7 @@ def of_pairs(found: list[dict[str, dict[str, float]]], figure: str) -> dict[str,
 
 
 def accounted(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Return the interval of what the servers and Ray's agent take more, as a share of a request's CPU time."""
+    """Return the interval of the additional CPU time of servers and Ray's agent, as a share of a request's."""
     return interval(
         [
             (
@@ -154,12 +153,12 @@ def accounted(found: list[dict[str, dict[str, float]]]) -> dict[str, float]:
 
 
 def with_batches(graph: PrivateGraph) -> None:
-    """The vocoder too: by the CPU's config it doesn't, and would be the limit in the CPU's place."""
+    """Let the vocoder batch, too: in the CPU's config it doesn't, and would be the limit instead of the CPU."""
     for deployment in graph.application.config["applications"][0]["deployments"]:
         if deployment["name"] == "vocoder-service":
             deployment["user_config"] = {"max_batch_size": 8, "batch_wait_ms": 0}
     graph.dashboard.deploy(Application(graph.application.config))
-    time.sleep(2)  # the controller looks round every half second
+    time.sleep(2)  # the controller checks every half second
     graph.dashboard.wait_until_running(graph.application.name, lambda text: None)
 
 

@@ -1,8 +1,8 @@
 """Measure the cost of the graph beside the models: `python -m bench.overhead`.
 
 A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of simulated compute, payloads of
-CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less what
-the four stages' spans say they computed. Beside it runs the floor: bare Ray Serve with as many hops and nothing in them
+CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less the
+compute time in the four stages' spans. Beside it runs the floor: bare Ray Serve with as many empty hops
 (`bench/bare_chain.py`), over Serve's gRPC, over Ray's actor calls, and over these with arrays in Ray's object store.
 Each figure is the median over the rounds; the client shares the machine.
 """
@@ -56,7 +56,7 @@ def computed_ms(trace: list[dict]) -> float:
 
 
 def measure(port: int, clients: int, count: int, traces: Traces | None, path: str = "/api/generate") -> dict:
-    """One row. Without traces, compute is what the bare chain was told to sleep."""
+    """Measure a row. Without traces, compute is the time that the bare chain sleeps."""
     request = multipart(f"127.0.0.1:{port}", {"text": "Hello there", "dialect": "en-US"}, clip(), path)
     began = time.monotonic()
     samples = asyncio.run(closed_loop("127.0.0.1", port, request, clients=clients, count=count))
@@ -94,7 +94,7 @@ def main() -> None:
         for name, path, sizes, by_reference in BARE
     ]
     ours = {"engine": "simulated", "engine_options": SIMULATED}
-    # Apart: fifteen more replicas beside the graph would take a fifth of a core from it, idle as they are.
+    # Separate runs: fifteen more idle replicas beside the graph would take a fifth of a core from it.
     with private_graph(ours, num_cpus=8, behind_haproxy=options.haproxy) as graph:
         rows = run(graph, options.rounds, {"graph": (Traces(graph.spans), "/api/generate")})
         if options.hold:

@@ -1,10 +1,10 @@
-"""Mandarin and Japanese, recognised again: character error rates of what the embedded engine says.
+"""Measure character error rates of the embedded engine's Mandarin and Japanese speech.
 
     python -m bench.recognised [--voices stock steered] [--sentences 50]
 
-Fifty varied sentences each, by a stock voice (no offset) and steered to the demo's clip, heard by a multilingual
-Whisper base (OpenAI, MIT) that two packages carry in halves. Mandarin is compared by its simplified characters,
-numbers written out; Japanese by its kana, as OpenJTalk reads both what was written and what was heard.
+Fifty varied sentences each, by a stock voice (no offset) and steered to the demo's clip, are transcribed by a
+multilingual Whisper base (OpenAI, MIT) that two packages carry in halves. Mandarin is compared by its simplified
+characters, numbers written out; Japanese by its kana, as OpenJTalk reads both the written and the transcribed text.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sentences(text: str) -> list[str]:
 
 @cache
 def _model():
-    """The halves joined, in a folder of its own for as long as the program runs."""
+    """Load the joined halves, from a folder of their own that exists as long as the program runs."""
     from faster_whisper import WhisperModel
 
     folder = Path(tempfile.mkdtemp(prefix="whisper-base-"))

@@ -1,4 +1,4 @@
-"""A whole request through the graph against the same engine called in one process: `python -m bench.served`.
+"""Compare a whole request through the graph with the same engine in one process: `python -m bench.served`.
 
 The embedded engine with `cluster/serve.cpu.yaml` on a private Ray head; a clip of about 5 s and a sentence of about
 5 s, one request at a time. The real-time factor is the time a client waits / seconds of speech it gets.

@@ -1,10 +1,10 @@
-"""Memory at full load, which must stay flat: `python -m bench.soak --minutes 30`.
+"""Measure memory at full load, which must stay flat: `python -m bench.soak --minutes 30`.
 
 A graph of its own (simulated engine without service times, so that the CPU is the limit), 16 clients, traces at the
 production ratio into a real Zipkin. Every ten seconds each replica's memory is read (USS: what would be free if it
 ended). The slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a
-request; a process is flat where its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with
-1 where one is not.
+request; a process is flat if its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with 1 if
+any is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLIENTS, AT_A_TIME, READ_EVERY_S, WARM_UP_SHARE = 16, 480, 10.0, 0.2
 
 
 def processes_of(graph: PrivateGraph) -> dict[str, psutil.Process]:
-    """By service name, and Serve's proxy; with a graph that doesn't scale, one replica each."""
+    """Find the processes by service name, and Serve's proxy; the graph doesn't scale, so each has one replica."""
     deployments = graph.dashboard.applications()[graph.application.name]["deployments"]
     found = {
         service: psutil.Process(replica["pid"])
@@ -44,7 +44,7 @@ def processes_of(graph: PrivateGraph) -> dict[str, psutil.Process]:
 
 
 def soak(graph: PrivateGraph, minutes: float) -> tuple[list[dict], int]:
-    """(readings: seconds, requests so far, bytes by process; requests in all)."""
+    """Run the load; returns readings (seconds, requests so far, bytes by process) and the number of requests."""
     found, readings, done, end = processes_of(graph), [], [0], threading.Event()
     began = time.monotonic()
 
@@ -75,7 +75,7 @@ def soak(graph: PrivateGraph, minutes: float) -> tuple[list[dict], int]:
 
 
 def verdict(readings: list[dict], name: str) -> dict:
-    """First and last quarter, slope, and whether it is flat, of the readings after the warm-up."""
+    """Evaluate the readings after the warm-up: first and last quarter, slope, and True if they are flat."""
     later = readings[int(len(readings) * WARM_UP_SHARE) :]
     quarter = max(1, len(later) // 4)
     first = statistics.median(row[name] for row in later[:quarter])

@@ -35,13 +35,13 @@ from cluster.storage import Storage, prepare
 from cluster.storage_elasticsearch import Server
 
 BATCH_TRACES = 100
-#: More than this, sent but not yet stored, could be dropped by a Zipkin whose storage is slower than the sender.
+#: If more than this is sent but not yet stored, a Zipkin with a storage slower than the sender could drop some.
 MOST_UNDER_WAY = 5_000
 INDEX = "zipkin-bench"
 
 
 class Feeder:
-    """Sends traces to a Zipkin no faster than it stores them."""
+    """A sender of traces that is no faster than Zipkin stores them."""
 
     def __init__(self, url: str, stored: Callable[[], int]) -> None:
         self.client = httpx.Client(base_url=url, timeout=60, trust_env=False)
@@ -49,7 +49,7 @@ class Feeder:
         self.spans = self.json_bytes = 0
 
     def feed(self, count: int) -> float:
-        """Seconds until `count` traces are stored."""
+        """Send `count` traces; returns the seconds until they are stored."""
         began = time.monotonic()
         start = time.time_ns() - 3_600 * 10**9
         for first in range(0, count, BATCH_TRACES):
@@ -77,7 +77,7 @@ class Feeder:
 
 
 def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> dict:
-    """Figures of one storage. Problem where it can't be had."""
+    """Measure the figures of a storage. Raises Problem if it is not available."""
     storage = Storage.of(kind, elasticsearch if kind == "elasticsearch" else None)
     databases: list[storage_mariadb.MariaDb] = []
     servers: list[zipkin.Zipkin] = []
@@ -119,7 +119,7 @@ def measure(kind: str, count: int, elasticsearch: str | None, folder: Path) -> d
 
 
 class Memory:
-    """Zipkin's own heap."""
+    """The storage in Zipkin's own heap."""
 
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
         jcmd = shutil.which("jcmd")
@@ -151,7 +151,7 @@ class Memory:
 
 
 class Tables:
-    """The files of a MariaDB that was started for this."""
+    """The storage in the files of a MariaDB that was started for this."""
 
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
         self._data = Path(databases[0].folder) / "data"
@@ -186,7 +186,7 @@ class Tables:
 
 
 class Indices:
-    """Indices of this measurement alone, in somebody's Elasticsearch or OpenSearch."""
+    """The storage in this measurement's own indices of an existing Elasticsearch or OpenSearch."""
 
     def __init__(self, server: zipkin.Zipkin, storage: Storage, databases: list) -> None:
         assert storage.url is not None, "Storage refuses Elasticsearch without an address"

@@ -2,7 +2,7 @@
 
     python -m bench.tracing [--json FILE]
 
-One request's trace here is what the graph makes: a root, four stages with about nine tags each, one engine phase.
+A request's trace here is like the graph's: a root, four stages with about nine tags each, one engine phase.
 Figures are CPU microseconds of the calling thread, the median of many rounds, with the 95th percentile beside it.
 """
 
@@ -52,7 +52,7 @@ ROOT_TAGS = {
 
 
 class Nowhere:
-    """A receiver that takes everything at once."""
+    """A receiver that takes all spans at once."""
 
     name = "nowhere"
 
@@ -71,7 +71,7 @@ def stage_span(tracer: Tracer, name: str, carrier) -> list[FinishedSpan]:
 
 
 def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[FinishedSpan]:
-    """Six spans: what one plain request makes over all its replicas."""
+    """Make the six spans of a plain request over all its replicas."""
     root = api.server("POST /api/generate", parent=None)
     spans = []
     for name, tracer in stages.items():
@@ -82,7 +82,7 @@ def whole_trace(api: Tracer, stages: dict[str, Tracer]) -> list[FinishedSpan]:
 
 
 def cost(work, rounds: int) -> dict[str, float]:
-    """CPU µs of one call of `work`."""
+    """Measure the CPU µs of a call of `work`."""
     for _ in range(rounds // 10 + 1):
         work()
     took = []

@@ -6,11 +6,11 @@ Three copies of one graph (simulated engine, four stages of 20 ms) and one real 
 - `tenth`: every request is recorded, 10 % are exported;
 - `all`: every request is recorded and exported.
 
-A machine's speed wanders within seconds by more than what is looked for, so the modes take turns as quickly as can be:
-request by request for the latency of a lone request, second by second (16 clients) for throughput and CPU time, in
-random order. After each round the modes move on to the next copy, by `user_config` and without a restart, so that no
-mode has a favourite process. A figure is the change against `off` within a turn: of the median latencies, or the mean
-over the turns (of logarithms); with the 95 % interval of a bootstrap over the turns.
+A machine's speed varies within seconds by more than the effect, so the modes take turns as quickly as possible: request
+by request for the latency of a lone request, second by second (16 clients) for throughput and CPU time, in random
+order. After each round the modes move on to the next copy, by `user_config` and without a restart, so that no mode
+profits from its process. A figure is the change against `off` within a turn: of the median latencies, or the mean over
+the turns (of logarithms); with the 95 % interval of a bootstrap over the turns.
 
 The vocoder batches, so that the CPU is the limit and not a simulated device. CPU time is that of all of Ray's
 processes, replicas and proxy among them; Zipkin and the client share the machine with them.
@@ -57,7 +57,7 @@ class Bench:
             )
             for entry in self.applications
         ]
-        self.place = dict.fromkeys(MODES, 0)  #: which copy is in which mode
+        self.place = dict.fromkeys(MODES, 0)  #: the copy of each mode
         self.kept: dict[str, list[bool]] = {}
 
     def load(self, mode: str, clients: int, count: int) -> list[Sample]:
@@ -71,7 +71,7 @@ class Bench:
         return samples
 
     def assign(self, first: int) -> None:
-        """Give each copy a mode, live, and every copy the requests that warm it up."""
+        """Give each copy a mode, without a restart, and send every copy requests that warm it up."""
         self.place = {mode: (first + number) % len(MODES) for number, mode in enumerate(MODES)}
         for mode, place in self.place.items():
             for deployment in self.applications[place]["deployments"]:
@@ -80,7 +80,7 @@ class Bench:
                 if deployment["name"] == "vocoder-service":
                     deployment["user_config"] = {"max_batch_size": 8, "batch_wait_ms": 0}
         self.graph.dashboard.deploy(Application(self.graph.application.config))
-        time.sleep(2)  # the controller looks round every half second; the shares that are kept prove that it has
+        time.sleep(2)  # the controller checks every half second; the shares of kept traces prove that it has
         for entry in self.applications:
             self.graph.dashboard.wait_until_running(entry["name"], lambda text: None)
         self.kept = {mode: [] for mode in MODES}
@@ -92,7 +92,7 @@ class Bench:
         return {mode: self.load(mode, 1, 1)[0].ms for mode in shuffled()}
 
     def full_load(self) -> dict[str, tuple[float, float]]:
-        """Requests a second, and milliseconds of CPU a request, by mode."""
+        """Measure requests a second, and milliseconds of CPU a request, by mode."""
         found = {}
         for mode in shuffled():
             used, began = cpu_s(self.ray), time.monotonic()
@@ -119,7 +119,7 @@ def cpu_s(found: list[psutil.Process]) -> float:
 
 
 def interval(turns: list[tuple[float, float]], change: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """`change` of pairs (turns, 2) over the second axis from the end, and its 95 % interval."""
+    """Compute `change` of pairs (turns, 2), over the second axis from the end, and its 95 % interval."""
     pairs = np.array(turns)
     draws = np.random.default_rng(0).integers(0, len(pairs), (4000, len(pairs)))
     low, high = np.percentile(change(pairs[draws]), [2.5, 97.5])

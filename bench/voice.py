@@ -1,18 +1,18 @@
-"""Does the served voice follow the reference, and can it be understood? Real speakers, sentences it never saw.
+"""Measure the likeness of the voice to its reference, and its intelligibility, on real speakers and unseen sentences.
 
     python -m bench.voice [--engine embedded] [--speakers 12] [--keep FOLDER]
 
-Half of the speakers are English, half German, so that the language of the reference differs from the one spoken. Each
-says three sentences through the engine's contract, with the checks an upload goes through. Compared with two fixed
-voices that don't follow anyone: the mean voice that the engine starts from, and the voice of the demo's clip.
+Half of the speakers are English, half German, so that the language of the reference differs from the spoken one. Each
+says three sentences through the engine's contract, with the checks of an upload. They are compared with two fixed
+voices that follow no reference: the mean voice that the engine starts from, and the voice of the demo's clip.
 
 - WER: Whisper tiny.en on the speech made.
 - DNSMOS: overall quality; mean and worst clip.
-- GE2E (what the engine steers by) and CAM++ (which had no part in it): cosine similarity to the own reference, and
-  how often that is the nearest of all references. The ceiling is one half of a reference against the other.
-- F0: how far, in semitones, the median pitch is from the reference's.
+- GE2E (which the engine steers by) and CAM++ (which had no part in it): cosine similarity to the own reference, and the
+  share of clips for which that is the nearest of all. The ceiling is one half of a reference against the other.
+- F0: the distance, in semitones, of the median pitch from the reference's.
 
-Exits with 1 where a target is missed. Needs requirements-test.txt and requirements-test-data.txt.
+Exits with 1 if a target is missed. Needs requirements-test.txt and requirements-test-data.txt.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SENTENCES = (
     "Several wizards watched the quick brown fox cross the frozen lake.",
 )
 DEMO_CLIP = Path(__file__).parents[1] / "cluster" / "assets" / "reference.flac"
-#: what must be reached: (name, at least or at most, value)
+#: the targets: (name, at least or at most, value)
 TARGETS = (
     ("WER", "<=", 0.10),
     ("DNSMOS mean", ">=", 3.2),
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def fixed_voices(studio: Studio, voices: dict[str, Voice]) -> dict[str, Voice]:
-    """Voices that follow nobody. The mean voice speaks at the median pitch of all references."""
+    """Make the voices that follow no reference. The mean voice speaks at the median pitch of all references."""
     pitch = np.median([voice.arrays["log_f0"] for voice in voices.values()], axis=0)
     demo = decode(DEMO_CLIP.read_bytes())
     return {
@@ -132,7 +132,7 @@ def fixed_voices(studio: Studio, voices: dict[str, Voice]) -> dict[str, Voice]:
 
 
 def measure_fixed(studio: Studio, voice: Voice, references: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean similarity of a fixed voice's sentences to all references."""
+    """Measure the mean similarity of a fixed voice's sentences to all references."""
     spoken = [studio.speak(voice, text) for text in SENTENCES]
     return {
         name: float(np.mean([listen(wave, studio.rate) @ references[name].T for wave in spoken]))
@@ -141,7 +141,7 @@ def measure_fixed(studio: Studio, voice: Voice, references: dict[str, np.ndarray
 
 
 def measure(studio: Studio, person: Recording, voice: Voice, text: str, keep: Path | None) -> dict:
-    """One sentence in one speaker's voice: what was heard, how it sounds, whom it sounds like."""
+    """Measure a sentence in a speaker's voice: recognised words, quality, and likeness to the references."""
     wave = studio.speak(voice, text)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def measure(studio: Studio, person: Recording, voice: Voice, text: str, keep: Pa
 
 
 def halves(person: Recording) -> dict[str, float]:
-    """Similarity of a recording's first half to its second: what the models give the same person at best."""
+    """Measure the similarity of a recording's first half to its second, the models' best for the same person."""
     middle = len(person.clip.samples) // 2
     parts = person.clip.samples[:middle], person.clip.samples[middle:]
     return {
@@ -179,7 +179,7 @@ def summary(
     fixed: dict[str, dict[str, float]],
     ceilings: list[dict[str, float]],
 ) -> dict:
-    """All figures; adds each clip's own similarities to it."""
+    """Compute all figures; adds to each clip its own similarities."""
     people = len(clips) // len(SENTENCES)
     report = {
         "figures": {

@@ -1,7 +1,7 @@
-"""Words that a full stop follows and a sentence goes on after, by language.
+"""Lists words with a full stop after which a sentence goes on, by language.
 
-A sentence that is not ended at `etc.` is only longer; one that is ended at `Dr.` has a pause in the middle of a name.
-So whatever is written with a full stop more often inside a sentence than at its end is on the list.
+A sentence that is not ended at `etc.` is only longer; a sentence that is ended at `Dr.` has a pause in a name. So the
+list holds every word that is written with a full stop more often inside a sentence than at its end.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def is_abbreviation(word: str, language: str, following: str) -> bool:
     """Return True if `word` and its full stop are inside a sentence.
 
     Args:
-        word: what stands before the full stop, without spaces: `Dr`, `U.S`, `Hauptstr`.
-        language: ISO 639-1; English where there is no list of its own.
+        word: the word before the full stop, without spaces: `Dr`, `U.S`, `Hauptstr`.
+        language: ISO 639-1; English is used for a language without a list.
         following: the next character that is written, or "".
     """
     lower = word.lower()

@@ -1,7 +1,7 @@
-"""A reference clip: decode once, refuse, resample.
+"""Decodes a reference clip once, checks it, and resamples it.
 
-`read` says what was heard, for the trace of a clip that may be refused; `checked` makes it a clip, or says what is
-wrong with it. Lengths are counted on what was decoded, and never taken from a header.
+`read` returns the decoded recording, for the trace of a clip that may be refused. `checked` makes it a clip, or raises
+an error with its fault. Lengths are counted on decoded samples, and never taken from a header.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from speech.errors import InvalidInput
 from speech.limits import CLIP_DURATION, CLIP_SECONDS, CLIP_SIZE, MAX_CLIP_BYTES, MIN_CLIP_RATE
 from speech.recording import Recording
 
-MIN_SPEECH_S = 1.0  #: less speech than this says too little about a voice
+MIN_SPEECH_S = 1.0  #: less speech than this is too little to know a voice by
 SILENCE_DBFS = -55.0  #: a frame below this level is silence, however quiet the rest of the clip is
 _FRAME_S = 0.02
-_CANCELLED = 0.05  #: of the energy that unrelated channels would leave in their mix
+_CANCELLED = 0.05  #: share of the energy that unrelated channels would leave in their mix
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ def read(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Recordi
         seconds: the shortest and the longest clip that is accepted; no more is kept.
 
     Raises:
-        InvalidInput (param `prompt_audio`): it is empty, too large, or can't be decoded (see `recording.read`).
+        InvalidInput: (param `prompt_audio`) it is empty, too large, or can't be decoded (see `recording.read`).
     """
     check_size(len(data))
     return recording.read(data, seconds[1])
 
 
 def checked(found: Recording, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
-    """The clip in a recording.
+    """Return the clip in a recording.
 
     Raises:
-        InvalidInput (param `prompt_audio`): it is below 16 kHz, truncated, shorter or longer than `seconds`, holds
-            what is no number, channels that cancel each other out, or too little speech.
+        InvalidInput: (param `prompt_audio`) it is below 16 kHz, truncated, shorter or longer than `seconds`, holds
+            NaN or infinity, channels that cancel each other out, or too little speech.
     """
     shortest, longest = seconds
     if found.rate < MIN_CLIP_RATE:
@@ -98,15 +98,15 @@ def checked(found: Recording, *, seconds: tuple[float, float] = CLIP_SECONDS) ->
 
 
 def decode(data: bytes, *, seconds: tuple[float, float] = CLIP_SECONDS) -> Clip:
-    """The clip in an upload: `read`, then `checked`, and what they raise."""
+    """Return the clip in an upload, by `read` and then `checked`; raises their errors."""
     return checked(read(data, seconds=seconds), seconds=seconds)
 
 
 def _cancels_out(samples: np.ndarray, mono: np.ndarray) -> bool:
     """Return True if the mix of (n, channels) holds much less than the channels do.
 
-    Channels that have nothing to do with each other, or of which one speaks alone, leave 1 / channels**2 of their
-    summed energy in the mix; equal ones leave more.
+    Unrelated channels, or a single channel with sound, leave 1 / channels**2 of their summed energy in the mix; equal
+    channels leave more.
     """
     channels = samples.shape[1]
     energy = float(np.square(samples, dtype=np.float32).sum(dtype=np.float64))
@@ -126,9 +126,9 @@ def check_size(size: int) -> None:
 
 
 def speech_seconds(mono: np.ndarray, rate: int) -> float:
-    """Seconds whose 20 ms frames lie above silence and within 35 dB of the clip's loud parts.
+    """Measure the seconds of 20 ms frames that lie above silence and within 35 dB of the clip's loud parts.
 
-    An energy measure: it tells sound from silence, not speech from music.
+    This measures energy: it tells sound from silence, not speech from music.
     """
     size = int(rate * _FRAME_S)
     frames = mono[: len(mono) // size * size].reshape(-1, size)
@@ -138,7 +138,7 @@ def speech_seconds(mono: np.ndarray, rate: int) -> float:
 
 
 def resampled(samples: np.ndarray, rate: int, targets: Iterable[int]) -> dict[int, np.ndarray]:
-    """Views of mono float32 `samples` at each target rate in Hz, each straight from the original (soxr, HQ)."""
+    """Resample mono float32 `samples` to each target rate in Hz, directly from the original (soxr, HQ)."""
     return {target: samples if target == rate else soxr.resample(samples, rate, target) for target in targets}
 
 

@@ -1,4 +1,4 @@
-"""A clip inside a request's JSON, as a data URL: `data:audio/wav;base64,UklGR…`.
+"""Decodes a clip inside a request's JSON, a data URL: `data:audio/wav;base64,UklGR…`.
 
 Nothing is ever fetched: a server that opens its callers' URLs would open them inside its own network.
 """

@@ -1,7 +1,7 @@
-"""Phones' and browsers' audio (m4a, mp4, webm, aac) and mp3, decoded by FFmpeg in a process beside this one.
+"""Decodes phones' and browsers' audio (m4a, mp4, webm, aac) and mp3 by FFmpeg in a process beside this one.
 
-One process serves all threads, a job at a time; it starts with the first job and leaves after a minute without any. A
-file that takes longer than `DEADLINE_S`, or more memory than the process may have, costs that process and not the
+A single process serves all threads, a job at a time. It starts with the first job and ends after a minute without any.
+A file that takes longer than `DEADLINE_S`, or more memory than the process may have, costs that process and not the
 replica: it is ended, and the next job starts another.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-DEADLINE_S = 8.0  #: a job's; 20 MB of anything that people record take a tenth of it
+DEADLINE_S = 8.0  #: deadline of a job; 20 MB of any usual recording take a tenth of it
 _PROGRAM = Path(__file__).with_name("decoder_process.py")
 
 
@@ -36,9 +36,9 @@ class Decoded:
     Attributes:
         samples: the first of them, float32 (n, channels) in ±1.
         rate: Hz.
-        frames: how many there are; with `whole` False, at least.
-        whole: whether the file was gone through to its end.
-        announced_s: how long the file says it is, in seconds; None where it says nothing.
+        frames: number of samples; a lower bound if `whole` is False.
+        whole: True if the file was read to its end.
+        announced_s: length in seconds by the file's header; None if it has none.
     """
 
     samples: np.ndarray
@@ -49,7 +49,7 @@ class Decoded:
 
 
 class Decoder:
-    """The process, and the lock that gives it one job at a time."""
+    """The decoding process, and the lock that gives it one job at a time."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.deadline_s = deadline_s
@@ -62,12 +62,12 @@ class Decoder:
         Args:
             data: the file.
             container: FFmpeg's name of the demuxer: `mov`, `matroska`, `mp3`, `aac` …; no other is tried.
-            keep_s: seconds of samples to hand back, and one sample more, at most.
-            keep_values: how many values (samples times channels) are handed back at most.
-            count_values: after how many values counting ends.
+            keep_s: the most seconds of samples to return; there may be one sample more.
+            keep_values: the most values (samples times channels) to return.
+            count_values: number of values after which counting ends.
 
         Raises:
-            DecoderFailed: nothing could be decoded, or not in the time and memory that there is.
+            DecoderFailed: nothing could be decoded, or not within the limits of time and memory.
         """
         job = {"size": len(data), "container": container, "keep_s": keep_s}
         job |= {"keep_values": keep_values, "count_values": count_values}
@@ -82,7 +82,7 @@ class Decoder:
                 except (OSError, ValueError) as error:
                     in_time = timer.is_alive()
                     self._end()
-                    if not (idle and in_time):  # one that was leaving for want of work says nothing of the file
+                    if not (idle and in_time):  # a process that ended for lack of work tells nothing about the file
                         raise DecoderFailed("killed") from error
                 else:
                     break
@@ -94,14 +94,14 @@ class Decoder:
         return Decoded(values, about["rate"], about["frames"], about["whole"], about["announced_s"])
 
     def close(self) -> None:
-        """End the process. Another job starts another."""
+        """End the process. The next job starts another."""
         with self._lock:
             self._end()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            # -I: neither the environment nor the working folder decides what is imported.
+            # -I: neither the environment nor the working folder can change the imports.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_PROGRAM)],
                 stdin=subprocess.PIPE,
@@ -119,7 +119,7 @@ class Decoder:
             try:
                 pipe.close()
             except OSError:
-                pass  # what it was still to be told, it need not know
+                pass  # its input was not flushed, and it is not needed any more
         process.wait()
 
 

@@ -1,11 +1,12 @@
-"""Decodes phones' and browsers' audio with FFmpeg, as a process of its own: run by `speech.decoder`, never imported.
+"""Decodes phones' and browsers' audio with FFmpeg, in a process that `speech.decoder` starts; it is never imported.
 
-A demuxer is a large parser that strangers feed. Here it can't take the replica along: the address space is limited, the
-caller ends the process at a deadline, and nothing of the project is loaded. It imports PyAV alone, so it starts fast.
+A demuxer is a large parser that reads untrusted files. Here it can't crash the replica: the address space is limited,
+the caller ends the process at a deadline, and no module of the project is loaded. It imports PyAV alone, so it starts
+fast.
 
 A job on standard input is a line of JSON (`size`, `container`, `keep_s`, `keep_values`, `count_values`) and the file;
-the answer on standard output is a line of JSON and interleaved float32 samples. It leaves when its input ends, or after
-a minute without a job.
+the answer on standard output is a line of JSON and interleaved float32 samples. The process ends when its input ends,
+or after a minute without a job.
 """
 
 import io
@@ -18,18 +19,18 @@ from typing import Any
 MEMORY = 1 << 30  #: bytes of address space; FFmpeg's libraries alone take a fifth of it
 IDLE_S = 60.0
 STREAMS = 16  #: more than any recorder writes; each costs memory before its first packet
-READS = 40  #: times the file may be read over: indexes at the end need a few, a loop in an index more
+READS = 40  #: times that the file may be read over: indexes at the end need a few, a loop in an index more
 CODECS = frozenset(
     ("aac", "aac_latm", "alac", "flac", "mp3", "mp3float", "mp2", "mp2float", "opus", "libopus", "vorbis")
 )
 
 
 class Refused(Exception):
-    """The file can't be decoded here; the first argument says why, in one word."""
+    """The error of a file that can't be decoded; the first argument is the reason, in one word."""
 
 
 class File(io.BytesIO):
-    """The file, and a limit on how often it is gone through: a loop in an index would otherwise never end."""
+    """The file, with a limit on how often it is read over: a loop in an index would otherwise never end."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -47,7 +48,7 @@ def decode(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]
     import av
 
     try:
-        # No other file is opened on a file's behalf: references to files are off in mov, and no protocol is allowed.
+        # A file can't make FFmpeg open another: references to files are off in mov, and no protocol is allowed.
         options = {"max_streams": str(STREAMS), "protocol_whitelist": "pipe", "probesize": "1000000"}
         container = av.open(File(data), format=job["container"], options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -87,7 +88,7 @@ def _samples(av: Any, container: Any, stream: Any, job: dict[str, Any]) -> tuple
                 for plain in resampler.resample(frame):
                     kept += bytes(plain.planes[0])[: min(plain.samples, room) * 4 * channels]
     except (av.FFmpegError, OSError):
-        pass  # what was heard up to the damage is what counts; the caller judges whether that is enough
+        pass  # samples up to the damage count; the caller decides if they are enough
     if not frames:
         raise Refused("no_frames")
     announced = stream.duration and float(stream.duration * stream.time_base)
@@ -101,7 +102,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     import av
 
-    av.logging.set_level(None)  # damaged files are our callers' everyday, and none of it for the log
+    av.logging.set_level(None)  # damaged files are usual in uploads and don't belong in the log
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while select.select([source], [], [], IDLE_S)[0] and (line := source.readline()):
         job = json.loads(line)

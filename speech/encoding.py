@@ -1,8 +1,8 @@
-"""Speech as a file of the format that was asked for, whole or as it grows.
+"""Encodes speech as a file of the requested format, whole or as it grows.
 
-`encode` writes a file with a complete header. An `Encoder` hands out the same audio piece by piece: it never goes back
-to a header that it has given away, so lengths that a header would have are left open (see `FORMATS`), and what has been
-handed out so far always plays. Formats other than wav and pcm are FFmpeg's (PyAV), with muxers writing into memory.
+`encode` writes a file with a complete header. An `Encoder` gives out the same audio piece by piece. It never goes back
+to a header that it has given out, so lengths in the header are left open (see `FORMATS`), and the bytes given out so
+far always play. Formats other than wav and pcm are FFmpeg's (PyAV), with muxers writing into memory.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ _ANY_RATE: tuple[int, ...] = ()
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _AAC_RATES = (*_MP3_RATES, 64_000, 88_200, 96_000)
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-#: What a length is set to that nobody knows yet. FFmpeg writes it to a pipe, players read on to the end of the stream,
-#: and `speech.audio.decode` takes it too. 0 would be an empty file to some.
+#: The value of a length that is not known yet. FFmpeg writes it to a pipe, players read on to the end of the stream,
+#: and `speech.audio.decode` takes it too. Some players would take 0 for an empty file.
 _UNKNOWN_SIZE = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format of `FORMATS`."""
+    """A format of `FORMATS`."""
 
     name: str  #: as requested: `mp3`
     media_type: str  #: for `Content-Type`
     extension: str  #: of a file name, without the dot
-    #: Seconds by which what can be decoded is behind what was added, at most: the codec's look-ahead, a frame that is
-    #: not full, a resampler, and for opus a page of Ogg. `finish` brings the rest.
+    #: The most seconds by which decodable audio lags behind added audio: the codec's look-ahead, a frame that is not
+    #: full, a resampler, and for opus a page of Ogg. `finish` brings the rest.
     delay_s: float = 0.0
     codec: str = ""  #: FFmpeg's encoder; none for wav and pcm
     container: str = ""  #: FFmpeg's muxer
     samples: str = ""  #: FFmpeg's sample format
-    bit_rate: int | None = None  #: bits a second; None where the format loses nothing
-    rates: tuple[int, ...] = _ANY_RATE  #: Hz it can hold; other audio is resampled to the next one above
+    bit_rate: int | None = None  #: bits a second; None if the format is lossless
+    rates: tuple[int, ...] = _ANY_RATE  #: Hz that it can hold; other audio is resampled to the next one above
     codec_options: Mapping[str, str] = field(default_factory=dict)
-    stream_options: Mapping[str, str] = field(default_factory=dict)  #: of the muxer where it can't go back
+    stream_options: Mapping[str, str] = field(default_factory=dict)  #: options of the muxer if it can't go back
 
     def rate(self, rate: int) -> int:
-        """Hz at which audio of `rate` Hz is written."""
+        """Return the rate in Hz at which audio of `rate` Hz is written."""
         if not self.rates or rate in self.rates:
             return rate
         return min((held for held in self.rates if held > rate), default=self.rates[-1])
 
 
 #: By the name that clients send. Bit rates are for one voice of 24 kHz: mp3 and aac at 64 kbit/s, opus at 32 kbit/s
-#: (RFC 6716, 2.1.1: 28 to 40 for full-band speech). A stream of mp3, and aac always, has no place to say how many
-#: samples the codec puts in front (mp3 1,105, aac 1,024), so a player plays them; a whole mp3 has, and so has opus.
+#: (RFC 6716, 2.1.1: 28 to 40 for full-band speech). A stream of mp3, and aac always, has no field for the number of
+#: samples that the codec puts in front (mp3 1,105, aac 1,024), so a player plays them. A whole mp3 and opus have one.
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         entry.name: entry
@@ -97,7 +97,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 
 def format_named(name: str) -> Format:
-    """The format called `name`. Raises InvalidInput (param `response_format`) for any other name."""
+    """Return the format called `name`. Raises InvalidInput (param `response_format`) for any other name."""
     found = FORMATS.get(name)
     if found is None:
         raise InvalidInput(
@@ -109,9 +109,11 @@ def format_named(name: str) -> Format:
 
 
 def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
-    """A whole file of mono float32 `samples` (n,) in ±1 at `rate` Hz; louder samples are clipped.
+    """Encode mono float32 `samples` (n,) in ±1 at `rate` Hz as a whole file; louder samples are clipped.
 
-    Raises InvalidInput for an unknown format, ValueError for samples that are not numbers.
+    Raises:
+        InvalidInput: the format is unknown.
+        ValueError: a sample is NaN or infinite.
     """
     found, samples = format_named(format), checked(samples)
     if found.name == "wav":
@@ -129,12 +131,13 @@ def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
 
 
 class Encoder:
-    """A file that is handed out while it grows: what `add` returned and then `finish`, put together, is the file.
+    """A file that is given out while it grows: the results of `add` and then `finish`, put together, are the file.
 
-    Not for use by two threads at a time; encoders share nothing with each other. An encoder that is given up halfway
-    frees what it holds at `close`, at the end of a `with` block, or with its last reference.
+    Two threads must not use it at a time; encoders share nothing with each other. An unfinished encoder frees its
+    memory at `close`, at the end of a `with` block, or with its last reference.
 
-    Raises InvalidInput for an unknown format.
+    Raises:
+        InvalidInput: the format is unknown.
     """
 
     _codec: _Codec | None = None
@@ -149,10 +152,11 @@ class Encoder:
             self._pipe.write(_endless_wav_header(rate))
 
     def add(self, samples: np.ndarray) -> bytes:
-        """The next bytes of the file, maybe none, after mono float32 `samples` (n,) in ±1; louder ones are clipped.
+        """Add mono float32 `samples` (n,) in ±1 and return the file's next bytes, maybe none; louder ones are clipped.
 
-        Raises ValueError for samples that are not numbers (a defect of the engine's, which silence would hide), and
-        after `finish`.
+        Raises:
+            ValueError: a sample is NaN or infinite (a defect of the engine, which silence would hide), or the file is
+                finished.
         """
         if self._finished:
             raise ValueError("the file is finished")
@@ -164,7 +168,7 @@ class Encoder:
         return self._pipe.taken()
 
     def finish(self) -> bytes:
-        """The last bytes of the file; none, when asked again."""
+        """Return the last bytes of the file; none on a second call."""
         if self._codec and not self._finished:
             self._codec.finish()
         self.close()
@@ -176,8 +180,8 @@ class Encoder:
             self._codec.close()
 
     def __del__(self) -> None:
-        # PyAV's container and its streams refer to each other, and would wait for the garbage collector with megabytes
-        # that it knows nothing of.
+        # PyAV's container and its streams refer to each other: they would keep megabytes, which the garbage collector
+        # does not see, until it runs.
         self.close()
 
     def __enter__(self) -> Encoder:
@@ -188,7 +192,7 @@ class Encoder:
 
 
 def checked(samples: np.ndarray) -> np.ndarray:
-    """The samples as float32 (n,). Raises ValueError for another shape and for values that are not finite."""
+    """Return the samples as float32 (n,). Raises ValueError for another shape and for values that are not finite."""
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim != 1:
         raise ValueError(f"samples must be mono of shape (n,), not {samples.shape}")
@@ -217,7 +221,7 @@ def _endless_wav_header(rate: int) -> bytes:
 
 
 class _Pipe:
-    """Keeps what is written until it is taken. It has no `seek`, so a muxer knows that it can't go back."""
+    """A buffer that keeps written bytes until they are taken. It has no `seek`, so a muxer can't go back."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -233,13 +237,13 @@ class _Pipe:
 
 
 class _Codec:
-    """FFmpeg's encoder and muxer, writing to `sink` as soon as a frame is full."""
+    """FFmpeg's encoder and muxer, which write to `sink` as soon as a frame is full."""
 
     def __init__(self, format: Format, rate: int, sink: io.BytesIO | _Pipe, options: Mapping[str, str]) -> None:
         self._rate = format.rate(rate)
         self._resampler = soxr.ResampleStream(rate, self._rate, 1, dtype="float32") if self._rate != rate else None
         self._format = format
-        # bitexact: the same samples give the same bytes, where Ogg would draw a serial number.
+        # bitexact: the same samples give the same bytes; without it Ogg would draw a serial number.
         self._container = av.open(
             sink,
             "w",
@@ -264,7 +268,7 @@ class _Codec:
         if self._resampler:
             self._encode(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         if self._format.bit_rate and not self._added:
-            self._encode(np.zeros(1, np.float32))  # without a frame the file is none that a player opens
+            self._encode(np.zeros(1, np.float32))  # without a frame no player would open the file
         self._container.mux(self._stream.encode(None))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 #: Values of Retry-After in seconds. A stopping replica has a successor already; a lost one is replaced in some seconds.
 RETRY_AFTER_SUCCESSOR_S = 1.0
-RETRY_AFTER_PLACE_S = 1.0  # a request of the caller's ends: when can't be known
+RETRY_AFTER_PLACE_S = 1.0  # the end of another request of the caller frees the place; its time is unknown
 RETRY_AFTER_CONTENTION_S = 2.0
 RETRY_AFTER_RESTART_S = 5.0
 
@@ -28,8 +28,8 @@ class SpeechError(Exception):
         param: the request field that caused it (`"text"`, `"prompt_audio"` …), or None.
         code: a finer, machine-readable reason below `type` (`"sample_rate_too_low"`), or None.
         retry_after_s: seconds after which a retry makes sense; becomes the `Retry-After` header.
-        service: name of the service that failed (`"tts-service"`), or None where no service of ours is at fault;
-            becomes the `X-Error-Service` header.
+        service: name of the service that failed (`"tts-service"`), or None if no service of ours is at fault; becomes
+            the `X-Error-Service` header.
     """
 
     type: ClassVar[str] = "internal"
@@ -56,7 +56,7 @@ class SpeechError(Exception):
         return _rebuild, (self.__class__, self.message, self.param, self.code, self.retry_after_s, self.service)
 
     def headers(self) -> dict[str, str]:
-        """Return `Retry-After` in whole seconds and `X-Error-Service`, each where there is one."""
+        """Return `Retry-After` in whole seconds and `X-Error-Service`, each if it is set."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
         return headers if self.service is None else {**headers, SERVICE_HEADER: self.service}
 
@@ -197,7 +197,7 @@ class Cancelled(SpeechError):
 
 
 def internal_error(service: str | None = None) -> InternalError:
-    """Return the one answer to a defect of ours. `service` is the stage that failed, None the ingress itself."""
+    """Return the answer to a defect of ours. `service` is the stage that failed, None the ingress itself."""
     return InternalError(
         f"{service or 'The service'} failed in a way it should not have; its log says where, under this trace's id.",
         service=service,
@@ -210,7 +210,7 @@ def path_not_found() -> NotFound:
 
 
 def stage_unavailable(service: str) -> StageUnavailable:
-    """Return the answer where a stage's replicas are gone and Serve starts new ones."""
+    """Return the answer while a stage's replicas are gone and Serve starts new ones."""
     return StageUnavailable(
         f"{service} is not available; it is being restarted, try again shortly.",
         retry_after_s=RETRY_AFTER_RESTART_S,

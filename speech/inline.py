@@ -1,8 +1,7 @@
-"""Marks in a text for a sound or a manner, which are never torn apart.
+"""Finds marks in a text for a sound or a manner, which a cut must not divide.
 
-Tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`,
-`read[R][EH1][D]`), as both engines know them. What a bracket means, and whether it may be there at all, is the engine's
-to say.
+They are tags (`[breath]`, `<strong>…</strong>`) and pronunciations with the word they belong to (`爱好[h][ào]`,
+`read[R][EH1][D]`), as both engines know them. The engine decides the meaning of a bracket, and if it is allowed.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ _SOUND = re.compile(r"\[(?:[a-z_-]{5,}|sigh|mn)\]")
 
 
 def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
-    """The [start, end) that a piece of at most `limit` characters must not be cut inside of.
+    """List the spans [start, end) in which a piece of at most `limit` characters must not be cut.
 
-    A pair of tags, or a row of pronunciations, that is longer than `limit` can't be kept together: then it is only
-    each tag, each syllable and each bracket.
+    A pair of tags, or a row of pronunciations, that is longer than `limit` can't be kept together: then each tag, each
+    syllable and each bracket is a span.
     """
     spans = [match.span() for match in (*_TAG.finditer(text), *_PAIR.finditer(text))]
     for run in _RUN.finditer(text):
@@ -32,7 +31,7 @@ def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
 
 
 def speakable(text: str) -> list[bool]:
-    """For each character, whether it is one that an engine would say: letters and digits, outside of tags."""
+    """Return True for each character that an engine would say: letters and digits outside of tags."""
     said = [char.isalnum() for char in text]
     for pattern in (_TAG, _SOUND):
         for match in pattern.finditer(text):

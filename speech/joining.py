@@ -1,7 +1,7 @@
-"""Pieces of speech put together: silence at their edges made even, pauses between them, and no clicks.
+"""Joins pieces of speech with even silence at their edges, with pauses between them, and without clicks.
 
 A piece keeps `EDGE_S` of the silence at either end, so that no soft onset is cut, and 5 ms of it are faded, so that no
-seam has a step. Between two pieces there is a pause of a length that is chosen, whatever silence came with them.
+seam has a step. The pause between two pieces has a chosen length, whatever silence came with them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 #: Within 13 s of CosyVoice's longer example recording the reader pauses for 0.10, 0.19, 0.43, 0.53 and 1.01 s.
 SENTENCE_PAUSE_S = 0.45
 CLAUSE_PAUSE_S = 0.2
-WORD_PAUSE_S = 0.08  #: where a sentence had to be cut between words
-EDGE_S = 0.06  #: of a piece's own silence that is left before and after its speech
+WORD_PAUSE_S = 0.08  #: pause if a sentence had to be cut between words
+EDGE_S = 0.06  #: a piece's own silence that stays before and after its speech
 SILENCE_DBFS = -50.0  #: a frame whose mean power is below this is silence
 _FRAME_S = 0.01
 _FADE_S = 0.005
@@ -26,7 +26,7 @@ _TAGS_AT_END = re.compile(r"(?:\s*(?:\[[^\[\]]*\]|</?\w+>))+$")
 
 
 def pause_after(text: str) -> float:
-    """Seconds of silence that belong behind a piece of text, by how it ends."""
+    """Return the seconds of silence after a piece of text, by its last sign."""
     text = _TAGS_AT_END.sub("", text.rstrip())
     if _SENTENCE_END.search(text):
         return SENTENCE_PAUSE_S
@@ -34,14 +34,14 @@ def pause_after(text: str) -> float:
 
 
 class Joiner:
-    """Pieces in, whole or in parts; samples out that are final.
+    """A joiner that takes pieces, whole or in parts, and gives out final samples.
 
-    What is between the first sound of a piece and its last comes out as it went in, but for the fade where a piece has
+    The samples between the first and the last sound of a piece come out unchanged, except for the fade if a piece has
     sound right at its edge. A piece without any sound leaves nothing, not even its pause.
 
     Args:
         rate: Hz, of all pieces.
-        pause_s: seconds from the last sound of a piece to the first of the next, where `add` is not told otherwise.
+        pause_s: seconds from the last sound of a piece to the first of the next, unless `add` gets another value.
     """
 
     def __init__(self, rate: int, pause_s: float = SENTENCE_PAUSE_S) -> None:
@@ -57,12 +57,12 @@ class Joiner:
         self._begin()
 
     def add(self, samples: np.ndarray, pause_s: float | None = None, *, last: bool = True) -> np.ndarray:
-        """Add mono float32 `samples` (n,); return what is ready, float32 (m,).
+        """Add mono float32 `samples` (n,) and return the samples that are final, float32 (m,).
 
         Args:
             samples: a piece, or a part of one.
-            pause_s: seconds of silence behind this piece; the one given with its last part counts.
-            last: False where more of the same piece follows.
+            pause_s: seconds of silence after this piece; the value given with its last part counts.
+            last: False if more of the same piece follows.
         """
         self._held = np.concatenate([self._held, np.asarray(samples, np.float32)])
         pause = self._begun(last)
@@ -72,17 +72,17 @@ class Joiner:
         return np.concatenate([pause, rest])
 
     def finish(self) -> np.ndarray:
-        """The rest of a piece whose last part never came; nothing where all pieces are complete."""
+        """Return the rest of a piece whose last part never came; nothing if all pieces are complete."""
         return self.add(np.zeros(0, np.float32))
 
     def _begin(self) -> None:
-        self._held = np.zeros(0, np.float32)  # of the piece, what is not given out
-        self._heard = 0  # how many of them have been listened to
-        self._sound_end = 0  # behind the last of them that belongs to a sound
+        self._held = np.zeros(0, np.float32)  # samples of the piece that are not given out
+        self._heard = 0  # number of them that were analysed
+        self._sound_end = 0  # end of the last sound among them
         self._sounding = False
 
     def _begun(self, whole: bool) -> np.ndarray:
-        """Listens to what is new. At the piece's first sound: the silence before it."""
+        """Analyse new samples. At the piece's first sound, return the silence before it."""
         end = len(self._held) if whole else self._heard + (len(self._held) - self._heard) // self._frame * self._frame
         starts = np.arange(self._heard, end, self._frame)
         if len(starts):
@@ -104,7 +104,7 @@ class Joiner:
         return np.zeros(max(0, (self._owed or 0) - min(lead, int(loud[0]))), np.float32)
 
     def _ended(self, pause: int) -> np.ndarray:
-        """The rest of the piece, with as much of the silence after it as its pause has room for."""
+        """Return the rest of the piece, with as much of the silence after it as its pause has room for."""
         rest = np.zeros(0, np.float32)
         if self._sounding:
             tail = min(self._edge, pause // 2, len(self._held) - self._sound_end)
@@ -115,7 +115,7 @@ class Joiner:
         return rest
 
     def _taken(self, count: int) -> np.ndarray:
-        """The first `count` of what is held, given out."""
+        """Give out the first `count` of the held samples."""
         count = max(0, count)
         taken, self._held = self._held[:count], self._held[count:]
         self._heard -= count
@@ -128,6 +128,6 @@ class Joiner:
 
 
 def join(pieces: Iterable[np.ndarray], rate: int, pause_s: float = SENTENCE_PAUSE_S) -> np.ndarray:
-    """All pieces, mono float32 (n,) at `rate` Hz, as one float32 (m,)."""
+    """Join all pieces, mono float32 (n,) at `rate` Hz, into one float32 (m,)."""
     joiner = Joiner(rate, pause_s)
     return np.concatenate([*map(joiner.add, pieces), joiner.finish()])

@@ -1,4 +1,4 @@
-"""The limits of a request, each once: lengths of texts, the clip's size and duration.
+"""The limits of a request are defined here: lengths of texts, the clip's size and duration.
 
 Checks, error messages, OpenAPI, the engines' defaults and the command line read them here.
 """

@@ -1,4 +1,4 @@
-"""Finished audio as numbers and as bytes: float32 in ±1, int16, a WAV file."""
+"""Converts finished audio between numbers and bytes: float32 in ±1, int16, a WAV file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ _FULL_SCALE = 32768
 
 
 def to_pcm(samples: np.ndarray) -> np.ndarray:
-    """Mono float32 (n,) in ±1 as int16 (n,); what is beyond ±1 is clipped. ValueError where a sample is no number.
+    """Convert mono float32 (n,) in ±1 to int16 (n,); samples beyond ±1 are clipped.
 
-    Scaled by 2**15 and rounded to the nearest (libsndfile rounds down, which adds half a step of offset).
+    It scales by 2**15 and rounds to the nearest (libsndfile rounds down, which adds half a step of offset).
+
+    Raises:
+        ValueError: a sample is NaN or infinite.
     """
     if not np.isfinite(samples).all():
         raise ValueError("the audio has samples that are no numbers")
@@ -23,17 +26,17 @@ def to_pcm(samples: np.ndarray) -> np.ndarray:
 
 
 def from_pcm(pcm: np.ndarray) -> np.ndarray:
-    """int16 (n,) as float32 (n,) in ±1; `to_pcm` of it gives the same int16 again."""
+    """Convert int16 (n,) to float32 (n,) in ±1; `to_pcm` of it gives the same int16 again."""
     return pcm.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 def wav(pcm: np.ndarray, rate: int) -> bytes:
-    """int16 (n,) at `rate` Hz as a WAV file."""
+    """Make a WAV file of int16 (n,) at `rate` Hz."""
     file = io.BytesIO()
     soundfile.write(file, pcm, rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
 def to_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Mono float32 (n,) in ±1 as a 16-bit PCM WAV file."""
+    """Make a 16-bit PCM WAV file of mono float32 (n,) in ±1."""
     return wav(to_pcm(samples), rate)

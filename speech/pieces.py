@@ -1,7 +1,7 @@
-"""A long text as pieces, each short enough to be said by itself.
+"""Cuts a long text into pieces, each short enough to be said by itself.
 
-Of all ways to cut a text the best is taken: cut behind sentences; where a sentence is too long, behind clauses; else
-between words; else between characters. Never inside of what `speech.inline` keeps together.
+Of all ways to cut a text the best is taken: after sentences; if a sentence is too long, after clauses; else between
+words; else between characters. Spans that `speech.inline` keeps together are never cut.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 def pieces(text: str, language: str, limit: int = MAX_TEXT, *, join: bool = True) -> list[str]:
-    """The pieces of `text` in order; put together they are the text, but for the white space where it was cut.
+    """Cut `text` into pieces, in order; put together they are the text, except for the white space at the cuts.
 
     Args:
         text: as `speech.text.check_long_text` left it.
         language: ISO 639-1, that of the requested dialect.
-        limit: characters, at least 40; no piece is longer.
+        limit: the most characters of a piece, at least 40.
         join: True for the fewest pieces, of about the same length. False for a piece for each sentence, so that the
             first comes early; only one or two words by themselves are said with a neighbour, unless they come first.
 
-    Signs and tags without a word are said with a neighbour, as an engine refuses them alone. Where none has room for
-    them, as in a row of signs longer than `limit`, they are left out; a text of nothing else is the engine's to refuse.
+    Signs and tags without a word are said with a neighbour, because an engine refuses them alone. If no neighbour has
+    room for them, as in a row of signs longer than `limit`, they are left out. The engine refuses a text of signs only.
     """
     if limit < SHORTEST_LIMIT:
         raise ValueError(f"limit must be at least {SHORTEST_LIMIT}, not {limit}")
     cut: list[tuple[str, bool]] = []
-    # Where signs or tags are left alone, their neighbours are cut where else there was no need to.
+    # If signs or tags are left alone, their neighbours are cut at further places.
     for finest in (Border.CLAUSE, Border.SPACE, Border.CHARACTER) if text.strip() else ():
         cut = _Cutter(text.strip(), language, limit, join, finest).cut()
         if all(said for _, said in cut):
@@ -61,9 +61,9 @@ class _Cutter:
         self._sentences = sorted(at for at, border in self._borders.items() if border is Border.SENTENCE)
 
     def cut(self) -> list[tuple[str, bool]]:
-        """The pieces, each with whether anything in it can be said: the cheapest way from the start to the end."""
+        """Find the cheapest way to cut the text; returns each piece and True if anything in it can be said."""
         places = [0, *sorted(self._borders), len(self._text)]
-        best = [(0, 0)]  # up to each place: what the best way costs, and the place before on it
+        best = [(0, 0)]  # for each place: the cost of the best way there, and the previous place on it
         for end in range(1, len(places)):
             ways = []
             for start in range(end - 1, -1, -1):
@@ -84,7 +84,7 @@ class _Cutter:
         return self._said[end] > self._said[start]
 
     def _cost(self, start: int, end: int, size: int) -> int:
-        """Return the cost of a piece: digits of one number, the worst fault first, so that sums compare likewise."""
+        """Return the cost of a piece: faults are digits of a number, the worst first, so that sums compare likewise."""
         border = self._borders.get(end)
         inside = bisect_left(self._sentences, end) - bisect_left(self._sentences, start + 1)
         cost = int(not self._speaks(start, end))
@@ -94,7 +94,7 @@ class _Cutter:
             border is Border.SPACE,
             self._tiny(start, end, size),
             border is Border.CLAUSE,
-            # A second sentence in the first piece is what makes a listener wait.
+            # A second sentence in the first piece would make a listener wait.
             1 if self._join else inside * (2 if start == 0 else 1),
         ):
             cost = cost * self._base + fault
@@ -123,7 +123,7 @@ def _places(text: str, language: str, limit: int, finest: Border) -> dict[int, B
 
 
 def _thinned(places: list[int], limit: int) -> list[int]:
-    """About twenty for each piece, without the first and the last; those on both sides of a gap all stay."""
+    """Thin out to about twenty places a piece, without the first and the last; those on both sides of a gap stay."""
     kept = places[:1]
     for before, at, after in zip(places, places[1:], places[2:], strict=False):
         if at - kept[-1] >= limit // 20 or at - before > 1 or after - at > 1:

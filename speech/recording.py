@@ -1,11 +1,11 @@
-"""Recordings, decoded and counted: no length in a header is believed.
+"""Decodes recordings and counts their samples: no length in a header is trusted.
 
     recording = read(data, longest_s=15.0)
     recording.rate, recording.seconds
 
-libsndfile reads wav (and aiff, caf, au) here. What is compressed (flac, ogg, mp3, m4a, mp4, webm, aac), whose parsers
-are larger and whose lengths are guesses, goes to a process beside this one (`speech.decoder`). Either way no more is
-kept than a valid clip has, so a few bytes that unfold into hours cost little.
+libsndfile reads wav (and aiff, caf, au) here. Compressed formats (flac, ogg, mp3, m4a, mp4, webm, aac) have larger
+parsers and guessed lengths, so they go to a process beside this one (`speech.decoder`). Either way no more is kept than
+a valid clip has, so a few bytes that unfold into hours cost little.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from speech.limits import CLIP_FORMATS, MAX_CLIP_BYTES
 
 MAX_RATE = 384_000
 MAX_CHANNELS = 8
-_COUNTED = 30_000_000  #: values (samples times channels) after which nobody needs to know how many more there are
-_DEADLINE_S = 8.0  #: of libsndfile; 20 MB of anything that people record take a twentieth of it
-#: Less than this may be missing behind what was read: a cut last packet, or a last frame of FLAC that lost a byte.
+_COUNTED = 30_000_000  #: values (samples times channels) after which counting ends: the exact number is not needed
+_DEADLINE_S = 8.0  #: deadline of libsndfile; 20 MB of any usual recording take a twentieth of it
+#: Less than this may be missing at the end: a cut last packet, or a last frame of FLAC that lost a byte.
 _MISSING_S, _MISSING_SHARE = 0.5, 0.05
 _FIRST = {b"\x1aE\xdf\xa3": "matroska", b"fLaC": "flac", b"OggS": "ogg"}
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
-_ANNOUNCE = ("mov", "flac")  #: those that say how long they are; for others FFmpeg makes an estimate
+_ANNOUNCE = ("mov", "flac")  #: containers that hold their length; for others FFmpeg makes an estimate
 _UNKNOWN_S = 1e8
-_UNKNOWN = 2**40  #: samples; libsndfile says more where a container doesn't tell
+_UNKNOWN = 2**40  #: samples; libsndfile returns more if a container doesn't hold its length
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "ULAW": 8, "ALAW": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64}
-#: What FFmpeg is asked to read where libsndfile can't (mp3 in a WAV file, AAC in caf), by how a file begins.
+#: FFmpeg's container for files that libsndfile can't read (mp3 in a WAV file, AAC in caf), by a file's first bytes.
 _SECOND = {b"RIFF": "wav", b"caff": "caf", b"FORM": "aiff"}
 
 
@@ -43,11 +43,11 @@ class Recording:
     """A file's audio.
 
     Attributes:
-        samples: the first of them, float32 (n, channels) in ±1: at most the seconds asked for and one sample.
+        samples: the first of them, float32 (n, channels) in ±1: at most the requested seconds and one sample.
         rate: Hz.
         format: the container, lower case: wav, flac, ogg, mp3, m4a, webm …
-        frames: how many samples a channel has, counted; at least, where there are very many.
-        cut: whether more than a little is missing of what the file says it holds.
+        frames: the counted samples of a channel; a lower bound if there are very many.
+        cut: True if more than a little is missing of the length in the file's header.
     """
 
     samples: np.ndarray
@@ -66,15 +66,15 @@ class Recording:
 
 
 def read(data: bytes, longest_s: float) -> Recording:
-    """Decode a file, and count what it holds.
+    """Decode a file, and count its samples.
 
     Args:
         data: the file, of at most MAX_CLIP_BYTES.
-        longest_s: how many seconds of samples are kept.
+        longest_s: the most seconds of samples that are kept.
 
     Raises:
-        InvalidInput (param `prompt_audio`): `not_audio`, `no_sound_track`, `codec_unsupported`,
-            `format_out_of_range`, `clip_truncated` where nothing is left to hear, `clip_takes_too_long`.
+        InvalidInput: (param `prompt_audio`) `not_audio`, `no_sound_track`, `codec_unsupported`,
+            `format_out_of_range`, `clip_truncated` if no sound is left, `clip_takes_too_long`.
     """
     if container := _foreign(data):
         return _by_ffmpeg(data, container, longest_s)
@@ -93,7 +93,7 @@ def read(data: bytes, longest_s: float) -> Recording:
 
 
 def _foreign(data: bytes) -> str | None:
-    """FFmpeg's name of the container, where the file is one that libsndfile can't read or can't count."""
+    """Return FFmpeg's name of the container if libsndfile can't read or can't count the file, else None."""
     if first := _FIRST.get(data[:4]):
         return first
     if data[4:8] in _BOXES:
@@ -110,7 +110,7 @@ def _foreign(data: bytes) -> str | None:
 
 
 def _by_libsndfile(file: soundfile.SoundFile, longest_s: float, missing: int) -> Recording:
-    """`missing`: bytes that the header announces and that are not there."""
+    """Read a file by libsndfile. `missing` is the number of bytes that the header announces but the file lacks."""
     rate, channels = file.samplerate, file.channels
     _check_range(rate, channels)
     keep, kept, frames = int(longest_s * rate) + 1, [], 0
@@ -120,10 +120,10 @@ def _by_libsndfile(file: soundfile.SoundFile, longest_s: float, missing: int) ->
         if time.monotonic() > ends:
             raise _takes_too_long()
         try:
-            # With `out` in place of a number: soundfile would stop where it takes the file to end.
+            # `out` is given in place of a number: soundfile would otherwise stop at the end by the header.
             heard = file.read(dtype="float32", always_2d=True, out=block)
         except soundfile.LibsndfileError:
-            break  # what was heard up to the damage counts; whether that is enough is seen below
+            break  # samples up to the damage count; the check below decides if they are enough
         if not len(heard):
             break
         if frames < keep:

@@ -1,4 +1,4 @@
-"""A request for speech: its fields as a client sends them, and `parse`, which checks them.
+"""Defines a request for speech: the fields that a client sends, and `parse`, which checks them.
 
 `parse` makes one `SpeechRequest` of plain fields.
 """
@@ -22,7 +22,7 @@ from speech.text import check_instruction, check_long_text, check_text, check_tr
 from speech.utterance import Utterance
 
 Mode = Literal["fast", "instruct"]
-#: Those of `speech.encoding`, which brings FFmpeg along: stages know requests, and need none of that.
+#: The formats of `speech.encoding`, which imports FFmpeg: stages know requests, and need no FFmpeg.
 ResponseFormat = Literal["wav", "pcm", "flac", "mp3", "opus", "aac"]
 StreamFormat = Literal["audio", "sse"]
 MODES: tuple[str, ...] = get_args(Mode)

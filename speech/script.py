@@ -1,8 +1,8 @@
-"""The script of a text, and the check that its dialect is written in that script.
+"""Determines the script of a text, and checks that its dialect is written in that script.
 
-A text of nothing but Chinese characters that is asked for in British English is a mistake of the caller's, and so is
-kana as American English: spoken, it would be another language than the one that was asked for. Latin letters fit
-everywhere, for names and loan words are written in them all over the world.
+A text of Chinese characters alone with the dialect British English is a mistake of the caller, and so is kana as
+American English: the speech would be in another language than the requested one. Latin letters fit every dialect,
+because names and loan words are written in them all over the world.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SHOWN = 6  #: dialects that a message names
 
 
 def script_of(text: str) -> str:
-    """The script of a text's letters, one of `SCRIPTS`.
+    """Return the script of a text's letters, one of `SCRIPTS`.
 
     Kana with Chinese characters among them is `kana`, for that is how Japanese is written. Two scripts or more, none of
     them with nine letters in ten, are `mixed`; a text without a letter is `none`.
@@ -70,12 +70,12 @@ def check_script(text: str, dialect: str, spoken: Iterable[str], registry: Regis
     """Refuse a text that is not written in any script of its dialect.
 
     Args:
-        text: what is to be said, tags and all.
-        dialect: the code that was asked for.
+        text: the text to be said, with its tags.
+        dialect: the requested code.
         spoken: codes that the running engine speaks; those that fit are named in the error.
 
     Raises:
-        InvalidInput (param `text`): `text_not_in_dialect`.
+        InvalidInput: (param `text`) `text_not_in_dialect`.
     """
     wanted = registry.find(dialect)
     counts = _counted(text)
@@ -93,7 +93,7 @@ def check_script(text: str, dialect: str, spoken: Iterable[str], registry: Regis
 
 
 def _counted(text: str) -> Counter[str]:
-    """How many letters a text has of each script, without its tags and pronunciations."""
+    """Count a text's letters of each script, without its tags and pronunciations."""
     return Counter(_script(char) for char in _INLINE.sub(" ", text) if char.isalpha() or char == "〇")
 
 

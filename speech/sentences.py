@@ -1,10 +1,10 @@
-"""Places to cut a text at: behind sentences and behind clauses, in the languages of `speech.dialects`.
+"""Finds places to cut a text: after sentences and after clauses, in the languages of `speech.dialects`.
 
-Made for speech: a cut in the wrong place is a pause that everyone hears, a cut that was missed is a longer piece. So
-where a full stop may belong to an abbreviation, an initial, an ordinal or a quotation that the sentence goes on after,
-there is no end. That is why no library does it: of those that are kept, sentencex 1.0.32 (compiled, 4 MB) cuts
-`M. | Dupont`, `3. | Mai` and `т. е. | г. Москва`, and ends a Japanese sentence between a quotation and its と; pysbd
-has had no release since 2021, has no Korean, and cuts `Sr. | García` and `？ | ！`. Neither keeps to inline tags.
+It is made for speech: a cut in the wrong place is an audible pause, a missed cut is only a longer piece. So a full stop
+that may belong to an abbreviation, an initial, an ordinal or a quotation inside a sentence is no end. No maintained
+library does this. sentencex 1.0.32 (compiled, 4 MB) cuts `M. | Dupont`, `3. | Mai` and `т. е. | г. Москва`, and ends a
+Japanese sentence between a quotation and its と. pysbd has had no release since 2021, has no Korean, and cuts
+`Sr. | García` and `？ | ！`. Neither respects inline tags.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from speech.abbreviations import is_abbreviation
 
 
 class Border(IntEnum):
-    """How good a place is for a cut; the larger, the worse."""
+    """The quality of a place for a cut; the larger, the worse."""
 
     SENTENCE = 1
     CLAUSE = 2
@@ -31,7 +31,7 @@ _FULL_WIDTH = frozenset("。．｡！？；‼⁇⁈⁉")
 _QUOTES = "\"'”’»›«“‘」』〞＂＇"
 _CLOSERS = re.compile(rf"(?:[{_QUOTES})\]）】》〉]|</\w+>)*")
 _CLOSERS_FRENCH = re.compile(rf"(?:\s?»|[{_QUOTES})\]]|</\w+>)*")
-#: Without spaces between sentences, what stands behind an end may as well open the next one.
+#: Without spaces between sentences, signs after an end may as well open the next sentence.
 _CLOSERS_DENSE = re.compile(r"(?:[”’»›」』〞)\]）】》〉]|</\w+>)*")
 _OPENERS = re.compile(r"(?:[\s\"'“‘„‚«»‹›(\[{（【《「『¿¡—–-]|</?\w+>)*")
 _CLAUSE = re.compile(r"[，、：]+[”’」』）]*\s*|[,:](?=\s|[^\x00-\x7f])\s*|\s*\n\s*|\s[—–-]+\s+|—+\s*")
@@ -42,7 +42,7 @@ _DENSE = frozenset(("zh", "ja"))
 
 
 def borders(text: str, language: str) -> dict[int, Border]:
-    """Every place behind a sentence or a clause, as the position of the first character that is not space after it.
+    """Find every place after a sentence or a clause, as the position of the first character after it that is no space.
 
     Args:
         text: as `speech.text.check_text` or `check_long_text` left it.
@@ -72,7 +72,7 @@ def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _closed(text: str, end: int, language: str) -> int:
-    """Behind the quotes, brackets and tags that close at `end`."""
+    """Return the position after the quotes, brackets and tags that close at `end`."""
     if language not in _DENSE:
         return _behind(_CLOSERS_FRENCH if language == "fr" else _CLOSERS, text, end)
     closed = _behind(_CLOSERS_DENSE, text, end)
@@ -83,7 +83,7 @@ def _closed(text: str, end: int, language: str) -> int:
 
 
 def _border(text: str, start: int, marks: re.Match[str], end: int, language: str, cased: bool) -> Border | None:
-    """Classify `marks` in the sentence from `start` on; `end` is behind what closes after them."""
+    """Classify `marks` in the sentence from `start` on; `end` is the position after closing signs behind them."""
     following = text[end : end + 1]
     quoted = any(char in _QUOTES for char in text[marks.end() : end])
     spaced = not following or following.isspace() or following in "[<"

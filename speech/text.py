@@ -1,7 +1,7 @@
-"""The rules of text fields, checked before an engine sees them: present, short, printable, free of model tokens.
+"""Checks text fields before an engine sees them: they must be present, short, printable, and free of model tokens.
 
-These rules hold for every engine. What a text *means* (numbers, tags, pronunciations) is the engine's front end's.
-Lengths count Unicode code points after NFC, which is what a person counts as characters in most scripts. Messages
+These rules hold for every engine. The engine's front end interprets a text's *meaning* (numbers, tags,
+pronunciations). Lengths count Unicode code points after NFC, which people count as characters in most scripts. Messages
 name the rule and the remedy, and never repeat the user's text.
 """
 
@@ -13,19 +13,19 @@ import unicodedata
 from speech.errors import InvalidInput
 from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
 
-#: Far above what normalisation can shrink: refused before any work is spent on it.
+#: Far above any length that normalisation can shrink to the limit: refused before any work is spent on it.
 _SHRINKS_AT_MOST = 8
 _WHITESPACE_CONTROLS = frozenset("\t\n\r\v\f\x85")
 _MODEL_TOKEN = re.compile(r"<\s*\|.*?\|\s*>", re.DOTALL)
 
 
 def check_text(text: str) -> str:
-    """The text to be spoken, stripped and in NFC, at most 200 characters. Raises InvalidInput (param `text`)."""
+    """Return the text to be spoken, stripped and in NFC, at most 200 characters. Raises InvalidInput (param `text`)."""
     return _check(text, "text", "text", "text", MAX_TEXT, "Shorten it, or send it with `long_form` (`say --long`).")
 
 
 def check_long_text(text: str) -> str:
-    """The text of a long form, stripped and in NFC, at most 5,000 characters. Raises InvalidInput (param `text`)."""
+    """Return the text of a long form, stripped and in NFC, at most 5,000 characters; raises as `check_text`."""
     return _check(
         text,
         "text",
@@ -37,7 +37,7 @@ def check_long_text(text: str) -> str:
 
 
 def check_instruction(instruction: str) -> str:
-    """The style instruction, stripped and in NFC, at most 200 characters. InvalidInput (`style_instruction`)."""
+    """Return the instruction, stripped and in NFC, at most 200 characters. InvalidInput names `style_instruction`."""
     return _check(
         instruction,
         "style_instruction",
@@ -49,7 +49,7 @@ def check_instruction(instruction: str) -> str:
 
 
 def check_transcript(transcript: str) -> str:
-    """The reference clip's transcript, stripped and in NFC, at most 500 characters. InvalidInput (`prompt_text`)."""
+    """Return the transcript, stripped and in NFC, at most 500 characters. Raises InvalidInput (`prompt_text`)."""
     return _check(
         transcript,
         "prompt_text",
@@ -83,7 +83,7 @@ def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: st
             "empty",
             f"The {noun} is empty, or holds nothing but spaces and invisible characters. Fill the field '{param}'.",
         )
-    # Full-width brackets become a token only once an engine folds them, so both forms are looked at.
+    # Full-width brackets become a token only after an engine folds them, so both forms are checked.
     if _MODEL_TOKEN.search(visible) or _MODEL_TOKEN.search(unicodedata.normalize("NFKC", visible)):
         raise refuse(
             "special_token",
@@ -99,5 +99,5 @@ _SPACES = {ord(char): " " for char in _WHITESPACE_CONTROLS}
 
 
 def _audible(char: str) -> str:
-    """Format characters (zero-width, direction marks, soft hyphens) have no sound and could hide a token: dropped."""
+    """Drop format characters (zero-width, direction marks, soft hyphens): silent, they could hide a token."""
     return "" if unicodedata.category(char) == "Cf" else char

@@ -1,8 +1,8 @@
-"""The sizes in a WAV file's headers, made those of the bytes that are there.
+"""Corrects the sizes in a WAV file's headers to those of its bytes.
 
-Recorders that write to a pipe never learn the length and leave what they like in its place: 0, 0xFFFFFFFF, 0x7FFFFFFF,
-0x7FFFF000, 0x80000000, the size of one buffer, or in RF64 and BW64 nothing at all. No value is known here: a size that
-the file can't have, or behind which no further chunk begins, is a placeholder, and the samples go on to the end.
+Recorders that write to a pipe never learn the length and write any placeholder: 0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000,
+0x80000000, the size of one buffer, or in RF64 and BW64 nothing at all. This module has no list of such values: a size
+that the file can't have, or after which no further chunk begins, is a placeholder, and the samples go on to the end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 _KINDS = (b"RIFF", b"RF64", b"BW64")
-#: What may stand behind the samples (RIFF, EBU 3285, iXML, and what editors add).
+#: Chunks that may follow the samples (RIFF, EBU 3285, iXML, and those of editors).
 _BEHIND = frozenset(
     (
         *(b"LIST", b"INFO", b"fact", b"cue ", b"plst", b"labl", b"note", b"ltxt", b"smpl", b"inst", b"acid", b"bext"),
@@ -26,7 +26,7 @@ class Sized:
     """A WAV file with right sizes.
 
     Attributes:
-        data: the file; the same object where nothing had to be changed.
+        data: the file; the same object if nothing had to be changed.
         missing: bytes of samples that the header announces, plausibly, and that are not there.
     """
 
@@ -39,11 +39,11 @@ def is_wav(data: bytes) -> bool:
 
 
 def sized(data: bytes, largest: int) -> Sized:
-    """The WAV file in `data` with the sizes that it has.
+    """Return the WAV file in `data` with its actual sizes.
 
     Args:
         data: the file; `is_wav`.
-        largest: bytes that an upload may have; a larger size is a placeholder.
+        largest: the most bytes of an upload; a larger size is a placeholder.
     """
     at = 12
     while at + 8 <= len(data):
@@ -57,7 +57,7 @@ def sized(data: bytes, largest: int) -> Sized:
 
 
 def _sized_at(data: bytes, at: int, size: int, largest: int) -> Sized:
-    """`at`: where the data chunk begins; `size`: what it says."""
+    """Correct the data chunk that begins at `at` and announces `size` bytes."""
     there = len(data) - at - 8
     if data[:4] != b"RIFF" and size == 0xFFFF_FFFF:
         size = _size_of_ds64(data)
@@ -77,7 +77,7 @@ def _sized_at(data: bytes, at: int, size: int, largest: int) -> Sized:
 
 
 def _size_of_ds64(data: bytes) -> int:
-    """RF64 keeps the size of its samples, 64 bits, in a chunk that comes first; 0 where there is none."""
+    """Return the 64-bit size of the samples that RF64 keeps in its first chunk; 0 if there is none."""
     return struct.unpack_from("<Q", data, 28)[0] if data[12:16] == b"ds64" and len(data) >= 36 else 0
 
 

@@ -1,4 +1,4 @@
-"""The CosyVoice3 engine on one GPU, alone: how fast, how exact, how even. One command, for a machine with little on it.
+"""Measure the speed, exactness and evenness of the CosyVoice3 engine alone on one GPU, with a single command.
 
 From a checkout, with Python 3.11 or newer and the packages torch, numpy, tokenizers, pyyaml and onnxruntime; no Ray, no
 pydantic, no network, no weights:
@@ -14,6 +14,6 @@ Only some of it, in another order, or the rehearsal that the tests run:
     python3 -m bench.gpu --phases step whole --levels 16 --seconds 10
     python3 -m bench.gpu --tiny --device cpu
 
-What is measured comes first in the order of its weight, and is written to `--out` as it comes, so that a run that is
-cut off has told the most important. A phase that fails says why, and the next one goes on.
+The most important measurements come first, and each is written to `--out` as it comes, so that an interrupted run has
+the most important results. A phase that fails reports the reason, and the next one goes on.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu`: see the package."""
+"""Runs `python -m bench.gpu`; the package's docstring describes it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 class _Run:
-    """The phases; what several of them need is made by the first one."""
+    """The phases of a run. The first phase that needs a shared object makes it."""
 
     def __init__(self, report: Report, options: argparse.Namespace) -> None:
         self._report, self._options = report, options
@@ -147,7 +147,7 @@ class _Run:
         self._report.add(phase, **figures, new_graphs=self._graphs() - before)
 
     def _shapes(self, stream: bool) -> None:
-        """Record the shapes that will come, the likeliest first, so that they are not timed. As far as time allows."""
+        """Record coming shapes, the likeliest first, as far as time allows, so that recording is not timed."""
         if not self._options.device.startswith("cuda"):
             return
         loop, means = self._loop, self._lengths
@@ -178,7 +178,7 @@ class _Run:
         self._report.add("shapes", stream=stream, graphs=self._graphs() - before, took_s=took)
 
     def _graphs(self) -> int:
-        """How many shapes are recorded by now, of all three networks."""
+        """Return the number of shapes recorded by now, of all three networks."""
         loop = self._loop
         launchers = (getattr(each, "_launcher", None) for each in (self._networks.flow, self._networks.hift))
         return len(loop.model.decoder.graphs) + sum(len(each.graphs) for each in launchers if each is not None)

@@ -1,4 +1,4 @@
-"""Before anything is timed: a small model says and sounds the same captured, called directly, and on the CPU."""
+"""Checks before any timing that a small model gives the same captured, called directly, and on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS = 6
 
 
 def check(report: Report, device: str) -> None:
-    """Rows for tokens, mel and audio, float32: how far apart device and CPU are."""
+    """Report the differences between device and CPU in float32: rows for tokens, mel and audio."""
     lengths = Lengths(20, 40, 60)
     cpu = Networks(full=False, device="cpu", dtype=torch.float32)
     networks = {"cpu": copy.deepcopy((cpu.lm, cpu.flow, cpu.hift))}
@@ -59,7 +59,7 @@ def check(report: Report, device: str) -> None:
 
 
 def check_captured(report: Report, networks: Networks, lengths: Lengths) -> None:
-    """The full model, in the dtype that is measured: replayed and called directly it says the same."""
+    """Check that the full model, in the measured dtype, says the same replayed and called directly."""
     planner = networks.planner(lengths)
     short = Lengths(lengths.text, lengths.clip, min(40, lengths.speech))
     planner = networks.planner(short)

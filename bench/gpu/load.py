@@ -1,7 +1,7 @@
-"""Requests in a closed loop, from token ids to audio: the engine's models as their replicas run them, in threads.
+"""Runs requests in a closed loop, from token ids to audio, with the engine's models in threads, like their replicas.
 
-One thread does with the acoustic model what `deployments` does (submit, step, hand on); one vocodes whatever is there.
-They share this process, so a figure of this bench has the interpreter's lock in it and no network.
+One thread uses the acoustic model as `deployments` does (submit, step, hand on); another vocodes all finished mels.
+They share this process, so a figure of this bench includes the interpreter's lock and no network.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from engines.cosyvoice3.ticket import Ticket
 from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 from speech.errors import SpeechError
 
-_TOGETHER = 16  #: mels or chunks the vocoder takes at once
+_TOGETHER = 16  #: the most mels or chunks that the vocoder takes at once
 SAMPLE_RATE = 24_000
 
 
 @dataclass
 class Heard:
-    """One request, as its client hears it. Seconds of one clock."""
+    """The times of a request as its client hears it, in seconds of one clock."""
 
     seed: int
     began: float
     ended: float = 0.0
-    first: float = 0.0  #: the first sound
+    first: float = 0.0  #: time of the first sound
     samples: int = 0
-    late: float = 0.0  #: the longest that a chunk came after what was there had been played
+    late: float = 0.0  #: the longest gap between the end of playback of earlier chunks and the next chunk
     error: str = ""
 
     @property
@@ -53,14 +53,14 @@ class Heard:
 
 
 class _Voicing(threading.Thread):
-    """Vocodes in a thread of its own; what is complete comes out of `done`."""
+    """A vocoder in a thread of its own; complete requests come out of `done`."""
 
     def __init__(self, vocoder: CosyVoice3Vocoder) -> None:
         super().__init__(name="vocoder", daemon=True)
         self._vocoder = vocoder
         self.todo: queue.SimpleQueue[tuple[Heard, Mel | MelChunk] | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        self._parts: dict[int, tuple[int, int]] = {}  # by seed: the part that is given out, and samples of it
+        self._parts: dict[int, tuple[int, int]] = {}  # by seed: the part being given out, and its samples so far
 
     def run(self) -> None:
         while (item := self.todo.get()) is not None:
@@ -77,7 +77,7 @@ class _Voicing(threading.Thread):
             try:
                 self._voice([(heard, mel) for heard, mel in items if isinstance(mel, Mel)])
                 chunks = [(heard, chunk) for heard, chunk in items if isinstance(chunk, MelChunk)]
-                while chunks:  # of one stream only one at a time: each continues the one before
+                while chunks:  # only one chunk of a stream at a time: each continues the one before
                     now = list({heard.seed: (heard, chunk) for heard, chunk in reversed(chunks)}.values())
                     chunks = [pair for pair in chunks if not any(pair[1] is taken[1] for taken in now)]
                     self._voice_chunks(now)
@@ -115,7 +115,7 @@ class _Voicing(threading.Thread):
 
 
 class _Busy(threading.Thread):
-    """How busy the device says it is, asked ten times a second."""
+    """The device's reported utilisation, read ten times a second."""
 
     def __init__(self, device: str) -> None:
         super().__init__(name="busy", daemon=True)
@@ -145,12 +145,12 @@ class Loop:
     model: CosyVoice3AcousticModel
     vocoder: CosyVoice3Vocoder
     device: str
-    seeds: int = 0  #: so many requests were made
+    seeds: int = 0  #: number of requests made
 
     def run(self, in_flight: int, seconds: float, stream: bool) -> dict[str, float | int | str]:
-        """Figures of the requests that ended in `seconds`, with `in_flight` at any time.
+        """Measure the requests that end within `seconds`, with `in_flight` at any time.
 
-        The time begins when as many requests as are in flight are through; those do not count.
+        The time begins after `in_flight` requests have ended; those do not count.
         """
         voicing, busy = _Voicing(self.vocoder), _Busy(self.device)
         voicing.start()

@@ -1,4 +1,4 @@
-"""The engine's models with random weights, made on the device in a few seconds."""
+"""Makes the engine's models with random weights, on the device, in a few seconds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Networks:
         self.device, self.dtype = device, dtype
         with tempfile.TemporaryDirectory() as folder:
             directory = describe(Path(folder) / "sizes", FULL if full else TINY)
-            self.numbers, _ = directory.numbers, directory.qwen  # read while they are there, and kept
+            self.numbers, _ = directory.numbers, directory.qwen  # read while the files exist, and kept
             self.directory: ModelDirectory = directory
             self.lm: SpeechLm = drawn(speech_lm.stored(directory), device, seed).to(dtype)
             self.flow: Flow = drawn(flow.stored(directory), device, seed).to(dtype)
@@ -44,7 +44,7 @@ class Networks:
         return RandomPlanner(lengths, self.numbers.llm.sampling, self.lm.body.size.vocabulary, self.lm.speech_tokens)
 
     def acoustic(self, lengths: Lengths, rows: int) -> CosyVoice3AcousticModel:
-        """As a replica of tts-service has it: on a CPU flow rows go one by one."""
+        """Make the acoustic model of a tts-service replica: on a CPU flow rows go one by one."""
         limits = Limits(rows=1) if self.device == "cpu" else Limits()
         planner = self.planner(lengths)
         return CosyVoice3AcousticModel(
@@ -57,6 +57,6 @@ class Networks:
         )
 
     def vocoder(self, tf32: bool = False) -> CosyVoice3Vocoder:
-        """As a replica of vocoder-service has it."""
+        """Make the vocoder of a vocoder-service replica."""
         with patch.object(hift, "load", lambda *_: self.hift):
             return CosyVoice3Vocoder(self.directory, self.device, torch.get_num_threads(), tf32=tf32)

@@ -1,4 +1,4 @@
-"""The results of a run so far: printed as they come, and kept in a file that is whole at any time."""
+"""Prints the results of a run as they come, and keeps them in a file that is complete at any time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bench.measuring.records import hardware
 
 
 class Report:
-    """Figures by phase.
+    """The figures of a run, by phase.
 
     Args:
-        path: of the JSON file, written anew with every row.
-        budget_s: what the run may take, from now.
+        path: the JSON file, written again with every row.
+        budget_s: the seconds that the run may take, from now.
     """
 
     def __init__(self, path: Path, budget_s: float, settings: dict[str, Any]) -> None:
@@ -47,14 +47,14 @@ class Report:
         return self._content["phases"].get(phase, [])
 
     def add(self, phase: str, **figures: Any) -> None:
-        """One row of a phase. Numbers are kept to four digits."""
+        """Add a row of a phase. Numbers are kept to four digits."""
         row = {name: _short(value) for name, value in figures.items()}
         self._content["phases"].setdefault(phase, []).append(row)
         print(f"{phase:8}", "  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         self._save()
 
     def run(self, phase: str, needs_s: float, work: Callable[[], None]) -> None:
-        """Run a phase unless less than `needs_s` is left. One that raises is reported, and that is all."""
+        """Run a phase unless less than `needs_s` is left. A phase that raises is only reported."""
         if self.left_s < needs_s:
             self._fail(phase, f"left out: it needs about {needs_s:.0f} s, and {self.left_s:.0f} s are left")
             return

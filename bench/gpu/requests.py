@@ -1,4 +1,4 @@
-"""Requests without text or clip: each with lengths of its own, told by its seed."""
+"""Makes requests without text or clip, with lengths that depend on their seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS_PER_SECOND = 25
 
 @dataclass(frozen=True)
 class Lengths:
-    """Means; each request differs from them by up to a fifth.
+    """The mean lengths; each request differs from them by up to a fifth.
 
     Args:
         text: text tokens of prefix, transcript and text together.
@@ -35,14 +35,14 @@ class Lengths:
 
     @property
     def positions(self) -> int:
-        """Cache positions that the longest request can need, rounded up."""
+        """The most cache positions that a request can need, rounded up."""
         return -(-int(1.2 * (self.text + self.clip + self.speech) + 4) // 64) * 64
 
 
 class RandomPlanner:
-    """In place of `engines.cosyvoice3.plan.Planner`: an utterance is its seed.
+    """A planner in place of `engines.cosyvoice3.plan.Planner`, for which an utterance is only its seed.
 
-    Random weights end at random. So control tokens are not picked before the length that the seed says, and there the
+    Random weights end at random. So control tokens are not picked before a length that the seed gives, and there the
     row ends by itself.
     """
 

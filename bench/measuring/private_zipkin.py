@@ -1,4 +1,4 @@
-"""A Zipkin for a measurement: started on a free port, or the one that ZIPKIN_URL names; what was started is stopped."""
+"""Provides a Zipkin for a measurement: that of ZIPKIN_URL, or its own on a free port, which is stopped afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster import ports, zipkin
 
 @contextmanager
 def private_zipkin() -> Iterator[str]:
-    """Its URL. Raises SystemExit with what is missing where there can be none."""
+    """Yield its URL. Raises SystemExit, naming the missing part, if none can be started."""
     with tempfile.TemporaryDirectory() as folder:
         server, missing = zipkin.find_or_start(ports.any_free(), Path(folder) / "zipkin.log", print)
         if server is None:

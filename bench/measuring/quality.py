@@ -1,4 +1,4 @@
-"""Does it sound clean? DNSMOS P.835 (C. Reddy et al., ICASSP 2022), the opinion a listener would have of the sound.
+"""Measures clean sound by DNSMOS P.835 (C. Reddy et al., ICASSP 2022), which predicts a listener's opinion.
 
 The network and the calibration of its outputs are Microsoft's (DNS-Challenge repository, MIT), as the package
 speechmos 0.0.1.1 carries them; the package's own code would pull in more than is needed to run them.
@@ -16,7 +16,7 @@ from engines.embedded.packages import find
 
 _RATE = 16_000
 _SAMPLES = int(9.01 * _RATE)  # the network's fixed input; shorter sound is repeated
-_PEAK = 0.7  # one loudness for all: the network hears quiet speech as bad speech
+_PEAK = 0.7  # the same loudness for all: the network rates quiet speech as bad speech
 _NETWORK = ("speechmos", "speechmos/dnsmos_models/sig_bak_ovr.onnx")
 _SIGNAL = np.poly1d([-0.08397278, 1.22083953, 0.0052439])
 _BACKGROUND = np.poly1d([-0.13166888, 1.60915514, -0.39604546])
@@ -25,7 +25,7 @@ _OVERALL = np.poly1d([-0.06766283, 1.11546468, 0.04602535])
 
 @dataclass(frozen=True)
 class Opinion:
-    """Mean opinion scores, 1 (bad) to 5 (excellent)."""
+    """The mean opinion scores, 1 (bad) to 5 (excellent)."""
 
     signal: float
     background: float
@@ -33,7 +33,7 @@ class Opinion:
 
 
 def dnsmos(wav: np.ndarray, rate: int) -> Opinion:
-    """The opinion of mono float32 (n,) samples; of longer sound than 9 s the mean over windows a second apart."""
+    """Predict the opinion of mono float32 (n,) samples; over 9 s it is the mean of windows a second apart."""
     samples = np.asarray(wav, dtype=np.float32)
     if rate != _RATE:
         samples = soxr.resample(samples, rate, _RATE)

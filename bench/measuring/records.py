@@ -1,4 +1,4 @@
-"""Files of results, and what must stand beside figures: hardware, versions, date."""
+"""Writes files of results, with the hardware, versions and date that belong to figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def hardware() -> dict:
-    """Describe the machine in words that a stranger can compare with theirs."""
+    """Describe the machine in words that readers can compare with theirs."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -36,7 +36,7 @@ def _version(package: str) -> str | None:
 
 
 def about() -> dict:
-    """Say when and on what a measurement was made."""
+    """Return the date, machine and versions of a measurement."""
     return {"date": datetime.now(UTC).isoformat(timespec="seconds"), **hardware()}
 
 

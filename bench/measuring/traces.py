@@ -1,4 +1,4 @@
-"""Traces as the graph makes them, without the graph: for measuring storages, and for the tests of ways to Zipkin.
+"""Makes traces like the graph's without a graph, for measuring storages, and for the tests of ways to Zipkin.
 
 Services, kinds, tags and annotations are those of a request on a GPU; times and values are drawn by the request's
 number, so that the same number gives the same values.
@@ -13,17 +13,20 @@ from tracing import Tracer, encode, vocabulary
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
 MS = 1_000_000
-PLAIN_SPANS = 5  #: of a request that succeeds: the ingress and four stages
+PLAIN_SPANS = 5  #: spans of a request that succeeds: the ingress and four stages
 DIALECTS = (("mandarin", "zh"), ("cantonese", "yue"), ("english-us", "en"), ("japanese", "ja"))
 
 
 def request(number: int, *, start_ns: int | None = None, parent=None) -> list[dict]:
-    """Make a request's trace with the tags that the graph sets. Every 10th is refused at its first stage, every 25th
-    fails in the third, every 40th loses the fourth, for which the ingress speaks with a CLIENT span.
+    """Make a request's trace with the tags that the graph sets.
+
+    Every 10th request is refused at its first stage, every 25th fails in the third. Every 40th loses the fourth, for
+    which the ingress records a CLIENT span.
 
     Args:
+        number: the request's number.
         start_ns: nanoseconds since the epoch; None is two seconds ago.
-        parent: a caller's span context, where the request came with one.
+        parent: a caller's span context, if the request came with one.
     """
     chance = random.Random(number)
     start = start_ns if start_ns is not None else time.time_ns() - 2000 * MS

@@ -1,4 +1,4 @@
-"""Mail, web and IP addresses as they are said, in the words of a language."""
+"""Writes out mail, web and IP addresses as they are said, in the words of a language."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ Words = Mapping[str, str]
 
 
 def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callable[[re.Match[str]], str]) -> str:
-    """The text with its addresses in words.
+    """Write out the addresses in a text.
 
     Args:
-        words: how `.`, `/`, `@` and the other signs of an address are called.
-        said: how a part between two signs is written (`www` by its letters …).
-        ip: how an IP address is written; group 1 its numbers, 2 a port, 3 the length of a prefix.
+        text: the text.
+        words: names of `.`, `/`, `@` and the other signs of an address.
+        said: writes out a part between two signs (`www` by its letters …).
+        ip: writes out an IP address; group 1 holds its numbers, 2 a port, 3 the length of a prefix.
     """
     if not re.search(r"\w[.@/]\w", text):
         return text

@@ -1,4 +1,4 @@
-"""English as it is said: what hibari's rules leave out, or read in another way than people do, then those rules.
+"""Writes English out as it is said: by rules for cases that hibari leaves out or misreads, then by hibari's rules.
 
 hibari expands dates, clocks, most units, titles and Roman numerals; cardinals stay digits, which its readers and
 `engines.cosyvoice3.spelling` know.
@@ -24,7 +24,7 @@ _ORDINALS = dict(
 ) | {32: "thirty-second", 50: "fiftieth", 64: "sixty-fourth", 100: "hundredth", 1000: "thousandth"}
 _LENGTHS = {"km": "kilometers", "m": "meters", "cm": "centimeters", "mm": "millimeters", "ft": "feet"}
 _POWERS = {"²": "square ", "³": "cubic "}
-#: units that hibari leaves to the ear; a bare letter counts only behind a space (the 1990s are no seconds)
+#: units that hibari does not write out; a bare letter counts only after a space (the 1990s are no seconds)
 _UNITS = {
     "km/h": "kilometers per hour", "m/s": "meters per second", "m/s²": "meters per second squared",
     "mmol/L": "millimoles per liter", "mg/dL": "milligrams per deciliter", "kg/m³": "kilograms per cubic meter",
@@ -111,7 +111,7 @@ _SLASH = re.compile(r"(?<=[A-Za-z])/(?=[A-Za-z])")
 _DAY_MONTH = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4})(?![\d/])")
 _MONTHS = ("January February March April May June July August September October November December").split()
 _SPELLED = {"meter": "metre", "liter": "litre"}
-#: Words that hibari would take for abbreviations where a sentence ends in them: `no.` is a number only before one.
+#: Words that hibari would take for abbreviations at the end of a sentence: `no.` means number only before a number.
 _NO_ABBREVIATION = re.compile(
     r"(?<![\w.])(?:[Nn]o|NO|fig|gal|art|sun|sat|wed|mar|in|may|nos|ft)(?=\.(?!\s?\d))"
     r"|(?<![\w.])(?:dec|sec|gen|rep|sen|col|max|min|pop|est|gov)(?=\.\s*$)"
@@ -134,7 +134,7 @@ _COMPARISONS = {
 
 
 def written_out(text: str, british: bool = False) -> str:
-    """The text with nothing in it that a reader of words would stumble on; cardinals stay digits.
+    """Write out everything that a reader of words can't read; cardinals stay digits.
 
     Args:
         text: plain punctuation, no Markdown.
@@ -222,7 +222,7 @@ def _prepared(text: str, british: bool) -> str:
 
 
 def _quiet(text: str) -> str:
-    """A sentence that is shouted in capitals as one that is not: readers would spell its words."""
+    """Write a sentence in capitals in lower case: readers would spell its words."""
     words = re.findall(r"[A-Za-z']+", text)
     if len([word for word in words if len(word) > 1]) < 3 or re.search(r"[a-z]", text):
         return text
@@ -245,7 +245,7 @@ def _one_by_one(digits: str) -> str:
 
 
 def _dialled(group: str) -> str:
-    """A group of a telephone number: 555 digit by digit, 800 and 0800 with their hundred."""
+    """Read a group of a telephone number: 555 digit by digit, 800 and 0800 with their hundred."""
     if re.fullmatch("0?[1-9]00", group):
         return f"{_one_by_one(group[:-2])} hundred"
     return _one_by_one(group)
@@ -257,7 +257,7 @@ def _phone(match: re.Match[str]) -> str:
 
 
 def _in_pairs(number: str) -> str:
-    """747 as seven forty-seven, 302 as three oh two, 100 as it is."""
+    """Read a number in pairs: 747 as seven forty-seven, 302 as three oh two, 100 as it is."""
     first, rest = number[0], number[1:]
     if rest == "00":
         return number
@@ -314,7 +314,7 @@ def _british_date(match: re.Match[str]) -> str:
 
 
 def _plain_letter(char: str) -> str:
-    """Letters beyond Latin-1 without their marks, which the lexicon doesn't know: ř -> r. é and ü stay."""
+    """Remove the marks of letters beyond Latin-1, which the lexicon doesn't know: ř -> r. é and ü stay."""
     if char < "Ā" or not char.isalpha():
         return char
     return "".join(part for part in unicodedata.normalize("NFKD", char) if not unicodedata.combining(part))

@@ -1,5 +1,8 @@
-"""Japanese as it is said: addresses, dates, money, units and signs in words; cardinals stay digits, for OpenJTalk reads
-them together with their counter. Words that are written alike and read by what they mean stand here too."""
+"""Writes Japanese out as it is said: addresses, dates, money, units and signs in words.
+
+Cardinals stay digits, because OpenJTalk reads them together with their counter. Words with several readings are decided
+here by their context.
+"""
 
 from __future__ import annotations
 
@@ -128,13 +131,13 @@ _SORROW = "泣|涙|別れ|気持|経験|思い|人生|失恋|仕事|毎日|悲�
 
 
 def _after(words: str) -> str:
-    """A look-behind for one of the words, which may be of different lengths."""
+    """Make a look-behind for any of the words, which may be of different lengths."""
     return "(?:" + "|".join(f"(?<={word})" for word in words.split()) + ")"
 
 
 _SCHOOLS = "学校 大学 高校 中学 塾 病院 ジム 教室 会社 幼稚園 保育園 道場 図書館"
 _HABITS = "仕事 会社 学校 たばこ タバコ 煙草 酒 お酒 習慣 けんか 喧嘩 練習 部活 バイト"
-#: Written alike, read by what they mean: (what is written, how it is read there, what must stand in the text).
+#: Words with several readings: (the written word, its reading, the context that must be in the text).
 _HOMOGRAPHS: tuple[tuple[re.Pattern[str], str, re.Pattern[str] | None], ...] = (
     (re.compile("彼女(?=らし)"), "カノジョ", None),
     (re.compile("彼女(?=[らた])"), "カノジョ", None),
@@ -223,7 +226,7 @@ _HOMOGRAPHS: tuple[tuple[re.Pattern[str], str, re.Pattern[str] | None], ...] = (
 
 
 def written_out(text: str) -> str:
-    """The text with what is no word in words; cardinals stay digits, kanji stay where no reading is decided here.
+    """Write out everything that is no word; cardinals stay digits, kanji stay unless a reading is decided here.
 
     Args:
         text: plain punctuation, no Markdown.
@@ -265,7 +268,7 @@ def written_out(text: str) -> str:
 
 
 def _month_day(match: re.Match[str]) -> str:
-    """11/28 is a day where it makes no fraction that people use: 2/3 stays one."""
+    """Read 11/28 as a day unless it is a usual fraction, as 2/3 is."""
     month, day = int(match[1]), int(match[2])
     return f"{month}月{day}日" if 1 < month <= 12 and 10 < day <= 31 else match[0]
 

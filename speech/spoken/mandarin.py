@@ -1,7 +1,8 @@
-"""Numbers, dates, times, money, units and symbols in Chinese text, as Chinese words.
+"""Writes numbers, dates, times, money, units and symbols in Chinese text as Chinese words.
 
-Runs before the text is split by language, so that `3.5 kg` becomes 三点五千克 and not an English word. Cardinals are
-cn2an's; what is read digit by digit (years, telephone numbers, codes) and where 2 is 两 is decided here.
+It runs before the text is split by language, so that `3.5 kg` becomes 三点五千克 and not an English word. cn2an makes
+the cardinals. The rules here decide the numbers that are read digit by digit (years, telephone numbers, codes), and the
+places of 两 for 2.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _UNITS = {
 _NUMBER = r"\d+(?:\.\d+)?"
 _LONGEST_FIRST = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _UNIT = re.compile(rf"({_NUMBER})\s?({_LONGEST_FIRST})(?![A-Za-z²³\d]|/[A-Za-z])")
-#: `5元/kg`, `75次/分`: what stands behind the stroke is one of a unit
+#: `5元/kg`, `75次/分`: the stroke is followed by a unit
 _PER = {
     **_UNITS, "d": "天", "day": "天", "hr": "小时", "sec": "秒", "mo": "月", "GB": "吉字节", "人": "人",
 }  # fmt: skip
@@ -113,7 +114,7 @@ _CHINESE_PER = (
     "箱|瓶|盒|包|袋|本|张|页|字|股|度|张"
 )
 _EACH = re.compile(rf"(?<=[\u4e00-\u9fff])/(?:({_CHINESE_PER})|({_PER_FIRST})(?![A-Za-z]))")
-#: the same behind a Latin unit or a number: `3kg/人`
+#: the same after a Latin unit or a number: `3kg/人`
 _EACH_LATIN = re.compile(rf"({_NUMBER}(?:{_LONGEST_FIRST})?)/({_CHINESE_PER})(?![\u4e00-\u9fff]*/)")
 _PRESSURE = re.compile(r"(\d{2,3})/(\d{2,3})\s?(?=mmHg|毫米汞柱)")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!,?\d)")
@@ -130,7 +131,7 @@ _MOBILE = re.compile(r"(?<![\d.])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\
 _PHONE = re.compile(r"(?<![\d.])(?:0\d{2,3}[- ])?\d{3,4}[- ]\d{4}(?!\d|年)|(?<![\d.])0\d{2,3}-\d{7,8}(?!\d)")
 _SERVICE = re.compile(r"(?<![\d.-])([48]00)[- ](\d{3,4})[- ](\d{3,4})(?!\d)|(?<![\d.-])([48]00)[- ](\d{7})(?!\d)")
 _FOREIGN = re.compile(r"(?<![A-Za-z0-9.])\+(\d{1,3})((?:[- ]?\d{2,5}){2,5})(?!\d)")
-#: Numbers that are called: behind a verb of calling or a noun of telephones, and the hotlines that all know.
+#: Telephone numbers: after a verb of calling or a noun of telephones, and well-known hotlines.
 _HOTLINE = re.compile(
     r"((?:打|拨|拨打|致电|热线|电话|电话是|号码|号码是|客服|分机|转)[:是为]?\s?)(\d{3,12})(?!\d|\.\d|[个次人元块分秒小天年月份万千百多])"
 )
@@ -223,7 +224,7 @@ _SYMBOLS = (
 
 
 def written_out(text: str) -> str:
-    """The text with everything that is not a word written out in characters; Latin words stay."""
+    """Write out everything that is not a word in characters; Latin words stay."""
     if not re.search(r"[^\w\s.,!?;:…—“”()'-]|[\d½¼¾²³]", text):
         return text
     text = addresses.written_out(text, _SIGNS, _address_part, _ip)
@@ -297,7 +298,7 @@ def _money(match: re.Match[str]) -> str:
 
 
 def _address_part(part: str) -> str:
-    """Digits one by one, `www` by its letters; other Latin words stay."""
+    """Read digits one by one and `www` by its letters; other Latin words stay."""
     if part.lower() in ("www", "http", "https", "ftp", "api"):
         return " ".join(part.upper())
     return re.sub(r"\d", lambda digit: _DIGIT[digit[0]], part)
@@ -311,7 +312,7 @@ def _ip(match: re.Match[str]) -> str:
 
 
 def cardinal(number: str) -> str:
-    """`"2026"` -> 两千零二十六, `"3.50"` -> 三点五零; more than sixteen digits are read one by one."""
+    """Read a cardinal: `"2026"` -> 两千零二十六, `"3.50"` -> 三点五零; over sixteen digits are read one by one."""
     import cn2an
 
     whole, _, fraction = number.partition(".")
@@ -331,7 +332,7 @@ def _counted(number: str) -> str:
 
 
 def _parts(number: str) -> str:
-    """Return the parts of a fraction: 百分之一, where 100 by itself is 一百."""
+    """Return the parts of a fraction: 百分之一, though 100 by itself is 一百."""
     said = cardinal(number)
     return said[1:] if number in ("100", "1000", "10000") and said[0] == "一" else said
 

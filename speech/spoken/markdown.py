@@ -1,11 +1,11 @@
-"""Markdown as language models write it, without its signs: headings, lists, checkboxes, emphasis, links, code."""
+"""Removes the signs of Markdown as language models write it: headings, lists, checkboxes, emphasis, links, code."""
 
 from __future__ import annotations
 
 import re
 
 _TARGET = r"\((?:<[^<>\n]*>|[^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?:\s+[\"'][^\"'\n]*[\"'])?\)"
-#: A link's text says no pronunciation: `[R][EH1][D](…)` is one, and so is `[h][ào]`.
+#: A link's text is no pronunciation; `[R][EH1][D](…)` and `[h][ào]` are pronunciations.
 _LINK = re.compile(rf"(?<!\])!?\[([^\[\]\n]*)\]{_TARGET}")
 _REFERENCE = re.compile(r"(?<!\])\[([^\[\]\n]{2,})\] ?\[\d{1,3}\]")
 _FOOTNOTE = re.compile(r"\[\^[\w-]{1,20}\]:?")
@@ -29,7 +29,7 @@ _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!|>~-])")
 
 
 def plain(text: str) -> str:
-    """The text that a page would show; line ends stay, and so does whatever is no Markdown."""
+    """Return the text that a page would show; line ends stay, and so does everything that is no Markdown."""
     if not re.search(r"[#>*_`~=|\[\\<•‣◦▪●+-]", text):
         return text
     for pattern in (_FENCE, _RULE, _TABLE_RULE):

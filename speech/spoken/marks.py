@@ -1,4 +1,4 @@
-"""Full-width letters, digits and signs as their plain forms, and the marks that East Asian text has of its own left."""
+"""Replaces full-width letters, digits and signs by plain forms; East Asian text's own marks stay."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _PLAIN: dict[int, int | str] = {
 }
 _PLAIN |= {ord("～"): "~", ord("〜"): "~", ord("−"): "-", ord("‐"): "-", ord("‑"): "-", ord("￥"): "¥", ord("　"): " "}
 _PLAIN |= {first + step: str(step + 1) for first in map(ord, "①❶➀➊⓵") for step in range(9)}
-#: Units in one character, where the compatibility form loses what they mean (m² would be m2) or is another character.
+#: Units in one character whose compatibility form loses their meaning (m² would be m2) or is another character.
 SQUARES = str.maketrans({"℃": "°C", "℉": "°F", "㎡": "m²", "㎥": "m³", "㎢": "km²", "㎠": "cm²", "㎜": "mm", "㎝": "cm",
                          "㎞": "km", "㎏": "kg", "㎎": "mg", "㏄": "mL", "㎖": "mL"})  # fmt: skip
-#: Between digits a full-width colon is a clock's, a full stop a decimal's; elsewhere they end what stands before them.
+#: Between digits a full-width colon is a clock's, a full stop a decimal's; elsewhere they end the words before them.
 _INSIDE = re.compile(r"(?<=\d)[：．](?=\d)")
 
 
 def plain_digits(text: str) -> str:
-    """`８：３０` as `8:30`, `３．５％` as `3.5%`; 。，！ and their like stay, so that they end a number."""
+    """Write `８：３０` as `8:30`, `３．５％` as `3.5%`; 。，！ and the like stay, so that they end a number."""
     text = text.translate(_PLAIN).translate(SQUARES)
     return _INSIDE.sub(lambda match: ":" if match[0] == "：" else ".", text)
