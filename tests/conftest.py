@@ -57,8 +57,8 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
 
     Files that need the session's Ray come last. Its two dozen replicas, idle, take CPU time from whatever runs beside
-    them (0.7 of a core in one reading). Within a file of `unit`, any order will do. Tests of `served` and `proof` run as
-    they stand in their file, because they share one running graph or stack, and some stop it. So do tests marked
+    them (0.7 of a core in one reading). Within a file of `unit`, any order will do. Tests of `served` and `proof` run
+    as they stand in their file, because they share one running graph or stack, and some stop it. So do tests marked
     `in_order`.
     """
     group: dict[Path, int] = {}
