@@ -37,8 +37,6 @@ class Capabilities:
     modes: frozenset[str]  #: of `fast`, `instruct`
     reference_rates: tuple[int, ...]  #: Hz of the views of the reference clip it wants
     reference_seconds: tuple[float, float] = CLIP_SECONDS  #: shortest and longest reference clip
-    embedding_size: int = 256
-    max_batch_size: Mapping[str, int] = field(default_factory=dict)
     #: True: the acoustic model is a ContinuousAcousticModel that streams, and the vocoder a StreamingVocoder. False: a
     #: streamed text goes through the graph sentence by sentence.
     streaming: bool = False

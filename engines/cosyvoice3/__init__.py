@@ -24,7 +24,6 @@ from engines.cosyvoice3.directory import LLM, PUBLISHED, ModelDirectory
 from engines.cosyvoice3.prompts import SPOKEN, instruction
 from speech.errors import InvalidInput
 
-EMBEDDING_SIZE = 192
 _DTYPES = ("float32", "bfloat16", "float16")
 NOTICE = "Clones the voice of the reference clip. Only use recordings of people who have agreed to it."
 
@@ -43,7 +42,6 @@ class CosyVoice3Engine:
             (302 MB for the defaults); it is allocated when the model is loaded, and never grows.
         flow_rows: the most rows in a batch of the flow. "auto" is 16 on a GPU and 1 on a CPU. There a batch takes as
             long as its rows one after the other (four of 250 frames: 16.2 s against 15.0 s), and delays all others.
-        vocoder_batch: the most utterances that vocoder-service takes at once. More than one only pays on a GPU.
         llm_weights: the file with the language model's weights. `llm.rl.pt`, published beside `llm.pt`, was trained
             further with reinforcement learning; its published error rates are lower.
         vocoder_tf32: let a GPU round the factors of the vocoder's products to 10 bits of fraction, for speed. If
@@ -65,7 +63,6 @@ class CosyVoice3Engine:
         lm_rows: int = 8,
         lm_positions: int = 3072,
         flow_rows: int | Literal["auto"] = "auto",
-        vocoder_batch: int = 1,
         llm_weights: str = LLM,
         vocoder_tf32: bool = False,
         greedy: bool = False,
@@ -77,7 +74,6 @@ class CosyVoice3Engine:
             ("lm_rows", lm_rows),
             ("lm_positions", lm_positions),
             ("flow_rows", flow_rows),
-            ("vocoder_batch", vocoder_batch),
         ):
             if not (value == "auto" and name == "flow_rows" or isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
@@ -102,8 +98,6 @@ class CosyVoice3Engine:
             modes=frozenset({"fast", "instruct"}),
             reference_rates=(16_000, 24_000),
             reference_seconds=(3.0, 30.0),
-            embedding_size=EMBEDDING_SIZE,
-            max_batch_size={"GENERATE_MEL": lm_rows, "VOCODE_WAV": vocoder_batch},
             streaming=True,
             notice=NOTICE,
         )

@@ -399,7 +399,7 @@ def test_a_checkpoint_is_not_written_over_another(tiny, capsys):
         ({"flow_rows": "many"}, "flow_rows"),
         ({"lm_rows": "auto"}, "lm_rows"),
         ({"lm_positions": 0}, "lm_positions"),
-        ({"vocoder_batch": 0}, "vocoder_batch"),
+        ({"vocoder_batch": 8}, "unknown key"),
     ],
 )
 def test_a_bad_option_is_refused(tiny, options, complaint):
