@@ -50,6 +50,7 @@ def pytest_configure(config):
     config.option.randomly_reset_seed = False
 
 
+HAS_GPU = Path("/dev/nvidia0").exists()  #: tests marked `gpu` are left out elsewhere, as CI has none
 LAST = "test_shutdown.py"  #: leaves an application of the whole session unusable
 
 
@@ -85,7 +86,9 @@ def pytest_collection_modifyitems(config, items):
     chosen, left_out = [], []
     for item in items:
         marks = {mark for mark in LONG.values() if item.get_closest_marker(mark)}
-        (chosen if marks & wanted or not (marks or wanted) else left_out).append(item)
+        runs = marks & wanted or not (marks or wanted)
+        runs = runs and (HAS_GPU or not item.get_closest_marker("gpu"))
+        (chosen if runs else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = _in_order(chosen)

@@ -51,7 +51,7 @@ def test_what_cannot_be_recorded_is_called_directly_and_named():
     assert list(graphs.failed.values()) == ["RuntimeError: operation not permitted when stream is capturing"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_graphs_give_what_the_function_gives():
     graphs = Graphs("cuda", priority=-1)
     weight = torch.randn(64, 64, device="cuda")
