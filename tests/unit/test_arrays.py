@@ -73,7 +73,7 @@ def test_an_array_waits_for_a_while_and_no_longer():
     assert len(shelf) == 0
     with pytest.raises(InputLost):
         take(shelf, ticket)
-    assert len(os.listdir("/proc/self/fd")) == before, "no file stays open"
+    assert len(os.listdir("/proc/self/fd")) <= before, "no file stays open"
 
 
 def test_beyond_the_limit_the_oldest_go():
