@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from engines.contract import Voice
 from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.random_checkpoint import make
 
@@ -15,17 +16,6 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN = SHARED / "golden" / "cosyvoice3-tiny"
 CLIP = SHARED / "clips" / "zh_female_prompt.wav"
 TRANSCRIPT, TEXT = "希望你以后能够做的比我还好呦。", "八百标兵奔北坡，北坡炮兵并排跑。"
-
-
-def as_official(otherwise: float) -> float:
-    """How near an array must be to the official one: 1e-5 where the CPU adds up as the one that made the arrays.
-
-    Those were made on an Intel CPU with AVX-512. Others take other kernels for matrix products and Fourier transforms
-    (an AMD CPU does so even where it has AVX-512), which add up in another order; there it is `otherwise`.
-    """
-    cpu = Path("/proc/cpuinfo")
-    intel = cpu.is_file() and "GenuineIntel" in cpu.read_text(encoding="utf-8", errors="replace")
-    return 1e-5 if intel and torch.backends.cpu.get_cpu_capability().startswith("AVX512") else otherwise
 
 
 def golden_directory() -> ModelDirectory:
@@ -50,3 +40,15 @@ def tiny_checkpoint(tmp_path_factory) -> ModelDirectory:
     """A checkpoint of random weights, made by the script."""
     torch.set_num_threads(1)
     return make(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+def random_voice(clip: int, seed: int) -> Voice:
+    """Return a voice of random arrays, from a clip of so many speech tokens."""
+    dice = np.random.default_rng(seed)
+    return Voice(
+        {
+            "speech_tokens": dice.integers(0, 6561, clip).astype(np.int32),
+            "prompt_mel": dice.standard_normal((2 * clip, 80)).astype(np.float32),
+            "embedding": dice.standard_normal(192).astype(np.float32),
+        }
+    )

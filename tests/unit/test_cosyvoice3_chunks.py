@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from engines.contract import Mel, MelChunk, StreamingVocoder, Utterance, Voice, create
+from engines.contract import Mel, MelChunk, StreamingVocoder, Utterance, create
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.flow_batches import FlowBatcher, Limits
 from engines.cosyvoice3.sampling import Sampler, SilenceLimit
 from engines.cosyvoice3.streaming import SpeechStream
 from speech.errors import InternalError, SpeechError
-from tests.helpers.cosyvoice3 import distance, tiny_checkpoint  # noqa: F401
+from tests.helpers.cosyvoice3 import distance, random_voice, tiny_checkpoint  # noqa: F401
 
 LONG, SHORT = "好，" * 9, "你好。"
 CLIP = 40  #: speech tokens; the first chunk is filled up by 10
@@ -35,14 +35,7 @@ def vocoder(engine):
 
 @pytest.fixture(scope="module")
 def voice():
-    dice = np.random.default_rng(4)
-    return Voice(
-        {
-            "speech_tokens": dice.integers(0, 6561, CLIP).astype(np.int32),
-            "prompt_mel": dice.standard_normal((2 * CLIP, 80)).astype(np.float32),
-            "embedding": dice.standard_normal(192).astype(np.float32),
-        }
-    )
+    return random_voice(CLIP, seed=4)
 
 
 def utterance(text: str = LONG, seed: int = 0, **more) -> Utterance:

@@ -16,7 +16,6 @@ from tests.helpers.cosyvoice3 import (  # noqa: F401
     CLIP,
     TEXT,
     TRANSCRIPT,
-    as_official,
     distance,
     golden,
     golden_directory,
@@ -338,7 +337,7 @@ def test_a_real_clip_and_text_give_the_official_audio():
     (mel,) = engine.load_acoustic_model().generate([(Utterance(TEXT, "zh-CN"), voice)])
     (sound,) = engine.load_vocoder().vocode([mel])
     # Elsewhere there is room for rounding, which the vocoder's source sums up (test_cosyvoice3_parity.py).
-    assert distance(sound, truth["wav"][0]) < as_official(otherwise=1e-4)
+    assert distance(sound, truth["wav"][0]) < 1e-4
 
 
 @pytest.mark.parametrize("name, speed", [("e2e_wav", 1.0), ("e2e_speed_wav", 1.25)])
@@ -361,4 +360,4 @@ def test_tokens_to_audio_at_any_speed_as_officially(name, speed):
     acoustic.planner.plan = lambda *_: plan
     (mel,) = acoustic.generate([(Utterance("a", "en-US", speed=speed), voice)])
     (sound,) = vocoder.vocode([mel])
-    assert distance(sound, truth[name][0]) < as_official(otherwise=2e-5)
+    assert distance(sound, truth[name][0]) < 2e-5

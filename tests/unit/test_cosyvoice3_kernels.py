@@ -9,6 +9,21 @@ import pytest
 
 pytest.importorskip("triton")
 
+
+def interpreted(program: str) -> str:
+    """Return what a program prints. It has a process of its own: Triton decides at its import if it interprets."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 PROGRAM = """
 import torch
 from engines.cosyvoice3 import kernels
@@ -59,17 +74,9 @@ print("same", float(difference))
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_step_is_the_same_in_kernels(dtype):
-    """In a process of its own: Triton decides when it is imported whether it interprets. It can't multiply bfloat16."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"DTYPE = {dtype!r}\n{PROGRAM}"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("same")
+    """Not in bfloat16: the interpreter multiplies it wrongly."""
+    said = interpreted(f"DTYPE = {dtype!r}\n{PROGRAM}")
+    assert said.startswith("same")
 
 
 FLOW = """
@@ -107,16 +114,8 @@ print("same", float(difference))
 
 
 def test_the_flow_is_the_same_in_kernels():
-    done = subprocess.run(
-        [sys.executable, "-c", FLOW],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("same")
+    said = interpreted(FLOW)
+    assert said.startswith("same")
 
 
 def test_they_are_not_used_on_a_cpu():
@@ -129,12 +128,5 @@ def test_they_are_not_used_on_a_cpu():
 
 def test_each_kernel_is_tried_before_it_is_used():
     program = "import torch; from engines.cosyvoice3.kernels import _agree; print(_agree(torch.device('cpu'), 32))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout.strip() == "True", done.stderr[-2000:]
+    said = interpreted(program)
+    assert said.strip() == "True"

@@ -11,12 +11,12 @@ from engines.cosyvoice3.decoder import Decoder, Job
 from engines.cosyvoice3.flow import FlowRow
 from engines.cosyvoice3.sampling import Sampler
 from engines.cosyvoice3.streaming import SpeechStream
-from tests.helpers.cosyvoice3 import as_official, distance, golden, golden_directory
+from tests.helpers.cosyvoice3 import distance, golden, golden_directory
 
 WITHIN = 1e-5
 #: Audio made of a mel that itself differs by rounding (3e-6): the source sums the pitch up over the whole row, so that
 #: such a difference grows. How much is shown by `test_why_audio_through_both_networks_has_more_room`.
-THROUGH_BOTH = as_official(otherwise=1e-4)
+THROUGH_BOTH = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,6 @@ def test_a_short_stream_is_one_chunk_of_its_own_state(mel_maker, vocoder, excita
     for _ in range(2):  # the second as the first: nothing is kept from stream to stream
         stream = SpeechStream(mel_maker, vocoder, excitation, row(truth, truth["tok_greedy"]), parity=True)
         assert stream.add(truth["tok_greedy"].tolist()) == []
-        assert distance(stream.finish(), truth["e2e_stream_wav"][0]) < as_official(otherwise=2e-5)
+        assert distance(stream.finish(), truth["e2e_stream_wav"][0]) < 2e-5
     with pytest.raises(ValueError, match="no tokens"):
         SpeechStream(mel_maker, vocoder, excitation, row(truth, truth["tok_greedy"])).finish()

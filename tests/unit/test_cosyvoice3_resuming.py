@@ -3,18 +3,17 @@
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 
-from engines.contract import Mel, MelChunk, Utterance, Voice
+from engines.contract import Mel, MelChunk, Utterance
 from engines.cosyvoice3 import flow, speech_lm
 from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
 from engines.cosyvoice3.finite import NotFinite
 from engines.cosyvoice3.plan import Planner
 from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError
-from tests.helpers.cosyvoice3 import distance, tiny_checkpoint  # noqa: F401
+from tests.helpers.cosyvoice3 import distance, random_voice, tiny_checkpoint  # noqa: F401
 
 LONG = "好，" * 9
 TWO_PARTS = "好，" * 50
@@ -35,14 +34,7 @@ def exact(tiny):
 
 @pytest.fixture(scope="module")
 def voice():
-    dice = np.random.default_rng(4)
-    return Voice(
-        {
-            "speech_tokens": dice.integers(0, 6561, CLIP).astype(np.int32),
-            "prompt_mel": dice.standard_normal((2 * CLIP, 80)).astype(np.float32),
-            "embedding": dice.standard_normal(192).astype(np.float32),
-        }
-    )
+    return random_voice(CLIP, seed=4)
 
 
 def utterance(text: str = LONG, seed: int = 0, **more) -> Utterance:
