@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from deployments.arrays import Packed, PackedArrays
+from engines.contract import Said
 from speech.errors import SpeechError
 from tracing import FinishedSpan
 
@@ -78,13 +79,18 @@ class MelReply:
 
 @dataclass(frozen=True)
 class MelChunkReply:
-    """Acoustic features of the beginning of a part, as `engines.contract.MelChunk` has them."""
+    """Acoustic features of the beginning of a part, as `engines.contract.MelChunk` has them.
+
+    Attributes:
+        said: the tokens so far, with which another replica continues the same speech.
+    """
 
     arrays: PackedArrays
     seconds: float
     part: int
     final: bool
     last: bool
+    said: Said = ()
 
     @property
     def reaches(self) -> tuple[int, float, bool]:

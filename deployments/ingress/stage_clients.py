@@ -30,6 +30,7 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
+from engines.contract import Said
 from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
 
@@ -221,7 +222,7 @@ class TtsClient(StageClient):
 
     stage, service = vocabulary.GENERATE_MEL, vocabulary.TTS
     remote: Callable[[CallContext, Utterance, PackedArrays], _Response[StageReply[MelReply]]]
-    remote_stream: Callable[[CallContext, Utterance, PackedArrays], Any]
+    remote_stream: Callable[[CallContext, Utterance, PackedArrays, Said], Any]
 
     def connect(self, arrays: ArrayStore) -> None:
         """Look up `TtsService.generate` and `TtsService.stream`."""
@@ -243,24 +244,26 @@ class TtsClient(StageClient):
         voice: VoiceRef,
         ctx: StageContext,
         beyond: tuple[int, float, bool] | None = None,
+        said: Said = (),
     ) -> AsyncGenerator[StageResult[MelChunkReply], None]:
         """Yield the mel's chunks as they are made, except those that reach no further than `beyond`.
 
-        A stage that dies on the way is replaced by another replica, which says the same again (same seed, same
-        tokens), maybe cut elsewhere: chunks that were given out already are skipped.
+        A stage that dies on the way is replaced by another replica. It is given the tokens said so far and goes on
+        after them. Its chunks come from the beginning again, maybe cut elsewhere: those given out already are skipped.
 
         Args:
             utterance: what to say.
             voice: the voice to say it in.
             ctx: the request.
             beyond: a chunk's `reaches`.
+            said: a chunk's `said`.
         """
         policy, call = RetryPolicy(self.stage, self.service, ctx), ctx.call_context()
         given, ended = _input(voice), False
         with ctx.progress(self.stage, self.service):
             while not ended:
                 with policy.attempt():
-                    replies = self.remote_stream(call, utterance, self._packed(given.value))
+                    replies = self.remote_stream(call, utterance, self._packed(given.value), said)
                     try:
                         while not ended:
                             async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
@@ -270,8 +273,8 @@ class TtsClient(StageClient):
                             chunk = reply.value
                             ended = chunk is None
                             if chunk is not None and (beyond is None or chunk.reaches > beyond):
-                                before, beyond = beyond, chunk.reaches
-                                yield StageResult(chunk, partial(self._again, utterance, voice, ctx, before))
+                                before, beyond, said = beyond, chunk.reaches, chunk.said
+                                yield StageResult(chunk, partial(self._again, utterance, voice, ctx, before, said))
                     finally:
                         if not ended:
                             replies.cancel()
@@ -280,10 +283,15 @@ class TtsClient(StageClient):
                 call = call.resent()
 
     async def _again(
-        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, beyond: tuple[int, float, bool] | None
+        self,
+        utterance: Utterance,
+        voice: VoiceRef,
+        ctx: StageContext,
+        beyond: tuple[int, float, bool] | None,
+        said: Said,
     ) -> StageResult[MelChunkReply]:
         """Make a chunk in place of one that was lost; it may reach further."""
-        async with aclosing(self.stream(utterance, voice, ctx, beyond)) as chunks:
+        async with aclosing(self.stream(utterance, voice, ctx, beyond, said)) as chunks:
             return await anext(chunks)
 
     def _packed(self, voice: AnyVoice) -> PackedArrays:

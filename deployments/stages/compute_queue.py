@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from engines.contract import Said
+
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
@@ -75,6 +77,11 @@ class ComputeQueue(Protocol[T_contra, R_co]):
 class StreamingComputeQueue(ComputeQueue[T_contra, R_co], Protocol[T_contra, R_co]):
     """A queue whose model also gives a result in chunks."""
 
-    def stream(self, item: T_contra) -> AsyncGenerator[Batched[R_co | Exception], None]:
-        """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`."""
+    def stream(self, item: T_contra, said: Said = ()) -> AsyncGenerator[Batched[R_co | Exception], None]:
+        """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`.
+
+        Args:
+            item: what to compute.
+            said: what the same stream had said before, if its replica was lost (`engines.contract.MelChunk.said`).
+        """
         ...

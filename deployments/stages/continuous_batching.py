@@ -12,7 +12,8 @@ Streaming requests receive chunks until the last.
 
 If a step raises, every request that had joined is taken out and computed again alone, so that only a bad one fails.
 The others wait until that is over. A request that had not joined had no part in it and just waits. A stream that is
-computed again continues where it was: the same seed gives the same chunks, and those handed out already are skipped.
+computed again continues the same speech: the model is given the tokens that it had said, because the same seed alone
+gives other ones in half precision. Chunks that were handed out already are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from concurrent.futures import Executor
 
 from deployments.safe_traceback import safe_traceback
 from deployments.stages.compute_queue import Batched
-from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Ticket, Voice
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Said, Ticket, Voice
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
 from speech.utterance import Utterance
 from tracing import vocabulary
@@ -44,9 +45,9 @@ class _Request:
     cancelled. `chunks` is None for a request that wants the whole result; a stream's results go into it.
     """
 
-    __slots__ = ("item", "loop", "future", "arrived_ns", "dequeued_ns", "chunks", "reached")
+    __slots__ = ("item", "loop", "future", "arrived_ns", "dequeued_ns", "chunks", "reached", "said")
 
-    def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool) -> None:
+    def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool, said: Said = ()) -> None:
         self.item = item
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Outcome] = self.loop.create_future()
@@ -54,6 +55,7 @@ class _Request:
         self.dequeued_ns: int | None = None
         self.chunks: asyncio.Queue[Outcome] | None = asyncio.Queue() if stream else None
         self.reached: tuple[int, float, bool] | None = None  # `MelChunk.reaches` of the last chunk handed out
+        self.said = said  # a stream's tokens from before: the model goes on after them
 
     @property
     def left(self) -> bool:
@@ -143,12 +145,16 @@ class ContinuousBatcher:
         """
         return await self._add_request(item, stream=False).future
 
-    async def stream(self, item: tuple[Utterance, Voice]) -> AsyncGenerator[Outcome, None]:
+    async def stream(self, item: tuple[Utterance, Voice], said: Said = ()) -> AsyncGenerator[Outcome, None]:
         """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`.
 
         Closed or cancelled before, the request leaves at the next step.
+
+        Args:
+            item: what to say, and the voice.
+            said: `MelChunk.said` of the same stream's last chunk, if its replica was lost.
         """
-        request = self._add_request(item, stream=True)
+        request = self._add_request(item, stream=True, said=said)
         assert request.chunks is not None
         try:
             while True:
@@ -159,8 +165,8 @@ class ContinuousBatcher:
         finally:
             request.future.cancel()
 
-    def _add_request(self, item: tuple[Utterance, Voice], stream: bool) -> _Request:
-        request = _Request(item, self._clock(), stream)
+    def _add_request(self, item: tuple[Utterance, Voice], stream: bool, said: Said = ()) -> _Request:
+        request = _Request(item, self._clock(), stream, said)
         with self._lock:
             if self._closed:
                 raise _stopping()
@@ -235,7 +241,7 @@ class ContinuousBatcher:
             ticket = (
                 self._model.submit(*request.item)
                 if request.chunks is None
-                else self._model.submit(*request.item, stream=True)
+                else self._model.submit(*request.item, stream=True, said=request.said)
             )
         except Exception as error:
             self._deliver(request, None, error)
@@ -272,7 +278,9 @@ class ContinuousBatcher:
         suspects = [entry for entry, had_part in zip(requests, joined, strict=True) if had_part or not any(joined)]
         log.error("a step with %d requests failed: %s", len(suspects), safe_traceback(error))
         bystanders = [request for ticket, request in requests if (ticket, request) not in suspects]
-        for ticket, _ in requests:
+        for ticket, request in requests:
+            if request.chunks is not None and ticket.joined_ns is not None:
+                request.said = ticket.said  # which is gone once it is cancelled
             self._cancel(ticket)
         if len(suspects) == 1:
             [(ticket, request)] = suspects

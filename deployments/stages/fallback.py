@@ -26,6 +26,7 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
+from engines.contract import Said
 from speech.utterance import Utterance
 from tracing import CallContext
 from tracing.vocabulary import FALLBACK
@@ -54,10 +55,10 @@ class Fallback:
         return await self._tts.generate(call, utterance, voice)
 
     async def stream(
-        self, call: CallContext, utterance: Utterance, voice: PackedArrays
+        self, call: CallContext, utterance: Utterance, voice: PackedArrays, said: Said = ()
     ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
         """Call `TtsService.stream`."""
-        async with aclosing(self._tts.stream(call, utterance, voice)) as replies:
+        async with aclosing(self._tts.stream(call, utterance, voice, said)) as replies:
             async for reply in replies:
                 yield reply
 

@@ -11,7 +11,7 @@ from deployments.stages.base import AnySpan
 from deployments.stages.batched import BatchedStage, tag_batch
 from deployments.stages.continuous_batching import ContinuousBatcher
 from deployments.wire import MelChunkReply, MelReply, StageReply
-from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Voice
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Said, Voice
 from speech.errors import SpeechError
 from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
@@ -55,18 +55,24 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
         return await self.answer(call, work, self._open_span_of(call, utterance))
 
     async def stream(
-        self, call: CallContext, utterance: Utterance, voice: PackedArrays
+        self, call: CallContext, utterance: Utterance, voice: PackedArrays, said: Said = ()
     ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
         """Compute a mel as `generate` does, in chunks as they are made. Only where the engine streams.
 
         Each chunk has all arrays of its part from the part's beginning. The last reply has the spans and no chunk.
+
+        Args:
+            call: the call's trace context and deadline.
+            utterance: what to say.
+            voice: the arrays of embedding-service's `VoiceReply`.
+            said: `MelChunkReply.said` of the last chunk that a lost replica made of the same utterance.
         """
 
         async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply, None]:
             assert self._continuous is not None, "the ingress asks for chunks where the engine streams"
             count = 0
             item = utterance, Voice(await self.arrays.unpack_all(voice))
-            async with aclosing(self._continuous.stream(item)) as outcomes:
+            async with aclosing(self._continuous.stream(item, said)) as outcomes:
                 async for outcome in outcomes:
                     chunk = outcome.value
                     if not isinstance(chunk, MelChunk):
@@ -80,7 +86,12 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
                         span.tag(vocabulary.STREAM_CHUNKS, count)
                         _add_phases(span, chunk.phases)
                     yield MelChunkReply(
-                        self.arrays.pack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final, chunk.last
+                        self.arrays.pack_all(chunk.arrays),
+                        chunk.seconds,
+                        chunk.part,
+                        chunk.final,
+                        chunk.last,
+                        chunk.said,
                     )
 
         span = self._open_span_of(call, utterance)

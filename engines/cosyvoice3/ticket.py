@@ -53,7 +53,9 @@ class Ticket:
 
     @property
     def said(self) -> Said:
-        """Tokens of each part so far; () once it has ended."""
+        """Tokens of each part so far, for `submit`; () once it has ended, and with `parity`, which can't resume."""
+        if any(part.row.job.sampler.on_host for part in self.parts):
+            return ()
         return tuple(tuple(part.row.picked) for part in self.parts)
 
     @property

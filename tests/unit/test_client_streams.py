@@ -96,7 +96,8 @@ def test_where_the_listener_leaves_nobody_does_either(how):
 
 
 def chunk(seconds: float, remake=None) -> StageResult:
-    return StageResult(MelChunkReply({}, seconds, 0, seconds == 3, seconds == 3), remake)
+    said = (tuple(range(int(seconds))),)
+    return StageResult(MelChunkReply({}, seconds, 0, seconds == 3, seconds == 3, said), remake)
 
 
 def test_a_chunk_that_died_with_its_stages_is_made_again_and_the_listener_misses_and_repeats_nothing():
@@ -142,18 +143,42 @@ def test_what_dies_twice_is_given_up():
 
 
 class Replies:
-    """tts-service's stream: a chunk for each second, and at the end the spans."""
+    """tts-service's stream: a chunk for each second, and at the end the spans. Or it dies after one of its chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, dies_after: int | None = None) -> None:
         self.seconds = iter((1, 2, 3))
+        self.dies_after = dies_after
         self.cancelled = False
 
     async def __anext__(self) -> StageReply:
         seconds = next(self.seconds, None)
+        if seconds is not None and seconds - 1 == self.dies_after:
+            raise ActorUnavailableError("it died", None)
         return StageReply([], chunk(seconds).value) if seconds else StageReply([])
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+def test_a_replica_that_takes_over_is_given_what_the_dead_one_had_said():
+    """Without its tokens, an engine in half precision would go on with another speech from the same seed."""
+
+    async def main():
+        run, given, client = new_run(), [], TtsClient(None)
+
+        def begin(call, utterance, arrays, said) -> Replies:
+            given.append(said)
+            return Replies(dies_after=2 if len(given) == 1 else None)
+
+        client.remote_stream = begin
+        voice = StageResult(VoiceReply({}, ("engine", "1")), None)
+        chunks = [found async for found in client.stream(Utterance("Hello", "en-US"), voice, run)]
+        assert [found.value.seconds for found in chunks] == [1, 2, 3]
+        assert given == [(), ((0, 1),)]
+        await chunks[0].remake()
+        assert given[2] == ((0,),), "a chunk is made again of its own tokens, not of later ones"
+
+    asyncio.run(main())
 
 
 def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client():

@@ -94,6 +94,14 @@ def test_what_was_said_must_be_of_the_same_text_and_not_of_the_official_sampler(
     assert exact.decoding == exact.waiting == 0
 
 
+def test_the_official_sampler_hands_out_no_tokens_that_it_could_not_go_on_after(tiny, voice):
+    official = model(tiny, parity=True)
+    ticket = official.submit(utterance("你好。"), voice, stream=True)
+    official.step()
+    assert ticket.joined_ns is not None and ticket.said == ()
+    assert given(official, ticket)[-1].said == ()
+
+
 def test_an_utterance_that_had_said_all_is_made_of_that(exact, voice):
     said = (tuple(range(3000, 3040)) + (6562,),)
     (mel,) = given(exact, exact.submit(utterance(), voice, said=said))

@@ -41,8 +41,8 @@ class AcousticModel:
     def configure(self, rows=None, wait_ms=None):
         pass
 
-    def submit(self, utterance, voice, stream=False):
-        self.ticket, self.chunks = Ticket(), 0
+    def submit(self, utterance, voice, stream=False, said=()):
+        self.ticket, self.chunks, self.continued = Ticket(), 0, said
         return self.ticket
 
     def cancel(self, ticket):
@@ -57,7 +57,8 @@ class AcousticModel:
         last = self.chunks == 3
         phases = (Phase("LM_DECODE", 1, 2, {"lm.steps": 3}),) if last else ()
         array = np.zeros((self.chunks, 4), np.float32)
-        return [(self.ticket, MelChunk({"mel": array}, self.chunks / 10, 0, last, last, phases))]
+        said = (tuple(range(self.chunks)),)
+        return [(self.ticket, MelChunk({"mel": array}, self.chunks / 10, 0, last, last, phases, said))]
 
 
 class Vocoder:
@@ -99,8 +100,8 @@ def new_call() -> CallContext:
     return CallContext(f"00-{'a' * 32}-{'b' * 16}-01", now, now + 30 * 10**9)
 
 
-async def mel_replies(tts: TtsService) -> list:
-    return [reply async for reply in tts.stream(new_call(), Utterance("Hello", "en-US"), {})]
+async def mel_replies(tts: TtsService, *said) -> list:
+    return [reply async for reply in tts.stream(new_call(), Utterance("Hello", "en-US"), {}, *said)]
 
 
 def test_a_mel_comes_in_chunks_and_its_span_with_the_end(engine):
@@ -112,6 +113,15 @@ def test_a_mel_comes_in_chunks_and_its_span_with_the_end(engine):
     assert (span.name, span.tags["stream.chunks"], span.tags["text.length"]) == ("GENERATE_MEL", 3, 5)
     assert (phase.name, phase.tags) == ("LM_DECODE", {"lm.steps": 3})
     assert {"dequeued", "batch started", "first chunk"} == {text for _, text in span.events}
+
+
+def test_tokens_go_out_with_each_chunk_and_come_back_in_with_a_stream_to_be_continued(engine):
+    tts = TtsService(StageConfig(engine="fake"))
+    *chunks, _ = asyncio.run(mel_replies(tts))
+    assert [reply.value.said for reply in chunks] == [((0,),), ((0, 1),), ((0, 1, 2),)]
+    assert engine.model.continued == ()
+    asyncio.run(mel_replies(tts, chunks[1].value.said))
+    assert engine.model.continued == ((0, 1),)
 
 
 def test_a_stream_that_fails_ends_with_its_error_and_names_its_service(engine):
