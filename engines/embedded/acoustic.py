@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded import quantized
-from engines.embedded.blocks import STYLE, BidirectionalLSTM, ResidualBlock, masked, padding_mask
+from engines.embedded.blocks import (
+    STYLE,
+    BidirectionalLSTM,
+    ResidualBlock,
+    give_slots,
+    masked,
+    padding_mask,
+    with_deltas,
+)
 
 SYMBOLS = 178  #: size of the phoneme vocabulary
 MAX_TOKENS = 510  #: phonemes in one utterance; with the two boundary zeros the positions that were trained
@@ -161,6 +169,7 @@ class Decoder(nn.Module):
         self.decode = nn.ModuleList(
             [*(ResidualBlock(width, 1024) for _ in range(3)), ResidualBlock(width, 512, upsample=True)]
         )
+        self.deltas = give_slots(self)  #: numbers that a fitted voice adds to its style layers: 18,964
 
     def forward(
         self, text: Tensor, pitch: Tensor, energy: Tensor, style: Tensor, mask: Tensor | None, mask_after: Tensor | None
@@ -171,6 +180,18 @@ class Decoder(nn.Module):
         for block in self.decode:
             x = block(torch.cat([x, aside], 1), style, mask, mask_after)
         return x
+
+
+@dataclass(frozen=True)
+class Prosody:
+    """The decoder's input as a padded batch: what is said when, at which pitch, how loud."""
+
+    text: Tensor  #: (B, 512, longest) phoneme features, each repeated over its frames
+    pitch: Tensor  #: (B, 1, 2 * longest), Hz, near zero where unvoiced
+    energy: Tensor  #: (B, 1, 2 * longest)
+    frames: Tensor  #: (B,) frames of 600 samples
+    durations: Tensor  #: (B, T) frames of each phoneme, zero in the padding
+    mask: Tensor | None  #: (B, 1, longest)
 
 
 @dataclass(frozen=True)
@@ -194,7 +215,13 @@ class AcousticNetwork(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, ids: Tensor, lengths: Tensor, style: Tensor, speed: Tensor | float = 1.0, log_pitch: Tensor | None = None
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        style: Tensor,
+        speed: Tensor | float = 1.0,
+        log_pitch: Tensor | None = None,
+        deltas: Tensor | None = None,
     ) -> AcousticOutput:
         """Compute the features of a padded batch.
 
@@ -205,13 +232,30 @@ class AcousticNetwork(nn.Module):
             speed: (B,) or one number; 2 is twice as fast.
             log_pitch: (B,) natural logarithm of a median pitch in Hz. Each member's voiced frames are moved to it;
                 None leaves the pitch as predicted.
+            deltas: (B, `decoder.deltas`) those of fitted voices, zeros for the others; None if there are none.
         """
         acoustic, prosodic = style.split(STYLE, dim=1)
+        prosody = self.prosody(ids, lengths, prosodic, speed, log_pitch)
+        mask_after = None if prosody.mask is None else prosody.mask.repeat_interleave(2, dim=-1)
+        features = self.decoder(
+            prosody.text, prosody.pitch, prosody.energy, with_deltas(acoustic, deltas), prosody.mask, mask_after
+        )
+        return AcousticOutput(features, prosody.pitch[:, 0], prosody.frames, prosody.durations)
+
+    def prosody(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        style: Tensor,
+        speed: Tensor | float = 1.0,
+        log_pitch: Tensor | None = None,
+    ) -> Prosody:
+        """Compute all that precedes the decoder. `style` is the prosody half (B, 128), the rest as in `forward`."""
         speed = torch.as_tensor(speed, dtype=style.dtype, device=style.device).expand(len(ids))
         mask = padding_mask(lengths, ids.shape[1])
         padded = None if mask is None else lengths
         read = self.narrow(self.albert(ids, mask))
-        read, durations = self.predictor.durations(read, prosodic, speed, padded, mask)
+        read, durations = self.predictor.durations(read, style, speed, padded, mask)
         text = self.text_encoder(ids, padded, mask)
 
         frames = durations.sum(1)
@@ -221,13 +265,10 @@ class AcousticNetwork(nn.Module):
         padded = None if frame_mask is None else frames
         which = _phoneme_of_frame(durations, longest)[:, :, None]
         prosody = masked(_stretch(read, which), frame_mask)
-        pitch, energy = self.predictor.curves(prosody.transpose(1, 2), prosodic, padded, frame_mask, half_frame_mask)
+        pitch, energy = self.predictor.curves(prosody.transpose(1, 2), style, padded, frame_mask, half_frame_mask)
         if log_pitch is not None:
             pitch = _move_pitch(pitch, 2 * frames, log_pitch)
-        features = self.decoder(
-            masked(_stretch(text, which), frame_mask), pitch, energy, acoustic, frame_mask, half_frame_mask
-        )
-        return AcousticOutput(features, pitch[:, 0], frames, durations)
+        return Prosody(masked(_stretch(text, which), frame_mask), pitch, energy, frames, durations, frame_mask)
 
 
 def _phoneme_of_frame(durations: Tensor, longest: int) -> Tensor:

@@ -30,15 +30,24 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class AdaptiveNorm(nn.Module):
-    """Instance norm over time, with scale and shift from the style (AdaIN, arXiv:1703.06868)."""
+    """Instance norm over time, with scale and shift from the style (AdaIN, arXiv:1703.06868).
+
+    A voice that was fitted to a speaker also has deltas, which are added to the outputs of `fc`. They follow the style
+    in the same row, each layer's at its own slot (`give_slots`).
+    """
+
+    slot: slice | None = None  #: this layer's deltas in a row of style and deltas; None where a voice can have none
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc = nn.Linear(STYLE, 2 * channels)
 
     def forward(self, x: Tensor, style: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise x (B, C, T) by a style (B, 128)."""
-        scale, shift = (1 + self.fc(style)[:, :, None]).chunk(2, dim=1)
+        """Normalise x (B, C, T) by a style (B, 128), or by a style and all deltas (B, 128 + D)."""
+        coloured = self.fc(style[:, :STYLE])
+        if self.slot is not None and style.shape[1] > STYLE:
+            coloured = coloured + style[:, self.slot]
+        scale, shift = (1 + coloured[:, :, None]).chunk(2, dim=1)
         shift = shift - 1
         if mask is None:
             return torch.addcmul(shift, F.instance_norm(x, eps=1e-5), scale)
@@ -47,6 +56,25 @@ class AdaptiveNorm(nn.Module):
         # The two-pass variance: E[x²] - E[x]² loses everything in bfloat16.
         variance = (centred.square() * mask).sum(-1, keepdim=True) / count
         return torch.addcmul(shift, centred, scale * torch.rsqrt(variance + 1e-5))
+
+
+def adaptive_norms(network: nn.Module) -> list[AdaptiveNorm]:
+    """Return the adaptive norms of a network in the order of their slots."""
+    return [module for module in network.modules() if isinstance(module, AdaptiveNorm)]
+
+
+def give_slots(network: nn.Module) -> int:
+    """Give each adaptive norm of a network its slot, and return the number of deltas D."""
+    end = STYLE
+    for norm in adaptive_norms(network):
+        norm.slot = slice(end, end + norm.fc.out_features)
+        end = norm.slot.stop
+    return end - STYLE
+
+
+def with_deltas(style: Tensor, deltas: Tensor | None) -> Tensor:
+    """Join styles (B, 128) and deltas (B, D) as the adaptive norms read them."""
+    return style if deltas is None else torch.cat([style, deltas], dim=1)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engines.embedded.blocks import STYLE, AdaptiveNorm, masked, padding_mask
+from engines.embedded.blocks import STYLE, AdaptiveNorm, give_slots, masked, padding_mask, with_deltas
 
 SAMPLE_RATE = 24000
 SAMPLES_PER_COLUMN = 300  #: waveform samples for each column of features and pitch
@@ -87,6 +87,7 @@ class VocoderNetwork(nn.Module):
         self.resblocks = nn.ModuleList(SnakeBlock(channels, kernel) for channels in (256, 128) for kernel in (3, 7, 11))
         self.conv_post = nn.Conv1d(128, _FFT + 2, 7, padding=3)
         self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
+        self.deltas = give_slots(self)  #: numbers that a fitted voice adds to its style layers: 18,432
 
     @torch.inference_mode()
     def forward(
@@ -96,6 +97,7 @@ class VocoderNetwork(nn.Module):
         style: Tensor,
         columns: Tensor | None = None,
         seeds: Sequence[int] | None = None,
+        deltas: Tensor | None = None,
     ) -> Tensor:
         """Compute a padded batch of waveforms; member i is valid up to 300 * `columns[i]` samples.
 
@@ -105,8 +107,9 @@ class VocoderNetwork(nn.Module):
             style: (B, 128) or (B, 256), acoustic half first.
             columns: (B,) valid columns of each member; None if all are valid.
             seeds: a seed for each member, for the noise in the excitation; None means 0 for all.
+            deltas: (B, `self.deltas`) those of fitted voices, zeros for the others; None if there are none.
         """
-        style = style[:, :STYLE]
+        style = with_deltas(style[:, :STYLE], deltas)
         batch, size = pitch.shape
         columns = torch.full((batch,), size) if columns is None else columns.cpu()
         source = self.source_spectrum(pitch, columns, seeds or [0] * batch)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engines.embedded.blocks import STYLE
+from engines.embedded.blocks import STYLE, AdaptiveNorm, with_deltas
 from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
 
-_STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
+STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
 _TILES = (
     4096,
     512,
@@ -41,8 +41,8 @@ class CpuVocoder:
         self.bf16 = bf16
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = network
-        self._noise_res = [self._halves(cast(SnakeBlock, block)) for block in network.noise_res]
-        self._resblocks = [self._halves(cast(SnakeBlock, block)) for block in network.resblocks]
+        self._noise_res = [halves(cast(SnakeBlock, block), self._dtype) for block in network.noise_res]
+        self._resblocks = [halves(cast(SnakeBlock, block), self._dtype) for block in network.resblocks]
         self._ups = [
             nn.ConvTranspose1d(
                 up.in_channels, up.out_channels, up.kernel_size[0], up.stride[0], cast(tuple[int], up.padding)[0]
@@ -61,6 +61,7 @@ class CpuVocoder:
         style: Tensor,
         columns: Tensor | None = None,
         seeds: Sequence[int] | None = None,
+        deltas: Tensor | None = None,
     ) -> Tensor:
         """Compute (B, 300 C) as `VocoderNetwork.forward` does, with zeros after each member's end.
 
@@ -70,10 +71,12 @@ class CpuVocoder:
             style: (B, 128) or (B, 256), acoustic half first.
             columns: as in `VocoderNetwork.forward`.
             seeds: as in `VocoderNetwork.forward`.
+            deltas: as in `VocoderNetwork.forward`.
         """
         valid = [pitch.shape[1]] * len(pitch) if columns is None else columns.tolist()
+        styles = with_deltas(style[:, :STYLE], deltas)
         waveforms = [
-            self._one(features[i : i + 1, :, :n], pitch[i : i + 1, :n], style[i, :STYLE], seed)[0]
+            self._one(features[i : i + 1, :, :n], pitch[i : i + 1, :n], styles[i], seed)[0]
             for i, (n, seed) in enumerate(zip(valid, seeds or [0] * len(pitch), strict=True))
         ]
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
@@ -98,52 +101,49 @@ class CpuVocoder:
         last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01), 60 * _COLUMNS))
         return self._network.inverse(last[:, :, : x.shape[-1]])
 
-    def _block(self, halves: list[_Half], x: Tensor, style: Tensor) -> Tensor:
+    def _block(self, halves: list[Half], x: Tensor, style: Tensor) -> Tensor:
         """Apply a SnakeBlock to x (T, C) float32; returns a new (T, C) float32."""
         x = x.clone()
         for first, second in zip(halves[::2], halves[1::2], strict=True):
             x.add_(second(first(x, style, self._dtype), style, self._dtype))
         return x
 
-    def _halves(self, block: SnakeBlock) -> list[_Half]:
-        return [
-            half
-            for i in range(3)
-            for half in (
-                _Half.of(_linear(block.adain1[i]), block.alpha1[i], cast(nn.Conv1d, block.convs1[i]), self._dtype),
-                _Half.of(_linear(block.adain2[i]), block.alpha2[i], cast(nn.Conv1d, block.convs2[i]), self._dtype),
-            )
-        ]
-
-
-def _linear(norm: nn.Module) -> nn.Linear:
-    """Return the layer of an adaptive norm that reads the style."""
-    return cast(nn.Linear, norm.fc)
-
 
 @dataclass(frozen=True)
-class _Half:
+class Half:
     """An adaptive norm, snake and convolution, with α and its inverse moved into the weights around the activation."""
 
     style_weight: Tensor  #: (2C, 128)
     style_bias: Tensor  #: (2C,)
+    alpha: Tensor  #: (2C,) α twice, for scale and shift
+    slot: slice  #: its deltas in a row of style and deltas
     weight: Tensor  #: (C, C, 1, kernel), channels last
     bias: Tensor  #: (C,)
     dilation: int
 
     @classmethod
-    def of(cls, style: nn.Linear, alpha: Tensor, conv: nn.Conv1d, dtype: torch.dtype) -> _Half:
-        assert conv.bias is not None
+    def of(cls, norm: AdaptiveNorm, alpha: Tensor, conv: nn.Conv1d, dtype: torch.dtype) -> Half:
+        assert conv.bias is not None and norm.slot is not None
         alpha = alpha.detach().flatten()
-        bias = style.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
+        bias = norm.fc.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
         weight = (conv.weight.detach() / alpha[:, None]).to(dtype)[:, :, None]
         return cls(
-            style.weight.detach() * alpha.repeat(2)[:, None],
+            norm.fc.weight.detach() * alpha.repeat(2)[:, None],
             bias * alpha.repeat(2),
+            alpha.repeat(2),
+            norm.slot,
             weight.contiguous(memory_format=torch.channels_last),
             conv.bias.detach().to(dtype),
             conv.dilation[0],
         )
+
+    def scale_and_shift(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and shift (C,), times α, from a style (128,) or from a style and all deltas (128 + D,)."""
+        both = torch.addmv(self.style_bias, self.style_weight, style[:STYLE])
+        if len(style) > STYLE:
+            both = torch.addcmul(both, style[self.slot], self.alpha)
+        scale, shift = both.chunk(2)
+        return scale, shift
 
     def __call__(self, x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
         """Compute (T, C) in `dtype` from x (T, C) of any float type."""
@@ -156,7 +156,7 @@ class _Half:
         self._activate(x, style, padded[halo : halo + steps])
         made, start = torch.empty(sum(tiles), x.shape[1], dtype=dtype), 0
         for size in tiles:
-            tile = _image(padded[start : start + size + 2 * halo])
+            tile = image(padded[start : start + size + 2 * halo])
             result = F.conv2d(tile, self.weight, self.bias, dilation=(1, self.dilation))
             made[start : start + size] = result[0, :, 0].T
             start += size
@@ -164,18 +164,30 @@ class _Half:
 
     def _activate(self, x: Tensor, style: Tensor, activated: Tensor) -> None:
         """Write norm and snake of x (T, C) into `activated`."""
-        scale, shift = torch.addmv(self.style_bias, self.style_weight, style).chunk(2)
-        mean, variance = torch.batch_norm_update_stats(_image(x), None, None, 0.0)
+        scale, shift = self.scale_and_shift(style)
+        mean, variance = torch.batch_norm_update_stats(image(x), None, None, 0.0)
         scale = scale * torch.rsqrt(variance.float() + 1e-5)
         shift = shift - mean.float() * scale
-        for start in range(0, len(x), _STEPS_AT_ONCE):
-            part = slice(start, start + _STEPS_AT_ONCE)
+        for start in range(0, len(x), STEPS_AT_ONCE):
+            part = slice(start, start + STEPS_AT_ONCE)
             h = torch.addcmul(shift, x[part].float(), scale)
             waves = torch.sin(h)
             activated[part] = h.addcmul_(waves, waves)
 
 
-def _image(x: Tensor) -> Tensor:
+def halves(block: SnakeBlock, dtype: torch.dtype) -> list[Half]:
+    """Return the six halves of a block, in the order of their computation."""
+    return [
+        Half.of(cast(AdaptiveNorm, norms[i]), alphas[i], cast(nn.Conv1d, convs[i]), dtype)
+        for i in range(3)
+        for norms, alphas, convs in (
+            (block.adain1, block.alpha1, block.convs1),
+            (block.adain2, block.alpha2, block.convs2),
+        )
+    ]
+
+
+def image(x: Tensor) -> Tensor:
     """View x (T, C) as (1, C, 1, T) in channels-last memory, without a copy."""
     return x.T[None, :, None]
 

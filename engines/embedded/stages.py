@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from engines.contract import Mel, Phase, Utterance, Voice
-from engines.embedded import acoustic, style, text, vocoder
+from engines.contract import Arrays, Mel, Phase, Utterance, Voice
+from engines.embedded import acoustic, deltas, style, text, vocoder
 from engines.embedded.blocks import STYLE
 from engines.embedded.finish import finish
 from engines.embedded.mapper import StyleMapper
@@ -39,6 +39,7 @@ class _Plan:
 
     parts: list[list[int]]  #: phoneme ids; more than one part only for a long text
     style: np.ndarray  #: (256,)
+    voice: Arrays
     speed: float
     log_pitch: float
     gain: float
@@ -50,7 +51,8 @@ class EmbeddedAcousticModel:
     """An `engines.contract.AcousticModel`.
 
     A Mel's arrays: `features` float32 (512, 2n) and `f0` float32 (2n,) in Hz for n frames of 25 ms, `style` float32
-    (128,), the acoustic half, `gain` float32 (1,) and `seed` int64 (1,). 164 kB for each second of speech.
+    (128,), the acoustic half, `gain` float32 (1,) and `seed` int64 (1,). 164 kB for each second of speech. That of a
+    fitted voice also holds the vocoder's deltas (deltas.py), 37 kB.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
@@ -85,6 +87,7 @@ class EmbeddedAcousticModel:
             parts=parts,
             # The whole text gets the same style; a style depends a little on the text's length.
             style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
+            voice=voice.arrays,
             speed=utterance.speed * delivery.speed,
             log_pitch=float(voice.arrays["log_f0"][0]) + delivery.pitch_semitones * math.log(2) / 12,
             gain=10 ** (delivery.energy_db / 20),
@@ -104,6 +107,7 @@ class EmbeddedAcousticModel:
             self._tensor(np.stack([plan.style for _, plan in rows])),
             self._tensor([plan.speed for _, plan in rows]),
             self._tensor([plan.log_pitch for _, plan in rows]),
+            deltas.stacked([plan.voice.get(deltas.OF_DECODER) for _, plan in rows], self._device),
         )
         pieces = iter(_pieces(output, lengths))
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
@@ -116,6 +120,7 @@ class EmbeddedAcousticModel:
                     "style": plan.style[:STYLE].astype(np.float32),
                     "gain": np.array([plan.gain], np.float32),
                     "seed": np.array([plan.seed], np.int64),
+                    **{name: plan.voice[name] for name in (deltas.OF_VOCODER,) if name in plan.voice},
                 },
                 seconds=len(f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
                 phases=(plan.phase, phase),
@@ -182,7 +187,8 @@ class EmbeddedVocoder:
             pitch[i, :valid] = torch.tensor(mel.arrays["f0"])
         styles = torch.tensor(np.stack([mel.arrays["style"] for mel in mels]), device=self._device)
         seeds = [int(mel.arrays["seed"][0]) for mel in mels]
-        return self._network(features, pitch, styles, torch.tensor(columns), seeds).cpu().numpy()
+        rows = deltas.stacked([mel.arrays.get(deltas.OF_VOCODER) for mel in mels], self._device)
+        return self._network(features, pitch, styles, torch.tensor(columns), seeds, rows).cpu().numpy()
 
     def _warm_up(self) -> None:
         for columns in (100, 200):  # the first call of each size is slower than the next
