@@ -49,19 +49,23 @@ class DVectorNetwork(nn.Module):
 
     def forward(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
         """Compute the d-vectors (len(clips), 256) of clips, each float32 (n,) without pauses."""
-        windows = [self._windows(clip) for clip in clips]
+        tensors = [torch.from_numpy(np.ascontiguousarray(clip)).to(self.hann.device) for clip in clips]
+        windows = [self._windows(samples) for samples in tensors]
         embedded = self._embed(torch.cat(windows))
         means = [part.mean(dim=0) for part in embedded.split([len(part) for part in windows])]
         return nn.functional.normalize(torch.stack(means), dim=1)
+
+    def embed(self, samples: torch.Tensor) -> torch.Tensor:
+        """Compute the d-vector (256,) of samples (n,) at 16 kHz without pauses. Gradients flow through it."""
+        return nn.functional.normalize(self._embed(self._windows(samples)).mean(dim=0), dim=0)
 
     def _embed(self, windows: torch.Tensor) -> torch.Tensor:
         """Embed mel energies: (windows, 160, 40) -> (windows, 256)."""
         _, (hidden, _) = self.lstm(windows)
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
-    def _windows(self, clip: np.ndarray) -> torch.Tensor:
-        """Cut a clip into overlapping windows (windows, 160, 40) of mel power."""
-        samples = torch.from_numpy(np.ascontiguousarray(clip)).to(self.hann.device)
+    def _windows(self, samples: torch.Tensor) -> torch.Tensor:
+        """Cut samples (n,) into overlapping windows (windows, 160, 40) of mel power."""
         level = samples.square().mean().sqrt().clamp(min=1e-6)
         samples = samples * (10 ** (_LEVEL_DBFS / 20) / level)
         spectrum = torch.stft(samples, _FFT, _HOP, window=self.hann, pad_mode="constant", return_complex=True)
