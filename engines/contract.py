@@ -41,6 +41,7 @@ class Capabilities:
     #: streamed text goes through the graph sentence by sentence.
     streaming: bool = False
     notice: str = ""  #: shown to users about the result ("steers a voice, is no true clone")
+    fits_voices: bool = False  #: True: the engine is a FittingEngine
 
     def check_dialect(self, code: str) -> None:
         """Raise UnsupportedDialect for a dialect code that it can't speak."""
@@ -227,6 +228,53 @@ class Probed(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FitOutcome:
+    """The result of a fit. Similarities and losses are those of sentences that were not fitted."""
+
+    voice: Voice  #: the fitted voice if it is kept, else the one that the fit began with
+    kept: bool
+    why: str  #: a sentence about the check: which measure keeps the fitted voice from being used; empty if it is kept
+    stopped: str  #: `all_steps`, `close_enough` or `no_gain`
+    steps: int  #: steps made; the best of them is the result
+    loss_before: float  #: 1 - cosine similarity to the speaker
+    loss_after: float
+    seconds: float  #: of computing, over all processes that worked on it
+    changes: Mapping[str, float] = field(default_factory=dict)  #: what the check measured, by name
+
+
+class VoiceFit(Protocol):
+    """One voice on its way to its speaker. It can be dropped between any two calls, or stored and taken up again."""
+
+    step: int  #: steps made
+    steps: int  #: steps at most
+    outcome: FitOutcome | None  #: None until it is finished
+
+    def advance(self) -> None:
+        """Compute for a second or two: prepare, make a step, or finish. Does nothing when finished."""
+        ...
+
+    def state(self) -> Arrays:
+        """Return all that another process needs to go on from here."""
+        ...
+
+
+class VoiceFitter(Protocol):
+    """The networks of fits. All calls come from the thread that loaded it; several fits may be under way."""
+
+    def begin(self, voice: Voice, state: Arrays | None = None) -> VoiceFit:
+        """Begin the fit of a voice that the same engine's speaker encoder made.
+
+        Args:
+            voice: the voice. A fit needs nothing else of the clip.
+            state: `VoiceFit.state()` of an earlier fit of the same voice, which is taken up; None begins anew.
+
+        Raises:
+            ValueError: the state is of another version of the engine.
+        """
+        ...
+
+
 class Engine(Protocol):
     """A family of models, with one loader for each stage.
 
@@ -250,6 +298,15 @@ class Engine(Protocol):
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1) -> AcousticModel: ...
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1) -> Vocoder: ...
+
+
+class FittingEngine(Engine, Protocol):
+    """An engine that can fit a voice to its speaker; `Capabilities.fits_voices` is true.
+
+    A fitted voice is a voice like any other: the same acoustic model and vocoder take it, in one batch with others.
+    """
+
+    def load_voice_fitter(self, device: str = "cpu", threads: int = 1) -> VoiceFitter: ...
 
 
 class WeightsError(RuntimeError):

@@ -61,6 +61,7 @@ class EmbeddedEngine:
             reference_rates=(16000,),
             reference_seconds=(3.0, 15.0),
             notice=NOTICE,
+            fits_voices=True,
         )
 
     def check(self, utterance: Utterance) -> None:
@@ -106,3 +107,8 @@ class EmbeddedEngine:
         from engines.embedded.stages import EmbeddedVocoder
 
         return EmbeddedVocoder(device, threads, self._bf16)
+
+    def load_voice_fitter(self, device: str = "cpu", threads: int = 1):
+        from engines.embedded.fitting import VoiceFitter
+
+        return VoiceFitter(device, threads)

@@ -1,9 +1,9 @@
 """The way from a voice to its d-vector, arranged so that gradients flow back fast and with little memory.
 
 `istftnet_cpu` says how the vocoder's blocks are arranged for a CPU. Here the same halves, "adaptive norm, snake,
-convolution", get a backward pass of their own. It keeps nothing but the half's input and computes the rest again, a
-thousand steps at a time, so that a second and a half of speech needs 0.2 GB where automatic differentiation keeps
-every intermediate result. Weights are fixed, so a convolution's backward pass is a convolution with turned weights.
+convolution", get a backward pass of their own. It keeps nothing but the half's input (126 MB for 1.6 s of speech)
+and computes the rest again, a thousand steps at a time; automatic differentiation keeps every intermediate result.
+Weights are fixed, so a convolution's backward pass is a convolution with turned weights.
 """
 
 from __future__ import annotations

@@ -1,0 +1,122 @@
+"""Checks that a fitted voice is a better one: nearer to its speaker, and the same sounds as clean and as loud.
+
+Both voices speak the same passages, none of which was fitted. Their durations and melody are the same, since a fit
+leaves them alone: no sound can be skipped or repeated. So a fitted voice is compared with the steered one moment by
+moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.embedded.pitch import f0_curve
+from engines.mel import mel_filters
+
+RATE = 16_000
+FFT, HOP = 512, 160
+LOWEST_BIN = 4  #: 125 Hz
+_BANDS = 40
+LOUD_DB = 25.0  #: frames within this of the loudest are speech
+_SILENT_DB = -40.0  # quieter moments are silence, however quiet
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest changes that a kept voice may show against the steered one."""
+
+    similarity: float = 0.02  #: the least gain
+    level_db: float = 3.0
+    peak_db: float = 1.0  #: raw, above full scale: the limiter would make the whole speech quieter by it
+    flatness_db: float = 1.5  #: of speech: a room's or a microphone's noise makes the spectrum flatter
+    floor_db: float = 8.0  #: of the quiet moments, against the loud ones, from -40 dB up
+    articulation: float = 0.75  #: the least correlation of the spectra over time
+    pitch_semitones: float = 1.0
+    unvoiced: float = 0.2  #: share of frames that lose their pitch: a broken voice
+
+
+LIMITS = Limits()
+NOT_NEARER = "it is hardly nearer to the speaker"
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is measured of one passage."""
+
+    similarity: float  #: cosine to the speaker's d-vector
+    level_db: float
+    peak_db: float
+    flatness_db: float
+    floor_db: float
+    spectra: np.ndarray  #: (frames, 40) log mel power in dB
+    f0: np.ndarray  #: (frames,) Hz, 0 without a pitch
+
+
+def listen(samples: np.ndarray, similarity: float) -> Sound:
+    """Measure a passage, float32 (n,) at 16 kHz."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, FFT)[::HOP] * np.hanning(FFT)
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    energy_db = 10 * np.log10(power.sum(1) + 1e-8)
+    loud = energy_db > energy_db.max() - LOUD_DB
+    heard = power[loud][:, LOWEST_BIN:] + 1e-10
+    flatness = 10 * (np.log10(heard).mean(1) - np.log10(heard.mean(1)))
+    return Sound(
+        similarity=similarity,
+        level_db=float(10 * np.log10(np.square(samples).mean() + 1e-10)),
+        peak_db=float(20 * np.log10(np.abs(samples).max() + 1e-10)),
+        flatness_db=float(flatness.mean()),
+        floor_db=max(float(np.percentile(energy_db, 5) - np.percentile(energy_db, 95)), _SILENT_DB),
+        spectra=10 * np.log10(power @ mel_filters(RATE, FFT, _BANDS).T + 1e-8),
+        f0=f0_curve(samples),
+    )
+
+
+def changes(steered: Sequence[Sound], fitted: Sequence[Sound]) -> dict[str, float]:
+    """Return what a fit changed, by the names of `Limits`: the mean over the passages, but the highest peak."""
+    pairs = list(zip(steered, fitted, strict=True))
+    measured = {
+        **{
+            name: [getattr(after, name) - getattr(before, name) for before, after in pairs]
+            for name in ("similarity", "level_db", "flatness_db", "floor_db")
+        },
+        "articulation": [_articulation(before, after) for before, after in pairs],
+        "pitch_semitones": [_semitones(before, after) for before, after in pairs],
+        "unvoiced": [_lost(before, after) for before, after in pairs],
+    }
+    return {
+        **{name: float(np.mean(values)) for name, values in measured.items()},
+        "peak_db": max(after.peak_db for after in fitted),
+    }
+
+
+def why_not(changes: Mapping[str, float], limits: Limits = LIMITS) -> str:
+    """Return the first reason, in words, not to keep a fitted voice; empty if it is better than the steered one."""
+    reasons = (
+        (changes["similarity"] < limits.similarity, NOT_NEARER),
+        (abs(changes["level_db"]) > limits.level_db, "its loudness is another"),
+        (changes["peak_db"] > limits.peak_db, "its peaks would be clipped"),
+        (changes["flatness_db"] > limits.flatness_db, "it took over noise from the clip"),
+        (changes["floor_db"] > limits.floor_db, "its pauses are noisy"),
+        (changes["articulation"] < limits.articulation, "its sounds are less distinct"),
+        (abs(changes["pitch_semitones"]) > limits.pitch_semitones, "its pitch is another"),
+        (changes["unvoiced"] > limits.unvoiced, "it is hoarse"),
+    )
+    return next((reason for failed, reason in reasons if failed), "")
+
+
+def _articulation(before: Sound, after: Sound) -> float:
+    """Correlate how the spectra move over time, with the timbre, the mean of each band, taken out."""
+    one, other = (np.maximum(sound.spectra, sound.spectra.max() - 60) for sound in (before, after))
+    return float(np.corrcoef((one - one.mean(0)).ravel(), (other - other.mean(0)).ravel())[0, 1])
+
+
+def _semitones(before: Sound, after: Sound) -> float:
+    both = (before.f0 > 0) & (after.f0 > 0)
+    return float(12 * np.median(np.log2(after.f0[both] / before.f0[both]))) if both.any() else 0.0
+
+
+def _lost(before: Sound, after: Sound) -> float:
+    voiced = before.f0 > 0
+    return float((after.f0[voiced] == 0).mean()) if voiced.any() else 0.0

@@ -1,0 +1,291 @@
+"""Fits a steered voice to its speaker: the steps of an optimiser, through vocoder and decoder, toward the d-vector.
+
+A fit starts from the steered voice and changes its timbre alone: the acoustic half of the style, and a delta for every
+output of the style layers (deltas.py). Durations, melody and loudness of the speech stay. Each step speaks a passage of
+1.6 s and follows the gradient of
+
+    1 - cosine(d-vector of the passage, d-vector of the reference clip)
+    + a penalty on the distance from the stock voices, which keeps the speech natural
+    + a penalty on changes of loudness and on peaks: the encoder does not hear the level, so it would drift upward
+    + a penalty on a flatter spectrum, so that noise of the clip is not taken over
+
+Every few steps the voice is listened to on passages that are not fitted. The nearest one that passes the check
+(fit_check.py) is the result; if none does, the steered voice stays.
+
+    fit = VoiceFitter().begin(voice)
+    while fit.outcome is None:
+        fit.advance()  # between any two of these a fit can be dropped, or stored by its state
+    fit.outcome.voice
+
+Accent, rhythm, melody and emotion of the speaker are not taken over.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.contract import Arrays, FitOutcome, Voice
+from engines.embedded import fit_check, text, vocoder
+from engines.embedded.fit_check import LIMITS, Limits, Sound
+from engines.embedded.mapper import StyleMapper
+from engines.embedded.passages import Passage, Studio
+from engines.embedded.speaker import DVectorNetwork, load_network
+from engines.embedded.text import TextFrontEnd
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The schedule and the weights of a fit. docs/speed.md has the measurements behind them."""
+
+    steps: int = 8
+    frames: int = 64  #: of 25 ms in a passage: one window of the speaker encoder
+    style_rate: float = 0.2  #: Adam's rate for the style's coordinates, in standard deviations of the stock voices
+    delta_rate: float = 0.15  #: the same for the deltas
+    betas: tuple[float, float] = (0.9, 0.98)
+    style_penalty: float = 0.02
+    style_free: float = 0.6  #: mean square of the coordinates that costs nothing
+    style_limit: float = 3.0  #: a coordinate beyond it costs more
+    delta_penalty: float = 0.1
+    level_penalty: float = 0.1  #: for a change by 6 dB, and for a peak 6 dB above the limit
+    peak_limit_db: float = -1.0
+    flatness_penalty: float = 0.3  #: for a spectrum that is flatter by 3 dB more than is free
+    flatness_free_db: float = 0.3
+    look_every: int = 4  #: steps between two looks at the passages that are not fitted
+    close_enough: float = 0.92  #: similarity at a look that ends the fit
+    least_gain: float = 0.003  #: a look that gains less ends the fit
+    limits: Limits = LIMITS  #: of the check
+
+
+#: the sentences as (language, phonemes in Kokoro's alphabet); no measurement of the engine uses one of them
+FITTED = (
+    ("en", "ðə fˈɛɹi lˈivz ði ˈIlənd ʃˈɔɹtli ˈæftəɹ sˈʌnɹˌIz."),  # The ferry leaves the island shortly after sunrise.
+    ("en", "mˌI ɡɹˈændmˌʌðəɹ kˈips ɐ ʤˈɑɹ ʌv hˈʌni ˌɔn ðə kˈɪʧᵊn ʃˈɛlf."),
+    ("en", "hˌi lˈæft sˌO lˈWdli ðæt ˈɛvɹiwən ɪn ðə kæfˈA tˈɜɹnd əɹˈWnd."),
+    ("en", "jˌu ʃˌʊd hæv sˈin hˌW kwˈɪkli ðə ʧˈɪldɹᵊn lˈɜɹnd ðə ɡˈAm."),
+)
+UNFITTED = (
+    ("en", "pˌʊt ðə blˈu fˈOldəɹ bˈæk wˌɛɹ ju fˈWnd ɪt, plˈiz."),
+    ("zh", "mi↗ŋtʰjɛ→n ɕja↘u↓ wo↓mən ʦai↘ tʰu↗ʂu→kwa↓n ʨjɛ↘nmjɛ↘n pa."),  # 明天下午我们在图书馆见面吧。
+)
+
+
+#: the reasons to stop, and none
+STOPS = ("", "all_steps", "close_enough", "no_gain")
+
+
+class VoiceFitter:
+    """An `engines.contract.VoiceFitter`: the networks, which one fit after another uses.
+
+    Args:
+        device: torch device of the networks.
+        threads: torch threads of this process.
+        settings: for measurements; a fit can only be taken up with the settings that it began with.
+    """
+
+    def __init__(self, device: str = "cpu", threads: int = 1, settings: FitSettings | None = None) -> None:
+        torch.set_num_threads(threads)
+        self._settings = settings or FitSettings()
+        self._mapper = StyleMapper.load()
+        bf16 = torch.device(device).type == "cpu" and vocoder.has_bf16_instructions()
+        self._studio = Studio(self._mapper, device, bf16)
+        self._encoder = load_network(device).requires_grad_(False)
+        self._text = text.load([])
+
+    def begin(self, voice: Voice, state: Arrays | None = None) -> VoiceFit:
+        """Begin the fit of a steered voice, or take one up. Raises ValueError for a state of another version."""
+        fit = VoiceFit(self._studio, self._encoder, self._text, voice, self._settings)
+        if state is not None:
+            fit.restore(state)
+        return fit
+
+
+class VoiceFit:
+    """An `engines.contract.VoiceFit`. A finished fit's outcome can be computed again from its state."""
+
+    def __init__(
+        self, studio: Studio, encoder: DVectorNetwork, front_end: TextFrontEnd, voice: Voice, settings: FitSettings
+    ) -> None:
+        self.step = 0
+        self.steps = settings.steps
+        self.outcome: FitOutcome | None = None
+        self._settings = settings
+        self._studio = studio
+        self._encoder = encoder
+        self._text = front_end
+        self._voice = {name: array for name, array in voice.arrays.items() if not name.endswith("_deltas")}
+        self._speaker = studio.tensor(self._voice["dvector"])
+        self._start = studio.timbre(self._voice)
+        self._timbre = self._start.clone()
+        self._mean, self._square = torch.zeros_like(self._start), torch.zeros_like(self._start)  # Adam's moments
+        self._best, self._best_step = self._start.clone(), 0
+        #: level and flatness, in dB, of each fitted passage when it was first spoken
+        self._first = np.full((len(FITTED), 2), np.nan)
+        self._looks: list[float] = []  # similarities at the looks, the first before any step
+        self._seconds = 0.0
+        self._fitted: list[Passage] = []
+        self._unfitted: list[Passage] = []
+        self._before: list[Sound] = []
+        self._changes: dict[str, float] = {}  # of the best step; of the last one, as long as none passed the check
+        self._stop = 0  # a place in STOPS
+
+    def advance(self) -> None:
+        """Compute for a second or two. Does nothing when finished."""
+        if self.outcome is not None:
+            return
+        started = time.perf_counter()
+        if not self._before:
+            self._prepare()
+        elif not self._stop:
+            self._make_step()
+            if self.step % self._settings.look_every == 0 or self.step == self.steps:
+                self._look()
+        self._seconds += time.perf_counter() - started
+        if self._stop:
+            self.outcome = self._finished()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all that `VoiceFitter.begin` needs to go on from here, 0.6 MB."""
+        tensors = {"timbre": self._timbre, "mean": self._mean, "square": self._square, "best": self._best}
+        return {
+            **{name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()},
+            "first": self._first.copy(),
+            "looks": np.array(self._looks),
+            "progress": np.array([self.step, self._seconds, self._best_step, self._stop]),
+        }
+
+    def restore(self, state: Arrays) -> None:
+        """Go on from a state. Raises ValueError if it is of another version."""
+        if state.keys() != self.state().keys() or state["timbre"].shape != tuple(self._start.shape):
+            raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
+        self._timbre, self._mean, self._square, self._best = (
+            self._studio.tensor(state[name]) for name in ("timbre", "mean", "square", "best")
+        )
+        self._first = state["first"].copy()
+        self._looks = state["looks"].tolist()
+        step, self._seconds, best_step, stop = state["progress"].tolist()
+        self.step, self._best_step, self._stop = int(step), int(best_step), int(stop)
+
+    def _prepare(self) -> None:
+        self._fitted, self._unfitted = (
+            [
+                self._studio.passage(self._text.ids(phonemes), self._voice, language, self._settings.frames)
+                for language, phonemes in sentences
+            ]
+            for sentences in (FITTED, UNFITTED)
+        )
+        self._before = self._listen(self._start)
+        if not self._looks:
+            self._looks = [_similarity(self._before)]
+        elif len(self._looks) > 1:
+            taken_up = self._best if self._best_step else self._timbre
+            self._changes = fit_check.changes(self._before, self._listen(taken_up))
+
+    def _make_step(self) -> None:
+        settings = self._settings
+        which = self.step % len(self._fitted)
+        timbre = self._timbre.clone().requires_grad_(True)
+        with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers have a way back only in training
+            (gradient,) = torch.autograd.grad(self._loss(which, timbre), timbre)
+        self.step += 1
+        first, second = settings.betas
+        self._mean.lerp_(gradient, 1 - first)
+        self._square.lerp_(gradient.square(), 1 - second)
+        mean = self._mean / (1 - first**self.step)
+        deviation = (self._square / (1 - second**self.step)).sqrt() + 1e-8
+        axes = self._studio.sizes[0]
+        rates = torch.full_like(gradient, settings.delta_rate)
+        rates[:axes] = settings.style_rate
+        self._timbre = self._timbre - rates * mean / deviation
+
+    def _loss(self, which: int, timbre: Tensor) -> Tensor:
+        settings = self._settings
+        samples = self._studio.speak(self._fitted[which], timbre, seed=self.step)
+        heard = self._studio.at_16_khz(samples)
+        level, flatness = _level_db(samples), _flatness_db(heard)
+        if np.isnan(self._first[which, 0]):  # both drift by tenths of a dB in the first three steps
+            self._first[which] = level.item(), flatness.item()
+        first_level, first_flatness = self._first[which].tolist()
+        style, deltas = timbre[: self._studio.sizes[0]], timbre[self._studio.sizes[0] :]
+        too_far = torch.relu(style.square().mean() - settings.style_free)
+        beyond = torch.relu(style.abs() - settings.style_limit).square().sum()
+        louder = ((level - first_level) / 6).square()
+        flatter = (torch.relu(flatness - first_flatness - settings.flatness_free_db) / 3).square()
+        peaks = (torch.relu(_peak_db(samples) - settings.peak_limit_db) / 6).square()
+        return (
+            1
+            - self._encoder.embed(heard) @ self._speaker
+            + settings.style_penalty * (too_far + beyond)
+            + settings.delta_penalty * deltas.square().mean()
+            + settings.level_penalty * (louder + peaks)
+            + settings.flatness_penalty * flatter
+        )
+
+    def _look(self) -> None:
+        sounds = self._listen(self._timbre)
+        changes = fit_check.changes(self._before, sounds)
+        why = fit_check.why_not(changes, self._settings.limits)
+        gain = _similarity(sounds) - max(self._looks)
+        self._looks.append(_similarity(sounds))
+        if not why and (gain > 0 or not self._best_step):
+            self._best, self._best_step, self._changes = self._timbre.clone(), self.step, changes
+        elif not self._best_step:
+            self._changes = changes
+        self._stop = STOPS.index(self._reason_to_stop(why, gain))
+
+    def _reason_to_stop(self, why: str, gain: float) -> str:
+        # A voice that fails the check goes on: the first steps are rough, and later ones often mend them.
+        if not why and self._looks[-1] >= self._settings.close_enough:
+            return "close_enough"
+        if gain < self._settings.least_gain:
+            return "no_gain"
+        return "all_steps" if self.step >= self.steps else ""
+
+    def _finished(self) -> FitOutcome:
+        kept = self._best_step > 0
+        return FitOutcome(
+            voice=Voice(self._studio.fitted(self._voice, self._best) if kept else self._voice),
+            kept=kept,
+            why="" if kept else fit_check.why_not(self._changes, self._settings.limits),
+            stopped=STOPS[self._stop],
+            steps=self.step,
+            loss_before=1 - self._looks[0],
+            loss_after=1 - self._looks[0] - self._changes["similarity"],
+            seconds=self._seconds,
+            changes=self._changes,
+        )
+
+    @torch.no_grad()
+    def _listen(self, timbre: Tensor) -> list[Sound]:
+        heard = []
+        for passage in self._unfitted:
+            samples = self._studio.at_16_khz(self._studio.speak(passage, timbre))
+            heard.append(fit_check.listen(samples.cpu().numpy(), (self._encoder.embed(samples) @ self._speaker).item()))
+        return heard
+
+
+def _similarity(sounds: list[Sound]) -> float:
+    return float(np.mean([sound.similarity for sound in sounds]))
+
+
+def _level_db(samples: Tensor) -> Tensor:
+    return 10 * torch.log10(samples.square().mean() + 1e-8)
+
+
+def _flatness_db(samples: Tensor) -> Tensor:
+    """Return the spectral flatness of speech at 16 kHz, as fit_check.py measures it: 0 is white noise."""
+    frames = samples.unfold(0, fit_check.FFT, fit_check.HOP)
+    window = torch.hann_window(fit_check.FFT, periodic=False, device=samples.device)
+    power = torch.fft.rfft(frames * window).abs().square()
+    energy_db = 10 * torch.log10(power.sum(1) + 1e-8)
+    heard = power[energy_db > energy_db.max() - fit_check.LOUD_DB][:, fit_check.LOWEST_BIN :] + 1e-10
+    return 10 * (torch.log10(heard).mean(1) - torch.log10(heard.mean(1))).mean()
+
+
+def _peak_db(samples: Tensor) -> Tensor:
+    """Return the mean of the highest millisecond: the gradient of the highest sample alone says little."""
+    return 20 * torch.log10(samples.abs().topk(24).values.mean() + 1e-8)

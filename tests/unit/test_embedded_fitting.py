@@ -1,0 +1,199 @@
+"""A fit brings a voice nearer to its speaker, can be dropped and taken up, and is kept only if the voice is better."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+
+from engines.contract import Utterance, Voice, create
+from engines.embedded import deltas, fit_check
+from engines.embedded.fitting import FitSettings, VoiceFit, VoiceFitter
+from engines.embedded.speaker import RATE
+from speech.audio import decode
+
+DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
+#: passages of 0.4 s: enough to see that the similarity rises, too short for the other measures of the check
+LENIENT = fit_check.Limits(flatness_db=99, floor_db=99, articulation=-1, pitch_semitones=99, unvoiced=1)
+SHORT = FitSettings(steps=4, frames=16, look_every=2, least_gain=-1.0, limits=LENIENT)
+
+
+@pytest.fixture(scope="module")
+def demo() -> np.ndarray:
+    clip = decode(DEMO_CLIP.read_bytes())
+    return soxr.resample(clip.samples, clip.rate, RATE).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return create("embedded")
+
+
+@pytest.fixture(scope="module")
+def voice(engine, demo) -> Voice:
+    (voice,) = engine.load_speaker_encoder(threads=1).encode([engine.prepare(demo, RATE)])
+    return voice
+
+
+@pytest.fixture(scope="module")
+def fitter() -> VoiceFitter:
+    return VoiceFitter(threads=1, settings=SHORT)
+
+
+@pytest.fixture(scope="module")
+def finished(fitter, voice) -> VoiceFit:
+    return run(fitter.begin(voice))
+
+
+def with_settings(fitter: VoiceFitter, voice: Voice, settings: FitSettings) -> VoiceFit:
+    """Begin a fit with other settings, without loading the networks again."""
+    return VoiceFit(fitter._studio, fitter._encoder, fitter._text, voice, settings)
+
+
+def run(fit: VoiceFit) -> VoiceFit:
+    for _ in range(20):
+        if fit.outcome is not None:
+            return fit
+        fit.advance()
+    raise AssertionError("the fit does not end")
+
+
+def test_a_fit_brings_the_voice_nearer_to_its_speaker_on_passages_that_are_not_fitted(finished):
+    outcome = finished.outcome
+    assert outcome.loss_after < outcome.loss_before - 0.02
+    assert outcome.changes["similarity"] == pytest.approx(outcome.loss_before - outcome.loss_after, abs=1e-6)
+    assert (outcome.kept, outcome.stopped, outcome.steps, finished.step) == (True, "all_steps", 4, 4)
+    assert outcome.seconds > 0
+    assert abs(outcome.changes["level_db"]) < 1.5, "the encoder does not hear the level, so it must not drift"
+
+
+def test_a_fitted_voice_is_spoken_like_any_other(engine, voice, finished):
+    fitted = finished.outcome.voice
+    assert fitted.arrays.keys() - voice.arrays.keys() == {deltas.OF_DECODER, deltas.OF_VOCODER}
+    assert sum(fitted.arrays[name].nbytes for name in (deltas.OF_DECODER, deltas.OF_VOCODER)) == 74_792
+    for name in ("log_f0", "dvector"):
+        np.testing.assert_array_equal(fitted.arrays[name], voice.arrays[name])
+    np.testing.assert_array_equal(fitted.arrays["style_offset"][128:], voice.arrays["style_offset"][128:])
+    mels = engine.load_acoustic_model(threads=1).generate([(Utterance("Yes.", "en-US"), v) for v in (voice, fitted)])
+    steered, better = engine.load_vocoder(threads=1).vocode(mels)
+    assert mels[0].seconds == mels[1].seconds
+    assert np.abs(better).max() > 0.05
+    assert len(steered) != len(better) or not np.array_equal(steered, better)
+
+
+def test_a_fit_that_is_taken_up_from_its_state_ends_as_if_it_had_never_stopped(fitter, voice, finished):
+    begun = fitter.begin(voice)
+    for _ in range(4):  # prepared, and three of four steps
+        begun.advance()
+    stored = begun.state()
+    assert begun.step == 3 and begun.outcome is None
+    taken_up = run(fitter.begin(voice, stored))
+    assert taken_up.outcome.steps == finished.outcome.steps
+    assert taken_up.outcome.loss_after == pytest.approx(finished.outcome.loss_after, abs=1e-4)
+    np.testing.assert_allclose(taken_up.state()["timbre"], finished.state()["timbre"], atol=1e-3)
+    assert taken_up.outcome.seconds > stored["progress"][1]
+
+
+def test_a_finished_fit_tells_its_outcome_again(fitter, voice, finished):
+    again = run(fitter.begin(voice, finished.state()))
+    assert again.step == finished.step
+    assert again.outcome.kept == finished.outcome.kept
+    for name, array in finished.outcome.voice.arrays.items():
+        np.testing.assert_array_equal(again.outcome.voice.arrays[name], array)
+
+
+def test_a_fit_begins_from_the_steered_voice_also_where_the_voice_was_fitted_before(fitter, finished, voice):
+    fitted = Voice({**voice.arrays, deltas.OF_DECODER: np.ones(18_964), deltas.OF_VOCODER: np.ones(18_432)})
+    np.testing.assert_array_equal(fitter.begin(fitted).state()["timbre"], fitter.begin(voice).state()["timbre"])
+
+
+def test_a_state_of_another_version_is_refused(fitter, voice, finished):
+    state = finished.state()
+    for wrong in ({**state, "timbre": state["timbre"][:-1]}, {name: state[name] for name in ("timbre", "looks")}):
+        with pytest.raises(ValueError, match="another version.*begin the fit anew"):
+            fitter.begin(voice, wrong)
+
+
+def test_a_fit_without_a_gain_ends_early_and_leaves_the_steered_voice(fitter, voice):
+    idle = FitSettings(steps=6, frames=16, look_every=1, style_rate=0.0, delta_rate=0.0)
+    outcome = run(with_settings(fitter, voice, idle)).outcome
+    assert (outcome.stopped, outcome.steps, outcome.kept) == ("no_gain", 1, False)
+    assert outcome.why == "it is hardly nearer to the speaker"
+    assert outcome.voice.arrays.keys() == voice.arrays.keys()
+    assert outcome.loss_after == outcome.loss_before
+
+
+def test_a_fit_whose_voice_fails_every_check_leaves_the_steered_voice(fitter, voice):
+    strict = FitSettings(steps=2, frames=16, look_every=1, least_gain=-1.0, limits=fit_check.Limits(articulation=1.1))
+    outcome = run(with_settings(fitter, voice, strict)).outcome
+    assert (outcome.stopped, outcome.steps, outcome.kept) == ("all_steps", 2, False)
+    assert outcome.why and outcome.voice.arrays.keys() == voice.arrays.keys()
+
+
+def test_a_voice_that_is_near_enough_is_done(fitter, voice):
+    any_gain = replace(LENIENT, similarity=-1.0)
+    easy = FitSettings(steps=6, frames=16, look_every=1, close_enough=0.0, limits=any_gain)
+    assert run(with_settings(fitter, voice, easy)).outcome.stopped == "close_enough"
+
+
+def test_the_engine_says_that_it_fits_voices(engine):
+    assert engine.capabilities.fits_voices
+    assert not create("simulated").capabilities.fits_voices
+    assert not hasattr(create("simulated"), "load_voice_fitter")
+
+
+class TestTheCheck:
+    """The demo's clip stands for the steered voice; the fitted one is the same, nearer to the speaker, and spoilt."""
+
+    @staticmethod
+    def verdict(before: np.ndarray, after: np.ndarray, similarity: float = 0.9) -> str:
+        sounds = fit_check.listen(before, 0.75), fit_check.listen(after.astype(np.float32), similarity)
+        return fit_check.why_not(fit_check.changes(sounds[:1], sounds[1:]))
+
+    def test_a_voice_that_is_only_nearer_is_kept(self, demo):
+        assert self.verdict(demo, demo) == ""
+
+    def test_another_timbre_is_no_fault(self, demo):
+        spectrum = np.fft.rfft(demo)
+        tilt_db = np.interp(np.fft.rfftfreq(len(demo), 1 / RATE), [0, 1000, 8000], [0, 2, -3])
+        assert self.verdict(demo, np.fft.irfft(spectrum * 10 ** (tilt_db / 20), len(demo))) == ""
+
+    def test_a_voice_that_is_no_nearer_is_not_kept(self, demo):
+        assert self.verdict(demo, demo, similarity=0.76) == "it is hardly nearer to the speaker"
+
+    def test_a_louder_voice_is_not_kept(self, demo):
+        assert self.verdict(demo, 1.6 * demo) == "its loudness is another"
+
+    def test_peaks_are_not_kept(self, demo):
+        spoilt = demo.copy()
+        spoilt[::4000] = 1.5
+        assert self.verdict(demo, spoilt) == "its peaks would be clipped"
+
+    def test_noise_is_not_kept(self, demo):
+        level = np.sqrt(np.square(demo).mean())
+        noise = np.random.default_rng(0).normal(0, level * 10 ** (-12 / 20), len(demo))
+        assert self.verdict(demo, demo + noise) == "it took over noise from the clip"
+
+    def test_hum_in_the_pauses_is_not_kept(self, demo):
+        hum = 0.006 * np.sin(2 * np.pi * 100 * np.arange(len(demo)) / RATE)
+        assert self.verdict(demo, demo + hum) == "its pauses are noisy"
+
+    def test_blurred_sounds_are_not_kept(self, demo):
+        random = np.random.default_rng(0)
+        room = random.normal(size=RATE) * 10 ** (-3 * np.arange(RATE) / RATE)
+        size = 2 * len(demo)
+        echo = np.fft.irfft(np.fft.rfft(demo, size) * np.fft.rfft(room, size))[: len(demo)]
+        echo *= np.sqrt(np.square(demo).mean() / np.square(echo).mean())
+        sounds = fit_check.listen(demo, 0.75), fit_check.listen(echo.astype(np.float32), 0.9)
+        assert fit_check.changes(sounds[:1], sounds[1:])["articulation"] < 0.65
+        assert self.verdict(demo, echo)
+        unspoilt = fit_check.changes(sounds[:1], [fit_check.listen(demo, 0.9)])
+        assert fit_check.why_not({**unspoilt, "articulation": 0.65}) == "its sounds are less distinct"
+
+    def test_another_pitch_and_a_hoarse_voice_are_not_kept(self, demo):
+        changes = fit_check.changes([fit_check.listen(demo, 0.7)], [fit_check.listen(demo, 0.9)])
+        assert fit_check.why_not({**changes, "pitch_semitones": 1.5}) == "its pitch is another"
+        assert fit_check.why_not({**changes, "unvoiced": 0.3}) == "it is hoarse"
