@@ -1,4 +1,4 @@
-"""Clients that speak HTTP in their own way: HTTP/1.0, HEAD, file names beyond ASCII, and browsers at `/` and `/docs`."""
+"""Clients that speak HTTP in their own way: HTTP/1.0, HEAD, file names beyond ASCII; browsers at `/` and `/docs`."""
 
 from __future__ import annotations
 
