@@ -97,12 +97,13 @@ def test_a_file_whose_name_is_no_ascii(fast):
     assert answer.status_code == 200, answer.text
 
 
-class TestInABrowser:
-    @pytest.fixture(scope="class")
-    def window(self):
-        with chromium() as browser:
-            yield browser
+@pytest.fixture(scope="module")
+def window():
+    with chromium() as browser:
+        yield browser
 
+
+class TestInABrowser:
     @pytest.mark.parametrize(
         "path, sign", [("/docs", ".opblock-summary-path"), ("/redoc", '[data-section-id^="operation/"], #operation')]
     )
@@ -123,10 +124,4 @@ class TestInABrowser:
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
         page.wait_for_selector(".live-responses-table .response-col_status:has-text('200')", timeout=20_000)
-        page.close()
-
-    def test_a_browser_at_the_root_is_taken_to_the_documentation_where_there_is_no_page(self, fast, window):
-        page = window.new_page()
-        page.goto(f"{fast.url}/")
-        assert page.url == f"{fast.url}/docs"
         page.close()

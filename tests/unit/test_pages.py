@@ -60,6 +60,7 @@ def test_a_page_names_this_server_alone(path, script, prefix):
 def test_an_asset_is_there_with_its_type(file, media):
     answer = client().get(f"/docs/assets/{file}")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith(media) and len(answer.content) > 1000
+    assert b"cdn.redoc.ly" not in answer.content
 
 
 @pytest.mark.parametrize("file", ["../core.py", "core.py", "%2e%2e%2fcore.py", ""])
