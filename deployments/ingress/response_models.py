@@ -37,7 +37,7 @@ class ErrorBody(_Answer):
 
 
 class Index(_Answer):
-    """Where things are, as paths on this server."""
+    """The paths of this server that a newcomer needs."""
 
     service: str
     version: str
