@@ -1,6 +1,6 @@
 """Private calls into Ray, Serve and Python's thread pools: all of them stand here, each with what it is for.
 
-Neither project promises that these calls stay. Each has a contract test in `tests/unit/test_ray_internals.py`, which
+Neither project promises that these calls stay. Each has a contract test in `tests/served/test_ray_internals.py`, which
 fails first after an upgrade. Two patches stand elsewhere, because they must run before Ray is imported:
 `cluster/loopback` (where gRPC servers listen) and `cluster/ray_head.py` (the workers' setup hook); the same test file
 holds their contracts.
