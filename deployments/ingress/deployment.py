@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from access.authentication import Authenticator
-from deployments import serve_log
+from deployments import place, serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
 from deployments.ingress import access_control, app, cors, responses, server_sent_events
 from deployments.ingress.admission import Admission
@@ -40,7 +40,7 @@ from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
 from speech.requests import Fallback, SpeechRequest
 from speech.script import check_script
-from tracing import Tracer, vocabulary
+from tracing import vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
 
@@ -69,7 +69,7 @@ class CosyVoice3Api:
         self.config = config
         self.registry = config.registry
         self.admission = Admission(config.limits)
-        self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
+        self.tracer = place.tracer(self.service, serve.get_replica_context().replica_id.unique_id)
         self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
         self.voices_store = Voices.open(config.voices)
         primary = self._backend(vocabulary.PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
