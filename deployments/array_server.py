@@ -60,7 +60,7 @@ class ArrayServer:
                 log.debug("an array's taker left early")
 
         self._server = Server((host, 0), Handler)
-        self.address: tuple[str, int] = self._server.server_address[:2]
+        self.address = (host, int(self._server.server_address[1]))
         threading.Thread(target=self._server.serve_forever, name="array-server", daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -125,7 +125,7 @@ async def fetch(address: tuple[str, int], token: bytes, fd: int, inode: int, siz
             if there == b"\0":
                 return None
             data = np.empty(size, np.uint8)
-            view = memoryview(data)
+            view = data.data
             while view:
                 got = await loop.sock_recv_into(connection, view)
                 if not got:

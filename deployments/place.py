@@ -22,7 +22,13 @@ def tracer(service: str, instance: str = "") -> Tracer:
         place[vocabulary.NODE_ID] = ray.get_runtime_context().get_node_id()
     if pod := _pod():
         place[vocabulary.K8S_POD_NAME] = pod
-    return Tracer(service, instance=instance, ip=ray.util.get_node_ip_address(), place=place)
+    return Tracer(service, instance=instance, ip=node_address(), place=place)
+
+
+def node_address() -> str:
+    """Return the address of this node, as Ray's other nodes reach it."""
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
 
 
 def _pod() -> str | None:

@@ -58,7 +58,7 @@ class Tracer:
         self.service = service
         self.ip = None if ip is None else str(ipaddress.ip_address(ip))
         self.clock = clock
-        self._own_tags = ({vocabulary.REPLICA_ID: instance} if instance else {}) | dict(place or {})
+        self._own_tags = {**({vocabulary.REPLICA_ID: instance} if instance else {}), **(place or {})}
 
     def server(
         self,

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-import ray.util
 from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -71,7 +70,7 @@ class CosyVoice3Api:
         self.registry = config.registry
         self.admission = Admission(config.limits)
         self.tracer = place.tracer(self.service, serve.get_replica_context().replica_id.unique_id)
-        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=ray.util.get_node_ip_address())
+        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=place.node_address())
         self.voices_store = Voices.open(config.voices)
         primary = self._backend(vocabulary.PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
         other = None

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import ray
-import ray.util
 from ray import serve
 
 from deployments import place, trace_error_messages
@@ -55,7 +54,7 @@ class Stage:
         self.engine = contract.create(config.engine, config.engine_options)
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id: str = serve.get_replica_context().replica_id.unique_id
-        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=ray.util.get_node_ip_address())
+        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=place.node_address())
         self.tracer = place.tracer(self.service, self.replica_id)
         self._static_tags: dict[str, Any] = {
             vocabulary.STAGE: self.name,
