@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from access.authentication import Authenticator
 from deployments import place, serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
-from deployments.ingress import access_control, app, cors, responses, server_sent_events
+from deployments.ingress import access_control, app, cors, environment_check, responses, server_sent_events
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
@@ -66,6 +66,7 @@ class CosyVoice3Api:
         fallback: SpeechGraph | None = None,
     ) -> None:
         serve_log.attach()
+        environment_check.warn()
         self.config = config
         self.registry = config.registry
         self.admission = Admission(config.limits)
