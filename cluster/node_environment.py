@@ -27,7 +27,7 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         description='Prints export lines for a shell:  eval "$(python -m cluster env)"',
     )
     env.add_argument(
-        "--config", type=Path, default=CONFIG, metavar="FILE", help="the Serve config (default: %(default)s)"
+        "--config", type=Path, default=CONFIG, metavar="FILE", help="the Serve config (default %(default)s)"
     )
 
 
