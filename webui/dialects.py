@@ -28,7 +28,7 @@ def template(words: Mapping[str, str]) -> str:
     )
 
 
-def properties(found: Mapping[str, Any] | None, words: Mapping[str, str], language: str) -> dict[str, str]:
+def properties(found: Mapping[str, Any] | None, words: Mapping[str, str], language: str) -> dict[str, Any]:
     """Return the template's properties for what GET /api/dialects answered; None before it has."""
     if not found:
         return {"options": options([], words, language), "unspoken": "", "note": ""}
@@ -44,7 +44,7 @@ def properties(found: Mapping[str, Any] | None, words: Mapping[str, str], langua
 
 def choice(
     found: Mapping[str, Any], chosen: str | None, words: Mapping[str, str], language: str
-) -> dict[str, str | None]:
+) -> dict[str, Any]:
     """Return the component's change that chooses a dialect. It has to bring every property, or Gradio forgets them."""
     return {"value": chosen if speaks(found, chosen) else None, **properties(found, words, language)}
 

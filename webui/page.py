@@ -336,9 +336,7 @@ class Page:
         except ApiError as error:
             return {self.result: self.failed(error)}
         names = {
-            button: gr.update(
-                value=dialects.name_by_code(found, code, "zh"), visible=dialects.speaks(found, code)
-            )
+            button: gr.update(value=dialects.name_by_code(found, code, "zh"), visible=dialects.speaks(found, code))
             for code, button in self.examples.items()
         }
         form_before = form.read(kept)
@@ -395,11 +393,10 @@ class Page:
             "speed": [self.speed, self.seed],
         }
 
-    def at_fields(self, problem: Problem | None) -> dict:
+    def at_fields(self, problem: Problem | None, drawn: str | None = None) -> dict:
         place = problem.field if problem else None
-        changes: dict[Any, Any] = {
-            box: at_field(problem) if problem and name == place else "" for name, box in self.problems.items()
-        }
+        at_place = drawn or (at_field(problem) if problem else "")
+        changes: dict[Any, Any] = {box: at_place if name == place else "" for name, box in self.problems.items()}
         if place in ("key", "prompt_text"):
             changes[self.more] = gr.update(open=True)
         return changes

@@ -29,7 +29,6 @@ class Page(Protocol):
     dialect: gr.HTML
     prompt_text: gr.Textbox
     key: gr.Textbox
-    result: gr.HTML
     answer: gr.State  #: what GET /api/dialects has answered
 
     @property
@@ -41,8 +40,8 @@ class Page(Protocol):
         """Build the place of an error at a field, here."""
         ...
 
-    def at_fields(self, problem: Problem | None) -> dict:
-        """Return the changes that show this error at its field, and none at any other."""
+    def at_fields(self, problem: Problem | None, drawn: str | None = None) -> dict:
+        """Return the changes that show this error at its field, drawn like this, and none at any other."""
         ...
 
     def alert(self, problem: Problem) -> str:
@@ -73,7 +72,7 @@ class StoredVoices:
         with gr.Column(visible=False, elem_id="stored") as self.box:
             with gr.Row():
                 self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice")
-                self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
+                self.refresh = gr.Button(words["refresh"], size="sm", scale=1, min_width=90, elem_id="refresh")
             self.page.add_problem("voice")
             with gr.Column(visible=False, elem_id="chosen") as self.chosen:
                 self.facts = gr.HTML("", elem_id="voice-facts")
@@ -84,7 +83,7 @@ class StoredVoices:
                 with gr.Accordion(words["manage"], open=False, elem_id="manage"):
                     with gr.Row(equal_height=False):
                         self.new_name = gr.Textbox(label=words["new_name"], scale=3, elem_id="new-name")
-                        self.rename = gr.Button(words["rename"], scale=1, min_width=90, elem_id="rename")
+                        self.rename = gr.Button(words["rename"], size="sm", scale=1, min_width=90, elem_id="rename")
                     self.page.add_problem("new_name")
                     self.delete = gr.Button(words["delete"], variant="stop", size="sm", elem_id="delete")
 
@@ -102,8 +101,8 @@ class StoredVoices:
     def connect(self, quiet: dict[str, Any]) -> None:
         """Connect the events. `quiet` are the options of an event that shows no progress of Gradio's own."""
         page, at_fields = self.page, self.page.at_field_boxes
-        listed = [self.voice, self.known, page.result, *at_fields]
-        changed = [self.said, self.delete, self.armed, *listed]
+        listed = [self.voice, self.known, self.said, *at_fields]
+        changed = [self.delete, self.armed, *listed]
         at_once: dict[str, Any] = quiet | {"queue": False}
         page.source.select(self._refreshed, [page.key, self.voice], listed, **at_once)
         self.refresh.click(self._refreshed, [page.key, self.voice], listed, **at_once)
@@ -124,7 +123,7 @@ class StoredVoices:
         self.preview.click(
             self._preview,
             [self.voice, self.known, page.answer, page.key],
-            [self.sound, page.result, *at_fields],
+            [self.sound, self.said, *at_fields],
             **quiet,
         )
         self.rename.click(self._rename, [self.voice, self.new_name, page.key], changed, **at_once)
@@ -157,7 +156,7 @@ class StoredVoices:
 
     def _refreshed(self, key: str | None, chosen: str | None) -> dict:
         try:
-            return self.listing(key, chosen) | {self.page.result: ""} | self.page.at_fields(None)
+            return self.listing(key, chosen) | {self.said: ""} | self.page.at_fields(None)
         except ApiError as error:
             emptied = {self.voice: gr.update(choices=[], value=None, info=""), self.known: []}
             return emptied | self._failed(error, "voice")
@@ -211,7 +210,7 @@ class StoredVoices:
             return
         label = self.words["preview_label"].format(name=voice["name"])
         player = f'<audio controls autoplay src="../takes/{token}.wav" aria-label="{escape(label)}"></audio>'
-        yield {self.sound: player, self.page.result: ""} | self.page.at_fields(None)
+        yield {self.sound: player, self.said: ""} | self.page.at_fields(None)
 
     def _rename(self, chosen: str | None, name: str | None, key: str | None) -> dict:
         if not chosen:
@@ -248,7 +247,7 @@ class StoredVoices:
         }
         if missing := next((place for place, value in filled.items() if not value), None):
             problem = Problem(self.words["keep_needs"], missing)
-            return {self.said: self.page.alert(problem)} | self.page.at_fields(problem)
+            return {self.said: ""} | self.page.at_fields(problem, self.page.alert(problem))
         try:
             with Api(self.page.api_url, key or None) as api:
                 voice = api.keep_voice(
@@ -260,7 +259,7 @@ class StoredVoices:
                 )
             changes = self.listing(key, voice["id"])
         except ApiError as error:
-            return {self.said: self.page.failed(error)} | self.page.at_fields(problems.of(error, self.words))
+            return self._failed(error, "keep_consent")
         return (
             self._done("kept", voice["name"])
             | {self.page.source: "voice", self.keep_name: "", self.keep_consent: ""}
@@ -269,14 +268,14 @@ class StoredVoices:
 
     def _done(self, name: str, voice: str) -> dict:
         said = f'<p role="status">{escape(self.words[name].format(name=voice))}</p>'
-        return {self.said: said, self.page.result: ""} | self.page.at_fields(None)
+        return {self.said: said} | self.page.at_fields(None)
 
     def _failed(self, error: ApiError, place: str) -> dict:
-        """Return the changes that show an error in the result, and at the control that was used."""
+        """Return the changes that show an error at its field, or else at `place`, which was used."""
         problem = problems.of(error, self.words)
-        if problem.field in (None, "keep_name"):
+        if problem.field is None or (place == "new_name" and problem.field == "keep_name"):
             problem = replace(problem, field=place)
-        return {self.page.result: self.page.failed(error)} | self.page.at_fields(problem)
+        return {self.said: ""} | self.page.at_fields(problem, self.page.failed(error))
 
 
 def _find(voice_id: str | None, known: Sequence[Voice]) -> Voice | None:
