@@ -42,9 +42,7 @@ def properties(found: Mapping[str, Any] | None, words: Mapping[str, str], langua
     }
 
 
-def choice(
-    found: Mapping[str, Any], chosen: str | None, words: Mapping[str, str], language: str
-) -> dict[str, Any]:
+def choice(found: Mapping[str, Any], chosen: str | None, words: Mapping[str, str], language: str) -> dict[str, Any]:
     """Return the component's change that chooses a dialect. It has to bring every property, or Gradio forgets them."""
     return {"value": chosen if speaks(found, chosen) else None, **properties(found, words, language)}
 

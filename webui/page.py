@@ -312,8 +312,8 @@ class Page:
         running_again = again.success(self._run, asked, shown, concurrency_limit=MOST_RUNS, **_QUIET)
         self.stop.click(
             self._stopped,
-            wish,
-            [self.progress, self.result, self.button, self.stop],
+            asked,
+            [self.progress, self.takes, self.result, self.button, self.stop],
             cancels=[running, running_again],
             js="(...all) => { window.cosygraphSilence?.(); return all; }",
             **_AT_ONCE,
@@ -434,25 +434,23 @@ class Page:
         self._attempts.pop(_session(request), None)
         self.under_way.end(_session(request))
 
-    def _stopped(self, request: gr.Request, *wish):
+    def _stopped(self, request: gr.Request, known: list[dict], answer: dict, *controls) -> dict:
+        wish = Wish(*controls)
         self.under_way.end(_session(request))
-        shown = stopped(self._attempts.pop(_session(request), None), self.zipkin_ui_url, self.words)
-        return (
-            gr.skip() if shown.progress is None else shown.progress,
-            shown.result,
-            gr.update(**self._button(Wish(*wish))),
-            gr.update(visible=False),
-        )
+        attempt = self._attempts.pop(_session(request), None)
+        shown = stopped(attempt, self.zipkin_ui_url, self.words)
+        # The form may have been changed since the run began.
+        began_with = attempt.wish if attempt and attempt.wish else wish
+        changes = self._changes(shown, began_with, known, answer)
+        return changes | {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}
 
     def _run(self, request: gr.Request, known: list[dict], answer: dict, *controls) -> Iterator[dict]:
         wish = Wish(*controls)
         working = False
-        attempt = self._attempts[_session(request)] = Attempt()
+        attempt = self._attempts[_session(request)] = Attempt(wish=wish)
         shown = run(wish, self.api_url, self.zipkin_ui_url, self.words, attempt)
         for now in self.under_way.watch(_session(request), shown):
-            changed = self._changes(now)
-            if now.finished is not None:
-                changed[self.takes] = {"take": self._take(wish, now.finished, known, answer)}
+            changed = self._changes(now, wish, known, answer)
             if now.problem is not None or not working:
                 changed |= self.at_fields(now.problem)
             if now.over:
@@ -473,9 +471,12 @@ class Page:
         settings = takes.settings(wish, finished, dialect, voice, self.words)
         return takes.record(wish, finished, self.files.add(finished.wav), settings)
 
-    def _changes(self, now: Shown) -> dict:
+    def _changes(self, now: Shown, wish: Wish, known: list[dict], answer: dict) -> dict:
         pairs = ((self.progress, now.progress), (self.live, now.live), (self.result, now.result))
-        return {component: value for component, value in pairs if value is not None}
+        changes: dict[Any, Any] = {component: value for component, value in pairs if value is not None}
+        if now.finished is not None:
+            changes[self.takes] = {"take": self._take(wish, now.finished, known, answer)}
+        return changes
 
 
 def _session(request: gr.Request) -> str:

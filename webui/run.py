@@ -71,10 +71,19 @@ class Wish:
 
 @dataclass(frozen=True)
 class Finished:
-    """Holds the speech of a request, as a WAV file, and what the API says about it."""
+    """Holds the speech of a request, as a WAV file.
 
-    done: Done
+    Attributes:
+        wav: The file.
+        seconds: Its length.
+        trace_url: The address of the trace, if it is kept.
+        whole: False where an error or Stop left only the beginning.
+    """
+
     wav: bytes = field(repr=False)
+    seconds: float
+    trace_url: str | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,18 @@ class Attempt:
     """Holds the state of one run that Stop needs too."""
 
     progress: Progress = field(default_factory=Progress)
+    wish: Wish | None = None
     trace_id: str | None = None
+    rate: int = 0  #: of the speech, in Hz
+    pcm: list[bytes] = field(default_factory=list, repr=False)
+
+    def beginning(self, trace_url: str | None) -> Finished | None:
+        """Return the speech that came before an error or Stop; None if there is none."""
+        pcm = b"".join(self.pcm)
+        pcm = pcm[: len(pcm) - len(pcm) % 2]  # a chunk may end within a sample
+        if not pcm:
+            return None
+        return Finished(sound.wav(pcm, self.rate), len(pcm) / 2 / self.rate, trace_url, whole=False)
 
 
 def length(text: str | None) -> int:
@@ -136,11 +156,10 @@ def run(
     attempt = attempt or Attempt()
     progress = attempt.progress
     live: Live | None = None
-    pcm: list[bytes] = []
     yield Shown(progress=progress.html(words), result="")
     try:
         with Api(api_url, wish.key or None) as api:
-            rate = int(api.dialects()["engine"]["sample_rate"])
+            rate = attempt.rate = int(api.dialects()["engine"]["sample_rate"])
             live = Live(secrets.token_hex(4), rate)
             for event in api.generate(wish.speech()):
                 attempt.trace_id = api.trace_id
@@ -148,7 +167,7 @@ def run(
                     progress.take(event)
                     yield Shown(progress=progress.html(words))
                 elif isinstance(event, Audio):
-                    pcm.append(event.content)
+                    attempt.pcm.append(event.content)
                     live.add(event.content)
                     yield Shown(live=live.value())
                 elif isinstance(event, Done):
@@ -156,7 +175,7 @@ def run(
                     yield Shown(
                         progress=progress.html(words),
                         live=live.value(over=True),
-                        finished=Finished(event, sound.wav(b"".join(pcm), rate)),
+                        finished=Finished(sound.wav(b"".join(attempt.pcm), rate), event.seconds, event.trace_url),
                         result=summary(event, words),
                         over=True,
                     )
@@ -165,6 +184,7 @@ def run(
         yield Shown(
             progress=progress.html(words),
             live=live.value(over=True) if live else None,
+            finished=attempt.beginning(_kept_url(error.trace_url, error.trace_id, zipkin_ui_url)),
             result=failed(error, zipkin_ui_url, words),
             problem=problems.of(error, words),
             over=True,
@@ -210,14 +230,23 @@ def stopped(attempt: Attempt | None, zipkin_ui_url: str | None, words: Mapping[s
     if attempt is None:
         return Shown(result=said, over=True)
     attempt.progress.finish("stopped")
-    link = _kept_trace(None, attempt.trace_id, zipkin_ui_url, words)
-    return Shown(progress=attempt.progress.html(words), result=said + link, over=True)
+    return Shown(
+        progress=attempt.progress.html(words),
+        finished=attempt.beginning(_kept_url(None, attempt.trace_id, zipkin_ui_url)),
+        result=said + _kept_trace(None, attempt.trace_id, zipkin_ui_url, words),
+        over=True,
+    )
+
+
+def _kept_url(url: str | None, trace_id: str | None, zipkin_ui_url: str | None) -> str | None:
+    """Return the address of the trace of a request that failed or was stopped: those are always kept."""
+    if url is None and zipkin_ui_url and trace_id:
+        return f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{trace_id}"
+    return url
 
 
 def _kept_trace(url: str | None, trace_id: str | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
-    """Link to the trace of a request that failed or was stopped: those are always kept."""
-    if url is None and zipkin_ui_url and trace_id:
-        url = f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{trace_id}"
+    url = _kept_url(url, trace_id, zipkin_ui_url)
     if url is not None and _is_page(url):
         return _link(url, words)
     if trace_id:

@@ -104,7 +104,7 @@ def record(wish: Wish, finished: Finished, token: str, settings: list[Setting]) 
         "text": text,
         "settings": settings,
         "form": form,
-        "trace_url": finished.done.trace_url,
+        "trace_url": finished.trace_url,
     }
 
 
@@ -118,7 +118,7 @@ def settings(wish: Wish, finished: Finished, dialect: str, voice: str, words: Ma
         voice: The stored voice's name, or words for a clip.
         words: The page's texts.
     """
-    seconds = f"{finished.done.seconds:.1f} {words['s']}"
+    seconds = f"{finished.seconds:.1f} {words['s']}"
     found = [(words["dialect_short"], dialect, dialect), (words["voice_short"], voice, voice)]
     if wish.mode == "instruct" and wish.style:
         found.append((words["style_short"], wish.style, wish.style))
@@ -126,7 +126,10 @@ def settings(wish: Wish, finished: Finished, dialect: str, voice: str, words: Ma
         found.append((words["speed"], f"{wish.speed:g}", words["speed_of"].format(speed=f"{wish.speed:g}")))
     if wish.seed is not None:
         found.append((words["seed"], f"{wish.seed:.0f}", words["seed_of"].format(seed=f"{wish.seed:.0f}")))
-    return [*found, (words["seconds"], seconds, seconds)]
+    found.append((words["seconds"], seconds, seconds))
+    if not finished.whole:
+        found.append((words["state"], words["beginning"], words["beginning"]))
+    return found
 
 
 def template(words: Mapping[str, str]) -> str:

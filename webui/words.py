@@ -123,6 +123,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "dialect_short": ("方言或语言", "Dialect"),
     "voice_short": ("音色", "Voice"),
     "style_short": ("风格", "Style"),
+    "state": ("状态", "State"),
+    "beginning": ("只有开头", "only the beginning"),
     "seed_of": ("种子 {seed}", "seed {seed}"),
     "speed_of": ("语速 {speed}", "speed {speed}"),
     "from_a_clip": ("上传的音频", "own clip"),

@@ -42,6 +42,7 @@ class StandInApi:
         """As good as new."""
         self.key: str | None = None  #: required where it is set
         self.refusal: tuple[int, dict] | None = None  #: status and error, before any audio
+        self.at_fault: str | None = None  #: the service that a refusal names
         self.late_error: dict | None = None  #: sent as an event, after the first chunk of audio
         self.breaks_off = False  #: ends without `done`
         self.keeps_trace = True
@@ -127,7 +128,8 @@ class StandInApi:
     def _refused(self) -> Response | None:
         if self.refusal is None:
             return None
-        return JSONResponse({"error": self.refusal[1]}, self.refusal[0], {"X-Trace-Id": TRACE})
+        headers = {"X-Trace-Id": TRACE} | ({"X-Error-Service": self.at_fault} if self.at_fault else {})
+        return JSONResponse({"error": self.refusal[1]}, self.refusal[0], headers)
 
     def _denied(self, request: Request) -> Response | None:
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":

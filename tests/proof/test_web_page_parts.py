@@ -501,13 +501,20 @@ def test_the_chinese_page_is_in_chinese(open_page, api):
     assert not [label for label in own if re.search(r"[A-Za-z]+ [a-z]+ [a-z]+", label)]
 
 
-def test_a_request_that_fails_leaves_no_take_and_the_takes_of_before_stay(page, api):
+def test_a_request_that_fails_leaves_what_had_come(page, api):
     fill_in(page)
     generate(page)
     api.late_error = {"message": "vocoder-service is not available.", "type": "stage_unavailable", "code": None}
     page.click("#generate")
     says(page, "#result [role=alert]", "vocoder-service is not available")
-    assert page.locator(".take").count() == 1
+    says(page, ".newest .settings", "0.5 s · only the beginning")
+    assert page.locator(".take").count() == 2 and page.locator(".newest .to-trace").is_visible()
+    api.late_error, api.chunks, api.pause_s = None, 1000, 0.1
+    page.click("#generate")
+    page.wait_for_function("Number(document.querySelector('.live').dataset.chunks) > 3")
+    page.click("#stop")
+    page.wait_for_function("document.querySelectorAll('.take').length === 3")
+    says(page, ".newest .settings", "only the beginning")
 
 
 def test_a_wav_of_the_page_is_whole(page, api, site_url):

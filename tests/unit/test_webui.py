@@ -413,6 +413,8 @@ class TestRun:
             last.progress
         )
         assert f"/zipkin/traces/{TRACE}" in last.result
+        assert (last.finished.seconds, last.finished.whole) == (0.5, False), "what had come is not lost"
+        assert last.finished.trace_url.endswith(TRACE) and len(last.finished.wav) == 44 + RATE
 
     def test_after_stop_the_stages_say_so_and_the_trace_is_linked(self, api):
         api.chunks = 1000
@@ -424,6 +426,7 @@ class TestRun:
         shown = stopped(attempt, "http://127.0.0.1:9411", EN)
         assert 'class="stopped"' in shown.progress and "waiting" not in shown.progress
         assert "Stopped." in shown.result and f"/zipkin/traces/{TRACE}" in shown.result
+        assert shown.finished.seconds >= 0.5 and not shown.finished.whole
         assert TRACE in stopped(attempt, None, EN).result
 
     def test_stop_before_the_first_answer_has_no_trace(self):

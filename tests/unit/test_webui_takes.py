@@ -16,7 +16,6 @@ from speech.dialects import DIALECTS
 from speech.limits import MAX_TEXT
 from tests.helpers.serving import tone
 from webui import clip_check, examples, figures, folder, form, takes
-from webui.client import Done
 from webui.run import Finished, Wish
 from webui.takes import KEPT_S, TakeFiles
 from webui.words import TEXTS
@@ -25,7 +24,7 @@ ZH, EN = TEXTS["zh"], TEXTS["en"]
 WISH = Wish(
     "clip", "/x/clip.wav", None, "en-US", " Hello there, and good evening! ", "fast", None, None, 1.25, 7, False, "KEY"
 )
-FINISHED = Finished(Done(trace_id="0" * 32, seconds=4.0, total_ms=900, stages=()), b"")
+FINISHED = Finished(b"", 4.0)
 
 
 @pytest.fixture
@@ -98,6 +97,8 @@ class TestRecords:
         assert [in_words for _, _, in_words in found] == ["English", "anna", "speed 1.25", "seed 7", "4.0 s"]
         assert ("种子", "7") not in [each[:2] for each in found]
         assert ("随机种子", "7", "种子 7") in takes.settings(WISH, FINISHED, "英语", "anna", ZH)
+        part = takes.settings(WISH, Finished(b"", 1.0, whole=False), "English", "anna", EN)
+        assert part[-1] == ("State", "only the beginning", "only the beginning")
 
     def test_every_text_of_the_list_is_in_its_template(self):
         html = takes.template(EN)
