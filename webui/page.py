@@ -20,7 +20,7 @@ from webui.run import Attempt, Finished, Shown, Wish, alert, at_field, count, fa
 from webui.stored_voices import StoredVoices
 from webui.takes import TakeFiles
 from webui.under_way import UnderWay
-from webui.words import CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS
+from webui.words import CLIP_ENDINGS, GRADIOS_LABELS, HELP, LANGUAGES, PRESETS, TEXTS
 
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
@@ -259,9 +259,9 @@ class Page:
             js=form.SAVE,
             api_visibility="private",
         )
-        for name in ("radios.js", "generate.js", "names.js"):
-            blocks.load(None, js=_script(name), api_visibility="private")
-        blocks.load(None, js=self._clip_files(), api_visibility="private")
+        names = _script("names.js").replace("LABELS.map", f"{json.dumps(GRADIOS_LABELS[self.language])}.map")
+        for script in (_script("radios.js"), _script("generate.js"), names, self._clip_files()):
+            blocks.load(None, js=script, api_visibility="private")
         self.source.change(
             lambda source: [gr.update(visible=source == each) for each in ("clip", "voice", "clip")],
             self.source,
@@ -380,7 +380,7 @@ class Page:
         """Return the controls of each place: a change of one takes the place's error away."""
         voices = self.voices
         return {
-            "clip": [self.clip, self.source],
+            "clip": [self.source],  # a new clip is checked, and the check says what stands here
             "voice": [voices.voice, self.source],
             "new_name": [voices.new_name, voices.voice],
             "keep_name": [voices.keep_name],

@@ -350,6 +350,17 @@ PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+#: Names of controls that Gradio has in English alone: a pattern, and what the page says in its place.
+GRADIOS_LABELS: dict[str, list[tuple[str, str]]] = {
+    "zh": [
+        ("^number input for (.*)$", "$1：数值"),
+        ("^range slider for (.*)$", "$1：滑块"),
+        ("^Reset to default value$", "恢复默认值"),
+    ],
+    "en": [],
+}
+
+
 def language_of(accept: str | None, languages: Iterable[str] = LANGUAGES) -> str:
     """Return the page's language for an Accept-Language header; English where it asks for neither."""
     asked = []
