@@ -76,6 +76,8 @@ class EngineFacts(_Answer):
     modes: list[str]
     sample_rate: int
     """Hz."""
+    reference_seconds: tuple[float, float]
+    """Shortest and longest reference clip."""
 
 
 class DialectEntry(_Answer):
