@@ -6,7 +6,8 @@ A request is a 16-bit WAV clip of about 5 s and an English sentence that takes a
 is compute time / seconds of speech made. Every request has another text of another length, because real requests hardly
 ever repeat one. The texts are the same in every run of this command. The engine makes the clip itself, so nothing has
 to be downloaded. All stages run in this process, one after the other. Other work on the machine makes them slower: with
-`--rounds` the figures are those of the round with the lowest median, each round with texts of its own.
+`--rounds` the figures are those of the round with the lowest median, each round with texts of its own. CPU seconds for
+a second of speech (`cpu_s_per_s`) suffer less from it.
 """
 
 from __future__ import annotations
@@ -79,20 +80,23 @@ def measure(threads: int, bf16: bool | str, runs: int, round_: int = 0) -> dict:
     pipeline = Pipeline(threads, bf16)
     upload = reference_clip(pipeline)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    lengths, factors = [], []
+    lengths, factors, cpu = [], [], []
     for number, text in enumerate([WARM_UP, *sentences(runs, round_)]):
         utterance = Utterance(text, "en-US")
         found: dict[str, float] = {}
+        began = time.process_time()
         reference = _timed(found, "PREPROCESS_AUDIO", pipeline.preprocess, upload)
         voice = _timed(found, "EXTRACT_SPEAKER", pipeline.extract, reference)
         mel = _timed(found, "GENERATE_MEL", pipeline.generate, utterance, voice)
         speech = _timed(found, "VOCODE_WAV", pipeline.vocode, mel)
+        spent = time.process_time() - began
         if number == 0:
             continue
         for stage, seconds in found.items():
             times[stage].append(seconds)
         lengths.append(len(speech) / pipeline.engine.capabilities.sample_rate)
         factors.append(sum(found.values()) / lengths[-1])
+        cpu.append(spent / lengths[-1])
     totals = [sum(stages) * 1000 for stages in zip(*times.values(), strict=True)]
     return {
         "speech_seconds_p50": round(statistics.median(lengths), 2),
@@ -103,6 +107,8 @@ def measure(threads: int, bf16: bool | str, runs: int, round_: int = 0) -> dict:
         "rtf_p50": round(statistics.median(factors), 3),
         "rtf_min": round(min(factors), 3),
         "rtf_max": round(max(factors), 3),
+        "cpu_s_per_s_p50": round(statistics.median(cpu), 3),
+        "cpu_s_per_s_min": round(min(cpu), 3),
     }
 
 
@@ -157,6 +163,7 @@ def main() -> None:
         f"{'whole request':18} {figures['total_ms_p50']:8.1f} ms   real-time factor p50 {figures['rtf_p50']} "
         f"({figures['rtf_min']} to {figures['rtf_max']}) on {figures['speech_seconds_p50']} s of speech"
     )
+    print(f"CPU seconds for a second of speech: p50 {figures['cpu_s_per_s_p50']}, lowest {figures['cpu_s_per_s_min']}")
     print(f"{result['cpu']}, {options.threads} threads, {result['dtype']}, torch {result['torch']}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -171,6 +171,23 @@ def test_tone_sandhi_and_light_tones(zh, text, reading):
     assert said(zh(text)) == pinyin(reading)
 
 
+@pytest.mark.parametrize(
+    "text, reading",
+    [
+        ("讲过去的故事", "jiang3 guo4 qu4 de5 gu4 shi5"),
+        ("在过去", "zai4 guo4 qu4"),
+        ("过去他很穷", "guo4 qu4 ta1 hen3 qiong2"),
+        ("忘记过去", "wang4 ji4 guo4 qu4"),
+        ("走过去", "zou3 guo4 qu5"),
+        ("走过去的人", "zou3 guo4 qu5 de5 ren2"),
+        ("时间过去了", "shi2 jian1 guo4 qu5 le5"),
+        ("你过去看看", "ni3 guo4 qu5 kan4 kan4"),
+    ],
+)
+def test_the_past_has_a_full_tone_and_going_by_a_light_one(zh, text, reading):
+    assert said(zh(text)) == pinyin(reading)
+
+
 def test_a_pause_keeps_third_tones_apart(zh):
     assert said(zh("你, 好")) == pinyin("ni3") + "," + pinyin("hao3")
 
