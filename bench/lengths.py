@@ -1,7 +1,7 @@
 """Memory and speed of lengths that were never seen, of the embedded engine's two largest models.
 
     python -m bench.lengths [--lengths 60] [--threads 1]
-    python -m bench.lengths --served [--requests 500] [--clients 1]
+    python -m bench.lengths --served [--requests 500] [--clients 1] [--minutes 600]
 
 Each model runs in a process of its own with the launcher's allocator settings, as a replica has it, without Ray (which
 adds about 150 MB to a process). It gets inputs of random lengths, up to those of 200 characters, each another one, and
@@ -98,10 +98,11 @@ def main() -> None:
     parser.add_argument("--served", action="store_true", help="the whole graph, under Ray")
     parser.add_argument("--requests", type=int, default=500, help="with --served (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=1, help="with --served (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=600, help="with --served: send no more after this time")
     parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.served:
-        lengths_served.run(options.requests, options.clients)
+        lengths_served.run(options.requests, options.clients, options.minutes)
         return
     if options.model:
         print(json.dumps(measure(options.model, options.lengths, options.threads)))

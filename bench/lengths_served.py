@@ -2,10 +2,12 @@
 
 The default engine with `cluster/serve.cpu.yaml`, its voice cache included, on a private Ray head. Each request has a
 text of another random length (three of four in English, the others in Mandarin and Japanese) and another clip of 3 to
-15 s. Every process's memory is read at the start and then by the number of requests:
+15 s. The deadline is ten minutes, so that other work on the machine fails no request. Every process's memory is read at
+the start and then by the number of requests:
 
-- RSS: what it holds, pages that it shares with others included. The aims for single services are about this.
-- PSS: the same with each shared page divided among those that share it. Only these can be added up.
+- RSS: what it holds, pages included that it shares with others, as torch's libraries. The aims are about this; the sum
+  over the services counts such pages several times.
+- PSS: the same with each shared page divided among all processes of the machine that share it.
 
 Then ten more texts come three times each: the CPU time that tts-service and vocoder-service take for the first time,
 against the faster of the others. CPU time, because other work on the machine would hide a few per cent of wall time.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import time
 from collections.abc import Mapping
 
 import psutil
@@ -28,23 +31,33 @@ from bench.soak import processes_of
 
 AIMS_MB = {"vocoder-service": 1600, "tts-service": 1200, "all services": 4000}
 _DIALECTS = ("en-US", "en-US", "en-US", "en-US", "en-US", "en-US", "zh-CN", "ja-JP")
-_READ_EVERY = 25
+_ARGS = {
+    "voice_cache_mb": 64,
+    "limits": {"max_in_flight": 64, "max_waiting": 64, "max_wait_s": 10, "deadline_s": 600},
+}
+_READ_EVERY = 10
 _AGAIN = 10
 _COMPUTE = ("tts-service", "vocoder-service")
 Reading = dict[str, dict[str, int]]  #: service -> rss_mb, pss_mb
 
 
-def run(requests: int, clients: int) -> None:
-    """Measure, print a table, and write bench/results/lengths_served.json after each reading."""
+def run(requests: int, clients: int, minutes: float) -> None:
+    """Measure, print a table, and write bench/results/lengths_served.json after each reading.
+
+    Args:
+        requests: how many to send.
+        clients: how many are sent at a time.
+        minutes: after this time no more are sent, even if there are fewer.
+    """
     chance = random.Random(0)
     readings: dict[int, Reading] = {}
     figures = {"requests": 0, "clients": clients, "aims_mb": AIMS_MB, "readings": readings, "new_over_again": None}
-    with private_graph({"voice_cache_mb": 64}, num_cpus=2) as graph:
+    with private_graph(_ARGS, num_cpus=2) as graph:
         processes = processes_of(graph)
         readings[0] = read(processes)
         _show(readings, 0)
-        done = 0
-        while done < requests:
+        done, end = 0, time.monotonic() + 60 * minutes
+        while done < requests and time.monotonic() < end:
             count = min(1 if not done else _READ_EVERY - done % _READ_EVERY, requests - done)
             _send(graph, chance, count, clients)
             done += count
@@ -112,7 +125,7 @@ def _answered(graph: PrivateGraph, request: bytes | list[bytes], count: int, cli
     """Send requests and wait for the answers. Raises RuntimeError if one failed."""
     made = request if isinstance(request, bytes) else request.__getitem__
     samples = asyncio.run(
-        closed_loop("127.0.0.1", graph.port, made, clients=clients, count=count, timeout_s=60.0 * count)
+        closed_loop("127.0.0.1", graph.port, made, clients=clients, count=count, timeout_s=600.0 * count)
     )
     if failed := [sample.status for sample in samples if sample.status != 200]:
         raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")

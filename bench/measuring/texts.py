@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from functools import cache
 from pathlib import Path
@@ -41,9 +42,12 @@ _SHORTEST_S, _LONGEST_S = 3.2, 14.5
 
 
 def text(chance: random.Random, dialect: str = "en-US", longest: int | None = None) -> str:
-    """Return a text of random pieces and of a random length, up to `longest` or the dialect's most characters."""
+    """Return a text of random pieces and of a random length, from 10 characters to `longest` or the dialect's most.
+
+    Lengths are spread evenly on a logarithmic scale: as many texts from 10 to 20 characters as from 100 to 200.
+    """
     pieces, joint, end, most = _PIECES[dialect]
-    wanted = chance.randint(10, longest or most) - len(end)
+    wanted = round(math.exp(chance.uniform(math.log(10), math.log(longest or most)))) - len(end)
     made = chance.choice(pieces)
     while len(made) < wanted:
         made += joint + chance.choice(pieces)
