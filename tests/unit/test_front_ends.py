@@ -198,6 +198,8 @@ def test_a_pause_keeps_third_tones_apart(zh):
         ("银行行长", "yin2 hang2 hang2 zhang3"),
         ("重庆很重要", "chong2 qing4 hen3 zhong4 yao4"),
         ("他还没还钱", "ta1 hai2 mei2 huan2 qian2"),
+        ("还给你留了一份", "hai2 gei2 ni3 liu2 le5 yi2 fen4"),
+        ("还给你", "huan2 gei2 ni3"),
         ("音乐快乐", "yin1 yue4 kuai4 le4"),
         ("他跑得快", "ta1 pao3 de5 kuai4"),
         ("我得走了", "wo3 dei2 zou3 le5"),
