@@ -3,9 +3,10 @@
     python -m bench.lengths [--lengths 60] [--threads 1]
     python -m bench.lengths --served [--requests 500] [--clients 1] [--minutes 600]
 
-Each model runs in a process of its own with the launcher's allocator settings, as a replica has it, without Ray (which
-adds about 150 MB to a process). It gets inputs of random lengths, up to those of 200 characters, each another one, and
-its memory is read meanwhile. Then ten more lengths come three times each: the first against the faster of the others.
+Each model runs in a process of its own with the launcher's settings of allocator and oneDNN, as a replica has it, but
+without Ray (which adds about 150 MB to a process) and without a stage's returning of memory between batches. It gets
+inputs of random lengths, up to those of 200 characters, each another one, and its memory is read meanwhile. Then ten
+more lengths come three times each: the first against the faster of the others.
 
 With `--served` the whole graph runs on a private Ray head and gets whole requests instead (`bench/lengths_served.py`).
 """
@@ -107,12 +108,12 @@ def main() -> None:
     if options.model:
         print(json.dumps(measure(options.model, options.lengths, options.threads)))
         return
-    malloc = {name: value for name, value in SETTINGS.items() if name.startswith("MALLOC_")}
+    kept = {name: value for name, value in SETTINGS.items() if name.startswith(("MALLOC_", "ONEDNN_"))}
     figures = {}
     for model in MODELS:
         command = [sys.executable, "-m", "bench.lengths", "--model", model]
         command += ["--lengths", str(options.lengths), "--threads", str(options.threads)]
-        done = subprocess.run(command, env=os.environ | malloc, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=os.environ | kept, stdout=subprocess.PIPE, text=True, check=True)
         figures[model] = json.loads(done.stdout.splitlines()[-1])
         print(f"{model:15}", figures[model], flush=True)
     print(results.write("lengths", {"lengths": options.lengths, "threads": options.threads, "models": figures}))
