@@ -46,6 +46,27 @@ def bucket(rows: int, frames: int) -> tuple[int, int]:
     return count, -(-frames // step) * step
 
 
+def shapes(limits: Limits, longest: int) -> list[tuple[int, int]]:
+    """List the buckets that batches within the limits can take, in the order in which to record them.
+
+    The bucket with most frames comes first, because later recordings then find room in its memory. Then come those of
+    fewer rows before those of more, since most batches are small, and in each the longer before the shorter.
+
+    Args:
+        limits: of the batches.
+        longest: the most frames of a row.
+    """
+    ends = sorted({bucket(1, frames)[1] for frames in range(1, longest + 1)})
+    made = {
+        bucket(rows, end)
+        for before, end in zip((0, *ends), ends, strict=False)
+        for rows in range(1, limits.rows + 1)
+        if limits.allow(before + 1, before + 1, rows, rows * (before + 1))
+    }
+    most = max(made, key=lambda shape: (shape[0] * shape[1], shape))
+    return [most, *sorted(made - {most}, key=lambda shape: (shape[0], -shape[1]))]
+
+
 def batches(lengths: Sequence[int], limits: Limits = Limits()) -> list[list[int]]:
     """Group the indices of rows, given their lengths in frames, into batches; each row is in exactly one."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
