@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 import bench.gpu
-from bench.gpu import check, steps
+from bench.gpu import check, steps, voices
 from bench.gpu.load import Loop
 from bench.gpu.networks import Networks
 from bench.gpu.report import Report
 from bench.gpu.requests import Lengths
 
-PHASES = ("check", "step", "whole", "stream", "memory")
+PHASES = ("check", "step", "whole", "stream", "memory", "voice")
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     report = Report(options.out, options.budget, settings)
     run = _Run(report, options)
     report.run("device", 0, run.device)
-    needs = {"check": 15, "step": 15, "whole": 30, "stream": 25, "memory": 0}
+    needs = {"check": 15, "step": 15, "whole": 30, "stream": 25, "memory": 0, "voice": 30}
     for phase in options.phases:
         if phase == "check":
             report.run("check", needs[phase], lambda: check.check(report, options.device))
@@ -101,6 +101,9 @@ class _Run:
             cache_gib=loop.model.decoder.cache.bytes / 2**30 if loop else 0.0,
             lm_graphs=len(loop.model.decoder.graphs) if loop else 0,
         )
+
+    def voice(self) -> None:
+        voices.measure(self._report, self._options.device, self._options.tiny)
 
     def profile(self) -> None:
         loop = self._loop

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -34,7 +35,10 @@ LONGEST = 2_560
 #: limits of batches that are urgent: small ones, because all of their rows have clients that hear nothing
 _URGENT = Limits(rows=4, frames=4_000, wait_ms=0.0)
 _URGENT_LONGEST = 1_664  #: as LONGEST: 30 s of clip, and the first chunk
-_LEAD_S, _URGENT_S = 0.6, 0.3  #: see `Ticket`; on a GPU, which speaks many times as fast as a client hears
+_LEAD_S, _URGENT_S = 1.0, 0.5  #: see `Ticket`; on a GPU, which speaks many times as fast as a client hears
+_FIRST_S = 0.3  #: deadline of a first chunk among the urgent chunks
+#: limits of any batch on a GPU while streams are under way: a chunk may have to wait for the batch before it
+_BESIDE_STREAMS = Limits(rows=4, frames=4_000)
 _FEW, _FEW_LEAST = 4, 10  #: with so few requests under way, the first chunk of a stream may have so few tokens
 _PATIENCE_S = 0.002  #: wait of a step for the flow if there is no other work; a new request may wait as long
 
@@ -59,6 +63,7 @@ class CosyVoice3AcousticModel:
             a GPU, because on a CPU both would only share the cores.
         longest: the most frames of rows whose shapes are recorded when the model is warmed up.
         recording_s: the longest time for that.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class CosyVoice3AcousticModel:
         beside: bool | None = None,
         longest: int = LONGEST,
         recording_s: float = recording.SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.planner = planner
         self.decoder = Decoder(lm, rows, positions)
@@ -81,11 +87,12 @@ class CosyVoice3AcousticModel:
         self.flow = flow
         self._limits = limits
         self._parity = parity
-        self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits)
+        self._clock = clock
+        self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits, clock)
         beside = lm.device.type == "cuda" if beside is None else beside
         self._flow_worker = FlowWorker(flow, beside)
         # Without a second stream an urgent batch would not overtake the one under way.
-        self._urgent_batcher: FlowBatcher[Stretch] = FlowBatcher(_URGENT) if beside else self._flow_batcher
+        self._urgent_batcher: FlowBatcher[Stretch] | None = FlowBatcher(_URGENT, clock) if beside else None
         self._urgent_worker = FlowWorker(flow, beside, urgent=True) if beside else None
         self._lead_s, self._urgent_s = (_LEAD_S, _URGENT_S) if beside else (math.inf, 0.0)
         self._longest, self._recording_s = longest, recording_s
@@ -175,7 +182,7 @@ class CosyVoice3AcousticModel:
                 param="text",
                 code="text_too_long_spoken",
             )
-        ticket = Ticket(plan, stream, self._lead_s, self._urgent_s)
+        ticket = Ticket(plan, stream, self._lead_s, self._urgent_s, self._clock)
         ticket.parts = [
             Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None, chunked_end=not self._parity)
             for job in plan.jobs
@@ -195,8 +202,8 @@ class CosyVoice3AcousticModel:
         for part in ticket.parts:
             self.decoder.cancel(part.row)
             if part.stretch is not None:
-                self._flow_batcher.remove(part.stretch)
-                self._urgent_batcher.remove(part.stretch)
+                for batcher in self._batchers:
+                    batcher.remove(part.stretch)
                 part.stretch = None
         ticket.end()
 
@@ -206,10 +213,24 @@ class CosyVoice3AcousticModel:
         # With no row left in the language model no other row will come, and a row would wait in vain.
         nobody_comes = not self.decoder.active and not self.decoder.waiting
         patience = _PATIENCE_S if nobody_comes else 0.0
-        if self._urgent_worker is not None:
+        if self._urgent_worker is not None and self._urgent_batcher is not None:
+            self._flow_batcher.configure(self._limits_now())
+            for stretch, frames, deadline in self._flow_batcher.leave(self._clock() + self._urgent_s):
+                self._urgent_batcher.add(stretch, frames, deadline=deadline)
             results += self._computed(self._urgent_worker, self._urgent_batcher, nobody_comes, patience)
         results += self._computed(self._flow_worker, self._flow_batcher, nobody_comes, patience)
         return results
+
+    @property
+    def _batchers(self) -> list[FlowBatcher[Stretch]]:
+        """The usual batcher, and the one of urgent chunks if it is another."""
+        return [each for each in (self._flow_batcher, self._urgent_batcher) if each is not None]
+
+    def _limits_now(self) -> Limits:
+        if not any(ticket.stream for ticket in self._tickets):
+            return self._limits
+        rows, frames = min(self._limits.rows, _BESIDE_STREAMS.rows), min(self._limits.frames, _BESIDE_STREAMS.frames)
+        return replace(self._limits, rows=rows, frames=frames)
 
     def _computed(
         self, worker: FlowWorker, batcher: FlowBatcher[Stretch], idle: bool, patience: float
@@ -231,9 +252,17 @@ class CosyVoice3AcousticModel:
                 self.cancel(ticket)
                 continue
             for stretch in ticket.due():
-                batcher = self._urgent_batcher if stretch.urgent else self._flow_batcher
-                batcher.add(stretch, self.flow.frames(stretch.row), stretch.urgent)
+                self._queue(stretch)
         return lost
+
+    def _queue(self, stretch: Stretch) -> None:
+        """Let a stretch wait for the flow."""
+        frames, deadline = self.flow.frames(stretch.row), stretch.deadline
+        if not stretch.urgent or self._urgent_batcher is None:
+            self._flow_batcher.add(stretch, frames, stretch.urgent, deadline)
+            return
+        # A client that hears nothing yet would rather wait than one that would hear a gap.
+        self._urgent_batcher.add(stretch, frames, deadline=self._clock() + _FIRST_S if deadline is None else deadline)
 
     def _sounded(self, made: Mapping[Ticket, SpeechError | None]) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
         """Return the results that a batch of the flow completes, and the errors of tickets that failed in it."""

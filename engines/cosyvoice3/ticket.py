@@ -49,7 +49,9 @@ class Ticket:
     batch_id: str | None = None
     flows: list[Phase] = field(default_factory=list)  #: the flow batches in which its parts were computed
     _given: int = 0  # number of parts that were given out completely
-    _heard_until: float | None = None  # the time at which all that was given out is heard, if it is played at once
+    heard_until: float | None = (
+        None  #: by the clock, the time at which all that was given out is heard, if played at once
+    )
     _last: tuple[int | None, int | None] = (None, None)  # joined_ns and batch_size, once it has ended
 
     @property
@@ -90,7 +92,7 @@ class Ticket:
     @property
     def left_s(self) -> float:
         """Seconds of sound that the client has not heard yet; negative while it hears nothing."""
-        return 0.0 if self._heard_until is None else self._heard_until - self.clock()
+        return 0.0 if self.heard_until is None else self.heard_until - self.clock()
 
     def due(self) -> list[Stretch]:
         """Return the stretches that the flow can make now from the parts' tokens. Each is returned once."""
@@ -135,7 +137,7 @@ class Ticket:
     def _hear(self, seconds: float) -> None:
         """Note that so many more seconds were given out. They are heard after what is not heard yet, or at once."""
         now = self.clock()
-        self._heard_until = max(now, now if self._heard_until is None else self._heard_until) + seconds
+        self.heard_until = max(now, now if self.heard_until is None else self.heard_until) + seconds
 
     def _phases(self) -> tuple[Phase, ...]:
         return self.plan.phase, self._decoding(), *self.flows
@@ -169,6 +171,7 @@ class Stretch:
     part: Part
     row: FlowRow
     urgent: bool  #: True: a client hears nothing before it, or soon nothing
+    deadline: float | None = None  #: by the ticket's clock, the time at which a client hears nothing without it
     due_ns: int = field(default_factory=time.time_ns)
     frames: int = 0  #: frames that it added to the part's mel
 
@@ -234,7 +237,8 @@ class Part:
         chunked = self.chunks is not None and (self.chunked_end or not final)
         first = self is self.ticket.parts[0] and self._made is None
         urgent = self.ticket.stream and (first or turn and left < self.ticket.urgent_s)
-        self.stretch = Stretch(self, self.ticket.plan.row(self.row.tokens[:count], chunked, final), urgent)
+        row = self.ticket.plan.row(self.row.tokens[:count], chunked, final)
+        self.stretch = Stretch(self, row, urgent, self.ticket.heard_until if turn else None)
         return self.stretch
 
     def sounded(self, mel: torch.Tensor) -> int:
