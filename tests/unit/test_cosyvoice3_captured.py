@@ -234,7 +234,7 @@ def test_a_flow_batch_costs_the_host_few_launches_and_one_wait(tiny, counted):
         counter.launches.clear(), counter.syncs.clear()
         mels = network(several)
     assert [mel.shape for mel in mels] == [(80, 18), (80, 28), (80, 22)]
-    assert counter.launches.count("replay") == 1
+    assert counter.launches.count("replay") == 1 + flow.STEPS
     assert len(counter.launches) <= LAUNCHES, counter.launches
     assert len(counter.syncs) <= SYNCS, counter.syncs
 
