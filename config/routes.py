@@ -66,7 +66,7 @@ ROUTES: tuple[Route, ...] = (
     _open("/health"),
     _open("/ready"),
     _open("/docs"),
-    _open("/docs/oauth2-redirect"),
+    _open("/docs/assets/{file}"),
     _open("/redoc"),
     _open("/openapi.json"),
     _open("/api/dialects"),

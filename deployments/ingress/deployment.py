@@ -23,6 +23,7 @@ from deployments.ingress import access_control, app, cors, responses, server_sen
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
+from deployments.ingress.http10 import WholeAnswers
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
@@ -115,7 +116,7 @@ class CosyVoice3Api:
             access_control=self.access_control,
             metrics=self.metrics,
         )
-        return cors.around(self.middleware, self.config.cors)
+        return WholeAnswers(cors.around(self.middleware, self.config.cors))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new live settings. Serve calls this at start and on every change; the process lives on."""
@@ -146,7 +147,8 @@ class CosyVoice3Api:
         if request.long_form:
             ctx.extend_deadline(self.config.limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
-        if request.stream_format is None:
+        # Without chunks there is no streaming: a whole file has a status for errors, and a length.
+        if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
             async with self._admitted(ctx):
                 samples = await backend.synthesizer.synthesize(request, source, ctx)
             ctx.audio_s = len(samples) / rate
@@ -235,7 +237,7 @@ class CosyVoice3Api:
             await self.backends.current.voices.resolve(record, ctx)
 
     def is_admin(self, ctx: RequestContext) -> bool:
-        """Tell whether the caller may rename and delete voices of others."""
+        """Tell whether the caller may change voices of others."""
         return not self.access_control.required or "admin" in ctx.caller.roles
 
     def engine_for(self, ctx: RequestContext) -> contract.Engine:

@@ -142,6 +142,13 @@ MODEL: Description = {
     "responses": {200: answer("The model", response_models.Model), **failures(*_ACCESS, errors.NotFound)}
 }
 DIALECTS: Description = {"responses": {200: answer("All dialects", response_models.Dialects), **failures()}}
+INDEX: Description = {
+    "responses": {
+        200: answer("Where things are", response_models.Index),
+        307: {"description": "For a browser: the web page, or /docs where there is none"},
+        **failures(),
+    }
+}
 HEALTH: Description = {"responses": {200: answer("The ingress runs", response_models.Health), **failures()}}
 READY: Description = {
     "responses": {

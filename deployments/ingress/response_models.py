@@ -36,6 +36,19 @@ class ErrorBody(_Answer):
     error: ErrorDetail
 
 
+class Index(_Answer):
+    """The paths of this server that a newcomer needs."""
+
+    service: str
+    version: str
+    docs: str
+    openapi: str
+    health: str
+    ready: str
+    web_page: str | None = None
+    """Absent where no web page is served."""
+
+
 class Model(_Answer):
     """One model, as OpenAI's API shows it."""
 
