@@ -238,7 +238,7 @@ class CosyVoice3Api:
             await self.backends.current.voices.resolve(record, ctx)
 
     def is_admin(self, ctx: RequestContext) -> bool:
-        """Tell whether the caller may rename and delete voices of others."""
+        """Tell whether the caller may change voices of others."""
         return not self.access_control.required or "admin" in ctx.caller.roles
 
     def engine_for(self, ctx: RequestContext) -> contract.Engine:
