@@ -256,7 +256,7 @@ class Flow(nn.Module):
                 self([dummy(half, frames // self.size.token_mel_ratio - half, kind)] * count, urgent)
 
     def _gathered(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[list[Tensor], Seen]:
-        """Collect the input of `solve` for these rows, on the host."""
+        """Collect the input of `begin` for these rows, on the host."""
         launcher = self.prepare()
         ratio, chunk = self.size.token_mel_ratio, self.size.decoder.estimator.static_chunk_size
         counts = [len(row.prompt_tokens) + len(row.tokens) for row in rows]
@@ -286,13 +286,6 @@ class Flow(nn.Module):
         ):
             return inputs, "chunks"
         return inputs, "rows" if launcher.bucketed or min(lengths) < frames else "all"
-
-    def solve(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Tensor:
-        """Compute a batch: `begin`, and ten turns. Returns mels (n, frames, 80), the prompts' included."""
-        state = self.begin(tokens, cond, speaker, sizes, seen)
-        for _ in range(STEPS):
-            self.turn(state)
-        return state.mel
 
     def begin(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Integration:
         """Make the state before the first step, in fixed shapes, without reading any value on the host.
