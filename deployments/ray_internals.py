@@ -57,7 +57,7 @@ def prefer_local_replicas(handle: DeploymentHandle[Any]) -> None:
     Serve has this for its HTTP proxy; for handles its public options don't. Call it before the handle is used.
     """
     if not handle.is_initialized:
-        handle._init(_prefer_local_routing=True)
+        handle._init(_prefer_local_routing=True)  # type: ignore[no-untyped-call]
 
 
 def serve_http_host() -> str | None:

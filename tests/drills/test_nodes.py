@@ -107,7 +107,7 @@ def test_an_ingress_prefers_replicas_on_its_own_node(cluster, folder):
 
 def test_a_node_that_dies_under_load_costs_few_requests_and_each_has_a_trace(cluster, folder):
     first, second = cluster.nodes
-    samples: list[Sample] = []
+    samples = []
     load = threading.Thread(target=lambda: samples.extend(ask(first.address, 4, 300)))
     load.start()
     time.sleep(5)
