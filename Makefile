@@ -41,7 +41,12 @@ check: $(TOOLS) ## style, types, arrows between rooms, spelling: without running
 	$(BIN)/codespell
 
 test: $(TESTS) ## all tests but the long ones
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/unit
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 proof: $(TESTS) ## the long tests: faults, heavy backends
 	$(BIN)/python -m pytest --proof $(ARGS)

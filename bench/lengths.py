@@ -1,10 +1,14 @@
 """Memory and speed of lengths that were never seen, of the embedded engine's two largest models.
 
     python -m bench.lengths [--lengths 60] [--threads 1]
+    python -m bench.lengths --served [--requests 500] [--clients 1] [--minutes 600]
 
-Each model runs in a process of its own with the launcher's allocator settings, as a replica has it, without Ray (which
-adds about 150 MB to a process). It gets inputs of random lengths, up to those of 200 characters, each another one, and
-its memory is read meanwhile. Then ten more lengths come three times each: the first against the faster of the others.
+Each model runs in a process of its own with the launcher's settings of allocator and oneDNN, as a replica has it, but
+without Ray (which adds about 150 MB to a process) and without a stage's returning of memory between batches. It gets
+inputs of random lengths, up to those of 200 characters, each another one, and its memory is read meanwhile. Then ten
+more lengths come three times each: the first against the faster of the others.
+
+With `--served` the whole graph runs on a private Ray head and gets whole requests instead (`bench/lengths_served.py`).
 """
 
 from __future__ import annotations
@@ -21,16 +25,13 @@ from collections.abc import Callable
 import numpy as np
 import psutil
 
-from bench import results
+from bench import lengths_served, results
+from bench.measuring import texts
 from cluster.ray_head import SETTINGS
 from deployments.stages.memory import give_back
 from engines.contract import Mel, Voice, create
 from speech.utterance import Utterance
 
-WORDS = (
-    "although the evening was cold they walked slowly along the harbour and talked about old friends who had sailed "
-    "away from this quiet town long before any road or railway came to it"
-).split()
 MODELS = ("acoustic model", "vocoder")
 _READ_AFTER = (1, 10, 20, 40, 60, 80, 120, 240, 500)
 _AGAIN = 10
@@ -62,10 +63,9 @@ def measure(model: str, lengths: int, threads: int) -> dict:
 
 
 def _job(generator: random.Random) -> tuple[Utterance, Voice]:
-    """Return a text of 3 to 34 random words, at most 200 characters, in a stock voice."""
-    text = " ".join(generator.choice(WORDS) for _ in range(generator.randrange(3, 35)))[:199] + "."
+    """Return an English text of at most 200 characters, in a stock voice."""
     voice = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)})
-    return Utterance(text, "en-US"), voice
+    return Utterance(texts.text(generator), "en-US"), voice
 
 
 def _mel(generator: random.Random) -> Mel:
@@ -96,17 +96,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.lengths", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--lengths", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--served", action="store_true", help="the whole graph, under Ray")
+    parser.add_argument("--requests", type=int, default=500, help="with --served (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=1, help="with --served (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=600, help="with --served: send no more after this time")
     parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.served:
+        lengths_served.run(options.requests, options.clients, options.minutes)
+        return
     if options.model:
         print(json.dumps(measure(options.model, options.lengths, options.threads)))
         return
-    malloc = {name: value for name, value in SETTINGS.items() if name.startswith("MALLOC_")}
+    kept = {name: value for name, value in SETTINGS.items() if name.startswith(("MALLOC_", "ONEDNN_"))}
     figures = {}
     for model in MODELS:
         command = [sys.executable, "-m", "bench.lengths", "--model", model]
         command += ["--lengths", str(options.lengths), "--threads", str(options.threads)]
-        done = subprocess.run(command, env=os.environ | malloc, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=os.environ | kept, stdout=subprocess.PIPE, text=True, check=True)
         figures[model] = json.loads(done.stdout.splitlines()[-1])
         print(f"{model:15}", figures[model], flush=True)
     print(results.write("lengths", {"lengths": options.lengths, "threads": options.threads, "models": figures}))

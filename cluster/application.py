@@ -29,6 +29,7 @@ _WAY_OUT = (
     "spool_limit_mb",
     "retry_most_s",
 )
+GRAPH = "graph:build"  #: import path of the application that is the graph
 WEB_PAGE = "webui.deployment:build"  #: import path of the application that is the web page
 WATCHDOG = "watchdog.deployment:build"  #: and of the one that watches the graph
 
@@ -73,6 +74,8 @@ class Application:
         graph["args"] = _laid_over(own, args)
         config["applications"] = [graph]
         api = (graph.get("route_prefix") or "/").rstrip("/")
+        if page is not None and graph.get("import_path") == GRAPH:
+            graph["args"] = {**graph["args"], "web_page_url": _path(page) if web_page else None}
         api_url, tracing = f"http://{reachable(host)}:{http_port}{api}", graph["args"].get("tracing", {})
         if page is not None and web_page:
             page["args"] = _laid_over(
@@ -98,7 +101,7 @@ class Application:
             CliError: The engine is unknown, an option is wrong, or its weights are missing.
         """
         application = self.config["applications"][0]
-        if application.get("import_path") != "graph:build":
+        if application.get("import_path") != GRAPH:
             return
         args = application["args"]
         name = args.get("engine", "embedded")
@@ -122,7 +125,7 @@ class Application:
         """
         application = self.config["applications"][0]
         host = self.config["http_options"]["host"]
-        if application.get("import_path") != "graph:build":
+        if application.get("import_path") != GRAPH:
             if not is_loopback(host):
                 say(f"WARNING: {host} is open to the network, and what this application asks of callers is not known")
             return False
@@ -147,7 +150,7 @@ class Application:
     def web_page(self) -> tuple[str, str] | None:
         """Name and path of the web page's application, where the config has one."""
         page = next((one for one in self.config["applications"] if one.get("import_path") == WEB_PAGE), None)
-        return page and (page.get("name", "webui"), (page.get("route_prefix") or "").rstrip("/") + "/")
+        return page and (page.get("name", "webui"), _path(page))
 
     @property
     def watchdog(self) -> str | None:
@@ -204,6 +207,11 @@ def _sorted(applications: object, path: Path) -> tuple[dict, dict | None, dict |
             f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG})."
         )
     return others[0], pages[0] if pages else None, dogs[0] if dogs else None
+
+
+def _path(page: Mapping) -> str:
+    """The path of the web page."""
+    return (page.get("route_prefix") or "").rstrip("/") + "/"
 
 
 def _laid_over(below: Mapping, above: Mapping) -> dict:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cluster import demo, key, links_command, options, say, signals, status
+from cluster import demo, key, links_command, node_environment, options, say, signals, status
 from cluster.cli_error import CliError
 from cluster.doctor import command as doctor
 from cluster.options import Options
@@ -35,6 +35,7 @@ the API to other machines.
   python -m cluster status                   list what runs
   python -m cluster doctor --since 15m       say what is wrong, and what to do about it (docs/doctor.md)
   python -m cluster down                     let requests finish, then stop what `up` started
+  python -m cluster env                      print what each node of a Ray cluster needs (docs/scale.md)
   python -m cluster links --day yesterday    compute a day's dependency graph, for Zipkin on Elasticsearch
 """
 ENVIRONMENT = """\
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     links_command.add_command(commands, run_dir)
     key.add_command(commands, run_dir)
     doctor.add_command(commands, run_dir)
+    node_environment.add_command(commands, run_dir)
     commands.add_parser("status", parents=[run_dir], help="list what runs; exit status 0 if the graph is ready")
     return top
 
@@ -179,4 +181,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "links": lambda args, stack: links_command.run(args, stack.file.load(), stack.say),
     "key": lambda args, stack: key.run(args),
     "doctor": lambda args, stack: doctor.run(args, stack.file.load()),
+    "env": lambda args, stack: node_environment.run(args),
 }

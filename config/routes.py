@@ -66,7 +66,7 @@ ROUTES: tuple[Route, ...] = (
     _open("/health"),
     _open("/ready"),
     _open("/docs"),
-    _open("/docs/oauth2-redirect"),
+    _open("/docs/assets/{file}"),
     _open("/redoc"),
     _open("/openapi.json"),
     _open("/api/dialects"),
@@ -77,7 +77,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/audio/voices", READ, _VOICES | _SYNTHESIZE),
     Route("/v1/audio/voices", WRITE, _VOICES),
     Route("/v1/audio/voices/{voice}", READ, _VOICES | _SYNTHESIZE),
-    Route("/v1/audio/voices/{voice}", frozenset({"DELETE"}), _VOICES),
+    Route("/v1/audio/voices/{voice}", frozenset({"PATCH", "DELETE"}), _VOICES),
     # CosyVoice's own paths. Its client sends its form with GET.
     _speech("/inference_sft", READ | WRITE),
     _speech("/inference_zero_shot", READ | WRITE),

@@ -3,16 +3,20 @@
 The stage that makes a large array keeps it for a while and replies with an `ArrayRef`. The ingress hands the reference
 on, and the next stage gets the array by it.
 
-On one node the array lies in an anonymous shared memory file (memfd_create(2)) of the replica that made it. The next
-replica maps it through /proc: no copy, no third process, and nothing is left behind by a replica that is killed. Over
-several nodes the array lies in Ray's object store, and the reference holds the ObjectRef as Ray serialises it. Ray's
-store would do for both, but on two cores the three arrays of a request cost a third of the graph's throughput there
-(`python -m bench.overhead`, the rows "bare arrays" and "bare actors").
+The array lies in an anonymous shared memory file (memfd_create(2)) of the replica that made it. A replica on the same
+node maps it through /proc: no copy, no third process, and nothing is left behind by a replica that is killed. A replica
+on another node fetches it from its maker (`array_server.py`). The taker decides, for each array: no array takes the
+longer way because a second node exists.
+
+Where no memory file can be made, the array lies in Ray's object store, and the reference holds the ObjectRef as Ray
+serialises it. Ray's store would do for everything, but on two cores the three arrays of a request cost a third of the
+graph's throughput there (`python -m bench.overhead`, the rows "bare arrays" and "bare actors").
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import os
 import threading
@@ -27,7 +31,8 @@ import numpy.typing as npt
 import ray
 import ray.exceptions
 
-from deployments import ray_internals
+from deployments import array_server, ray_internals
+from deployments.array_server import ArrayServer
 
 log = logging.getLogger("ray.serve")
 
@@ -49,7 +54,12 @@ class InputLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MemoryRef:
-    """A reference to an array in another process's memory file, on the same node."""
+    """A reference to an array in another process's memory file.
+
+    Attributes:
+        address: where other nodes fetch it; None where there is no other node.
+        token: what they must show there.
+    """
 
     node: str
     pid: int
@@ -57,6 +67,8 @@ class MemoryRef:
     inode: int  #: tells the file from another one that has the same number later
     dtype: str
     shape: tuple[int, ...]
+    address: tuple[str, int] | None = None
+    token: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ class ArrayStore:
     Args:
         node: this node's id.
         several_nodes: whether the reader may be on another node.
+        host: this node's address, on which other nodes fetch arrays.
         hold_s: seconds for which an array is kept.
         limit_bytes: most bytes to keep; beyond them the oldest arrays go.
         clock: seconds, for tests.
@@ -89,12 +102,15 @@ class ArrayStore:
         node: str,
         several_nodes: Callable[[], bool],
         *,
+        host: str = "127.0.0.1",
         hold_s: float = HOLD_S,
         limit_bytes: int = LIMIT_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
         self._several_nodes = several_nodes
+        self._host = host
+        self._server: ArrayServer | None = None
         self._hold_s = hold_s
         self._limit = limit_bytes
         self._clock = clock
@@ -125,11 +141,10 @@ class ArrayStore:
     def put(self, array: Array) -> ArrayRef:
         """Keep a copy for the next stage and return the reference to it."""
         array = np.ascontiguousarray(array)
-        if not self._several_nodes():
-            try:
-                return self._put_in_memory(array)
-            except OSError as error:  # no more open files, or no memory for them
-                log.warning("no shared memory (%s): the array goes through Ray's object store", error.strerror)
+        try:
+            return self._put_in_memory(array)
+        except OSError as error:  # no more open files, or no memory for them
+            log.warning("no shared memory (%s): the array goes through Ray's object store", error.strerror)
         return self._put_in_ray(array)
 
     def _put_in_memory(self, array: Array) -> MemoryRef:
@@ -143,7 +158,22 @@ class ArrayStore:
             os.close(fd)
             raise
         self._hold(fd, array.nbytes)
-        return MemoryRef(self._node, os.getpid(), fd, inode, array.dtype.str, array.shape)
+        server = self._serving() if self._several_nodes() else None
+        where = (server.address, server.token) if server else (None, b"")
+        return MemoryRef(self._node, os.getpid(), fd, inode, array.dtype.str, array.shape, *where)
+
+    def _serving(self) -> ArrayServer:
+        with self._lock:
+            if self._server is None:
+                self._server = ArrayServer(self._host, self._duplicate)
+            return self._server
+
+    def _duplicate(self, fd: int, inode: int) -> int | None:
+        """Return another descriptor of a memory file that is still held."""
+        with self._lock:
+            if not any(held == fd for _, _, held in self._held) or os.fstat(fd).st_ino != inode:
+                return None
+            return os.dup(fd)
 
     def _put_in_ray(self, array: Array) -> ObjectStoreRef:
         ref = ray.put(array)
@@ -158,15 +188,28 @@ class ArrayStore:
             InputLost: the array is gone.
         """
         if isinstance(ref, MemoryRef):
-            return self._map(ref)
+            return self._map(ref) if ref.node == self._node else await self._fetch(ref)
         try:
             return cast(Array, await ray_internals.deserialize_object_ref(ref.ref, ref.owner, ref.status))
         except (ray.exceptions.ObjectLostError, ray.exceptions.ReferenceCountingAssertionError) as error:
             raise InputLost(type(error).__name__) from error
 
-    def _map(self, ref: MemoryRef) -> Array:
-        if ref.node != self._node:
+    async def _fetch(self, ref: MemoryRef) -> Array:
+        if ref.address is None:  # it was made before its maker knew of a second node
             raise InputLost("it is on another node")
+        dtype = np.dtype(ref.dtype)
+        size = dtype.itemsize * math.prod(ref.shape)
+        try:
+            data = await array_server.fetch(ref.address, ref.token, ref.fd, ref.inode, size)
+        except (OSError, TimeoutError) as error:
+            log.warning("an array could not be fetched from another node: %s", type(error).__name__)
+            raise InputLost(type(error).__name__) from error
+        if data is None:
+            raise InputLost("its maker holds it no more")
+        data.flags.writeable = False
+        return data.view(dtype).reshape(ref.shape)
+
+    def _map(self, ref: MemoryRef) -> Array:
         try:
             with open(f"/proc/{ref.pid}/fd/{ref.fd}", "rb") as file:
                 if os.fstat(file.fileno()).st_ino != ref.inode:
@@ -200,6 +243,8 @@ class ArrayStore:
 
     def close(self) -> None:
         """Let go of everything."""
+        if self._server is not None:
+            self._server.close()
         with self._lock:
             for _, _, held in self._held:
                 if isinstance(held, int):

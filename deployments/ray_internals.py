@@ -1,6 +1,6 @@
 """Private calls into Ray, Serve and Python's thread pools: all of them stand here, each with what it is for.
 
-Neither project promises that these calls stay. Each has a contract test in `tests/unit/test_ray_internals.py`, which
+Neither project promises that these calls stay. Each has a contract test in `tests/served/test_ray_internals.py`, which
 fails first after an upgrade. Two patches stand elsewhere, because they must run before Ray is imported:
 `cluster/loopback` (where gRPC servers listen) and `cluster/ray_head.py` (the workers' setup hook); the same test file
 holds their contracts.
@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 
 def _core_worker() -> Any:
@@ -48,6 +49,15 @@ def deserialize_object_ref(binary: bytes, owner: bytes, status: bytes) -> ray.Ob
     ref: ray.ObjectRef[Any] = object_ref(binary, owner, "")
     _core_worker().deserialize_and_register_object_ref(binary, ray.ObjectRef.nil(), owner, status)
     return ref
+
+
+def prefer_local_replicas(handle: DeploymentHandle[Any]) -> None:
+    """Make a handle choose among the replicas on its own node while one of them has room.
+
+    Serve has this for its HTTP proxy; for handles its public options don't. Call it before the handle is used.
+    """
+    if not handle.is_initialized:
+        handle._init(_prefer_local_routing=True)  # type: ignore[no-untyped-call]
 
 
 def serve_http_host() -> str | None:

@@ -231,6 +231,8 @@ class ApiConfig(EngineSettings, AccessConfig):
     """More names for the model and for stored voices."""
     cors: Cors = Cors()
     """Cross-origin requests from web pages."""
+    web_page_url: str | None = None
+    """Path or URL of the web page. A browser that asks for `/` is sent there; without it, to `/docs`."""
 
     @property
     def registry(self) -> Registry:

@@ -27,6 +27,8 @@ from tests.helpers.serving import apps, fast, slow, stand_in, tracing, voice, vo
 loopback.keep()
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A thread of Serve's that outlives ray.shutdown() would otherwise start a Ray of its own.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 

@@ -24,11 +24,13 @@ from tracing.vocabulary import (
     GPU_UTILIZATION,
     HTTP_METHOD,
     HTTP_STATUS_CODE,
+    K8S_POD_NAME,
     LM_STEPS,
     LM_TOKENS_PER_SECOND,
     METHODS,
     MODEL_NAME,
     MODEL_VERSION,
+    NODE_ID,
     PIECE,
     PIECES,
     PRIMARY,
@@ -64,6 +66,7 @@ _FLAG = re.compile(r"true|false")
 _STATUS = re.compile(r"[1-5]\d\d")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}")  # model names, versions, replica ids
+_POD = re.compile(r"[a-z0-9]([a-z0-9.\-]{0,61}[a-z0-9])?")  # a host name (RFC 1123)
 _STAGE = re.compile("|".join(STAGES))
 _SERVICE = re.compile("|".join(sorted(SERVICES)))
 _DIALECT_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,39}")
@@ -102,6 +105,8 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     DEVICE: re.compile(r"cpu|(cuda|mps|xpu|npu)(:\d{1,3})?"),
     GPU_UTILIZATION: _NUMBER,
     REPLICA_ID: _NAME,
+    NODE_ID: _HEX,
+    K8S_POD_NAME: _POD,
     HTTP_METHOD: re.compile("|".join(sorted(METHODS))),
     HTTP_STATUS_CODE: _STATUS,
     ERROR_TYPE: _IDENTIFIER,

@@ -40,18 +40,25 @@ class Tracer:
     Args:
         service: Zipkin's service name, the same as the Serve deployment's.
         instance: The replica's id. It becomes the tag `replica.id` on every span but engine phases.
+        place: Tags of where the replica runs, for the same spans as `replica.id`.
         ip: This replica's address for the local endpoint, or None. Zipkin corrects clock skew only between
             endpoints of different addresses.
         clock: Nanoseconds since the epoch.
     """
 
     def __init__(
-        self, service: str, *, instance: str = "", ip: str | None = None, clock: Callable[[], int] = time.time_ns
+        self,
+        service: str,
+        *,
+        instance: str = "",
+        place: Mapping[str, TagValue] | None = None,
+        ip: str | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.service = service
         self.ip = None if ip is None else str(ipaddress.ip_address(ip))
         self.clock = clock
-        self._instance = instance
+        self._own_tags = {**({vocabulary.REPLICA_ID: instance} if instance else {}), **(place or {})}
 
     def server(
         self,
@@ -102,8 +109,7 @@ class Tracer:
         else:
             trace, parent_id = int(trace_id, 16) if trace_id is not None else _IDS.generate_trace_id(), 0
         span = Span(self, name, kind, trace, parent_id, self.clock() if start_ns is None else start_ns, remote)
-        if self._instance:
-            span.tag(vocabulary.REPLICA_ID, self._instance)
+        span.tags(self._own_tags)
         return span
 
 

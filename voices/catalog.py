@@ -74,6 +74,10 @@ class VoiceList:
         """Return a list with one more voice."""
         return VoiceList((*self.records, record))
 
+    def replacing(self, record: VoiceRecord) -> VoiceList:
+        """Return a list with this record in the place of the one with its id."""
+        return VoiceList(tuple(record if record.id == old.id else old for old in self.records))
+
     def without(self, voice_id: str) -> VoiceList:
         """Return a list without this voice."""
         return VoiceList(tuple(record for record in self.records if record.id != voice_id))

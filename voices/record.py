@@ -120,12 +120,12 @@ class VoiceRecord(_Stored):
             folder=f"{voice_id}.{int(now):x}.{token}",
         )
 
-    def can_delete(self, key: str | None, *, admin: bool = False) -> bool:
-        """Tell whether a caller may delete this voice.
+    def can_change(self, key: str | None, *, admin: bool = False) -> bool:
+        """Tell whether a caller may rename or delete this voice.
 
         Args:
-            key: name of the caller's key. A caller without a key may delete voices that were stored without one.
-            admin: the caller may delete every voice.
+            key: name of the caller's key. A caller without a key may change voices that were stored without one.
+            admin: the caller may change every voice.
         """
         return admin or key == self.owner
 

@@ -23,7 +23,7 @@ def is_stored(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> 
         hint = f" It is yours: {same.id}." if same.owner == record.owner else ""
         raise Conflict(
             f"This clip with this transcript is stored already, under another name.{hint} A voice has one "
-            "name; use that one, or delete the voice first.",
+            "name; use that one, or rename or delete the voice first.",
             param="name",
             code="voice_exists",
         )
@@ -36,13 +36,18 @@ def is_stored(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> 
     return True
 
 
-def _check_room(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> None:
-    if record.name in voices.by_name:
+def check_name_is_free(name: str, voices: VoiceList) -> None:
+    """Raise Conflict where a voice has this name."""
+    if name in voices.by_name:
         raise Conflict(
-            "This name is taken by another voice. Choose another name, or delete that voice first.",
+            "This name is taken by another voice. Choose another name, or rename or delete that voice first.",
             param="name",
             code="voice_name_taken",
         )
+
+
+def _check_room(record: VoiceRecord, voices: VoiceList, limits: VoiceSettings) -> None:
+    check_name_is_free(record.name, voices)
     if len(voices.records) >= limits.max_voices:
         raise Conflict(
             f"The limit of {limits.max_voices} stored voices is reached. Delete one that is not needed any more.",

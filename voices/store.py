@@ -23,7 +23,7 @@ from voices.catalog import Catalog, VoiceList
 from voices.enrolment import Enrolment
 from voices.names import as_stored
 from voices.record import ClipFacts, VoiceRecord, content_id
-from voices.rules import is_stored
+from voices.rules import check_name_is_free, is_stored
 from voices.settings import VoiceSettings
 from voices.storage import Storage, open_storage, storage_errors
 from voices.sweeper import ABANDONED_S, FOLDER, Sweeper
@@ -54,6 +54,7 @@ class Voices:
         self._counts = dict.fromkeys(
             (
                 "created",
+                "renamed",
                 "deleted",
                 "arrays_found",
                 "arrays_absent",
@@ -137,6 +138,32 @@ class Voices:
         self._sweep_if_due()
         return list(self._catalog.read().records)
 
+    def rename(self, record: VoiceRecord, name: str) -> VoiceRecord:
+        """Give the voice another name; its id and everything else stay.
+
+        Args:
+            record: the voice.
+            name: a name that `check_name` has passed.
+
+        Returns:
+            The voice as it is stored now.
+
+        Raises:
+            VoiceNotFound: it is gone, also if the same content has been stored again since.
+            Conflict: another voice has the name.
+        """
+
+        def decide(voices: VoiceList) -> VoiceList | None:
+            kept = _same(record, voices)
+            if kept.name == name:
+                return None
+            check_name_is_free(name, voices)
+            return voices.replacing(kept.model_copy(update={"name": name}))
+
+        renamed = _same(record, self._catalog.change(decide))
+        self._count("renamed")
+        return renamed
+
     def delete(self, record: VoiceRecord) -> None:
         """Take the voice off the list, then remove its files.
 
@@ -148,10 +175,7 @@ class Voices:
         self._sweep_if_due()
 
         def decide(voices: VoiceList) -> VoiceList:
-            kept = voices.by_id.get(record.id)
-            if kept is None or kept.folder != record.folder:
-                raise _not_found()
-            return voices.without(record.id)
+            return voices.without(_same(record, voices).id)
 
         self._catalog.change(decide)
         self._count("deleted")
@@ -268,6 +292,14 @@ def _found(record: VoiceRecord | None) -> VoiceRecord:
     if record is None:
         raise _not_found()
     return record
+
+
+def _same(record: VoiceRecord, voices: VoiceList) -> VoiceRecord:
+    """Return this very enrolment as the list has it. Raises VoiceNotFound where it is gone, or was stored again."""
+    kept = voices.by_id.get(record.id)
+    if kept is None or kept.folder != record.folder:
+        raise _not_found()
+    return kept
 
 
 def _not_found() -> VoiceNotFound:

@@ -6,9 +6,9 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from deployments import trace_error_messages
+from deployments import place, trace_error_messages
 from deployments.settings import Tracing
-from tracing import Exporter, Tracer, encode, vocabulary
+from tracing import Exporter, encode, vocabulary
 from tracing.export_settings import Allow
 from watchdog.canary import CanaryResult
 
@@ -46,7 +46,7 @@ class Reporter:
     """
 
     def __init__(self, tracing: Tracing, instance: str, metrics: Metrics) -> None:
-        self._tracer = Tracer(vocabulary.WATCHDOG, instance=instance)
+        self._tracer = place.tracer(vocabulary.WATCHDOG, instance)
         self._metrics = metrics
         self.exporter = Exporter(tracing.export_settings(Allow(error_messages=trace_error_messages.IN_TRACES)))
 

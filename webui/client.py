@@ -26,14 +26,18 @@ class ApiError(Exception):
         message: str,
         *,
         code: str | None = None,
+        type: str | None = None,
         param: str | None = None,
         status: int | None = None,
+        service: str | None = None,
         trace_id: str | None = None,
         trace_url: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.type = type
+        self.service = service
         self.param = param
         self.status = status
         self.trace_id = trace_id
@@ -159,6 +163,12 @@ class Api:
             self._ask("POST", "/v1/audio/voices", data=fields, files={"audio_sample": (clip.name, clip.content)})
         )
 
+    def rename_voice(self, voice_id: str, name: str) -> dict:
+        return self._json(self._ask("PATCH", f"/v1/audio/voices/{voice_id}", json={"name": name}))
+
+    def delete_voice(self, voice_id: str) -> None:
+        self._json(self._ask("DELETE", f"/v1/audio/voices/{voice_id}"))
+
     def generate(self, speech: Speech) -> Generator[Event]:
         """Send a request and yield its events as they happen, Done last. Closing the iterator cancels the request."""
         # A form of fields alone would go urlencoded: a part without a file name makes it multipart.
@@ -240,8 +250,10 @@ def _error(answer: httpx.Response) -> ApiError:
     return ApiError(
         message,
         code=error.get("code"),
+        type=error.get("type"),
         param=error.get("param"),
         status=answer.status_code,
+        service=answer.headers.get("x-error-service"),
         trace_id=answer.headers.get("x-trace-id"),
         trace_url=answer.headers.get("x-trace-url"),
     )
@@ -263,6 +275,7 @@ def _event(name: str, data: str, trace_id: str | None) -> Event | None:
             raise ApiError(
                 error["message"],
                 code=error.get("code"),
+                type=error.get("type"),
                 param=error.get("param"),
                 trace_id=fields.get("trace_id") or trace_id,
                 trace_url=fields.get("trace_url"),

@@ -6,9 +6,15 @@ so the document itself says which language it is.
 
 from __future__ import annotations
 
+from html import escape
+from pathlib import Path
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from webui.words import HTML_LANGUAGE
+from webui.words import HTML_LANGUAGE, TEXTS
+
+#: Before Gradio's own scripts: the page's first event reads the form that was kept.
+_FORM = (Path(__file__).parent / "form.js").read_text()
 
 #: Three spans of a trace; without an icon of the page's own the browser asks for /favicon.ico.
 ICON = (
@@ -21,8 +27,15 @@ def head(language: str) -> bytes:
     name = HTML_LANGUAGE[language]
     return (
         f"<script>Object.defineProperty(navigator, 'language', {{get: () => '{name}'}});"
-        f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});</script>{ICON}"
+        f"Object.defineProperty(navigator, 'languages', {{get: () => ['{name}']}});{_FORM}</script>{ICON}"
+        # The page is empty until Gradio's scripts have come: seconds on a slow line.
+        "<style>#coming { padding: 2rem; } body:has(.gradio-container) #coming { display: none; }</style>"
     ).encode()
+
+
+def coming(language: str) -> bytes:
+    """Return what stands in the page until it is built."""
+    return f'<p id="coming" role="status">Cosygraph · {escape(TEXTS[language]["coming"])}</p>'.encode()
 
 
 class InLanguage:
@@ -53,6 +66,7 @@ class InLanguage:
             if message.get("more_body", False):
                 return
             whole = body.replace(b"<head>", b"<head>" + head(self._language), 1)
+            whole = whole.replace(b"<gradio-app", coming(self._language) + b"<gradio-app", 1)
             assert start is not None, "ASGI sends the start before the body"
             named = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send({**start, "headers": [*named, (b"content-length", str(len(whole)).encode())]})

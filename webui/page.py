@@ -9,35 +9,59 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from webui import dialects, live, problems
+from speech.limits import CLIP_SECONDS
+from speech.requests import MAX_SEED, SPEED_RANGE
+from webui import clip_check, dialects, examples, form, live, takes
 from webui.client import Api, ApiError
+from webui.form import Form
 from webui.offline import gr
 from webui.problems import Problem
-from webui.run import Attempt, Shown, Wish, at_field, count, failed, needs_long_form, read_clip, run, stopped
+from webui.run import Attempt, Finished, Shown, Wish, alert, at_field, count, failed, needs_long_form, run, stopped
+from webui.stored_voices import StoredVoices
+from webui.takes import TakeFiles
 from webui.under_way import UnderWay
-from webui.words import CLIP_ENDINGS, HELP, LANGUAGES, PRESETS, TEXTS
+from webui.words import CLIP_ENDINGS, GRADIOS_LABELS, HELP, LANGUAGES, PRESETS, TEXTS
 
-MAX_SEED = 2**32 - 1
 #: Runs at the same time; the API's own admission decides, this only keeps threads from piling up.
 MOST_RUNS = 32
-RADIOS = (Path(__file__).parent / "radios.js").read_text()
-KEYS = (Path(__file__).parent / "keys.js").read_text()
-CLIP_FILES = (Path(__file__).parent / "clip_files.js").read_text()
+#: Clips checked at the same time: each is decoded whole.
+MOST_CHECKS = 2
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+#: For an event that fills in no file: without the queue, Gradio forgets the page's prefix in a file's address.
+_AT_ONCE: dict[str, Any] = _QUIET | {"queue": False}
+
+
+def _script(name: str) -> str:
+    return (Path(__file__).parent / name).read_text()
 
 
 class Page:
-    """Builds the Blocks of one language."""
+    """Builds the Blocks of one language.
+
+    Args:
+        language: A key of `words.LANGUAGES`.
+        api_url: The API's base URL.
+        files: The takes of all languages.
+        zipkin_ui_url: Zipkin's base URL as people open it.
+        api_docs_url: The address of the API's documentation as people open it.
+    """
 
     def __init__(
-        self, language: str, api_url: str, zipkin_ui_url: str | None = None, api_docs_url: str | None = None
+        self,
+        language: str,
+        api_url: str,
+        files: TakeFiles,
+        zipkin_ui_url: str | None = None,
+        api_docs_url: str | None = None,
     ) -> None:
         self.language = language
         self.words = TEXTS[language]
         self.api_url = api_url
+        self.files = files
         self.zipkin_ui_url = zipkin_ui_url
         self.api_docs_url = api_docs_url
         self.under_way = UnderWay()
+        self.voices = StoredVoices(self)
         self.problems: dict[str, gr.HTML] = {}  # by place
         self._attempts: dict[str, Attempt] = {}  # by session
 
@@ -46,11 +70,13 @@ class Page:
         with gr.Blocks(
             title=f"Cosygraph · {self.words['tagline']}", analytics_enabled=False, delete_cache=(600, 3600)
         ) as blocks:
+            self.answer = gr.State({})
+            self.kept_form = gr.Textbox(visible=False)
             gr.HTML(self._head(), elem_id="top")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=1, min_width=340):
-                    self._voice()
                     self._text()
+                    self._voice()
                     self._delivery()
                 with gr.Column(scale=1, min_width=340, elem_id="outcome"):
                     self._result()
@@ -75,8 +101,35 @@ class Page:
     def _title(self, name: str) -> None:
         gr.HTML(f"<h2>{escape(self.words[name])}</h2>", elem_classes="title")
 
-    def _problem(self, place: str) -> None:
-        self.problems[place] = gr.HTML("", elem_id=f"problem-{place}", elem_classes="at-field")
+    def add_problem(self, place: str) -> None:
+        self.problems[place] = gr.HTML("", elem_id=f"problem-{place.replace('_', '-')}", elem_classes="at-field")
+
+    def _text(self) -> None:
+        words = self.words
+        with gr.Column(variant="panel", elem_classes="panel"):
+            self._title("what")
+            with gr.Row(elem_id="examples", elem_classes="chips"):
+                gr.HTML(f"<span>{escape(words['examples'])}</span>", elem_classes="chips-label")
+                # Their names come with the list of dialects, and then those that can be spoken are shown.
+                self.examples = {
+                    code: gr.Button(code, size="sm", min_width=40, visible=False) for code in examples.SENTENCES
+                }
+            self.text = gr.Textbox(
+                label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14, elem_id="text"
+            )
+            self.count = gr.HTML(count("", False), elem_id="count")
+            self.add_problem("text")
+            self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
+            self.dialect = gr.HTML(
+                "",
+                html_template=dialects.template(words),
+                js_on_load=dialects.SCRIPT,
+                elem_id="dialect-box",
+                **dialects.properties(None, words, self.language),
+            )
+            self.add_problem("dialect")
+            with gr.Accordion(words["help"], open=False, elem_id="help"):
+                gr.Markdown(HELP[self.language])
 
     def _voice(self) -> None:
         words = self.words
@@ -89,51 +142,28 @@ class Page:
                 container=False,
                 elem_id="source",
             )
-            self.clip = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip", buttons=[]
-            )
-            self._problem("clip")
-            with gr.Row(visible=False) as self.stored:
-                self.voice = gr.Dropdown([], value=None, label=words["stored"], scale=4, elem_id="voice")
-                self.refresh = gr.Button(words["refresh"], scale=1, min_width=90, elem_id="refresh")
-            self._problem("voice")
-            self.dialect = gr.HTML(
-                "",
-                html_template=dialects.template(words),
-                js_on_load=dialects.SCRIPT,
-                note="",
-                options=dialects.options([], words, self.language),
-                elem_id="dialect-box",
-            )
-            self._problem("dialect")
+            with gr.Column(elem_id="own-clip") as self.clip_box:
+                self.clip = gr.Audio(
+                    sources=["upload", "microphone"], type="filepath", label=words["clip"], elem_id="clip", buttons=[]
+                )
+                self.clip_facts = gr.HTML("", elem_id="clip-facts")
+                self.read_aloud = gr.HTML(
+                    f"<p>{escape(words['read_aloud'])}</p><blockquote>{examples.READ_ALOUD[self.language]}</blockquote>",
+                    elem_id="read-aloud",
+                )
+            self.add_problem("clip")
+            self.voices.build_choice()
             with gr.Accordion(words["more"], open=False, elem_id="more") as self.more:
                 self.prompt_text = gr.Textbox(label=words["prompt_text"], lines=1, elem_id="prompt-text")
-                self._problem("prompt_text")
+                self.add_problem("prompt_text")
                 self.key = gr.Textbox(
                     label=words["key"],
                     type="password",
                     elem_id="key",
                     html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
                 )
-                self._problem("key")
-            with gr.Accordion(words["keep"], open=False, elem_id="keep") as self.keep_box:
-                self.keep_name = gr.Textbox(label=words["keep_name"], elem_id="keep-name")
-                self.keep_consent = gr.Textbox(label=words["keep_consent"], elem_id="keep-consent")
-                self.keep = gr.Button(words["keep_button"], elem_id="keep-button")
-                self.kept = gr.HTML("", elem_id="kept")
-
-    def _text(self) -> None:
-        words = self.words
-        with gr.Column(variant="panel", elem_classes="panel"):
-            self._title("what")
-            self.text = gr.Textbox(
-                label=words["text"], placeholder=words["text_placeholder"], lines=4, max_lines=14, elem_id="text"
-            )
-            self.count = gr.HTML(count("", False), elem_id="count")
-            self._problem("text")
-            self.long_form = gr.Checkbox(label=words["long_form"], value=False, container=False, elem_id="long-form")
-            with gr.Accordion(words["help"], open=False, elem_id="help"):
-                gr.Markdown(HELP[self.language])
+                self.add_problem("key")
+            self.voices.build_storing()
 
     def _delivery(self) -> None:
         words = self.words
@@ -147,14 +177,14 @@ class Page:
                 elem_id="mode",
             )
             with gr.Column(visible=False) as self.instruct:
-                with gr.Row(elem_id="presets"):
+                with gr.Row(elem_id="presets", elem_classes="chips"):
                     self.presets = [
                         (gr.Button(name, size="sm", min_width=40), told) for name, told in PRESETS[self.language]
                     ]
                 self.style = gr.Textbox(label=words["style"], placeholder=words["style_placeholder"], elem_id="style")
-                self._problem("style")
+                self.add_problem("style")
             with gr.Row():
-                self.speed = gr.Slider(0.5, 2, value=1, step=0.05, label=words["speed"], elem_id="speed", scale=3)
+                self.speed = gr.Slider(*SPEED_RANGE, value=1, step=0.05, label=words["speed"], elem_id="speed", scale=3)
                 self.seed = gr.Number(
                     value=0,
                     minimum=0,
@@ -165,15 +195,15 @@ class Page:
                     scale=2,
                     min_width=120,
                 )
-                self.dice = gr.Button(words["dice"], scale=1, min_width=90, elem_id="dice")
-            self._problem("speed")
+                self.dice = gr.Button(words["dice"], size="sm", scale=1, min_width=90, elem_id="dice")
+            self.add_problem("speed")
 
     def _result(self) -> None:
         words = self.words
         with gr.Column(variant="panel", elem_classes="panel"):
             with gr.Row(elem_id="actions"):
                 self.button = gr.Button(
-                    f"{words['generate']} — {words['wait_dialect']}",
+                    f"{words['generate']} — {words['wait_text']}",
                     variant="secondary",
                     size="lg",
                     scale=5,
@@ -185,74 +215,85 @@ class Page:
             self._title("result")
             self.progress = gr.HTML(f'<p class="idle">{escape(words["idle"])}</p>', elem_id="progress")
             self.live = gr.HTML(None, html_template=live.template(words), js_on_load=live.SCRIPT, elem_id="live")
-            self.file = gr.Audio(
-                label=words["file"], interactive=False, visible=False, elem_id="file", buttons=["download"]
-            )
+            self.takes = gr.HTML(None, html_template=takes.template(words), js_on_load=takes.SCRIPT, elem_id="takes")
             self.result = gr.HTML("", elem_id="result")
 
+    @property
+    def _controls(self) -> dict[str, Any]:
+        """The controls by their names in `form.Form`, in its order; `Wish` has them and then the key."""
+        return {
+            "source": self.source,
+            "clip": self.clip,
+            "voice": self.voices.voice,
+            "dialect": self.dialect,
+            "text": self.text,
+            "mode": self.mode,
+            "style": self.style,
+            "prompt_text": self.prompt_text,
+            "speed": self.speed,
+            "seed": self.seed,
+            "long_form": self.long_form,
+        }
+
+    @property
+    def at_field_boxes(self) -> list[Any]:
+        return [*self.problems.values(), self.more]
+
     def _connect(self, blocks: gr.Blocks) -> None:
-        wish = [
-            self.source,
-            self.clip,
-            self.voice,
-            self.dialect,
-            self.text,
-            self.mode,
-            self.style,
-            self.prompt_text,
-            self.speed,
-            self.seed,
-            self.long_form,
-            self.key,
-        ]
-        at_fields: list[gr.blocks.Block] = [*self.problems.values(), self.more]
-        shown = [self.progress, self.live, self.file, self.result, self.button, self.stop, *at_fields]
-        listed = [self.voice, self.result, *at_fields]
-        blocks.load(self._opened, None, [self.dialect, self.voice, self.result], queue=False, **_QUIET)
-        blocks.load(None, js=RADIOS, api_visibility="private")
-        blocks.load(None, js=KEYS, api_visibility="private")
-        blocks.load(None, js=self._clip_files(), api_visibility="private")
-        self.source.change(
-            lambda source: (
-                gr.update(visible=source == "clip"),
-                gr.update(visible=source == "voice"),
-                gr.update(visible=source == "clip"),
-            ),
-            self.source,
-            [self.clip, self.stored, self.keep_box],
-            queue=False,
+        controls = self._controls
+        wish = [*controls.values(), self.key]
+        at_fields = self.at_field_boxes
+        shown = [self.progress, self.live, self.takes, self.result, self.button, self.stop, *at_fields]
+        restored = [*controls.values(), self.voices.known]
+        blocks.load(
+            self._opened,
+            self.kept_form,
+            [self.answer, self.result, *self.examples.values(), *restored],
+            js=form.READ,
             **_QUIET,
-        )
-        self.source.select(self._voices, [self.key], listed, queue=False, **_QUIET)
-        self.refresh.click(self._voices, [self.key], listed, queue=False, **_QUIET)
-        self.mode.change(
-            lambda mode: gr.update(visible=mode == "instruct"), self.mode, self.instruct, queue=False, **_QUIET
-        )
-        for button, told in self.presets:
-            button.click(lambda told=told: told, None, self.style, queue=False, **_QUIET)
-        self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, queue=False, **_QUIET)
-        self.keep.click(
-            self._keep,
-            [self.clip, self.dialect, self.keep_name, self.keep_consent, self.prompt_text, self.key],
-            [self.kept, self.voice, *at_fields],
-            **_QUIET,
-        )
+        ).then(None, js=form.BEGIN, api_visibility="private")
         gr.on(
-            [
-                self.dialect.change,
-                self.clip.change,
-                self.voice.change,
-                self.source.change,
-                self.mode.change,
-                self.text.change,
-                self.style.change,
-            ],
+            [control.change for control in controls.values()],
+            None,
+            list(controls.values()),
+            js=form.SAVE,
+            api_visibility="private",
+        )
+        names = _script("names.js").replace("LABELS.map", f"{json.dumps(GRADIOS_LABELS[self.language])}.map")
+        for script in (_script("radios.js"), _script("generate.js"), names, self._clip_files()):
+            blocks.load(None, js=script, api_visibility="private")
+        self.source.change(
+            lambda source: [gr.update(visible=source == each) for each in ("clip", "voice", "clip")],
+            self.source,
+            [self.clip_box, self.voices.box, self.voices.keep_box],
+            **_AT_ONCE,
+        )
+        self.mode.change(lambda mode: gr.update(visible=mode == "instruct"), self.mode, self.instruct, **_AT_ONCE)
+        self.clip.change(
+            self._check_clip,
+            [self.clip, self.answer],
+            [self.clip_facts, self.read_aloud, self.problems["clip"]],
+            concurrency_limit=MOST_CHECKS,
+            **_QUIET,
+        )
+        for code, button in self.examples.items():
+            button.click(
+                lambda clip, source, answer, code=code: self._example(code, clip, source, answer),
+                [self.clip, self.source, self.answer],
+                [self.text, self.dialect, self.clip, self.long_form],
+                **_QUIET,
+            )
+        for button, told in self.presets:
+            button.click(lambda told=told: told, None, self.style, **_AT_ONCE)
+        self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **_AT_ONCE)
+        self.voices.connect(_QUIET)
+        gr.on(
+            [control.change for name, control in controls.items() if name not in ("prompt_text", "speed", "seed")],
             self._waits,
             wish,
             self.button,
-            queue=False,
             trigger_mode="always_last",
-            **_QUIET,
+            **_AT_ONCE,
         )
         for place, fields in self._fields().items():
             gr.on([field.change for field in fields], None, None, self.problems[place], js="() => ''", **_QUIET)
@@ -260,49 +301,90 @@ class Page:
             self._counted,
             [self.text, self.long_form],
             [self.count, self.long_form],
-            queue=False,
             trigger_mode="always_last",
-            **_QUIET,
+            **_AT_ONCE,
         )
-        self.long_form.change(count, [self.text, self.long_form], self.count, queue=False, **_QUIET)
-        running = self.button.click(self._run, wish, shown, concurrency_limit=MOST_RUNS, **_QUIET)
+        self.long_form.change(count, [self.text, self.long_form], self.count, **_AT_ONCE)
+        asked = [self.voices.known, self.answer, *wish]
+        running = self.button.click(self._run, asked, shown, concurrency_limit=MOST_RUNS, **_QUIET)
+        self.takes.select(self._reuse, [self.answer, self.key], restored, **_QUIET)
+        again = self.takes.submit(self._again, [self.answer, self.key], restored, **_QUIET)
+        running_again = again.success(self._run, asked, shown, concurrency_limit=MOST_RUNS, **_QUIET)
         self.stop.click(
             self._stopped,
-            wish,
-            [self.progress, self.result, self.button, self.stop],
-            cancels=[running],
-            queue=False,
+            asked,
+            [self.progress, self.takes, self.result, self.button, self.stop],
+            cancels=[running, running_again],
             js="(...all) => { window.cosygraphSilence?.(); return all; }",
-            **_QUIET,
+            **_AT_ONCE,
         )
         blocks.unload(self._left)
-        self.file.play(None, js="() => window.cosygraphSilence?.()", api_visibility="private")
 
     def _clip_files(self) -> str:
         endings, refused = json.dumps(CLIP_ENDINGS), json.dumps(self.words["clip_refused"])
-        return CLIP_FILES.replace("endings = ENDINGS", f"endings = {endings}").replace(
-            "refused = REFUSED", f"refused = {refused}"
+        return (
+            _script("clip_files.js")
+            .replace("endings = ENDINGS", f"endings = {endings}")
+            .replace("refused = REFUSED", f"refused = {refused}")
         )
 
-    def _opened(self):
+    def _opened(self, kept: str) -> dict:
+        """Fill in what the API says about its engine, and the form that the browser has kept."""
         try:
             with Api(self.api_url) as api:
                 found = api.dialects()
         except ApiError as error:
-            return gr.update(), gr.update(), failed(error, self.zipkin_ui_url, self.words)
-        engine = found["engine"]
-        note = f"{self.words['engine']}: {engine['name']} {engine.get('version') or ''}. {engine.get('notice') or ''}"
-        return (
-            gr.update(options=dialects.options(found["dialects"], self.words, self.language), note=escape(note)),
-            gr.update(),
-            gr.update(),
+            return {self.result: self.failed(error)}
+        names = {
+            button: gr.update(value=dialects.name_by_code(found, code, "zh"), visible=dialects.speaks(found, code))
+            for code, button in self.examples.items()
+        }
+        form_before = form.read(kept)
+        restored = (
+            self._restored(form_before, found, None)
+            if form_before
+            else {self.dialect: self.chosen_dialect(found, None)}
         )
+        return {self.answer: found, **names, **restored}
+
+    def _restored(self, kept: Form, answer: dict, key: str | None) -> dict:
+        """Return the changes that fill in a form of before."""
+        values: dict[str, Any] = kept.model_dump() | {
+            "clip": kept.clip_file,
+            "dialect": self.chosen_dialect(answer, kept.dialect),
+        }
+        del values["voice"]
+        changes = {self._controls[name]: value for name, value in values.items()}
+        if kept.source == "voice":
+            try:
+                changes |= self.voices.listing(key, kept.voice)
+            except ApiError:  # it says so once a person asks for the list
+                pass
+        return changes
+
+    def _check_clip(self, clip: str | None, answer: dict):
+        if clip is None:
+            return "", gr.update(visible=True), ""
+        seconds = answer.get("engine", {}).get("reference_seconds") or CLIP_SECONDS
+        facts, problem = clip_check.check(clip, self.words, tuple(seconds))
+        return facts, gr.update(visible=False), at_field(problem) if problem else ""
+
+    def _example(self, code: str, clip: str | None, source: str, answer: dict):
+        own_clip = gr.skip() if clip or source == "voice" else str(examples.clip())
+        return examples.SENTENCES[code], self.chosen_dialect(answer, code), own_clip, False
+
+    def chosen_dialect(self, answer: dict, code: str | None):
+        return gr.update(**dialects.choice(answer, code, self.words, self.language))
 
     def _fields(self) -> dict[str, list[Any]]:
         """Return the controls of each place: a change of one takes the place's error away."""
+        voices = self.voices
         return {
-            "clip": [self.clip, self.source],
-            "voice": [self.voice, self.source],
+            "clip": [self.source],  # a new clip is checked, and the check says what stands here
+            "voice": [voices.voice, self.source],
+            "new_name": [voices.new_name, voices.voice],
+            "keep_name": [voices.keep_name],
+            "keep_consent": [voices.keep_consent],
             "dialect": [self.dialect],
             "prompt_text": [self.prompt_text],
             "key": [self.key],
@@ -311,49 +393,19 @@ class Page:
             "speed": [self.speed, self.seed],
         }
 
-    def _at_fields(self, problem: Problem | None) -> dict:
-        """Return the changes that show this error at its field, and none at any other."""
+    def at_fields(self, problem: Problem | None, drawn: str | None = None) -> dict:
         place = problem.field if problem else None
-        changes: dict[gr.blocks.Block, Any] = {
-            box: at_field(problem) if problem and name == place else "" for name, box in self.problems.items()
-        }
+        at_place = drawn or (at_field(problem) if problem else "")
+        changes: dict[Any, Any] = {box: at_place if name == place else "" for name, box in self.problems.items()}
         if place in ("key", "prompt_text"):
             changes[self.more] = gr.update(open=True)
         return changes
 
-    def _voices(self, key: str | None) -> dict:
-        try:
-            with Api(self.api_url, key or None) as api:
-                found = api.voices()
-        except ApiError as error:
-            return {
-                self.voice: gr.update(choices=[], info=""),
-                self.result: failed(error, self.zipkin_ui_url, self.words),
-            } | self._at_fields(problems.of(error, self.words))
-        choices = [(f"{voice['name']} · {voice['dialect']}", voice["id"]) for voice in found]
-        info = "" if choices else self.words["no_voices"]
-        return {self.voice: gr.update(choices=choices, info=info), self.result: ""} | self._at_fields(None)
+    def alert(self, problem: Problem) -> str:
+        return alert(problem.text)
 
-    def _keep(self, clip, dialect, name, consent, prompt_text, key) -> dict:
-        if not (clip and dialect and (name or "").strip() and (consent or "").strip()):
-            return {self.kept: f'<div role="alert" class="problem">{escape(self.words["keep_needs"])}</div>'}
-        try:
-            with Api(self.api_url, key or None) as api:
-                voice = api.keep_voice(
-                    read_clip(clip),
-                    name=name.strip(),
-                    dialect=dialect,
-                    consent=consent.strip(),
-                    prompt_text=(prompt_text or "").strip() or None,
-                )
-        except ApiError as error:
-            said = failed(error, self.zipkin_ui_url, self.words)
-            return {self.kept: said} | self._at_fields(problems.of(error, self.words))
-        said = escape(self.words["kept"].format(name=voice["name"]))
-        return {
-            self.kept: f'<p role="status">{said}</p>',
-            self.voice: self._voices(key)[self.voice],
-        } | self._at_fields(None)
+    def failed(self, error: ApiError) -> str:
+        return failed(error, self.zipkin_ui_url, self.words)
 
     def _waits(self, *wish):
         return gr.update(**self._button(Wish(*wish)))
@@ -371,29 +423,36 @@ class Page:
         # Longer text switches long text on by itself; what a person has switched on stays on.
         return count(text, long_form), gr.update(value=True) if needs_long_form(text) else gr.skip()
 
+    def _reuse(self, event: gr.EventData, answer: dict, key: str | None) -> dict:
+        kept = form.read(getattr(event, "take", None))
+        return self._restored(kept, answer, key) if kept else {}
+
+    def _again(self, event: gr.EventData, answer: dict, key: str | None) -> dict:
+        return self._reuse(event, answer, key) | {self.seed: random.randint(0, MAX_SEED)}
+
     def _left(self, request: gr.Request) -> None:
         self._attempts.pop(_session(request), None)
         self.under_way.end(_session(request))
 
-    def _stopped(self, request: gr.Request, *wish):
+    def _stopped(self, request: gr.Request, known: list[dict], answer: dict, *controls) -> dict:
+        wish = Wish(*controls)
         self.under_way.end(_session(request))
-        shown = stopped(self._attempts.pop(_session(request), None), self.zipkin_ui_url, self.words)
-        return (
-            gr.skip() if shown.progress is None else shown.progress,
-            shown.result,
-            gr.update(**self._button(Wish(*wish))),
-            gr.update(visible=False),
-        )
+        attempt = self._attempts.pop(_session(request), None)
+        shown = stopped(attempt, self.zipkin_ui_url, self.words)
+        # The form may have been changed since the run began.
+        began_with = attempt.wish if attempt and attempt.wish else wish
+        changes = self._changes(shown, began_with, known, answer)
+        return changes | {self.button: gr.update(**self._button(wish)), self.stop: gr.update(visible=False)}
 
-    def _run(self, request: gr.Request, *controls) -> Iterator[dict]:
+    def _run(self, request: gr.Request, known: list[dict], answer: dict, *controls) -> Iterator[dict]:
         wish = Wish(*controls)
         working = False
-        attempt = self._attempts[_session(request)] = Attempt()
+        attempt = self._attempts[_session(request)] = Attempt(wish=wish)
         shown = run(wish, self.api_url, self.zipkin_ui_url, self.words, attempt)
         for now in self.under_way.watch(_session(request), shown):
-            changed = self._changes(now)
+            changed = self._changes(now, wish, known, answer)
             if now.problem is not None or not working:
-                changed |= self._at_fields(now.problem)
+                changed |= self.at_fields(now.problem)
             if now.over:
                 if self._attempts.get(_session(request)) is attempt:
                     del self._attempts[_session(request)]
@@ -402,19 +461,22 @@ class Page:
                 changed |= {
                     self.button: gr.update(value=self.words["working"], variant="secondary"),
                     self.stop: gr.update(visible=True),
-                    self.file: gr.update(value=None, visible=False),
                 }
                 working = True
             yield changed
 
-    def _changes(self, now: Shown) -> dict:
-        found: dict[gr.components.Component, Any] = {}
-        for component, value in ((self.progress, now.progress), (self.live, now.live), (self.result, now.result)):
-            if value is not None:
-                found[component] = value
-        if now.file is not None:
-            found[self.file] = gr.update(value=str(now.file), visible=True)
-        return found
+    def _take(self, wish: Wish, finished: Finished, known: list[dict], answer: dict) -> dict:
+        dialect = dialects.name_by_code(answer, wish.dialect or "", self.language)
+        voice = self.words["from_a_clip"] if wish.source == "clip" else self.voices.name(wish.voice, known)
+        settings = takes.settings(wish, finished, dialect, voice, self.words)
+        return takes.record(wish, finished, self.files.add(finished.wav), settings)
+
+    def _changes(self, now: Shown, wish: Wish, known: list[dict], answer: dict) -> dict:
+        pairs = ((self.progress, now.progress), (self.live, now.live), (self.result, now.result))
+        changes: dict[Any, Any] = {component: value for component, value in pairs if value is not None}
+        if now.finished is not None:
+            changes[self.takes] = {"take": self._take(wish, now.finished, known, answer)}
+        return changes
 
 
 def _session(request: gr.Request) -> str:

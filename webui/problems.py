@@ -18,6 +18,8 @@ FIELDS = {
     "prompt_text": "prompt_text",
     "speed": "speed",
     "seed": "speed",
+    "name": "keep_name",
+    "consent": "keep_consent",
 }
 #: A field of the page by the name in `words.TEXTS` of what is missing.
 MISSING = {
@@ -29,7 +31,7 @@ MISSING = {
 }
 KEY_CODES = frozenset({"key_missing", "key_unknown", "key_expired", "key_malformed"})
 #: Every place of the page where an error can stand.
-PLACES = tuple(dict.fromkeys([*FIELDS.values(), "key"]))
+PLACES = tuple(dict.fromkeys([*FIELDS.values(), "new_name", "key"]))
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,11 @@ def missing(name: str, words: Mapping[str, str]) -> Problem:
 
 
 def of(error: ApiError, words: Mapping[str, str]) -> Problem:
-    """Translate an error of the API by its code; one without a translation keeps the API's words."""
+    """Translate an error of the API by its code, or else its type; one without a translation keeps the API's words."""
     by_key = error.status == 401 or error.code in KEY_CODES
     field = "key" if by_key else FIELDS.get(error.param or "")
-    translated = words.get(f"error_{error.code or ('key_missing' if by_key else '')}")
+    code = error.code or ("key_missing" if by_key else error.type)
+    translated = words.get(f"error_{code}") or words.get(f"error_{error.type}")
     if not translated:
         return Problem(error.message, field)
     return Problem(translated, field, None if by_key else error.message)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import unicodedata
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
-from webui import folder, problems, sound, waterfall
+from webui import problems, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
+from webui.figures import duration
 from webui.live import Live
 from webui.problems import Problem
 from webui.progress import Progress
@@ -38,14 +38,14 @@ class Wish:
 
     def waits_for(self) -> str | None:
         """Return the name in `words.TEXTS` of what is still missing, or None if the API can be asked."""
+        if not (self.text or "").strip():
+            return "wait_text"
         if not self.dialect:
             return "wait_dialect"
         if self.source == "clip" and not self.clip:
             return "wait_clip"
         if self.source == "voice" and not self.voice:
             return "wait_voice"
-        if not (self.text or "").strip():
-            return "wait_text"
         if self.mode == "instruct" and not (self.style or "").strip():
             return "wait_style"
         return None
@@ -70,12 +70,29 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """Holds the speech of a request, as a WAV file.
+
+    Attributes:
+        wav: The file.
+        seconds: Its length.
+        trace_url: The address of the trace, if it is kept.
+        whole: False where an error or Stop left only the beginning.
+    """
+
+    wav: bytes = field(repr=False)
+    seconds: float
+    trace_url: str | None = None
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Shown:
     """Describes a change of the page; None leaves a part as it is."""
 
     progress: str | None = None
     live: dict | None = None
-    file: Path | None = None
+    finished: Finished | None = None
     result: str | None = None
     problem: Problem | None = None
     over: bool = False
@@ -86,7 +103,18 @@ class Attempt:
     """Holds the state of one run that Stop needs too."""
 
     progress: Progress = field(default_factory=Progress)
+    wish: Wish | None = None
     trace_id: str | None = None
+    rate: int = 0  #: of the speech, in Hz
+    pcm: list[bytes] = field(default_factory=list, repr=False)
+
+    def beginning(self, trace_url: str | None) -> Finished | None:
+        """Return the speech that came before an error or Stop; None if there is none."""
+        pcm = b"".join(self.pcm)
+        pcm = pcm[: len(pcm) - len(pcm) % 2]  # a chunk may end within a sample
+        if not pcm:
+            return None
+        return Finished(sound.wav(pcm, self.rate), len(pcm) / 2 / self.rate, trace_url, whole=False)
 
 
 def length(text: str | None) -> int:
@@ -123,16 +151,15 @@ def run(
         attempt: Receives the state of the run, for `stopped`.
     """
     if missing := wish.waits_for():
-        yield Shown(result=_alert(words[missing]), problem=problems.missing(missing, words), over=True)
+        yield Shown(result=alert(words[missing]), problem=problems.missing(missing, words), over=True)
         return
     attempt = attempt or Attempt()
     progress = attempt.progress
     live: Live | None = None
-    pcm: list[bytes] = []
     yield Shown(progress=progress.html(words), result="")
     try:
         with Api(api_url, wish.key or None) as api:
-            rate = int(api.dialects()["engine"]["sample_rate"])
+            rate = attempt.rate = int(api.dialects()["engine"]["sample_rate"])
             live = Live(secrets.token_hex(4), rate)
             for event in api.generate(wish.speech()):
                 attempt.trace_id = api.trace_id
@@ -140,57 +167,61 @@ def run(
                     progress.take(event)
                     yield Shown(progress=progress.html(words))
                 elif isinstance(event, Audio):
-                    pcm.append(event.content)
+                    attempt.pcm.append(event.content)
                     live.add(event.content)
                     yield Shown(live=live.value())
                 elif isinstance(event, Done):
-                    progress.finish("done")
-                    yield from _finished(event, b"".join(pcm), rate, live, progress, words)
+                    progress.finish("done", timings=event.stages)
+                    yield Shown(
+                        progress=progress.html(words),
+                        live=live.value(over=True),
+                        finished=Finished(sound.wav(b"".join(attempt.pcm), rate), event.seconds, event.trace_url),
+                        result=summary(event, words),
+                        over=True,
+                    )
     except ApiError as error:
-        progress.finish("failed", error.message)
+        progress.finish("failed", error.message, error.service)
         yield Shown(
             progress=progress.html(words),
             live=live.value(over=True) if live else None,
+            finished=attempt.beginning(_kept_url(error.trace_url, error.trace_id, zipkin_ui_url)),
             result=failed(error, zipkin_ui_url, words),
             problem=problems.of(error, words),
             over=True,
         )
 
 
-def _finished(
-    done: Done, pcm: bytes, rate: int, live: Live, progress: Progress, words: Mapping[str, str]
-) -> Iterator[Shown]:
-    # Gradio takes a copy, for as long as the page may want it (delete_cache).
-    with tempfile.TemporaryDirectory(dir=folder.own()) as place:
-        file = Path(place) / f"speech-{done.trace_id[:12]}.wav"
-        file.write_bytes(sound.wav(pcm, rate))
-        yield Shown(
-            progress=progress.html(words), live=live.value(over=True), file=file, result=summary(done, words), over=True
-        )
+def spoken(api_url: str, key: str | None, speech: Speech) -> bytes:
+    """Ask for speech (as pcm) and return the whole of it as a WAV file; raises ApiError."""
+    with Api(api_url, key or None) as api:
+        rate = int(api.dialects()["engine"]["sample_rate"])
+        pcm = b"".join(event.content for event in api.generate(speech) if isinstance(event, Audio))
+    return sound.wav(pcm, rate)
 
 
 def summary(done: Done, words: Mapping[str, str]) -> str:
     """Draw the figures, the waterfall and the link to the trace."""
-    figures = [(words["seconds"], f"{done.seconds:.1f} s", ""), (words["total"], f"{done.total_ms / 1000:.2f} s", "")]
+    figures = [(words["seconds"], f"{done.seconds:.1f} {words['s']}", "")]
+    if done.first_audio_ms is not None:
+        figures.append((words["first_audio"], duration(done.first_audio_ms, words), ""))
+    figures.append((words["total"], duration(done.total_ms, words), ""))
     if done.real_time_factor is not None:
         figures.append((words["rtf"], f"{done.real_time_factor:.2f}", words["rtf_hint"]))
-    if done.first_audio_ms is not None:
-        figures.insert(1, (words["first_audio"], f"{done.first_audio_ms / 1000:.2f} s", ""))
     tiles = "".join(
         f'<div title="{escape(hint)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
         for name, value, hint in figures
     )
     return (
-        f'<div role="status" class="summary"><dl class="figures">{tiles}</dl></div>{waterfall.draw(done, words)}'
-        f"{_trace(done.trace_url, done.trace_id, words)}"
+        f'<div role="status" class="summary"><dl class="figures">{tiles}</dl></div>'
+        f"{_trace(done.trace_url, done.trace_id, words)}{waterfall.draw(done, words)}"
     )
 
 
 def failed(error: ApiError, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
     """Draw an error in the page's language, and the link to its trace."""
     problem = problems.of(error, words)
-    alert = _alert(problem.text, words["failed"], problem.original or "")
-    return alert + _kept_trace(error.trace_url, error.trace_id, zipkin_ui_url, words)
+    said = alert(problem.text, words["failed"], problem.original or "")
+    return said + _kept_trace(error.trace_url, error.trace_id, zipkin_ui_url, words)
 
 
 def stopped(attempt: Attempt | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> Shown:
@@ -199,14 +230,23 @@ def stopped(attempt: Attempt | None, zipkin_ui_url: str | None, words: Mapping[s
     if attempt is None:
         return Shown(result=said, over=True)
     attempt.progress.finish("stopped")
-    link = _kept_trace(None, attempt.trace_id, zipkin_ui_url, words)
-    return Shown(progress=attempt.progress.html(words), result=said + link, over=True)
+    return Shown(
+        progress=attempt.progress.html(words),
+        finished=attempt.beginning(_kept_url(None, attempt.trace_id, zipkin_ui_url)),
+        result=said + _kept_trace(None, attempt.trace_id, zipkin_ui_url, words),
+        over=True,
+    )
+
+
+def _kept_url(url: str | None, trace_id: str | None, zipkin_ui_url: str | None) -> str | None:
+    """Return the address of the trace of a request that failed or was stopped: those are always kept."""
+    if url is None and zipkin_ui_url and trace_id:
+        return f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{trace_id}"
+    return url
 
 
 def _kept_trace(url: str | None, trace_id: str | None, zipkin_ui_url: str | None, words: Mapping[str, str]) -> str:
-    """Link to the trace of a request that failed or was stopped: those are always kept."""
-    if url is None and zipkin_ui_url and trace_id:
-        url = f"{zipkin_ui_url.rstrip('/')}/zipkin/traces/{trace_id}"
+    url = _kept_url(url, trace_id, zipkin_ui_url)
     if url is not None and _is_page(url):
         return _link(url, words)
     if trace_id:
@@ -219,7 +259,8 @@ def at_field(problem: Problem) -> str:
     return f'<div class="problem">{escape(problem.text)}</div>'
 
 
-def _alert(text: str, title: str = "", original: str = "") -> str:
+def alert(text: str, title: str = "", original: str = "") -> str:
+    """Draw an error; a screen reader says it at once."""
     head = f"<strong>{escape(title)}</strong><br>" if title else ""
     below = f'<br><small lang="en">{escape(original)}</small>' if original else ""
     return f'<div role="alert" class="problem">{head}{escape(text)}{below}</div>'

@@ -1,7 +1,7 @@
 """Measure the speed, exactness and evenness of the CosyVoice3 engine alone on one GPU, with a single command.
 
-From a checkout, with Python 3.11 or newer and the packages torch, numpy, tokenizers, pyyaml and onnxruntime; no Ray, no
-pydantic, no network, no weights:
+From a checkout, with Python 3.11 or newer and the packages torch, numpy, tokenizers, pyyaml, onnx and onnxruntime; no
+Ray, no pydantic, no network, no weights:
 
     PYTHONUNBUFFERED=1 timeout 300 python3 -m bench.gpu --budget 240 --out gpu.json 2>&1 | tee gpu.log
 

@@ -11,16 +11,13 @@ from pathlib import Path
 import torch
 
 import bench.gpu
-from bench.gpu import check, steps
+from bench.gpu import check, steps, voices
 from bench.gpu.load import Loop
 from bench.gpu.networks import Networks
 from bench.gpu.report import Report
 from bench.gpu.requests import Lengths
-from engines.cosyvoice3.flow import Flow
-from engines.cosyvoice3.flow_batches import Limits, bucket
-from engines.cosyvoice3.hift import Hift
 
-PHASES = ("check", "step", "whole", "stream", "memory")
+PHASES = ("check", "step", "whole", "stream", "memory", "voice")
 
 
 def main() -> None:
@@ -30,7 +27,7 @@ def main() -> None:
     report = Report(options.out, options.budget, settings)
     run = _Run(report, options)
     report.run("device", 0, run.device)
-    needs = {"check": 15, "step": 15, "whole": 30, "stream": 25, "memory": 0}
+    needs = {"check": 15, "step": 15, "whole": 30, "stream": 25, "memory": 0, "voice": 30}
     for phase in options.phases:
         if phase == "check":
             report.run("check", needs[phase], lambda: check.check(report, options.device))
@@ -83,12 +80,10 @@ class _Run:
         steps.read(self._report, self._networks, self._lengths, 5)
 
     def whole(self) -> None:
-        self._shapes(stream=False)
         for level in self._options.levels:
             self._row("whole", level, stream=False)
 
     def stream(self) -> None:
-        self._shapes(stream=True)
         for level in [level for level in self._options.levels if level <= 16]:
             self._row("stream", level, stream=True)
 
@@ -106,6 +101,9 @@ class _Run:
             cache_gib=loop.model.decoder.cache.bytes / 2**30 if loop else 0.0,
             lm_graphs=len(loop.model.decoder.graphs) if loop else 0,
         )
+
+    def voice(self) -> None:
+        voices.measure(self._report, self._options.device, self._options.tiny)
 
     def profile(self) -> None:
         loop = self._loop
@@ -130,11 +128,21 @@ class _Run:
     def _loop(self) -> Loop:
         if self._looped is None:
             start = time.perf_counter()
-            model = self._networks.acoustic(self._lengths, max(self._options.levels))
-            graphs = model.decoder.warm()
-            vocoder = self._networks.vocoder(self._options.tf32)
+            # A server may take longer; here the measurements need their time.
+            seconds = min(45.0, self._report.left_s / 5)
+            model = self._networks.acoustic(self._lengths, max(self._options.levels), seconds)
+            model.record()
+            made = time.perf_counter()
+            vocoder = self._networks.vocoder(self._lengths, seconds, self._options.tf32)
             self._looped = Loop(model, vocoder, self._options.device)
-            self._report.add("warm", lm_graphs=graphs, took_s=time.perf_counter() - start)
+            self._report.add(
+                "warm",
+                lm_graphs=len(model.decoder.graphs),
+                flow_graphs=sum(len(each.graphs) for each in self._networks.flow.launchers),
+                flow_and_lm_s=made - start,
+                vocoder_graphs=vocoder.recordings,
+                vocoder_s=time.perf_counter() - made,
+            )
         return self._looped
 
     def _row(self, phase: str, level: int, stream: bool) -> None:
@@ -142,46 +150,15 @@ class _Run:
         if self._report.left_s < 2 * seconds + 5:
             raise TimeoutError(f"{self._report.left_s:.0f} s are left, too few for {level} in flight and more")
         loop = self._loop
-        before = self._graphs()
+        before = self._made_and_missed()
         figures = loop.run(level, seconds, stream)
-        self._report.add(phase, **figures, new_graphs=self._graphs() - before)
+        recorded, missed = (now - then for now, then in zip(self._made_and_missed(), before, strict=True))
+        self._report.add(phase, **figures, new_graphs=recorded, direct=missed)
 
-    def _shapes(self, stream: bool) -> None:
-        """Record coming shapes, the likeliest first, as far as time allows, so that recording is not timed."""
-        if not self._options.device.startswith("cuda"):
-            return
-        loop, means = self._loop, self._lengths
-        start, most = time.perf_counter(), min(60.0 if stream else 25.0, self._report.left_s / (2 if stream else 4))
-        before, first = self._graphs(), 28 if stream else round(0.8 * means.speech)
-        voiced = range(2 * first, int(2.4 * means.speech) + 64, 32)
-        flowed = range(2 * (round(0.8 * means.clip) + first), int(2.4 * (means.clip + means.speech)) + 64, 32)
-        kinds = (True, False) if stream else (True,)
-        asked: list[tuple[Flow | Hift, int, int]] = [
-            (network, rows, frames)
-            for rows in (1, 2, 3, 4, 6, 8)
-            for network, lengths in ((self._networks.flow, flowed), (self._networks.hift, voiced))
-            for frames in lengths
-        ]
-        seen = set()
-        for network, rows, frames in asked:
-            shape = network, *bucket(rows, frames)
-            if shape in seen or rows * shape[2] > Limits.frames:
-                continue
-            seen.add(shape)
-            if time.perf_counter() - start > most:
-                break
-            if isinstance(network, Flow):
-                network.warm_up([(rows, shape[2])], chunked=(stream,))
-            else:
-                network.warm_up([(rows, shape[2])], loop.vocoder._noise, final=kinds)
-        took = time.perf_counter() - start
-        self._report.add("shapes", stream=stream, graphs=self._graphs() - before, took_s=took)
-
-    def _graphs(self) -> int:
-        """Return the number of shapes recorded by now, of all three networks."""
-        loop = self._loop
-        launchers = (getattr(each, "_launcher", None) for each in (self._networks.flow, self._networks.hift))
-        return len(loop.model.decoder.graphs) + sum(len(each.graphs) for each in launchers if each is not None)
+    def _made_and_missed(self) -> tuple[int, int]:
+        """Return the number of shapes recorded by now, and of batches whose shape was not, in all three networks."""
+        models = self._loop.model, self._loop.vocoder
+        return sum(each.recordings for each in models), sum(each.direct for each in models)
 
 
 def _bytes(module: torch.nn.Module) -> int:

@@ -43,8 +43,11 @@ class Networks:
     def planner(self, lengths: Lengths) -> RandomPlanner:
         return RandomPlanner(lengths, self.numbers.llm.sampling, self.lm.body.size.vocabulary, self.lm.speech_tokens)
 
-    def acoustic(self, lengths: Lengths, rows: int) -> CosyVoice3AcousticModel:
-        """Make the acoustic model of a tts-service replica: on a CPU flow rows go one by one."""
+    def acoustic(self, lengths: Lengths, rows: int, recording_s: float) -> CosyVoice3AcousticModel:
+        """Make the acoustic model of a tts-service replica: on a CPU flow rows go one by one.
+
+        It records the shapes that requests of these lengths can take, for `recording_s` at most.
+        """
         limits = Limits(rows=1) if self.device == "cpu" else Limits()
         planner = self.planner(lengths)
         return CosyVoice3AcousticModel(
@@ -54,9 +57,18 @@ class Networks:
             rows=rows,
             positions=lengths.positions,
             limits=limits,
+            longest=lengths.frames(lengths.clip + lengths.speech),
+            recording_s=recording_s,
         )
 
-    def vocoder(self, tf32: bool = False) -> CosyVoice3Vocoder:
-        """Make the vocoder of a vocoder-service replica."""
+    def vocoder(self, lengths: Lengths, recording_s: float, tf32: bool = False) -> CosyVoice3Vocoder:
+        """Make the vocoder of a vocoder-service replica; lengths and time are those of `acoustic`."""
         with patch.object(hift, "load", lambda *_: self.hift):
-            return CosyVoice3Vocoder(self.directory, self.device, torch.get_num_threads(), tf32=tf32)
+            return CosyVoice3Vocoder(
+                self.directory,
+                self.device,
+                torch.get_num_threads(),
+                tf32=tf32,
+                longest=lengths.frames(lengths.speech),
+                recording_s=recording_s,
+            )

@@ -33,6 +33,11 @@ class Lengths:
         text, clip, speech = np.random.default_rng(seed).uniform(0.8, 1.2, 3) * (self.text, self.clip, self.speech)
         return max(4, round(text)), max(4, round(clip)), max(4, round(speech))
 
+    @staticmethod
+    def frames(tokens: int) -> int:
+        """Return the most mel frames that a request of so many tokens on average can have."""
+        return 2 * round(1.2 * tokens) + 2
+
     @property
     def positions(self) -> int:
         """The most cache positions that a request can need, rounded up."""

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from config.routes import SPEECH
 from config.version import VERSION
 from deployments.ingress.ingress_api import IngressApi, context_of
-from deployments.ingress.routes import cosyvoice, dialects, generate, health, openai, voices
+from deployments.ingress.routes import cosyvoice, dialects, generate, health, openai, pages, voices
 from speech.errors import MethodNotAllowed, SpeechError, internal_error, path_not_found
 
 
@@ -27,10 +29,13 @@ def build(api: IngressApi) -> FastAPI:
         description="Voice cloning as a Ray Serve graph; one request, one trace.",
         telemetry={"tracing": False},
         redirect_slashes=False,
+        docs_url=None,  # pages.py has them, without scripts from elsewhere
+        redoc_url=None,
     )
 
-    for routes in (generate, openai, voices, cosyvoice, dialects, health):
+    for routes in (generate, openai, voices, cosyvoice, dialects, health, pages):
         routes.add(app, api)
+    _answer_head(app)
 
     @app.exception_handler(SpeechError)
     async def speech_error(request: Request, error: SpeechError) -> Response:
@@ -51,6 +56,15 @@ def build(api: IngressApi) -> FastAPI:
         raise asyncio.CancelledError from error
 
     return app
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Answer HEAD wherever GET only reads; Serve's HTTP server leaves the body out."""
+    for route in list(app.routes):
+        if isinstance(route, APIRoute) and route.methods == {"GET"} and route.path not in SPEECH:
+            app.add_api_route(
+                route.path, route.endpoint, methods=["HEAD"], response_model=None, include_in_schema=False
+            )
 
 
 def _methods(request: Request) -> str:

@@ -74,6 +74,7 @@ class RequestContext:
         self.on_progress: Callable[[StageProgress], None] | None = None  #: called at every stage's start and end
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
+        self.takes_chunks = True  #: the client's HTTP version has answers of unknown length
         self.on_fallback = False  #: it goes to the fallback backend
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None

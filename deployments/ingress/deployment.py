@@ -17,12 +17,13 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from access.authentication import Authenticator
-from deployments import serve_log
+from deployments import place, serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
-from deployments.ingress import access_control, app, cors, responses, server_sent_events
+from deployments.ingress import access_control, app, cors, environment_check, responses, server_sent_events
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
+from deployments.ingress.http10 import WholeAnswers
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
@@ -39,7 +40,7 @@ from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
 from speech.requests import Fallback, SpeechRequest
 from speech.script import check_script
-from tracing import Tracer, vocabulary
+from tracing import vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
 
@@ -65,11 +66,12 @@ class CosyVoice3Api:
         fallback: SpeechGraph | None = None,
     ) -> None:
         serve_log.attach()
+        environment_check.warn()
         self.config = config
         self.registry = config.registry
         self.admission = Admission(config.limits)
-        self.tracer = Tracer(self.service, instance=serve.get_replica_context().replica_id.unique_id)
-        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
+        self.tracer = place.tracer(self.service, serve.get_replica_context().replica_id.unique_id)
+        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=place.node_address())
         self.voices_store = Voices.open(config.voices)
         primary = self._backend(vocabulary.PRIMARY, config.engine, config.engine_options, graph, config.voice_cache_mb)
         other = None
@@ -115,7 +117,7 @@ class CosyVoice3Api:
             access_control=self.access_control,
             metrics=self.metrics,
         )
-        return cors.around(self.middleware, self.config.cors)
+        return WholeAnswers(cors.around(self.middleware, self.config.cors))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new live settings. Serve calls this at start and on every change; the process lives on."""
@@ -146,7 +148,8 @@ class CosyVoice3Api:
         if request.long_form:
             ctx.extend_deadline(self.config.limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
-        if request.stream_format is None:
+        # Without chunks there is no streaming: a whole file has a status for errors, and a length.
+        if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
             async with self._admitted(ctx):
                 samples = await backend.synthesizer.synthesize(request, source, ctx)
             ctx.audio_s = len(samples) / rate
@@ -235,7 +238,7 @@ class CosyVoice3Api:
             await self.backends.current.voices.resolve(record, ctx)
 
     def is_admin(self, ctx: RequestContext) -> bool:
-        """Tell whether the caller may delete voices of others."""
+        """Tell whether the caller may change voices of others."""
         return not self.access_control.required or "admin" in ctx.caller.roles
 
     def engine_for(self, ctx: RequestContext) -> contract.Engine:

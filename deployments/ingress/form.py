@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -18,6 +20,7 @@ from speech.limits import CLIP_DURATION, MAX_CLIP_BYTES, MAX_LONG_TEXT
 FORM_OVERHEAD_BYTES = 256 * 1024
 MAX_BODY_BYTES = MAX_CLIP_BYTES + FORM_OVERHEAD_BYTES
 MAX_FIELD_BYTES = 16 * 1024
+_EXTENDED_NAME = re.compile(rb";\s*filename\*(?:0\*?)?\s*=", re.IGNORECASE)
 #: Of a URL-encoded form, whose fields are counted only after it is read.
 MAX_PLAIN_BYTES = 4 * MAX_FIELD_BYTES
 
@@ -59,6 +62,28 @@ class _TooLarge(Exception):
     pass
 
 
+class _Parser(MultiPartParser):
+    """Starlette's parser, to which a part is a file by its `filename` alone.
+
+    RFC 7578, section 4.2, forbids `filename*`; clients send it all the same for names that are not ASCII, and some send
+    a file without a name. Either is a file here: by its `filename*`, or by a media type that no text field has.
+    """
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        if b"filename" not in parse_options_header(disposition)[1] and (
+            _EXTENDED_NAME.search(disposition) or _is_media(dict(part.item_headers).get(b"content-type", b""))
+        ):
+            part.content_disposition = disposition + b'; filename="unnamed"'
+        super().on_headers_finished()
+
+
+def _is_media(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/octet-stream" or kind.startswith((b"audio/", b"video/"))
+
+
 async def read(request: Request, kind: Kind = GENERATE) -> Form:
     """Read the form of a request.
 
@@ -78,7 +103,12 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
         check_size(MAX_CLIP_BYTES + 1)
     try:
         body = _limited(request, MAX_PLAIN_BYTES if plain else MAX_BODY_BYTES)
-        form = await body.form(max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES)
+        if plain:
+            form = await body.form(max_fields=32)
+        else:
+            form = await _Parser(
+                body.headers, body.stream(), max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES
+            ).parse()
     except _TooLarge as error:
         if plain:
             raise InvalidInput(

@@ -61,7 +61,7 @@ class IngressApi(Protocol):
         ...
 
     def is_admin(self, ctx: RequestContext) -> bool:
-        """Tell whether the caller may delete voices of others: by an admin's key, or where no keys are in force."""
+        """Tell whether the caller may change voices of others: by an admin's key, or where no keys are in force."""
         ...
 
     def engine_for(self, ctx: RequestContext) -> Engine:

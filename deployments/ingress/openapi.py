@@ -11,7 +11,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from deployments.ingress import response_models
-from deployments.ingress.request_models import CosyVoiceForm, EnrolmentForm, GenerateForm, SpeechBody
+from deployments.ingress.request_models import CosyVoiceForm, EnrolmentForm, GenerateForm, RenameBody, SpeechBody
 from speech import errors
 from speech.encoding import FORMATS
 from speech.errors import SpeechError
@@ -142,6 +142,13 @@ MODEL: Description = {
     "responses": {200: answer("The model", response_models.Model), **failures(*_ACCESS, errors.NotFound)}
 }
 DIALECTS: Description = {"responses": {200: answer("All dialects", response_models.Dialects), **failures()}}
+INDEX: Description = {
+    "responses": {
+        200: answer("Where things are", response_models.Index),
+        307: {"description": "For a browser: the web page, or /docs where there is none"},
+        **failures(),
+    }
+}
 HEALTH: Description = {"responses": {200: answer("The ingress runs", response_models.Health), **failures()}}
 READY: Description = {
     "responses": {
@@ -171,6 +178,13 @@ VOICES: Description = {
     "responses": {200: answer("All voices, the oldest first", response_models.VoiceList), **failures(*_VOICES)}
 }
 VOICE: Description = {"responses": {200: answer("The voice", PublicVoice), **failures(*_VOICES, errors.VoiceNotFound)}}
+RENAME_VOICE: Description = {
+    "responses": {
+        200: answer("The voice under its new name", PublicVoice),
+        **failures(*_VOICES, errors.InvalidInput, errors.VoiceNotFound, errors.NotOwner, errors.Conflict),
+    },
+    "openapi_extra": body(schema(RenameBody), _JSON),
+}
 DELETE_VOICE: Description = {
     "responses": {
         200: answer("Deleted", response_models.VoiceDeleted),

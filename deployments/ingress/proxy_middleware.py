@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
-from deployments import serve_log, trace_error_messages
+from deployments import place, serve_log, trace_error_messages
 from deployments.ingress import body_prefetch
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
@@ -37,7 +37,7 @@ from deployments.settings import Tracing
 from deployments.span_errors import record_error
 from speech.dialects import DIALECTS
 from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, StageUnavailable, path_not_found
-from tracing import Tracer, extract, vocabulary
+from tracing import extract, vocabulary
 from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
@@ -77,7 +77,7 @@ class ProxyMiddleware:
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
         self._tracing = tracing
-        self._tracer = Tracer(vocabulary.INGRESS)
+        self._tracer = place.tracer(vocabulary.INGRESS)
         self._recorder: TraceRecorder | None = None
         self._authenticator = Authenticator(tracing.keys_file)
         self.answered_here = self.cut_here = 0

@@ -18,6 +18,7 @@ from speech.requests import (
     Transcript,
 )
 from voices.enrolment import EnrolmentFields
+from voices.names import MAX_NAME
 
 Clip = Annotated[
     bytes,
@@ -103,3 +104,12 @@ class EnrolmentForm(EnrolmentFields):
     """The form of POST /v1/audio/voices."""
 
     audio_sample: Clip
+
+
+class RenameBody(BaseModel):
+    """The body of PATCH /v1/audio/voices/{voice}."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, max_length=MAX_NAME)
+    """The new name: letters and digits of any script, '-', '_', and '.' but not first."""

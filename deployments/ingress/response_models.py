@@ -36,6 +36,19 @@ class ErrorBody(_Answer):
     error: ErrorDetail
 
 
+class Index(_Answer):
+    """The paths of this server that a newcomer needs."""
+
+    service: str
+    version: str
+    docs: str
+    openapi: str
+    health: str
+    ready: str
+    web_page: str | None = None
+    """Absent where no web page is served."""
+
+
 class Model(_Answer):
     """One model, as OpenAI's API shows it."""
 
@@ -63,6 +76,8 @@ class EngineFacts(_Answer):
     modes: list[str]
     sample_rate: int
     """Hz."""
+    reference_seconds: tuple[float, float]
+    """Shortest and longest reference clip."""
 
 
 class DialectEntry(_Answer):

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from deployments import trace_error_messages
+from deployments import ray_internals, trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
 from deployments.ingress.context import StageContext
 from deployments.ingress.retries import RetryPolicy
@@ -135,6 +135,7 @@ class StageClient:
             arrays: the ingress's own arrays, for what it hands to a stage.
         """
         self.arrays = arrays
+        ray_internals.prefer_local_replicas(self.handle)
 
     async def _call(
         self,

@@ -22,6 +22,7 @@ from access.authorization import AccessControl
 from config.routes import UNTRACED
 from deployments.ingress import body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
+from deployments.ingress.http10 import is_http10
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
@@ -127,6 +128,7 @@ class TracingMiddleware:
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
         ctx.route = route
+        ctx.takes_chunks = not is_http10(scope)
         ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
         return ctx
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray import serve
 
-from deployments import trace_error_messages
+from deployments import place, trace_error_messages
 from deployments.arrays import HOLD_S, Array, ArrayStore, InputLost, Nodes
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import StageConfig
@@ -23,7 +23,7 @@ from deployments.stages.health import ComputeHealth, Unhealthy
 from deployments.wire import StageReply
 from engines import contract
 from speech.errors import DeadlineExceeded, SpeechError, StageUnavailable, internal_error
-from tracing import CallContext, FinishedSpan, NonRecordingSpan, Span, Tracer, vocabulary
+from tracing import CallContext, FinishedSpan, NonRecordingSpan, Span, vocabulary
 
 log = logging.getLogger("ray.serve")
 
@@ -54,8 +54,8 @@ class Stage:
         self.engine = contract.create(config.engine, config.engine_options)
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id: str = serve.get_replica_context().replica_id.unique_id
-        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes())
-        self.tracer = Tracer(self.service, instance=self.replica_id)
+        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=place.node_address())
+        self.tracer = place.tracer(self.service, self.replica_id)
         self._static_tags: dict[str, Any] = {
             vocabulary.STAGE: self.name,
             vocabulary.DEVICE: self.device,

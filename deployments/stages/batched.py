@@ -10,7 +10,7 @@ from deployments.settings import BATCHING, BatchSettings, StageConfig
 from deployments.stages.base import AnySpan, Stage
 from deployments.stages.batching import Batcher
 from deployments.stages.compute_queue import Batched, ComputeQueue
-from deployments.stages.memory import give_back
+from deployments.stages.memory import give_back, trim
 from engines import contract
 from tracing import vocabulary
 
@@ -28,7 +28,7 @@ class BatchedStage(Stage, Generic[T, R]):
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self.batcher: Batcher[T, R] = Batcher(
-            self.compute, prepare_thread=self._prepare_thread, **self.batching.model_dump()
+            self.compute, prepare_thread=self._prepare_thread, tidy=trim, **self.batching.model_dump()
         )
         self.queue = self.batcher
 

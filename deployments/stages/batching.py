@@ -28,6 +28,9 @@ from typing import Generic, TypeVar
 from deployments.settings import BATCHING
 from deployments.stages.compute_queue import Batched
 
+#: Giving memory back takes some tens of milliseconds, and the next batches as long again to get it anew.
+TIDY_EVERY_S = 30.0
+
 T = TypeVar("T")
 R = TypeVar("R")
 W = TypeVar("W")
@@ -70,6 +73,7 @@ class Batcher(Generic[T, R]):
         clock: ns since the epoch, for tests.
         wait: tells whether an event is set within so many seconds; for tests.
         prepare_thread: called once in the compute thread, before its first batch.
+        tidy: called in the compute thread after a batch, when its results are out, at most every TIDY_EVERY_S.
 
     Attributes:
         executor: of the compute thread.
@@ -84,8 +88,11 @@ class Batcher(Generic[T, R]):
         clock: Callable[[], int] = time.time_ns,
         wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
         prepare_thread: Callable[[], None] | None = None,
+        tidy: Callable[[], None] | None = None,
     ) -> None:
         self._compute = compute
+        self._tidy = tidy
+        self._tidied_ns = clock()
         self._clock = clock
         self._wait = wait
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare_thread)
@@ -199,6 +206,9 @@ class Batcher(Generic[T, R]):
             request.future.set_result(
                 Batched(result, batch_id, len(batch), request.arrived_ns, dequeued, started, ended)
             )
+        if self._tidy is not None and ended - self._tidied_ns >= TIDY_EVERY_S * 1e9:
+            self._tidied_ns = ended
+            self.executor.submit(self._tidy)
 
     def _timed(self, items: list[T]) -> tuple[int, Sequence[R | Exception], int]:
         """Compute a batch, clocked in the compute thread: a busy event loop must not count as compute."""

@@ -46,6 +46,8 @@ class CosyVoice3Engine:
             further with reinforcement learning; its published error rates are lower.
         vocoder_tf32: let a GPU round the factors of the vocoder's products to 10 bits of fraction, for speed. If
             False, the vocoder is float32 throughout.
+        recording_s: the longest time in seconds in which a replica on a GPU records the shapes of its batches when it
+            is loaded. It is ready only afterwards. Batches of a shape that is not recorded are slower.
         greedy: always take the likeliest token, whatever the seed: for comparing implementations, not for listening.
         parity: reproduce three errors of the official code (FunAudioLLM/CosyVoice, commit ace7c47), to compare with
             it. It does not enforce the least length of speech, because it masks the wrong control token
@@ -65,6 +67,7 @@ class CosyVoice3Engine:
         flow_rows: int | Literal["auto"] = "auto",
         llm_weights: str = LLM,
         vocoder_tf32: bool = False,
+        recording_s: float = 120.0,
         greedy: bool = False,
         parity: bool = False,
     ) -> None:
@@ -77,6 +80,8 @@ class CosyVoice3Engine:
         ):
             if not (value == "auto" and name == "flow_rows" or isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        if isinstance(recording_s, bool) or not isinstance(recording_s, int | float) or not recording_s > 0:
+            raise ValueError(f"recording_s is {recording_s!r}; it must be a number of seconds above 0")
         if not model_dir:
             raise WeightsError(f"The engine cosyvoice3 needs model_dir, the folder with its weights. {PUBLISHED}")
         self._directory = ModelDirectory(model_dir, llm_weights)
@@ -84,6 +89,7 @@ class CosyVoice3Engine:
         self._dtype = dtype
         self._flow_rows = flow_rows
         self._vocoder_tf32 = vocoder_tf32
+        self._recording_s = recording_s
         self._decoding: dict[str, Any] = {
             "rows": lm_rows,
             "positions": lm_positions,
@@ -154,10 +160,18 @@ class CosyVoice3Engine:
         name = self._dtype if self._dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
         rows = self._flow_rows if self._flow_rows != "auto" else 1 if device.startswith("cpu") else Limits.rows
         return acoustic.load(
-            self._directory, device, threads, getattr(torch, name), limits=Limits(rows=rows), **self._decoding
+            self._directory,
+            device,
+            threads,
+            getattr(torch, name),
+            limits=Limits(rows=rows),
+            recording_s=self._recording_s,
+            **self._decoding,
         )
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
 
-        return CosyVoice3Vocoder(self._directory, device, threads, tf32=self._vocoder_tf32)
+        return CosyVoice3Vocoder(
+            self._directory, device, threads, tf32=self._vocoder_tf32, recording_s=self._recording_s
+        )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
 import torch
 
 from engines.contract import Mel, MelChunk, Said, Utterance, Voice
-from engines.cosyvoice3 import flow, speech_lm
+from engines.cosyvoice3 import flow, recording, speech_lm
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Decoder
 from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.finite import NotFinite
 from engines.cosyvoice3.flow import Flow
-from engines.cosyvoice3.flow_batches import FlowBatcher, Limits
+from engines.cosyvoice3.flow_batches import FlowBatcher, Limits, shapes
 from engines.cosyvoice3.flow_worker import FlowBatch, FlowWorker
 from engines.cosyvoice3.guard import guarded
 from engines.cosyvoice3.plan import Plan, Planner, warm
@@ -27,7 +30,16 @@ from engines.cosyvoice3.tokenizer import TextTokenizer
 from speech.errors import InternalError, InvalidInput, SpeechError
 
 _log = logging.getLogger(__name__)
-_WARM = (*range(320, 1025, 64), 1152, 1280)  #: frames of clip and speech together
+#: the most frames, of clip and speech together, of rows whose shapes are recorded: 30 s of clip, and 21 s of a part
+LONGEST = 2_560
+#: limits of batches that are urgent: small ones, because all of their rows have clients that hear nothing
+_URGENT = Limits(rows=4, frames=4_000, wait_ms=0.0)
+_URGENT_LONGEST = 1_664  #: as LONGEST: 30 s of clip, and the first chunk
+_LEAD_S, _URGENT_S = 1.0, 0.5  #: see `Ticket`; on a GPU, which speaks many times as fast as a client hears
+_FIRST_S = 0.3  #: deadline of a first chunk among the urgent chunks
+#: limits of any batch on a GPU while streams are under way: a chunk may have to wait for the batch before it
+_BESIDE_STREAMS = Limits(rows=4, frames=4_000)
+_FEW, _FEW_LEAST = 4, 10  #: with so few requests under way, the first chunk of a stream may have so few tokens
 _PATIENCE_S = 0.002  #: wait of a step for the flow if there is no other work; a new request may wait as long
 
 
@@ -36,7 +48,9 @@ class CosyVoice3AcousticModel:
 
     Each step computes one token for every row of the language model. If enough rows are decoded or have waited long
     enough, it computes a batch of the flow as well. The first chunk of a stream goes through the flow as soon as its
-    last token is known, before all other rows (`FlowBatcher`). A Mel's arrays are `mel` float32 (80, n), and `parts`
+    last token is known, before all other rows (`FlowBatcher`). On a GPU it does not wait for the batch under way
+    either: urgent chunks have a thread and a stream of their own. A later chunk is begun only shortly before its
+    listener needs it, with all that was said by then (`Ticket`). A Mel's arrays are `mel` float32 (80, n), and `parts`
     int64, the frames of each part of the text; they add up to n. A MelChunk's arrays are the same, for one part.
 
     Args:
@@ -45,8 +59,11 @@ class CosyVoice3AcousticModel:
             row waits.
         parity: see `CosyVoice3Engine`.
         limits: limits of the flow's batches.
-        beside: True: the flow computes in a thread and on a stream of its own, and steps go on meanwhile. None: only on
+        beside: True: the flow computes in threads and on streams of its own, and steps go on meanwhile. None: only on
             a GPU, because on a CPU both would only share the cores.
+        longest: the most frames of rows whose shapes are recorded when the model is warmed up.
+        recording_s: the longest time for that.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -59,6 +76,9 @@ class CosyVoice3AcousticModel:
         parity: bool = False,
         limits: Limits = Limits(),
         beside: bool | None = None,
+        longest: int = LONGEST,
+        recording_s: float = recording.SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.planner = planner
         self.decoder = Decoder(lm, rows, positions)
@@ -67,8 +87,15 @@ class CosyVoice3AcousticModel:
         self.flow = flow
         self._limits = limits
         self._parity = parity
-        self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits)
-        self._flow_worker = FlowWorker(flow, lm.device.type == "cuda" if beside is None else beside)
+        self._clock = clock
+        self._flow_batcher: FlowBatcher[Stretch] = FlowBatcher(limits, clock)
+        beside = lm.device.type == "cuda" if beside is None else beside
+        self._flow_worker = FlowWorker(flow, beside)
+        # Without a second stream an urgent batch would not overtake the one under way.
+        self._urgent_batcher: FlowBatcher[Stretch] | None = FlowBatcher(_URGENT, clock) if beside else None
+        self._urgent_worker = FlowWorker(flow, beside, urgent=True) if beside else None
+        self._lead_s, self._urgent_s = (_LEAD_S, _URGENT_S) if beside else (math.inf, 0.0)
+        self._longest, self._recording_s = longest, recording_s
         self._tickets: dict[Ticket, None] = {}  # under way, in the order in which they join
         _log.info(
             "the language model's cache has %d rows of %d positions: %.0f MB",
@@ -90,6 +117,16 @@ class CosyVoice3AcousticModel:
     @property
     def waiting(self) -> int:
         return self.decoder.waiting
+
+    @property
+    def recordings(self) -> int:
+        """Number of shapes recorded so far; 0 on a CPU."""
+        return self.decoder.graphs.recordings + sum(each.graphs.recordings for each in self.flow.launchers)
+
+    @property
+    def direct(self) -> int:
+        """Number of calls so far, since loading, of shapes that are not recorded; 0 on a CPU."""
+        return self.decoder.graphs.direct + sum(each.graphs.direct for each in self.flow.launchers)
 
     def configure(self, rows: int | None = None, wait_ms: float | None = None) -> None:
         """Limit the decoder's rows, and the time in ms that rows wait for the flow."""
@@ -145,7 +182,7 @@ class CosyVoice3AcousticModel:
                 param="text",
                 code="text_too_long_spoken",
             )
-        ticket = Ticket(plan, stream)
+        ticket = Ticket(plan, stream, self._lead_s, self._urgent_s, self._clock)
         ticket.parts = [
             Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None, chunked_end=not self._parity)
             for job in plan.jobs
@@ -154,14 +191,19 @@ class CosyVoice3AcousticModel:
         return ticket
 
     def _chunks(self, plan: Plan) -> ChunkPlan | None:
-        return ChunkPlan(plan.clip_tokens, self.flow.look_ahead) if plan.speed == 1.0 else None
+        if plan.speed != 1.0:
+            return None
+        # Little sound in hand is enough where the next chunk comes soon.
+        least = _FEW_LEAST if self._urgent_worker is not None and len(self._tickets) < _FEW else None
+        return ChunkPlan(plan.clip_tokens, self.flow.look_ahead, least=least)
 
     def cancel(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket, None)
         for part in ticket.parts:
             self.decoder.cancel(part.row)
             if part.stretch is not None:
-                self._flow_batcher.remove(part.stretch)
+                for batcher in self._batchers:
+                    batcher.remove(part.stretch)
                 part.stretch = None
         ticket.end()
 
@@ -170,10 +212,34 @@ class CosyVoice3AcousticModel:
         results = self._decoded()
         # With no row left in the language model no other row will come, and a row would wait in vain.
         nobody_comes = not self.decoder.active and not self.decoder.waiting
-        results += self._sounded(self._flow_worker.collect(_PATIENCE_S if nobody_comes else 0.0))
-        if not self._flow_worker.busy and (stretches := self._flow_batcher.take(idle=nobody_comes)):
-            self._flow_worker.start(FlowBatch(stretches))
-            results += self._sounded(self._flow_worker.collect())
+        patience = _PATIENCE_S if nobody_comes else 0.0
+        if self._urgent_worker is not None and self._urgent_batcher is not None:
+            self._flow_batcher.configure(self._limits_now())
+            for stretch, frames, deadline in self._flow_batcher.leave(self._clock() + self._urgent_s):
+                self._urgent_batcher.add(stretch, frames, deadline=deadline)
+            results += self._computed(self._urgent_worker, self._urgent_batcher, nobody_comes, patience)
+        results += self._computed(self._flow_worker, self._flow_batcher, nobody_comes, patience)
+        return results
+
+    @property
+    def _batchers(self) -> list[FlowBatcher[Stretch]]:
+        """The usual batcher, and the one of urgent chunks if it is another."""
+        return [each for each in (self._flow_batcher, self._urgent_batcher) if each is not None]
+
+    def _limits_now(self) -> Limits:
+        if not any(ticket.stream for ticket in self._tickets):
+            return self._limits
+        rows, frames = min(self._limits.rows, _BESIDE_STREAMS.rows), min(self._limits.frames, _BESIDE_STREAMS.frames)
+        return replace(self._limits, rows=rows, frames=frames)
+
+    def _computed(
+        self, worker: FlowWorker, batcher: FlowBatcher[Stretch], idle: bool, patience: float
+    ) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+        """Take what a worker has computed, and give it the next batch if it is free."""
+        results = self._sounded(worker.collect(patience))
+        if not worker.busy and (stretches := batcher.take(idle=idle)):
+            worker.start(FlowBatch(stretches))
+            results += self._sounded(worker.collect())
         return results
 
     def _decoded(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
@@ -186,8 +252,17 @@ class CosyVoice3AcousticModel:
                 self.cancel(ticket)
                 continue
             for stretch in ticket.due():
-                self._flow_batcher.add(stretch, self.flow.frames(stretch.row), stretch.first)
+                self._queue(stretch)
         return lost
+
+    def _queue(self, stretch: Stretch) -> None:
+        """Let a stretch wait for the flow."""
+        frames, deadline = self.flow.frames(stretch.row), stretch.deadline
+        if not stretch.urgent or self._urgent_batcher is None:
+            self._flow_batcher.add(stretch, frames, stretch.urgent, deadline)
+            return
+        # A client that hears nothing yet would rather wait than one that would hear a gap.
+        self._urgent_batcher.add(stretch, frames, deadline=self._clock() + _FIRST_S if deadline is None else deadline)
 
     def _sounded(self, made: Mapping[Ticket, SpeechError | None]) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
         """Return the results that a batch of the flow completes, and the errors of tickets that failed in it."""
@@ -203,15 +278,13 @@ class CosyVoice3AcousticModel:
     def warm_up(self) -> None:
         """Say a sentence, so that the first request is not slower than the next.
 
-        On a GPU every shape of the language model is recorded before, and the flow's shapes for one and two rows of up
-        to 25 s of clip and speech together. Other shapes are recorded on first use.
+        On a GPU all shapes are recorded before: those of the language model, and those that batches of the flow can
+        take with rows of up to `longest` frames. Afterwards nothing is recorded any more (see `recording`).
 
         Raises:
             RuntimeError: the sentence can't be said.
         """
-        if graphs := self.decoder.warm():
-            _log.info("%d shapes of the language model are recorded", graphs)
-        self.flow.warm_up([(rows, frames) for frames in _WARM for rows in (1, 2)], chunked=(True, False))
+        self.record()
         voice = Voice(
             {
                 "speech_tokens": np.zeros(50, np.int32),
@@ -222,6 +295,19 @@ class CosyVoice3AcousticModel:
         (result,) = self.generate([(Utterance("Warm.", "en-US"), voice)])
         if isinstance(result, SpeechError) and not isinstance(result, NothingSaid):
             raise RuntimeError("the warm-up sentence could not be said") from result
+
+    def record(self) -> None:
+        """Record all shapes on a GPU, as `warm_up` does. Does nothing on a CPU."""
+        if not self.decoder.graphs.enabled and not self.flow.prepare().bucketed:
+            return
+        left = recording.record("language model", [self.decoder.graphs], [self.decoder.warm], self._recording_s)
+        works = [
+            partial(self.flow.warm_up, [shape], (True,), True)
+            for shape in shapes(_URGENT, min(self._longest, _URGENT_LONGEST))
+            if len(self.flow.launchers) > 1
+        ]
+        works += [partial(self.flow.warm_up, [shape], (True, False)) for shape in shapes(self._limits, self._longest)]
+        recording.record("flow", [each.graphs for each in self.flow.launchers], works, left)
 
 
 def load(

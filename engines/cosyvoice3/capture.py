@@ -13,6 +13,11 @@ A replayed graph costs the host one launch, however many kernels it holds. These
   graph of the same `Graphs`. Copy an output that must stay longer. An output is neither an input nor part of the state.
 - A function may change tensors that it closes over, in place. Name them in `state`: before the recording the function
   runs once to load the kernels, and those tensors are then restored.
+- A loop whose turns are alike is recorded as one turn (`again`) and replayed for each turn. Recording then takes as
+  many times less time and memory, and the host launches one graph a turn.
+
+After `close`, nothing is recorded any more, and a shape without a graph is called directly. Recording in the middle of
+traffic would stop a batch for longer than a direct call does, and would take memory that others may need by then.
 """
 
 from __future__ import annotations
@@ -61,7 +66,10 @@ class Graphs:
 
     Attributes:
         enabled: False calls the functions directly on a GPU too, for comparison.
+        closed: True: nothing more is recorded; see `close`.
         launches: number of calls so far, of any kind.
+        recordings: number of recordings so far.
+        direct: number of calls so far of shapes without a graph, since `close`.
         failed: keys whose recording failed, with the error's first line; they are called directly from then on.
     """
 
@@ -76,11 +84,16 @@ class Graphs:
         # Keep the functions alive: a graph reads the tensors that its function closes over by their addresses.
         self._kept: OrderedDict[Hashable, tuple[Recorded, Callable[..., Any]]] = OrderedDict()
         self.enabled = self._recorder is not None
-        self.launches = 0
+        self.closed = False
+        self.launches = self.recordings = self.direct = 0
         self.failed: dict[Hashable, str] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def close(self) -> None:
+        """Record nothing more: a shape that has no graph by now is called directly."""
+        self.closed = True
 
     @contextmanager
     def on(self, wait: bool = True) -> Iterator[None]:
@@ -108,7 +121,13 @@ class Graphs:
 
     @torch.inference_mode()
     def __call__(
-        self, key: Hashable, function: Callable[..., Any], *inputs: Tensor, state: Sequence[Tensor] = ()
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        *inputs: Tensor,
+        state: Sequence[Tensor] = (),
+        again: Callable[[Any], None] | None = None,
+        times: int = 0,
     ) -> Any:
         """Return `function(*inputs)`. Results of a recorded function are buffers, valid until the next call.
 
@@ -117,39 +136,65 @@ class Graphs:
             function: the function; see the rules above.
             inputs: tensors on the device, or in pinned memory of the host.
             state: tensors that the function changes in place.
+            again: changes the tensors that the function returned, in place. It is called with them `times` times.
+            times: the number of turns of `again`.
         """
         self.launches += 1
+
+        def directly(*inputs: Tensor) -> Any:
+            outputs = function(*inputs)
+            for _ in range(times if again else 0):
+                assert again is not None, "see `times`"
+                again(outputs)
+            return outputs
+
         if self._recorder is None:
-            return function(*inputs)
+            return directly(*inputs)
         with self.on():
             key = key, *((tuple(each.shape), each.dtype) for each in inputs)
-            if not self.enabled or key in self.failed:
-                return function(*(each.to(self.device, non_blocking=True) for each in inputs))
-            if key not in self._kept:
-                found = self._record(key, function, inputs, state)
-                if found is None:
-                    return function(*(each.to(self.device, non_blocking=True) for each in inputs))
-            else:
-                found, _ = self._kept[key]
+            kept = self._kept.get(key)
+            if kept is not None and self.enabled:
+                found, _ = kept
                 self._kept.move_to_end(key)
                 for buffer, value in zip(found.inputs, inputs, strict=True):
                     buffer.copy_(value, non_blocking=True)
+            elif self.closed or not self.enabled or key in self.failed:
+                self.direct += self.closed and self.enabled
+                return directly(*(each.to(self.device, non_blocking=True) for each in inputs))
+            else:
+                made = self._record(key, function, inputs, state, again, times)
+                if made is None:
+                    return directly(*(each.to(self.device, non_blocking=True) for each in inputs))
+                found = made
             found.replay()
             return found.outputs
 
     def _record(
-        self, key: Hashable, function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequence[Tensor]
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        state: Sequence[Tensor],
+        again: Callable[[Any], None] | None,
+        times: int,
     ) -> Recorded | None:
         buffers = [
             torch.empty(each.shape, dtype=each.dtype, device=self.device).copy_(each, non_blocking=True)
             for each in inputs
         ]
         assert self._recorder is not None, "see `enabled`"
+        self.recordings += 1
         before = [tensor.clone() for tensor in state]
-        function(*buffers)
+        made = function(*buffers)
+        if again is not None:
+            again(made)
+        del made  # its memory is free for the recording
+        found: Recorded | None
         try:
             with _recording:
                 found = self._recorder(function, buffers)
+                if again is not None:
+                    found = self._looped(found, again, times)
         except Exception as error:
             found = None
             self.failed[key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -162,6 +207,19 @@ class Graphs:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return found
+
+    def _looped(self, first: Recorded, again: Callable[[Any], None], times: int) -> Recorded:
+        """Record a turn on the outputs of `first`. They stay alive, so a turn's own memory lies beside them."""
+        assert self._recorder is not None, "see `enabled`"
+        first.replay()  # a recorder that computes finds values that are sound
+        turn = self._recorder(lambda: again(first.outputs), ())
+
+        def replay() -> None:
+            first.replay()
+            for _ in range(times):
+                turn.replay()
+
+        return Recorded(first.inputs, first.outputs, replay)
 
 
 class _CudaRecorder:

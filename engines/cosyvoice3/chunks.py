@@ -1,9 +1,10 @@
 """Plans the cuts of a part's speech into chunks while it is still being decoded.
 
-The first chunk is 25 tokens (a second) long, and each next one twice as long as the one before, up to 100. The first
-is extended so that it ends at the end of an attention chunk, counted from the clip's beginning. Aligned like this, a
-chunk's mel stays the same when more tokens come. Each part has its own plan. The official code keeps the length of the
-next chunk for all requests, so that after the first stream every other waits four times as long for its first sound.
+The first chunk is 25 tokens (a second) long, or shorter if that is asked for, and each next one twice as long as the
+one before, up to 100. The first is extended so that it ends at the end of an attention chunk, counted from the clip's
+beginning. Aligned like this, a chunk's mel stays the same when more tokens come, so the cuts do not change the sound.
+Each part has its own plan. The official code keeps the length of the next chunk for all requests, so that after the
+first stream every other waits four times as long for its first sound.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ class ChunkPlan:
         prompt: tokens of the reference clip.
         look_ahead: tokens that the flow must see beyond the end of a chunk.
         first: the first chunk's length, on which the flow's attention was trained.
+        least: end the first chunk at the first border after so many tokens; None: after `first`.
     """
 
-    def __init__(self, prompt: int, look_ahead: int, first: int = 25) -> None:
+    def __init__(self, prompt: int, look_ahead: int, first: int = 25, least: int | None = None) -> None:
         self._look_ahead = look_ahead
         self._most = first * _LONGEST
         self._hop = first
-        self._end = first + -prompt % first  # end of the next chunk
+        least = first if least is None else least
+        self._end = -(-(prompt + least) // first) * first - prompt  # end of the next chunk
 
     @property
     def wanted(self) -> int:

@@ -33,7 +33,7 @@ from engines.cosyvoice3.speech_lm import SpeechLm
 
 _AHEAD = 2  #: steps launched on a GPU before their tokens are read: the host works while they run
 #: ids of a prompt that are read between two steps while others decode: they take about as long as a few steps
-_STRETCH = {"cpu": 64, "cuda": 512}
+_STRETCH = {"cpu": 128, "cuda": 512}
 _STRETCHES = (64, 128, 256, 512)  #: shapes that are recorded
 _LONGEST_STRETCH = _STRETCHES[-1]
 _SPAN = 64  #: a step's cache positions are rounded up to a multiple of this if nothing is recorded

@@ -11,13 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.cosyvoice3 import noise, weights
+from engines.cosyvoice3.capture import Graphs
 from engines.cosyvoice3.directory import FLOW, ModelDirectory
 from engines.cosyvoice3.dit import Dit, Visible, packs, visible
 from engines.cosyvoice3.finite import check_finite
@@ -51,6 +52,25 @@ class FlowRow:
     final: bool = True
 
 
+class Integration(NamedTuple):
+    """The state of a batch between two Euler steps, on the device. A step changes `mel` and `done` in place.
+
+    Attributes:
+        mel: (n, frames, 80), from noise to mel; at least float32.
+        done: (1,) int64, the number of steps so far.
+        mu, cond: (2n, frames, 80), the tokens' mean and the clip's mel, for the rows with and then without conditions.
+        speaker: (2n, 80).
+        attending: the frames that each frame attends to.
+    """
+
+    mel: Tensor
+    done: Tensor
+    mu: Tensor
+    cond: Tensor
+    speaker: Tensor
+    attending: Visible
+
+
 class LookAhead(nn.Module):
     """Two convolutions: the first sees three tokens ahead, the second two of the first's results back."""
 
@@ -77,9 +97,10 @@ class Decoder(nn.Module):
 class Flow(nn.Module):
     """The flow model, from speech tokens and a reference clip to mel.
 
-    `forward` takes rows and gives their mels. Its whole computation is one function of fixed shapes, `solve`. On a CPU
-    it is called directly, in the exact shapes of the rows. On a GPU it is captured as a CUDA graph for each bucket of
-    rows and frames (`flow_batches.bucket`), so that the host launches only a few operations a batch.
+    `forward` takes rows and gives their mels. Its computation is two functions of fixed shapes: `begin`, and `turn` for
+    each Euler step. On a CPU they are called directly, in the exact shapes of the rows. On a GPU both are captured as
+    CUDA graphs for each bucket of rows and frames (`flow_batches.bucket`), so that the host launches only a few
+    operations a batch. A graph of all ten steps would take ten times as long to record.
     """
 
     def __init__(self, size: FlowSize) -> None:
@@ -99,7 +120,9 @@ class Flow(nn.Module):
         self.register_buffer("_rope", None, persistent=False)
         self._prepared: tuple[torch.device, torch.dtype] | None = None
         self._launcher: Launcher | None = None
-        self._widths: list[float] = []
+        self._express: Launcher | None = None
+        self._widths: Tensor
+        self.register_buffer("_widths", None, persistent=False)
         self._packs = False
 
     @property
@@ -130,7 +153,7 @@ class Flow(nn.Module):
             launcher: starts batches; None makes one for the device.
 
         Returns:
-            The launcher of later batches.
+            The launcher of later batches that are not urgent.
         """
         if self._launcher is not None and self._prepared == (self.device, self.dtype):
             return self._launcher
@@ -145,30 +168,47 @@ class Flow(nn.Module):
         # differently, and the official code has two.
         self._packs = packs(self.device, self.dtype, self.size.decoder.estimator.dim_head)
         times = _schedule()
-        self._widths = [width for _, width in times]
+        self._widths = torch.tensor([width for _, width in times], dtype=exact).to(self.device)
         self._modulations = torch.stack(
             [
                 estimator.modulations(torch.full((2,), time, device=self.device))[:, :1].to(self.dtype)
                 for time, _ in times
             ]
         )
-        self._launcher = launcher or Launcher(self.device)
+        self._launcher = self._express = launcher or Launcher(self.device)
+        if self.device.type == "cuda" and launcher is None:
+            self._express = Launcher(self.device, Graphs(self.device, priority=-1))
         self._launcher.synchronize()
         self._prepared = self.device, self.dtype
         return self._launcher
 
-    def forward(self, rows: Sequence[FlowRow]) -> list[Tensor]:
+    @property
+    def launchers(self) -> list[Launcher]:
+        """The launchers of batches: the usual one, and the one for urgent batches if it is another."""
+        self.prepare()
+        return [each for each in dict.fromkeys((self._launcher, self._express)) if each is not None]
+
+    def forward(self, rows: Sequence[FlowRow], urgent: bool = False) -> list[Tensor]:
         """Make the mel of each row's `tokens`, (80, 2n) float32 on the host, without the prompt's. Any rows may mix.
+
+        Args:
+            rows: the batch.
+            urgent: see `launch`.
 
         Raises:
             ValueError: prompt and speech together are longer than 300 s.
             NotFinite: the network gave NaN or infinity for a row.
         """
-        return self.launch(rows).result()
+        return self.launch(rows, urgent).result()
 
     @torch.inference_mode()
-    def launch(self, rows: Sequence[FlowRow]) -> Pending[list[Tensor]]:
+    def launch(self, rows: Sequence[FlowRow], urgent: bool = False) -> Pending[list[Tensor]]:
         """Start a batch. On a GPU it runs on a stream of its own, beside whatever else the device does.
+
+        Args:
+            rows: the batch.
+            urgent: True: run on a GPU on another stream, whose kernels go before those of the usual one. Only one
+                thread may launch urgent batches, and only one the others.
 
         Returns:
             A `Pending` whose `result()` is that of `forward`.
@@ -183,34 +223,40 @@ class Flow(nn.Module):
                 f"{noise.MEL_FRAMES / 50:.0f} s long. Split the text."
             )
         launcher = self.prepare()
+        if urgent and self._express is not None:
+            launcher = self._express
         inputs, seen = self._gathered(rows, lengths)
         spans = [(len(row.prompt_mel), length) for row, length in zip(rows, lengths, strict=True)]
 
         def split(mel: Tensor) -> list[Tensor]:
-            made = [mel[index, start:end].T.contiguous() for index, (start, end) in enumerate(spans)]
+            made = [mel[index, start:end].T.float().contiguous() for index, (start, end) in enumerate(spans)]
             for each in made:
                 check_finite(each, "the flow's mel", "flow.pt")
             return made
 
-        return launcher.launch(("solve", seen), partial(self.solve, seen=seen), inputs, split)
+        begin = partial(self.begin, seen=seen)
+        return launcher.launch(("solve", seen), begin, inputs, split, again=self.turn, times=STEPS)
 
     @torch.inference_mode()
-    def warm_up(self, shapes: Sequence[tuple[int, int]], chunked: Sequence[bool] = (False,)) -> None:
+    def warm_up(
+        self, shapes: Sequence[tuple[int, int]], chunked: Sequence[bool] = (False,), urgent: bool = False
+    ) -> None:
         """Capture the buckets of the given shapes in advance, so that no request waits for it. Does nothing on a CPU.
 
         Args:
             shapes: (rows, frames) of batches.
             chunked: False for whole rows, True for streams' chunks, or both.
+            urgent: see `launch`.
         """
         if not self.prepare().bucketed:
             return
         for count, frames in shapes:
             for kind in chunked:
                 half = frames // (2 * self.size.token_mel_ratio)
-                self([dummy(half, frames // self.size.token_mel_ratio - half, kind)] * count)
+                self([dummy(half, frames // self.size.token_mel_ratio - half, kind)] * count, urgent)
 
     def _gathered(self, rows: Sequence[FlowRow], lengths: list[int]) -> tuple[list[Tensor], Seen]:
-        """Collect the input of `solve` for these rows, on the host."""
+        """Collect the input of `begin` for these rows, on the host."""
         launcher = self.prepare()
         ratio, chunk = self.size.token_mel_ratio, self.size.decoder.estimator.static_chunk_size
         counts = [len(row.prompt_tokens) + len(row.tokens) for row in rows]
@@ -234,12 +280,15 @@ class Flow(nn.Module):
             if row.chunked:
                 sizes[2, i] = chunk
         inputs = [tokens, cond, speaker, sizes]
-        if any(row.chunked and length > chunk for row, length in zip(rows, lengths, strict=True)):
+        # A row within its first chunk sees all of it in either way; but then each bucket has one graph for chunks.
+        if any(
+            row.chunked and (launcher.bucketed or length > chunk) for row, length in zip(rows, lengths, strict=True)
+        ):
             return inputs, "chunks"
         return inputs, "rows" if launcher.bucketed or min(lengths) < frames else "all"
 
-    def solve(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Tensor:
-        """Compute a batch in fixed shapes, without reading any value on the host.
+    def begin(self, tokens: Tensor, cond: Tensor, speaker: Tensor, sizes: Tensor, seen: Seen) -> Integration:
+        """Make the state before the first step, in fixed shapes, without reading any value on the host.
 
         Args:
             tokens: (n, t) int64, of prompt and speech, padded at the right with any ids.
@@ -248,19 +297,25 @@ class Flow(nn.Module):
             sizes: (3, n) int64: each row's tokens, frames, and frames of a chunk.
             seen: the frames that a frame sees: "all" others (no row is padded), all of its row ("rows"), or its row up
                 to the end of its chunk ("chunks").
-
-        Returns:
-            Mels (n, frames, 80) float32, the prompts' included.
         """
         counts, lengths, chunks = sizes.unbind()
-        frames = cond.shape[1]
+        n, frames = cond.shape[:2]
         # Zeros are set after the embedding: beyond a row's end its last tokens must see zeros, not a token.
         own = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
         embedded = self.input_embedding(tokens.clamp(min=0)) * own[..., None]
         mu = self.pre_lookahead_layer(embedded)
         mu = mu[:, :, None].expand(-1, -1, self.size.token_mel_ratio, -1).flatten(1, 2)[:, :frames]
         speaker = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
-        return self._integrated(mu, cond.to(mu.dtype), speaker, self._visible(lengths, chunks, frames, seen))
+        # The second half of the batch has no conditions; guidance leads away from its result.
+        mu, cond, speaker = (torch.cat((each, torch.zeros_like(each))) for each in (mu, cond.to(mu.dtype), speaker))
+        return Integration(
+            self._noise[:frames].repeat(n, 1, 1),
+            torch.zeros(1, dtype=torch.int64, device=mu.device),
+            mu,
+            cond,
+            speaker,
+            self._visible(lengths, chunks, frames, seen),
+        )
 
     def _visible(self, lengths: Tensor, chunks: Tensor, frames: int, seen: Seen) -> Visible:
         if seen == "all":
@@ -270,19 +325,17 @@ class Flow(nn.Module):
             return visible(lengths, chunks, frames, self.dtype)
         return visible(lengths, None, frames, self.dtype, self._packs)
 
-    def _integrated(self, mu: Tensor, cond: Tensor, speaker: Tensor, attending: Visible) -> Tensor:
-        """Take ten Euler steps from the noise to the mel."""
-        n, frames = mu.shape[:2]
-        x = self._noise[:frames].expand(n, -1, -1)
-        # The second half of the batch has no conditions; guidance leads away from its result.
-        mu, cond, speaker = (torch.cat((tensor, torch.zeros_like(tensor))) for tensor in (mu, cond, speaker))
-        for step, modulations in zip(self._widths, self._modulations.unbind(), strict=True):
-            velocity = self.decoder.estimator.velocity(
-                torch.cat((x, x)).to(mu.dtype), mu, modulations, speaker, cond, self._rope[:frames], attending
-            )
-            with_, without = velocity.to(x.dtype).chunk(2)
-            x = x + step * ((1 + self.guidance) * with_ - self.guidance * without)
-        return x.float()
+    def turn(self, state: Integration) -> None:
+        """Take an Euler step from the noise towards the mel, in place."""
+        mel, done, mu, cond, speaker, attending = state
+        modulations = self._modulations.index_select(0, done)[0]
+        velocity = self.decoder.estimator.velocity(
+            torch.cat((mel, mel)).to(mu.dtype), mu, modulations, speaker, cond, self._rope[: mel.shape[1]], attending
+        )
+        with_, without = velocity.to(mel.dtype).chunk(2)
+        width = self._widths.index_select(0, done)
+        mel.add_(width * ((1 + self.guidance) * with_ - self.guidance * without))
+        done.add_(1)
 
 
 def dummy(prompt: int, tokens: int, chunked: bool = False) -> FlowRow:

@@ -2,7 +2,7 @@
 
 The limits are those of the fastest servers of this model (vLLM-Omni, SGLang-Omni). `batches` is the whole rule.
 `FlowBatcher` adds the waiting, for rows that come one by one out of a decoder. Only the first chunk of a stream does
-not wait, because a client hears silence until then.
+not wait, because a client hears silence until then. The other rows are taken in the order of their deadlines.
 """
 
 from __future__ import annotations
@@ -46,6 +46,27 @@ def bucket(rows: int, frames: int) -> tuple[int, int]:
     return count, -(-frames // step) * step
 
 
+def shapes(limits: Limits, longest: int) -> list[tuple[int, int]]:
+    """List the buckets that batches within the limits can take, in the order in which to record them.
+
+    The bucket with most frames comes first, because later recordings then find room in its memory. Then come those of
+    fewer rows before those of more, since most batches are small, and in each the longer before the shorter.
+
+    Args:
+        limits: of the batches.
+        longest: the most frames of a row.
+    """
+    ends = sorted({bucket(1, frames)[1] for frames in range(1, longest + 1)})
+    made = {
+        bucket(rows, end)
+        for before, end in zip((0, *ends), ends, strict=False)
+        for rows in range(1, limits.rows + 1)
+        if limits.allow(before + 1, before + 1, rows, rows * (before + 1))
+    }
+    most = max(made, key=lambda shape: (shape[0] * shape[1], shape))
+    return [most, *sorted(made - {most}, key=lambda shape: (shape[0], -shape[1]))]
+
+
 def batches(lengths: Sequence[int], limits: Limits = Limits()) -> list[list[int]]:
     """Group the indices of rows, given their lengths in frames, into batches; each row is in exactly one."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
@@ -67,6 +88,8 @@ class _Entry(NamedTuple, Generic[T]):
     frames: int
     row: T
     first: bool
+    deadline: float
+    strict: bool  # True: it was given
 
 
 class FlowBatcher(Generic[T]):
@@ -93,19 +116,28 @@ class FlowBatcher(Generic[T]):
         """Set other limits, from the next batch on."""
         self._limits = limits
 
-    def add(self, row: T, frames: int, first: bool = False) -> None:
+    def add(self, row: T, frames: int, first: bool = False, deadline: float | None = None) -> None:
         """Queue a row.
 
         Args:
             row: the row.
             frames: its length.
             first: True for the first chunk of a stream.
+            deadline: the time by the clock at which it is needed; None: as soon as its waiting time is up.
         """
-        self._waiting.append(_Entry(self._clock(), frames, row, first))
+        now, strict = self._clock(), deadline is not None
+        deadline = now + self._limits.wait_ms / 1000 if deadline is None else deadline
+        self._waiting.append(_Entry(now, frames, row, first, deadline, strict))
 
     def remove(self, row: T) -> None:
         """Drop a row whose request was cancelled; does nothing for a row that is gone."""
         self._waiting = [entry for entry in self._waiting if entry.row is not row]
+
+    def leave(self, before: float) -> list[tuple[T, int, float]]:
+        """Remove the rows that were given a deadline before this time; returns each with its frames and deadline."""
+        near = [entry for entry in self._waiting if entry.strict and entry.deadline < before]
+        self._waiting = [entry for entry in self._waiting if all(entry is not other for other in near)]
+        return [(entry.row, entry.frames, entry.deadline) for entry in near]
 
     def due_in(self) -> float | None:
         """Return the seconds until `take` gives a batch though none is full; None while no row waits."""
@@ -114,14 +146,15 @@ class FlowBatcher(Generic[T]):
         return max(0.0, self._waiting[0].since + self._limits.wait_ms / 1000 - self._clock())
 
     def take(self, idle: bool = False) -> list[T]:
-        """Take the next batch: first chunks, or else the oldest row and others; empty while it is better to wait.
+        """Take the next batch: first chunks, or else the row of the nearest deadline and others; maybe none yet.
 
         Args:
             idle: True: no other row will come (none is being decoded), so that waiting would gain nothing.
         """
         if not self._waiting:
             return []
-        members = self._firsts() or self._company(range(len(self._waiting)))
+        by_deadline = sorted(range(len(self._waiting)), key=lambda index: self._waiting[index].deadline)
+        members = self._firsts() or self._company(by_deadline)
         ahead = self._waiting[members[0]].first
         full = len(members) == self._limits.rows or len(members) < len(self._waiting)
         if not (ahead or idle or full or self.due_in() == 0.0):
@@ -138,10 +171,10 @@ class FlowBatcher(Generic[T]):
         return self._company(firsts) if firsts else []
 
     def _company(self, candidates: Sequence[int]) -> list[int]:
-        """Choose the oldest candidate and the rows that fit to it, nearest in length first."""
-        oldest = self._waiting[candidates[0]].frames
+        """Choose the first candidate and the rows that fit to it: nearest in length first, then as they are given."""
+        frames = self._waiting[candidates[0]].frames
         members = [candidates[0]]
-        for index in sorted(candidates[1:], key=lambda i: (abs(self._waiting[i].frames - oldest), i)):
+        for index in sorted(candidates[1:], key=lambda i: abs(self._waiting[i].frames - frames)):
             if _fits([self._waiting[member].frames for member in (*members, index)], self._limits):
                 members.append(index)
         return sorted(members)

@@ -74,10 +74,12 @@ class FlowWorker:
     Args:
         flow: the flow model; on a GPU it has a stream of its own.
         beside: True: compute in a thread, so that the language model's steps go on. False: `start` computes.
+        urgent: see `Flow.launch`.
     """
 
-    def __init__(self, flow: Flow, beside: bool) -> None:
+    def __init__(self, flow: Flow, beside: bool, urgent: bool = False) -> None:
         self._flow = flow
+        self._urgent = urgent
         # The thread ends with the worker: it waits for work, and the executor ends it when it is collected itself.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flow") if beside else None
         self._batch: FlowBatch | None = None
@@ -120,7 +122,8 @@ class FlowWorker:
         return mels
 
     def _mels(self, stretches: Sequence[Stretch]) -> list[torch.Tensor]:
-        return [mel.cpu() for mel in self._flow([stretch.row for stretch in stretches])]
+        rows = [stretch.row for stretch in stretches]
+        return self._flow(rows, urgent=True) if self._urgent else self._flow(rows)
 
 
 def _first(found: list[torch.Tensor] | SpeechError) -> torch.Tensor | SpeechError:

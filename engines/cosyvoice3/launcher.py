@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,25 +73,36 @@ class Launcher:
         return torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def launch(
-        self, key: Hashable, function: Callable[..., Tensor], inputs: list[Tensor], finish: Callable[[Tensor], T]
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        inputs: list[Tensor],
+        finish: Callable[[Tensor], T],
+        again: Callable[[Any], None] | None = None,
+        times: int = 0,
     ) -> Pending[T]:
         """Start `function(*inputs)`.
 
         Args:
             key: names the function and every Python value in it.
-            function: see `Graphs`.
+            function: see `Graphs`. It returns a tensor, or tensors of which the first is the output.
             inputs: made with `buffer`, and not written to any more.
-            finish: makes the result from the function's output, on the host.
+            finish: makes the result from the output, on the host.
+            again, times: see `Graphs`.
         """
         if self.device.type != "cuda":
-            made = self.graphs(key, function, *inputs)
+            made = _first(self.graphs(key, function, *inputs, again=again, times=times))
             return Pending(made.clone() if self.graphs.enabled else made, None, finish)
         # These settings belong to the process, so each launch sets them again; a recording keeps those of its time.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
         # Not `graphs.on()`: the caller's stream, and all later work on it, would wait for this batch.
         with torch.cuda.stream(self.graphs.stream):
-            made = self.graphs(key, function, *inputs)
+            made = _first(self.graphs(key, function, *inputs, again=again, times=times))
             host = torch.empty(made.shape, dtype=made.dtype, pin_memory=True).copy_(made, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
         return Pending(host, event, finish)
+
+
+def _first(made: Any) -> Tensor:
+    return made if isinstance(made, Tensor) else made[0]

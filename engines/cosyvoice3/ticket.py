@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +19,7 @@ from engines.cosyvoice3.plan import Plan
 
 LM_DECODE = "LM_DECODE"
 FRAMES_PER_SECOND = 50
+_HELD_BACK_S = 0.16  #: of an unfinished part that the vocoder can't sound yet
 
 
 @dataclass(eq=False)
@@ -27,14 +30,28 @@ class Ticket:
     all parts before it are on their way through the flow. Earlier cuts would give no earlier sound, but cost time,
     because the flow computes each chunk from the part's beginning. At another speed than 1 a part is a single chunk,
     because it is stretched as a whole.
+
+    A chunk after the first is made only when what was given out lasts no longer than `lead_s`. By then more tokens may
+    have been said: they share the chunk, and the flow computes the part's beginning less often.
+
+    Args:
+        lead_s: seconds of sound that a client still has when the next chunk is begun; infinite: begin it at once.
+        urgent_s: with less than this, the chunk goes before others.
+        clock: returns monotonic seconds.
     """
 
     plan: Plan
     stream: bool = False
+    lead_s: float = math.inf
+    urgent_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
     parts: list[Part] = field(default_factory=list)
     batch_id: str | None = None
     flows: list[Phase] = field(default_factory=list)  #: the flow batches in which its parts were computed
     _given: int = 0  # number of parts that were given out completely
+    heard_until: float | None = (
+        None  #: by the clock, the time at which all that was given out is heard, if played at once
+    )
     _last: tuple[int | None, int | None] = (None, None)  # joined_ns and batch_size, once it has ended
 
     @property
@@ -72,6 +89,11 @@ class Ticket:
         """True if the language model gave NaN or infinity for a part."""
         return any(part.row.failed for part in self.parts)
 
+    @property
+    def left_s(self) -> float:
+        """Seconds of sound that the client has not heard yet; negative while it hears nothing."""
+        return 0.0 if self.heard_until is None else self.heard_until - self.clock()
+
     def due(self) -> list[Stretch]:
         """Return the stretches that the flow can make now from the parts' tokens. Each is returned once."""
         stretches, turn = [], True
@@ -108,8 +130,14 @@ class Ticket:
             phases = self._phases() if last else ()
             chunks.append(MelChunk(*_arrays([part.mel]), self._given, part.complete, last, phases, self.said))
             part.fresh = False
+            self._hear(part.heard_s())
             self._given += part.complete
         return chunks
+
+    def _hear(self, seconds: float) -> None:
+        """Note that so many more seconds were given out. They are heard after what is not heard yet, or at once."""
+        now = self.clock()
+        self.heard_until = max(now, now if self.heard_until is None else self.heard_until) + seconds
 
     def _phases(self) -> tuple[Phase, ...]:
         return self.plan.phase, self._decoding(), *self.flows
@@ -142,7 +170,8 @@ class Stretch:
 
     part: Part
     row: FlowRow
-    first: bool  #: True: a client hears nothing before it
+    urgent: bool  #: True: a client hears nothing before it, or soon nothing
+    deadline: float | None = None  #: by the ticket's clock, the time at which a client hears nothing without it
     due_ns: int = field(default_factory=time.time_ns)
     frames: int = 0  #: frames that it added to the part's mel
 
@@ -173,6 +202,7 @@ class Part:
     complete: bool = False
     fresh: bool = False  #: True: there is more mel than was given out
     _made: torch.Tensor | None = None  # mel so far, (80, n) float32
+    _heard_s: float = 0.0  # seconds of it that were given out and can be heard
 
     @property
     def mel(self) -> torch.Tensor:
@@ -185,18 +215,30 @@ class Part:
         """True if all of it is made, or on its way through the flow."""
         return self.complete or self.stretch is not None and self.stretch.row.final
 
+    def heard_s(self) -> float:
+        """Return the seconds that can be heard more than at the last call."""
+        frames = 0 if self._made is None else self._made.shape[1]
+        heard = max(0.0, frames / FRAMES_PER_SECOND / self.ticket.plan.speed - (0 if self.complete else _HELD_BACK_S))
+        more, self._heard_s = heard - self._heard_s, heard
+        return more
+
     def due(self, turn: bool) -> Stretch | None:
         """Return the stretch that can be made now, or None. `turn` allows chunks as well as the whole part."""
         said, final = len(self.row.tokens), self.row.done
         if self.stretch is not None or self.complete or not said:
             return None
+        left = self.ticket.left_s
         # Tokens are only ever added: the whole begins with the tokens of a chunk.
-        count = said if final else self.chunks.reached(said) if self.chunks and turn else None
+        count = said if final else None
+        if count is None and self.chunks is not None and turn and left <= self.ticket.lead_s:
+            count = self.chunks.reached(said)
         if count is None:
             return None
         chunked = self.chunks is not None and (self.chunked_end or not final)
-        first = self.ticket.stream and self is self.ticket.parts[0] and self._made is None
-        self.stretch = Stretch(self, self.ticket.plan.row(self.row.tokens[:count], chunked, final), first)
+        first = self is self.ticket.parts[0] and self._made is None
+        urgent = self.ticket.stream and (first or turn and left < self.ticket.urgent_s)
+        row = self.ticket.plan.row(self.row.tokens[:count], chunked, final)
+        self.stretch = Stretch(self, row, urgent, self.ticket.heard_until if turn else None)
         return self.stretch
 
     def sounded(self, mel: torch.Tensor) -> int:

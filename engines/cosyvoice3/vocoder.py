@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from engines.contract import Arrays, Mel, MelChunk
-from engines.cosyvoice3 import hift, noise
+from engines.cosyvoice3 import hift, noise, recording
 from engines.cosyvoice3.directory import ModelDirectory
-from engines.cosyvoice3.flow_batches import Limits, batches
+from engines.cosyvoice3.flow_batches import Limits, batches, shapes
 from engines.cosyvoice3.guard import guarded
 from speech.errors import InternalError, SpeechError
 
 T = TypeVar("T")
-#: frames of mels whose shapes a GPU has captured before the first request: chunks of streams, and short texts
-_WARM = (64, 128, 192, 256, 320, 384, 448, 512)
+LONGEST = 1_280  #: the most frames of mels whose shapes are recorded: 25 s
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +30,8 @@ class CosyVoice3Vocoder:
     Args:
         limits: limits of a batch on a GPU.
         tf32: see `launcher.Launcher`.
+        longest: the most frames of mels whose shapes a GPU records before the first request.
+        recording_s: the longest time for that.
     """
 
     def __init__(
@@ -39,15 +41,37 @@ class CosyVoice3Vocoder:
         threads: int = 1,
         limits: Limits = Limits(),
         tf32: bool = False,
+        longest: int = LONGEST,
+        recording_s: float = recording.SECONDS,
     ) -> None:
         torch.set_num_threads(threads)
         self._network = hift.load(directory, device)
         self._network.tf32 = tf32
         self._noise = noise.Excitation(directory.numbers)
         self._limits = Limits(rows=1) if device.startswith("cpu") else limits
+        self._record(longest, recording_s)
         for frames in (100, 200):
             self._sounds([torch.zeros(80, frames)])
-        self._network.warm_up([(1, frames) for frames in _WARM], self._noise, final=(True, False))
+
+    @property
+    def recordings(self) -> int:
+        """Number of shapes recorded so far; 0 on a CPU."""
+        return self._network.prepare().graphs.recordings
+
+    @property
+    def direct(self) -> int:
+        """Number of calls so far, since loading, of shapes that are not recorded; 0 on a CPU."""
+        return self._network.prepare().graphs.direct
+
+    def _record(self, longest: int, seconds: float) -> None:
+        launcher = self._network.prepare()
+        if not launcher.bucketed:
+            return
+        works = [
+            partial(self._network.warm_up, [shape], self._noise, (True, False))
+            for shape in shapes(self._limits, longest)
+        ]
+        recording.record("vocoder", [launcher.graphs], works, seconds)
 
     def probe(self) -> np.ndarray:
         """Return the audio (n,) of 0.2 s of a silent mel."""

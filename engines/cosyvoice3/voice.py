@@ -1,7 +1,7 @@
 """Turns a reference clip into a voice: features on the CPU first, then tokens and embedding by two ONNX models.
 
-The ONNX models run on the device if onnxruntime supports it. A voice is about 162 kB for a clip of ten seconds, and
-holds all that the later stages need of the clip.
+On a GPU torch computes the ONNX models, and clips that come together share runs (`onnx.py`). A voice is about 162 kB
+for a clip of ten seconds, and holds all that the later stages need of the clip.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from engines.cosyvoice3.resample import resample
 from speech.errors import InvalidInput, SpeechError
 
 _FRAMES_PER_TOKEN = 2
+_SAMPLES_S = (3.0, 3.37, 3.14, 3.51)  #: seconds of noise to try the models on; frames leave each rest by 4
 
 
 def reference(samples: np.ndarray, rate: int, transcript: str | None) -> Reference:
@@ -45,10 +46,12 @@ class CosyVoice3SpeakerEncoder:
     """An `engines.contract.SpeakerEncoder`. Loading runs both models once, so that the first request is fast."""
 
     def __init__(self, directory: ModelDirectory, device: str = "cpu", threads: int = 1) -> None:
-        self._tokenizer = SpeechTokenizer(directory, device, threads)
-        self._embedder = SpeakerEmbedder(directory, device, threads)
-        noise = np.random.default_rng(0).normal(0, 0.1, 3 * 24_000).astype(np.float32)
-        self._several([reference(noise, 24_000, None)])
+        noise = np.random.default_rng(0).normal(0, 0.1, 4 * 24_000).astype(np.float32)
+        clips = [reference(noise[: round(seconds * 24_000)], 24_000, None) for seconds in _SAMPLES_S]
+        mels, banks = ([clip.arrays[name] for clip in clips] for name in ("whisper_mel", "fbank"))
+        self._tokenizer = SpeechTokenizer(directory, device, threads, mels)
+        self._embedder = SpeakerEmbedder(directory, device, threads, banks)
+        self._several(clips[:1] if device.startswith("cpu") else clips)
 
     def probe(self) -> np.ndarray:
         """Return (1,), the number of speech tokens of a short silence.

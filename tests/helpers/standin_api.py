@@ -42,6 +42,7 @@ class StandInApi:
         """As good as new."""
         self.key: str | None = None  #: required where it is set
         self.refusal: tuple[int, dict] | None = None  #: status and error, before any audio
+        self.at_fault: str | None = None  #: the service that a refusal names
         self.late_error: dict | None = None  #: sent as an event, after the first chunk of audio
         self.breaks_off = False  #: ends without `done`
         self.keeps_trace = True
@@ -68,6 +69,7 @@ class StandInApi:
                     "version": "1",
                     "notice": "A stand-in.",
                     "sample_rate": RATE,
+                    "reference_seconds": [3.0, 15.0],
                     "modes": ["fast", "instruct"],
                 },
                 "languages": ["en", "ja", "zh"],
@@ -89,10 +91,26 @@ class StandInApi:
                     "object": "audio.voice",
                     "name": form["name"],
                     "dialect": form["dialect"],
-                    "consent": {"agreed": form["consent"]},
+                    "consent": {"agreed": form["consent"], "at": "2026-11-25T22:20:00Z"},
+                    "clip": {"seconds": 7.9, "sample_rate": 24000, "format": "flac", "bytes": 1000},
                 }
             )
             return JSONResponse(self.voices[-1], 201)
+
+        @app.patch("/v1/audio/voices/{voice}")
+        async def rename(voice: str, request: Request):
+            if denied := self._denied(request) or self._refused():
+                return denied
+            found = next(one for one in self.voices if one["id"] == voice)
+            found["name"] = (await request.json())["name"]
+            return JSONResponse(found)
+
+        @app.delete("/v1/audio/voices/{voice}")
+        async def delete(voice: str, request: Request):
+            if denied := self._denied(request) or self._refused():
+                return denied
+            self.voices[:] = [one for one in self.voices if one["id"] != voice]
+            return JSONResponse({"id": voice, "object": "audio.voice.deleted", "deleted": True})
 
         @app.post("/api/generate")
         async def generate(request: Request):
@@ -100,12 +118,18 @@ class StandInApi:
             self.asked.append(form)
             if denied := self._denied(request):
                 return denied
-            if self.refusal is not None:
-                return JSONResponse({"error": self.refusal[1]}, self.refusal[0], {"X-Trace-Id": TRACE})
+            if refused := self._refused():
+                return refused
             assert form["stream_format"] == "sse"
             return StreamingResponse(self._events(form), media_type="text/event-stream", headers={"X-Trace-Id": TRACE})
 
         return app
+
+    def _refused(self) -> Response | None:
+        if self.refusal is None:
+            return None
+        headers = {"X-Trace-Id": TRACE} | ({"X-Error-Service": self.at_fault} if self.at_fault else {})
+        return JSONResponse({"error": self.refusal[1]}, self.refusal[0], headers)
 
     def _denied(self, request: Request) -> Response | None:
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
@@ -138,7 +162,9 @@ class StandInApi:
         stages = [name for name in SERVICES if not (self.knows_voice and name in list(SERVICES)[:2])]
         for piece in range(1, self.pieces + 1):
             for name in stages if piece == 1 else stages[-2:]:
-                common = {"stage": name, "service": SERVICES[name], "piece": piece, "pieces": self.pieces}
+                of_the_voice = name in list(SERVICES)[:2]
+                pieces = 1 if of_the_voice else self.pieces
+                common = {"stage": name, "service": SERVICES[name], "piece": piece, "pieces": pieces}
                 yield "stage", common | {"state": "started"}
                 at = (time.monotonic() - began) * 1e3
                 if name == "VOCODE_WAV":

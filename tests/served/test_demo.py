@@ -122,8 +122,10 @@ def test_status_knows_every_service(place):
 def test_the_web_page_is_up_beside_the_graph(place):
     assert f"web page          {place.url}/ui/" in place.said
     assert re.search(rf"Web page +{place.url}/ui/ +running", place.run("status").stdout)
-    answer = httpx.get(f"{place.url}/ui", headers={"Accept-Language": "zh-CN"}, follow_redirects=True, trust_env=False)
-    assert answer.status_code == 200 and answer.url.path == "/ui/zh/"
+    browser = {"Accept": "text/html", "Accept-Language": "zh-CN"}
+    for path in ("/", "/ui"):
+        answer = httpx.get(place.url + path, headers=browser, follow_redirects=True, trust_env=False)
+        assert answer.status_code == 200 and answer.url.path == "/ui/zh/", path
     assert httpx.get(f"{place.url}/ui/zh/config", trust_env=False).json()["analytics_enabled"] is False
 
 

@@ -272,12 +272,13 @@ class TestServing:
             "zipkin_ui_url": "http://127.0.0.1:9",
         }
         assert (application.name, application.module, application.web_page) == ("a", "graph", ("page", "/ui/"))
+        assert application.config["applications"][0]["args"]["web_page_url"] == "/ui/", "a browser at / is sent there"
 
     def test_and_is_left_out_where_nobody_wants_it(self, tmp_path):
         path = self.config(tmp_path, f"applications: [{{name: a, import_path: 'graph:build'}}, {self.PAGE}]")
         application = serving.Application.read(path, 8080, {})
         assert [one["name"] for one in application.config["applications"]] == ["a"]
-        assert application.web_page is None
+        assert application.web_page is None and application.config["applications"][0]["args"]["web_page_url"] is None
 
     @pytest.mark.parametrize(
         "applications", [f"[{PAGE}]", f"[{{name: a}}, {PAGE}, {PAGE}]", f"[{{name: a}}, {PAGE}, x]"]

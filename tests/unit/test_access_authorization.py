@@ -44,6 +44,7 @@ def caller(*roles: str) -> Principal:
         ("GET", "/v1/audio/voices", {"voices", "synthesize"}),
         ("GET", "/v1/audio/voices/voice_1", {"voices", "synthesize"}),
         ("POST", "/v1/audio/voices", {"voices"}),
+        ("PATCH", "/v1/audio/voices/voice_1", {"voices"}),
         ("DELETE", "/v1/audio/voices/voice_1", {"voices"}),
         ("GET", "/v1/audio/voicesx", ROLES),
         ("GET", "/nothing", ROLES),

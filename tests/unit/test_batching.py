@@ -283,3 +283,24 @@ def test_a_span_says_when_its_request_left_the_queue_and_when_its_batch_began():
     assert record.events == ((3, "dequeued"), (4_000_000, "batch started")) and other.events == ()
     assert (record.tags["batch.size"], record.tags["batch.wait_ms"]) == (3, 3.0)
     assert "batch.id" not in other.tags
+
+
+def test_memory_is_tidied_between_batches_at_most_every_half_minute():
+    async def scenario():
+        clock, tidied = Clock(), []
+
+        def tidy():
+            tidied.append((clock.ns / 1e9, threading.current_thread().name))
+
+        def compute(items):
+            clock.advance(12_000)
+            return items
+
+        batcher = Batcher(compute, clock=clock, tidy=tidy)
+        for _ in range(8):
+            await submit(batcher, 1)
+            batcher.in_thread(lambda: None)  # what was tidied is done
+        assert [at for at, _ in tidied] == [36, 72], "batches of 12 s: after the third and the sixth"
+        assert {thread for _, thread in tidied} == {"compute_0"}
+
+    asyncio.run(scenario())

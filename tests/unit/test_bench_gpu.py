@@ -59,6 +59,10 @@ def test_all_of_it_runs_with_nothing_of_the_server_installed(tmp_path):
         assert all(row["req_s"] > 0 and row["p95_ms"] >= row["p50_ms"] > 0 for row in phases[phase])
         assert not any("error" in row for row in phases[phase])
     assert all(0 <= row["no_gap"] <= 1 and row["first_p50_ms"] <= row["p50_ms"] for row in phases["stream"])
+    assert not any(row["new_graphs"] for phase in ("whole", "stream") for row in phases[phase])
+    loaded, one, four = phases["voice"]
+    assert loaded["tokenizer_runs_in"] == loaded["campplus_runs_in"] == "onnxruntime", "torch is for devices"
+    assert (one["clips"], four["clips"]) == (1, 4) and 0 < one["encode_p50_ms"] <= one["encode_max_ms"]
     assert (tmp_path / "trace.json").stat().st_size > 10_000
 
 
@@ -66,7 +70,9 @@ def test_a_run_without_time_says_what_it_left_out(tmp_path):
     done = rehearsed(tmp_path / "gpu.json", "--budget", "1")
     assert done.returncode == 1
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(found["errors"]) == {"check", "step", "whole", "stream"} and "left out" in found["errors"]["whole"]
+    assert (
+        set(found["errors"]) == {"check", "step", "whole", "stream", "voice"} and "left out" in found["errors"]["whole"]
+    )
 
 
 def test_a_phase_that_fails_is_told_and_the_next_one_runs(tmp_path):

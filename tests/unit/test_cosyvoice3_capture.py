@@ -51,6 +51,57 @@ def test_what_cannot_be_recorded_is_called_directly_and_named():
     assert list(graphs.failed.values()) == ["RuntimeError: operation not permitted when stream is capturing"]
 
 
+def test_a_loop_is_recorded_as_one_turn():
+    def begin(x):
+        return x * 1, torch.zeros(1, dtype=torch.int64)
+
+    def turn(state):
+        state[0].mul_(2).add_(state[1])
+        state[1].add_(1)
+
+    def recorder(function, inputs):
+        recorded.append(function)
+        return replaying(function, inputs)
+
+    recorded: list = []
+    graphs, direct = Graphs("cpu", recorder=recorder), Graphs("cpu")
+    for value in (1.0, 5.0):
+        x = torch.full((2,), value)
+        found, count = graphs("loop", begin, x, again=turn, times=3)
+        expected, _ = direct("loop", begin, x, again=turn, times=3)
+        assert torch.equal(found, expected) and found[0] == 8 * value + 4 and count == 3
+    assert len(recorded) == 2 and len(graphs) == graphs.recordings == 1, "the beginning, and a single turn"
+    graphs.enabled = False
+    assert torch.equal(graphs("loop", begin, x, again=turn, times=3)[0], expected)
+
+
+def test_after_closing_a_new_shape_is_called_directly_and_counted():
+    graphs = Graphs("cpu", recorder=replaying)
+    graphs("sum", lambda x: x + 1, torch.ones(3))
+    graphs.close()
+    assert torch.equal(graphs("sum", lambda x: x + 1, torch.ones(3)), torch.full((3,), 2.0)) and graphs.direct == 0
+    assert torch.equal(graphs("sum", lambda x: x + 1, torch.ones(4)), torch.full((4,), 2.0)) and graphs.direct == 1
+    assert len(graphs) == graphs.recordings == 1
+
+
+@pytest.mark.gpu
+def test_a_loop_of_cuda_graphs_gives_what_its_turns_give():
+    graphs, weight = Graphs("cuda"), torch.randn(64, 64, device="cuda") / 8
+
+    def turn(state):
+        state[0].copy_((state[0] @ weight).tanh() + state[1])
+        state[1].add_(1)
+
+    for _ in range(3):
+        x = torch.randn(8, 64, device="cuda")
+        state = x.clone(), torch.zeros(1, device="cuda")
+        for _ in range(10):
+            turn(state)
+        found, count = graphs("loop", lambda x: (x * 1, torch.zeros(1, device="cuda")), x, again=turn, times=10)
+        assert torch.allclose(found, state[0], atol=1e-4) and count == 10
+    assert len(graphs) == 1 and not graphs.failed
+
+
 @pytest.mark.gpu
 def test_cuda_graphs_give_what_the_function_gives():
     graphs = Graphs("cuda", priority=-1)

@@ -96,6 +96,13 @@ def test_chunks_grow_and_end_where_the_attention_has_a_border():
     assert other.wanted == 28, "what one stream has come to is not another's"
 
 
+def test_a_first_chunk_may_be_shorter_and_ends_at_a_border_all_the_same():
+    for prompt in range(200, 260):
+        plan, usual = ChunkPlan(prompt, look_ahead=3, least=10), ChunkPlan(prompt, look_ahead=3)
+        assert 10 <= plan.wanted - 3 < 35 and 25 <= usual.wanted - 3 < 50 and (prompt + plan.wanted - 3) % 25 == 0
+        assert plan.wanted <= usual.wanted
+
+
 def test_who_comes_late_to_several_chunks_takes_them_as_one():
     plan = ChunkPlan(prompt=50, look_ahead=3)
     assert plan.reached(27) is None and plan.reached(28) == 28 and plan.reached(28) is None
@@ -115,6 +122,69 @@ def test_the_first_chunk_of_a_stream_waits_for_nobody_and_holds_up_nobody_for_lo
         batcher.add(name, 300, first=True)
     assert batcher.take() == ["whole", "a", "b"], "its time is up, and it was overtaken once"
     assert batcher.take() == ["c", "d"] and batcher.take() == []
+
+
+def test_rows_are_taken_in_the_order_of_their_deadlines():
+    now = [0.0]
+    batcher = FlowBatcher(Limits(rows=2, wait_ms=30), clock=lambda: now[0])
+    for row, deadline in (("late", 0.9), ("soon", 0.2), ("whole", None), ("sooner", 0.02)):
+        batcher.add(row, 300, deadline=deadline)
+    now[0] = 0.03
+    assert [sorted(batcher.take()) for _ in range(2)] == [["sooner", "whole"], ["late", "soon"]]
+
+
+def test_rows_whose_deadline_is_near_can_leave_for_another_batcher():
+    now = [0.0]
+    batcher = FlowBatcher(Limits(wait_ms=30), clock=lambda: now[0])
+    batcher.add("whole", 300)
+    for row, deadline in (("late", 0.9), ("soon", 0.2)):
+        batcher.add(row, 310, deadline=deadline)
+    assert batcher.leave(before=0.5) == [("soon", 310, 0.2)] and len(batcher) == 2
+    assert batcher.leave(before=0.5) == [], "a row without a client's deadline stays"
+
+
+def test_a_later_chunk_waits_until_its_client_has_little_left_and_then_takes_all_that_was_said(
+    acoustic, vocoder, voice, monkeypatch
+):
+    monkeypatch.setattr(acoustic, "_flow_batcher", FlowBatcher(Limits(wait_ms=0)))
+    now, script = [0.0], tokens(200)
+    said_as(acoustic, monkeypatch, script)
+    ticket = acoustic.submit(utterance(), voice, stream=True)
+    ticket.lead_s, ticket.urgent_s, ticket.clock = 0.8, 0.3, lambda: now[0]
+    chunks, urgent = [], []
+    real = acoustic._flow_batcher.add
+    monkeypatch.setattr(acoustic._flow_batcher, "add", lambda *given: urgent.append(given[2:]) or real(*given))
+    for step in range(150):
+        if step == 120:
+            now[0] = 0.5  # of 1.4 - 0.16 s
+        chunks += [chunk for _, chunk in acoustic.step()]
+    # 38 tokens were said at step 38, and 88 at step 88: nothing was made of those before the client needed them.
+    assert [chunk.arrays["mel"].shape[1] for chunk in chunks] == [70, 170]
+    assert urgent == [(True, None), (False, pytest.approx(1.24))]
+    assert ticket.heard_until == pytest.approx(1.24 + 2.0) and ticket.left_s == pytest.approx(2.74)
+    now[0] = 3.0
+    chunks += given(acoustic, ticket)[ticket]
+    assert [chunk.arrays["mel"].shape[1] for chunk in chunks] == [70, 170, 370, 400] and chunks[-1].last
+    assert urgent[2:] == [(True, pytest.approx(3.24)), (False, pytest.approx(7.24))]
+    (alone,) = acoustic.flow([ticket.plan.row(script, chunked=True)])
+    assert distance(chunks[-1].arrays["mel"], alone) < 1e-5, "the cuts change nothing"
+
+
+def test_a_client_that_waited_hears_what_comes_from_then_on(acoustic, voice, monkeypatch):
+    monkeypatch.setattr(acoustic, "_flow_batcher", FlowBatcher(Limits(wait_ms=0)))
+    now = [0.0]
+    said_as(acoustic, monkeypatch, tokens(120))
+    ticket = acoustic.submit(utterance(), voice, stream=True)
+    ticket.clock = lambda: now[0]
+    while not acoustic.step():
+        pass
+    assert ticket.left_s == pytest.approx(1.24)
+    now[0] = 5.0
+    assert ticket.left_s == pytest.approx(-3.76)
+    while not acoustic.step():
+        pass
+    assert ticket.left_s == pytest.approx(2.0), "the sound had stopped"
+    acoustic.cancel(ticket)
 
 
 def test_a_stream_sounds_as_in_one_process_alone_and_among_others(acoustic, vocoder, voice):

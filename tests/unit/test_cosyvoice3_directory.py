@@ -399,6 +399,7 @@ def test_a_checkpoint_is_not_written_over_another(tiny, capsys):
         ({"flow_rows": "many"}, "flow_rows"),
         ({"lm_rows": "auto"}, "lm_rows"),
         ({"lm_positions": 0}, "lm_positions"),
+        ({"recording_s": 0}, "recording_s is 0; it must be a number of seconds above 0"),
         ({"vocoder_batch": 8}, "unknown key"),
     ],
 )

@@ -187,8 +187,8 @@ def _clips(*seconds: float) -> list[Reference]:
 def test_clips_of_equal_length_share_a_call_and_are_what_they_are_alone(tiny, monkeypatch):
     encoder = CosyVoice3SpeakerEncoder(tiny)
     calls = []
-    session = encoder._embedder._model._session
-    monkeypatch.setattr(encoder._embedder._model, "_session", Watched(session, calls))
+    session = encoder._embedder.model.runner.session
+    monkeypatch.setattr(encoder._embedder.model.runner, "session", Watched(session, calls))
     clips = _clips(3, 4, 3)
     together = encoder.encode(clips)
     assert calls == [(2, 298, 80), (1, 398, 80)]

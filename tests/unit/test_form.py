@@ -61,3 +61,57 @@ def test_a_form_without_a_file_may_be_one_line_and_not_a_long_one():
     assert ask(form.GENERATE, "hi").status_code == 200
     assert ask(form.GENERATE, "x" * 100_000).json()[0] == "form_too_long"
     assert ask(FORM, "hi").json()[0] == "not_multipart"
+
+
+def part(headers: str, content: bytes = b"the clip") -> bytes:
+    return b"--abc\r\n" + headers.encode() + b"\r\n\r\n" + content + b"\r\n"
+
+
+def ask(*parts: bytes):
+    return client(form.GENERATE).post(
+        "/", content=b"".join(parts) + b"--abc--\r\n", headers={"Content-Type": "multipart/form-data; boundary=abc"}
+    )
+
+
+TEXT = part('Content-Disposition: form-data; name="text"', b"hi")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Disposition: form-data; name=\"prompt_audio\"; filename*=utf-8''%E5%BD%95%E9%9F%B3.wav",
+        "content-disposition: form-data; name=prompt_audio; FILENAME*=UTF-8''a.wav",
+        "Content-Disposition: form-data; name=\"prompt_audio\"; filename*0*=utf-8''a; filename*1*=.wav",
+        'Content-Disposition: form-data; name="prompt_audio"; filename=""',
+        'Content-Disposition: form-data; name="prompt_audio"\r\nContent-Type: audio/wav',
+        'Content-Type: audio/webm;codecs=opus\r\nContent-Disposition: form-data; name="prompt_audio"',
+        'Content-Disposition: form-data; name="prompt_audio"\r\nContent-Type: application/octet-stream',
+    ],
+)
+def test_a_file_is_one_however_its_name_is_written(headers):
+    long = bytes(300_000)  # no text field may be so long
+    answer = client(form.GENERATE).post(
+        "/",
+        content=part(headers, long) + TEXT + b"--abc--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=abc"},
+    )
+    assert answer.json() == [{"text": "hi"}, long.decode()]
+
+
+def test_a_text_that_speaks_of_a_file_name_is_a_text():
+    answer = ask(part('Content-Disposition: form-data; name="text"', b"; filename*=utf-8''a.wav"))
+    assert answer.json() == [{"text": "; filename*=utf-8''a.wav"}, ""]
+    typed = ask(part('Content-Disposition: form-data; name="text"\r\nContent-Type: text/plain; charset=utf-8', b"hi"))
+    assert typed.json() == [{"text": "hi"}, ""]
+
+
+def test_a_text_field_that_comes_as_a_file_is_refused_in_either_way():
+    named = ask(part("Content-Disposition: form-data; name=\"text\"; filename*=utf-8''a.txt"))
+    assert named.status_code == 400 and named.json()[0] == "field_is_file"
+
+
+def test_starlettes_parser_still_has_what_ours_leans_on():
+    """`_Parser` reads and sets the part that Starlette's parser is at."""
+    parser = form._Parser({}, None)
+    parser.on_part_begin()
+    assert parser._current_part.content_disposition is None and parser._current_part.item_headers == []

@@ -171,6 +171,23 @@ def test_tone_sandhi_and_light_tones(zh, text, reading):
     assert said(zh(text)) == pinyin(reading)
 
 
+@pytest.mark.parametrize(
+    "text, reading",
+    [
+        ("讲过去的故事", "jiang3 guo4 qu4 de5 gu4 shi5"),
+        ("在过去", "zai4 guo4 qu4"),
+        ("过去他很穷", "guo4 qu4 ta1 hen3 qiong2"),
+        ("忘记过去", "wang4 ji4 guo4 qu4"),
+        ("走过去", "zou3 guo4 qu5"),
+        ("走过去的人", "zou3 guo4 qu5 de5 ren2"),
+        ("时间过去了", "shi2 jian1 guo4 qu5 le5"),
+        ("你过去看看", "ni3 guo4 qu5 kan4 kan4"),
+    ],
+)
+def test_the_past_has_a_full_tone_and_going_by_a_light_one(zh, text, reading):
+    assert said(zh(text)) == pinyin(reading)
+
+
 def test_a_pause_keeps_third_tones_apart(zh):
     assert said(zh("你, 好")) == pinyin("ni3") + "," + pinyin("hao3")
 
@@ -181,6 +198,8 @@ def test_a_pause_keeps_third_tones_apart(zh):
         ("银行行长", "yin2 hang2 hang2 zhang3"),
         ("重庆很重要", "chong2 qing4 hen3 zhong4 yao4"),
         ("他还没还钱", "ta1 hai2 mei2 huan2 qian2"),
+        ("还给你留了一份", "hai2 gei2 ni3 liu2 le5 yi2 fen4"),
+        ("还给你", "huan2 gei2 ni3"),
         ("音乐快乐", "yin1 yue4 kuai4 le4"),
         ("他跑得快", "ta1 pao3 de5 kuai4"),
         ("我得走了", "wo3 dei2 zou3 le5"),

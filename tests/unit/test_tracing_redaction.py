@@ -214,6 +214,8 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.DEVICE: "cuda:0",
         vocabulary.GPU_UTILIZATION: 0.97,
         vocabulary.REPLICA_ID: "p0x3k2ab",
+        vocabulary.NODE_ID: "0123456789abcdef" * 3 + "01234567",
+        vocabulary.K8S_POD_NAME: "cosygraph-raycluster-x7k2p-gpu-worker-9fjt2",
         vocabulary.HTTP_METHOD: "POST",
         vocabulary.HTTP_ROUTE: "/api/generate",
         vocabulary.HTTP_STATUS_CODE: 503,

@@ -14,7 +14,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.routes import voices as routes
 from engines import contract
 from speech.dialects import DIALECTS
-from speech.errors import InvalidInput, SpeechError, StageUnavailable
+from speech.errors import InvalidInput, SpeechError, StageUnavailable, VoiceNotFound
 from tests.helpers.serving import tone
 from tracing import Tracer
 from voices import VoiceRecord, Voices, VoiceSettings
@@ -216,12 +216,62 @@ def test_a_voice_is_deleted_by_its_owner_or_an_administrator(client):
     assert client.delete(path, headers={"x-api-key": "admin"}).status_code == 200
 
 
+def test_a_voice_is_renamed_and_stays_itself(client):
+    voice, other = enrol(client).json(), enrol(client, clip=tone(hz=200), name="bert").json()
+    path = f"/v1/audio/voices/{voice['id']}"
+    assert client.patch(path, json={"name": "安娜"}).json() == voice | {"name": "安娜"}
+    assert client.patch("/v1/audio/voices/安娜", json={"name": "安娜"}).json() == voice | {"name": "安娜"}, "again"
+    check(client.get("/v1/audio/voices/anna"), 404, "voice_unknown", "voice", "voice_not_found")
+    assert client.get("/v1/audio/voices").json()["data"] == [voice | {"name": "安娜"}, other], "its place in the list"
+    check(client.patch(path, json={"name": "bert"}), 409, "voice_name_taken", "name", "conflict")
+    assert client.patch("/v1/audio/voices/bert", json={"name": "anna"}).status_code == 200, "the old name is free"
+
+
+@pytest.mark.parametrize(
+    "body, code, param",
+    [
+        ({}, "name_missing", "name"),
+        ({"name": ""}, "name_missing", "name"),
+        ({"name": "a/b"}, "name_character", "name"),
+        ({"name": "voice_1"}, "name_like_an_id", "name"),
+        ({"name": 5}, "field_type", "name"),
+        ({"name": "bert", "dialect": "zh-CN"}, "field_unknown", None),
+        ([], "not_json", None),
+    ],
+)
+def test_a_new_name_is_checked_like_the_first(client, body, code, param):
+    enrol(client)
+    check(client.patch("/v1/audio/voices/anna", json=body), 400, code, param)
+    assert client.get("/v1/audio/voices/anna").status_code == 200
+
+
+def test_a_voice_is_renamed_by_its_owner_or_an_administrator(client):
+    enrol(client, key="a-key")
+    for headers in ({}, {"x-api-key": "another"}):
+        refused = client.patch("/v1/audio/voices/anna", json={"name": "bert"}, headers=headers)
+        check(refused, 403, "voice_not_yours", "voice", "not_authorized")
+    for key, old, new in (("a-key", "anna", "bert"), ("admin", "bert", "carl")):
+        answer = client.patch(f"/v1/audio/voices/{old}", json={"name": new}, headers={"x-api-key": key})
+        assert (answer.status_code, answer.json()["name"]) == (200, new)
+
+
+def test_a_voice_that_is_stored_again_meanwhile_is_not_renamed(api, client):
+    enrol(client)
+    before = api.voices_store.find("anna")
+    client.delete("/v1/audio/voices/anna")
+    enrol(client)
+    with pytest.raises(VoiceNotFound):
+        api.voices_store.rename(before, "bert")
+    assert [voice.name for voice in api.voices_store.all()] == ["anna"]
+
+
 def test_without_a_store(tmp_path):
     client = Api(VoiceSettings()).client()
     for answer in (
         enrol(client),
         client.get("/v1/audio/voices"),
         client.get("/v1/audio/voices/x"),
+        client.patch("/v1/audio/voices/x", json={"name": "y"}),
         client.delete("/v1/audio/voices/x"),
     ):
         assert "voices.url" in check(answer, 404, "voices_off", None, "not_found")
@@ -238,7 +288,7 @@ def test_a_store_that_fails_is_503(tmp_path):
 def test_the_description_has_the_endpoints(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths["/v1/audio/voices"]) == {"post", "get"}
-    assert set(paths["/v1/audio/voices/{voice}"]) == {"get", "delete"}
+    assert set(paths["/v1/audio/voices/{voice}"]) == {"get", "patch", "delete"}
     form = paths["/v1/audio/voices"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["required"]) == {"name", "audio_sample", "dialect", "consent"}
 

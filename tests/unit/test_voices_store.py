@@ -158,9 +158,9 @@ def test_a_deleted_voice_leaves_nothing(voices, settings):
 
 def test_who_may_delete(voices):
     own, free = store(voices, "anna", owner="a-key")[0], store(voices, "bert", "b")[0]
-    assert own.can_delete("a-key") and own.can_delete("another", admin=True)
-    assert not own.can_delete("another") and not own.can_delete(None)
-    assert free.can_delete(None) and not free.can_delete("a-key")
+    assert own.can_change("a-key") and own.can_change("another", admin=True)
+    assert not own.can_change("another") and not own.can_change(None)
+    assert free.can_change(None) and not free.can_change("a-key")
 
 
 def test_arrays_are_kept_for_each_engine_and_version(voices, settings):

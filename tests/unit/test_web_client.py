@@ -151,10 +151,24 @@ class TestGenerate:
         with Api(f"http://127.0.0.1:{ports.any_free()}") as client, pytest.raises(ApiError, match="make up"):
             client.dialects()
 
-    def test_a_voice_is_kept_and_listed(self, api):
+    def test_a_voice_is_kept_listed_renamed_and_deleted(self, api):
         with Api(api.url) as client:
             kept = client.keep_voice(CLIP, name="anna", dialect="en-US", consent="she said yes")
             assert [one["id"] for one in client.voices()] == [kept["id"]]
+            assert client.rename_voice(kept["id"], "bert")["name"] == "bert"
+            assert [one["name"] for one in client.voices()] == ["bert"]
+            client.delete_voice(kept["id"])
+            assert client.voices() == []
+
+    def test_an_error_says_the_service_at_fault_and_its_type(self, api):
+        api.refusal = (503, {"message": "tts-service is not available.", "type": "stage_unavailable", "code": None})
+        with pytest.raises(ApiError) as caught:
+            ask(api)
+        assert (caught.value.type, caught.value.service) == ("stage_unavailable", None)
+        api.at_fault = "tts-service"
+        with pytest.raises(ApiError) as caught:
+            ask(api)
+        assert caught.value.service == "tts-service"
 
 
 def eventually(holds) -> None:

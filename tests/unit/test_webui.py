@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.demo import CLIP
+from engines import contract
 from engines.cosyvoice3.prompts import _style
 from engines.embedded.style import Delivery, interpret
 from speech.dialects import DIALECTS
@@ -119,17 +120,43 @@ class TestWords:
 
 
 class TestDialects:
+    ANSWER = {
+        "engine": {"name": "embedded", "version": "1", "notice": "A <stand-in>."},
+        "dialects": DIALECTS.public(frozenset({"zh-CN", "ja-JP"})),
+    }
+
     def test_nothing_is_preselected_and_what_cannot_be_spoken_cannot_be_chosen(self):
-        html = dialects.options(DIALECTS.public(frozenset({"zh-CN", "ja-JP"})), EN, "en")
+        html = dialects.options(self.ANSWER["dialects"], EN, "en")
         assert html.startswith('<option value="" selected disabled>Choose…</option>')
         assert html.count("selected") == 1
         assert '<option value="zh-CN">普通话 · Mandarin</option>' in html
-        assert '<option value="zh-Sichuan" disabled>四川话 · Sichuanese — not spoken by this engine<' in html
-        assert html.count("<option") == 1 + len(list(DIALECTS))
+        assert html.count("<option") == 3 and "四川话" not in html
+
+    def test_the_others_are_folded_under_what_they_need(self):
+        names = len(list(DIALECTS)) - 2
+        html = dialects.properties(self.ANSWER, EN, "en")["unspoken"]
+        assert f"<summary>{names} more need CosyVoice3</summary>" in html and "<li>四川话 · Sichuanese</li>" in html
+        assert html.count("<li>") == names
+        itself = dialects.properties(self.ANSWER | {"engine": {"name": "cosyvoice3"}}, EN, "en")["unspoken"]
+        assert "CosyVoice3" not in itself and "not spoken by this engine" in itself
+        assert dialects.unspoken(DIALECTS.public(frozenset({one.code for one in DIALECTS})), EN, "en", "x") == ""
+
+    @pytest.mark.parametrize("engine", sorted(contract.ENGINES))
+    def test_every_engines_notice_is_in_the_pages_language(self, engine):
+        assert re.search(r"[\u4e00-\u9fff]", ZH[f"notice_{engine}"])
+        answer = self.ANSWER | {"engine": {"name": engine, "notice": "A <notice>."}}
+        assert "A &lt;notice&gt;." in dialects.properties(answer, EN, "en")["note"]
+        assert ZH[f"notice_{engine}"] in dialects.properties(answer, ZH, "zh")["note"]
+
+    def test_a_dialect_that_cannot_be_spoken_cannot_be_chosen_by_the_page_either(self):
+        assert dialects.choice(self.ANSWER, "ja-JP", EN, "en")["value"] == "ja-JP"
+        assert dialects.choice(self.ANSWER, "zh-Sichuan", EN, "en")["value"] is None
+        assert dialects.choice(self.ANSWER, "ja-JP", EN, "en").keys() == {"value", "options", "unspoken", "note"}
 
     def test_an_operators_own_name_is_text(self):
-        html = dialects.options([{"code": '"><b>', "name": "<script>", "language": "xx", "supported": True}], ZH, "zh")
-        assert "<script>" not in html and "<b>" not in html
+        own = {"code": '"><b>', "name": "<script>", "language": "xx"}
+        html = dialects.options([own | {"supported": True}], ZH, "zh") + dialects.unspoken([own], ZH, "zh", "x")
+        assert "&lt;script&gt;" in html and "<script>" not in html and "<b>" not in html
 
 
 class TestWaterfall:
@@ -142,15 +169,39 @@ class TestWaterfall:
 
     def test_a_bar_stands_where_its_time_was(self):
         html = waterfall.draw(done(self.MEL), EN)
-        assert 'style="left:25.000%;width:50.000%"' in html
+        assert 'style="left:25.000%;width:50.000%;' in html
         assert 'class="part queue" style="width:10.000%"' in html
         assert 'class="part compute" style="width:70.000%"' in html
-        assert 'class="first" style="left:37.500%"' in html
+        assert 'class="rows marked" aria-hidden="true" tabindex="-1" style="--first:37.500%"' in html
         assert "<td>40</td><td>60</td><td>280</td><td>20</td><td>400</td><td>3</td>" in html
 
     def test_a_stage_that_outlasts_the_total_still_fits(self):
         html = waterfall.draw(done(self.MEL, total_ms=10, first_audio_ms=None), EN)
-        assert 'style="left:33.333%;width:66.667%"' in html and 'class="first"' not in html
+        assert 'style="left:33.333%;width:66.667%;' in html and "--first" not in html and 'class="first"' not in html
+
+    def test_seven_pieces_are_seven_rows_with_a_lane_for_each_of_their_stages(self):
+        pieces = range(1, 8)
+        stages = [Timing("PREPROCESS_AUDIO", "audio-service", 0, 20), Timing("EXTRACT_SPEAKER", "e", 20, 80)]
+        stages += [Timing("GENERATE_MEL", "tts-service", 100 * piece, 100, piece) for piece in pieces]
+        stages += [Timing("VOCODE_WAV", "vocoder-service", 100 * piece + 80, 50, piece) for piece in pieces]
+        html = waterfall.draw(done(*stages, total_ms=1_000), EN)
+        names = re.findall(r'<span class="name">(?!</span>)([^<]+)', html)
+        assert names == ["Prepare reference", "Extract voice", *(f"Piece {piece}" for piece in pieces)]
+        assert "A row a piece, from top to bottom: Generate speech, Make waveform" in html
+        assert html.count("top:calc(0.0% + 2px);height:calc(50.0% - 4px)") == 7
+        assert html.count("top:calc(50.0% + 2px);height:calc(50.0% - 4px)") == 7
+        assert html.count('<span class="took">130 ms</span>') == 7, "from the start of one to the end of the other"
+        assert html.index("axis") < html.index("Piece 1"), "above the rows, where it stays"
+
+    @pytest.mark.parametrize(
+        "total_ms, ticks",
+        [(800, "0 200 400 600 800 ms"), (1500, "0.00 0.38 0.75 1.12 1.50 s"), (40_000, "0 10 20 30 40 s")],
+    )
+    def test_the_axis_is_in_milliseconds_or_seconds(self, total_ms, ticks):
+        html = waterfall.draw(done(self.MEL, total_ms=total_ms), EN)
+        axis = html[html.index('class="row axis"') :]
+        found = re.findall(r">([\d.]+|ms|s)</span>", axis[: axis.index("row", 20)])
+        assert " ".join(found) == ticks
 
     def test_whatever_the_service_is_called_is_text(self):
         html = waterfall.draw(done(Timing("<i>", '"><script>', 0, 0)), ZH)
@@ -165,7 +216,8 @@ class TestProgress:
         progress = Progress()
         progress.take(Stage("GENERATE_MEL", "tts-service", "started", 1, 3))
         progress.take(Stage("GENERATE_MEL", "tts-service", "done", 1, 3, 250.4))
-        assert "1 of 3 pieces" in progress.html(EN) and "250 ms" in progress.html(EN)
+        assert "1 of 3 pieces" in progress.html(EN)
+        assert "250 ms" not in progress.html(EN), "the time of one piece is not the time of the stage"
         assert progress.html(EN).count(">waiting<") == 3
 
     def test_a_known_voice_skips_two(self):
@@ -197,6 +249,21 @@ class TestProgress:
         assert self.states(progress) == ["not_run", "not_run", "stopped", "failed"]
         assert "stopped · 1 of 3 pieces" in progress.html(EN)
 
+    def test_the_service_at_fault_is_believed_before_the_message(self):
+        progress = Progress()
+        progress.take(Stage("GENERATE_MEL", "tts-service", "started"))
+        progress.take(Stage("VOCODE_WAV", "vocoder-service", "started"))
+        progress.finish("failed", "vocoder-service got nothing", "tts-service")
+        assert self.states(progress)[2:] == ["failed", "stopped"]
+
+    def test_its_numbers_are_those_of_the_waterfall_and_no_longer_than_the_request(self):
+        progress = Progress()
+        for piece in (1, 2):
+            progress.take(Stage("GENERATE_MEL", "tts-service", "done", piece, 2, 9_000))
+        timings = [Timing("GENERATE_MEL", "tts-service", start, 1_000, piece) for piece, start in ((1, 0), (2, 500))]
+        progress.finish("done", timings=timings)
+        assert '<span class="took">1.50 s</span>' in progress.html(EN), "the second began while the first worked"
+
     def test_where_it_names_none_both_did(self):
         progress = Progress()
         for name in ("GENERATE_MEL", "VOCODE_WAV"):
@@ -223,6 +290,10 @@ class TestProblems:
         error = ApiError("New <here>.", code="of_tomorrow", param="nothing_known")
         assert problems.of(error, ZH) == Problem("New <here>.")
         assert "New &lt;here&gt;." in failed(error, None, ZH) and "<small" not in failed(error, None, ZH)
+
+    def test_an_error_without_a_code_is_translated_by_its_type(self):
+        error = ApiError("tts-service is not available.", type="stage_unavailable", status=503)
+        assert problems.of(error, ZH) == Problem(ZH["error_stage_unavailable"], None, error.message)
 
     @pytest.mark.parametrize("code", [*sorted(problems.KEY_CODES), None])
     def test_an_error_of_the_key_goes_to_the_keys_field_and_names_no_header(self, code):
@@ -253,9 +324,10 @@ class TestWish:
     @pytest.mark.parametrize(
         "changes, missing",
         [
-            ({"dialect": None, "clip": None, "text": ""}, "wait_dialect"),
-            ({"clip": None, "text": ""}, "wait_clip"),
-            ({"source": "voice", "text": " "}, "wait_voice"),
+            ({"dialect": None, "clip": None, "text": ""}, "wait_text"),
+            ({"dialect": None, "clip": None}, "wait_dialect"),
+            ({"clip": None}, "wait_clip"),
+            ({"source": "voice"}, "wait_voice"),
             ({"text": " \n"}, "wait_text"),
             ({"mode": "instruct", "style": " "}, "wait_style"),
             ({"mode": "instruct", "style": "slowly"}, None),
@@ -299,8 +371,8 @@ class TestRun:
         found = []
         for now in run(wish(**changes), api.url, zipkin, EN):
             found.append(now)
-            if now.file is not None:
-                self.file = now.file.read_bytes()
+            if now.finished is not None:
+                self.file = now.finished.wav
         return found
 
     def test_the_player_gets_every_chunk_once_and_the_file_all_of_them(self, api):
@@ -311,7 +383,6 @@ class TestRun:
         assert numbers == set(range(40)) and values[-1]["over"] and values[-1]["rate"] == RATE
         assert max(len(value["chunks"]) for value in values) == 16, "not more is sent again and again"
         assert len(self.file) == 44 + 2 * RATE * 20
-        assert not shown[-1].file.exists(), "Gradio has its own copy by then"
 
     def test_the_result_has_figures_waterfall_and_the_trace(self, api):
         result = self.shown(api)[-1].result
@@ -331,7 +402,7 @@ class TestRun:
         api.refusal = (400, {"message": "The clip <b>is</b> too short; record 3 to 15 s."})
         last = self.shown(api)[-1]
         assert last.over and "The clip &lt;b&gt;is&lt;/b&gt; too short; record 3 to 15 s." in last.result
-        assert f"/zipkin/traces/{TRACE}" in last.result and last.file is None
+        assert f"/zipkin/traces/{TRACE}" in last.result and last.finished is None
         assert TRACE in self.shown(api, zipkin=None)[-1].result
 
     def test_one_in_the_middle_ends_the_player_too(self, api):
@@ -342,6 +413,8 @@ class TestRun:
             last.progress
         )
         assert f"/zipkin/traces/{TRACE}" in last.result
+        assert (last.finished.seconds, last.finished.whole) == (0.5, False), "what had come is not lost"
+        assert last.finished.trace_url.endswith(TRACE) and len(last.finished.wav) == 44 + RATE
 
     def test_after_stop_the_stages_say_so_and_the_trace_is_linked(self, api):
         api.chunks = 1000
@@ -353,6 +426,7 @@ class TestRun:
         shown = stopped(attempt, "http://127.0.0.1:9411", EN)
         assert 'class="stopped"' in shown.progress and "waiting" not in shown.progress
         assert "Stopped." in shown.result and f"/zipkin/traces/{TRACE}" in shown.result
+        assert shown.finished.seconds >= 0.5 and not shown.finished.whole
         assert TRACE in stopped(attempt, None, EN).result
 
     def test_stop_before_the_first_answer_has_no_trace(self):

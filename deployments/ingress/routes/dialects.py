@@ -32,6 +32,7 @@ def _dialects(api: IngressApi, ctx: RequestContext) -> JSONResponse:
                 "notice": engine.notice,
                 "modes": sorted(engine.modes),
                 "sample_rate": engine.sample_rate,
+                "reference_seconds": list(engine.reference_seconds),
             },
             "languages": sorted({dialect.language for dialect in api.registry if dialect.code in engine.dialects}),
             "dialects": api.registry.public(engine.dialects),

@@ -1,4 +1,4 @@
-"""`/v1/audio/voices`: store a voice, list the stored ones, look at one, delete one (docs/api.md, "Voices").
+"""`/v1/audio/voices`: store a voice, list the stored ones, look at one, rename or delete one (docs/api.md, "Voices").
 
 A clip is checked here as audio-service will check it, so that a bad one is refused while its owner is still there.
 The store's work and decoding happen in threads: none of it may hold up the event loop.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import to_thread
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from deployments.ingress import form, openapi
+from deployments.ingress import form, json_body, openapi
 from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi, context_of
 from deployments.ingress.request_tags import tag_dialect
@@ -23,6 +24,7 @@ from speech.errors import InvalidInput, NotFound, NotOwner, SpeechError
 from tracing import vocabulary
 from voices import ClipFacts, VoiceRecord, Voices
 from voices.enrolment import FILE, parse
+from voices.names import check_name
 
 log = logging.getLogger("ray.serve")
 
@@ -48,6 +50,10 @@ def add(app: FastAPI, api: IngressApi) -> None:
     @app.get(ONE, summary="One stored voice, by name or id", **openapi.VOICE)
     async def voice(voice: str) -> JSONResponse:
         return await endpoints.one(voice)
+
+    @app.patch(ONE, summary="Rename a stored voice", **openapi.RENAME_VOICE)
+    async def rename(voice: str, request: Request) -> JSONResponse:
+        return await endpoints.rename(voice, request)
 
     @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **openapi.DELETE_VOICE)
     async def delete(voice: str, request: Request) -> JSONResponse:
@@ -113,17 +119,33 @@ class _Endpoints:
     async def one(self, voice: str) -> JSONResponse:
         return JSONResponse((await to_thread(self._store().find, voice)).public())
 
+    async def rename(self, voice: str, request: Request) -> JSONResponse:
+        store = self._store()
+        name = _new_name(await json_body.read(request))
+        record = await self._changeable(voice, request)
+        return JSONResponse((await to_thread(store.rename, record, name)).public())
+
     async def delete(self, voice: str, request: Request) -> JSONResponse:
-        store, ctx = self._store(), context_of(request)
-        record = await to_thread(store.find, voice)
-        if not record.can_delete(ctx.caller.key, admin=self._api.is_admin(ctx)):
+        record = await self._changeable(voice, request)
+        await to_thread(self._store().delete, record)
+        return JSONResponse({"id": record.id, "object": "audio.voice.deleted", "deleted": True})
+
+    async def _changeable(self, voice: str, request: Request) -> VoiceRecord:
+        """Return the voice, if the caller may change it.
+
+        Raises:
+            VoiceNotFound: there is none.
+            NotOwner: it was stored with another key.
+        """
+        ctx = context_of(request)
+        record = await to_thread(self._store().find, voice)
+        if not record.can_change(ctx.caller.key, admin=self._api.is_admin(ctx)):
             raise NotOwner(
-                "This voice was stored with another key. Delete it with that key, or ask an administrator.",
+                "This voice was stored with another key. Change or delete it with that key, or ask an administrator.",
                 param="voice",
                 code="voice_not_yours",
             )
-        await to_thread(store.delete, record)
-        return JSONResponse({"id": record.id, "object": "audio.voice.deleted", "deleted": True})
+        return record
 
     def _store(self) -> Voices:
         if self._api.voices_store is None:
@@ -133,3 +155,17 @@ class _Endpoints:
                 code="voices_off",
             )
         return self._api.voices_store
+
+
+def _new_name(body: dict[str, Any]) -> str:
+    """Return the checked name in the body of a renaming. Raises InvalidInput for anything else in it."""
+    if unknown := set(body) - {"name"}:
+        raise InvalidInput(
+            f"Only 'name' can be changed, and the body holds {len(unknown)} more. To change a voice's clip, dialect or "
+            "transcript, store it again.",
+            code="field_unknown",
+        )
+    name = body.get("name", "")
+    if not isinstance(name, str):
+        raise InvalidInput("The field 'name' must be text.", param="name", code="field_type")
+    return check_name(name)

@@ -7,9 +7,11 @@ car), not a relabelled en-US. Numbers, units and signs are written out first, in
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from engines.embedded.text import arpabet
 from engines.embedded.text.markup import Item, Syllable, Word
+from engines.embedded.text.packed import Readings, Weights
 from speech.spoken.english import written_out
 
 _CHAIN = re.compile(r"\S{49,}")
@@ -19,7 +21,7 @@ class English:
     """The reader of English, American and British. Each lexicon is loaded when it is first needed, or by `warm`."""
 
     def __init__(self) -> None:
-        self._readers: dict[bool, object] = {}
+        self._readers: dict[bool, Any] = {}
 
     def warm(self) -> None:
         for british in (False, True):
@@ -43,7 +45,14 @@ class English:
         if british not in self._readers:
             from hibari.g2p import G2P
 
-            self._readers[british] = G2P(british=british)
+            reader = G2P(british=british)
+            for words in (reader.lexicon.golds, reader.lexicon.silvers):
+                words.d = Readings(words.d)
+            if self._readers:  # both accents tag parts of speech by the same model
+                reader.tagger = next(iter(self._readers.values())).tagger
+            else:
+                reader.tagger.weights = Weights(reader.tagger.weights)
+            self._readers[british] = reader
         return self._readers[british]
 
 

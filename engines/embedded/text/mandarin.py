@@ -13,6 +13,7 @@ from engines.embedded.packages import cache_directory
 from engines.embedded.text import mandarin_contexts, pinyin, tones
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
+from engines.embedded.text.packed import Counts
 from speech.errors import InvalidInput
 from speech.spoken.mandarin import written_out
 
@@ -88,6 +89,7 @@ def _segmenter():
     except OSError:
         pass
     words.initialize()
+    words.FREQ = Counts(words.FREQ)
     return words
 
 

@@ -30,6 +30,7 @@ Word = list[Syllable]
 
 _DIGITS = frozenset("零〇一二两三四五六七八九十百千万亿点幺几")
 _ORDINAL_NOUNS = frozenset("月号楼班级年")
+_GOING = frozenset("走跑飞开跳爬游穿跟冲赶晕昏送递")
 _DOUBLED = frozenset("妈爸爷奶哥姐弟妹叔舅姑婆公伯宝娃太星猩")
 _LIGHT = frozenset(
     """
@@ -55,8 +56,9 @@ _LIGHT = frozenset(
 
 def apply_sandhi(clause: list[Word]) -> None:
     """Change the readings of a clause's words to those they have when said together."""
-    for word in clause:
-        _lighten(word)
+    for index, word in enumerate(clause):
+        if not _is_the_past(clause, index):
+            _lighten(word)
     flat = [syllable for word in clause for syllable in word]
     for before, syllable in zip(flat, flat[1:], strict=False):
         if syllable.character == "个" and (before.character in _DIGITS or before.character in "这那哪半每整"):
@@ -70,8 +72,21 @@ def apply_sandhi(clause: list[Word]) -> None:
             flat[index].set_tone("2")
 
 
+def _is_the_past(clause: list[Word], index: int) -> bool:
+    """Tell 过去, the past, from 过去, to go by: the first has no light syllable (过去的故事, 在过去, but 走过去)."""
+    if _text(clause[index]) != "过去":
+        return False
+    before = _text(clause[index - 1])[-1:] if index else ""
+    after = _text(clause[index + 1])[:1] if index + 1 < len(clause) else ""
+    return not before or before in "在从和与比忘记忆顾对于别念的" or (after == "的" and before not in _GOING)
+
+
+def _text(word: Word) -> str:
+    return "".join(syllable.character for syllable in word)
+
+
 def _lighten(word: Word) -> None:
-    text = "".join(syllable.character for syllable in word)
+    text = _text(word)
     if text in _LIGHT or (len(word) > 2 and text[-2:] in _LIGHT):
         word[-1].set_tone("5")
     if len(word) == 2 and text[0] == text[1] and text[0] in _DOUBLED:

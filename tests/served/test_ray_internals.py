@@ -33,6 +33,24 @@ def test_serves_client_knows_the_http_options_and_all_applications():
     assert callable(ServeControllerClient.get_serve_details)
 
 
+def test_a_handle_can_be_told_to_prefer_replicas_on_its_node():
+    from ray.serve._private.handle_options import InitHandleOptions
+    from ray.serve.handle import DeploymentHandle
+
+    asked = []
+
+    class Handle:
+        is_initialized = property(lambda self: bool(asked))
+        _init = staticmethod(lambda **options: asked.append(options))
+
+    handle = Handle()
+    ray_internals.prefer_local_replicas(handle)
+    ray_internals.prefer_local_replicas(handle)
+    assert asked == [{"_prefer_local_routing": True}], "once: an initialised handle refuses"
+    assert InitHandleOptions.create(**asked[0])._prefer_local_routing is True
+    assert isinstance(DeploymentHandle.is_initialized, property) and callable(DeploymentHandle._init)
+
+
 def test_an_executor_names_the_threads_it_has_started():
     with ThreadPoolExecutor(2) as executor:
         assert list(ray_internals.executor_threads(executor)) == []

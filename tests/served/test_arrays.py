@@ -117,23 +117,6 @@ def test_a_number_that_means_another_file_by_now_is_not_mistaken(shelf):
             os.close(fd)
 
 
-def test_over_several_nodes_ray_carries_it(ray_driver):
-    """Put by this process, taken by a worker that knows nothing but the ticket."""
-    shelf = ArrayStore("here", lambda: True)
-    ticket = shelf.put(ARRAY)
-    assert isinstance(ticket, ObjectStoreRef) and len(pickle.dumps(ticket)) < 2_000
-
-    @ray_driver.remote(num_cpus=0.1)
-    class Taker:
-        async def take(self, ticket):
-            array = await ArrayStore("there", lambda: True).get(ticket)
-            return float(array.sum(dtype="f8")), array.flags.writeable
-
-    taker = Taker.remote()
-    assert ray_driver.get(taker.take.remote(ticket)) == (float(ARRAY.sum(dtype="f8")), False)
-    ray_driver.kill(taker)
-
-
 def test_without_memory_files_ray_carries_it_on_one_node_too(ray_driver, shelf, monkeypatch):
     def refuse(*_):
         raise OSError(24, "Too many open files")

@@ -1,0 +1,52 @@
+"""`python -m cluster env`: the environment that each node of a Ray cluster needs before `ray start`.
+
+The launcher sets the same for its own head (`ray_head.SETTINGS`). What only suits a single private machine is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from cluster.application import Application
+from cluster.ray_head import ROOT, SETTINGS
+
+CONFIG = ROOT / "cluster" / "serve.cluster.yaml"
+#: A hook that binds Ray to loopback, and ports that two heads on one machine would dispute.
+PRIVATE = frozenset({"RAY_START_HOOK", "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"})
+
+
+def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
+    """Add the subcommand `env`; `run_dir` has the options of all commands."""
+    env = commands.add_parser(
+        "env",
+        parents=[run_dir],
+        help="the environment for `ray start` on each node of a cluster (docs/scale.md)",
+        description='Prints export lines for a shell:  eval "$(python -m cluster env)"',
+    )
+    env.add_argument(
+        "--config", type=Path, default=CONFIG, metavar="FILE", help="the Serve config (default %(default)s)"
+    )
+
+
+def variables(config: Path) -> dict[str, str]:
+    """Return the variables.
+
+    Args:
+        config: the Serve config that will be deployed; Serve's proxies keep traces by its settings.
+
+    Raises:
+        CliError: the config can't be read, or is none.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    settings = {name: value for name, value in SETTINGS.items() if name not in PRIVATE}
+    return settings | Application.read(config, 8000, {}).proxy_environment() | {"PYTHONPATH": path}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the export lines."""
+    for name, value in variables(args.config).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0

@@ -1,0 +1,107 @@
+"""Read-only dictionaries of words in a tenth of a dict's memory.
+
+The front ends' libraries load their lexicons as dicts: 260 MB in each tts-service. A dict needs some 150 bytes for a
+word and its reading. Here a word is its 64-bit hash in a sorted array, and its value lies beside it. The words are not
+kept. An unknown word would be taken for a known one if their hashes were equal: for half a million words that is one
+lookup in 10^13.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
+
+
+def _hash(word: str) -> int:
+    # A string's own hash is that of its bytes in memory: 偂, one character of two bytes, has the hash of "BP".
+    return hash(word.encode("utf-8", "surrogatepass"))
+
+
+class _Words:
+    """Places of words, by their hash."""
+
+    def __init__(self, words: Mapping[str, Any]) -> None:
+        by_hash = {_hash(word): word for word in words}
+        if len(by_hash) != len(words):
+            raise ValueError("two words have the same hash")
+        self._hashes = array("q", sorted(by_hash))
+        #: only for the subclass's constructor, which deletes it
+        self._order = [by_hash[one] for one in self._hashes]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, word: str) -> bool:
+        return self._place(word) >= 0
+
+    def _place(self, word: str) -> int:
+        """Return the word's place, or -1 if it is unknown."""
+        wanted = _hash(word)
+        place = bisect_left(self._hashes, wanted)
+        return place if place < len(self._hashes) and self._hashes[place] == wanted else -1
+
+
+class Counts(_Words):
+    """Word -> whole number, as jieba's frequencies."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        super().__init__(counts)
+        self._counts = array("q", (counts[word] for word in self._order))
+        del self._order
+
+    def __getitem__(self, word: str) -> int:
+        place = self._place(word)
+        if place < 0:
+            raise KeyError(word)
+        return self._counts[place]
+
+    def get(self, word: str, default: int | None = None) -> int | None:
+        place = self._place(word)
+        return default if place < 0 else self._counts[place]
+
+
+class Readings(_Words):
+    """Word -> phonemes; a few words have one reading for each part of speech, as a dict, which stays one."""
+
+    def __init__(self, readings: Mapping[str, str | dict]) -> None:
+        super().__init__(readings)
+        self._by_tag = {word: value for word, value in readings.items() if not isinstance(value, str)}
+        plain = [value if isinstance(value := readings[word], str) else "" for word in self._order]
+        del self._order
+        self._text = "".join(plain)
+        self._ends = array("I", [0])
+        for reading in plain:
+            self._ends.append(self._ends[-1] + len(reading))
+
+    def get(self, word: str, default: Any = None) -> Any:
+        place = self._place(word)
+        if place < 0:
+            return default
+        if word in self._by_tag:
+            return self._by_tag[word]
+        return self._text[self._ends[place] : self._ends[place + 1]]
+
+
+class Weights(_Words):
+    """Feature -> tag -> weight, as a perceptron's; a feature's dict is made when it is asked for."""
+
+    def __init__(self, weights: Mapping[str, Mapping[str, float]]) -> None:
+        super().__init__(weights)
+        self._tags = sorted({tag for row in weights.values() for tag in row})
+        number = {tag: index for index, tag in enumerate(self._tags)}
+        self._ends, self._which, self._values = array("I", [0]), array("H"), array("d")
+        for feature in self._order:
+            row = weights[feature]
+            self._which.extend(number[tag] for tag in row)
+            self._values.extend(row.values())
+            self._ends.append(len(self._which))
+        del self._order
+
+    def get(self, feature: str, default: dict[str, float] | None = None) -> dict[str, float] | None:
+        place = self._place(feature)
+        if place < 0:
+            return default
+        row = slice(self._ends[place], self._ends[place + 1])
+        return {self._tags[tag]: value for tag, value in zip(self._which[row], self._values[row], strict=True)}

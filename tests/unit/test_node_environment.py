@@ -1,0 +1,56 @@
+"""The environment of a cluster's nodes: what `python -m cluster env` prints, and what the ingress says is missing."""
+
+import json
+import logging
+import subprocess
+
+import pytest
+
+from cluster import cli, node_environment
+from cluster.cli_error import CliError
+from cluster.ray_head import ROOT, SETTINGS
+from deployments.ingress import environment_check
+
+
+def test_it_is_the_launchers_less_what_suits_one_machine_alone():
+    found = node_environment.variables(node_environment.CONFIG)
+    assert set(SETTINGS) - set(found) == node_environment.PRIVATE
+    assert all(found[name] == value for name, value in SETTINGS.items() if name in found)
+    assert str(ROOT / "cluster" / "loopback") not in found["PYTHONPATH"] and str(ROOT) in found["PYTHONPATH"]
+
+
+def test_the_proxys_tracing_is_the_configs():
+    tracing = json.loads(node_environment.variables(node_environment.CONFIG)["COSYGRAPH_TRACING"])
+    assert tracing["zipkin_url"] == "http://zipkin:9411" and tracing["keys_file"] == "/etc/cosygraph/keys.yaml"
+
+
+def test_a_shell_takes_it(capsys):
+    assert cli.main(["env"]) == 0
+    script = capsys.readouterr().out + "\nenv"
+    told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    for name, value in node_environment.variables(node_environment.CONFIG).items():
+        assert f"{name}={value}" in told
+
+
+def test_a_config_that_is_none_says_so(tmp_path):
+    with pytest.raises(CliError, match="can't be read"):
+        node_environment.variables(tmp_path / "none.yaml")
+
+
+def test_nothing_is_missing_where_it_was_set(caplog, monkeypatch):
+    found = node_environment.variables(node_environment.CONFIG)
+    assert environment_check.missing(found) == {}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    environment_check.warn()
+    assert caplog.records == []
+
+
+def test_each_missing_variable_is_named_with_its_effect(caplog, monkeypatch):
+    for name in environment_check.NEEDED_FOR:
+        monkeypatch.delenv(name, raising=False)
+    with caplog.at_level(logging.WARNING, "ray.serve"):
+        environment_check.warn()
+    assert len(caplog.records) == len(environment_check.NEEDED_FOR)
+    for record, name in zip(caplog.records, environment_check.NEEDED_FOR, strict=True):
+        assert name in record.getMessage() and environment_check.NEEDED_FOR[name] in record.getMessage()
