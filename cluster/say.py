@@ -224,6 +224,7 @@ class _Bar:
         self._terminal = out.isatty()
         self._done: set[tuple[str, int]] = set()
         self._pieces = 1
+        self._share = 0.0
         self._seconds = 0.0
         self._now = ""
         self._drawn = False
@@ -251,7 +252,8 @@ class _Bar:
         # A voice is prepared once; every piece is generated and vocoded. A known voice skips the first two.
         names = {stage for stage, _ in self._done}
         known = self._pieces * 2 + (0 if names and "PREPROCESS_AUDIO" not in names else _STAGES - 2)
-        share = min(len(self._done) / known, 1.0)
+        # The number of pieces comes with the first piece, after stages that were half of the work until then.
+        share = self._share = max(self._share, min(len(self._done) / known, 1.0))
         filled = round(share * _WIDTH)
         self._out.write(
             f"\r\x1b[K{'█' * filled}{'░' * (_WIDTH - filled)} {100 * share:3.0f} %  "

@@ -1,4 +1,4 @@
-"""What is sent when lengths are to differ: texts within the limits, clips that the API takes, no two alike."""
+"""Benchmarks send texts within the limits and clips that the API takes, no two alike."""
 
 import random
 
