@@ -39,7 +39,7 @@ JUDGES = {"CAM++": campplus, "GE2E": ge2e}
 
 @dataclass(frozen=True)
 class Fitted:
-    """One speaker's fit."""
+    """Holds the figures of one speaker's fit."""
 
     person: Recording
     steered: Voice

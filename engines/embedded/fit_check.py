@@ -43,7 +43,7 @@ NOT_NEARER = "it is hardly nearer to the speaker"
 
 @dataclass(frozen=True)
 class Sound:
-    """What is measured of one passage."""
+    """Holds the measures of one passage."""
 
     similarity: float  #: cosine to the speaker's d-vector
     level_db: float
