@@ -145,7 +145,10 @@ DIALECTS: Description = {"responses": {200: answer("All dialects", response_mode
 INDEX: Description = {
     "responses": {
         200: answer("Where things are", response_models.Index),
-        307: {"description": "For a browser: the web page, or /docs where there is none"},
+        307: {
+            "description": "For a browser: the web page, or /docs where there is none",
+            "headers": {**TRACE, "Location": {"required": True, "schema": {"type": "string"}}},
+        },
         **failures(),
     }
 }
