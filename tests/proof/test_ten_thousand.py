@@ -97,7 +97,8 @@ def whole(spans: list[dict], failing: str | None) -> bool:
 
 def test_every_error_and_a_tenth_of_the_rest(at_a_tenth):
     requests = Requests(at_a_tenth)
-    [replica] = at_a_tenth.replicas("cosyvoice3-api")
+    # Serve calls a replica RUNNING again a moment after it has taken its new settings.
+    [replica] = keeping.eventually(lambda: at_a_tenth.replicas("cosyvoice3-api"), lambda found: len(found) == 1)
     ingress, memory = psutil.Process(replica["pid"]), []
 
     def made(number: int) -> bytes:
