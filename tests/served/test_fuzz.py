@@ -227,7 +227,7 @@ def test_a_path_names_all_its_methods_to_whoever_tries_another(fast, schema, ses
         there = {method.upper() for method in methods}
         if "GET" in there and path not in SPEECH:
             there.add("HEAD")  # goes with GET, and is described nowhere by itself
-        for method in NEVER:
+        for method in set(NEVER) - there:
             answer = session.request(method, fast.url + path.replace("{", "").replace("}", ""), timeout=30)
             assert answer.status_code == 405, (method, path)
             assert set(answer.headers["allow"].split(", ")) == there
