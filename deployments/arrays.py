@@ -143,11 +143,13 @@ class ArrayStore:
         array = np.ascontiguousarray(array)
         try:
             return self._put_in_memory(array)
-        except OSError as error:  # no more open files, or no memory for them
-            log.warning("no shared memory (%s): the array goes through Ray's object store", error.strerror)
+        except OSError as error:  # no more open files, no memory for them, or no port
+            log.warning("no memory file or port (%s): the array goes through Ray's object store", error.strerror)
         return self._put_in_ray(array)
 
     def _put_in_memory(self, array: Array) -> MemoryRef:
+        server = self._serving() if self._several_nodes() else None
+        where = (server.address, server.token) if server else (None, b"")
         fd = os.memfd_create("cosygraph-array", os.MFD_CLOEXEC)
         try:
             view = memoryview(array.data).cast("B")
@@ -158,8 +160,6 @@ class ArrayStore:
             os.close(fd)
             raise
         self._hold(fd, array.nbytes)
-        server = self._serving() if self._several_nodes() else None
-        where = (server.address, server.token) if server else (None, b"")
         return MemoryRef(self._node, os.getpid(), fd, inode, array.dtype.str, array.shape, *where)
 
     def _serving(self) -> ArrayServer:

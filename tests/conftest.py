@@ -175,6 +175,26 @@ def standing_in():
     server.close()
 
 
+@pytest.fixture(scope="module")
+def site_url(standing_in):
+    """The web page in front of that stand-in."""
+    from tests.helpers.standin_api import serve
+    from webui import site
+
+    server, url = serve(site.build(standing_in.url, "http://127.0.0.1:9411", "/docs"))
+    yield url
+    server.should_exit = True
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Playwright's Browser; skips where there is no Chromium."""
+    from tests.helpers.browser import chromium
+
+    with chromium() as window:
+        yield window
+
+
 @pytest.fixture
 def api(standing_in):
     """A stand-in for the HTTP API (`.url`), as good as new: for tests of its clients."""

@@ -53,7 +53,11 @@ def _kana(text: str) -> str:
 
     from speech.spoken import japanese
 
-    read = str(pyopenjtalk.g2p(japanese.written_out(text), kana=True))
+    return long_vowels_alike(str(pyopenjtalk.g2p(japanese.written_out(text), kana=True)))
+
+
+def long_vowels_alike(kana: str) -> str:
+    """Write every long vowel of a reading in katakana with ー."""
     for vowels, long in _LONG:
-        read = re.sub(f"(?<=[{vowels}])[{long}]", "ー", read)
-    return read
+        kana = re.sub(f"(?<=[{vowels}])[{long}]", "ー", kana)
+    return kana

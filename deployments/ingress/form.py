@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
@@ -19,6 +20,7 @@ from speech.limits import CLIP_DURATION, MAX_CLIP_BYTES, MAX_LONG_TEXT
 #: Bytes of a form beside its clip: texts, and the boundaries between the fields.
 FORM_OVERHEAD_BYTES = 256 * 1024
 MAX_BODY_BYTES = MAX_CLIP_BYTES + FORM_OVERHEAD_BYTES
+MAX_FIELDS = 32
 MAX_FIELD_BYTES = 16 * 1024
 _EXTENDED_NAME = re.compile(rb";\s*filename\*(?:0\*?)?\s*=", re.IGNORECASE)
 #: Of a URL-encoded form, whose fields are counted only after it is read.
@@ -104,11 +106,12 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
     try:
         body = _limited(request, MAX_PLAIN_BYTES if plain else MAX_BODY_BYTES)
         if plain:
-            form = await body.form(max_fields=32)
+            form = await body.form(max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
         else:
-            form = await _Parser(
-                body.headers, body.stream(), max_files=2, max_fields=32, max_part_size=MAX_FIELD_BYTES
-            ).parse()
+            async with aclosing(body.stream()) as stream:
+                form = await _Parser(
+                    body.headers, stream, max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+                ).parse()
     except _TooLarge as error:
         if plain:
             raise InvalidInput(

@@ -1,4 +1,4 @@
-"""The graph on two Ray nodes, deployed by Serve alone: who answers, where arrays go, and what the loss of a node costs.
+"""The graph on two Ray nodes beside the head, deployed by Serve alone: who answers, and what a lost node costs.
 
 The engine is the simulated one. Traces go to a file, because nothing here is about Zipkin.
 """
@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
 ENGINE = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 DEADLINE_S = 20
+REQUESTS = 2000  #: about a minute at four in flight
+SLOW_MS = 2000.0  #: a request takes 60 ms
 ROOT_SPAN = "POST /api/generate"
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
@@ -79,7 +81,7 @@ def where(span: dict) -> str:
 
 
 def test_both_proxies_answer_and_arrays_go_from_node_to_node(cluster, folder):
-    first, second = (node.address for node in cluster.nodes)
+    first, second = (node.address for node in cluster.workers)
     for service in ("cosyvoice3-api", "embedding-service", "tts-service", "vocoder-service"):
         assert sorted(cluster.replicas(service)) == [first, second], service
     [audio] = cluster.replicas("audio-service")
@@ -97,7 +99,7 @@ def test_both_proxies_answer_and_arrays_go_from_node_to_node(cluster, folder):
 
 
 def test_an_ingress_prefers_replicas_on_its_own_node(cluster, folder):
-    for node in cluster.nodes:
+    for node in cluster.workers:
         found = traces(folder, ask(node.address, 2, 40))
         stages = [where(spans[name]) == where(spans[ROOT_SPAN]) for spans in found.values() for name in STAGES[1:]]
         share = sum(stages) / len(stages)
@@ -106,20 +108,22 @@ def test_an_ingress_prefers_replicas_on_its_own_node(cluster, folder):
 
 
 def test_a_node_that_dies_under_load_costs_few_requests_and_each_has_a_trace(cluster, folder):
-    first, second = cluster.nodes
+    """The load comes to the head's proxy, so that half of it is on the node that dies."""
     samples = []
-    load = threading.Thread(target=lambda: samples.extend(ask(first.address, 4, 300)))
+    load = threading.Thread(target=lambda: samples.extend(ask(cluster.head.address, 4, REQUESTS)))
     load.start()
     time.sleep(5)
-    second.kill()
-    began = time.monotonic()
+    cluster.workers[1].kill()
+    killed_ns = time.time_ns()
     load.join()
-    cluster.wait_running()
-    restored = time.monotonic() - began
     failed = [sample for sample in samples if sample.status != 200]
+    ill = [sample for sample in samples if sample.answered_ns > killed_ns and (sample in failed or sample.ms > SLOW_MS)]
+    restored_s = max([(sample.answered_ns - killed_ns) / 1e9 for sample in ill], default=0.0)
+    after = sum(sample.sent_ns > killed_ns for sample in samples)
     slowest = max(sample.ms for sample in samples)
-    print(f"{len(failed)} of {len(samples)} failed, slowest {slowest:.0f} ms, everything ran after {restored:.0f} s")
-    assert len(samples) == 300 and len(failed) <= 3
-    assert slowest <= (DEADLINE_S + 1) * 1000
+    print(f"{len(failed)} of {len(samples)} failed ({after} were sent after the death); slowest {slowest:.0f} ms;")
+    print(f"the last failed or slow one was answered {restored_s:.1f} s after the death")
+    assert after >= 300 and len(failed) <= 0.01 * len(samples)
+    assert slowest <= (DEADLINE_S + 1) * 1000 and restored_s <= 30
     assert all(sample.trace_id for sample in failed) and len(traces(folder, failed)) == len(failed)
-    assert all(sample.status == 200 for sample in ask(first.address, 2, 20))
+    assert all(sample.status == 200 for sample in ask(cluster.head.address, 2, 20))

@@ -1,7 +1,7 @@
 """Ray nodes with addresses of their own on one machine: each in a network namespace, all on one bridge.
 
     with ray_nodes(2, folder, environment) as cluster:
-        cluster.nodes[1].kill()
+        cluster.workers[1].kill()
 
 It needs root and iproute2. Everything is made here and removed again: processes by the namespace's own list of pids,
 never by `ray stop`, which ends every Ray of the machine.
@@ -56,13 +56,21 @@ class RayNode:
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Nodes, of which the first is the head."""
+    """Nodes, of which the first is the head. It has a proxy and no CPU for replicas, as large clusters have it."""
 
     nodes: list[RayNode]
 
     @property
+    def head(self) -> RayNode:
+        return self.nodes[0]
+
+    @property
+    def workers(self) -> list[RayNode]:
+        return self.nodes[1:]
+
+    @property
     def dashboard(self) -> str:
-        return f"http://{self.nodes[0].address}:8265"
+        return f"http://{self.head.address}:8265"
 
     def applications(self) -> dict:
         return httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30, trust_env=False).json()
@@ -95,11 +103,11 @@ class RayCluster:
 
 
 @contextmanager
-def ray_nodes(count: int, folder: Path, environment: Mapping[str, str]) -> Iterator[RayCluster]:
-    """Start `count` nodes with eight logical CPUs and a logical GPU each; skips where that can't be.
+def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str]) -> Iterator[RayCluster]:
+    """Start a head, and workers with eight logical CPUs and a logical GPU each; skips where that can't be.
 
     Args:
-        count: nodes.
+        workers: nodes beside the head.
         folder: where their sessions and logs go; its path is short, because sockets lie in it.
         environment: of every Ray process, as `python -m cluster env` prints it.
     """
@@ -114,10 +122,10 @@ def ray_nodes(count: int, folder: Path, environment: Mapping[str, str]) -> Itera
         made.append(("link", "del", f"{tag}b"))
         _ip("address", "add", f"{net}.1/24", "dev", f"{tag}b")
         _ip("link", "set", f"{tag}b", "up")
-        for number in range(count):
+        for number in range(1 + workers):
             cluster.nodes.append(_node(tag, net, number, made))
         for number, node in enumerate(cluster.nodes):
-            _start(node, cluster.nodes[0], folder / str(number), environment)
+            _start(node, cluster.head, folder / str(number), environment)
         yield cluster
     finally:
         for node in cluster.nodes:
@@ -144,11 +152,11 @@ def _node(tag: str, net: str, number: int, made: list[tuple[str, ...]]) -> RayNo
 def _start(node: RayNode, head: RayNode, folder: Path, environment: Mapping[str, str]) -> None:
     folder.mkdir(parents=True)
     place = (
-        ["--head", "--port=6379", f"--dashboard-host={head.address}"]
+        ["--head", "--port=6379", f"--dashboard-host={head.address}", "--num-cpus=0", "--num-gpus=0"]
         if node is head
-        else [f"--address={head.address}:6379"]
+        else [f"--address={head.address}:6379", "--num-cpus=8", "--num-gpus=1"]
     )
-    sizes = ["--num-cpus=8", "--num-gpus=1", "--object-store-memory=200000000"]
+    sizes = ["--object-store-memory=200000000"]
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *place, f"--node-ip-address={node.address}", *sizes]
     with open(folder / "start.log", "w") as log:
         done = subprocess.run(

@@ -14,7 +14,7 @@ import yaml
 
 from cluster.application import WEB_PAGE, Application
 from cluster.demo import CLIP
-from tests.helpers.browser import Asked, chromium
+from tests.helpers.browser import Asked
 from tests.helpers.serving import CLUSTER, App
 
 pytestmark = pytest.mark.proof
@@ -40,12 +40,6 @@ def site_url(apps) -> str:
     finally:
         applications.remove(page)
         voice.dashboard.deploy(Application(voice.config))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as window:
-        yield window
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from cluster.demo import CLIP
-from tests.helpers.browser import Asked, chromium
+from tests.helpers.browser import Asked
 from tests.helpers.serving import tone
-from tests.helpers.standin_api import TRACE, serve
+from tests.helpers.standin_api import TRACE
 from tests.helpers.webpage import fill_in, generate, in_window, new_take, ready, says
 from webui import examples
 
@@ -19,21 +19,6 @@ pytestmark = pytest.mark.proof
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1366, "height": 768}
 #: Greys of Gradio's own controls: "or" in the clip's box, the ends of a slider, the placeholder of its clock.
 GRADIOS_GREYS = re.compile(r'class="(or|min_value|max_value)\b')
-
-
-@pytest.fixture(scope="module")
-def site_url(standing_in):
-    from webui import site
-
-    server, url = serve(site.build(standing_in.url, "http://127.0.0.1:9411", "/docs"))
-    yield url
-    server.should_exit = True
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as window:
-        yield window
 
 
 @pytest.fixture

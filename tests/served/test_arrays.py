@@ -3,15 +3,12 @@
 import asyncio
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost, MemoryRef, ObjectStoreRef
+from tests.helpers.array_taker import taken_by_another_process
 
 ARRAY = np.arange(LARGE_BYTES, dtype=np.float32).reshape(100, -1)
 
@@ -30,20 +27,8 @@ def shelf():
 def test_an_array_is_taken_in_another_process(shelf):
     ticket = shelf.put(ARRAY[::2])  # not contiguous
     assert len(pickle.dumps(ticket)) < 300
-    code = """
-        import asyncio, pickle, sys
-        from deployments.arrays import ArrayStore
-        array = asyncio.run(ArrayStore("here", lambda: False).get(pickle.loads(bytes.fromhex(sys.argv[1]))))
-        print(array.shape, array.dtype, array.sum(dtype="f8"), array.flags.writeable)
-    """
-    out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), pickle.dumps(ticket).hex()],
-        text=True,
-        capture_output=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert out.stdout.split("\n")[0] == f"(50, 1000) float32 {ARRAY[::2].sum(dtype='f8')} False"
+    told = taken_by_another_process(ticket, "here")
+    assert told == f"(50, 1000) float32 {ARRAY[::2].sum(dtype='f8')} False"
 
 
 def test_small_arrays_ride_along_and_large_ones_get_tickets(shelf):

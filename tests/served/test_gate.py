@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from cluster.zipkin_proxy.auth import key_in
 from cluster.zipkin_proxy.configuration import LONGEST_LOOKBACK_MS, MOST_TRACES, ProxyOptions, fill, up_to
-from tests.helpers.browser import BROWSERS, OFFLINE
 from tests.helpers.gating import CANARY, CLIENT, FRIEND, NEXT, OTHER, SERVICE, TRACE, TRACES, Place, wait_until
 
 
@@ -322,19 +320,6 @@ def test_refusals_say_what_to_do(place):
         (place.get("/zipkin/", place.nothing), "view-traces"),
     ):
         assert says in answer.json()["error"]["message"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("no Chromium on this machine; on Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        window = playwright.chromium.launch(executable_path=program, args=OFFLINE)
-        yield window
-        window.close()
 
 
 @pytest.mark.proof

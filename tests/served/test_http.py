@@ -12,7 +12,7 @@ import httpx
 import pytest
 import soundfile
 
-from tests.helpers.browser import Asked, chromium
+from tests.helpers.browser import Asked
 from tests.helpers.serving import App, multipart, tone
 
 
@@ -97,18 +97,12 @@ def test_a_file_whose_name_is_no_ascii(fast):
     assert answer.status_code == 200, answer.text
 
 
-@pytest.fixture(scope="module")
-def window():
-    with chromium() as browser:
-        yield browser
-
-
 class TestInABrowser:
     @pytest.mark.parametrize(
         "path, sign", [("/docs", ".opblock-summary-path"), ("/redoc", '[data-section-id^="operation/"], #operation')]
     )
-    def test_the_documentation_asks_this_server_alone(self, fast, window, path, sign):
-        page = window.new_page()
+    def test_the_documentation_asks_this_server_alone(self, fast, browser, path, sign):
+        page = browser.new_page()
         asked = Asked(page)
         page.goto(fast.url + path)
         page.wait_for_selector(sign, timeout=30_000)
@@ -117,8 +111,8 @@ class TestInABrowser:
         assert asked.hosts == {"127.0.0.1"} and asked.complaints == []
         page.close()
 
-    def test_a_request_is_tried_on_the_page(self, fast, window):
-        page = window.new_page()
+    def test_a_request_is_tried_on_the_page(self, fast, browser):
+        page = browser.new_page()
         page.goto(f"{fast.url}/docs")
         page.locator(".opblock", has_text="/health").first.click()
         page.get_by_role("button", name="Try it out").click()

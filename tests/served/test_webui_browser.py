@@ -11,24 +11,9 @@ import pytest
 import soundfile
 
 from cluster.demo import CLIP
-from tests.helpers.browser import Asked, chromium
-from tests.helpers.standin_api import RATE, TRACE, serve
+from tests.helpers.browser import Asked
+from tests.helpers.standin_api import RATE, TRACE
 from tests.helpers.webpage import cancelled, fill_in, in_window, live, ready, says
-
-
-@pytest.fixture(scope="module")
-def site_url(standing_in):
-    from webui import site
-
-    server, url = serve(site.build(standing_in.url, "http://127.0.0.1:9411"))
-    yield url
-    server.should_exit = True
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as window:
-        yield window
 
 
 @pytest.fixture

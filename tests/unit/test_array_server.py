@@ -4,19 +4,16 @@ import asyncio
 import os
 import pickle
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deployments import array_server
 from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost, MemoryRef
+from tests.helpers.array_taker import taken_by_another_process
 
 ARRAY = np.arange(LARGE_BYTES * 2, dtype=np.float32).reshape(2, -1)
 
@@ -35,20 +32,8 @@ def take(ref: MemoryRef, node: str = "node-b"):
 def test_a_taker_on_another_node_fetches_it_from_another_process(maker):
     ref = maker.put(ARRAY)
     assert len(pickle.dumps(ref)) < 350
-    code = """
-        import asyncio, pickle, sys
-        from deployments.arrays import ArrayStore
-        array = asyncio.run(ArrayStore("node-b", lambda: True).get(pickle.loads(bytes.fromhex(sys.argv[1]))))
-        print(array.shape, array.dtype, array.sum(dtype="f8"), array.flags.writeable)
-    """
-    out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), pickle.dumps(ref).hex()],
-        text=True,
-        capture_output=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert out.stdout.strip() == f"{ARRAY.shape} float32 {ARRAY.sum(dtype='f8')} False"
+    told = taken_by_another_process(ref, "node-b")
+    assert told == f"{ARRAY.shape} float32 {ARRAY.sum(dtype='f8')} False"
 
 
 def test_a_taker_on_the_same_node_maps_it_though_there_are_others(maker, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.measuring.notation import long_vowels_alike
 from engines.cosyvoice3.text import normalised
 from engines.embedded.text import load, tones
 from engines.embedded.text.pinyin import phonemes as sound
@@ -18,14 +19,6 @@ from speech.spoken import mandarin, markdown
 TEXTS = Path(__file__).with_name("texts")
 RIGHT = 0.98
 RIGHT_POLYPHONES = 0.97
-#: said alike, written in two ways by the readers: 二 of a row of digits may be long
-_LONG = (
-    ("オコソトノホモヨロヲゴゾドボポョォ", "ウオ"),
-    ("ウクスツヌフムユルグズヅブプュゥ", "ウ"),
-    ("エケセテネヘメレゲゼデベペェ", "イエ"),
-    ("アカサタナハマヤラワガザダバパャ", "ア"),
-    ("イキシチニヒミリギジビピ", "イ"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +53,8 @@ def kana(front_end, text: str) -> str:
         front_end.phonemes(text, "ja", "ja-JP")
     finally:
         reader.tagger = before
-    read = "".join(heard)
-    for vowels, long in _LONG:
-        read = re.sub(f"(?<=[{vowels}])[{long}]", "ー", read)
-    return re.sub(r"[\s.,!?、。．]", "", read).replace("ニー", "ニ").replace("ゴー", "ゴ")
+    read = re.sub(r"[\s.,!?、。．]", "", long_vowels_alike("".join(heard)))
+    return read.replace("ニー", "ニ").replace("ゴー", "ゴ")  # in a row of digits 二 and 五 may be long
 
 
 def enough(name: str, wrong: list[str], total: int, share: float) -> None:
