@@ -33,6 +33,7 @@ from deployments.settings import GraphConfig, StageConfig
 from deployments.stages.audio import AudioService
 from deployments.stages.embedding import EmbeddingService
 from deployments.stages.fallback import Fallback
+from deployments.stages.fitting import FITTING_OPTIONS, FittingService
 from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
 from deployments.wire import AudioChunkReply, AudioReply, ClipReply, VoiceReply
@@ -85,7 +86,10 @@ def build(args: GraphConfig) -> Application:
     if args.limits_callers:  # one replica, or its counts would not be all; hardly any work, so hardly any CPU
         options = {"num_replicas": 1, "max_ongoing_requests": 10_000, "ray_actor_options": {"num_cpus": 0.05}}
         limiter = deployment(Limiter, **options).bind()
-    return deployment(CosyVoice3Api).bind(args.api(), graph, limiter, _fallback(args))
+    fitting = None
+    if config := args.fits():  # FIT_VOICE: in the background, on no request's way
+        fitting = deployment(FittingService, **FITTING_OPTIONS).bind(config)
+    return deployment(CosyVoice3Api).bind(args.api(), graph, limiter, _fallback(args), fitting)
 
 
 def _fallback(args: GraphConfig) -> Graph | None:

@@ -11,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from access.required import keys_file_of
 from access.settings import Access
 from config.strict import StrictModel
+from engines import contract
 from speech.dialects import DIALECTS, Registry
 from tracing.export_settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from tracing.sampling import SamplingSettings
-from voices.settings import VoiceSettings
+from voices.settings import VoiceSettings, protocol_of
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 
@@ -48,6 +49,20 @@ class StageOptions(ComputeOptions):
 
 class StageConfig(EngineSettings, StageOptions):
     """The configuration of a stage's replica."""
+
+
+class FittingOptions(StageOptions):
+    """The options of fitting-service, which runs where the engine fits voices and voices are stored."""
+
+    enabled: bool = True
+    """False: no voice is fitted. Voices that are fitted already stay so."""
+    nice: int = Field(default=19, ge=0, le=19)
+    """Niceness of the thread that computes: at 19 it gets the CPU time that requests leave. 0 is none."""
+    wedged_after_s: float | None = Field(default=1800.0, gt=0)
+    """Seconds after which a step of a fit makes the replica unhealthy. Beside a full load a step may honestly take
+    minutes."""
+    stuck_after_s: float = Field(default=60.0, gt=0)
+    """Seconds of a step without any use of CPU after which a replica is unhealthy."""
 
 
 class FallbackEngine(EngineSettings, ComputeOptions):
@@ -240,6 +255,15 @@ class ApiConfig(EngineSettings, AccessConfig):
         return DIALECTS.extended(dialect.model_dump() for dialect in self.dialects)
 
 
+class FittingConfig(StageConfig, FittingOptions):
+    """The configuration of a replica of fitting-service."""
+
+    tracing: Tracing = Tracing()
+    """Export of its traces; all of them are kept."""
+    voices: VoiceSettings = VoiceSettings()
+    """The store of voices."""
+
+
 class GraphConfig(ApiConfig):
     """Everything that `graph:build` takes."""
 
@@ -253,10 +277,28 @@ class GraphConfig(ApiConfig):
     """Options of tts-service."""
     vocoder: StageOptions = StageOptions()
     """Options of vocoder-service."""
+    fitting: FittingOptions = FittingOptions()
+    """Options of fitting-service."""
 
     def stage(self, options: StageOptions) -> StageConfig:
         """The configuration of one stage's replicas."""
         return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
+
+    def fits(self) -> FittingConfig | None:
+        """The configuration of fitting-service's replicas; None where no voices are fitted."""
+        url = self.voices.url
+        # A store in memory belongs to one process: another one would see none of its voices.
+        if not self.fitting.enabled or url is None or protocol_of(url) == "memory":
+            return None
+        if not contract.create(self.engine, self.engine_options).capabilities.fits_voices:
+            return None
+        return FittingConfig(
+            engine=self.engine,
+            engine_options=self.engine_options,
+            tracing=self.tracing,
+            voices=self.voices,
+            **self.fitting.model_dump(),
+        )
 
     def api(self) -> ApiConfig:
         """The configuration of the ingress. It leaves the stages' options out: they must not restart the ingress."""

@@ -41,6 +41,7 @@ class Redaction:
         self._names = (
             frozenset(vocabulary.STAGES)
             | vocabulary.PHASES
+            | vocabulary.BACKGROUND
             | vocabulary.ACTIONS
             | allow.span_names
             | {vocabulary.UNKNOWN_ROUTE}

@@ -14,8 +14,9 @@ AUDIO = "audio-service"
 EMBEDDING = "embedding-service"
 TTS = "tts-service"
 VOCODER = "vocoder-service"
+FITTING = "fitting-service"
 WATCHDOG = "watchdog"
-SERVICES = frozenset({INGRESS, AUDIO, EMBEDDING, TTS, VOCODER, WATCHDOG})
+SERVICES = frozenset({INGRESS, AUDIO, EMBEDDING, TTS, VOCODER, FITTING, WATCHDOG})
 
 # Stages: the names of the SERVER spans below the root.
 PREPROCESS_AUDIO = "PREPROCESS_AUDIO"
@@ -41,6 +42,10 @@ PHASES = frozenset(
         "FLOW_MATCHING",
     }
 )
+
+# Work in the background: names of spans, each a trace of its own.
+FIT_VOICE = "FIT_VOICE"
+BACKGROUND = frozenset({FIT_VOICE})
 
 # Actions of the watchdog: the names of its spans, each a trace of its own.
 ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
@@ -72,6 +77,16 @@ AUDIO_CLIPPING = "audio.clipping"
 MODEL_NAME = "model.name"
 MODEL_VERSION = "model.version"
 VOICE_CACHE = "voice.cache"
+VOICE_FIT = "voice.fit"  #: the stored voice that a request used: fitted or steered
+FIT_STEPS = "fit.steps"  #: made so far
+FIT_TAKEN_UP_AT = "fit.taken_up_at"  #: the step that this service began at, where another one made those before
+FIT_LOSS_BEFORE = "fit.loss.before"
+FIT_LOSS_AFTER = "fit.loss.after"
+FIT_SECONDS = "fit.seconds"  #: of computing, in all services that worked on it
+FIT_STOPPED = "fit.stopped"  #: the reason to stop
+FIT_KEPT = "fit.kept"
+FIT_WHY = "fit.why"  #: the reason to keep the steered voice, its words joined
+FIT_ASKED_BY = "fit.asked_by"  #: trace id of the request that asked for the fit
 QUEUE_WAIT_MS = "queue.wait_ms"
 BATCH_ID = "batch.id"
 BATCH_SIZE = "batch.size"

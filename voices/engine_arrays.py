@@ -19,8 +19,13 @@ class Damaged(ValueError):
 
 def file_of(engine: tuple[str, str]) -> str:
     """Return the name of the file for an engine's (name, version), which may be any text."""
+    return f"arrays-{hash_of_engine(engine)}.npz"
+
+
+def hash_of_engine(engine: tuple[str, str]) -> str:
+    """Return 32 hex digits for an engine's (name, version), which may be any text."""
     parts = [part.encode() for part in engine]
-    return f"arrays-{hashlib.sha256(len(parts[0]).to_bytes(8) + b''.join(parts)).hexdigest()[:32]}.npz"
+    return hashlib.sha256(len(parts[0]).to_bytes(8) + b"".join(parts)).hexdigest()[:32]
 
 
 def pack(arrays: Arrays) -> bytes:

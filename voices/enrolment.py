@@ -33,6 +33,8 @@ class EnrolmentFields(BaseModel):
     """The speaker's consent, in words; stored with the time."""
     prompt_text: Transcript | None = None
     """Transcript of the clip, if known."""
+    fit: bool = True
+    """Fit the voice to its speaker in the background, where the engine can."""
 
 
 FIELDS = tuple(EnrolmentFields.model_fields)
@@ -47,12 +49,14 @@ class Enrolment:
         dialect: of the voice.
         consent: the speaker's consent, in words.
         transcript: the text that is spoken in the clip; None if unknown.
+        fit: a fit of the voice is wanted.
     """
 
     name: str = field(repr=False)
     dialect: Dialect
     consent: str = field(repr=False)
     transcript: str | None = field(default=None, repr=False)
+    fit: bool = True
 
 
 def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> Enrolment:
@@ -69,6 +73,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS) -> Enrolment
         dialect=registry.find(fields.get("dialect")),
         consent=check_consent(fields.get("consent", "")),
         transcript=check_transcript(fields["prompt_text"]) if fields.get("prompt_text") else None,
+        fit=_fit(fields.get("fit")),
     )
 
 
@@ -97,6 +102,16 @@ def check_consent(consent: str) -> str:
             "consent_control_character",
         )
     return stripped
+
+
+def _fit(value: str | None) -> bool:
+    if (value or "true").lower() not in ("true", "false", "1", "0"):
+        raise InvalidInput(
+            "The field 'fit' must be true or false; false stores the voice without a fit to its speaker.",
+            param="fit",
+            code="fit_unknown",
+        )
+    return (value or "true").lower() in ("true", "1")
 
 
 def _unknown_field(name: str) -> InvalidInput:

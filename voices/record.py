@@ -51,6 +51,24 @@ class PublicConsent(BaseModel):
     at: str = Field(json_schema_extra={"format": "date-time"})
 
 
+FitState = Literal["queued", "running", "done", "kept_steered", "failed"]
+
+
+class PublicFit(BaseModel):
+    """The fit of a voice as the API shows it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    state: FitState
+    """done: requests with the voice use the fitted one. kept_steered: the fitted one was no better."""
+    step: int = 0
+    """Steps made."""
+    steps: int = 0
+    """Steps at most; 0 until the fit has begun."""
+    why: str = ""
+    """The reason, with kept_steered and failed."""
+
+
 class PublicVoice(BaseModel):
     """A stored voice as the API shows it (docs/api.md)."""
 
@@ -67,6 +85,8 @@ class PublicVoice(BaseModel):
     has_transcript: bool
     """True if a transcript is stored; it is never shown."""
     clip: ClipFacts
+    fit: PublicFit | None = None
+    """The voice's fit to its speaker; null where none was asked for, or the running engine fits no voices."""
 
 
 class VoiceRecord(_Stored):
@@ -79,6 +99,9 @@ class VoiceRecord(_Stored):
         created_at: seconds since the epoch.
         owner: name of the key that stored it; None without keys.
         folder: name of its folder in the store's `voices`; each enrolment has its own.
+        fit: a fit of the voice is wanted.
+        clip_hash: of the clip alone, 32 hex digits: voices with the same clip share a fit. None for a voice that was
+            stored before there were fits, until one is asked for.
     """
 
     id: str = Field(pattern=r"^voice_[0-9a-f]{32}$")
@@ -91,6 +114,8 @@ class VoiceRecord(_Stored):
     clip: ClipFacts
     owner: str | None = Field(None, repr=False)
     folder: str = Field(pattern=FOLDER_NAME, repr=False)
+    fit: bool = False
+    clip_hash: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
 
     @classmethod
     def of(
@@ -118,6 +143,8 @@ class VoiceRecord(_Stored):
             clip=facts,
             owner=owner,
             folder=f"{voice_id}.{int(now):x}.{token}",
+            fit=enrolment.fit,
+            clip_hash=hash_of(clip),
         )
 
     def can_change(self, key: str | None, *, admin: bool = False) -> bool:
@@ -129,8 +156,8 @@ class VoiceRecord(_Stored):
         """
         return admin or key == self.owner
 
-    def public(self) -> dict[str, object]:
-        """Return the voice as the API shows it."""
+    def public(self, fit: PublicFit | None = None) -> dict[str, object]:
+        """Return the voice as the API shows it, with the state of its fit."""
         return PublicVoice(
             id=self.id,
             object="audio.voice",
@@ -141,6 +168,7 @@ class VoiceRecord(_Stored):
             consent=PublicConsent(agreed=self.consent.agreed, at=self.consent.at.strftime("%Y-%m-%dT%H:%M:%SZ")),
             has_transcript=self.transcript is not None,
             clip=self.clip,
+            fit=fit,
         ).model_dump()
 
 
@@ -153,3 +181,8 @@ def content_id(clip: bytes, transcript: str | None) -> str:
     state.update(clip)
     state.update(b"" if transcript is None else b"=" + transcript.encode())
     return ID_PREFIX + state.hexdigest()[:32]
+
+
+def hash_of(clip: bytes) -> str:
+    """Return the hash of a clip, by which voices share a fit."""
+    return hashlib.sha256(clip).hexdigest()[:32]

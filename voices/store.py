@@ -21,8 +21,9 @@ from speech.errors import (
 from voices import engine_arrays
 from voices.catalog import Catalog, VoiceList
 from voices.enrolment import Enrolment
+from voices.fits import Fits
 from voices.names import as_stored
-from voices.record import ClipFacts, VoiceRecord, content_id
+from voices.record import ClipFacts, VoiceRecord, content_id, hash_of
 from voices.rules import check_name_is_free, is_stored
 from voices.settings import VoiceSettings
 from voices.storage import Storage, open_storage, storage_errors
@@ -34,7 +35,7 @@ CLIP = "clip"
 
 
 class Voices:
-    """The stored voices. A process sees the changes of others at its next call.
+    """The stored voices. A process sees the changes of others at its next call. `fits` are their fits.
 
     Every method may raise VoiceStoreUnavailable (the storage failed) and InternalError (the stored data are damaged).
 
@@ -49,7 +50,8 @@ class Voices:
         self._settings = settings
         self._now = now
         self._catalog = Catalog(storage)
-        self._sweeper = Sweeper(storage, self._catalog, now)
+        self.fits = Fits(storage, self._catalog, now)
+        self._sweeper = Sweeper(storage, self._catalog, self.fits, now)
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(
             (
@@ -164,8 +166,24 @@ class Voices:
         self._count("renamed")
         return renamed
 
+    def want_fit(self, record: VoiceRecord) -> VoiceRecord:
+        """Note that a fit of the voice is wanted, and return the voice as it is stored now.
+
+        Raises:
+            VoiceNotFound: it is gone, also if the same content has been stored again since.
+            InternalError: the clip is missing or damaged.
+        """
+        if record.fit and record.clip_hash:
+            return record
+        clip = record.clip_hash or hash_of(self.clip(record.id))
+
+        def decide(voices: VoiceList) -> VoiceList:
+            return voices.replacing(_same(record, voices).model_copy(update={"fit": True, "clip_hash": clip}))
+
+        return _same(record, self._catalog.change(decide))
+
     def delete(self, record: VoiceRecord) -> None:
-        """Take the voice off the list, then remove its files.
+        """Take the voice off the list, then remove its files, and its fit unless another voice has the same clip.
 
         Raises:
             VoiceNotFound: it is gone already, also if the same content has been stored again since.
@@ -182,6 +200,7 @@ class Voices:
         try:
             with storage_errors("removing a voice's files"):
                 self._storage.remove_folder(f"{FOLDER}/{record.folder}")
+            self.fits.forget(record)
         except VoiceStoreUnavailable as error:
             raise VoiceStoreUnavailable(
                 "The voice is deleted and can't be used any more, but its files could not be "

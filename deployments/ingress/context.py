@@ -75,6 +75,7 @@ class RequestContext:
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
         self.takes_chunks = True  #: the client's HTTP version has answers of unknown length
+        self.voice_fit: str | None = None  #: of a stored voice, where the engine fits voices: fitted or steered
         self.on_fallback = False  #: it goes to the fallback backend
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None

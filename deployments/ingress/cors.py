@@ -10,7 +10,7 @@ from deployments.settings import Cors
 from speech.errors import SERVICE_HEADER
 
 #: Headers of an answer that a page's script may read, beside the ones that any script may.
-EXPOSED = ("X-Trace-Id", "X-Trace-Url", "Retry-After", SERVICE_HEADER)
+EXPOSED = ("X-Trace-Id", "X-Trace-Url", "X-Voice-Fit", "Retry-After", SERVICE_HEADER)
 
 
 def around(app: ASGIApp, settings: Cors) -> ASGIApp:

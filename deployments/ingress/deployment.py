@@ -23,6 +23,7 @@ from deployments.ingress import access_control, app, cors, environment_check, re
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
+from deployments.ingress.fitting import Fitting
 from deployments.ingress.http10 import WholeAnswers
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
@@ -54,6 +55,7 @@ class CosyVoice3Api:
         graph: the DAG, with the handles of the stages in it.
         limiter: the handle of `access/limiter.py`; None if callers have no limits.
         fallback: the DAG of the other engine; None if none is configured.
+        fitting: the handle of fitting-service; None where it does not run.
     """
 
     service = vocabulary.INGRESS
@@ -64,6 +66,7 @@ class CosyVoice3Api:
         graph: SpeechGraph,
         limiter: DeploymentHandle[Any] | None = None,
         fallback: SpeechGraph | None = None,
+        fitting: DeploymentHandle[Any] | None = None,
     ) -> None:
         serve_log.attach()
         environment_check.warn()
@@ -82,6 +85,7 @@ class CosyVoice3Api:
             )
         self.backends = Failover(primary, other)
         self.engine = primary.engine
+        self.fitting = Fitting(fitting, self.voices_store, primary.engine.capabilities)
         self.started_s = int(time.time())
         self.recorder = TraceRecorder(config.tracing, self.registry)
         self.authenticator = Authenticator(config.keys_file, self.registry)
@@ -105,6 +109,7 @@ class CosyVoice3Api:
             for stage in backend.graph.stages.values():
                 stage.connect(self.arrays)
         self.access_control.rate_limits.start()
+        self.fitting.start()
         self.metrics.watch(self._watched_counters)
         self.middleware = TracingMiddleware(
             app.build(self),
@@ -274,6 +279,7 @@ class CosyVoice3Api:
             self.recorder.counters()
             | counts
             | voices.counters()
+            | self.fitting.counters()
             | self.access_control.counters()
             | {"pid": os.getpid()}
         )

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from deployments.ingress.context import RequestContext
+from deployments.ingress.fitting import Fitting
 from deployments.ingress.server_sent_events import EventFormat
 from deployments.settings import ApiConfig
 from engines.contract import Engine
@@ -24,6 +25,7 @@ class IngressApi(Protocol):
         engine: the primary engine, for capabilities and checks.
         registry: the dialects.
         voices_store: the stored voices; None if none are stored here.
+        fitting: the fits of stored voices.
         started_s: when the replica started, in seconds since the epoch.
     """
 
@@ -31,6 +33,7 @@ class IngressApi(Protocol):
     engine: Engine
     registry: Registry
     voices_store: Voices | None
+    fitting: Fitting
     started_s: int
 
     async def speak(

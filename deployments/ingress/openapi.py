@@ -23,6 +23,12 @@ TRACE: Description = {
     "X-Trace-Id": {"required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
     "X-Trace-Url": {"description": "address of the trace, if it is kept for certain", "schema": {"type": "string"}},
 }
+VOICE_FIT: Description = {
+    "X-Voice-Fit": {
+        "description": "the stored voice that was used, where the engine fits voices",
+        "schema": {"type": "string", "enum": ["fitted", "steered"]},
+    }
+}
 RETRY: Description = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 _RETRIED = (429, 503)
 
@@ -113,7 +119,7 @@ def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) ->
     answers = answers or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
     speech = {
         "description": "Speech",
-        "headers": TRACE,
+        "headers": {**TRACE, **VOICE_FIT},
         "content": {
             kind: {"schema": _EVENT if kind == _EVENTS else {"type": "string", "format": "binary"}} for kind in answers
         },
@@ -187,6 +193,12 @@ RENAME_VOICE: Description = {
         **failures(*_VOICES, errors.InvalidInput, errors.VoiceNotFound, errors.NotOwner, errors.Conflict),
     },
     "openapi_extra": body(schema(RenameBody), _JSON),
+}
+FIT_VOICE: Description = {
+    "responses": {
+        202: answer("The voice; its fit is queued, or under way", PublicVoice),
+        **failures(*_VOICES, errors.VoiceNotFound, errors.NotOwner, errors.Conflict),
+    }
 }
 DELETE_VOICE: Description = {
     "responses": {

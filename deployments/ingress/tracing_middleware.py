@@ -206,6 +206,8 @@ class _TracedSend:
         headers = [(b"x-trace-id", self.ctx.trace_id.encode())]
         if url := self._middleware.trace_url(self.ctx, kept):
             headers.append((b"x-trace-url", url.encode()))
+        if self.ctx.voice_fit:
+            headers.append((b"x-voice-fit", self.ctx.voice_fit.encode()))
         return headers
 
 

@@ -55,7 +55,8 @@ class VoiceResolver:
         self._engine = (engine.name, engine.version)
         self._store = store
         self._arrays = arrays
-        self._counts = dict.fromkeys(("used", "extracted", "not_kept"), 0)
+        self._fits_voices = engine.fits_voices
+        self._counts = dict.fromkeys(("used", "fitted", "extracted", "not_kept"), 0)
 
     async def find_stored(self, name_or_id: str) -> VoiceRecord:
         """Return a stored voice's record. Raises VoiceNotFound, also if nothing is stored here at all."""
@@ -85,6 +86,12 @@ class VoiceResolver:
     async def _from_store(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice:
         self._counts["used"] += 1
         ctx.root.tags(_clip_tags(record))
+        if self._fits_voices:
+            fitted = await self._fitted(record, ctx)
+            ctx.voice_fit = "fitted" if fitted else "steered"
+            ctx.root.tag(vocabulary.VOICE_FIT, ctx.voice_fit)
+            if fitted:
+                return fitted
         # An enrolment's folder belongs to it alone: a voice that is stored anew under the same id has another folder.
         key = b"stored:" + record.folder.encode()
         if cached := self.cache.find(key):
@@ -98,6 +105,26 @@ class VoiceResolver:
             voice = await self._extract_stored(record, ctx)
         self.cache.add(key, voice)
         return voice
+
+    async def _fitted(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice | None:
+        """Return the voice that is fitted to its speaker; None where there is none, or it can't be read now."""
+        fits = self._require_store().fits
+        try:
+            result = await to_thread(fits.result, record, self._engine)
+            if result is None:
+                return None
+            key = b"fitted:" + result.encode()  # each fit has a folder of its own
+            if cached := self.cache.find(key):
+                ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
+            elif (arrays := await to_thread(fits.arrays, result)) is not None:
+                ctx.root.tag(vocabulary.VOICE_CACHE, "stored")
+                cached = CachedVoice(arrays)
+                self.cache.add(key, cached)
+            self._counts["fitted"] += cached is not None
+            return cached
+        except SpeechError as error:  # the steered voice serves the request
+            log.warning("a fitted voice could not be read: %s", safe_traceback(error))
+            return None
 
     async def _extract_stored(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice:
         store = self._require_store()
@@ -125,8 +152,8 @@ class VoiceResolver:
     def counters(self) -> dict[str, int]:
         """Return how often stored voices were used.
 
-        `used` counts requests with a stored voice, `extracted` those that found it in its clip, `not_kept` those of
-        them that could not store what they found.
+        `used` counts requests with a stored voice, `fitted` those that had its fitted one, `extracted` those that found
+        it in its clip, `not_kept` those of them that could not store what they found.
         """
         return {f"stored_voices_{name}": count for name, count in self._counts.items()}
 

@@ -9,6 +9,9 @@ With `faults`, a request can ask for a failure. `fault:<stage>` in the transcrip
 (generate, vocode) makes that stage raise as a careless model would: the message and the cause quote the text.
 `refuse:generate` makes GENERATE_MEL return an error in this member's place and compute the others.
 
+With `fit_ms`, it fits voices: ten steps of that time each, after which the voice's tone is another. The fitted voice of
+a hardly audible clip is not kept.
+
 `fault_file` simulates a faulty device. While the file exists, GENERATE_MEL does what the file says. On `hang`, compute
 and probe never return while the process lives; on `raise`, compute raises. With a number after the word, only the
 process with that id does so.
@@ -26,11 +29,12 @@ import numpy as np
 from pydantic import Field
 
 from config.strict import StrictModel
-from engines.contract import Capabilities, Mel, Reference, Utterance, Voice
+from engines.contract import Arrays, Capabilities, FitOutcome, Mel, Reference, Utterance, Voice
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, SpeechError
 
 SAMPLE_RATE = 24_000
+FIT_STEPS = 10
 
 
 class Options(StrictModel):
@@ -48,6 +52,8 @@ class Options(StrictModel):
     """The share of these times that each further member of a batch adds."""
     seconds: float = Field(default=10.0, gt=0, le=30)
     """Seconds of the prompt and of the speech made."""
+    fit_ms: float = Field(default=0.0, ge=0)
+    """Milliseconds of a step of FIT_VOICE; 0: it fits no voices."""
     fault_file: str | None = None
     """For tests: a file that makes stages fail; see engines/simulated."""
     faults: bool = False
@@ -74,6 +80,7 @@ class SimulatedEngine:
             modes=frozenset({"fast", "instruct"}),
             reference_rates=(16_000,),
             notice="Simulated: stated service times and a tone in place of speech.",
+            fits_voices=self.options.fit_ms > 0,
         )
 
     def check(self, utterance: Utterance) -> None:
@@ -94,6 +101,9 @@ class SimulatedEngine:
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1) -> _Vocoder:
         return _Vocoder(self.options)
+
+    def load_voice_fitter(self, device: str = "cpu", threads: int = 1) -> SimulatedFitter:
+        return SimulatedFitter(self.options)
 
 
 class _Probed:
@@ -159,6 +169,53 @@ class _Vocoder(_Probed):
         if self._options.faults:
             self._options.obey("vocode", *(mel.arrays["text"].tobytes().decode() for mel in mels))
         return [_tone(float(mel.arrays["mel"][0, 0]), mel.seconds) for mel in mels]
+
+
+class SimulatedFitter:
+    """An `engines.contract.VoiceFitter` whose steps sleep."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def begin(self, voice: Voice, state: Arrays | None = None) -> SimulatedFit:
+        if state is not None and "step" not in state:
+            raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
+        return SimulatedFit(voice, 0 if state is None else int(state["step"]), self._options.fit_ms)
+
+
+class SimulatedFit:
+    """An `engines.contract.VoiceFit` that makes the voice louder by 1, so that its tone is another."""
+
+    steps = FIT_STEPS
+
+    def __init__(self, voice: Voice, step: int, fit_ms: float) -> None:
+        self.step = step
+        self.outcome: FitOutcome | None = None
+        self._voice = voice
+        self._fit_ms = fit_ms
+
+    def advance(self) -> None:
+        if self.outcome is not None:
+            return
+        if self.step < self.steps:
+            _sleep_until(time.perf_counter() + self._fit_ms / 1000)
+            self.step += 1
+            return
+        embedding = self._voice.arrays["embedding"]
+        kept = bool(embedding.max() > 0.05)
+        self.outcome = FitOutcome(
+            voice=Voice({**self._voice.arrays, "embedding": embedding + 1}) if kept else self._voice,
+            kept=kept,
+            why="" if kept else "it is hardly nearer to the speaker",
+            stopped="all_steps",
+            steps=self.step,
+            loss_before=0.5,
+            loss_after=0.3 if kept else 0.5,
+            seconds=self.steps * self._fit_ms / 1000,
+        )
+
+    def state(self) -> Arrays:
+        return {"step": np.array(self.step)}
 
 
 def _pitch(utterance: Utterance, voice: Voice) -> float:

@@ -11,7 +11,7 @@ from deployments.ingress.stage_clients import StageResult
 from deployments.ingress.voice_cache import VoiceCache
 from deployments.ingress.voice_resolver import Clip, VoiceResolver
 from deployments.wire import ClipReply, VoiceReply
-from engines.contract import Capabilities
+from engines.contract import Capabilities, FitOutcome, Voice
 from speech.audio import decode
 from speech.dialects import DIALECTS
 from speech.errors import VoiceNotFound, VoiceStoreUnavailable
@@ -40,8 +40,10 @@ ARRAYS = ArrayStore("here", lambda: False)
 class Ingress:
     """One ingress replica's part in it."""
 
-    def __init__(self, folder, version: str = "1", cache_mb: float = 1.0) -> None:
-        can = Capabilities("fake", version, 24_000, frozenset({"en-US"}), frozenset({"fast"}), (16_000,))
+    def __init__(self, folder, version: str = "1", cache_mb: float = 1.0, fits: bool = False) -> None:
+        can = Capabilities(
+            "fake", version, 24_000, frozenset({"en-US"}), frozenset({"fast"}), (16_000,), fits_voices=fits
+        )
         self.pipeline = Pipeline()
         self.store = Voices.open(VoiceSettings(url=str(folder)))
         cache = VoiceCache(can, ARRAYS.unpack_all, cache_mb)
@@ -114,6 +116,7 @@ def test_what_can_not_be_kept_is_counted_and_the_request_goes_on(tmp_path, monke
     assert [ingress.use()[0] for _ in range(2)] == [1, 2]
     assert ingress.voices.counters() == {
         "stored_voices_used": 2,
+        "stored_voices_fitted": 0,
         "stored_voices_extracted": 2,
         "stored_voices_not_kept": 2,
     }
@@ -145,3 +148,50 @@ def test_a_clip_is_listened_to_once_and_then_comes_from_the_cache(tmp_path):
     assert (first[vocabulary.VOICE_CACHE], second[vocabulary.VOICE_CACHE]) == ("miss", "hit")
     assert second[vocabulary.AUDIO_SAMPLE_RATE] == 24_000 and vocabulary.AUDIO_SAMPLE_RATE not in first
     assert ingress.pipeline.heard == [(CLIP, "what it says")]
+
+
+def fit(ingress: Ingress, number: float) -> None:
+    work = ingress.store.fits.take(("fake", "1"), "service")
+    voice = Voice({"embedding": np.full(3, number, np.float32)})
+    ingress.store.fits.finish(work, FitOutcome(voice, True, "", "all_steps", 8, 0.5, 0.3, 1.0))
+
+
+@pytest.mark.parametrize("cache_mb, second", [(1.0, "hit"), (0.0, "stored")])
+def test_a_request_uses_the_fitted_voice_as_soon_as_there_is_one_and_says_so(tmp_path, cache_mb, second):
+    first, other = (Ingress(tmp_path, cache_mb=cache_mb, fits=True) for _ in range(2))
+    record = first.enrol()
+    number, tags = first.use()
+    assert (number, tags[vocabulary.VOICE_FIT]) == (1, "steered")
+    fit(first, 7)
+    for ingress in (first, other):
+        found = [ingress.use() for _ in range(2)]
+        assert [number for number, _ in found] == [7, 7]
+        assert [tags[vocabulary.VOICE_CACHE] for _, tags in found] == ["stored", second]
+        assert {tags[vocabulary.VOICE_FIT] for _, tags in found} == {"fitted"}
+    assert other.pipeline.heard == [] and other.voices.counters()["stored_voices_fitted"] == 2
+    first.store.fits.ask(record, ("fake", "1"), again=True)
+    assert other.use()[0] == 7, "until the second fit ends"
+    fit(first, 8)
+    assert other.use()[0] == 8, "a cached voice of an earlier fit is not used"
+
+
+def test_an_engine_that_fits_no_voices_says_nothing_of_it(tmp_path):
+    ingress = Ingress(tmp_path)
+    ingress.enrol()
+    assert vocabulary.VOICE_FIT not in ingress.use()[1]
+
+
+def test_a_fitted_voice_that_can_not_be_read_leaves_the_request_the_steered_one(tmp_path, monkeypatch, caplog):
+    ingress = Ingress(tmp_path, fits=True)
+    ingress.enrol()
+    fit(ingress, 7)
+    [file] = tmp_path.glob("fits/*/voice.npz")
+    file.write_bytes(b"damaged")
+    assert ingress.use()[1][vocabulary.VOICE_FIT] == "steered"
+
+    def refuse(*_):
+        raise VoiceStoreUnavailable("the disk is gone")
+
+    monkeypatch.setattr(ingress.store.fits, "result", refuse)
+    number, tags = ingress.use()
+    assert (number, tags[vocabulary.VOICE_FIT]) == (1, "steered") and "could not be read" in caplog.text

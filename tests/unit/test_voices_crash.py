@@ -10,7 +10,7 @@ import pytest
 from speech.errors import Conflict, VoiceStoreUnavailable
 from tests.helpers.enrolments import clip_of, store
 from voices import Voices, VoiceSettings
-from voices.catalog import KEPT
+from voices.shared_list import KEPT
 from voices.storage import open_storage
 
 ENGINE = ("simulated", "1")

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from access.authentication import Principal
 from deployments.ingress.context import RequestContext
+from deployments.ingress.fitting import Fitting
 from deployments.ingress.routes import voices as routes
 from engines import contract
 from speech.dialects import DIALECTS
@@ -26,11 +27,12 @@ GOOD = {"name": "anna", "dialect": "en-US", "consent": "Agreed in writing.", "pr
 class Api:
     """A stand-in for the ingress, as the endpoints see it."""
 
-    def __init__(self, settings: VoiceSettings) -> None:
-        self.engine = contract.create("simulated")
+    def __init__(self, settings: VoiceSettings, fit_ms: float = 0, handle: object = None) -> None:
+        self.engine = contract.create("simulated", {"fit_ms": fit_ms})
         self.engine.capabilities = dataclasses.replace(self.engine.capabilities, dialects=frozenset({"en-US", "zh-CN"}))
         self.registry = DIALECTS
         self.voices_store = Voices.open(settings)
+        self.fitting = Fitting(handle, self.voices_store, self.engine.capabilities)
         self.runs: list[RequestContext] = []
         self.trouble: SpeechError | None = None
 
@@ -108,6 +110,7 @@ def test_a_voice_is_stored_shown_listed_and_deleted(client):
         "consent": "",
         "has_transcript": True,
         "clip": {"seconds": 4.0, "sample_rate": 24000, "format": "wav", "bytes": len(CLIP)},
+        "fit": None,
     }
     assert voice["consent"]["agreed"] == "Agreed in writing." and voice["consent"]["at"].endswith("Z")
     assert "secret" not in answer.text
@@ -303,3 +306,62 @@ def test_a_stage_that_is_away_delays_a_voice_and_does_not_refuse_it(client, api,
     api.trouble = StageUnavailable("embedding-service is not available")
     assert enrol(client).status_code == 201
     assert "waits for its first request" in caplog.text and "anna" not in caplog.text
+
+
+@pytest.fixture
+def fitting(tmp_path) -> Api:
+    """An ingress beside a fitting-service; the endpoints never wait for that, so any handle will do."""
+    return Api(VoiceSettings(url=str(tmp_path)), fit_ms=1, handle=object())
+
+
+def fit_of(client, voice: str = "anna") -> dict | None:
+    one = client.get(f"/v1/audio/voices/{voice}").json()
+    assert one in client.get("/v1/audio/voices").json()["data"], "the list says the same"
+    return one["fit"]
+
+
+def test_an_enrolment_queues_a_fit_that_names_the_request(fitting):
+    client = fitting.client()
+    queued = {"state": "queued", "step": 0, "steps": 0, "why": ""}
+    assert enrol(client).json()["fit"] == queued and fit_of(client) == queued
+    work = fitting.voices_store.fits.take(("simulated", "1"), "service")
+    assert work.fit.asked_by == fitting.runs[0].trace_id
+    fitting.voices_store.fits.keep(work, 3, 10)
+    assert fit_of(client) == {"state": "running", "step": 3, "steps": 10, "why": ""}
+    fitting.voices_store.fits.fail(work, "no")
+    assert fit_of(client) == {"state": "failed", "step": 3, "steps": 10, "why": "no"}
+    assert enrol(client).json()["fit"]["state"] == "failed", "the same voice again asks for nothing"
+
+
+def test_fit_false_leaves_it_out_and_a_post_asks_for_it_later_or_again(fitting):
+    client = fitting.client()
+    assert enrol(client, fit="false").json()["fit"] is None and fit_of(client) is None
+    for _ in range(2):
+        answer = client.post("/v1/audio/voices/anna/fit")
+        assert answer.status_code == 202 and answer.json()["fit"]["state"] == "queued"
+        work = fitting.voices_store.fits.take(("simulated", "1"), "service")
+        assert work.fit.asked_by == fitting.runs[-1].trace_id
+        fitting.voices_store.fits.fail(work, "no")
+    check(enrol(client, name="bert", fit="maybe"), 400, "fit_unknown", "fit")
+    check(client.post("/v1/audio/voices/bert/fit"), 404, "voice_unknown", "voice", "voice_not_found")
+
+
+def test_a_voice_is_fitted_by_its_owner_or_an_administrator(fitting):
+    client = fitting.client()
+    enrol(client, key="mine")
+    check(
+        client.post("/v1/audio/voices/anna/fit", headers={"x-api-key": "theirs"}),
+        403,
+        "voice_not_yours",
+        "voice",
+        "not_authorized",
+    )
+    assert client.post("/v1/audio/voices/anna/fit", headers={"x-api-key": "admin"}).status_code == 202
+
+
+def test_where_no_voices_are_fitted_a_post_says_so_and_an_enrolment_goes_on(tmp_path):
+    for api in (Api(VoiceSettings(url=str(tmp_path))), Api(VoiceSettings(url=str(tmp_path / "b")), fit_ms=1)):
+        client = api.client()
+        assert enrol(client).status_code == 201
+        check(client.post("/v1/audio/voices/anna/fit"), 409, "fits_off", None, "conflict")
+    assert fit_of(client)["state"] == "queued", "it is made when fitting-service runs again"

@@ -67,6 +67,7 @@ def test_what_is_shown(settings):
         "consent": {"agreed": CONSENT, "at": "2025-11-25T22:20:00Z"},
         "has_transcript": True,
         "clip": {"seconds": 5.2, "sample_rate": 24000, "format": "wav", "bytes": 6000},
+        "fit": None,
     }
     assert json.loads(json.dumps(record.public())) == record.public()
     assert store(voices, "bert", "another")[0].public()["has_transcript"] is False

@@ -1,4 +1,4 @@
-"""`/v1/audio/voices`: store a voice, list the stored ones, look at one, rename or delete one (docs/api.md, "Voices").
+"""`/v1/audio/voices`: store a voice, list the stored ones, look at one; rename, fit or delete one (docs/api.md).
 
 A clip is checked here as audio-service will check it, so that a bad one is refused while its owner is still there.
 The store's work and decoding happen in threads: none of it may hold up the event loop.
@@ -30,6 +30,7 @@ log = logging.getLogger("ray.serve")
 
 ALL = "/v1/audio/voices"
 ONE = "/v1/audio/voices/{voice}"
+FIT = "/v1/audio/voices/{voice}/fit"
 FORM = form.Kind(FILE, also=("prompt_audio",), text="name, dialect and consent")
 #: Clips decoded at a time, in one ingress replica: each takes up to 184 MB (15 s at 384 kHz in 8 channels).
 ENROLMENTS = 2
@@ -54,6 +55,10 @@ def add(app: FastAPI, api: IngressApi) -> None:
     @app.patch(ONE, summary="Rename a stored voice", **openapi.RENAME_VOICE)
     async def rename(voice: str, request: Request) -> JSONResponse:
         return await endpoints.rename(voice, request)
+
+    @app.post(FIT, summary="Fit a stored voice to its speaker, now or again", status_code=202, **openapi.FIT_VOICE)
+    async def fit(voice: str, request: Request) -> JSONResponse:
+        return await endpoints.fit(voice, request)
 
     @app.delete(ONE, summary="Delete a stored voice and all that is kept of it", **openapi.DELETE_VOICE)
     async def delete(voice: str, request: Request) -> JSONResponse:
@@ -87,7 +92,19 @@ class _Endpoints:
             )
         if created:
             await self._prepare(record, ctx)
-        return JSONResponse(record.public(), 201 if created else 200)
+            await self._queue(record, ctx)
+        return JSONResponse(await self._public(record), 201 if created else 200)
+
+    async def _queue(self, record: VoiceRecord, ctx: RequestContext) -> None:
+        if not (record.fit and self._api.fitting.on):
+            return
+        try:
+            await self._api.fitting.ask(record, ctx.trace_id)
+        except SpeechError as error:  # fitting-service finds a voice without its fit by itself
+            log.warning("the fit of a stored voice could not be queued: %s", safe_traceback(error))
+
+    async def _public(self, record: VoiceRecord) -> dict[str, object]:
+        return record.public((await self._api.fitting.shown([record])).get(record.id))
 
     async def _prepare(self, record: VoiceRecord, ctx: RequestContext) -> None:
         try:
@@ -114,16 +131,22 @@ class _Endpoints:
 
     async def all(self) -> JSONResponse:
         records = await to_thread(self._store().all)
-        return JSONResponse({"object": "list", "data": [record.public() for record in records]})
+        fits = await self._api.fitting.shown(records)
+        return JSONResponse({"object": "list", "data": [record.public(fits.get(record.id)) for record in records]})
 
     async def one(self, voice: str) -> JSONResponse:
-        return JSONResponse((await to_thread(self._store().find, voice)).public())
+        return JSONResponse(await self._public(await to_thread(self._store().find, voice)))
 
     async def rename(self, voice: str, request: Request) -> JSONResponse:
         store = self._store()
         name = _new_name(await json_body.read(request))
         record = await self._changeable(voice, request)
-        return JSONResponse((await to_thread(store.rename, record, name)).public())
+        return JSONResponse(await self._public(await to_thread(store.rename, record, name)))
+
+    async def fit(self, voice: str, request: Request) -> JSONResponse:
+        record = await self._changeable(voice, request)
+        record, fit = await self._api.fitting.ask(record, context_of(request).trace_id, again=True)
+        return JSONResponse(record.public(fit), 202)
 
     async def delete(self, voice: str, request: Request) -> JSONResponse:
         record = await self._changeable(voice, request)
@@ -141,7 +164,8 @@ class _Endpoints:
         record = await to_thread(self._store().find, voice)
         if not record.can_change(ctx.caller.key, admin=self._api.is_admin(ctx)):
             raise NotOwner(
-                "This voice was stored with another key. Change or delete it with that key, or ask an administrator.",
+                "This voice was stored with another key. Change, fit or delete it with that key, or ask an "
+                "administrator.",
                 param="voice",
                 code="voice_not_yours",
             )
