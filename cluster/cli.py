@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cluster import demo, key, links_command, node_environment, options, say, signals, status
+from cluster import demo, key, links_command, node_environment, options, say, signals, status, voices_command
 from cluster.cli_error import CliError
 from cluster.doctor import command as doctor
 from cluster.options import Options
@@ -30,6 +30,7 @@ the API to other machines.
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
   python -m cluster say '你好，世界。' --clip me.wav --dialect zh-CN -o out.wav    send a request, here or to --url
+  python -m cluster voices                   list the stored voices and how their fits stand; --fit NAME asks for one
   python -m cluster up --with-gate           with keys before Zipkin too (docs/gate.md)
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
   python -m cluster status                   list what runs
@@ -40,7 +41,7 @@ the API to other machines.
 """
 ENVIRONMENT = """\
 environment:
-  COSYGRAPH_KEY    the API key that `demo` and `say` send, where the graph asks for one
+  COSYGRAPH_KEY    the API key that `demo`, `say` and `voices` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
   COSYGRAPH_WECOM_ROBOT      key or address of a WeCom group robot that gets alerts (--with-monitoring)
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
     demo.add_command(commands, stack, ENVIRONMENT)
     say.add_command(commands, run_dir)
+    voices_command.add_command(commands, run_dir)
     commands.add_parser(
         "up",
         parents=[stack],
@@ -150,6 +152,12 @@ def _say(args: argparse.Namespace, stack: Stack) -> int:
     return 0
 
 
+def _voices(args: argparse.Namespace, stack: Stack) -> int:
+    running = stack.file.load() if args.url is None else None
+    here = running.http_url if running is not None and running.alive else "http://127.0.0.1:8000"
+    return voices_command.run(args, args.url or here)
+
+
 def _up(args: argparse.Namespace, stack: Stack) -> int:
     state = stack.up(Options.of(args))
     send, stop = (options.command(name, stack.run_dir) for name in ("demo", "down"))
@@ -175,6 +183,7 @@ def _status(args: argparse.Namespace, stack: Stack) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "demo": _demo,
     "say": _say,
+    "voices": _voices,
     "up": _up,
     "down": _down,
     "status": _status,

@@ -94,15 +94,7 @@ class Order:
         Raises:
             CliError: The file can't be read.
         """
-        if self.key_file is None:
-            return self.key or None
-        try:
-            return self.key_file.read_text().strip() or None
-        except (OSError, UnicodeDecodeError) as failure:
-            raise CliError(
-                f"--key-file {self.key_file} can't be read ({type(failure).__name__}). It holds the key and "
-                "nothing else."
-            ) from failure
+        return api_key(self.key_file, self.key)
 
     def speech(self) -> Speech:
         """Return the request to send; the API checks its values.
@@ -127,6 +119,22 @@ class Order:
             long_form=self.long_form,
             response_format=self.response_format,
         )
+
+
+def api_key(file: Path | None, key: str | None) -> str | None:
+    """Return the API key in a file, or else the environment's.
+
+    Raises:
+        CliError: The file can't be read.
+    """
+    if file is None:
+        return key or None
+    try:
+        return file.read_text().strip() or None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise CliError(
+            f"--key-file {file} can't be read ({type(failure).__name__}). It holds the key and nothing else."
+        ) from failure
 
 
 def _read(path: Path) -> Clip:
@@ -165,7 +173,7 @@ def run(order: Order, out: TextIO | None = None) -> None:
             done, content = _ask(api, speech, bar)
     except ApiError as error:
         bar.end()
-        raise CliError(_message(error, order.zipkin_page)) from error
+        raise CliError(message(error, order.zipkin_page)) from error
     except BaseException:
         bar.end()
         raise
@@ -177,6 +185,9 @@ def run(order: Order, out: TextIO | None = None) -> None:
     first = "" if done.first_audio_ms is None else f"first audio after {done.first_audio_ms / 1e3:.2f} s"
     figures = ", ".join(filter(None, (factor, first)))
     print(f"{done.seconds:.1f} s of speech in {done.total_ms / 1e3:.1f} s ({figures}): {order.output}", file=out)
+    if done.voice_fit:
+        said = "is fitted to its speaker" if done.voice_fit == "fitted" else "is steered, not fitted"
+        print(f"the stored voice {said}; `python -m cluster voices` tells more", file=out)
     kept = done.trace_url or f"{done.trace_id} was not kept (`--sampling 1` of `up` keeps every one)"
     print(f"trace: {kept}", file=out)
 
@@ -206,7 +217,8 @@ def _choose_a_dialect(api: Api) -> str:
     return "\n".join(lines)
 
 
-def _message(error: ApiError, zipkin_page: str | None) -> str:
+def message(error: ApiError, zipkin_page: str | None) -> str:
+    """Return an error of the API for the command line, with its trace."""
     trace = error.trace_url or error.trace_id
     if error.trace_url is None and error.trace_id and zipkin_page:
         trace = f"{zipkin_page}/zipkin/traces/{error.trace_id}"  # traces of errors are always kept

@@ -8,6 +8,7 @@ import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import httpx
 
@@ -124,6 +125,7 @@ class Done:
     first_audio_ms: float | None = None
     total_ms: float
     real_time_factor: float | None = None
+    voice_fit: str | None = None  #: of a stored voice: fitted or steered; None where the engine fits no voices
     stages: tuple[Timing, ...]
 
 
@@ -153,6 +155,13 @@ class Api:
 
     def voices(self) -> list[dict]:
         return self._json(self._ask("GET", "/v1/audio/voices")).get("data", [])
+
+    def voice(self, name_or_id: str) -> dict:
+        return self._json(self._ask("GET", f"/v1/audio/voices/{quote(name_or_id, safe='')}"))
+
+    def fit_voice(self, name_or_id: str) -> dict:
+        """Ask for the fit of a stored voice, now or again."""
+        return self._json(self._ask("POST", f"/v1/audio/voices/{quote(name_or_id, safe='')}/fit"))
 
     def keep_voice(self, clip: Clip, *, name: str, dialect: str, consent: str, prompt_text: str | None = None) -> dict:
         """Store a voice; `consent` is what its speaker agreed to, in words."""
@@ -188,10 +197,11 @@ class Api:
             self.trace_id = trace_id = answer.headers.get("x-trace-id")
             for name, data in sse.events(answer.iter_bytes()):
                 event = _event(name, data, trace_id)
+                if isinstance(event, Done):
+                    yield dataclasses.replace(event, voice_fit=answer.headers.get("x-voice-fit"))
+                    return
                 if event is not None:
                     yield event
-                if isinstance(event, Done):
-                    return
         raise ApiError(
             "The answer broke off before its end; its trace says which stage did. Try again.",
             code="broken_off",

@@ -16,6 +16,9 @@ from webui.takes import TakeFiles
 
 Voice = dict[str, Any]
 
+EVERY_S = 3.0  #: between two looks at the list while the chosen voice is being fitted
+_OPEN = ("queued", "running")
+
 
 class Page(Protocol):
     """The page as this part of it sees it; `page.Page` is one."""
@@ -76,6 +79,8 @@ class StoredVoices:
             self.page.add_problem("voice")
             with gr.Column(visible=False, elem_id="chosen") as self.chosen:
                 self.facts = gr.HTML("", elem_id="voice-facts")
+                self.badge = gr.HTML("", elem_id="voice-fit")
+                self.timer = gr.Timer(EVERY_S, active=False)
                 self.use_own = gr.Button("", size="sm", visible=False, elem_id="use-own")
                 with gr.Row():
                     self.preview = gr.Button(words["preview"], size="sm", min_width=90, scale=0, elem_id="preview")
@@ -85,6 +90,7 @@ class StoredVoices:
                         self.new_name = gr.Textbox(label=words["new_name"], scale=3, elem_id="new-name")
                         self.rename = gr.Button(words["rename"], size="sm", scale=1, min_width=90, elem_id="rename")
                     self.page.add_problem("new_name")
+                    self.fit = gr.Button(words["fit_button"], size="sm", visible=False, elem_id="fit")
                     self.delete = gr.Button(words["delete"], variant="stop", size="sm", elem_id="delete")
 
     def build_storing(self) -> None:
@@ -109,7 +115,22 @@ class StoredVoices:
         self.voice.change(
             self._was_chosen,
             [self.voice, self.known, page.dialect, page.answer],
-            [self.chosen, self.facts, self.sound, self.new_name, self.delete, self.armed, page.dialect],
+            [
+                *(self.chosen, self.facts, self.badge, self.fit, self.timer, self.sound),
+                *(self.new_name, self.delete, self.armed, page.dialect),
+            ],
+            **at_once,
+        )
+        self.timer.tick(
+            self._looked,
+            [self.voice, self.known, page.answer, page.key],
+            [self.voice, self.known, self.badge, self.fit, self.timer],
+            **at_once,
+        )
+        self.fit.click(
+            self._fit,
+            [self.voice, page.answer, page.key],
+            [*listed, self.badge, self.fit, self.timer],
             **at_once,
         )
         gr.on(
@@ -144,7 +165,7 @@ class StoredVoices:
         """Return the changes that show the list as it is now; raises ApiError."""
         with Api(self.page.api_url, key or None) as api:
             found = api.voices()
-        choices = [(f"{voice['name']} · {voice['dialect']}", voice["id"]) for voice in found]
+        choices = [(self._label(voice), voice["id"]) for voice in found]
         return {
             self.voice: gr.update(
                 choices=choices,
@@ -153,6 +174,54 @@ class StoredVoices:
             ),
             self.known: found,
         }
+
+    def _label(self, voice: Voice) -> str:
+        state = self._fit_words(voice) if (voice.get("fit") or {}).get("state") in _OPEN else ""
+        return " · ".join(filter(None, (voice["name"], voice["dialect"], state)))
+
+    def _fit_words(self, voice: Voice) -> str:
+        fit = voice.get("fit")
+        if not fit:
+            return ""
+        begun = fit["state"] == "running" and not fit["steps"]
+        said = self.words.get("fit_begun" if begun else f"fit_{fit['state']}", "").format(**fit)
+        return said + (self.words["fit_why"].format(why=fit["why"]) if fit["why"] else "")
+
+    def _fit_shown(self, voice: Voice | None, answer: dict) -> dict:
+        """Return the changes that show how a voice's fit stands, and look again while that may change."""
+        fit = (voice or {}).get("fit") or {}
+        state, said = fit.get("state", ""), self._fit_words(voice) if voice else ""
+        can = bool(fit) or bool(voice and answer.get("engine", {}).get("fits_voices"))
+        badge = f'<span class="badge {escape(state)}" role="status">{escape(said)}</span>' if said else ""
+        return {
+            self.badge: badge,
+            self.fit: gr.update(
+                visible=can and state not in _OPEN, value=self.words["fit_again" if fit else "fit_button"]
+            ),
+            self.timer: gr.Timer(active=state in _OPEN),
+        }
+
+    def _looked(self, chosen: str | None, known: list[Voice], answer: dict, key: str | None) -> dict:
+        """Show how the chosen voice's fit stands now; an error waits for the next press on a button."""
+        try:
+            changes = self.listing(key, chosen)
+        except ApiError:
+            return self._fit_shown(None, answer)
+        found = _find(chosen, changes[self.known])
+        if found == _find(chosen, known):
+            return {self.timer: gr.skip()}
+        return self._fit_shown(found, answer) | changes
+
+    def _fit(self, chosen: str | None, answer: dict, key: str | None) -> dict:
+        if not chosen:
+            return {}
+        try:
+            with Api(self.page.api_url, key or None) as api:
+                voice = api.fit_voice(chosen)
+            changes = self.listing(key, chosen)
+        except ApiError as error:
+            return self._failed(error, "voice")
+        return self._done("fit_asked", voice["name"]) | changes | self._fit_shown(voice, answer)
 
     def _refreshed(self, key: str | None, chosen: str | None) -> dict:
         try:
@@ -166,6 +235,7 @@ class StoredVoices:
         found: dict[Any, Any] = {
             self.chosen: gr.update(visible=voice is not None),
             self.facts: self._facts(voice, answer) if voice else "",
+            **self._fit_shown(voice, answer),
             self.sound: "",
             self.new_name: voice["name"] if voice else "",
             self.delete: gr.update(value=self.words["delete"]),

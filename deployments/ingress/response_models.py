@@ -78,6 +78,8 @@ class EngineFacts(_Answer):
     """Hz."""
     reference_seconds: tuple[float, float]
     """Shortest and longest reference clip."""
+    fits_voices: bool
+    """True if stored voices can be fitted to their speakers."""
 
 
 class DialectEntry(_Answer):

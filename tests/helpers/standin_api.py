@@ -70,6 +70,7 @@ class StandInApi:
                     "notice": "A stand-in.",
                     "sample_rate": RATE,
                     "reference_seconds": [3.0, 15.0],
+                    "fits_voices": True,
                     "modes": ["fast", "instruct"],
                 },
                 "languages": ["en", "ja", "zh"],
@@ -93,6 +94,7 @@ class StandInApi:
                     "dialect": form["dialect"],
                     "consent": {"agreed": form["consent"], "at": "2026-11-25T22:20:00Z"},
                     "clip": {"seconds": 7.9, "sample_rate": 24000, "format": "flac", "bytes": 1000},
+                    "fit": {"state": "queued", "step": 0, "steps": 0, "why": ""},
                 }
             )
             return JSONResponse(self.voices[-1], 201)
@@ -104,6 +106,14 @@ class StandInApi:
             found = next(one for one in self.voices if one["id"] == voice)
             found["name"] = (await request.json())["name"]
             return JSONResponse(found)
+
+        @app.post("/v1/audio/voices/{voice}/fit")
+        async def fit(voice: str, request: Request):
+            if denied := self._denied(request) or self._refused():
+                return denied
+            found = next(one for one in self.voices if voice in (one["id"], one["name"]))
+            found["fit"] = {"state": "queued", "step": 0, "steps": 0, "why": ""}
+            return JSONResponse(found, 202)
 
         @app.delete("/v1/audio/voices/{voice}")
         async def delete(voice: str, request: Request):

@@ -273,13 +273,36 @@ def test_a_voice_is_kept_and_spoken_with(page, api):
     says(page, "#kept", "Stored and chosen: anna")
     assert api.voices[0]["consent"]["agreed"] == "She agreed to tests."
     page.wait_for_selector("#voice input", state="visible")
-    assert page.input_value("#voice input") == "anna · en-US"
+    assert page.input_value("#voice input") == "anna · en-US · fit queued"
     assert page.get_by_label("Stored voice").first.is_checked()
     assert "No voice is stored yet" not in page.inner_text("#voice")
     says(page, "#generate", "^Generate$")
     page.click("#generate")
     says(page, "#result .summary", "Real-time factor")
     assert api.asked[0]["voice"] == "voice_0" and "prompt_audio" not in api.asked[0]
+
+
+def test_a_voices_fit_is_followed_and_asked_for_again(page, api):
+    api.voices.append({"id": "voice_0", "name": "anna", "dialect": "en-US", "fit": fit("running", step=2, steps=8)})
+    page.get_by_label("Stored voice").first.check()
+    page.click("#voice input")
+    page.get_by_role("option", name="anna · en-US · fitting 2/8").click()
+    says(page, "#voice-fit .badge.running", "^fitting 2/8$")
+    api.voices[0]["fit"] = fit("running", step=6, steps=8)
+    says(page, "#voice-fit .badge.running", "^fitting 6/8$")
+    api.voices[0]["fit"] = fit("kept_steered", why="it is hoarse")
+    says(page, "#voice-fit .badge.kept_steered", "^kept steered: it is hoarse$")
+    page.get_by_role("button", name="Rename, fit or delete").click()
+    says(page, "#fit", "^Fit to the speaker again$")
+    page.click("#fit")
+    says(page, "#kept", "Its fit is queued: anna")
+    says(page, "#voice-fit .badge.queued", "^fit queued$")
+    api.voices[0]["fit"] = fit("done")
+    says(page, "#voice-fit .badge.done", "^fitted to the speaker$")
+
+
+def fit(state: str, step: int = 0, steps: int = 0, why: str = "") -> dict:
+    return {"state": state, "step": step, "steps": steps, "why": why}
 
 
 def test_an_empty_store_says_so_and_a_refused_list_does_not(page, api):

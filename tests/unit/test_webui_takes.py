@@ -198,6 +198,34 @@ def test_what_overlaps_counts_once(spans, ms):
     assert figures.covered(spans) == ms
 
 
+@pytest.mark.parametrize(
+    "fit, said",
+    [
+        (None, ""),
+        ({"state": "queued"}, "fit queued"),
+        ({"state": "running"}, "fitting"),
+        ({"state": "running", "step": 3, "steps": 8}, "fitting 3/8"),
+        ({"state": "done", "step": 8, "steps": 8}, "fitted to the speaker"),
+        ({"state": "kept_steered", "why": "it is hoarse"}, "kept steered: it is hoarse"),
+        ({"state": "failed", "why": "<b>"}, "fit failed: <b>"),
+    ],
+)
+def test_a_fit_has_few_words_and_they_are_text(fit, said):
+    from webui.stored_voices import StoredVoices
+
+    voices = StoredVoices(SimpleNamespace(words=EN))
+    voices.badge = voices.fit = voices.timer = None
+    voice = {
+        "id": "voice_1",
+        "name": "anna",
+        "dialect": "en-US",
+        "fit": fit and {"step": 0, "steps": 0, "why": ""} | fit,
+    }
+    assert voices._fit_words(voice) == said
+    shown = said if fit and fit["state"] in ("queued", "running") else ""
+    assert voices._label(voice) == f"anna · en-US{' · ' if shown else ''}{shown}"
+
+
 def test_a_voice_has_one_name():
     from webui.stored_voices import StoredVoices
 
