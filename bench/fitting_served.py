@@ -2,9 +2,10 @@
 
 The embedded engine with `cluster/serve.cpu.yaml` on a private Ray head, voices stored in a folder. Clients send
 requests in a closed loop, each with a clip and a text; windows with and without a fit under way come in turn, and every
-window has the same texts. For a window with a fit, a voice is stored, and its fit is waited for until it makes steps;
-afterwards the voice is deleted, which ends the fit. The loss of a pair is 1 - throughput with / throughput without, and
-p95 with / p95 without - 1. `running` says how many steps the fit made in a window: 0 would mean that it got no CPU.
+window has the same texts. For a window with fits, voices are stored, and a fit is waited for until it makes steps;
+afterwards the voices are deleted, which ends their fits. The loss of a pair is 1 - throughput with / throughput
+without, and p95 with / p95 without - 1. `steps` are those that the fits made in a window; `to_the_end` tells that one
+was still under way at its end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bench.measuring.load import closed_loop, multipart, percentile
 from bench.measuring.private_graph import private_graph
 
 SETTLE_S = 5.0
+VOICES = 3  #: stored for a window: when the first one's fit ends, the next one's begins
 
 
 class Voices:
@@ -37,8 +39,14 @@ class Voices:
         self._clip, self._rate = soundfile.read(io.BytesIO(clip), dtype="float32")
         self._made = 0
 
-    def begin_fit(self) -> str:
-        """Store a voice that no other has, and return its name once its fit makes steps."""
+    def begin_fits(self) -> list[str]:
+        """Store voices that were not stored before, and return their names once the first one's fit makes steps."""
+        names = [self._store() for _ in range(VOICES)]
+        while not self.steps(names):
+            time.sleep(0.5)
+        return names
+
+    def _store(self) -> str:
         self._made += 1
         name, file = f"voice{self._made}", io.BytesIO()
         noise = np.random.default_rng(self._made).normal(0, 1e-4, len(self._clip)).astype(np.float32)
@@ -49,17 +57,23 @@ class Voices:
             files={"audio_sample": ("clip.wav", file.getvalue())},
         )
         answer.raise_for_status()
-        while self.fit(name)["step"] < 1:
-            time.sleep(0.5)
         return name
 
-    def fit(self, name: str) -> dict:
-        answer = self._http.get(f"/v1/audio/voices/{name}")
-        answer.raise_for_status()
-        return answer.json()["fit"]
+    def steps(self, names: list[str]) -> int:
+        """Return the steps that the fits of these voices have made."""
+        return sum(fit["step"] for fit in self._fits(names))
 
-    def end(self, name: str) -> None:
-        self._http.delete(f"/v1/audio/voices/{name}").raise_for_status()
+    def are_running(self, names: list[str]) -> bool:
+        """Tell whether a fit of these voices is still under way."""
+        return any(fit["state"] in ("queued", "running") for fit in self._fits(names))
+
+    def _fits(self, names: list[str]) -> list[dict]:
+        return [voice["fit"] for voice in self._http.get("/v1/audio/voices").json()["data"] if voice["name"] in names]
+
+    def end(self, names: list[str]) -> None:
+        """Delete the voices, which ends their fits."""
+        for name in names:
+            self._http.delete(f"/v1/audio/voices/{name}").raise_for_status()
         time.sleep(SETTLE_S)  # the step under way ends
 
 
@@ -89,15 +103,15 @@ def measure(clients: int, count: int, pairs: int, nice: int) -> dict:
             window(graph.port, requests.__getitem__, clients, count)  # warms up
             voices = Voices(graph.port, clip)
             for number in range(pairs):
-                pair = {}
+                pair: dict[str, dict] = {}
                 for fitting in (False, True) if number % 2 else (True, False):
-                    name = voices.begin_fit() if fitting else ""
-                    before = voices.fit(name) if fitting else {}
-                    pair["with" if fitting else "without"] = window(graph.port, requests.__getitem__, clients, count)
+                    names = voices.begin_fits() if fitting else []
+                    before = voices.steps(names) if fitting else 0
+                    one = window(graph.port, requests.__getitem__, clients, count)
                     if fitting:
-                        after = voices.fit(name)
-                        pair["running"] = {"from": before["step"], "to": after["step"], "state": after["state"]}
-                        voices.end(name)
+                        one |= {"steps": voices.steps(names) - before, "to_the_end": voices.are_running(names)}
+                        voices.end(names)
+                    pair["with" if fitting else "without"] = one
                 found.append(pair)
                 print(pair, flush=True)
     throughput = [1 - pair["with"]["requests_per_s"] / pair["without"]["requests_per_s"] for pair in found]

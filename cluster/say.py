@@ -12,7 +12,7 @@ from typing import TextIO, cast
 
 from cluster.cli_error import CliError
 from cluster.demo import MAX_CLIP_BYTES
-from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, Speech, Stage
+from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, FitStep, Speech, Stage
 from webui.sound import finished
 
 KEY_VARIABLE = "COSYGRAPH_KEY"  #: the launcher takes it out of its own environment, into `args.api_key`
@@ -46,6 +46,7 @@ class Order:
     speed: float | None = None
     seed: int | None = None
     long_form: bool = False
+    wait_for_fit: bool = False
     format: str | None = None  #: else by the output's extension
     key_file: Path | None = None
     key: str | None = field(default=None, repr=False)  #: the environment's
@@ -67,6 +68,7 @@ class Order:
             speed=args.speed,
             seed=args.seed,
             long_form=args.long_form,
+            wait_for_fit=args.wait_for_fit,
             format=args.format,
             key_file=args.key_file,
             key=args.api_key,
@@ -117,6 +119,7 @@ class Order:
             speed=self.speed,
             seed=self.seed,
             long_form=self.long_form,
+            fit="wait" if self.wait_for_fit else None,
             response_format=self.response_format,
         )
 
@@ -198,6 +201,8 @@ def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
         for event in events:
             if isinstance(event, Stage):
                 bar.stage(event)
+            elif isinstance(event, FitStep):
+                bar.fit(event)
             elif isinstance(event, Audio):
                 parts.append(event.content)
                 bar.audio(event.seconds)
@@ -252,6 +257,13 @@ class _Bar:
                 print(
                     f"{event.stage:<17} {event.service:<18}{piece} {event.ms or 0:9.1f} ms", file=self._out, flush=True
                 )
+        self._draw()
+
+    def fit(self, event: FitStep) -> None:
+        step = f" {event.step}/{event.steps}" if event.steps else ""
+        self._now = f"fit {event.state}{step}"
+        if not self._terminal:
+            print(f"{'FIT_VOICE':<17} {'fitting-service':<18} {event.state}{step}", file=self._out, flush=True)
         self._draw()
 
     def audio(self, seconds: float) -> None:
@@ -326,6 +338,11 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
     command.add_argument("--speed", type=float, help="0.5 to 2")
     command.add_argument("--seed", type=int)
     command.add_argument("--long", action="store_true", dest="long_form", help="split a long text by sentence")
+    command.add_argument(
+        "--wait-for-fit",
+        action="store_true",
+        help="speak when the voice is fitted to its speaker, which may take minutes",
+    )
     command.add_argument("--url", help="of the API (default: the graph that runs here, or http://127.0.0.1:8000)")
     command.add_argument(
         "--key-file", type=Path, metavar="FILE", help=f"holds the API key (default: the variable {KEY_VARIABLE})"

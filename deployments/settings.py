@@ -100,6 +100,10 @@ class Limits(StrictModel):
     """Seconds from a request's arrival to its answer."""
     long_deadline_s: float = Field(default=600.0, gt=0)
     """The same with long_form, up to the end of the stream."""
+    fit_deadline_s: float = Field(default=900.0, gt=0)
+    """Longest wait for a voice's fit, with fit=wait; the other deadlines begin after it."""
+    max_fit_waiting: int = Field(default=16, ge=0)
+    """Requests that wait for a fit; beyond that the answer is 503. They are not in flight meanwhile."""
     pieces_at_once: int = Field(default=4, ge=1)
     """Pieces of one long text that are in the graph at a time. They count as one request in flight."""
 

@@ -25,9 +25,11 @@ Mode = Literal["fast", "instruct"]
 #: The formats of `speech.encoding`, which imports FFmpeg: stages know requests, and need no FFmpeg.
 ResponseFormat = Literal["wav", "pcm", "flac", "mp3", "opus", "aac"]
 StreamFormat = Literal["audio", "sse"]
+Fit = Literal["wait"]
 MODES: tuple[str, ...] = get_args(Mode)
 RESPONSE_FORMATS: tuple[str, ...] = get_args(ResponseFormat)
 STREAM_FORMATS: tuple[str, ...] = get_args(StreamFormat)
+FITS: tuple[str, ...] = get_args(Fit)
 SPEED_RANGE = (0.5, 2.0)
 MAX_SEED = 2**32 - 1
 
@@ -65,6 +67,8 @@ class SpeechFields(BaseModel):
     """File format of the answer."""
     stream_format: StreamFormat | None = None
     """audio: in chunks as it is made; sse: events (docs/api.md); absent: one whole file."""
+    fit: Fit | None = None
+    """wait: speak when the voice is fitted to its speaker, which takes minutes; absent: speak at once."""
 
 
 FIELDS = tuple(SpeechFields.model_fields)
@@ -81,6 +85,7 @@ class SpeechRequest:
     long_form: bool = False
     response_format: str = "wav"
     stream_format: str | None = None  #: audio, sse, or None for one whole file
+    waits_for_fit: bool = False  #: speak when the voice is fitted to its speaker
 
     def pieces(self, early: bool) -> list[Utterance]:
         """Return the utterances to speak one after the other.
@@ -142,6 +147,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         long_form,
         _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS) or _default("response_format"),
         _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS),
+        _choice(fields.get("fit"), "fit", FITS) is not None,
     )
 
 

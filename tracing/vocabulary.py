@@ -86,6 +86,7 @@ FIT_SECONDS = "fit.seconds"  #: of computing, in all services that worked on it
 FIT_STOPPED = "fit.stopped"  #: the reason to stop
 FIT_KEPT = "fit.kept"
 FIT_WHY = "fit.why"  #: the reason to keep the steered voice, its words joined
+FIT_WAIT_MS = "fit.wait_ms"  #: of a request with fit=wait
 FIT_ASKED_BY = "fit.asked_by"  #: trace id of the request that asked for the fit
 QUEUE_WAIT_MS = "queue.wait_ms"
 BATCH_ID = "batch.id"

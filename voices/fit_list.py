@@ -42,6 +42,8 @@ class Fit(BaseModel):
         until: end of the claim, in seconds since the epoch.
         taken: services that have begun or taken up the fit.
         result: folder of the fitted voice that requests use; a fit that is asked for again keeps it until its end.
+        held_until: until then it is kept for a request that waits for it, though no voice has the clip; seconds since
+            the epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +61,7 @@ class Fit(BaseModel):
     until: float = 0.0
     taken: int = 0
     result: str | None = Field(None, pattern=FIT_FOLDER_NAME)
+    held_until: float = 0.0
 
     @classmethod
     def asked(cls, clip: str, engine: str, now: float, by: str | None, before: Fit | None = None) -> Fit:

@@ -21,13 +21,14 @@ from voices import engine_arrays
 from voices.catalog import Catalog, VoiceList
 from voices.engine_arrays import hash_of_engine
 from voices.fit_list import Fit, FitCatalog, FitList
-from voices.record import PublicFit, VoiceRecord
+from voices.record import PublicFit, VoiceRecord, hash_of
 from voices.storage import Storage, storage_errors
 
 log = logging.getLogger(__name__)
 
 FOLDER = "fits"
 STATE, VOICE = "state.npz", "voice.npz"
+START = "start.npz"  #: the steered voice of a clip that is not stored
 #: A claim that is not renewed for this long is over. Clocks that differ by more cost work that is done twice.
 CLAIM_S = 15.0
 #: A fit that has ended so many services ends no more.
@@ -43,10 +44,10 @@ class FitLost(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """A fit that one service has a claim on, and a voice with its clip."""
+    """A fit that one service has a claim on, and a voice with its clip; None for a clip that came with a request."""
 
     fit: Fit
-    record: VoiceRecord
+    record: VoiceRecord | None
     engine: Engine
 
 
@@ -89,6 +90,56 @@ class Fits:
 
         return self._list.change(decide).by_key[clip, key].public()
 
+    def ask_for_clip(self, clip: bytes, steered: Arrays, engine: Engine, by: str, hold_s: float) -> str:
+        """Queue the fit of a clip that is not stored, unless it has one, and keep it for so long.
+
+        Args:
+            clip: the file.
+            steered: the arrays that the engine found in it. The clip itself is not stored.
+            engine: name and version.
+            by: trace id of the request that asks.
+            hold_s: seconds until the fit is forgotten, unless a stored voice has the clip.
+
+        Returns:
+            The clip's hash, for `of_clip`.
+        """
+        hashed, key, until = hash_of(clip), hash_of_engine(engine), self._now() + hold_s
+        fit = Fit.asked(hashed, key, self._now(), by).with_(held_until=until)
+
+        def decide(fits: FitList) -> FitList | None:
+            before = fits.by_key.get((hashed, key))
+            if before is None:
+                return fits.putting(fit)
+            return fits.putting(before.with_(held_until=until)) if before.held_until < until else None
+
+        if (hashed, key) not in self._list.read().by_key:
+            self._write_arrays(f"{fit.folder}/{START}", steered)
+        if self._list.change(decide).by_key[hashed, key].folder != fit.folder:
+            self._remove(fit.folder)
+        return hashed
+
+    def of_clip(self, clip: str, engine: Engine) -> Fit | None:
+        """Return the fit of the clip with this hash."""
+        return self._list.read().by_key.get((clip, hash_of_engine(engine)))
+
+    def prune(self) -> None:
+        """Forget the fits of clips that no voice has and no request waits for."""
+        gone: set[str] = set()
+
+        def decide(fits: FitList) -> FitList | None:
+            kept = self._needed(fits)
+            gone.clear()
+            gone.update(fits.folders() - kept.folders())
+            return kept if kept.fits != fits.fits else None
+
+        self._list.change(decide)
+        for folder in gone:
+            self._remove(folder)
+
+    def _needed(self, fits: FitList) -> FitList:
+        voices, now = self._voices.read(), self._now()
+        return FitList(tuple(fit for fit in fits.fits if voices.holds_clip(fit.clip) or fit.held_until > now))
+
     def shown(self, records: Iterable[VoiceRecord], engine: Engine) -> dict[str, PublicFit]:
         """Return the fits of those voices that want one, by the voice's id."""
         key = hash_of_engine(engine)
@@ -114,11 +165,10 @@ class Fits:
 
     def pending(self, engine: Engine) -> int:
         """Return how many fits are still to be made, or are under way."""
-        key, voices = hash_of_engine(engine), self._voices.read()
-        by_key = self._list.read().by_key
-        wanted = {record.clip_hash for record in voices.records if record.fit}
-        return sum((clip, key) not in by_key for clip in wanted if clip) + sum(
-            fit.open for fit in by_key.values() if fit.engine == key and voices.holds_clip(fit.clip)
+        key, fits = hash_of_engine(engine), self._needed(self._list.read())
+        wanted = {record.clip_hash for record in self._voices.read().records if record.fit}
+        return sum((clip, key) not in fits.by_key for clip in wanted if clip) + sum(
+            fit.open for fit in fits.fits if fit.engine == key
         )
 
     def take(self, engine: Engine, worker: str) -> Work | None:
@@ -136,7 +186,7 @@ class Fits:
         def decide(fits: FitList) -> FitList | None:
             taken.clear()
             voices, now = self._voices.read(), self._now()
-            kept = FitList(tuple(fit for fit in fits.fits if voices.holds_clip(fit.clip)))
+            kept = self._needed(fits)
             for fit in sorted(kept.fits, key=lambda fit: fit.asked_at):
                 if fit.engine != key or not fit.is_free(now):
                     continue
@@ -154,9 +204,11 @@ class Fits:
         if not taken:
             return None
         holders = [record for record in self._voices.read().records if record.clip_hash == taken[0].clip]
-        if not holders:  # deleted in this moment; the list forgets it at the next look
-            return None
-        return Work(taken[0], max(holders, key=lambda record: record.fit), engine)
+        return Work(taken[0], max(holders, key=lambda record: record.fit, default=None), engine)
+
+    def start(self, work: Work) -> Arrays | None:
+        """Return the steered voice of a clip that came with a request; None for a stored voice's."""
+        return self._read(f"{FOLDER}/{work.fit.folder}/{START}")
 
     def renew(self, work: Work) -> None:
         """Renew the claim. Raises FitLost if it is over."""
@@ -222,7 +274,8 @@ class Fits:
             gone.clear()
             if self._voices.read().holds_clip(clip):
                 return None
-            kept = FitList(tuple(fit for fit in fits.fits if fit.clip != clip))
+            now = self._now()
+            kept = FitList(tuple(fit for fit in fits.fits if fit.clip != clip or fit.held_until > now))
             gone.update(fits.folders() - kept.folders())
             return kept if gone else None
 
@@ -238,7 +291,8 @@ class Fits:
         fits = self._change(work, worker=None, until=0.0, **changes)
         needed = fits.folders()
         with suppress(SpeechError), storage_errors("removing what a fit needs no more"):
-            self._storage.remove(f"{FOLDER}/{work.fit.folder}/{STATE}")
+            for name in (STATE, START):
+                self._storage.remove(f"{FOLDER}/{work.fit.folder}/{name}")
         if work.fit.result and work.fit.result not in needed:
             self._remove(work.fit.result)
 
@@ -256,9 +310,12 @@ class Fits:
         return self._list.change(decide)
 
     def _write(self, work: Work, name: str, arrays: Arrays) -> None:
+        self._write_arrays(f"{work.fit.folder}/{name}", arrays)
+
+    def _write_arrays(self, path: str, arrays: Arrays) -> None:
         data = engine_arrays.pack(arrays)
         with storage_errors("writing a fit"):
-            self._storage.write(f"{FOLDER}/{work.fit.folder}/{name}", data)
+            self._storage.write(f"{FOLDER}/{path}", data)
 
     def _read(self, path: str) -> Arrays | None:
         with storage_errors("reading a fit"):

@@ -66,6 +66,7 @@ class Speech:
     seed: int | None = None
     long_form: bool = False
     response_format: str = "wav"
+    fit: str | None = None  #: wait: speak when the voice is fitted to its speaker
 
     def form(self) -> dict[str, str]:
         fields = {
@@ -80,6 +81,7 @@ class Speech:
             "long_form": "true" if self.long_form else None,
             "response_format": self.response_format,
             "stream_format": "sse",
+            "fit": self.fit,
         }
         return {name: str(value) for name, value in fields.items() if value is not None}
 
@@ -94,6 +96,15 @@ class Stage:
     piece: int = 1
     pieces: int = 1
     ms: float | None = None
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """Reports how far the fit is that the request waits for."""
+
+    state: str  #: queued, running, done, kept_steered, failed
+    step: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class Done:
     stages: tuple[Timing, ...]
 
 
-Event = Stage | Audio | Done
+Event = Stage | FitStep | Audio | Done
 
 
 class Api:
@@ -198,7 +209,7 @@ class Api:
             for name, data in sse.events(answer.iter_bytes()):
                 event = _event(name, data, trace_id)
                 if isinstance(event, Done):
-                    yield dataclasses.replace(event, voice_fit=answer.headers.get("x-voice-fit"))
+                    yield dataclasses.replace(event, voice_fit=event.voice_fit or answer.headers.get("x-voice-fit"))
                     return
                 if event is not None:
                     yield event
@@ -275,6 +286,8 @@ def _event(name: str, data: str, trace_id: str | None) -> Event | None:
         fields = json.loads(data)
         if name == "stage":
             return Stage(**_known(Stage, fields))
+        if name == "fit":
+            return FitStep(**_known(FitStep, fields))
         if name == "audio":
             return Audio(base64.b64decode(fields["audio"], validate=True), float(fields.get("seconds") or 0))
         if name == "done":

@@ -39,6 +39,15 @@ class StageProgress:
     ms: float | None = None
 
 
+@dataclass(frozen=True)
+class FitProgress:
+    """Tells how far the fit is that a request waits for."""
+
+    state: str  #: queued, running, done, kept_steered, failed
+    step: int
+    steps: int  #: at most; 0 until it has begun
+
+
 class RequestContext:
     """Holds everything the ingress knows of one request.
 
@@ -71,7 +80,8 @@ class RequestContext:
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
-        self.on_progress: Callable[[StageProgress], None] | None = None  #: called at every stage's start and end
+        #: called at every stage's start and end, and while the request waits for a fit
+        self.on_progress: Callable[[StageProgress | FitProgress], None] | None = None
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
         self.takes_chunks = True  #: the client's HTTP version has answers of unknown length

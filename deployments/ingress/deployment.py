@@ -29,10 +29,11 @@ from deployments.ingress.metrics import Metrics
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.stage_clients import unpacked
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
-from deployments.ingress.voice_cache import VoiceCache
+from deployments.ingress.voice_cache import CachedVoice, VoiceCache
 from deployments.ingress.voice_resolver import Clip, VoiceResolver, VoiceSource
 from deployments.settings import ApiConfig, LiveApi
 from engines import contract
@@ -85,7 +86,7 @@ class CosyVoice3Api:
             )
         self.backends = Failover(primary, other)
         self.engine = primary.engine
-        self.fitting = Fitting(fitting, self.voices_store, primary.engine.capabilities)
+        self.fitting = Fitting(fitting, self.voices_store, primary.engine.capabilities, config.limits)
         self.started_s = int(time.time())
         self.recorder = TraceRecorder(config.tracing, self.registry)
         self.authenticator = Authenticator(config.keys_file, self.registry)
@@ -150,11 +151,16 @@ class CosyVoice3Api:
         backend = self._backend_for(ctx)
         request, source = await self._parse(fields, upload, ctx, backend, default_dialect)
         backend.engine.check(request.utterance)
-        if request.long_form:
-            ctx.extend_deadline(self.config.limits.long_deadline_s)
+        limits = self.config.limits
+        if request.waits_for_fit:
+            self.fitting.require()
+            ctx.extend_deadline(limits.fit_deadline_s + limits.deadline_s)
+        elif request.long_form:
+            ctx.extend_deadline(limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
         # Without chunks there is no streaming: a whole file has a status for errors, and a length.
         if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
+            source = await self._fitted(request, source, ctx, backend)
             async with self._admitted(ctx):
                 samples = await backend.synthesizer.synthesize(request, source, ctx)
             ctx.audio_s = len(samples) / rate
@@ -168,10 +174,31 @@ class CosyVoice3Api:
     async def _stream(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
     ) -> AsyncGenerator[Array, None]:
+        source = await self._fitted(request, source, ctx, backend)
         async with self._admitted(ctx), aclosing(backend.synthesizer.stream(request, source, ctx)) as chunks:
             async for samples in chunks:
                 ctx.audio_s += len(samples) / backend.engine.capabilities.sample_rate
                 yield samples
+
+    async def _fitted(
+        self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
+    ) -> VoiceSource:
+        """Wait for the voice's fit where the request says so. Its own deadline begins afterwards."""
+        if not request.waits_for_fit or backend is not self.backends.primary:
+            return source
+        if isinstance(source, VoiceRecord):
+            await self.fitting.wait_for_voice(source, ctx)
+            source = await backend.voices.find_stored(source.id)  # its record says now that it wants a fit
+        elif isinstance(source, Clip):
+            async with self._admitted(ctx):
+                steered = await unpacked(await backend.voices.resolve(source, ctx), self.arrays)
+            fitted = await self.fitting.fitted_clip(source.upload, CachedVoice.copy_of(steered).arrays, ctx)
+            ctx.voice_fit = "steered" if fitted is None else "fitted"
+            ctx.root.tag(vocabulary.VOICE_FIT, ctx.voice_fit)
+            source = CachedVoice.copy_of(steered if fitted is None else fitted)
+        limits = self.config.limits
+        ctx.extend_deadline(ctx.elapsed_s + (limits.long_deadline_s if request.long_form else limits.deadline_s))
+        return source
 
     @asynccontextmanager
     async def _admitted(self, ctx: RequestContext) -> AsyncIterator[None]:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 from asyncio import to_thread
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.ingress.context import FitProgress, RequestContext
 from deployments.safe_traceback import safe_traceback
-from engines.contract import Capabilities
-from speech.errors import Conflict
+from deployments.settings import Limits
+from engines.contract import Arrays, Capabilities
+from speech.errors import RETRY_AFTER_RESTART_S, Conflict, DeadlineExceeded, Overloaded
+from tracing import vocabulary
 from voices import VoiceRecord, Voices
+from voices.fit_list import Fit
 from voices.record import PublicFit
 
 log = logging.getLogger("ray.serve")
 
 LOOK_S = 30.0  #: between two looks for fits that no request of this replica has asked for
 RETRY_S = 2.0  #: after a call that failed: the replica died, or none runs yet
+WAIT_S = 0.5  #: between two looks of a request that waits for a fit
 MOST_CALLS = 4  #: to fitting-service at a time, by one ingress replica; Serve scales that service by its calls
 
 
@@ -32,12 +38,21 @@ class Fitting:
         handle: of fitting-service; None where it does not run.
         store: the stored voices; None if none are stored here.
         engine: the graph's engine.
+        limits: of requests that wait for a fit.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any] | None, store: Voices | None, engine: Capabilities) -> None:
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any] | None,
+        store: Voices | None,
+        engine: Capabilities,
+        limits: Limits = Limits(),
+    ) -> None:
         self._handle = handle
         self._store = store if engine.fits_voices else None
         self._engine = engine.name, engine.version
+        self._limits = limits
+        self._waiting = 0
         self._woken = asyncio.Event()
         self._calling: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(("asked", "calls", "calls_failed"), 0)
@@ -62,17 +77,97 @@ class Fitting:
             Conflict: no voices are fitted here.
             SpeechError: the store's.
         """
-        if self._store is None or self._handle is None:
-            raise Conflict(
-                "No voices are fitted here: the running engine can't, or the operator of this service has switched it "
-                "off (`fitting.enabled`). The voice can be used as it is.",
-                code="fits_off",
-            )
-        record = await to_thread(self._store.want_fit, record)
-        fit = await to_thread(self._store.fits.ask, record, self._engine, trace_id, again=again)
+        store = self.require()
+        record = await to_thread(store.want_fit, record)
+        fit = await to_thread(store.fits.ask, record, self._engine, trace_id, again=again)
         self._counts["asked"] += 1
         self._woken.set()
         return record, fit
+
+    def require(self) -> Voices:
+        """Return the store; raise Conflict if no voices are fitted here."""
+        if self._store is None or self._handle is None:
+            raise Conflict(
+                "No voices are fitted here: the running engine can't, or the operator of this service has switched it "
+                "off (`fitting.enabled`). Leave 'fit' out: the voice can be used as it is.",
+                code="fits_off",
+            )
+        return self._store
+
+    async def wait_for_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
+        """Wait until the fit of a stored voice has ended, however; ask for one if there is none.
+
+        Raises:
+            Conflict: no voices are fitted here.
+            Overloaded: too many requests wait already.
+            DeadlineExceeded: it takes too long; the fit goes on.
+            SpeechError: the store's.
+        """
+        store = self.require()
+        with self._place(ctx):
+            record, _ = await self.ask(record, ctx.trace_id)
+            clip = record.clip_hash or ""
+            await self._until_ended(lambda: store.fits.of_clip(clip, self._engine), ctx)
+
+    async def fitted_clip(self, clip: bytes, steered: Arrays, ctx: RequestContext) -> Arrays | None:
+        """Wait until a clip that came with a request is fitted.
+
+        Args:
+            clip: the file; it is not stored.
+            steered: the arrays that the engine found in it.
+            ctx: the request.
+
+        Returns:
+            The fitted voice; None where the steered one is kept.
+
+        Raises:
+            SpeechError: as `wait_for_voice`.
+        """
+        store = self.require()
+        hold_s = self._limits.fit_deadline_s + self._limits.deadline_s
+        with self._place(ctx):
+            hashed = await to_thread(store.fits.ask_for_clip, clip, steered, self._engine, ctx.trace_id, hold_s)
+            self._counts["asked"] += 1
+            self._woken.set()
+            fit = await self._until_ended(lambda: store.fits.of_clip(hashed, self._engine), ctx)
+        return await to_thread(store.fits.arrays, fit.result) if fit is not None and fit.result else None
+
+    @contextmanager
+    def _place(self, ctx: RequestContext) -> Iterator[None]:
+        if self._waiting >= self._limits.max_fit_waiting:
+            raise Overloaded(
+                f"{self._waiting} requests wait for fits already. Leave 'fit' out, or try again later.",
+                code="too_many_wait_for_fits",
+                retry_after_s=RETRY_AFTER_RESTART_S,
+            )
+        self._waiting += 1
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            ctx.root.tag(vocabulary.FIT_WAIT_MS, round((time.monotonic() - began) * 1000, 1))
+
+    async def _until_ended(self, look: Callable[[], Fit | None], ctx: RequestContext) -> Fit | None:
+        """Wait for the end of a fit, and report its steps; None if it is gone."""
+        seen, deadline = None, time.monotonic() + self._limits.fit_deadline_s
+        while True:
+            fit = await to_thread(look)
+            if fit is None:
+                return None
+            progress = FitProgress(fit.state, fit.step, fit.steps)
+            if progress != seen and ctx.on_progress is not None:
+                ctx.on_progress(progress)
+            seen = progress
+            if not fit.open:
+                return fit
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"The voice was not fitted within {self._limits.fit_deadline_s:g} s. Leave 'fit' out to speak with "
+                    "the steered voice; a stored voice's fit goes on meanwhile.",
+                    code="fit_not_ready",
+                )
+            await asyncio.sleep(WAIT_S)
 
     async def shown(self, records: Sequence[VoiceRecord]) -> dict[str, PublicFit]:
         """Return the fits of those voices that have one or wait for one, by the voice's id."""
@@ -94,6 +189,7 @@ class Fitting:
         while True:
             pause_s = LOOK_S
             try:
+                await to_thread(self._store.fits.prune)
                 if pending := await to_thread(self._store.fits.pending, self._engine):
                     await self._call(min(pending, MOST_CALLS))
             except Exception as error:  # requests must go on, whatever becomes of fits

@@ -39,7 +39,11 @@ _EVENT = {
     "required": ["data"],
     "description": "one of many",
     "properties": {
-        "event": {"type": "string", "enum": ["stage", "audio", "done", "error"], "description": "not with OpenAI's"},
+        "event": {
+            "type": "string",
+            "enum": ["stage", "fit", "audio", "done", "error"],
+            "description": "not with OpenAI's",
+        },
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }

@@ -15,7 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.arrays import Array
-from deployments.ingress.context import RequestContext, StageProgress
+from deployments.ingress.context import FitProgress, RequestContext, StageProgress
 from deployments.ingress.server_sent_events import EventFormat, StreamSummary
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
@@ -27,7 +27,7 @@ log = logging.getLogger("ray.serve")
 
 AudioStream = AsyncGenerator[Array, None]  #: int16, as it is made; admission included
 EncodedPart = tuple[bytes, float]  #: bytes of the file, and the seconds of audio in them
-Event = EncodedPart | StageProgress
+Event = EncodedPart | StageProgress | FitProgress
 
 
 class _ClosingResponse(StreamingResponse):
@@ -115,6 +115,8 @@ async def _events(
         while event is not None and not isinstance(event, Exception):
             if isinstance(event, StageProgress):
                 yield event_format.stage(event)
+            elif isinstance(event, FitProgress):
+                yield event_format.fit(event)
             else:
                 summary.add(event[1])
                 yield event_format.audio(*event)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from deployments.ingress.context import RequestContext, StageProgress
+from deployments.ingress.context import FitProgress, RequestContext, StageProgress
 from speech.errors import SpeechError
 from tracing import vocabulary
 
@@ -51,6 +51,10 @@ class EventFormat:
         data = asdict(progress) | {"state": "started" if progress.ms is None else "done"}
         return event("stage", {name: value for name, value in data.items() if value is not None})
 
+    def fit(self, progress: FitProgress) -> bytes:
+        """Return an event for a step of the fit that the request waits for."""
+        return event("fit", asdict(progress))
+
     def audio(self, data: bytes, seconds: float) -> bytes:
         """Return an event with a part of the file."""
         return event("audio", {"audio": base64.b64encode(data).decode(), "seconds": round(seconds, 4)})
@@ -68,6 +72,7 @@ class EventFormat:
                 "total_ms": round(total_ms, 1),
                 "real_time_factor": round(total_ms / 1000 / summary.seconds, 4) if summary.seconds else None,
                 "stages": stages(ctx),
+                **({"voice_fit": ctx.voice_fit} if ctx.voice_fit else {}),
             },
         )
 

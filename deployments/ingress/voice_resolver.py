@@ -33,7 +33,7 @@ class Clip:
     transcript: str | None
 
 
-VoiceSource = Clip | VoiceRecord  #: where a request's voice is to be found
+VoiceSource = Clip | VoiceRecord | CachedVoice  #: where a request's voice is to be found, or the voice itself
 
 
 class VoiceResolver:
@@ -68,6 +68,8 @@ class VoiceResolver:
         Raises:
             SpeechError: the stages' or the store's.
         """
+        if isinstance(source, CachedVoice):
+            return source
         if isinstance(source, Clip):
             return await self._from_clip(source, ctx)
         return await self._from_store(source, ctx)

@@ -59,7 +59,7 @@ class FitReporter:
             {
                 **self._tags,
                 vocabulary.FIT_ASKED_BY: work.fit.asked_by,
-                vocabulary.AUDIO_DURATION: work.record.clip.seconds,
+                vocabulary.AUDIO_DURATION: work.record.clip.seconds if work.record else None,
             }
         )
         return span

@@ -12,7 +12,7 @@ from deployments.stages.memory import give_back
 from engines.contract import Arrays, Engine, FitOutcome, FittingEngine, Voice, VoiceFit, VoiceFitter
 from speech import audio
 from speech.errors import SpeechError
-from voices import Voices
+from voices import VoiceRecord, Voices
 from voices.fits import FitLost, Work
 
 log = logging.getLogger("ray.serve")
@@ -105,16 +105,21 @@ class FitWorker:
             return self._fitter.begin(voice)
 
     def _voice(self, work: Work) -> Voice:
-        arrays = self._store.arrays(work.record.id, work.engine)
-        return Voice(self._extracted(work) if arrays is None else arrays)
+        if (record := work.record) is None:
+            arrays = self._store.fits.start(work)
+            if arrays is None:  # the voice was deleted
+                raise FitLost
+            return Voice(arrays)
+        arrays = self._store.arrays(record.id, work.engine)
+        return Voice(self._extracted(record, work.engine) if arrays is None else arrays)
 
-    def _extracted(self, work: Work) -> Arrays:
+    def _extracted(self, record: VoiceRecord, engine: tuple[str, str]) -> Arrays:
         """Find the voice in its clip, as embedding-service would, and store it for requests too."""
         capabilities = self._engine.capabilities
-        clip = audio.decode(self._store.clip(work.record.id), seconds=capabilities.reference_seconds)
-        reference = self._engine.prepare(clip.samples, clip.rate, work.record.transcript)
+        clip = audio.decode(self._store.clip(record.id), seconds=capabilities.reference_seconds)
+        reference = self._engine.prepare(clip.samples, clip.rate, record.transcript)
         [found] = self._engine.load_speaker_encoder(self._device, self._threads).encode([reference])
         if isinstance(found, SpeechError):
             raise found
-        self._store.keep_arrays(work.record.id, work.engine, found.arrays)
+        self._store.keep_arrays(record.id, engine, found.arrays)
         return found.arrays

@@ -5,6 +5,7 @@ The application is this file's own, beside those of the session: none of theirs 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from cluster.serving import Dashboard
 from deployments.settings import GraphConfig
 from tests.helpers.serving import App, tone
 from voices.fits import CLAIM_S
+from webui import sse
 
 NAME = "fitting"
 ENGINE = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 5, "vocode_ms": 1, "seconds": 1, "fit_ms": 800}
@@ -110,6 +112,29 @@ def test_a_voice_is_usable_at_once_and_fitted_soon(app):
     assert span["name"] == "fit_voice" and "parentId" not in span
     assert span["tags"].items() >= {"fit.steps": "10", "fit.kept": "true", "fit.stopped": "all_steps"}.items()
     assert "error" not in span["tags"]
+
+
+def test_a_request_that_waits_gets_the_fitted_voice_and_tells_each_step(app):
+    with httpx.stream(
+        "POST",
+        f"{app.url}/api/generate",
+        data={"text": "Hello", "dialect": "en-US", "fit": "wait", "stream_format": "sse"},
+        files={"prompt_audio": ("clip.wav", tone(hz=300, level=0.3))},
+        timeout=60,
+        trust_env=False,
+    ) as answer:
+        assert answer.status_code == 200
+        told = [(name, json.loads(data)) for name, data in sse.events(answer.iter_bytes())]
+    steps = [fields["step"] for name, fields in told if name == "fit"]
+    assert steps == sorted(steps) and len(steps) >= 5
+    name, done = told[-1]
+    assert name == "done" and done["voice_fit"] == "fitted" and done["seconds"] > 0
+    names = [name for name, _ in told]
+    assert names.index("audio") > max(place for place, name in enumerate(names) if name == "fit")
+    spans = app.trace(done["trace_id"], spans=5)
+    tags = next(span["tags"] for span in spans if span["name"] == "post /api/generate")
+    assert tags["voice.fit"] == "fitted" and float(tags["fit.wait_ms"]) > 5_000
+    assert httpx.get(f"{app.url}/v1/audio/voices", trust_env=False).json()["data"][-1]["name"] == "anna"
 
 
 def test_a_service_killed_in_the_middle_is_succeeded_and_no_request_notices(app):

@@ -313,3 +313,56 @@ def test_a_damaged_file_is_taken_to_be_absent(place, voices):
     place.storage.write(f"fits/{work.fit.folder}/voice.npz", b"damaged")
     result = voices.fits.result(record, ENGINE)
     assert result is not None and voices.fits.arrays(result) is None
+
+
+STEERED = {"style": np.zeros(3, np.float32)}
+
+
+def test_a_clip_that_is_not_stored_is_fitted_for_the_request_that_waits(place, voices):
+    clip = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=60)
+    assert voices.fits.pending(ENGINE) == 1
+    work = taken(place.process())
+    assert work.record is None and work.fit.asked_by == "ab" * 16
+    assert (voices.fits.start(work)["style"] == 0).all()
+    voices.fits.finish(work, outcome(number=4))
+    fit = voices.fits.of_clip(clip, ENGINE)
+    assert fit.state == "done" and voices.fits.arrays(fit.result)["style"][0] == 4
+    assert list(place.storage.sizes(f"fits/{work.fit.folder}")) == ["voice.npz"]
+    voices.fits.prune()
+    assert voices.fits.of_clip(clip, ENGINE) == fit, "the request may not have read it yet"
+    place.now += 61
+    voices.fits.prune()
+    assert voices.fits.of_clip(clip, ENGINE) is None and place.fit_folders() == []
+
+
+def test_requests_with_the_same_clip_share_a_fit_that_is_kept_for_the_last_of_them(place, voices):
+    for hold_s in (60, 100, 20):
+        clip = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s)
+    assert voices.fits.pending(ENGINE) == 1 and len(place.fit_folders()) == 1
+    place.now += 99
+    voices.fits.prune()
+    assert voices.fits.of_clip(clip, ENGINE) is not None
+    place.now += 2
+    assert voices.fits.pending(ENGINE) == 0 and voices.fits.take(ENGINE, "one") is None
+    assert voices.fits.of_clip(clip, ENGINE) is None
+
+
+def test_a_clip_of_a_stored_voice_uses_that_ones_fit_and_outlives_the_voice_while_it_is_waited_for(place, voices):
+    record, _ = store(voices, clip="a clip")
+    voices.fits.finish(taken(voices), outcome(number=5))
+    clip = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
+    assert clip == record.clip_hash and voices.fits.of_clip(clip, ENGINE).state == "done"
+    voices.delete(record)
+    assert voices.fits.arrays(voices.fits.of_clip(clip, ENGINE).result)["style"][0] == 5
+    place.now += 61
+    voices.fits.prune()
+    assert place.fit_folders() == []
+
+
+def test_a_clip_that_is_stored_meanwhile_keeps_its_fit(place, voices):
+    voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
+    voices.fits.finish(taken(voices), outcome(number=6))
+    record, _ = store(voices, clip="a clip")
+    place.now += 61
+    voices.fits.prune()
+    assert fitted(voices, record) == 6 and voices.fits.pending(ENGINE) == 0

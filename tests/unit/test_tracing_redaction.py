@@ -208,6 +208,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.FIT_STOPPED: "close_enough",
         vocabulary.FIT_KEPT: "false",
         vocabulary.FIT_WHY: "it-took-over-noise-from-the-clip",
+        vocabulary.FIT_WAIT_MS: 21703.125,
         vocabulary.FIT_ASKED_BY: "0123456789abcdef" * 2,
         vocabulary.QUEUE_WAIT_MS: 0.0,
         vocabulary.BATCH_ID: "0123456789abcdef",
