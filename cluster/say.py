@@ -190,7 +190,8 @@ def run(order: Order, out: TextIO | None = None) -> None:
     print(f"{done.seconds:.1f} s of speech in {done.total_ms / 1e3:.1f} s ({figures}): {order.output}", file=out)
     if done.voice_fit:
         said = "is fitted to its speaker" if done.voice_fit == "fitted" else "is steered, not fitted"
-        print(f"the stored voice {said}; `python -m cluster voices` tells more", file=out)
+        more = "; `python -m cluster voices` tells more" if order.voice else ""
+        print(f"the voice {said}{more}", file=out)
     kept = done.trace_url or f"{done.trace_id} was not kept (`--sampling 1` of `up` keeps every one)"
     print(f"trace: {kept}", file=out)
 

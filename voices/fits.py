@@ -112,8 +112,9 @@ class Fits:
                 return fits.putting(fit)
             return fits.putting(before.with_(held_until=until)) if before.held_until < until else None
 
-        if (hashed, key) not in self._list.read().by_key:
-            self._write_arrays(f"{fit.folder}/{START}", steered)
+        found = self._list.read().by_key.get((hashed, key), fit)
+        if found.open:  # a stored voice's too: that may be deleted before its fit is begun
+            self._write_arrays(f"{found.folder}/{START}", steered)
         if self._list.change(decide).by_key[hashed, key].folder != fit.folder:
             self._remove(fit.folder)
         return hashed

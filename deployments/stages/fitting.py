@@ -25,6 +25,7 @@ from deployments.settings import FittingConfig
 from deployments.stages.base import Stage
 from deployments.stages.fit_reporter import INTERRUPTED, FitReporter
 from deployments.stages.fit_worker import FitWorker
+from engines import contract
 from speech.errors import SpeechError, VoiceNotFound, VoiceStoreUnavailable, internal_error
 from tracing import vocabulary
 from voices import Voices
@@ -61,6 +62,8 @@ class FittingService(Stage):
         store = Voices.open(config.voices)
         if store is None:
             raise ValueError("fitting-service needs a store of voices: set `voices.url`")
+        if isinstance(self.engine, contract.TunedEngine):
+            os.environ.update(self.engine.process_settings.get(self.name, {}))
         self._fits = store.fits
         self._engine = self.engine.capabilities.name, self.engine.capabilities.version
         self._token = secrets.token_hex(8)

@@ -169,6 +169,9 @@ class StandInApi:
 
     async def _told(self, form: dict, began: float):
         timings, seconds, first_ms = [], 0.0, None
+        if form.get("fit") == "wait":
+            for step in range(3):
+                yield "fit", {"state": "running" if step < 2 else "done", "step": step, "steps": 2}
         stages = [name for name in SERVICES if not (self.knows_voice and name in list(SERVICES)[:2])]
         for piece in range(1, self.pieces + 1):
             for name in stages if piece == 1 else stages[-2:]:
@@ -212,6 +215,7 @@ class StandInApi:
                     "trace_url": f"{self.zipkin}/zipkin/traces/{TRACE}" if self.keeps_trace else None,
                     "real_time_factor": total_ms / 1e3 / seconds,
                     "stages": timings,
+                    **({"voice_fit": "fitted"} if form.get("fit") == "wait" else {}),
                 },
             )
 

@@ -366,3 +366,14 @@ def test_a_clip_that_is_stored_meanwhile_keeps_its_fit(place, voices):
     place.now += 61
     voices.fits.prune()
     assert fitted(voices, record) == 6 and voices.fits.pending(ENGINE) == 0
+
+
+def test_a_clip_is_fitted_though_the_stored_voice_that_queued_its_fit_is_deleted(place, voices):
+    record, _ = store(voices, clip="a clip")
+    voices.fits.ask(record, ENGINE)
+    clip = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
+    voices.delete(record)
+    work = taken(voices)
+    assert work.record is None and voices.fits.start(work) is not None
+    voices.fits.finish(work, outcome())
+    assert voices.fits.of_clip(clip, ENGINE).state == "done"

@@ -59,6 +59,19 @@ def test_without_a_terminal_each_stage_is_a_line(spoken):
     assert "\r" not in out
 
 
+def test_the_fit_that_it_waits_for_is_shown_step_by_step(spoken, api):
+    _, out, _, _ = spoken("--voice", "anna", "--wait-for-fit")
+    assert api.asked[0]["fit"] == "wait"
+    assert [line.split() for line in out.splitlines() if line.startswith("FIT_VOICE")] == [
+        ["FIT_VOICE", "fitting-service", "running", "0/2"],
+        ["FIT_VOICE", "fitting-service", "running", "1/2"],
+        ["FIT_VOICE", "fitting-service", "done", "2/2"],
+    ]
+    assert "the voice is fitted to its speaker" in out
+    _, out, _, _ = spoken("--voice", "anna")
+    assert "fit" not in api.asked[1] and "fitted" not in out
+
+
 @pytest.mark.parametrize("pieces, known", [(1, False), (3, False), (2, True)])
 def test_on_a_terminal_a_bar_fills_and_goes(api, tmp_path, pieces, known):
     class Terminal(io.StringIO):
