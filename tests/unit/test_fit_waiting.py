@@ -59,13 +59,14 @@ def request() -> tuple[RequestContext, list[FitProgress]]:
     return ctx, seen
 
 
-async def serve(voices: Voices, kept: bool = True) -> None:
-    """Make the next fit, as fitting-service would."""
+async def serve(voices: Voices, kept: bool = True, seen: list[FitProgress] | None = None) -> None:
+    """Make the next fit, as fitting-service would; each step waits until a request has `seen` it."""
     while (work := await asyncio.to_thread(voices.fits.take, ENGINE, "service")) is None:
         await asyncio.sleep(0.01)
     for step in (1, 2):
         voices.fits.keep(work, step, 2)
-        await asyncio.sleep(0.1)
+        while seen is not None and (not seen or seen[-1].step != step):
+            await asyncio.sleep(0.01)
     voice = Voice({"embedding": np.ones(3, np.float32)})
     voices.fits.finish(work, FitOutcome(voice, kept, "" if kept else "no", "all_steps", 2, 0.5, 0.3, 1.0))
 
@@ -75,7 +76,7 @@ def test_a_stored_voice_is_waited_for_and_every_step_is_told(voices):
     ctx, seen = request()
 
     async def scenario():
-        await asyncio.wait_for(asyncio.gather(fits(voices).wait_for_voice(record, ctx), serve(voices)), 10)
+        await asyncio.wait_for(asyncio.gather(fits(voices).wait_for_voice(record, ctx), serve(voices, seen=seen)), 30)
 
     asyncio.run(scenario())
     assert [(one.state, one.step) for one in seen][-3:] == [("running", 1), ("running", 2), ("done", 2)]
@@ -96,10 +97,10 @@ def test_a_clip_is_fitted_or_stays_steered(voices, kept):
     ctx, seen = request()
 
     async def scenario():
-        found, _ = await asyncio.gather(fits(voices).fitted_clip(b"a clip", STEERED, ctx), serve(voices, kept))
+        found, _ = await asyncio.gather(fits(voices).fitted_clip(b"a clip", STEERED, ctx), serve(voices, kept, seen))
         return found
 
-    found = asyncio.run(asyncio.wait_for(scenario(), 10))
+    found = asyncio.run(asyncio.wait_for(scenario(), 30))
     assert (found is not None) is kept and seen[-1].state == ("done" if kept else "kept_steered")
     assert voices.all() == [], "the clip is not stored"
 
