@@ -43,6 +43,16 @@ class FitLost(Exception):
 
 
 @dataclass(frozen=True)
+class Hold:
+    """A request's hold on the fit of a clip that is not stored; `before` is what the fit was held until before."""
+
+    clip: str
+    engine: str
+    until: float
+    before: float
+
+
+@dataclass(frozen=True)
 class Work:
     """A fit that one service has a claim on, and a voice with its clip; None for a clip that came with a request."""
 
@@ -90,8 +100,8 @@ class Fits:
 
         return self._list.change(decide).by_key[clip, key].public()
 
-    def ask_for_clip(self, clip: bytes, steered: Arrays, engine: Engine, by: str, hold_s: float) -> str:
-        """Queue the fit of a clip that is not stored, unless it has one, and keep it for so long.
+    def ask_for_clip(self, clip: bytes, steered: Arrays, engine: Engine, by: str, hold_s: float) -> Hold:
+        """Queue the fit of a clip that is not stored, unless it has one, and keep it for so long at most.
 
         Args:
             clip: the file.
@@ -101,15 +111,17 @@ class Fits:
             hold_s: seconds until the fit is forgotten, unless a stored voice has the clip.
 
         Returns:
-            The clip's hash, for `of_clip`.
+            The hold, for `held` and `let_go`.
         """
         hashed, key, until = hash_of(clip), hash_of_engine(engine), self._now() + hold_s
-        fit = Fit.asked(hashed, key, self._now(), by).with_(held_until=until)
+        fit, held = Fit.asked(hashed, key, self._now(), by).with_(held_until=until), list[float]()
 
         def decide(fits: FitList) -> FitList | None:
+            held.clear()
             before = fits.by_key.get((hashed, key))
             if before is None:
                 return fits.putting(fit)
+            held.append(before.held_until)
             return fits.putting(before.with_(held_until=until)) if before.held_until < until else None
 
         found = self._list.read().by_key.get((hashed, key), fit)
@@ -117,11 +129,24 @@ class Fits:
             self._write_arrays(f"{found.folder}/{START}", steered)
         if self._list.change(decide).by_key[hashed, key].folder != fit.folder:
             self._remove(fit.folder)
-        return hashed
+        return Hold(hashed, key, until, held[0] if held else 0.0)
 
-    def of_clip(self, clip: str, engine: Engine) -> Fit | None:
-        """Return the fit of the clip with this hash."""
-        return self._list.read().by_key.get((clip, hash_of_engine(engine)))
+    def held(self, hold: Hold) -> Fit | None:
+        """Return the fit that a request holds; None if it is gone."""
+        return self._list.read().by_key.get((hold.clip, hold.engine))
+
+    def let_go(self, hold: Hold) -> None:
+        """End a hold, unless a later request has extended it. `prune` forgets what no request holds."""
+
+        def decide(fits: FitList) -> FitList | None:
+            fit = fits.by_key.get((hold.clip, hold.engine))
+            return fits.putting(fit.with_(held_until=hold.before)) if fit and fit.held_until == hold.until else None
+
+        self._list.change(decide)
+
+    def of_voice(self, record: VoiceRecord, engine: Engine) -> Fit | None:
+        """Return the fit of a stored voice; None where there is none yet, or the voice is gone."""
+        return self._list.read().by_key.get((_clip_of(record), hash_of_engine(engine)))
 
     def prune(self) -> None:
         """Forget the fits of clips that no voice has and no request waits for."""

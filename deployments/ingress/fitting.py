@@ -17,10 +17,11 @@ from deployments.ingress.context import FitProgress, RequestContext
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Limits
 from engines.contract import Arrays, Capabilities
-from speech.errors import RETRY_AFTER_RESTART_S, Conflict, DeadlineExceeded, Overloaded
+from speech.errors import RETRY_AFTER_RESTART_S, Conflict, DeadlineExceeded, Overloaded, SpeechError
 from tracing import vocabulary
 from voices import VoiceRecord, Voices
 from voices.fit_list import Fit
+from voices.fits import Hold
 from voices.record import PublicFit
 
 log = logging.getLogger("ray.serve")
@@ -105,9 +106,8 @@ class Fitting:
         """
         store = self.require()
         with self._place(ctx):
-            record, _ = await self.ask(record, ctx.trace_id)
-            clip = record.clip_hash or ""
-            await self._until_ended(lambda: store.fits.of_clip(clip, self._engine), ctx)
+            wanted, _ = await self.ask(record, ctx.trace_id)
+            await self._until_ended(lambda: store.fits.of_voice(wanted, self._engine), ctx)
 
     async def fitted_clip(self, clip: bytes, steered: Arrays, ctx: RequestContext) -> Arrays | None:
         """Wait until a clip that came with a request is fitted.
@@ -126,11 +126,21 @@ class Fitting:
         store = self.require()
         hold_s = self._limits.fit_deadline_s + self._limits.deadline_s
         with self._place(ctx):
-            hashed = await to_thread(store.fits.ask_for_clip, clip, steered, self._engine, ctx.trace_id, hold_s)
+            hold = await to_thread(store.fits.ask_for_clip, clip, steered, self._engine, ctx.trace_id, hold_s)
             self._counts["asked"] += 1
             self._woken.set()
-            fit = await self._until_ended(lambda: store.fits.of_clip(hashed, self._engine), ctx)
-        return await to_thread(store.fits.arrays, fit.result) if fit is not None and fit.result else None
+            try:
+                fit = await self._until_ended(lambda: store.fits.held(hold), ctx)
+                return await to_thread(store.fits.arrays, fit.result) if fit is not None and fit.result else None
+            finally:  # not awaited: the client may have left
+                asyncio.get_running_loop().run_in_executor(None, self._let_go, store, hold)
+
+    @staticmethod
+    def _let_go(store: Voices, hold: Hold) -> None:
+        try:
+            store.fits.let_go(hold)
+        except SpeechError as error:  # it ends by itself
+            log.warning("a fit that no request waits for could not be let go: %s", safe_traceback(error))
 
     @contextmanager
     def _place(self, ctx: RequestContext) -> Iterator[None]:

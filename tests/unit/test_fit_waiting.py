@@ -103,6 +103,20 @@ def test_a_clip_is_fitted_or_stays_steered(voices, kept):
     found = asyncio.run(asyncio.wait_for(scenario(), 30))
     assert (found is not None) is kept and seen[-1].state == ("done" if kept else "kept_steered")
     assert voices.all() == [], "the clip is not stored"
+    voices.fits.prune()
+    assert voices.fits.folders() == set(), "nor is what was found in it, once the request has ended"
+
+
+def test_a_client_that_leaves_leaves_no_work_behind(voices):
+    async def scenario():
+        waiting = asyncio.create_task(fits(voices).fitted_clip(b"a clip", STEERED, request()[0]))
+        while not voices.fits.pending(ENGINE):
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))  # which waits for the executor's threads
+    assert voices.fits.pending(ENGINE) == 0
 
 
 def test_a_voice_deleted_meanwhile_is_not_waited_for(voices):

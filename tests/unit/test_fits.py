@@ -319,41 +319,41 @@ STEERED = {"style": np.zeros(3, np.float32)}
 
 
 def test_a_clip_that_is_not_stored_is_fitted_for_the_request_that_waits(place, voices):
-    clip = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=60)
+    hold = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=60)
     assert voices.fits.pending(ENGINE) == 1
     work = taken(place.process())
     assert work.record is None and work.fit.asked_by == "ab" * 16
     assert (voices.fits.start(work)["style"] == 0).all()
     voices.fits.finish(work, outcome(number=4))
-    fit = voices.fits.of_clip(clip, ENGINE)
+    fit = voices.fits.held(hold)
     assert fit.state == "done" and voices.fits.arrays(fit.result)["style"][0] == 4
     assert list(place.storage.sizes(f"fits/{work.fit.folder}")) == ["voice.npz"]
     voices.fits.prune()
-    assert voices.fits.of_clip(clip, ENGINE) == fit, "the request may not have read it yet"
+    assert voices.fits.held(hold) == fit, "the request may not have read it yet"
     place.now += 61
     voices.fits.prune()
-    assert voices.fits.of_clip(clip, ENGINE) is None and place.fit_folders() == []
+    assert voices.fits.held(hold) is None and place.fit_folders() == []
 
 
 def test_requests_with_the_same_clip_share_a_fit_that_is_kept_for_the_last_of_them(place, voices):
     for hold_s in (60, 100, 20):
-        clip = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s)
+        hold = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s)
     assert voices.fits.pending(ENGINE) == 1 and len(place.fit_folders()) == 1
     place.now += 99
     voices.fits.prune()
-    assert voices.fits.of_clip(clip, ENGINE) is not None
+    assert voices.fits.held(hold) is not None
     place.now += 2
     assert voices.fits.pending(ENGINE) == 0 and voices.fits.take(ENGINE, "one") is None
-    assert voices.fits.of_clip(clip, ENGINE) is None
+    assert voices.fits.held(hold) is None
 
 
 def test_a_clip_of_a_stored_voice_uses_that_ones_fit_and_outlives_the_voice_while_it_is_waited_for(place, voices):
     record, _ = store(voices, clip="a clip")
     voices.fits.finish(taken(voices), outcome(number=5))
-    clip = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
-    assert clip == record.clip_hash and voices.fits.of_clip(clip, ENGINE).state == "done"
+    hold = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
+    assert hold.clip == record.clip_hash and voices.fits.held(hold).state == "done"
     voices.delete(record)
-    assert voices.fits.arrays(voices.fits.of_clip(clip, ENGINE).result)["style"][0] == 5
+    assert voices.fits.arrays(voices.fits.held(hold).result)["style"][0] == 5
     place.now += 61
     voices.fits.prune()
     assert place.fit_folders() == []
@@ -371,9 +371,26 @@ def test_a_clip_that_is_stored_meanwhile_keeps_its_fit(place, voices):
 def test_a_clip_is_fitted_though_the_stored_voice_that_queued_its_fit_is_deleted(place, voices):
     record, _ = store(voices, clip="a clip")
     voices.fits.ask(record, ENGINE)
-    clip = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
+    hold = voices.fits.ask_for_clip(clip_of("a clip"), STEERED, ENGINE, "ab" * 16, hold_s=60)
     voices.delete(record)
     work = taken(voices)
     assert work.record is None and voices.fits.start(work) is not None
     voices.fits.finish(work, outcome())
-    assert voices.fits.of_clip(clip, ENGINE).state == "done"
+    assert voices.fits.held(hold).state == "done"
+
+
+def test_a_request_that_ends_lets_go_of_its_fit_alone(place, voices):
+    first = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=60)
+    second = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=100)
+    voices.fits.let_go(first)
+    voices.fits.prune()
+    assert voices.fits.held(second) is not None, "the second one waits"
+    voices.fits.let_go(second)
+    voices.fits.prune()
+    assert voices.fits.held(first) is not None, "it is held as before the second one came"
+    place.now += 61
+    voices.fits.prune()
+    assert voices.fits.held(first) is None and place.fit_folders() == []
+    third = voices.fits.ask_for_clip(b"a clip", STEERED, ENGINE, "ab" * 16, hold_s=60)
+    voices.fits.let_go(third)
+    assert voices.fits.pending(ENGINE) == 0 and voices.fits.take(ENGINE, "one") is None, "the client has left"

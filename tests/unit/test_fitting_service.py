@@ -287,10 +287,10 @@ def test_a_state_of_another_version_is_begun_anew(store, caplog):
 
 
 def test_a_clip_that_is_not_stored_is_fitted_from_what_the_ingress_found(make, store):
-    clip = store.fits.ask_for_clip(b"a clip", {"embedding": np.full(192, 3, np.float32)}, ENGINE, "cd" * 16, 60)
+    hold = store.fits.ask_for_clip(b"a clip", {"embedding": np.full(192, 3, np.float32)}, ENGINE, "cd" * 16, 60)
     service = make()
     assert service.work() == 1
-    fit = store.fits.of_clip(clip, ENGINE)
+    fit = store.fits.held(hold)
     assert store.fits.arrays(fit.result)["embedding"][0] == 4
     assert service.tags()["fit.asked_by"] == "cd" * 16 and "audio.duration" not in service.tags()
 
