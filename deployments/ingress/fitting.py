@@ -9,6 +9,7 @@ import time
 from asyncio import to_thread
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -126,14 +127,23 @@ class Fitting:
         store = self.require()
         hold_s = self._limits.fit_deadline_s + self._limits.deadline_s
         with self._place(ctx):
-            hold = await to_thread(store.fits.ask_for_clip, clip, steered, self._engine, ctx.trace_id, hold_s)
-            self._counts["asked"] += 1
-            self._woken.set()
+            # A task of its own: if the client leaves meanwhile, the hold that it makes is let go all the same.
+            asking = asyncio.get_running_loop().create_task(
+                to_thread(store.fits.ask_for_clip, clip, steered, self._engine, ctx.trace_id, hold_s),
+                context=contextvars.Context(),
+            )
             try:
+                hold = await asyncio.shield(asking)
+                self._counts["asked"] += 1
+                self._woken.set()
                 fit = await self._until_ended(lambda: store.fits.held(hold), ctx)
                 return await to_thread(store.fits.arrays, fit.result) if fit is not None and fit.result else None
-            finally:  # not awaited: the client may have left
-                asyncio.get_running_loop().run_in_executor(None, self._let_go, store, hold)
+            finally:
+                asking.add_done_callback(partial(self._let_go_later, store))
+
+    def _let_go_later(self, store: Voices, asking: asyncio.Task[Hold]) -> None:
+        if not asking.cancelled() and asking.exception() is None:
+            asyncio.get_running_loop().run_in_executor(None, self._let_go, store, asking.result())
 
     @staticmethod
     def _let_go(store: Voices, hold: Hold) -> None:
