@@ -51,6 +51,7 @@ class Service:
         monkeypatch.setattr(base.ray, "get_runtime_context", lambda: node)
         monkeypatch.setattr(base, "Nodes", lambda: lambda: False)
         monkeypatch.setattr(fitting, "LOOK_S", 0.01)
+        monkeypatch.setattr(fitting.serve_log, "attach", lambda: None)  # it is for the whole process
         self.kinds = Kinds()
         monkeypatch.setattr("ray.serve.metrics.Counter", self.kinds.Counter)
         monkeypatch.setattr("ray.serve.metrics.Gauge", self.kinds.Gauge)
