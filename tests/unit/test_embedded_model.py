@@ -111,7 +111,7 @@ def test_the_pitch_is_moved_to_the_one_asked_for(spoken):
     """The loud frames' median is the target; soft ends of words lie lower (test_embedded_engine.py listens)."""
     for curve, frames, target in zip(spoken.pitch, spoken.frames.tolist(), (4.8, 5.3, 5.0), strict=True):
         voiced = curve[: 2 * frames][curve[: 2 * frames] > acoustic.VOICED_HZ]
-        assert target - 0.2 < float(voiced.median().log()) < target + 0.02
+        assert target - 0.35 < float(voiced.median().log()) < target + 0.02
 
 
 def test_only_voiced_frames_move_and_loud_ones_decide():
