@@ -18,8 +18,10 @@ from engines.mel import mel_filters
 RATE = 16_000
 FFT, HOP = 512, 160
 LOWEST_BIN = 4  #: 125 Hz
-_BANDS = 40
+BANDS = 40
 LOUD_DB = 25.0  #: frames within this of the loudest are speech
+_BRIGHT = slice(32, 128)  # 1 to 4 kHz
+_DEEPEST_DB = 60.0  # what lies deeper below the loudest moment is not heard
 _SILENT_DB = -40.0  # quieter moments are silence, however quiet
 
 
@@ -31,6 +33,8 @@ class Limits:
     level_db: float = 3.0
     peak_db: float = 1.0  #: raw, above full scale: the limiter would make the whole speech quieter by it
     flatness_db: float = 1.5  #: of speech: a room's or a microphone's noise makes the spectrum flatter
+    brightness_db: float = -6.0  #: of 1 to 4 kHz against the whole: a voice that loses more is dull
+    motion: float = -0.45  #: dB a frame: how much less the spectrum of speech moves
     floor_db: float = 8.0  #: of the quiet moments, against the loud ones, from -40 dB up
     articulation: float = 0.75  #: the least correlation of the spectra over time
     pitch_semitones: float = 1.0
@@ -49,6 +53,8 @@ class Sound:
     level_db: float
     peak_db: float
     flatness_db: float
+    brightness_db: float
+    motion: float
     floor_db: float
     spectra: np.ndarray  #: (frames, 40) log mel power in dB
     f0: np.ndarray  #: (frames,) Hz, 0 without a pitch
@@ -62,13 +68,17 @@ def listen(samples: np.ndarray, similarity: float) -> Sound:
     loud = energy_db > energy_db.max() - LOUD_DB
     heard = power[loud][:, LOWEST_BIN:] + 1e-10
     flatness = 10 * (np.log10(heard).mean(1) - np.log10(heard.mean(1)))
+    spectra = 10 * np.log10(power @ mel_filters(RATE, FFT, BANDS).T + 1e-8)
+    audible = np.maximum(spectra[loud], spectra.max() - _DEEPEST_DB)
     return Sound(
         similarity=similarity,
         level_db=float(10 * np.log10(np.square(samples).mean() + 1e-10)),
         peak_db=float(20 * np.log10(np.abs(samples).max() + 1e-10)),
         flatness_db=float(flatness.mean()),
+        brightness_db=float(10 * np.log10(power[loud][:, _BRIGHT].sum() / (power[loud].sum() + 1e-10) + 1e-6)),
+        motion=float(np.abs(np.diff(audible, axis=0)).mean()),
         floor_db=max(float(np.percentile(energy_db, 5) - np.percentile(energy_db, 95)), _SILENT_DB),
-        spectra=10 * np.log10(power @ mel_filters(RATE, FFT, _BANDS).T + 1e-8),
+        spectra=spectra,
         f0=f0_curve(samples),
     )
 
@@ -79,7 +89,7 @@ def changes(steered: Sequence[Sound], fitted: Sequence[Sound]) -> dict[str, floa
     measured = {
         **{
             name: [getattr(after, name) - getattr(before, name) for before, after in pairs]
-            for name in ("similarity", "level_db", "flatness_db", "floor_db")
+            for name in ("similarity", "level_db", "flatness_db", "brightness_db", "motion", "floor_db")
         },
         "articulation": [_articulation(before, after) for before, after in pairs],
         "pitch_semitones": [_semitones(before, after) for before, after in pairs],
@@ -98,6 +108,8 @@ def why_not(changes: Mapping[str, float], limits: Limits = LIMITS) -> str:
         (abs(changes["level_db"]) > limits.level_db, "its loudness is another"),
         (changes["peak_db"] > limits.peak_db, "its peaks would be clipped"),
         (changes["flatness_db"] > limits.flatness_db, "it took over noise from the clip"),
+        (changes["brightness_db"] < limits.brightness_db, "it is dull"),
+        (changes["motion"] < limits.motion, "its sounds run together"),
         (changes["floor_db"] > limits.floor_db, "its pauses are noisy"),
         (changes["articulation"] < limits.articulation, "its sounds are less distinct"),
         (abs(changes["pitch_semitones"]) > limits.pitch_semitones, "its pitch is another"),
@@ -108,7 +120,7 @@ def why_not(changes: Mapping[str, float], limits: Limits = LIMITS) -> str:
 
 def _articulation(before: Sound, after: Sound) -> float:
     """Correlate how the spectra move over time, with the timbre, the mean of each band, taken out."""
-    one, other = (np.maximum(sound.spectra, sound.spectra.max() - 60) for sound in (before, after))
+    one, other = (np.maximum(sound.spectra, sound.spectra.max() - _DEEPEST_DB) for sound in (before, after))
     return float(np.corrcoef((one - one.mean(0)).ravel(), (other - other.mean(0)).ravel())[0, 1])
 
 
