@@ -8,6 +8,7 @@ Each speaker's recording is enrolled and fitted. The steered and the fitted voic
 - CAM++, which had no part in the fit, and GE2E, which is fitted: cosine similarity to the own reference, and the share
   of clips for which that is the nearest of all. Always against the clean recording.
 - DNSMOS and WER as in `bench.voice`; the share of fits that are kept, with the reasons of the others.
+- Over the kept voices, how often each of these rose, and the largest fall: the check should have refused it.
 - Seconds and CPU seconds of a fit, the memory of the process, and the time that speech takes with either voice.
 
 `--loss campplus` fits to CAM++ instead, so that GE2E is the model that had no part in it; `--loss both` fits to both,
@@ -87,7 +88,7 @@ def main() -> None:
         "fitted": [one.outcome.voice for one in fits],
     }
     figures = {name: measure(studio, voice, sentences, references) for name, voice in voices.items()}
-    report = {"speech": figures, "fits": summary(fits)}
+    report = {"speech": figures, "fits": summary(fits) | gains(fits, figures)}
     show(report)
     kinds = [arguments.reference] * (arguments.reference != "clean") + [arguments.loss] * (arguments.loss != "ge2e")
     path = results.write(
@@ -202,6 +203,19 @@ def summary(fits: list[Fitted]) -> dict:
         "memory of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "changes": {name: [round(one.outcome.changes[name], 3) for one in fits] for name in fits[0].outcome.changes},
     }
+
+
+def gains(fits: list[Fitted], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Compute, over the kept voices, how often each measure rose, and the largest fall."""
+    kept = np.array([one.outcome.kept for one in fits])
+    if not kept.any():
+        return {}
+    found: dict[str, Any] = {}
+    for name, before in figures["steered"]["each"].items():
+        change = (np.array(figures["fitted"]["each"][name]) - before)[kept]
+        found[f"share of kept voices with more {name}"] = float((change > 0).mean())
+        found[f"least change of {name}"] = round(float(change.min()), 3)
+    return found
 
 
 def show(report: dict) -> None:

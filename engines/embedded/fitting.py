@@ -47,11 +47,11 @@ from engines.embedded.text import TextFrontEnd
 class FitSettings:
     """The schedule and the weights of a fit. docs/speed.md has the measurements behind them."""
 
-    steps: int = 8
+    steps: int = 10
     frames: int = 64  #: of 25 ms in a passage: one window of the speaker encoder
-    style_rate: float = 0.2  #: a step of the style's coordinates, in standard deviations of the stock voices
+    style_rate: float = 0.2  #: Adam's rate for the style's coordinates, in standard deviations of the stock voices
     delta_rate: float = 0.15  #: the same for the deltas
-    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.98)
     last_rate: float = 0.2  #: share of the rates at the end; they fall to it by a cosine
     style_penalty: float = 0.02
     style_free: float = 0.6  #: mean square of the coordinates that costs nothing
@@ -61,10 +61,10 @@ class FitSettings:
     peak_limit_db: float = -1.0
     flatness_penalty: float = 0.3  #: for a spectrum that is flatter by 3 dB more than is free
     flatness_free_db: float = 0.3
-    balance_penalty: float = 0.3  #: for bands that fade by 6 dB more than is free, or swell by as much
+    balance_penalty: float = 0.5  #: for bands that fade by 6 dB more than is free, or swell by as much
     fading_free_db: float = 2.0
     swelling_free_db: float = 4.0
-    look_every: int = 4  #: steps between two looks at the passages that are not fitted
+    look_every: int = 5  #: steps between two looks at the passages that are not fitted
     close_enough: float = 0.92  #: similarity at a look that ends the fit
     least_gain: float = 0.003  #: a look that gains less ends the fit
     limits: Limits = LIMITS  #: of the check
@@ -151,7 +151,7 @@ class VoiceFit:
         self._listeners = [(one, studio.tensor(self._voice[one.target])) for one in listeners]
         self._start = studio.timbre(self._voice)
         self._timbre = self._start.clone()
-        self._mean = torch.zeros_like(self._start)  # of the gradients
+        self._mean, self._square = torch.zeros_like(self._start), torch.zeros_like(self._start)  # Adam's moments
         self._best, self._best_step = self._start.clone(), 0
         #: level, flatness and bands, in dB, of each fitted passage when it was first spoken
         self._first = np.full((len(FITTED), 2 + fit_check.BANDS), np.nan)
@@ -180,7 +180,7 @@ class VoiceFit:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all that `VoiceFitter.begin` needs to go on from here, 0.6 MB."""
-        tensors = {"timbre": self._timbre, "mean": self._mean, "best": self._best}
+        tensors = {"timbre": self._timbre, "mean": self._mean, "square": self._square, "best": self._best}
         return {
             **{name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()},
             "first": self._first.copy(),
@@ -192,7 +192,9 @@ class VoiceFit:
         """Go on from a state. Raises ValueError if it is of another version."""
         if state.keys() != self.state().keys() or state["timbre"].shape != tuple(self._start.shape):
             raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
-        self._timbre, self._mean, self._best = (self._studio.tensor(state[name]) for name in ("timbre", "mean", "best"))
+        self._timbre, self._mean, self._square, self._best = (
+            self._studio.tensor(state[name]) for name in ("timbre", "mean", "square", "best")
+        )
         self._first = state["first"].copy()
         self._looks = state["looks"].tolist()
         step, self._seconds, best_step, stop = state["progress"].tolist()
@@ -219,17 +221,17 @@ class VoiceFit:
         timbre = self._timbre.clone().requires_grad_(True)
         with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers have a way back only in training
             (gradient,) = torch.autograd.grad(self._loss(which, timbre), timbre)
-        # Each layer moves by the same distance, and within a layer each number by its part in the gradient. Adam would
-        # move all numbers alike, those too that hardly change the voice.
-        parts = gradient.split(self._studio.layers)
-        gradient = torch.cat([part / (part.square().mean().sqrt() + 1e-12) for part in parts])
         falling = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
         rate = settings.last_rate + (1 - settings.last_rate) * falling
         self.step += 1
-        self._mean.lerp_(gradient, 1 - settings.momentum)
+        first, second = settings.betas
+        self._mean.lerp_(gradient, 1 - first)
+        self._square.lerp_(gradient.square(), 1 - second)
+        mean = self._mean / (1 - first**self.step)
+        deviation = (self._square / (1 - second**self.step)).sqrt() + 1e-8
         rates = torch.full_like(gradient, rate * settings.delta_rate)
         rates[: self._studio.sizes[0]] = rate * settings.style_rate
-        self._timbre = self._timbre - rates * self._mean / (1 - settings.momentum**self.step)
+        self._timbre = self._timbre - rates * mean / deviation
 
     def _loss(self, which: int, timbre: Tensor) -> Tensor:
         settings = self._settings

@@ -54,11 +54,6 @@ class Studio:
         self._mel = self.tensor(mel_filters(fit_check.RATE, fit_check.FFT, fit_check.BANDS))
         self._axes = self.tensor(mapper.acoustic_axes)
         self._spread = torch.cat([_spread(part, self._axes) for part in (self._acoustic.decoder, network)])
-        #: how many numbers of a timbre belong to the style, and to each layer that has deltas
-        self.layers = [
-            len(self._axes),
-            *(norm.fc.out_features for part in (self._acoustic.decoder, network) for norm in adaptive_norms(part)),
-        ]
         #: how many numbers of a timbre are the style's, the decoder's and the vocoder's
         self.sizes = len(self._axes), self._acoustic.decoder.deltas, network.deltas
 

@@ -18,7 +18,15 @@ from speech.audio import decode
 DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
 #: passages of 0.4 s: enough to see that the similarity rises, too short for the other measures of the check
 LENIENT = fit_check.Limits(
-    flatness_db=99, brightness_db=-99, motion=-99, floor_db=99, articulation=-1, pitch_semitones=99, unvoiced=1
+    flatness_db=99,
+    brightness_db=-99,
+    motion=-99,
+    harmonics_db=-99,
+    cepstral_peak=-99,
+    floor_db=99,
+    articulation=-1,
+    pitch_semitones=99,
+    unvoiced=1,
 )
 SHORT = FitSettings(steps=4, frames=16, look_every=2, least_gain=-1.0, limits=LENIENT)
 
@@ -224,6 +232,22 @@ class TestTheCheck:
         loss_db = np.interp(np.fft.rfftfreq(len(demo), 1 / RATE), [0, 800, 1200, 8000], [0, 0, -12, -12])
         assert self.verdict(demo, np.fft.irfft(spectrum * 10 ** (loss_db / 20), len(demo))) == "it is dull"
 
+    def test_noise_between_the_harmonics_is_not_kept(self, demo):
+        """Noise that follows the speech in level and in spectrum leaves flatness and pauses as they are."""
+        changes = {}
+        for share in (0.1, 0.5):
+            frames = np.arange(0, len(demo) - 512, 256)
+            noisy = demo.copy()
+            random = np.random.default_rng(0)
+            for start in frames:
+                spectrum = np.fft.rfft(demo[start : start + 512] * np.hanning(512))
+                turned = np.fft.irfft(spectrum * np.exp(2j * np.pi * random.random(len(spectrum))))
+                noisy[start : start + 512] += share * turned
+            sounds = fit_check.listen(demo, 0.7), fit_check.listen(noisy.astype(np.float32), 0.9)
+            changes[share] = fit_check.changes(sounds[:1], sounds[1:])
+        assert changes[0.5]["harmonics_db"] < -1.5 < changes[0.1]["harmonics_db"] < 0
+        assert changes[0.5]["cepstral_peak"] < changes[0.1]["cepstral_peak"] < 0
+
     def test_hum_in_the_pauses_is_not_kept(self, demo):
         hum = 0.006 * np.sin(2 * np.pi * 100 * np.arange(len(demo)) / RATE)
         assert self.verdict(demo, demo + hum) == "its pauses are noisy"
@@ -240,6 +264,7 @@ class TestTheCheck:
         unspoilt = fit_check.changes(sounds[:1], [fit_check.listen(demo, 0.9)])
         assert fit_check.why_not({**unspoilt, "articulation": 0.65}) == "its sounds are less distinct"
         assert fit_check.why_not({**unspoilt, "motion": -0.6}) == "its sounds run together"
+        assert fit_check.why_not({**unspoilt, "cepstral_peak": -0.05}) == "its harmonics are blurred"
 
     def test_another_pitch_and_a_hoarse_voice_are_not_kept(self, demo):
         changes = fit_check.changes([fit_check.listen(demo, 0.7)], [fit_check.listen(demo, 0.9)])
