@@ -29,10 +29,11 @@ from bench import lengths_served, results
 from bench.measuring import texts
 from cluster.ray_head import SETTINGS
 from deployments.stages.memory import give_back
-from engines.contract import Mel, Voice, create
+from engines.contract import Mel, Voice
+from engines.embedded import EmbeddedEngine
 from speech.utterance import Utterance
 
-MODELS = ("acoustic model", "vocoder")
+MODELS = {"acoustic model": "GENERATE_MEL", "vocoder": "VOCODE_WAV"}  #: and their stages
 _READ_AFTER = (1, 10, 20, 40, 60, 80, 120, 240, 500)
 _AGAIN = 10
 
@@ -43,7 +44,8 @@ def measure(model: str, lengths: int, threads: int) -> dict:
     Returns:
         `start_mb`, `after_mb` (by number of lengths), and `first_over_again`, the ratio of CPU time.
     """
-    engine, generator = create("embedded"), random.Random(0)
+    engine, generator = EmbeddedEngine(), random.Random(0)
+    os.environ.update(engine.process_settings[MODELS[model]])
     if model == "vocoder":
         make, work = _mel, engine.load_vocoder("cpu", threads).vocode
     else:

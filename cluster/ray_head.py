@@ -58,9 +58,8 @@ SETTINGS: dict[str, str] = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    # oneDNN compiles a kernel for each shape that it meets and keeps 1,024 of them. Texts hardly ever repeat a length,
-    # so the acoustic model's are not met again: 104 MB more after 40 texts; with 20 kept 50 MB, which are buffers, in
-    # the same CPU time. A request needs 71 in the vocoder, whose tiles are met again.
+    # oneDNN compiles a kernel for each shape that it meets and would keep 1,024 of them: embedding-service's are of
+    # clips, which hardly ever have the same length. The embedded engine's other stages set their own number.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     # Serve's controller looks round ten times a second and takes 5 % of a core for it, idle or not; twice is enough for
     # health checks of 5 s and autoscaling delays of seconds.

@@ -300,6 +300,17 @@ class Engine(Protocol):
     def load_vocoder(self, device: str = "cpu", threads: int = 1) -> Vocoder: ...
 
 
+@runtime_checkable
+class TunedEngine(Protocol):
+    """An engine with environment variables for the native libraries of its models.
+
+    A replica sets them before it calls the loader. Where models of several stages share a process, as in tests and
+    benchmarks, they are not set: the libraries read them once.
+    """
+
+    process_settings: Mapping[str, Mapping[str, str]]  #: by stage (`GENERATE_MEL`): variable -> value
+
+
 class FittingEngine(Engine, Protocol):
     """An engine that can fit a voice to its speaker; `Capabilities.fits_voices` is true.
 

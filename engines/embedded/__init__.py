@@ -40,6 +40,14 @@ def _version() -> str:
     return f"1-{checksum.read_text()[:8]}"
 
 
+#: oneDNN compiles a kernel for each shape that it meets, and keeps this many. Texts hardly ever repeat a length, so the
+#: acoustic model's are not met again. The vocoder needs 71 for a request, and its tiles are met again.
+PROCESS_SETTINGS = {
+    "GENERATE_MEL": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "20"},
+    "VOCODE_WAV": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"},
+}
+
+
 class EmbeddedEngine:
     """Kokoro-82M as an `engines.contract.Engine`.
 
@@ -52,6 +60,7 @@ class EmbeddedEngine:
         if bf16 not in (True, False, "auto"):
             raise ValueError(f"bf16 is {bf16!r}; it must be true, false or 'auto'")
         self._bf16 = bf16
+        self.process_settings = PROCESS_SETTINGS
         self.capabilities = Capabilities(
             name="embedded-kokoro-82m",
             version=_version(),

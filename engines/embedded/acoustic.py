@@ -144,8 +144,8 @@ class ProsodyPredictor(nn.Module):
         x = masked(torch.cat([x, styles], -1), mask)
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
             x = masked(torch.cat([norm(lstm(x, lengths), style), styles], -1), mask)
-        frames = torch.sigmoid(self.duration(self.duration_lstm(x, lengths))).sum(-1) / speed[:, None]
-        frames = frames.round().clamp(min=1)
+        frames = torch.sigmoid(self.duration(self.duration_lstm(x, lengths))).sum(-1).round().clamp(min=1)
+        frames = _at_speed(masked(frames, None if mask is None else mask[..., 0]), speed)
         return x, masked(frames, None if mask is None else mask[..., 0]).long()
 
     def curves(
@@ -269,6 +269,17 @@ class AcousticNetwork(nn.Module):
         if log_pitch is not None:
             pitch = _move_pitch(pitch, 2 * frames, log_pitch)
         return Prosody(masked(_stretch(text, which), frame_mask), pitch, energy, frames, durations, frame_mask)
+
+
+def _at_speed(frames: Tensor, speed: Tensor) -> Tensor:
+    """Divide frames of each phoneme (B, T) by the speed (B,), to whole frames, at least one for each phoneme.
+
+    What is lost or gained by rounding is made up for at the next phonemes, so that the whole has the length asked for.
+    """
+    ends = (frames.cumsum(1) / speed[:, None]).round()
+    place = torch.arange(1, frames.shape[1] + 1, dtype=ends.dtype, device=ends.device)
+    ends = (ends - place).clamp(min=0).cummax(1).values + place  # each end lies after the one before
+    return torch.diff(ends, prepend=torch.zeros_like(ends[:, :1]))
 
 
 def _phoneme_of_frame(durations: Tensor, longest: int) -> Tensor:

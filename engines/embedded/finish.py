@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.embedded.loudness import levelled
+
 _FRAME_SECONDS = 0.01
 _MARGIN_SECONDS = 0.08  #: silence that stays before and after the speech, so that no soft onset is cut
 _FADE_SECONDS = 0.01
 _SILENCE_DB = -50.0  #: below the loudest 10 ms
-_CEILING = 0.99
 
 
 def finish(waveform: np.ndarray, sample_rate: int, gain: float = 1.0) -> np.ndarray:
-    """Trim the silent edges of mono float32 (n,) and scale it by `gain`: mono float32 (m,), m <= n, within ±0.99."""
-    speech = _trimmed(waveform, sample_rate) * np.float32(gain)
+    """Trim the silent edges of mono float32 (n,) and level it: mono float32 (m,), m <= n.
+
+    The loudness is that of `loudness.TARGET_LUFS` times `gain`, the true peak at most `loudness.CEILING_DBTP`.
+    """
+    speech = _trimmed(waveform, sample_rate).astype(np.float32)
     fade = min(round(_FADE_SECONDS * sample_rate), len(speech) // 2)
     if fade:
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
         speech[:fade] *= ramp
         speech[-fade:] *= ramp[::-1]
-    peak = float(np.abs(speech).max(initial=0.0))
-    return speech if peak <= _CEILING else speech * np.float32(_CEILING / peak)
+    return levelled(speech, sample_rate, gain)
 
 
 def _trimmed(waveform: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -7,8 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from engines.contract import Mel, Utterance, Voice, WeightsError, create
+from engines.embedded import loudness
+from engines.embedded.acoustic import _at_speed
 from engines.embedded.finish import finish
 from speech.errors import InternalError, InvalidInput, SpeechError, UnsupportedDialect
 
@@ -105,7 +108,7 @@ def test_it_speaks_three_languages_and_a_bad_text_fails_alone(acoustic, vocoder)
     for waveform in vocoder.vocode(sound):
         assert waveform.dtype == np.float32 and waveform.ndim == 1
         assert 0.5 < len(waveform) / 24000 < 4
-        assert 0.05 < np.abs(waveform).max() <= 0.99
+        assert 0.05 < np.abs(waveform).max() <= 0.9
         assert waveform[0] == 0 and waveform[-1] == 0
         assert np.abs(waveform[2880:-2880]).max() == np.abs(waveform).max(), "silent edges are longer than 120 ms"
 
@@ -153,13 +156,77 @@ def test_the_same_seed_gives_the_same_audio(acoustic, vocoder):
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-def test_finishing_trims_scales_and_never_clips():
+def test_finishing_trims_and_levels():
     tone = np.sin(np.arange(24000) * 0.1).astype(np.float32) * 0.5
     waveform = np.concatenate([np.zeros(12000, np.float32), tone, np.zeros(9000, np.float32)])
     finished = finish(waveform, 24000)
     assert len(finished) / 24000 == pytest.approx(1.16, abs=0.021)
-    assert np.abs(finished).max() == pytest.approx(0.5, abs=0.01)
-    assert np.abs(finish(waveform, 24000, gain=4.0)).max() == pytest.approx(0.99, abs=0.001)
+    assert loudness.measure(finished, 24000).lufs == pytest.approx(-23, abs=0.2)
+    louder = finish(waveform, 24000, gain=2.0)
+    np.testing.assert_allclose(louder, 2 * finished, rtol=1e-5, atol=1e-7)
+    assert np.abs(finish(waveform, 24000, gain=100.0)).max() == pytest.approx(10 ** (-1 / 20), abs=0.01)
     np.testing.assert_array_equal(waveform[:12000], 0)
     assert not finish(np.zeros(2400, np.float32), 24000).any()
     assert finish(np.zeros(0, np.float32), 24000).shape == (0,)
+
+
+@pytest.mark.parametrize("rate", [16000, 24000, 48000])
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 3.0])
+def test_a_full_scale_sine_of_997_hz_has_the_standard_s_loudness(rate, seconds):
+    """BS.1770-4 gives -3.01 LUFS for it; `seconds` below its block are repeated, here by whole periods."""
+    count = round(seconds * 997) * rate / 997
+    sine = np.sin(np.arange(round(count)) * 2 * np.pi * 997 / rate).astype(np.float32)
+    found = loudness.measure(sine, rate)
+    assert found.lufs == pytest.approx(-3.01, abs=0.1)
+    assert found.peak == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_true_peak_lies_between_samples():
+    sine = np.sin(np.arange(24000) * np.pi / 2 + np.pi / 4).astype(np.float32)  # its samples are at 0.71 of its peak
+    sine *= np.hanning(len(sine)).astype(np.float32)
+    assert np.abs(sine).max() == pytest.approx(0.7071, abs=1e-3)
+    assert loudness.measure(sine, 24000).peak == pytest.approx(1.0, abs=0.05)
+
+
+def test_voices_and_texts_are_equally_loud_and_loud_is_6_db_more(acoustic, vocoder):
+    rng = np.random.default_rng(0)
+    offsets = [np.zeros(256, np.float32), *(rng.normal(0, 0.12, (2, 256)).astype(np.float32))]
+    voices = [Voice({"style_offset": offset, "log_f0": np.array([4.9], np.float32)}) for offset in offsets]
+    texts = ["Yes.", "The ferry leaves the island shortly after sunrise.", "Read this aloud, please."]
+    jobs = [(Utterance(text, "en-US"), voice) for text, voice in zip(texts, voices, strict=True)]
+    levels = [loudness.measure(wave, 24000).lufs for wave in vocoder.vocode(acoustic.generate(jobs))]
+    assert levels == pytest.approx([-23] * 3, abs=0.3)
+    loud = Utterance(texts[1], "en-US", mode="instruct", style_instruction="loudly")
+    plain, raised = vocoder.vocode(acoustic.generate([(Utterance(texts[1], "en-US"), voices[0]), (loud, voices[0])]))
+    gained = loudness.measure(raised, 24000).lufs - loudness.measure(plain, 24000).lufs
+    assert gained == pytest.approx(6, abs=1.5)
+    assert loudness.measure(raised, 24000).peak <= 10 ** (-1 / 20) + 0.01
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.75, 1.1, 1.25, 1.5, 2.0])
+def test_speed_is_what_was_asked_for(acoustic, speed):
+    text = "Tomorrow morning the first train leaves at six, so please be at the station a little earlier."
+    plain, changed = say(acoustic, text), say(acoustic, text, speed=speed)
+    assert plain.seconds / changed.seconds == pytest.approx(speed, rel=0.01)
+
+
+def test_frames_at_a_speed_keep_the_whole_s_length_and_each_phoneme_one_frame():
+    frames = torch.tensor([[3.0, 1, 1, 1, 1, 7, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 9]])
+    for speed in (0.5, 0.8, 1.0, 1.25, 2.0):
+        found = _at_speed(frames, torch.tensor([speed, speed]))
+        assert (found >= 1).all()
+        assert abs(found[0, :7].sum().item() - max(7, frames[0].sum().item() / speed)) <= 1
+    assert torch.equal(_at_speed(frames, torch.ones(2))[:, :7], frames[:, :7])
+    # Nine phonemes of one frame each can't be faster; the long one at the end makes up for it.
+    assert _at_speed(frames, torch.full((2,), 2.0))[1].tolist() == [1] * 9
+
+
+def test_a_part_that_ends_in_a_clause_is_joined_without_a_long_pause(acoustic, vocoder):
+    clauses = "we walked along the river in the morning, then we crossed the old bridge near the mill, "
+    text = clauses * 3 + "and looked at the valley below."
+    assert len(acoustic._text.split(acoustic._text.phonemes(text, "en", "en-US"), 250)) > 1
+    (wave,) = vocoder.vocode([say(acoustic, text)])
+    frames = np.square(wave[: len(wave) // 240 * 240].reshape(-1, 240)).mean(1)
+    quiet = "".join("." if one < frames.max() * 1e-4 else "#" for one in frames).strip(".")
+    longest = max(map(len, re.findall(r"\.+", quiet))) / 100
+    assert longest <= 0.75, f"a pause of {longest} s"

@@ -2,10 +2,12 @@
 
 import random
 import string
+import subprocess
+import sys
 
 import pytest
 
-from engines.embedded.text.packed import Counts, Readings, Weights
+from engines.embedded.text.packed import Counts, Phrases, Readings, Weights, Words
 
 
 @pytest.fixture
@@ -49,3 +51,38 @@ def test_weights_are_the_same_numbers_in_the_same_order(words):
     packed = Weights(known)
     assert all(list(packed.get(word).items()) == list(row.items()) for word, row in known.items())
     assert packed.get("no word") is None
+
+
+def test_phrases_and_their_prefixes():
+    known = {"银行": [["yín"], ["háng"]], "那些": [["nà", "nèi"], ["xiē"]]}
+    packed = Phrases(known)
+    assert all(phrase in packed and packed[phrase] == readings for phrase, readings in known.items())
+    assert len(packed) == 2 and "银" not in packed
+    with pytest.raises(KeyError):
+        packed["行人"]
+    words = Words({"银", "银行"})
+    assert "银" in words and "银行" in words and "行" not in words
+
+
+def test_packing_changes_no_reading():
+    """In a process of its own: whoever imports pypinyin first in this one may have packed it."""
+    script = """
+import random, pypinyin
+from pypinyin.phrases_dict import phrases_dict
+from engines.embedded.text import pinyin_dictionary
+chance = random.Random(4)
+phrases = sorted(phrases_dict)
+texts = [chance.choice(phrases) for _ in range(2000)]
+texts += ["".join(chance.sample(phrases, 3)) for _ in range(1000)]
+texts += ["".join(chance.choice("".join(phrases[:9000])) for _ in range(6)) for _ in range(1000)]
+def all_readings():
+    style = pypinyin.Style.TONE3
+    return [(pypinyin.lazy_pinyin(t, style=style), pypinyin.pinyin(t, style=style, heteronym=True)) for t in texts]
+before = all_readings()
+pinyin_dictionary.load()
+assert type(pypinyin.constants.PHRASES_DICT).__name__ == "Phrases"
+assert all_readings() == before
+print("the same")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "the same\n", done.stderr

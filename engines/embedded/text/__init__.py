@@ -24,7 +24,8 @@ from speech.spoken import markdown
 #: Places in the model's position table, without its two padding ids.
 MAX_IDS = 510
 LANGUAGES = ("en", "zh", "ja")
-_SILENT = frozenset(';:,.!?—…"()“” ˈˌː')
+PAUSES = ';:,.!?—…"()“” '  #: symbols during which nothing is said
+_SILENT = frozenset(PAUSES + "ˈˌː")
 _SENTENCE_END, _CLAUSE_END, _WORD_END = (
     re.compile(r"(?<=[.!?…])[”\")]* "),
     re.compile(r"(?<=[,;:—])[”\")]* "),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
-from engines.embedded.text import pinyin
+from engines.embedded.text import pinyin, pinyin_dictionary
 from engines.embedded.text.mandarin_contexts import modern
 
 #: the reading of a character that pypinyin doesn't know
@@ -103,14 +103,13 @@ def simplified(text: str) -> str:
 
 @lru_cache(8192)
 def _of_word(word: str) -> tuple[str, ...]:
-    from pypinyin import Style, lazy_pinyin
-
+    pypinyin = pinyin_dictionary.load()
     plain = simplified(word) if len(word) > 1 else word
     if plain in _WORDS:
         return tuple(_WORDS[plain].split())
     # pypinyin's annotation says that a callable returns a string; its documentation allows a list as well
     strange = cast(Callable[[str], str], lambda strangers: [STRANGE] * len(strangers))
-    found = lazy_pinyin(plain, style=Style.TONE3, neutral_tone_with_five=True, errors=strange)
+    found = pypinyin.lazy_pinyin(plain, style=pypinyin.Style.TONE3, neutral_tone_with_five=True, errors=strange)
     if len(plain) == 3 and plain[1] == "得" and plain[0] not in "不舍":
         found[1] = "de5"  # 跑得快
     if len(plain) > 2 and plain[-1] == "地" and plain[-2] == plain[-3]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -22,7 +22,7 @@ def _hash(word: str) -> int:
 class _Words:
     """Places of words, by their hash."""
 
-    def __init__(self, words: Mapping[str, Any]) -> None:
+    def __init__(self, words: Collection[str]) -> None:
         by_hash = {_hash(word): word for word in words}
         if len(by_hash) != len(words):
             raise ValueError("two words have the same hash")
@@ -41,6 +41,14 @@ class _Words:
         wanted = _hash(word)
         place = bisect_left(self._hashes, wanted)
         return place if place < len(self._hashes) and self._hashes[place] == wanted else -1
+
+
+class Words(_Words):
+    """A set of words."""
+
+    def __init__(self, words: Collection[str]) -> None:
+        super().__init__(words)
+        del self._order
 
 
 class Counts(_Words):
@@ -82,6 +90,19 @@ class Readings(_Words):
         if word in self._by_tag:
             return self._by_tag[word]
         return self._text[self._ends[place] : self._ends[place + 1]]
+
+
+class Phrases(Readings):
+    """Phrase -> for each of its characters the possible readings, the usual one first, as pypinyin's."""
+
+    def __init__(self, phrases: Mapping[str, list[list[str]]]) -> None:
+        super().__init__({phrase: " ".join(map(",".join, found)) for phrase, found in phrases.items()})
+
+    def __getitem__(self, phrase: str) -> list[list[str]]:
+        found = self.get(phrase)
+        if found is None:
+            raise KeyError(phrase)
+        return [readings.split(",") for readings in found.split(" ")]
 
 
 class Weights(_Words):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+from engines.embedded.text import pinyin_dictionary
+
 _MARKS = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
 _INITIALS = frozenset("b p m f d t n l g k h j q x zh ch sh r z c s y w".split())
 #: finals without an initial, as linguists write them -> pinyin's spelling of that syllable
@@ -108,9 +110,8 @@ def _untoned(text: str) -> tuple[str, str]:
 
 def may_be_read(character: str, reading: str) -> bool:
     """Tell if the character has this syllable, in any tone, among its readings."""
-    from pypinyin import Style, pinyin
-
-    readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore", v_to_u=False)
+    pypinyin = pinyin_dictionary.load()
+    readings = pypinyin.pinyin(character, style=pypinyin.Style.NORMAL, heteronym=True, errors="ignore", v_to_u=False)
     return bool(readings) and reading[:-1] in {found.replace("ü", "v") for found in readings[0]}
 
 
