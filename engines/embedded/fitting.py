@@ -8,8 +8,8 @@ output of the style layers (deltas.py). Durations, melody and loudness of the sp
     + a penalty on the distance from the stock voices, which keeps the speech natural
     + a penalty on changes of loudness and on peaks: the encoder does not hear the level, so it would drift upward
     + a penalty on a flatter spectrum, so that noise of the clip is not taken over
-    + a penalty on bands that fade or swell: the encoder hears powers, of which the bands above 1 kHz are a hundredth,
-      so they would fade, and the voice would become dull
+    + a penalty on bands that fade or swell: the encoder hears powers, so it hardly hears the weak bands above 1 kHz,
+      and they would fade until the voice is dull
 
 Every few steps the voice is listened to on passages that are not fitted. The nearest one that passes the check
 (fit_check.py) is the result. If none does, voices between the steered and the last one are checked, nearer and nearer
