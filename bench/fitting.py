@@ -220,12 +220,12 @@ def gains(fits: list[Fitted], figures: dict[str, dict[str, Any]]) -> dict[str, A
 
 def show(report: dict) -> None:
     """Print the tables."""
-    print(f"{'':36}{'steered':>10}{'fitted':>10}")
+    print(f"{'':40}{'steered':>10}{'fitted':>10}")
     steered, fitted = report["speech"]["steered"], report["speech"]["fitted"]
     for name in [name for name in steered if name != "each"]:
-        print(f"{name:36}{steered[name]:10.3f}{fitted[name]:10.3f}")
+        print(f"{name:40}{steered[name]:10.3f}{fitted[name]:10.3f}")
     for name, value in report["fits"].items():
-        print(f"{name:36}{value if not isinstance(value, float) else round(value, 1)}")
+        print(f"{name:40}{value if not isinstance(value, float) else round(value, 1)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ AVX2 alone, a kernel of 11 takes half of the time and one of 7 two thirds; one o
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -31,12 +32,24 @@ class SpectralConvolution:
         self._dilation = dilation
         self._reach = weight.shape[-1] - 1
         self._valid = _SIZE - self._reach
-        self._to, self._back = (matrix.to(weight.device) for matrix in _transforms(self._valid))
+        self._to, back = (matrix.to(weight.device) for matrix in _transforms())
+        self._all_back, self._back = back, back[: self._valid]
         # Torch convolves without turning the kernel, so each frequency gets the conjugate.
         spectrum = torch.fft.rfft(weight.double(), _SIZE).conj().permute(2, 1, 0)
         self._real = spectrum.real.float().contiguous()
         # The first and the last frequency are real: their imaginary parts are left out everywhere.
         self._imaginary = spectrum.imag[1:-1].float().contiguous()
+        self._sign = 1  #: of the imaginary parts
+
+    def turned(self) -> SpectralConvolution:
+        """Return the way back: the gradient of the output -> that of the input. It shares this one's matrices."""
+        other = copy.copy(self)
+        other._real = self._real.transpose(1, 2)
+        other._imaginary = self._imaginary.transpose(1, 2)
+        other._sign = -self._sign
+        # A kernel that is turned in time has the conjugate spectrum, delayed by its length.
+        other._back = self._all_back[self._reach :]
+        return other
 
     def __call__(self, x: Tensor) -> Tensor:
         steps, channels = x.shape
@@ -59,14 +72,14 @@ class SpectralConvolution:
         real, imaginary = spectra[:_BINS], spectra[_BINS:]
         made = spectra.new_empty(_SIZE, spectra.shape[1], self._real.shape[2])
         torch.bmm(real, self._real, out=made[:_BINS])
-        made[1 : _BINS - 1].baddbmm_(imaginary, self._imaginary, alpha=-1)
+        made[1 : _BINS - 1].baddbmm_(imaginary, self._imaginary, alpha=-self._sign)
         torch.bmm(real[1:-1], self._imaginary, out=made[_BINS:])
-        made[_BINS:].baddbmm_(imaginary, self._real[1:-1])
+        made[_BINS:].baddbmm_(imaginary, self._real[1:-1], beta=self._sign)
         return made
 
 
-def _transforms(valid: int) -> tuple[Tensor, Tensor]:
-    """Make the matrices of the real transform (32, 32), and of its inverse for the first steps (valid, 32)."""
+def _transforms() -> tuple[Tensor, Tensor]:
+    """Make the matrices of the real transform and of its inverse, both (32, 32)."""
     steps = torch.arange(_SIZE, dtype=torch.float64)
     bins = torch.arange(_BINS, dtype=torch.float64)
     angles = 2 * math.pi / _SIZE * bins[:, None] * steps
@@ -74,4 +87,4 @@ def _transforms(valid: int) -> tuple[Tensor, Tensor]:
     weights[0] = weights[-1] = 1
     to = torch.cat([angles.cos(), -angles.sin()[1:-1]])
     back = torch.cat([angles.cos() * weights, (-angles.sin() * weights)[1:-1]]) / _SIZE
-    return to.float(), back.T[:valid].float().contiguous()
+    return to.float(), back.T.float().contiguous()
