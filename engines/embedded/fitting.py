@@ -190,7 +190,8 @@ class VoiceFit:
 
     def restore(self, state: Arrays) -> None:
         """Go on from a state. Raises ValueError if it is of another version."""
-        if state.keys() != self.state().keys() or state["timbre"].shape != tuple(self._start.shape):
+        own = self.state()
+        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own.keys() - {"looks"}):
             raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
         self._timbre, self._mean, self._square, self._best = (
             self._studio.tensor(state[name]) for name in ("timbre", "mean", "square", "best")

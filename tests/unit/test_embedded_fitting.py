@@ -27,6 +27,7 @@ LENIENT = fit_check.Limits(
     pitch_semitones=99,
     unvoiced=1,
 )
+ANY_GAIN = replace(LENIENT, similarity=-1.0)
 SHORT = FitSettings(steps=4, frames=16, look_every=2, last_rate=1.0, least_gain=-1.0, limits=LENIENT)
 
 
@@ -126,7 +127,11 @@ def test_a_fit_begins_from_the_steered_voice_also_where_the_voice_was_fitted_bef
 
 def test_a_state_of_another_version_is_refused(fitter, voice, finished):
     state = finished.state()
-    for wrong in ({**state, "timbre": state["timbre"][:-1]}, {name: state[name] for name in ("timbre", "looks")}):
+    for wrong in (
+        {**state, "timbre": state["timbre"][:-1]},
+        {**state, "first": state["first"][:, :2]},
+        {name: state[name] for name in ("timbre", "looks")},
+    ):
         with pytest.raises(ValueError, match="another version.*begin the fit anew"):
             fitter.begin(voice, wrong)
 
@@ -141,7 +146,7 @@ def test_a_fit_without_a_gain_ends_early_and_leaves_the_steered_voice(fitter, vo
 
 
 def test_a_fit_whose_voice_fails_every_check_leaves_the_steered_voice(fitter, voice):
-    strict = FitSettings(steps=2, frames=16, look_every=1, least_gain=-1.0, limits=replace(LENIENT, articulation=1.1))
+    strict = FitSettings(steps=2, frames=16, look_every=1, least_gain=-1.0, limits=replace(ANY_GAIN, articulation=1.1))
     outcome = run(with_settings(fitter, voice, strict)).outcome
     assert (outcome.stopped, outcome.steps, outcome.kept) == ("all_steps", 2, False)
     assert outcome.why == "its sounds are less distinct"
@@ -150,16 +155,15 @@ def test_a_fit_whose_voice_fails_every_check_leaves_the_steered_voice(fitter, vo
 
 def test_a_voice_that_fails_the_check_goes_back_until_it_passes(fitter, voice):
     """Only a voice that has hardly changed passes a check that allows less than the fit's whole change."""
-    settings = replace(SHORT, steps=2, look_every=1, back_off=())
+    settings = replace(SHORT, steps=2, back_off=(), limits=ANY_GAIN)
     whole = run(with_settings(fitter, voice, settings)).outcome
     assert whole.kept
-    gain, distinct = whole.changes["similarity"], whole.changes["articulation"]
-    limits = replace(LENIENT, similarity=0.02 * gain, articulation=distinct + 0.3 * (1 - distinct))
+    distinct = whole.changes["articulation"]
+    limits = replace(ANY_GAIN, articulation=distinct + 0.1 * (1 - distinct))
     refused = run(with_settings(fitter, voice, replace(settings, limits=limits))).outcome
     assert not refused.kept
-    fit = run(with_settings(fitter, voice, replace(settings, limits=limits, back_off=(0.99, 0.5))))
+    fit = run(with_settings(fitter, voice, replace(settings, limits=limits, back_off=(1.0, 0.5))))
     assert fit.outcome.kept
-    assert 0 < fit.outcome.changes["similarity"] < gain
     assert fit.outcome.changes["articulation"] > distinct
     state = fit.state()
     start = fitter.begin(voice).state()["timbre"]
@@ -183,8 +187,7 @@ def test_two_speaker_encoders_can_be_followed_at_once(fitter, voice):
 
 
 def test_a_voice_that_is_near_enough_is_done(fitter, voice):
-    any_gain = replace(LENIENT, similarity=-1.0)
-    easy = FitSettings(steps=6, frames=16, look_every=1, close_enough=0.0, limits=any_gain)
+    easy = FitSettings(steps=6, frames=16, look_every=1, close_enough=0.0, limits=ANY_GAIN)
     assert run(with_settings(fitter, voice, easy)).outcome.stopped == "close_enough"
 
 
