@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import soxr
 import torch
 
 from engines.contract import Mel, Utterance, Voice, WeightsError, create
-from engines.embedded import loudness
+from engines.embedded import loudness, pitch
 from engines.embedded.acoustic import _at_speed
 from engines.embedded.finish import finish
 from speech.errors import InternalError, InvalidInput, SpeechError, UnsupportedDialect
@@ -230,3 +231,23 @@ def test_a_part_that_ends_in_a_clause_is_joined_without_a_long_pause(acoustic, v
     quiet = "".join("." if one < frames.max() * 1e-4 else "#" for one in frames).strip(".")
     longest = max(map(len, re.findall(r"\.+", quiet))) / 100
     assert longest <= 0.75, f"a pause of {longest} s"
+
+
+def test_the_speech_has_the_reference_s_pitch(acoustic, vocoder):
+    """Measured in the speech by the estimator that measures the reference."""
+    texts = {
+        "en-US": "Please put the blue folder back where you found it, and tell me when you are done.",
+        "zh-CN": "明天下午我们在图书馆见面，然后一起去吃饭。",
+        "ja-JP": "来年の夏は家族と一緒に海へ行くつもりです。",
+    }
+    jobs = [
+        (Utterance(text, dialect), Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([hz], "f4")}))
+        for dialect, text in texts.items()
+        for hz in np.log([110, 200])
+    ]
+    waves = vocoder.vocode(acoustic.generate(jobs))
+    found = [pitch.median_log_f0(soxr.resample(wave, 24000, 16000)) for wave in waves]
+    errors = [12 / math.log(2) * (hz - voice.arrays["log_f0"][0]) for hz, (_, voice) in zip(found, jobs, strict=True)]
+    # The worst is a low voice in Mandarin, whose lowest tones the estimator does not hear. With all voiced frames in
+    # the median the mean was 1.6 and the worst 3.6.
+    assert np.abs(errors).mean() < 1.0 and np.abs(errors).max() < 2.7, errors
