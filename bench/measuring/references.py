@@ -34,6 +34,15 @@ def recordings(language: str) -> list[Recording]:
     return found
 
 
+#: speakers on which settings of fits are tried; `chosen` has none of them at 12 of each language
+DEVELOPMENT = ("en_david", "en_jennifer", "en_susan", "de_Bernd_Ungerer", "de_Elli", "de_Karlsson")
+
+
+def development() -> list[Recording]:
+    """Read the recordings on which settings are tried, so that those of `chosen` are held back."""
+    return [one for language in ("en", "de") for one in recordings(language) if one.name in DEVELOPMENT]
+
+
 def chosen(per_language: int) -> list[Recording]:
     """Choose `per_language` English and as many German speakers, spread evenly over the names."""
     return [

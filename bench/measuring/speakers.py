@@ -30,9 +30,13 @@ def ge2e(wav: np.ndarray, rate: int) -> np.ndarray:
 
 def campplus(wav: np.ndarray, rate: int) -> np.ndarray:
     """Compute the CAM++ embedding (192,), of unit length, of mono float32 samples."""
-    with torch.inference_mode():
-        embedding = _campplus_network()(_filterbank(torch.from_numpy(_speech(wav, rate)))[None])[0]
-        return F.normalize(embedding, dim=0).numpy()
+    with torch.no_grad():
+        return campplus_embedding(torch.from_numpy(_speech(wav, rate))).numpy()
+
+
+def campplus_embedding(samples: torch.Tensor) -> torch.Tensor:
+    """Compute the CAM++ embedding (192,), of unit length, of samples (n,) at 16 kHz. Gradients flow through it."""
+    return F.normalize(_campplus_network()(_filterbank(samples)[None])[0], dim=0)
 
 
 def agreement(made: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -69,7 +73,7 @@ def _campplus_network():
     spec.loader.exec_module(module)
     network = module.CAMPPlus(feat_dim=80, embedding_size=192)
     network.load_state_dict(torch.load(find(*_WEIGHTS), map_location="cpu", weights_only=True))
-    return network.eval()
+    return network.eval().requires_grad_(False)
 
 
 def _filterbank(samples: torch.Tensor) -> torch.Tensor:

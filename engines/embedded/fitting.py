@@ -8,9 +8,12 @@ output of the style layers (deltas.py). Durations, melody and loudness of the sp
     + a penalty on the distance from the stock voices, which keeps the speech natural
     + a penalty on changes of loudness and on peaks: the encoder does not hear the level, so it would drift upward
     + a penalty on a flatter spectrum, so that noise of the clip is not taken over
+    + a penalty on bands that fade or swell: the encoder hears powers, so it hardly hears the weak bands above 1 kHz,
+      and they would fade until the voice is dull
 
 Every few steps the voice is listened to on passages that are not fitted. The nearest one that passes the check
-(fit_check.py) is the result; if none does, the steered voice stays.
+(fit_check.py) is the result. If none does, voices between the steered and the last one are checked, nearer and nearer
+to the steered one; if none of them passes either, the steered voice stays.
 
     fit = VoiceFitter().begin(voice)
     while fit.outcome is None:
@@ -22,7 +25,9 @@ Accent, rhythm, melody and emotion of the speaker are not taken over.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +39,7 @@ from engines.embedded import fit_check, text, vocoder
 from engines.embedded.fit_check import LIMITS, Limits, Sound
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.passages import Passage, Studio
-from engines.embedded.speaker import DVectorNetwork, load_network
+from engines.embedded.speaker import load_network
 from engines.embedded.text import TextFrontEnd
 
 
@@ -42,11 +47,12 @@ from engines.embedded.text import TextFrontEnd
 class FitSettings:
     """The schedule and the weights of a fit. docs/speed.md has the measurements behind them."""
 
-    steps: int = 8
+    steps: int = 10
     frames: int = 64  #: of 25 ms in a passage: one window of the speaker encoder
     style_rate: float = 0.2  #: Adam's rate for the style's coordinates, in standard deviations of the stock voices
     delta_rate: float = 0.15  #: the same for the deltas
     betas: tuple[float, float] = (0.9, 0.98)
+    last_rate: float = 0.2  #: share of the rates at the end; they fall to it by a cosine
     style_penalty: float = 0.02
     style_free: float = 0.6  #: mean square of the coordinates that costs nothing
     style_limit: float = 3.0  #: a coordinate beyond it costs more
@@ -55,10 +61,23 @@ class FitSettings:
     peak_limit_db: float = -1.0
     flatness_penalty: float = 0.3  #: for a spectrum that is flatter by 3 dB more than is free
     flatness_free_db: float = 0.3
-    look_every: int = 4  #: steps between two looks at the passages that are not fitted
+    balance_penalty: float = 0.5  #: for bands that fade by 6 dB more than is free, or swell by as much
+    fading_free_db: float = 2.0
+    swelling_free_db: float = 4.0
+    look_every: int = 5  #: steps between two looks at the passages that are not fitted
     close_enough: float = 0.92  #: similarity at a look that ends the fit
     least_gain: float = 0.003  #: a look that gains less ends the fit
     limits: Limits = LIMITS  #: of the check
+    back_off: tuple[float, ...] = (0.75, 0.5)  #: shares of the change that are checked where the whole of it fails
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A speaker encoder that a fit follows."""
+
+    target: str  #: the name of the speaker's embedding in the voice's arrays
+    embed: Callable[[Tensor], Tensor]  #: samples (n,) at 16 kHz -> embedding of unit length, with gradients
+    weight: float = 1.0
 
 
 #: the sentences as (language, phonemes in Kokoro's alphabet); no measurement of the engine uses one of them
@@ -85,20 +104,27 @@ class VoiceFitter:
         device: torch device of the networks.
         threads: torch threads of this process.
         settings: for measurements; a fit can only be taken up with the settings that it began with.
+        listeners: for measurements; None follows the d-vector.
     """
 
-    def __init__(self, device: str = "cpu", threads: int = 1, settings: FitSettings | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int = 1,
+        settings: FitSettings | None = None,
+        listeners: Sequence[Listener] | None = None,
+    ) -> None:
         torch.set_num_threads(threads)
         self._settings = settings or FitSettings()
         self._mapper = StyleMapper.load()
         bf16 = torch.device(device).type == "cpu" and vocoder.has_bf16_instructions()
         self._studio = Studio(self._mapper, device, bf16)
-        self._encoder = load_network(device).requires_grad_(False)
+        self._listeners = listeners or [Listener("dvector", load_network(device).requires_grad_(False).embed)]
         self._text = text.load([])
 
     def begin(self, voice: Voice, state: Arrays | None = None) -> VoiceFit:
         """Begin the fit of a steered voice, or take one up. Raises ValueError for a state of another version."""
-        fit = VoiceFit(self._studio, self._encoder, self._text, voice, self._settings)
+        fit = VoiceFit(self._studio, self._listeners, self._text, voice, self._settings)
         if state is not None:
             fit.restore(state)
         return fit
@@ -108,23 +134,27 @@ class VoiceFit:
     """An `engines.contract.VoiceFit`. A finished fit's outcome can be computed again from its state."""
 
     def __init__(
-        self, studio: Studio, encoder: DVectorNetwork, front_end: TextFrontEnd, voice: Voice, settings: FitSettings
+        self,
+        studio: Studio,
+        listeners: Sequence[Listener],
+        front_end: TextFrontEnd,
+        voice: Voice,
+        settings: FitSettings,
     ) -> None:
         self.step = 0
         self.steps = settings.steps
         self.outcome: FitOutcome | None = None
         self._settings = settings
         self._studio = studio
-        self._encoder = encoder
         self._text = front_end
         self._voice = {name: array for name, array in voice.arrays.items() if not name.endswith("_deltas")}
-        self._speaker = studio.tensor(self._voice["dvector"])
+        self._listeners = [(one, studio.tensor(self._voice[one.target])) for one in listeners]
         self._start = studio.timbre(self._voice)
         self._timbre = self._start.clone()
         self._mean, self._square = torch.zeros_like(self._start), torch.zeros_like(self._start)  # Adam's moments
         self._best, self._best_step = self._start.clone(), 0
-        #: level and flatness, in dB, of each fitted passage when it was first spoken
-        self._first = np.full((len(FITTED), 2), np.nan)
+        #: level, flatness and bands, in dB, of each fitted passage when it was first spoken
+        self._first = np.full((len(FITTED), 2 + fit_check.BANDS), np.nan)
         self._looks: list[float] = []  # similarities at the looks, the first before any step
         self._seconds = 0.0
         self._fitted: list[Passage] = []
@@ -160,7 +190,8 @@ class VoiceFit:
 
     def restore(self, state: Arrays) -> None:
         """Go on from a state. Raises ValueError if it is of another version."""
-        if state.keys() != self.state().keys() or state["timbre"].shape != tuple(self._start.shape):
+        own = self.state()
+        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own.keys() - {"looks"}):
             raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
         self._timbre, self._mean, self._square, self._best = (
             self._studio.tensor(state[name]) for name in ("timbre", "mean", "square", "best")
@@ -191,39 +222,46 @@ class VoiceFit:
         timbre = self._timbre.clone().requires_grad_(True)
         with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers have a way back only in training
             (gradient,) = torch.autograd.grad(self._loss(which, timbre), timbre)
+        falling = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
+        rate = settings.last_rate + (1 - settings.last_rate) * falling
         self.step += 1
         first, second = settings.betas
         self._mean.lerp_(gradient, 1 - first)
         self._square.lerp_(gradient.square(), 1 - second)
         mean = self._mean / (1 - first**self.step)
         deviation = (self._square / (1 - second**self.step)).sqrt() + 1e-8
-        axes = self._studio.sizes[0]
-        rates = torch.full_like(gradient, settings.delta_rate)
-        rates[:axes] = settings.style_rate
+        rates = torch.full_like(gradient, rate * settings.delta_rate)
+        rates[: self._studio.sizes[0]] = rate * settings.style_rate
         self._timbre = self._timbre - rates * mean / deviation
 
     def _loss(self, which: int, timbre: Tensor) -> Tensor:
         settings = self._settings
         samples = self._studio.speak(self._fitted[which], timbre, seed=self.step)
         heard = self._studio.at_16_khz(samples)
-        level, flatness = _level_db(samples), _flatness_db(heard)
-        if np.isnan(self._first[which, 0]):  # both drift by tenths of a dB in the first three steps
-            self._first[which] = level.item(), flatness.item()
-        first_level, first_flatness = self._first[which].tolist()
+        level, (flatness, bands) = _level_db(samples), self._studio.spectrum(heard)
+        if np.isnan(self._first[which, 0]):  # they drift by tenths of a dB in the first three steps
+            self._first[which] = level.item(), flatness.item(), *bands.tolist()
+        first_level, first_flatness = self._first[which, :2].tolist()
         style, deltas = timbre[: self._studio.sizes[0]], timbre[self._studio.sizes[0] :]
         too_far = torch.relu(style.square().mean() - settings.style_free)
         beyond = torch.relu(style.abs() - settings.style_limit).square().sum()
         louder = ((level - first_level) / 6).square()
         flatter = (torch.relu(flatness - first_flatness - settings.flatness_free_db) / 3).square()
         peaks = (torch.relu(_peak_db(samples) - settings.peak_limit_db) / 6).square()
+        change = bands - self._studio.tensor(self._first[which, 2:])
+        fading = torch.relu(-change - settings.fading_free_db) + torch.relu(change - settings.swelling_free_db)
         return (
-            1
-            - self._encoder.embed(heard) @ self._speaker
+            self._distance(heard)
             + settings.style_penalty * (too_far + beyond)
             + settings.delta_penalty * deltas.square().mean()
             + settings.level_penalty * (louder + peaks)
             + settings.flatness_penalty * flatter
+            + settings.balance_penalty * (fading / 6).square().mean()
         )
+
+    def _distance(self, heard: Tensor) -> Tensor:
+        """Return the weighted sum over the listeners of 1 - cosine to the speaker."""
+        return torch.stack([one.weight * (1 - one.embed(heard) @ speaker) for one, speaker in self._listeners]).sum()
 
     def _look(self) -> None:
         sounds = self._listen(self._timbre)
@@ -236,6 +274,17 @@ class VoiceFit:
         elif not self._best_step:
             self._changes = changes
         self._stop = STOPS.index(self._reason_to_stop(why, gain))
+        if self._stop and not self._best_step:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Look for the largest share of the change that passes the check."""
+        for share in self._settings.back_off:
+            timbre = torch.lerp(self._start, self._timbre, share)
+            changes = fit_check.changes(self._before, self._listen(timbre))
+            if not fit_check.why_not(changes, self._settings.limits):
+                self._best, self._best_step, self._changes = timbre, self.step, changes
+                return
 
     def _reason_to_stop(self, why: str, gain: float) -> str:
         # A voice that fails the check goes on: the first steps are rough, and later ones often mend them.
@@ -264,7 +313,8 @@ class VoiceFit:
         heard = []
         for passage in self._unfitted:
             samples = self._studio.at_16_khz(self._studio.speak(passage, timbre))
-            heard.append(fit_check.listen(samples.cpu().numpy(), (self._encoder.embed(samples) @ self._speaker).item()))
+            similarity = 1 - self._distance(samples).item() / sum(one.weight for one, _ in self._listeners)
+            heard.append(fit_check.listen(samples.cpu().numpy(), similarity))
         return heard
 
 
@@ -274,16 +324,6 @@ def _similarity(sounds: list[Sound]) -> float:
 
 def _level_db(samples: Tensor) -> Tensor:
     return 10 * torch.log10(samples.square().mean() + 1e-8)
-
-
-def _flatness_db(samples: Tensor) -> Tensor:
-    """Return the spectral flatness of speech at 16 kHz, as fit_check.py measures it: 0 is white noise."""
-    frames = samples.unfold(0, fit_check.FFT, fit_check.HOP)
-    window = torch.hann_window(fit_check.FFT, periodic=False, device=samples.device)
-    power = torch.fft.rfft(frames * window).abs().square()
-    energy_db = 10 * torch.log10(power.sum(1) + 1e-8)
-    heard = power[energy_db > energy_db.max() - fit_check.LOUD_DB][:, fit_check.LOWEST_BIN :] + 1e-10
-    return 10 * (torch.log10(heard).mean(1) - torch.log10(heard.mean(1))).mean()
 
 
 def _peak_db(samples: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engines.contract import Arrays
-from engines.embedded import acoustic
+from engines.embedded import acoustic, fit_check
 from engines.embedded.blocks import STYLE, adaptive_norms
 from engines.embedded.deltas import OF_DECODER, OF_VOCODER
 from engines.embedded.differentiable import DifferentiableVocoder, Resampler
 from engines.embedded.mapper import ACOUSTIC, StyleMapper
 from engines.embedded.vocoder import load_network
+from engines.mel import mel_filters
 
 _EDGE_FRAMES = 2  #: frames of silence that stay at the ends of a passage
 
@@ -50,6 +51,7 @@ class Studio:
         network = load_network().to(device)
         self._vocoder = DifferentiableVocoder(network, bf16)
         self._resample = Resampler(device)
+        self._mel = self.tensor(mel_filters(fit_check.RATE, fit_check.FFT, fit_check.BANDS))
         self._axes = self.tensor(mapper.acoustic_axes)
         self._spread = torch.cat([_spread(part, self._axes) for part in (self._acoustic.decoder, network)])
         #: how many numbers of a timbre are the style's, the decoder's and the vocoder's
@@ -115,6 +117,21 @@ class Studio:
     def at_16_khz(self, samples: Tensor) -> Tensor:
         """Resample what `speak` returns for the speaker encoder."""
         return self._resample(samples)
+
+    def spectrum(self, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure speech at 16 kHz as fit_check.py does, with gradients.
+
+        Returns:
+            The spectral flatness, where 0 is white noise, and the power of each mel band (`fit_check.BANDS`,), in dB.
+        """
+        frames = heard.unfold(0, fit_check.FFT, fit_check.HOP)
+        window = torch.hann_window(fit_check.FFT, periodic=False, device=heard.device)
+        power = torch.fft.rfft(frames * window).abs().square()
+        energy_db = 10 * torch.log10(power.sum(1) + 1e-8)
+        power = power[energy_db > energy_db.max() - fit_check.LOUD_DB]
+        audible = power[:, fit_check.LOWEST_BIN :] + 1e-10
+        flatness = 10 * (torch.log10(audible).mean(1) - torch.log10(audible.mean(1))).mean()
+        return flatness, 10 * torch.log10(self._mel @ power.mean(0) + 1e-8)
 
     def _split(self, timbre: Tensor) -> tuple[Tensor, Tensor]:
         coordinates, deltas = timbre.split([self.sizes[0], sum(self.sizes[1:])])
