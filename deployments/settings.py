@@ -57,7 +57,8 @@ class FittingOptions(StageOptions):
     enabled: bool = True
     """False: no voice is fitted. Voices that are fitted already stay so."""
     nice: int = Field(default=19, ge=0, le=19)
-    """Niceness of the thread that computes: at 19 it gets the CPU time that requests leave. 0 is none."""
+    """Niceness of the thread that computes: at 19 it gets the CPU time that requests leave (on Linux by SCHED_IDLE). 0
+    is none."""
     wedged_after_s: float | None = Field(default=1800.0, gt=0)
     """Seconds after which a step of a fit makes the replica unhealthy. Beside a full load a step may honestly take
     minutes."""

@@ -153,9 +153,14 @@ class FittingService(Stage):
 def _be_nice(nice: int) -> None:
     """Give the calling thread, and those that it starts, a lower priority.
 
-    The event loop, which answers, keeps its own: on Linux each thread has a niceness of its own.
+    The event loop, which answers, keeps its own: on Linux each thread has a niceness of its own. At 19 the thread is
+    also of the class SCHED_IDLE, which gives way at once to a thread that wakes up. A nice thread would first use up
+    its slice, at every barrier of the models' threads.
     """
     if nice and sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
+        if nice >= 19:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
     elif nice:
         os.nice(nice)

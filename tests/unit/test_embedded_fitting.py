@@ -194,7 +194,7 @@ def test_a_voice_that_is_near_enough_is_done(fitter, voice):
 def test_the_engine_says_that_it_fits_voices(engine):
     assert engine.capabilities.fits_voices
     assert not create("simulated").capabilities.fits_voices
-    assert not hasattr(create("simulated"), "load_voice_fitter")
+    assert create("simulated", {"fit_ms": 5}).capabilities.fits_voices
 
 
 class TestTheCheck:

@@ -162,6 +162,11 @@ def test_calls_share_the_work(make, store):
     assert asyncio.run(calls()) == [3, 3, 3, 3] and len(service.spans) == 3
 
 
+def priority() -> tuple[int, int]:
+    """Return the calling thread's niceness and class."""
+    return os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+
+
 def test_the_thread_that_computes_is_nice_and_the_one_that_answers_is_not(make, store, monkeypatch):
     enrolled(store)
     service, seen = make(), []
@@ -169,11 +174,11 @@ def test_the_thread_that_computes_is_nice_and_the_one_that_answers_is_not(make, 
     monkeypatch.setattr(
         service.replica._worker,
         "make",
-        lambda *args: seen.append(os.getpriority(os.PRIO_PROCESS, 0)) or advance(service.replica._worker, *args),
+        lambda *args: seen.append(priority()) or advance(service.replica._worker, *args),
     )
-    before = os.getpriority(os.PRIO_PROCESS, 0)
+    before = priority()
     service.work()
-    assert seen == [19] and os.getpriority(os.PRIO_PROCESS, 0) == before
+    assert seen == [(19, os.SCHED_IDLE)] and priority() == before == (before[0], os.SCHED_OTHER)
 
 
 def test_an_engine_that_fails_fails_the_fit_and_the_next_one_goes_on(make, store, monkeypatch, caplog):
