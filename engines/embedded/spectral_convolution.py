@@ -57,7 +57,7 @@ class SpectralConvolution:
         blocks = -(-steps // (dilation * valid))
         before = dilation * (self._reach // 2)
         x = F.pad(x, (0, 0, before, (blocks * valid + self._reach) * dilation - before - steps))
-        # With a dilation, every so-manieth step makes a sequence of its own.
+        # With a dilation of d, every d-th step belongs to a sequence of its own.
         framed = x.as_strided(
             (_SIZE, blocks, dilation, channels),
             (dilation * channels, valid * dilation * channels, channels, 1),
