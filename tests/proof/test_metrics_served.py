@@ -227,7 +227,7 @@ def test_labels_have_closed_lists_of_values(load, prometheus):
         "mode": {*MODES, "none"},
         "error_type": ERROR_TYPES | {"none"},
         "stage": {*STAGES, "ADMISSION"},
-        "outcome": {"ok", "refused", "failed", "cancelled", "lost"},
+        "outcome": {"ok", "refused", "failed", "cancelled", "lost", "done", "kept_steered", "interrupted"},
         "fate": {"kept", "dropped"},
         "result": {"hit", "stored", "miss"},
         "answer": {"whole", "stream"},

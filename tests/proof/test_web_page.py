@@ -192,7 +192,7 @@ def test_a_voice_is_stored_heard_renamed_and_deleted_by_the_real_api(page):
     page.click("#preview")
     page.locator("#preview-sound audio").wait_for(timeout=WITHIN_MS)
     page.wait_for_function("document.querySelector('#preview-sound audio').duration > 1", timeout=WITHIN_MS)
-    page.get_by_role("button", name="Rename or delete").click()
+    page.get_by_role("button", name="Rename, fit or delete").click()
     page.fill("#new-name textarea, #new-name input", "a name with spaces")
     page.click("#rename")
     page.locator("#problem-new-name", has_text="The name holds a character that is not allowed").wait_for()

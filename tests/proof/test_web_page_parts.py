@@ -286,7 +286,7 @@ def test_a_voice_is_heard_renamed_and_deleted(page, api):
     assert (api.asked[0]["voice"], api.asked[0]["dialect"]) == ("voice_0", "zh-CN")
     assert page.locator(".take").count() == 0, "a preview is no take"
 
-    page.get_by_role("button", name="Rename or delete").click()
+    page.get_by_role("button", name="Rename, fit or delete").click()
     api.refusal = (409, {"message": "This name is taken.", "code": "voice_name_taken", "param": "name"})
     page.fill("#new-name textarea, #new-name input", "bert")
     page.click("#rename")
