@@ -45,8 +45,8 @@ from engines.embedded.speaker import load_network
 
 JUDGES = {"CAM++": campplus, "GE2E": ge2e}
 LISTENERS = {
-    "GE2E": Listener("dvector", load_network().requires_grad_(False).embed),
-    "CAM++": Listener("campplus", campplus_embedding),
+    "GE2E": lambda: Listener("dvector", load_network().requires_grad_(False).embed),
+    "CAM++": lambda: Listener("campplus", campplus_embedding),
 }
 LOSSES = {"ge2e": ("GE2E",), "campplus": ("CAM++",), "both": ("GE2E", "CAM++")}
 
@@ -76,7 +76,7 @@ def main() -> None:
 
     engine = create("embedded")
     studio = Studio(engine, arguments.threads)
-    fitter = VoiceFitter(threads=arguments.threads, listeners=[LISTENERS[name] for name in LOSSES[arguments.loss]])
+    fitter = VoiceFitter(threads=arguments.threads, listeners=[LISTENERS[name]() for name in LOSSES[arguments.loss]])
     people = development() if arguments.development else chosen(arguments.speakers)
     fits = [fit(studio, fitter, one, arguments.reference) for one in people]
     references = {
