@@ -13,7 +13,7 @@ from access.authentication import Authenticator
 from access.required import is_loopback, keys_required
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, reachable
-from deployments.settings import AccessConfig
+from deployments.settings import AccessConfig, Limits
 from engines import contract
 from speech.dialects import DIALECTS
 
@@ -174,7 +174,11 @@ class Application:
     def proxy_environment(self) -> dict[str, str]:
         """Return what Serve's proxy needs in its environment (deployments.ingress.proxy_middleware)."""
         tracing = self._args.get("tracing") or {}
-        return {"COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {}))}
+        limits = self._args.get("limits") or {}
+        return {
+            "COSYGRAPH_TRACING": json.dumps(tracing | ({"keys_file": self.keys_file} if self.keys_file else {})),
+            "COSYGRAPH_DEADLINE_S": str(limits.get("deadline_s", Limits().deadline_s)),
+        }
 
     @property
     def stores_voices(self) -> bool:

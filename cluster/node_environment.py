@@ -17,6 +17,13 @@ CONFIG = ROOT / "cluster" / "serve.cluster.yaml"
 #: A hook that binds Ray to loopback, and ports that two heads on one machine would dispute.
 PRIVATE = frozenset({"RAY_START_HOOK", "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"})
 
+#: What only a cluster needs.
+CLUSTER = {
+    # A head that keeps its state in a Redis may come back, and replicas serve meanwhile. By Ray's own setting the other
+    # nodes end themselves after 60 s without it.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
+
 
 def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
     """Add the subcommand `env`; `run_dir` has the options of all commands."""
@@ -42,7 +49,7 @@ def variables(config: Path) -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     settings = {name: value for name, value in SETTINGS.items() if name not in PRIVATE}
-    return settings | Application.read(config, 8000, {}).proxy_environment() | {"PYTHONPATH": path}
+    return settings | CLUSTER | Application.read(config, 8000, {}).proxy_environment() | {"PYTHONPATH": path}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -34,8 +34,9 @@ SETTINGS: dict[str, str] = {
     # Spans are our own layer; see the tracing package.
     "RAY_START_HOOK": "cluster.ray_start_hook.private_head",
     # A graph with its watchdog is up in 44 and 46 s instead of 56 and 62 (two cores, nothing else running). The name is
-    # Ray's own: through the documented way, a runtime environment, the workers that wait ready would not have it.
-    "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "cluster.ray_worker_hook.import_serve",
+    # Ray's own: through the documented way, a runtime environment, the workers that wait ready would not have it. It
+    # also makes connections notice a node that is gone without a word (`deployments/ray_internals.py`).
+    "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "cluster.ray_worker_hook.prepare",
     # One event loop a replica: every hop to Serve's router thread and back costs a wake-up or two. Nothing of ours
     # blocks the loop: models and decoding have threads.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",

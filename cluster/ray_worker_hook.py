@@ -3,6 +3,17 @@
 import sys
 
 
+def prepare() -> None:
+    """Import Serve, and make its connections notice a lost node."""
+    import_serve()
+    try:
+        from deployments.ray_internals import keep_connections_alive
+
+        keep_connections_alive()
+    except Exception:  # as below
+        pass
+
+
 def import_serve() -> None:
     """Import Serve now, without pandas.
 

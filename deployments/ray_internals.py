@@ -8,7 +8,8 @@ holds their contracts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from threading import Thread
 from typing import Any
@@ -16,6 +17,26 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+
+#: Of a caller. After 5 s without an answer it asks whether the other end is there, and 5 s later it gives the
+#: connection up: a request that waits for a lost node goes to another replica within 10 s. A new connection is given up
+#: after 3 s instead of 20.
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a batch may compute for longer than two of them
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+#: The replica's end: it takes these questions, which are more than gRPC allows by default, and asks itself: what a lost
+#: node has asked for is cancelled.
+SERVER_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+)
 
 
 def _core_worker() -> Any:
@@ -70,6 +91,46 @@ def serve_details() -> Mapping[str, Any]:
     """Return what Serve's REST API says of all applications, without an address or a token."""
     details: Mapping[str, Any] = _serve_client().get_serve_details()
     return details
+
+
+def keep_connections_alive() -> None:
+    """Make Serve's connections to replicas notice that the other end is gone without a word.
+
+    A node that loses its network closes no connection. By Ray's settings a call that waits for it is given up after
+    seven minutes (`RAY_grpc_client_keepalive_time_ms` and `…_timeout_ms`); these would hold for Ray's own connections
+    too, whose servers break off with a client that asks more often. Call it in a worker before Serve connects.
+    """
+    from ray._private import grpc_utils
+    from ray.serve._private import replica
+    from ray.serve._private.request_router import replica_wrapper
+
+    wrapper: Any = replica_wrapper
+    wrapper.init_grpc_channel = _with_options(grpc_utils.init_grpc_channel, CHANNEL_OPTIONS)
+    server: Any = replica
+    server.create_grpc_server_with_interceptors = _with_options(
+        grpc_utils.create_grpc_server_with_interceptors, SERVER_OPTIONS
+    )
+
+
+def _with_options(make: Callable[..., Any], more: Sequence[tuple[str, int]]) -> Callable[..., Any]:
+    @functools.wraps(make)
+    def made(*args: Any, options: Sequence[tuple[str, Any]] | None = None, **named: Any) -> Any:
+        return make(*args, options=[*(options or ()), *more], **named)
+
+    return made
+
+
+def replica_node(handle: DeploymentHandle[Any], actor_id: str | None) -> str | None:
+    """Return the id of the node that a deployment's replica is on; None where Serve does not list the replica.
+
+    Args:
+        handle: the deployment's, which was used already.
+        actor_id: the replica's, as Ray's errors have it.
+    """
+    router = getattr(getattr(handle, "_router", None), "_asyncio_router", None)
+    chooser = getattr(router, "request_router", None)
+    replicas = chooser.curr_replicas.values() if chooser is not None else ()
+    return next((replica.node_id for replica in replicas if replica.actor_id.hex() == actor_id), None)
 
 
 def actor_death_cause(actor_id: str) -> str:

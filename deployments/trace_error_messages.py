@@ -10,6 +10,7 @@ NO_ANSWER = "no answer within the deadline"
 CLIENT_LEFT = "the client left"
 STREAM_BROKEN = "the stream ended before its last chunk"
 LOST_INGRESS = "cosyvoice3-api was lost or can't be reached; it is being restarted, try again shortly."
+LATE_INGRESS = "cosyvoice3-api gave no answer within the request's deadline; try again shortly."
 
 IN_TRACES = (
     LOST_REPLICA,
@@ -18,6 +19,7 @@ IN_TRACES = (
     CLIENT_LEFT,
     STREAM_BROKEN,
     LOST_INGRESS,
+    LATE_INGRESS,
     "Audio sample rate {}Hz, minimum required {}Hz. Record or export the clip again at {}Hz or more.",
     "The reference clip is {} s long; it must be {} to {} s.",
     "The reference clip is longer than {} s; cut it to its clearest part.",

@@ -2,7 +2,8 @@
 
 It holds plain strings and integers, so it pickles small and needs nothing of OpenTelemetry on the way. Times are wall
 clock nanoseconds since the epoch, because sender and receiver are different processes, perhaps on different machines.
-Queue wait and deadline are therefore as exact as the clocks of those machines agree.
+The sender says how far the receivers' clocks are from its own, where it has measured that. Queue wait and deadline are
+as exact as that.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ class CallContext:
         traceparent: The caller's span, `00-<trace id>-<span id>-01`. The flag is `-00` if nothing is recorded.
         sent_ns: When the call was made.
         deadline_ns: When its answer is of no use any more.
+        offsets_ns: Node ids, each with how far that node's clock is ahead of the sender's; only those worth telling.
     """
 
     traceparent: str
     sent_ns: int
     deadline_ns: int
+    offsets_ns: tuple[tuple[str, int], ...] = ()
 
     @property
     def recording(self) -> bool:
@@ -46,6 +49,13 @@ class CallContext:
     def remaining_s(self, clock: Callable[[], int] = time.time_ns) -> float:
         """Seconds until the deadline. Negative once it has passed."""
         return (self.deadline_ns - clock()) / 1e9
+
+    def on_clock_of(self, node: str) -> CallContext:
+        """Return the same call with its times as the clock of the receiver's node tells them."""
+        offset = dict(self.offsets_ns).get(node)
+        if offset is None:
+            return self
+        return replace(self, sent_ns=self.sent_ns + offset, deadline_ns=self.deadline_ns + offset, offsets_ns=())
 
     def resent(self, clock: Callable[[], int] = time.time_ns) -> CallContext:
         """Return the context of the same call, made again now: a new time sent, the old deadline."""

@@ -6,7 +6,7 @@ It lives in the ingress alone, which is the only service that knows when a reque
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +82,8 @@ class RequestContext:
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
         #: called at every stage's start and end, and while the request waits for a fit
         self.on_progress: Callable[[StageProgress | FitProgress], None] | None = None
+        #: tells Serve's proxy of another deadline
+        self.on_deadline: Callable[[float], Awaitable[None]] | None = None
         # For metrics, which also tell of requests whose spans record nothing:
         self.route: str | None = None
         self.takes_chunks = True  #: the client's HTTP version has answers of unknown length
@@ -107,9 +109,11 @@ class RequestContext:
         """Return the seconds until the deadline; negative once it has passed."""
         return (self.deadline_ns - time.time_ns()) / 1e9
 
-    def extend_deadline(self, deadline_s: float) -> None:
-        """Set another deadline, in seconds from the request's start."""
+    async def extend_deadline(self, deadline_s: float) -> None:
+        """Set another deadline, in seconds from the request's start, and tell Serve's proxy of it."""
         self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
+        if self.on_deadline is not None:
+            await self.on_deadline(deadline_s)
 
     def call_context(self) -> CallContext:
         """Return the context for a call to a stage that is made now."""
@@ -133,10 +137,22 @@ class RequestContext:
         """Take the spans of a stage's reply."""
         self._stage_spans.extend(spans)
 
-    def record_lost_stage(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
-        """Speak for a stage that could not report: add a CLIENT span with the error, in its name."""
+    def record_lost_stage(
+        self, stage: str, service: str, started_ns: int, error_type: str, message: str, node: str | None = None
+    ) -> None:
+        """Speak for a stage that could not report: add a CLIENT span with the error, in its name.
+
+        Args:
+            stage: the span's name.
+            service: the stage's service.
+            started_ns: when it was called.
+            error_type: the error's type.
+            message: one of `trace_error_messages`.
+            node: the id of the node that its replica is on, where that is known.
+        """
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
         span.fail(error_type, message)
+        span.tag(vocabulary.ERROR_NODE, node)
         self._stage_spans.extend(span.end())
 
     @contextmanager
@@ -185,11 +201,13 @@ class SegmentContext:
         """Take the spans of a stage's reply and tag them with the piece."""
         self._request.add_spans([self._tagged(span) for span in spans])
 
-    def record_lost_stage(self, stage: str, service: str, started_ns: int, error_type: str, message: str) -> None:
+    def record_lost_stage(
+        self, stage: str, service: str, started_ns: int, error_type: str, message: str, node: str | None = None
+    ) -> None:
         """Speak for a stage that could not report, as `RequestContext` does, and tag the span with the piece."""
         spans = self._request.stage_spans
         count = len(spans)
-        self._request.record_lost_stage(stage, service, started_ns, error_type, message)
+        self._request.record_lost_stage(stage, service, started_ns, error_type, message, node)
         spans[count:] = [self._tagged(span) for span in spans[count:]]
 
     def _tagged(self, span: FinishedSpan) -> FinishedSpan:

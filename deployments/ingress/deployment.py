@@ -26,6 +26,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
 from deployments.ingress.http10 import WholeAnswers
 from deployments.ingress.metrics import Metrics
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.speech_graph import SpeechGraph
@@ -106,9 +107,10 @@ class CosyVoice3Api:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the ASGI app; Serve calls this in the replica, on its event loop."""
+        clocks = PeerClocks(ray.get_runtime_context().get_node_id())
         for backend in self.backends:
             for stage in backend.graph.stages.values():
-                stage.connect(self.arrays)
+                stage.connect(self.arrays, clocks)
         self.access_control.rate_limits.start()
         self.fitting.start()
         self.metrics.watch(self._watched_counters)
@@ -154,9 +156,9 @@ class CosyVoice3Api:
         limits = self.config.limits
         if request.waits_for_fit:
             self.fitting.require()
-            ctx.extend_deadline(limits.fit_deadline_s + limits.deadline_s)
+            await ctx.extend_deadline(limits.fit_deadline_s + limits.deadline_s)
         elif request.long_form:
-            ctx.extend_deadline(limits.long_deadline_s)
+            await ctx.extend_deadline(limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
         # Without chunks there is no streaming: a whole file has a status for errors, and a length.
         if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
@@ -197,7 +199,7 @@ class CosyVoice3Api:
             ctx.root.tag(vocabulary.VOICE_FIT, ctx.voice_fit)
             source = CachedVoice.copy_of(steered if fitted is None else fitted)
         limits = self.config.limits
-        ctx.extend_deadline(ctx.elapsed_s + (limits.long_deadline_s if request.long_form else limits.deadline_s))
+        await ctx.extend_deadline(ctx.elapsed_s + (limits.long_deadline_s if request.long_form else limits.deadline_s))
         return source
 
     @asynccontextmanager

@@ -17,6 +17,8 @@ NEEDED_FOR = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "what Serve's proxy answers by itself has no trace and not our error "
     "body, and clients can steer Serve by headers",
     "COSYGRAPH_TRACING": "Serve's proxy counts what it answers by itself and keeps no trace of it",
+    "COSYGRAPH_DEADLINE_S": "a client whose ingress replica is lost without a word may wait beyond the deadline",
+    "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "a call to a node that has lost its network waits for the deadline",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "calls between replicas take more CPU",
     "RAY_max_direct_call_object_size": "clips and answers go through Ray's object store",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "a replica that hangs is asked to stop nicely first",

@@ -1,9 +1,14 @@
 """Runs inside Serve's HTTP proxy, in front of the ingress: what the proxy answers by itself gets a trace and a cause.
 
 When the ingress replica dies in mid-request, or there is none, the proxy answers, and the ingress's trace is lost
-with it. This middleware sees that (no answer, or one in plain text without `X-Trace-Id`), speaks for the ingress in a
-trace of one span, and gives the client our error body instead of an empty one. It also removes the request headers by
-which a client could control Serve itself:
+with it. This middleware sees that (no answer, or one in plain text without `X-Trace-Id`). A request for speech, or one
+that only reads, it sends to another replica, once. Else it speaks for the ingress in a trace of one span, and gives the
+client our error body instead of an empty one.
+
+It holds the deadline too: the ingress counts from a request's arrival there, and neither counts nor answers when its
+node is lost. The deadline comes as COSYGRAPH_DEADLINE_S, and the ingress tells when it gives a request a longer one.
+
+It also removes the request headers by which a client could control Serve itself:
 
 - `x-request-id`, which Serve writes into every log line of the request, in every replica;
 - `x-request-timeout-seconds` and `x-request-disconnect-disabled`, which would end requests behind the ingress's back,
@@ -19,30 +24,38 @@ it answers and counts, and keeps no trace.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
+from config.routes import SPEECH
 from deployments import place, serve_log, trace_error_messages
 from deployments.ingress import body_prefetch
+from deployments.ingress.repeatable_body import RepeatableBody
 from deployments.ingress.trace_recorder import TraceRecorder
-from deployments.ingress.tracing_middleware import BROKEN_OFF, send_error
+from deployments.ingress.tracing_middleware import BROKEN_OFF, DEADLINE, WAITED_S, send_error
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Tracing
 from deployments.span_errors import record_error
 from speech.dialects import DIALECTS
-from speech.errors import RETRY_AFTER_RESTART_S, SpeechError, StageUnavailable, path_not_found
+from speech.errors import RETRY_AFTER_RESTART_S, DeadlineExceeded, SpeechError, StageUnavailable, path_not_found
 from tracing import extract, vocabulary
 from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
 
 SETTINGS_VARIABLE = "COSYGRAPH_TRACING"
+DEADLINE_VARIABLE = "COSYGRAPH_DEADLINE_S"
+#: How much longer than the ingress itself the proxy waits for the ingress's own "deadline exceeded".
+GRACE_S = 0.75
 #: Headers that Serve obeys; it reads them with - and _ alike.
 SERVE_HEADERS = frozenset(
     {
@@ -63,40 +76,53 @@ def middlewares() -> list[Middleware]:
     """Return the middleware that Serve's proxy puts around itself."""
     serve_log.attach()
     text = os.environ.get(SETTINGS_VARIABLE)
-    return [Middleware(ProxyMiddleware, tracing=Tracing.model_validate_json(text) if text else Tracing())]
+    tracing = Tracing.model_validate_json(text) if text else Tracing()
+    deadline_s = float(os.environ.get(DEADLINE_VARIABLE) or math.inf)
+    return [Middleware(ProxyMiddleware, tracing=tracing, deadline_s=deadline_s)]
 
 
 class ProxyMiddleware:
     """ASGI middleware around the whole of Serve's proxy.
 
+    Args:
+        app: Serve's proxy.
+        tracing: what is kept of the traces that are made here.
+        deadline_s: seconds from a request's arrival to the start of its answer, where the ingress says nothing else.
+
     Attributes:
         answered_here: requests that the proxy answered by itself.
+        repeated: requests that were sent to another ingress replica.
         cut_here: answers that broke off.
     """
 
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, tracing: Tracing, deadline_s: float = math.inf) -> None:
         self._app = app
         self._tracing = tracing
+        self._deadline_s = deadline_s
         self._tracer = place.tracer(vocabulary.INGRESS)
         self._recorder: TraceRecorder | None = None
         self._authenticator = Authenticator(tracing.keys_file)
-        self.answered_here = self.cut_here = 0
+        self.answered_here = self.repeated = self.cut_here = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OWN_PAGES:
             await self._app(scope, receive, send)
             return
-        headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
-        started = time.time_ns()
-        scope, receive = await body_prefetch.put(scope, receive)
-        answer = _WatchedAnswer(receive, send)
-        try:
-            await self._app({**scope, "headers": headers}, answer.receive, answer.send)
-        except Exception as error:  # Serve's; what it says could quote the request
-            log.error("the proxy failed: %s", safe_traceback(error))
+        started, began = time.time_ns(), time.monotonic()
+        route = _route(scope["path"])
+        body = RepeatableBody(receive)
+        until = began + self._deadline_s + GRACE_S if route else math.inf
+        answer = _WatchedAnswer(send, began, until)
+        await self._try(scope, body, answer, waited_s=0.0)
+        if answer.lost and body.whole and _may_repeat(scope["method"], route) and time.monotonic() < answer.until:
+            self.repeated += 1
+            log.warning("an ingress replica was lost with a request; another one gets it (%d so far)", self.repeated)
+            answer = _WatchedAnswer(send, began, answer.until)
+            await self._try(scope, body, answer, waited_s=time.monotonic() - began)
         # Where the client has left there is nothing to answer, and the ingress, which was told, has written its trace.
-        if answer.own or (answer.status is None and not answer.left):
-            await self._speak_for_the_ingress(scope, answer.status, started, send)
+        if answer.late or answer.own or answer.lost:
+            error = _late() if answer.late else _error(answer.status)
+            await self._speak_for_the_ingress(scope, error, started, send)
         elif answer.cut and not answer.left:  # too late for another answer, but not for its trace
             self.cut_here += 1
             log.warning(
@@ -105,8 +131,17 @@ class ProxyMiddleware:
                 self.cut_here,
             )
 
-    async def _speak_for_the_ingress(self, scope: Scope, status: int | None, started_ns: int, send: Send) -> None:
-        error = _error(status)
+    async def _try(self, scope: Scope, body: RepeatableBody, answer: _WatchedAnswer, waited_s: float) -> None:
+        """Send the request to a replica, which is told for how long it has waited for a lost one."""
+        headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
+        scope = {**scope, "headers": headers, WAITED_S: waited_s}
+        scope, receive = await body_prefetch.put(scope, body.from_the_start())
+        try:
+            await self._app(scope, partial(answer.receive, receive), answer.send)
+        except Exception as error:  # Serve's; what it says could quote the request
+            log.error("the proxy failed: %s", safe_traceback(error))
+
+    async def _speak_for_the_ingress(self, scope: Scope, error: SpeechError, started_ns: int, send: Send) -> None:
         trace_id = self._trace(scope, error, started_ns)
         self.answered_here += 1
         log.warning(
@@ -146,20 +181,33 @@ def _is_plain(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return b"x-trace-id" not in values and values.get(b"content-type", b"").startswith(b"text/plain")
 
 
+def _may_repeat(method: str, route: str | None) -> bool:
+    """Tell whether a request may be made twice: one for speech leaves nothing behind."""
+    return route is not None and (route in SPEECH or method in ("GET", "HEAD"))
+
+
 def _route(path: str) -> str | None:
     """Return the route of ours that a path ends in, below any prefix; the path itself is the caller's text."""
     return _ROUTES.find_below(path)
 
 
 class _WatchedAnswer:
-    """Watches `receive` and `send`: the proxy's own answers are held back, any other passes."""
+    """Watches `receive` and `send`: the proxy's own answers are held back, any other passes.
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
+    Args:
+        send: to the client.
+        began: when the request arrived, as `time.monotonic` tells it.
+        until: when its answer must have begun.
+    """
+
+    def __init__(self, send: Send, began: float, until: float) -> None:
         self._send = send
+        self._began = began
+        self.until = until
         self.status: int | None = None
         self.own = False  #: the proxy's own answer
         self.left = False  #: the client has left
+        self.late = False  #: the deadline has passed without an answer
         self._whole = self._broken_off = False
 
     @property
@@ -167,12 +215,35 @@ class _WatchedAnswer:
         """The answer has begun and not ended, and the ingress did not break it off: the ingress died."""
         return self.status is not None and not self.own and not self._whole and not self._broken_off
 
-    async def receive(self) -> Message:
-        message = await self._receive()
+    @property
+    def lost(self) -> bool:
+        """The replica died or can't be reached, and nothing of an answer has come."""
+        return not self.left and not self.late and (self.status is None or (self.own and self.status == 500))
+
+    async def receive(self, receive: Receive) -> Message:
+        """Return the next message. Once the deadline has passed Serve is told that the client left, and cancels."""
+        while (message := await self._before_the_deadline(receive)) is None:
+            if self.status is None and time.monotonic() >= self.until:
+                self.late = True
+                return {"type": "http.disconnect"}
         self.left = self.left or message["type"] == "http.disconnect"
         return message
 
+    async def _before_the_deadline(self, receive: Receive) -> Message | None:
+        if self.status is not None or self.until == math.inf:
+            return await receive()
+        try:
+            async with asyncio.timeout(max(0.0, self.until - time.monotonic())):
+                return await receive()
+        except TimeoutError:
+            return None
+
     async def send(self, message: Message) -> None:
+        if message["type"] == DEADLINE:
+            self.until = self._began + message["deadline_s"] + GRACE_S
+            return
+        if self.late:
+            return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.own = self.status in _OWN_STATUS and _is_plain(message.get("headers", ()))
@@ -183,6 +254,10 @@ class _WatchedAnswer:
                 return
         if not self.own:
             await self._send(message)
+
+
+def _late() -> SpeechError:
+    return DeadlineExceeded(trace_error_messages.LATE_INGRESS, service=vocabulary.INGRESS)
 
 
 def _error(status: int | None) -> SpeechError:

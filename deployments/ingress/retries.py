@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,14 +42,22 @@ class RetryPolicy:
         stage: the span's name.
         service: Serve's and Zipkin's name of the stage's service.
         ctx: the request; it gets the spans of stages that could not report.
+        node_of: returns the id of the node that a replica is on, by its actor's id.
 
     Attributes:
         remake_input: before the next attempt, the call's input must be made again.
     """
 
-    def __init__(self, stage: str, service: str, ctx: StageContext) -> None:
+    def __init__(
+        self,
+        stage: str,
+        service: str,
+        ctx: StageContext,
+        node_of: Callable[[str | None], str | None] = lambda actor_id: None,
+    ) -> None:
         self._stage, self._service = stage, service
         self._ctx = ctx
+        self._node_of = node_of
         # Counted apart: when a stage dies late in its work, its inputs are mostly gone by then too.
         self._deaths = self._losses = 0
         self.remake_input = False
@@ -80,7 +88,8 @@ class RetryPolicy:
             if not isinstance(cause, _DIED):
                 raise
             log.warning("%s was lost (%s), trace %s", self._service, type(cause).__name__, self._ctx.trace_id)
-            self._record(started, StageUnavailable.type, trace_error_messages.LOST_REPLICA)
+            node = self._node_of(getattr(cause, "actor_id", None))
+            self._record(started, StageUnavailable.type, trace_error_messages.LOST_REPLICA, node)
             self._deaths += 1
             self._give_up_after(self._deaths)
 
@@ -96,8 +105,8 @@ class RetryPolicy:
             raise reply.error
         return True
 
-    def _record(self, started_ns: int, error_type: str, message: str) -> None:
-        self._ctx.record_lost_stage(self._stage, self._service, started_ns, error_type, message)
+    def _record(self, started_ns: int, error_type: str, message: str, node: str | None = None) -> None:
+        self._ctx.record_lost_stage(self._stage, self._service, started_ns, error_type, message, node)
 
     def _give_up_after(self, times: int) -> None:
         if times == MAX_ATTEMPTS or self._ctx.remaining_s() <= 0:

@@ -6,9 +6,10 @@ A stage past the deadline says so itself; the ingress waits a little longer, the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -18,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import ray_internals, trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
 from deployments.ingress.context import StageContext
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.retries import RetryPolicy
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.wire import (
@@ -120,6 +122,7 @@ class StageClient:
     stage: str
     service: str
     arrays: ArrayStore
+    clocks: PeerClocks
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self.handle = handle
@@ -128,13 +131,14 @@ class StageClient:
         """Pickle the handle alone. Serve pickles clients, inside the graph, also to look for handles in them."""
         return {"handle": self.handle}
 
-    def connect(self, arrays: ArrayStore) -> None:
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up the deployment's methods. Call it in the replica: each look-up makes a new handle, so once is enough.
 
         Args:
             arrays: the ingress's own arrays, for what it hands to a stage.
+            clocks: the ingress's view of other nodes' clocks.
         """
-        self.arrays = arrays
+        self.arrays, self.clocks = arrays, clocks
         ray_internals.prefer_local_replicas(self.handle)
 
     async def _call(
@@ -142,6 +146,7 @@ class StageClient:
         ctx: StageContext,
         send: Callable[[CallContext, I_co], _Response[StageReply[T]]],
         given: StageInput[I_co],
+        spans_earlier_calls: bool = False,
     ) -> StageResult[T]:
         """Make a remote call, with retries.
 
@@ -149,23 +154,34 @@ class StageClient:
             ctx: the request.
             send: makes the remote call with the input's value.
             given: the call's input, which is made again if it is lost.
+            spans_earlier_calls: the reply's span began with an earlier call.
 
         Raises:
             SpeechError: the stage's own, or one for a lost stage.
         """
-        policy, call = RetryPolicy(self.stage, self.service, ctx), ctx.call_context()
+        policy, call = self._policy(ctx), self.clocks.tell(ctx.call_context())
         while True:
             with policy.attempt():
                 async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
                     reply = await _reply(send(call, given.value))
+                reply = self._timed(reply, None if spans_earlier_calls else call.sent_ns)
                 if policy.accept(reply):
                     # A reply without an error has a value.
                     return StageResult(
-                        cast(T, reply.value), partial(self._call, ctx, send, given), reported=bool(reply.spans)
+                        cast(T, reply.value),
+                        partial(self._call, ctx, send, given, spans_earlier_calls),
+                        reported=bool(reply.spans),
                     )
             if policy.remake_input:
                 given = await given.remake()
             call = call.resent()
+
+    def _policy(self, ctx: StageContext) -> RetryPolicy:
+        return RetryPolicy(self.stage, self.service, ctx, partial(ray_internals.replica_node, self.handle))
+
+    def _timed(self, reply: StageReply[T], sent_ns: int | None) -> StageReply[T]:
+        """Measure the replica's clock by its reply; see `PeerClocks.read`."""
+        return replace(reply, spans=self.clocks.read(reply.spans, sent_ns, time.time_ns())) if reply.spans else reply
 
     async def _run(
         self,
@@ -184,9 +200,9 @@ class AudioClient(StageClient):
     stage, service = vocabulary.PREPROCESS_AUDIO, vocabulary.AUDIO
     remote: Callable[[CallContext, Packed, str | None], _Response[StageReply[ClipReply]]]
 
-    def connect(self, arrays: ArrayStore) -> None:
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `AudioService.preprocess`."""
-        super().connect(arrays)
+        super().connect(arrays, clocks)
         self.remote = self.handle.preprocess.remote
 
     async def preprocess(self, upload: bytes, transcript: str | None, ctx: StageContext) -> StageResult[ClipReply]:
@@ -208,9 +224,9 @@ class EmbeddingClient(StageClient):
     stage, service = vocabulary.EXTRACT_SPEAKER, vocabulary.EMBEDDING
     remote: Callable[[CallContext, ClipReply], _Response[StageReply[VoiceReply]]]
 
-    def connect(self, arrays: ArrayStore) -> None:
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `EmbeddingService.extract`."""
-        super().connect(arrays)
+        super().connect(arrays, clocks)
         self.remote = self.handle.extract.remote
 
     async def extract(self, clip: StageResult[ClipReply], ctx: StageContext) -> StageResult[VoiceReply]:
@@ -225,9 +241,9 @@ class TtsClient(StageClient):
     remote: Callable[[CallContext, Utterance, PackedArrays], _Response[StageReply[MelReply]]]
     remote_stream: Callable[[CallContext, Utterance, PackedArrays, Said], Any]
 
-    def connect(self, arrays: ArrayStore) -> None:
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `TtsService.generate` and `TtsService.stream`."""
-        super().connect(arrays)
+        super().connect(arrays, clocks)
         self.remote = self.handle.generate.remote
         self.remote_stream = self.handle.options(stream=True).stream.remote
 
@@ -259,7 +275,7 @@ class TtsClient(StageClient):
             beyond: a chunk's `reaches`.
             said: a chunk's `said`.
         """
-        policy, call = RetryPolicy(self.stage, self.service, ctx), ctx.call_context()
+        policy, call = self._policy(ctx), self.clocks.tell(ctx.call_context())
         given, ended = _input(voice), False
         with ctx.progress(self.stage, self.service):
             while not ended:
@@ -269,6 +285,7 @@ class TtsClient(StageClient):
                         while not ended:
                             async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
                                 reply: StageReply[MelChunkReply] = await anext(replies)
+                            reply = self._timed(reply, call.sent_ns)
                             if not policy.accept(reply):
                                 break
                             chunk = reply.value
@@ -311,9 +328,9 @@ class VocoderClient(StageClient):
     remote: Callable[[CallContext, MelReply], _Response[StageReply[AudioReply]]]
     remote_chunk: Callable[[CallContext, MelChunkReply, StreamState], _Response[StageReply[AudioChunkReply]]]
 
-    def connect(self, arrays: ArrayStore) -> None:
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `VocoderService.vocode` and `VocoderService.vocode_chunk`."""
-        super().connect(arrays)
+        super().connect(arrays, clocks)
         self.remote = self.handle.vocode.remote
         self.remote_chunk = self.handle.vocode_chunk.remote
 
@@ -343,7 +360,7 @@ class VocoderClient(StageClient):
                         if not state.chunks:
                             stack.enter_context(ctx.progress(self.stage, self.service))
                         open_span = False  # a call that fails has a span, its own or the ingress's
-                        audio = await self._call(ctx, send, chunk)
+                        audio = await self._call(ctx, send, chunk, spans_earlier_calls=bool(state.chunks))
                         state, open_span = audio.value.state, not audio.reported
                         yield audio
                 except BaseException:

@@ -20,13 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.authentication import Authenticator
 from access.authorization import AccessControl
 from config.routes import UNTRACED
+from deployments import trace_error_messages
 from deployments.ingress import body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.http10 import is_http10
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
-from speech.errors import Cancelled, SpeechError, internal_error
+from speech.errors import Cancelled, SpeechError, StageUnavailable, internal_error
 from tracing import NoOpTracer, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -34,6 +35,11 @@ log = logging.getLogger("ray.serve")
 
 #: A key of the ASGI message that breaks an answer off: it tells `proxy_middleware.py` that there is a trace.
 BROKEN_OFF = "cosygraph.broken_off"
+#: A key of the ASGI scope: Serve's proxy has our middleware, and the request has waited so many seconds for another
+#: replica, which was lost with it; mostly 0.
+WAITED_S = "cosygraph.waited_s"
+#: The type of an ASGI message that tells this middleware of a request's other deadline, in seconds from its arrival.
+DEADLINE = "cosygraph.deadline"
 #: A trusted caller's `primary`: use that backend even while the fallback is in use. The watchdog tries it so.
 LINE_HEADER = "x-cosygraph-line"
 
@@ -90,6 +96,8 @@ class TracingMiddleware:
             return
         receive = body_prefetch.take(scope, receive)
         ctx = self._open(scope)
+        if WAITED_S in scope:
+            ctx.on_deadline = lambda deadline_s: send({"type": DEADLINE, "deadline_s": deadline_s})
         scope.setdefault("state", {})["context"] = ctx
         answer = _TracedSend(self, scope, ctx, send)
         try:
@@ -114,7 +122,8 @@ class TracingMiddleware:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
         caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
-        started = time.time_ns()
+        waited_s = scope.get(WAITED_S, 0.0)
+        started = time.time_ns() - int(waited_s * 1e9)
         path = _path(scope)
         route = self._routes.find(path)
         # An unknown path is the caller's text: it may be anything, so it is no span name.
@@ -127,6 +136,10 @@ class TracingMiddleware:
         if user := self._recorder.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
+        if waited_s:
+            ctx.record_lost_stage(
+                name, vocabulary.INGRESS, started, StageUnavailable.type, trace_error_messages.LOST_INGRESS
+            )
         ctx.route = route
         ctx.takes_chunks = not is_http10(scope)
         ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY

@@ -54,6 +54,7 @@ class AudioService(Stage):
             upload: the file as sent, uint8 (n,).
             transcript: what is said in the clip, where known.
         """
+        call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> ClipReply:
             clip = (await self.arrays.unpack(upload)).tobytes()

@@ -41,12 +41,14 @@ class Stage:
         engine: the configured engine.
         device: the torch device that this replica computes on.
         arrays: the arrays that this replica holds for the next stage.
+        node_id: this replica's node: calls are read on its clock.
         health: what `check_health` asks; set by the subclass.
     """
 
     name: str
     service: str
     uses_device = True
+    node_id = ""
     health: ComputeHealth
 
     def __init__(self, config: StageConfig) -> None:
@@ -54,7 +56,8 @@ class Stage:
         self.engine = contract.create(config.engine, config.engine_options)
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id: str = serve.get_replica_context().replica_id.unique_id
-        self.arrays = ArrayStore(ray.get_runtime_context().get_node_id(), Nodes(), host=place.node_address())
+        self.node_id: str = ray.get_runtime_context().get_node_id()
+        self.arrays = ArrayStore(self.node_id, Nodes(), host=place.node_address())
         self.tracer = place.tracer(self.service, self.replica_id)
         self._static_tags: dict[str, Any] = {
             vocabulary.STAGE: self.name,

@@ -32,6 +32,7 @@ class EmbeddingService(BatchedStage[Reference, Voice]):
 
     async def extract(self, call: CallContext, clip: ClipReply) -> StageReply[VoiceReply]:
         """Find the voice in audio-service's clip."""
+        call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> VoiceReply:
             views, features = await self.arrays.unpack_all(clip.views), await self.arrays.unpack_all(clip.features)

@@ -45,6 +45,7 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
 
     async def generate(self, call: CallContext, utterance: Utterance, voice: PackedArrays) -> StageReply[MelReply]:
         """Compute an utterance's mel. `voice`: the arrays of embedding-service's `VoiceReply`."""
+        call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> MelReply:
             item = utterance, Voice(await self.arrays.unpack_all(voice))
@@ -67,6 +68,7 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
             voice: the arrays of embedding-service's `VoiceReply`.
             said: `MelChunkReply.said` of the last chunk that a lost replica made of the same utterance.
         """
+        call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply, None]:
             assert self._continuous is not None, "the ingress asks for chunks where the engine streams"

@@ -52,6 +52,7 @@ class VocoderService(BatchedStage[Item, Array]):
 
     async def vocode(self, call: CallContext, mel: MelReply) -> StageReply[AudioReply]:
         """Vocode tts-service's mel."""
+        call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> AudioReply:
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
@@ -72,6 +73,7 @@ class VocoderService(BatchedStage[Item, Array]):
             chunk: a chunk of tts-service's stream.
             state: as the stream's previous reply had it.
         """
+        call = call.on_clock_of(self.node_id)
         span = self.open_span(call, state.started_ns)
         state_now = replace(
             state,

@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.helpers import slow_link
 
 STARTED_WITHIN_S = 240
 
@@ -37,6 +39,8 @@ class RayNode:
     namespace: str
     address: str
     link: str  #: the end of its cable inside the namespace
+    outside: str = ""  #: the other end
+    bridge: str = ""  #: what that one is plugged into
 
     def pids(self) -> list[int]:
         return [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
@@ -53,12 +57,67 @@ class RayNode:
         """Take its link down: its processes go on, and no packet says so."""
         _ip("-n", self.namespace, "link", "set", self.link, "down")
 
+    def mend(self) -> None:
+        """Take its link up again."""
+        _ip("-n", self.namespace, "link", "set", self.link, "up")
+
+    @contextmanager
+    def slow_link(self, delay_ms: float, loss: float) -> Iterator[None]:
+        """Delay each packet from and to it, and lose some of them (`slow_link.py`).
+
+        Args:
+            delay_ms: each way.
+            loss: share of the packets, each way.
+        """
+        mac = self._mac()
+        inner, outer = f"{self.outside}i", f"{self.outside}o"
+        relay = subprocess.Popen(
+            [sys.executable, slow_link.__file__, inner, outer, str(delay_ms / 1000), str(loss)], stdout=subprocess.PIPE
+        )
+        try:
+            assert relay.stdout is not None and relay.stdout.readline() == b"ready\n"
+            _ip("link", "set", outer, "master", self.bridge, "up")
+            _ip("link", "set", inner, "address", mac)
+            _ip("link", "set", inner, "netns", self.namespace)
+            self.cut()
+            _ip("-n", self.namespace, "address", "del", f"{self.address}/24", "dev", self.link)
+            _ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", inner)
+            _ip("-n", self.namespace, "link", "set", inner, "up")
+            yield
+        finally:
+            relay.kill()  # both ends go with it
+            relay.wait()
+            self.mend()
+            _ip("-n", self.namespace, "address", "replace", f"{self.address}/24", "dev", self.link)
+
+    def _mac(self) -> str:
+        return _ip("netns", "exec", self.namespace, "cat", f"/sys/class/net/{self.link}/address").strip()
+
 
 @dataclass(frozen=True)
 class RayCluster:
     """Nodes, of which the first is the head. It has a proxy and no CPU for replicas, as large clusters have it."""
 
     nodes: list[RayNode]
+    folder: Path = Path()
+    environment: dict[str, str] = field(default_factory=dict)
+    started: list[RayNode] = field(default_factory=list)  #: one entry for each start
+
+    def start(self, node: RayNode, more: Mapping[str, str] | None = None) -> None:
+        """Start a node's Ray, also once more after its processes have ended; `more` is added to the environment."""
+        # The head comes back to its own folder, where its session is.
+        folder = self.folder / str(0 if node is self.head else len(self.started))
+        self.started.append(node)
+        _start(node, self.head, folder, {**self.environment, **(more or {})})
+
+    def ray_nodes(self) -> dict[str, dict]:
+        """What Ray's dashboard knows of each node, by its address: the last one to start there."""
+        answer = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=30, trust_env=False).json()
+        found: dict[str, dict] = {}
+        for summary in answer["data"]["summary"]:
+            if summary["ip"] not in found or summary["raylet"].get("state") == "ALIVE":
+                found[summary["ip"]] = summary["raylet"]
+        return found
 
     @property
     def head(self) -> RayNode:
@@ -103,20 +162,24 @@ class RayCluster:
 
 
 @contextmanager
-def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str]) -> Iterator[RayCluster]:
+def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str], redis: bool = False) -> Iterator[RayCluster]:
     """Start a head, and workers with eight logical CPUs and a logical GPU each; skips where that can't be.
 
     Args:
         workers: nodes beside the head.
         folder: where their sessions and logs go; its path is short, because sockets lie in it.
         environment: of every Ray process, as `python -m cluster env` prints it.
+        redis: the head keeps its state in a Redis, which has an address of its own, so that a new head finds it.
     """
+    if redis and shutil.which("redis-server") is None:
+        pytest.skip("a head that comes back needs redis-server (Debian: apt-get install redis-server)")
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("several Ray nodes need root and iproute2: each is in a network namespace of its own")
     tag = f"cg{os.getpid() % 100_000}"
     net = f"10.98.{os.getpid() % 250 + 1}"
     made: list[tuple[str, ...]] = []  # how to remove what was made
-    cluster = RayCluster([])
+    cluster = RayCluster([], folder, dict(environment))
+    store: RayNode | None = None
     try:
         _ip("link", "add", f"{tag}b", "type", "bridge")
         made.append(("link", "del", f"{tag}b"))
@@ -124,19 +187,25 @@ def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str]) -> Ite
         _ip("link", "set", f"{tag}b", "up")
         for number in range(1 + workers):
             cluster.nodes.append(_node(tag, net, number, made))
-        for number, node in enumerate(cluster.nodes):
-            _start(node, cluster.head, folder / str(number), environment)
+        if redis:
+            store = _node(tag, net, len(cluster.nodes), made)
+            cluster.environment["RAY_REDIS_ADDRESS"] = f"{store.address}:6379"
+            words = ["--bind", store.address, "--protected-mode", "no", "--save", "", "--dir", str(folder)]
+            log = open(folder / "redis.log", "w")  # noqa: SIM115  it lives as long as the server
+            subprocess.Popen(["ip", "netns", "exec", store.namespace, "redis-server", *words], stdout=log, stderr=log)
+        for node in cluster.nodes:
+            cluster.start(node)
         yield cluster
     finally:
-        for node in cluster.nodes:
+        for node in [*cluster.nodes, *([store] if store else [])]:
             node.kill()
         for words in reversed(made):
             subprocess.run(["ip", *words], check=False, capture_output=True, timeout=20)
 
 
 def _node(tag: str, net: str, number: int, made: list[tuple[str, ...]]) -> RayNode:
-    node = RayNode(f"{tag}n{number}", f"{net}.{11 + number}", f"{tag}e{number}")
     outside = f"{tag}v{number}"
+    node = RayNode(f"{tag}n{number}", f"{net}.{11 + number}", f"{tag}e{number}", outside, f"{tag}b")
     _ip("netns", "add", node.namespace)
     made.append(("netns", "del", node.namespace))
     _ip("link", "add", outside, "type", "veth", "peer", "name", node.link)
@@ -150,7 +219,7 @@ def _node(tag: str, net: str, number: int, made: list[tuple[str, ...]]) -> RayNo
 
 
 def _start(node: RayNode, head: RayNode, folder: Path, environment: Mapping[str, str]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     place = (
         ["--head", "--port=6379", f"--dashboard-host={head.address}", "--num-cpus=0", "--num-gpus=0"]
         if node is head

@@ -5,10 +5,12 @@ The first tests look at the packages alone; the last ones call a running cluster
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +51,113 @@ def test_a_handle_can_be_told_to_prefer_replicas_on_its_node():
     assert asked == [{"_prefer_local_routing": True}], "once: an initialised handle refuses"
     assert InitHandleOptions.create(**asked[0])._prefer_local_routing is True
     assert isinstance(DeploymentHandle.is_initialized, property) and callable(DeploymentHandle._init)
+
+
+def test_serves_connections_are_made_by_the_functions_that_are_replaced(monkeypatch):
+    from ray._private import grpc_utils
+    from ray.serve._private import replica
+    from ray.serve._private.request_router import replica_wrapper
+
+    for module, name in ((replica_wrapper, "init_grpc_channel"), (replica, "create_grpc_server_with_interceptors")):
+        original = getattr(grpc_utils, name)
+        assert name in inspect.getsource(module) and "options" in inspect.signature(original).parameters
+        monkeypatch.setattr(module, name, original)  # put back afterwards
+    ray_internals.keep_connections_alive()
+    assert replica_wrapper.init_grpc_channel.__wrapped__ is grpc_utils.init_grpc_channel
+    made = replica.create_grpc_server_with_interceptors
+    assert made.__wrapped__ is grpc_utils.create_grpc_server_with_interceptors
+
+
+class Relay:
+    """Carries a TCP connection's bytes until it is cut: nothing is closed then, and nothing comes any more."""
+
+    def __init__(self) -> None:
+        self.cut = False
+
+    async def start(self, port: int) -> int:
+        async def connected(reader, writer):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+
+        self._server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def _carry(self, reader, writer) -> None:
+        while data := await reader.read(65536):
+            if not self.cut:
+                writer.write(data)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_call_over_a_silent_connection_is_given_up_and_one_that_computes_is_not(is_cut):
+    """With Serve's own options both wait until their deadline. Here the questions come 50 times as often."""
+    import grpc
+    from ray._private import grpc_utils
+
+    quick = {"grpc.keepalive_time_ms": 100, "grpc.keepalive_timeout_ms": 300}
+    fast = {"grpc.http2.min_ping_interval_without_data_ms": 10}
+    channel_options = list({**dict(ray_internals.CHANNEL_OPTIONS), **quick}.items())
+    server_options = list({**dict(ray_internals.SERVER_OPTIONS), **fast}.items())
+
+    async def run() -> tuple[object, float]:
+        computing = asyncio.Event()
+
+        async def compute(request, context):
+            computing.set()
+            await asyncio.sleep(1.5)  # a dozen questions
+            return b"done"
+
+        make = ray_internals._with_options(grpc_utils.create_grpc_server_with_interceptors, server_options)
+        server, relay = make(asynchronous=True), Relay()
+        handlers = {"Call": grpc.unary_unary_rpc_method_handler(compute)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("drill", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        connect = ray_internals._with_options(grpc_utils.init_grpc_channel, channel_options)
+        channel = connect(f"127.0.0.1:{await relay.start(port)}", asynchronous=True)
+        began = time.monotonic()
+        try:
+            call = channel.unary_unary("/drill/Call")(b"", timeout=20)
+            await computing.wait()
+            relay.cut = is_cut
+            return await call, time.monotonic() - began
+        except grpc.aio.AioRpcError as error:
+            return error.code(), time.monotonic() - began
+        finally:
+            await channel.close()
+            relay.close()
+            await server.stop(0)
+
+    outcome, took_s = asyncio.run(run())
+    if is_cut:
+        assert outcome is grpc.StatusCode.UNAVAILABLE and took_s < 1.4, "before its work would have been done"
+    else:
+        assert outcome == b"done" and took_s >= 1.5
+
+
+def test_a_handle_tells_the_node_of_a_replica_that_serve_lists():
+    from ray.serve._private.request_router.replica_wrapper import RunningReplica
+    from ray.serve._private.request_router.request_router import RequestRouter
+    from ray.serve._private.router import AsyncioRouter, CurrentLoopRouter
+
+    for kind, name in ((RunningReplica, "node_id"), (RunningReplica, "actor_id"), (RequestRouter, "curr_replicas")):
+        assert isinstance(getattr(kind, name), property)
+    assert isinstance(AsyncioRouter.request_router, property)
+    assert "_asyncio_router" in inspect.getsource(CurrentLoopRouter.__init__)
+
+    class Id:
+        def hex(self) -> str:
+            return "ab12"
+
+    replica = SimpleNamespace(actor_id=Id(), node_id="node")
+    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas={1: replica}))
+    handle = SimpleNamespace(_router=SimpleNamespace(_asyncio_router=router))
+    assert ray_internals.replica_node(handle, "ab12") == "node"
+    assert ray_internals.replica_node(handle, "cd34") is None
+    assert ray_internals.replica_node(SimpleNamespace(_router=None), "ab12") is None
 
 
 def test_an_executor_names_the_threads_it_has_started():

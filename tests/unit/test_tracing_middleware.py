@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import time
 
 import httpx
 import pytest
@@ -11,7 +13,7 @@ from access.authentication import Authenticator
 from deployments.ingress.app import build
 from deployments.ingress.proxy_middleware import ProxyMiddleware
 from deployments.ingress.trace_recorder import TraceRecorder
-from deployments.ingress.tracing_middleware import TracingMiddleware
+from deployments.ingress.tracing_middleware import DEADLINE, WAITED_S, TracingMiddleware
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
@@ -179,9 +181,10 @@ def test_a_defect_of_the_ingress_is_an_error_in_our_shape_and_in_the_trace_and_n
 class Proxy:
     """Serve's proxy as the door sees it: the ingress's answer, an answer of its own, or none."""
 
-    def __init__(self, folder, app):
+    def __init__(self, folder, app, deadline_s=math.inf):
         self.file = folder / "spans.jsonl"
-        self.door = ProxyMiddleware(app, Tracing(spans_file=str(self.file), sampling=SamplingSettings(ratio=0.0)))
+        tracing = Tracing(spans_file=str(self.file), sampling=SamplingSettings(ratio=0.0))
+        self.door = ProxyMiddleware(app, tracing, deadline_s)
 
     get = Ingress.get
     app = property(lambda self: self.door)
@@ -251,6 +254,154 @@ def test_an_answer_that_breaks_off_has_a_trace(tmp_path):
     [[span]] = proxy.kept()
     assert span["traceId"] == T and span["tags"]["error"].startswith("cosyvoice3-api was lost")
     assert sent == ["http.response.start", "http.response.body"], "nothing is put into the middle of an answer"
+
+
+class LosesReplicas:
+    """Serve's proxy, the first of whose replicas die with the request in hand; the next one answers with its body."""
+
+    def __init__(self, deaths=1, reads=True):
+        self.deaths, self.reads = deaths, reads
+        self.waited = []
+
+    async def __call__(self, scope, receive, send):
+        self.waited.append(scope[WAITED_S])
+        body = b""
+        while self.reads:
+            message = await receive()
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        if len(self.waited) > self.deaths:
+            await PlainTextResponse(body, headers={"X-Trace-Id": T})(scope, receive, send)
+
+
+def ask(door, method="POST", path=ROUTE, body=(b"one ", b"two ", b"three")):
+    """Send a request in parts, each of them late; returns the answer's status and body."""
+    parts, sent = list(body), []
+
+    async def receive():
+        await asyncio.sleep(0.03)  # longer than the proxy waits for parts that it sends ahead
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)} if parts else await gone()
+
+    async def gone():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(door({"type": "http", "path": path, "method": method, "headers": []}, receive, send))
+    return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
+
+
+def test_a_request_that_was_lost_with_its_replica_goes_to_another_one(tmp_path):
+    app = LosesReplicas()
+    proxy = Proxy(tmp_path, app)
+    assert ask(proxy.door) == (200, b"one two three")
+    first, second = app.waited
+    assert first == 0 and second > 0.09, "the ingress is told how much of the deadline is gone"
+    assert proxy.kept() == [] and (proxy.door.repeated, proxy.door.answered_here) == (1, 0)
+
+
+def test_a_body_that_was_not_read_yet_goes_along(tmp_path):
+    proxy = Proxy(tmp_path, LosesReplicas(reads=False))
+    assert ask(proxy.door)[0] == 200 and proxy.door.repeated == 1
+
+
+def test_it_is_tried_once_more_and_not_for_ever(tmp_path):
+    app = LosesReplicas(deaths=9)
+    proxy = Proxy(tmp_path, app)
+    assert ask(proxy.door)[0] == 503 and len(app.waited) == 2 and len(proxy.kept()) == 1
+
+
+@pytest.mark.parametrize(
+    "method, path", [("POST", "/v1/audio/voices"), ("DELETE", "/v1/audio/voices/a"), ("POST", "/x")]
+)
+def test_what_may_leave_something_behind_is_sent_once(tmp_path, method, path):
+    app = LosesReplicas()
+    assert ask(Proxy(tmp_path, app).door, method, path)[0] == 503 and len(app.waited) == 1
+
+
+def test_a_body_too_large_to_keep_is_sent_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("deployments.ingress.repeatable_body.MOST_BYTES", 10)
+    app = LosesReplicas()
+    assert ask(Proxy(tmp_path, app).door)[0] == 503 and len(app.waited) == 1
+
+
+def test_what_serve_refuses_is_not_tried_again(tmp_path):
+    asked = []
+
+    async def no_replica(scope, receive, send):
+        asked.append(1)
+        await its_own(503)(scope, receive, send)
+
+    assert Proxy(tmp_path, no_replica).get().status_code == 503 and len(asked) == 1
+
+
+def hangs(announce=None, answers_after=None):
+    """Serve's proxy while a replica says nothing; it cancels the call when the client leaves, as Serve does."""
+
+    async def app(scope, receive, send):
+        if announce:
+            await send({"type": DEADLINE, "deadline_s": announce})
+        reading = asyncio.ensure_future(_until_it_leaves(receive))
+        await asyncio.wait([reading], timeout=answers_after)
+        if not reading.done():
+            await PlainTextResponse("late", headers={"X-Trace-Id": T})(scope, receive, send)
+        reading.cancel()
+
+    return app
+
+
+async def _until_it_leaves(receive):
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def test_a_replica_that_says_nothing_is_given_up_after_the_deadline(tmp_path):
+    proxy = Proxy(tmp_path, hangs(), deadline_s=0.1)
+    began = time.monotonic()
+    status, body = ask(proxy.door)
+    assert 0.8 < time.monotonic() - began < 1.1
+    assert (status, json.loads(body)["error"]["type"]) == (504, "deadline_exceeded")
+    [[span]] = proxy.kept()
+    assert span["tags"]["error"].startswith("cosyvoice3-api gave no answer")
+    assert span["tags"]["error.service"] == "cosyvoice3-api" and proxy.door.repeated == 0
+
+
+def test_the_ingress_may_take_longer_where_it_says_so(tmp_path):
+    proxy = Proxy(tmp_path, hangs(announce=5, answers_after=1.2), deadline_s=0.1)
+    assert ask(proxy.door) == (200, b"late") and proxy.kept() == []
+
+
+def test_another_applications_path_has_no_deadline_of_ours(tmp_path):
+    proxy = Proxy(tmp_path, hangs(answers_after=1.2), deadline_s=0.1)
+    assert ask(proxy.door, path="/others")[0] == 200
+
+
+def test_a_stream_that_has_begun_is_the_ingresss(tmp_path):
+    async def streams(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-trace-id", T.encode())]})
+        await hangs(answers_after=1.2)(scope, receive, lambda message: asyncio.sleep(0))
+        await send({"type": "http.response.body", "body": b"end"})
+
+    assert ask(Proxy(tmp_path, streams, deadline_s=0.1).door) == (200, b"end")
+
+
+def test_the_trace_of_a_second_try_tells_of_the_first_one(tmp_path):
+    ingress = Ingress(tmp_path, fine, ratio=1.0)
+
+    async def after_a_loss(scope, receive, send):
+        await ingress.app({**scope, WAITED_S: 1.5}, receive, send)
+
+    door = Ingress.get.__get__(type("Door", (), {"app": staticmethod(after_a_loss)})())
+    assert door().status_code == 200
+    [spans] = ingress.kept()
+    root, lost = sorted(spans, key=lambda span: "parentId" in span)
+    assert root["duration"] > 1_400_000, "it begins when the request came to the proxy"
+    assert lost["kind"] == "CLIENT" and lost["name"] == root["name"] and lost["parentId"] == root["id"]
+    assert (
+        lost["remoteEndpoint"]["serviceName"] == "cosyvoice3-api" and lost["tags"]["error.type"] == "stage_unavailable"
+    )
 
 
 def test_a_defect_of_the_proxy_is_answered_and_not_quoted(tmp_path, caplog):
