@@ -23,7 +23,8 @@ from ray.serve.handle import DeploymentHandle
 #: after 3 s instead of 20.
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),  # TCP's, for bytes that are not confirmed
+    ("grpc.http2.ping_timeout_ms", 5_000),  # of the question; 60 s by default, whatever the other timeout says
     ("grpc.http2.max_pings_without_data", 0),  # a batch may compute for longer than two of them
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 3_000),
@@ -34,6 +35,7 @@ CHANNEL_OPTIONS = (
 SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 )

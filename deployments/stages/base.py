@@ -48,7 +48,7 @@ class Stage:
     name: str
     service: str
     uses_device = True
-    node_id = ""
+    node_id: str = ""
     health: ComputeHealth
 
     def __init__(self, config: StageConfig) -> None:
@@ -56,7 +56,7 @@ class Stage:
         self.engine = contract.create(config.engine, config.engine_options)
         self.device = pick_device(config.device) if self.uses_device else "cpu"
         self.replica_id: str = serve.get_replica_context().replica_id.unique_id
-        self.node_id: str = ray.get_runtime_context().get_node_id()
+        self.node_id = ray.get_runtime_context().get_node_id()
         self.arrays = ArrayStore(self.node_id, Nodes(), host=place.node_address())
         self.tracer = place.tracer(self.service, self.replica_id)
         self._static_tags: dict[str, Any] = {

@@ -190,9 +190,9 @@ def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str], redis:
         if redis:
             store = _node(tag, net, len(cluster.nodes), made)
             cluster.environment["RAY_REDIS_ADDRESS"] = f"{store.address}:6379"
-            words = ["--bind", store.address, "--protected-mode", "no", "--save", "", "--dir", str(folder)]
+            server = ["--bind", store.address, "--protected-mode", "no", "--save", "", "--dir", str(folder)]
             log = open(folder / "redis.log", "w")  # noqa: SIM115  it lives as long as the server
-            subprocess.Popen(["ip", "netns", "exec", store.namespace, "redis-server", *words], stdout=log, stderr=log)
+            subprocess.Popen(["ip", "netns", "exec", store.namespace, "redis-server", *server], stdout=log, stderr=log)
         for node in cluster.nodes:
             cluster.start(node)
         yield cluster

@@ -5,6 +5,7 @@ import concurrent.futures
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import ray.exceptions
 
 from deployments.ingress.context import RequestContext
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import LocalInput, StageClient, StageResult
 from deployments.wire import StageReply
 from speech.errors import StageUnavailable
@@ -115,6 +117,7 @@ class Stub(StageClient):
     """A client whose remote call is a function of the test's."""
 
     stage, service = "GENERATE_MEL", "tts-service"
+    clocks = PeerClocks("here")
 
 
 def new_run() -> RequestContext:
@@ -142,6 +145,26 @@ def test_a_lost_array_is_made_again_by_the_stage_that_made_it():
     assert seen[0][1] < seen[1][1], "the second call says when it was sent itself"
     spans = run.finish(200)
     assert [span.tags for span in spans if span.name == "GENERATE_MEL"] == [{"error": "lost"}, {}]
+
+
+def test_the_span_of_a_lost_call_names_its_replicas_node():
+    actor, node = "ab" * 16, "cd" * 28
+    listed = SimpleNamespace(curr_replicas={1: SimpleNamespace(actor_id=bytes.fromhex(actor), node_id=node)})
+    handle = SimpleNamespace(_router=SimpleNamespace(_asyncio_router=SimpleNamespace(request_router=listed)))
+    answers = iter(
+        [ray.exceptions.ActorUnavailableError("gone", bytes.fromhex(actor)), StageReply([stage_span()], "mel")]
+    )
+
+    async def send(call, given):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    run = new_run()
+    asyncio.run(Stub(handle)._call(run, send, LocalInput("x")))
+    [lost] = [span for span in run.finish(200) if span.kind == "CLIENT"]
+    assert lost.tags["error.node"] == node and lost.remote == "tts-service"
 
 
 def test_a_stage_that_dies_late_is_tried_again_with_arrays_made_again():

@@ -6,6 +6,7 @@ The first tests look at the packages alone; the last ones call a running cluster
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import time
@@ -77,7 +78,8 @@ class Relay:
     async def start(self, port: int) -> int:
         async def connected(reader, writer):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
 
         self._server = await asyncio.start_server(connected, "127.0.0.1", 0)
         return self._server.sockets[0].getsockname()[1]
@@ -97,7 +99,7 @@ def test_a_call_over_a_silent_connection_is_given_up_and_one_that_computes_is_no
     import grpc
     from ray._private import grpc_utils
 
-    quick = {"grpc.keepalive_time_ms": 100, "grpc.keepalive_timeout_ms": 300}
+    quick = {"grpc.keepalive_time_ms": 100, "grpc.keepalive_timeout_ms": 300, "grpc.http2.ping_timeout_ms": 300}
     fast = {"grpc.http2.min_ping_interval_without_data_ms": 10}
     channel_options = list({**dict(ray_internals.CHANNEL_OPTIONS), **quick}.items())
     server_options = list({**dict(ray_internals.SERVER_OPTIONS), **fast}.items())
