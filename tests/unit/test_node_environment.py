@@ -24,6 +24,19 @@ def test_the_proxys_tracing_is_the_configs():
     assert tracing["zipkin_url"] == "http://zipkin:9411" and tracing["keys_file"] == "/etc/cosygraph/keys.yaml"
 
 
+def test_the_proxys_deadline_is_the_configs(tmp_path):
+    assert node_environment.variables(node_environment.CONFIG)["COSYGRAPH_DEADLINE_S"] == "60"
+    config = tmp_path / "serve.yaml"
+    for limits, expected in (("{limits: {deadline_s: 7}}", "7"), ("{}", "60.0")):
+        config.write_text(f"applications: [{{import_path: 'graph:build', args: {limits}}}]")
+        assert node_environment.variables(config)["COSYGRAPH_DEADLINE_S"] == expected
+
+
+def test_nodes_wait_for_a_head_that_comes_back():
+    found = node_environment.variables(node_environment.CONFIG)
+    assert int(found["RAY_gcs_rpc_server_reconnect_timeout_s"]) > 60, "Ray's own setting"
+
+
 def test_a_shell_takes_it(capsys):
     assert cli.main(["env"]) == 0
     script = capsys.readouterr().out + "\nenv"
