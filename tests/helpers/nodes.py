@@ -220,6 +220,9 @@ def _node(tag: str, net: str, number: int, made: list[tuple[str, ...]]) -> RayNo
 
 def _start(node: RayNode, head: RayNode, folder: Path, environment: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    # A head that is gone has left its address there, and Ray believes it while any process on this machine has that
+    # address: those of the other nodes have it.
+    (folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
     place = (
         ["--head", "--port=6379", f"--dashboard-host={head.address}", "--num-cpus=0", "--num-gpus=0"]
         if node is head

@@ -387,6 +387,23 @@ def test_a_stream_that_has_begun_is_the_ingresss(tmp_path):
     assert ask(Proxy(tmp_path, streams, deadline_s=0.1).door) == (200, b"end")
 
 
+@pytest.mark.parametrize("behind_our_proxy", [True, False])
+def test_another_deadline_is_told_to_a_proxy_that_understands(tmp_path, behind_our_proxy):
+    async def long_form(scope, receive, send):
+        await scope["state"]["context"].extend_deadline(600)
+        await fine(scope, receive, send)
+
+    ingress, sent = Ingress(tmp_path, long_form), []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": ROUTE, "method": "POST", "headers": []}
+    asyncio.run(ingress.app(scope | ({WAITED_S: 0.0} if behind_our_proxy else {}), None, send))
+    told = [message for message in sent if message["type"] == DEADLINE]
+    assert told == ([{"type": DEADLINE, "deadline_s": 600}] if behind_our_proxy else [])
+
+
 def test_the_trace_of_a_second_try_tells_of_the_first_one(tmp_path):
     ingress = Ingress(tmp_path, fine, ratio=1.0)
 
