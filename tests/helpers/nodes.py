@@ -181,7 +181,8 @@ def ray_nodes(workers: int, folder: Path, environment: Mapping[str, str], redis:
     cluster = RayCluster([], folder, dict(environment))
     store: RayNode | None = None
     try:
-        _ip("link", "add", f"{tag}b", "type", "bridge")
+        # An address of its own, or it would take that of whatever is plugged in, and the nodes would lose it.
+        _ip("link", "add", f"{tag}b", "address", "02:00:00:00:00:01", "type", "bridge")
         made.append(("link", "del", f"{tag}b"))
         _ip("address", "add", f"{net}.1/24", "dev", f"{tag}b")
         _ip("link", "set", f"{tag}b", "up")
