@@ -28,7 +28,7 @@ from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
 from speech.errors import Cancelled, SpeechError, StageUnavailable, internal_error
-from tracing import NoOpTracer, Tracer, extract, vocabulary
+from tracing import NonRecordingSpan, NoOpTracer, Span, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
@@ -48,6 +48,16 @@ def _path(scope: Scope) -> str:
     """Return the path below the application's route prefix."""
     path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
     return path or "/"
+
+
+def _tell_of_the_lost_one(root: Span | NonRecordingSpan, name: str, started_ns: int) -> None:
+    """Add a span for the try that was lost with another replica. No CLIENT span: the ingress would call itself."""
+    tags = {
+        vocabulary.ERROR: trace_error_messages.LOST_INGRESS,
+        vocabulary.ERROR_TYPE: StageUnavailable.type,
+        vocabulary.ERROR_SERVICE: vocabulary.INGRESS,
+    }
+    root.add_child(name, started_ns, time.time_ns(), tags)
 
 
 class TracingMiddleware:
@@ -137,9 +147,7 @@ class TracingMiddleware:
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
         if waited_s:
-            ctx.record_lost_stage(
-                name, vocabulary.INGRESS, started, StageUnavailable.type, trace_error_messages.LOST_INGRESS
-            )
+            _tell_of_the_lost_one(root, name, started)
         ctx.route = route
         ctx.takes_chunks = not is_http10(scope)
         ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY

@@ -177,7 +177,8 @@ class Fault:
 
 
 def is_lost(span: dict) -> bool:
-    return span.get("kind") == "CLIENT" and "error" in span["tags"]
+    """Tell whether a span speaks for a replica that did not answer."""
+    return span.get("kind") != "SERVER" and "error" in span.get("tags", {})
 
 
 def lost_name(span: dict) -> str:

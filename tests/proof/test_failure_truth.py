@@ -27,6 +27,7 @@ import yaml
 
 from cluster import ports, ray_head
 from cluster.serving import Application, Dashboard, wait_until_ready
+from deployments import trace_error_messages
 from tests.helpers.serving import CLUSTER, tone
 from tracing.vocabulary import INGRESS, STAGE_SERVICE
 
@@ -37,7 +38,12 @@ CLIENTS, DEADLINE_S, KILLS = 8, 6.0, 5
 NAME = "truth"
 #: long enough that each stage has something to do at any time
 TIMES = {"prepare_ms": 100, "encode_ms": 60, "generate_ms": 60, "vocode_ms": 40, "seconds": 4}
-LOST = ("the replica died", "an earlier stage died with the array it had made", "no answer within the deadline")
+LOST = (
+    trace_error_messages.LOST_REPLICA,
+    trace_error_messages.LOST_ARRAY,
+    trace_error_messages.NO_ANSWER,
+    trace_error_messages.LOST_INGRESS,
+)
 
 
 @dataclass
@@ -230,7 +236,8 @@ def died_over_it(trace: list[dict], service: str, killed: int) -> bool:
         span
         for span in trace
         if failed(span)
-        and service == (INGRESS if span in roots(trace) else span.get("remoteEndpoint", {}).get("serviceName"))
+        and service
+        == (INGRESS if span in roots(trace) + lost(trace) else span.get("remoteEndpoint", {}).get("serviceName"))
     ]
     return any(
         span["tags"]["error"].startswith(("the replica died", INGRESS))
@@ -255,6 +262,11 @@ def roots(trace: list[dict]) -> list[dict]:
     return [span for span in trace if span.get("kind") == "SERVER" and span["localEndpoint"]["serviceName"] == INGRESS]
 
 
+def lost(trace: list[dict]) -> list[dict]:
+    """The spans of tries that were lost with an ingress replica, before another one answered."""
+    return [span for span in trace if "kind" not in span and span.get("tags", {}).get("error.service") == INGRESS]
+
+
 def failed(span: dict) -> bool:
     return "error" in span.get("tags", {})
 
@@ -264,7 +276,7 @@ def named(trace: list[dict]) -> set[str]:
     wrong = [span for span in trace if failed(span)]
     services = {span["remoteEndpoint"]["serviceName"] for span in wrong if span.get("kind") == "CLIENT"}
     services |= {span["localEndpoint"]["serviceName"] for span in wrong if span.get("kind") == "SERVER"} - {INGRESS}
-    if any(root["tags"].get("error", "").startswith(INGRESS) for root in roots(trace)):
+    if lost(trace) or any(root["tags"].get("error", "").startswith(INGRESS) for root in roots(trace)):
         services.add(INGRESS)
     return services
 
