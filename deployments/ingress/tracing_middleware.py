@@ -27,7 +27,7 @@ from deployments.ingress.http10 import is_http10
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
-from speech.errors import Cancelled, SpeechError, StageUnavailable, internal_error
+from speech.errors import Cancelled, DeadlineExceeded, SpeechError, StageUnavailable, internal_error
 from tracing import NonRecordingSpan, NoOpTracer, Span, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
@@ -112,6 +112,10 @@ class TracingMiddleware:
         answer = _TracedSend(self, scope, ctx, send)
         try:
             async with self._access_control.enter(ctx.caller, scope["method"], _path(scope)):
+                if (
+                    scope.get(WAITED_S) and ctx.remaining_s() <= 0
+                ):  # all of it for the lost replica: no stage is at fault
+                    raise DeadlineExceeded(trace_error_messages.LATE_INGRESS, service=vocabulary.INGRESS)
                 await self._app(scope, body_limits.limited(scope, receive, ctx), answer)
             if not answer.ended:  # Starlette just ends a stream whose client has left
                 self._close_detached(answer)

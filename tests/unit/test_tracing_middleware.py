@@ -421,6 +421,18 @@ def test_the_trace_of_a_second_try_tells_of_the_first_one(tmp_path):
     assert lost["tags"]["error.service"] == "cosyvoice3-api" and lost["tags"]["error.type"] == "stage_unavailable"
 
 
+def test_a_request_whose_deadline_went_by_with_a_lost_replica_asks_no_stage(tmp_path):
+    ingress = Ingress(tmp_path, its_own(200), ratio=0.0)
+
+    async def after_a_loss(scope, receive, send):
+        await ingress.app({**scope, WAITED_S: 5.5}, receive, send)
+
+    answer = Ingress.get.__get__(type("Door", (), {"app": staticmethod(after_a_loss)})())()
+    assert (answer.status_code, answer.headers["x-error-service"]) == (504, "cosyvoice3-api")
+    [[root, _]] = ingress.kept()
+    assert root["tags"]["error"].startswith("cosyvoice3-api gave no answer")
+
+
 def test_a_defect_of_the_proxy_is_answered_and_not_quoted(tmp_path, caplog):
     proxy = Proxy(tmp_path, the_proxy_fails)
     assert proxy.get().status_code == 503 and len(proxy.kept()) == 1
