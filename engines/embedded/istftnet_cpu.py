@@ -50,11 +50,11 @@ class CpuVocoder:
 
     def __init__(self, network: VocoderNetwork, bf16: bool, threads: int = 1) -> None:
         self.bf16 = bf16
-        self._team = ThreadTeam(threads)
+        team = ThreadTeam(threads)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = network
-        self._noise_res = [_fastest(halves(cast(SnakeBlock, block), self._dtype)) for block in network.noise_res]
-        self._resblocks = [_fastest(halves(cast(SnakeBlock, block), self._dtype)) for block in network.resblocks]
+        self._noise_res = [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in network.noise_res]
+        self._resblocks = [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in network.resblocks]
         self._ups = [
             nn.ConvTranspose1d(
                 up.in_channels, up.out_channels, up.kernel_size[0], up.stride[0], cast(tuple[int], up.padding)[0]
@@ -105,19 +105,28 @@ class CpuVocoder:
             if step == 1:
                 x = torch.cat([x[1:2], x])  # reflection: an STFT of n hops has n + 1 columns
             aside = self._network.noise_convs[step](source)[0, :, : len(x)].T.contiguous()
-            x = self._block(self._noise_res[step], aside, style).add_(x)
-            total, *others = [self._block(block, x, style) for block in self._resblocks[3 * step : 3 * step + 3]]
+            x = self._noise_res[step](aside, style).add_(x)
+            total, *others = [block(x, style) for block in self._resblocks[3 * step : 3 * step + 3]]
             for other in others:
                 total.add_(other)
             x = total.div_(3).T[None]
         last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01), 60 * _COLUMNS))
         return self._network.inverse(last[:, :, : x.shape[-1]])
 
-    def _block(self, halves: list[Half], x: Tensor, style: Tensor) -> Tensor:
-        """Apply a SnakeBlock to x (T, C) float32; returns a new (T, C) float32."""
+
+class CpuBlock:
+    """A SnakeBlock in six halves, computed by a team: each thread takes a part of the time through all of them."""
+
+    def __init__(self, block: SnakeBlock, team: ThreadTeam, dtype: torch.dtype) -> None:
+        self._halves = _fastest(halves(block, dtype))
+        self._team = team
+        self._dtype = dtype
+
+    def __call__(self, x: Tensor, style: Tensor) -> Tensor:
+        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `Half.scale_and_shift` takes it."""
         parts = _parts(len(x), self._team.size)
-        styled = [half.scale_and_shift(style) for half in halves]
-        moments: list[list[Moments | None]] = [[None] * len(parts) for _ in halves]
+        styled = [half.scale_and_shift(style) for half in self._halves]
+        moments: list[list[Moments | None]] = [[None] * len(parts) for _ in self._halves]
         x = x.clone()
         between = torch.empty(len(x), x.shape[1], dtype=self._dtype)
 
@@ -125,7 +134,7 @@ class CpuVocoder:
             # A half reads a little of its neighbours' parts, and its norm is over all of them: so all parts of its
             # input have to be there. No part writes what another may still be reading: that was read before they met.
             part = parts[number]
-            for index, (half, (scale, shift)) in enumerate(zip(halves, styled, strict=True)):
+            for index, (half, (scale, shift)) in enumerate(zip(self._halves, styled, strict=True)):
                 source = x if index % 2 == 0 else between
                 moments[index][number] = _moments(source[part])
                 meet()

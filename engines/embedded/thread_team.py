@@ -26,7 +26,7 @@ class ThreadTeam:
         self.size = size
         if size > 1:
             ready = threading.Barrier(size + 1)
-            self._pool = ThreadPoolExecutor(size, "vocoder", _compute_alone, (ready,))
+            self._pool = ThreadPoolExecutor(size, "vocoder", _compute_alone)
             for _ in range(size):
                 self._pool.submit(ready.wait)
             ready.wait()
@@ -60,9 +60,11 @@ class ThreadTeam:
             raise causes[0]
 
 
-def _compute_alone(ready: threading.Barrier) -> None:
+def _compute_alone() -> None:
+    """Let this thread compute each operation by itself."""
+    torch.get_num_threads()  # the first call in a thread sets its number to the process's, so it comes before ours
     torch.set_num_threads(1)
 
 
 def _alone() -> None:
-    """Meet nobody."""
+    """Wait for no other part: there is none."""
