@@ -63,7 +63,7 @@ class _DifferentiableHalf:
         # On a GPU, and in bfloat16 where a CPU has it, direct convolutions are faster.
         if half.weight.dtype == torch.float32 and half.weight.device.type == "cpu":
             if half.weight.shape[-1] >= SMALLEST_KERNEL:
-                self._spectral = SpectralConvolution(half.weight[:, :, 0], half.dilation)
+                self._spectral = SpectralConvolution(half.weight[:, :, 0], half.bias, half.dilation)
                 self._spectral_back = self._spectral.turned()
 
     def __call__(self, x: Tensor, style: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class _DifferentiableHalf:
     def convolved(self, x: Tensor) -> Tensor:
         half = self.half
         if self._spectral is not None:
-            return self._spectral(x).add_(half.bias)
+            return self._spectral(x)
         return self._convolution(x, half.weight, half.bias)
 
     def convolved_back(self, gradient: Tensor) -> Tensor:

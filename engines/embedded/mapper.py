@@ -43,6 +43,7 @@ class StyleMapper:
     acoustic_axes: np.ndarray  #: (a, 128) principal axes, each scaled by its standard deviation
     prosody_axes: np.ndarray  #: (d - a, 128)
     mean_pack: np.ndarray  #: (510, 256)
+    zh_acoustic: np.ndarray  #: (510, 128) the acoustic half's way toward the native Mandarin packs
     zh_prosody: np.ndarray  #: (voices, 510, 128) prosody halves of the native Mandarin packs
     zh_log_f0: np.ndarray  #: (voices,) their median pitch, ln of Hz
 
@@ -86,6 +87,9 @@ class StyleMapper:
         row = min(tokens, len(self.mean_pack)) - 1
         style = self.mean_pack[row] + np.asarray(voice["style_offset"], dtype=np.float32)
         if language == "zh":
+            # A voice steered by a speaker of another language is far from all that said Mandarin in training; on the
+            # way toward those that did, its consonants and vowels come out clearer.
+            style[ACOUSTIC] += self.zh_acoustic[row]
             # Tones are melody: the prosody of a native pack renders them far better than a mapped one.
             nearest = np.abs(self.zh_log_f0 - voice["log_f0"][0]).argmin()
             style[PROSODY] = self.zh_prosody[nearest, row]

@@ -169,7 +169,7 @@ class EmbeddedVocoder:
         torch.set_num_threads(threads)
         self._device = device
         self._at_once = not device.startswith("cpu")
-        self._network = vocoder.load(device, bf16)
+        self._network = vocoder.load(device, bf16, threads)
         self._warm_up()
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:

@@ -18,11 +18,14 @@ from engines.embedded.istftnet_cpu import CpuVocoder
 __all__ = ["SAMPLES_PER_COLUMN", "SAMPLE_RATE", "CpuVocoder", "VocoderNetwork", "load", "load_network"]
 
 
-def load(device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "auto") -> CpuVocoder | VocoderNetwork:
+def load(
+    device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "auto", threads: int = 1
+) -> CpuVocoder | VocoderNetwork:
     """Load the vocoder with Kokoro's weights.
 
     Args:
         device: `cpu`, or anything else torch knows.
+        threads: that compute on a CPU.
         bf16: True: a CPU convolves in bfloat16; "auto": if it has instructions for it. A GPU stays in float32.
 
     Raises:
@@ -31,7 +34,7 @@ def load(device: torch.device | str = "cpu", bf16: bool | Literal["auto"] = "aut
     network = load_network()
     if torch.device(device).type != "cpu":
         return network.to(device)
-    return CpuVocoder(network, has_bf16_instructions() if bf16 == "auto" else bf16)
+    return CpuVocoder(network, has_bf16_instructions() if bf16 == "auto" else bf16, threads)
 
 
 def load_network() -> VocoderNetwork:

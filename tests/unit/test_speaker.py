@@ -163,7 +163,13 @@ def test_mandarin_has_the_prosody_of_the_native_voice_nearest_in_pitch(mapper):
     for native, log_f0 in enumerate(mapper.zh_log_f0):
         style = mapper.style({"style_offset": offset, "log_f0": np.array([log_f0])}, 30, "zh")
         np.testing.assert_array_equal(style[PROSODY], mapper.zh_prosody[native, 29])
-        np.testing.assert_allclose(style[:128], mapper.mean_pack[29, :128] + 1)
+        np.testing.assert_allclose(style[:128], mapper.mean_pack[29, :128] + mapper.zh_acoustic[29] + 1, rtol=1e-6)
+
+
+def test_mandarin_goes_a_part_of_the_way_to_the_native_voices_in_every_length(mapper):
+    lengths = np.linalg.norm(mapper.zh_acoustic, axis=1)
+    assert mapper.zh_acoustic.shape == (510, 128)
+    assert 0.5 < lengths.min() and lengths.max() < 1.5, "about as far as a speaker's offset"
 
 
 def test_the_shared_rows_survive_a_style(mapper):

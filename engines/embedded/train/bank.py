@@ -30,7 +30,7 @@ class Synthesiser:
     def __init__(self, threads: int = 1, bf16: bool | Literal["auto"] = "auto") -> None:
         torch.set_num_threads(threads)
         self._acoustic = acoustic.load()
-        self._vocoder = vocoder.load("cpu", bf16)
+        self._vocoder = vocoder.load("cpu", bf16, threads)
 
     def speak(
         self, tokens: list[int], style: np.ndarray, log_f0: float | None = None, pitch_shift: float = 0.0, seed: int = 0
