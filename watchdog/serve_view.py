@@ -1,4 +1,4 @@
-"""Reads the replicas from Serve and Ray, and kills one. Every call blocks: make it in a thread.
+"""Reads the replicas and the nodes from Serve and Ray, and kills a replica. Every call blocks: make it in a thread.
 
 Serve has no public call for a replica's actor from inside the cluster. Its REST API has one, but would need an address
 and a token. So the controller is asked as Serve's own client asks it (`deployments/ray_internals.py`).
@@ -7,13 +7,15 @@ and a token. So the controller is asked as Serve's own client asks it (`deployme
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.state import list_nodes
 
 from deployments import ray_internals
+from watchdog.nodes import Node
 from watchdog.replicas import Replica, Service
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def parse(application: Mapping[str, Any]) -> dict[str, Service]:
                         _word(replica["state"]),
                         replica.get("actor_name") or "",
                         replica.get("actor_id") or "",
+                        replica.get("node_id") or "",
                     )
                     for replica in one.get("replicas") or ()
                 ),
@@ -71,6 +74,40 @@ def end_of(replica: Replica) -> str:
         log.warning("why a replica ended can't be found out (%s)", type(error).__name__)
         return "gone"
     return next((word for mark, word in _ENDS.items() if mark in cause), "gone")
+
+
+def nodes() -> list[Node]:
+    """Return all nodes that Ray knows of, the dead ones too."""
+    return parse_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def parse_nodes(found: Iterable[Mapping[str, Any]]) -> list[Node]:
+    """Read Ray's nodes. One that can't be read is left out."""
+    read = []
+    for one in found:
+        try:
+            read.append(
+                Node(
+                    str(one["NodeID"]),
+                    str(one["NodeManagerAddress"]),
+                    bool(one["Alive"]),
+                    int(one.get("DeathReason") or 0),
+                    str(one.get("DeathReasonMessage") or ""),
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("what Ray says of a node can't be read (%s)", type(error).__name__)
+    return read
+
+
+def nodes_ended() -> dict[str, float]:
+    """Return when dead nodes ended, in seconds since the epoch, by id. Empty where Ray's state API does not answer."""
+    try:
+        dead = list_nodes(filters=[("state", "=", "DEAD")], limit=1000, timeout=int(ANSWERS_WITHIN_S), detail=True)
+        return {node.node_id: node.end_time_ms / 1000 for node in dead if node.end_time_ms}
+    except Exception as error:
+        log.warning("Ray's state API does not say when nodes ended (%s)", type(error).__name__)
+        return {}
 
 
 def at_fault(service: Service) -> Replica | None:

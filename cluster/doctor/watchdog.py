@@ -16,6 +16,8 @@ _ACTIONS = {
     "REPLICA_RESTARTED": "replicas were restarted",
     "TRAFFIC_SWITCHED": "times traffic was switched",
     "RESTART_WITHHELD": "restarts were withheld",
+    "NODE_LOST": "nodes were lost",
+    "CAPACITY_RESTORED": "lost nodes were made up for",
 }
 
 
@@ -66,6 +68,7 @@ def _one(name: str) -> str:
         _ACTIONS[name]
         .replace("checks", "check")
         .replace("replicas were", "replica was")
+        .replace("nodes were", "node was")
         .replace("times", "time")
         .replace("restarts were", "restart was")
     )
