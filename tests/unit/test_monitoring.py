@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -171,6 +172,6 @@ def test_every_metric_is_in_the_table_and_no_panel_asks_for_another():
     for name in names:
         assert f"`{name}`" in table, name
     for _, panel, query in queries():
-        for word in query.replace("(", " ").replace("{", " ").split():
+        for word in re.split(r"[(){\s]", query):
             if word.startswith("ray_cosygraph_"):
                 assert word.removesuffix("_bucket").removesuffix("_count") in names, (panel.title, word)
