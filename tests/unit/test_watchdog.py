@@ -291,8 +291,8 @@ def node(name: str, reason: int | None = None, message: str = "") -> Node:
 @pytest.mark.parametrize(
     ("reason", "message", "cause"),
     [
-        (UNEXPECTED, "The actor is dead because its node has died: the raylet process is gone.", "died"),
-        (UNEXPECTED, "health check failed due to missing too many heartbeats", "unreachable"),
+        (UNEXPECTED, "the raylet ends, because its agent has failed", "died"),
+        (UNEXPECTED, "health check failed due to missing too many heartbeats", "silent"),
         (DRAIN_PREEMPTED, "the cloud takes it back", "preempted"),
         (0, "", "died"),
     ],
