@@ -15,8 +15,8 @@ from watchdog.replicas import Service
 #: Ray's reasons (NodeDeathInfo.Reason in its protocol) for a node that left on purpose.
 EXPECTED_TERMINATION, DRAIN_PREEMPTED, DRAIN_IDLE = 1, 3, 4
 ON_PURPOSE = frozenset({EXPECTED_TERMINATION, DRAIN_IDLE})
-#: A word in Ray's message -> the cause. Ray asks each node how it is. One that crashed and one that is cut off look alike:
-#: neither answers. Only a node whose Ray ends itself, for example because its agent failed, says why.
+#: A word in Ray's message -> the cause. Ray asks each node how it is. One that crashed and one that is cut off look the
+#: same: neither answers. Only a node whose Ray ends itself, for example because its agent failed, says why.
 _ENDS = {"health check": "silent", "heartbeat": "silent"}
 #: A watchdog that starts reports nodes that died this recently: it may have run on one of them.
 REPORTED_AFTER_S = 300.0

@@ -78,7 +78,7 @@ def end_of(replica: Replica) -> str:
 
 def nodes() -> list[Node]:
     """Return all nodes that Ray knows of, the dead ones too."""
-    return parse_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+    return parse_nodes(ray.nodes())
 
 
 def parse_nodes(found: Iterable[Mapping[str, Any]]) -> list[Node]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,7 +70,7 @@ class Watched:
         return [span for span in self.zipkin.spans if span["name"] == name]
 
 
-def until(find: Callable[[], T], what: str, within_s: float = 90) -> T:
+def until(find: Callable[[], T | None], what: str, within_s: float = 90) -> T:
     end = time.monotonic() + within_s
     while not (found := find()):
         assert time.monotonic() < end, f"{what}: not within {within_s:.0f} s"
@@ -95,9 +96,7 @@ def watched() -> Iterator[Watched]:
             ):
                 nodes.deploy(config(zipkin.url, s3.settings("voices")))
                 for node in nodes.workers:
-                    until(
-                        lambda node=node: healthy(f"http://{node.address}:8000", "/-/healthz"), "a proxy on each node"
-                    )
+                    until(partial(healthy, f"http://{node.address}:8000", "/-/healthz"), "a proxy on each node")
                 url = servers["prometheus"].url
                 yield Watched(nodes, zipkin, Alerts(url), url)
     finally:
