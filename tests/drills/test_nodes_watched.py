@@ -223,7 +223,7 @@ def lose(watched: Watched, node: RayNode) -> float:
     traces = until(lambda: watched.alert("TracesLost", "node", node), "TracesLost")
     assert traces["value"] == f"{waited:.0f} lost" and node.address in traces["summary"]
     loss = until(lambda: watched.alert("NodeLost", "lost_node", node), "NodeLost")
-    assert "tts-service" in loss["stage"]
+    assert "cosyvoice3-api" in loss["stage"]
     print(
         f"{traces['summary']}; {loss['summary']} ({loss['stage']}), {time.time() - killed_us / 1e6:.0f} s after it died"
     )
