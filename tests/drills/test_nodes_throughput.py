@@ -172,7 +172,7 @@ def hand_overs(maker: RayNode, taker: RayNode) -> float:
     finally:
         for process in (made, took):
             process.kill()
-            process.wait()
+            process.communicate()  # closes its pipes, too
     return statistics.median(times[10:])  # the first ones open files and ports
 
 
