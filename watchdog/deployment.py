@@ -117,9 +117,10 @@ class Watchdog:
         async with asyncio.timeout(LOOK_WITHIN_S):
             ended = await asyncio.to_thread(serve_view.nodes_ended) if self._first_look_at_nodes else None
             nodes = await asyncio.to_thread(serve_view.nodes)
+            silent = await serve_view.silent(nodes)
         self._first_look_at_nodes = False
         now = time.time()
-        for lost in self.nodes.observe(nodes, now, ended):
+        for lost in self.nodes.observe(nodes, now, silent, ended):
             self.reporter.node_lost(lost.node.address, lost.node.cause)
             self._report_node("NODE_LOST", lost, now, failed=True)
         for restored in self.nodes.restored(self.services):

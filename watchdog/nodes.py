@@ -7,7 +7,7 @@ and all services run as many replicas as are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from watchdog.replicas import Service
@@ -31,6 +31,7 @@ class Node:
     alive: bool
     reason: int = 0  #: Ray's NodeDeathInfo.Reason; 0 while it lives
     message: str = ""  #: Ray's own words on the end
+    port: int = 0  #: of its raylet; 0 if Ray doesn't say
 
     @property
     def cause(self) -> str:
@@ -45,24 +46,29 @@ class LostNode:
     """A node that is dead."""
 
     node: Node
-    seen_s: float  #: when Ray last counted it as alive, in seconds of the caller's clock
+    seen_s: float  #: when it last answered, in seconds of the caller's clock
 
 
 class Nodes:
     """Follows the cluster's nodes."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, float] | None = None  # by node id: when it was last seen alive
+        self._seen: dict[str, float] | None = None  # by node id: when it last answered
         self._missing: list[LostNode] = []
 
     def observe(
-        self, nodes: Sequence[Node], now: float, ended_s: Mapping[str, float] | None = None
+        self,
+        nodes: Sequence[Node],
+        now: float,
+        silent: Collection[str] = (),
+        ended_s: Mapping[str, float] | None = None,
     ) -> tuple[LostNode, ...]:
         """Compare with the look before, and return the nodes that were lost since.
 
         Args:
             nodes: All of them, the dead ones too. Empty (Ray does not answer) changes nothing.
             now: Seconds of the caller's clock.
+            silent: The ids of nodes that did not answer at this look. Ray counts them as alive for a while yet.
             ended_s: At the first look: when dead nodes ended, by id. Those of the last `REPORTED_AFTER_S` are reported.
         """
         if not nodes:
@@ -74,7 +80,8 @@ class Nodes:
             for node in nodes
             if not node.alive and node.id in self._seen and node.reason not in ON_PURPOSE
         )
-        self._seen = {node.id: now for node in nodes if node.alive}
+        before = self._seen
+        self._seen = {node.id: before.get(node.id, now) if node.id in silent else now for node in nodes if node.alive}
         self._missing += lost
         return lost
 

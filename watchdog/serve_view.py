@@ -1,4 +1,6 @@
-"""Reads the replicas and the nodes from Serve and Ray, and kills a replica. Every call blocks: make it in a thread.
+"""Reads the replicas and the nodes from Serve and Ray, and kills a replica.
+
+Every call but `silent` blocks: make it in a thread.
 
 Serve has no public call for a replica's actor from inside the cluster. Its REST API has one, but would need an address
 and a token. So the controller is asked as Serve's own client asks it (`deployments/ray_internals.py`).
@@ -6,6 +8,7 @@ and a token. So the controller is asked as Serve's own client asks it (`deployme
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "serve"
 ANSWERS_WITHIN_S = 5.0
+CONNECTED_WITHIN_S = 2.0
 #: A word in Ray's record of an actor's end -> the cause. Serve kills (RAY_KILL) a replica that it found unhealthy.
 _ENDS = {
     "NODE_DIED": "node_died",
@@ -93,11 +97,28 @@ def parse_nodes(found: Iterable[Mapping[str, Any]]) -> list[Node]:
                     bool(one["Alive"]),
                     int(one.get("DeathReason") or 0),
                     str(one.get("DeathReasonMessage") or ""),
+                    int(one.get("NodeManagerPort") or 0),
                 )
             )
         except (KeyError, TypeError, ValueError) as error:
             log.warning("what Ray says of a node can't be read (%s)", type(error).__name__)
     return read
+
+
+async def silent(nodes: Iterable[Node]) -> set[str]:
+    """Return the ids of the nodes that take no connection on their raylet's port."""
+
+    async def answers(node: Node) -> bool:
+        try:
+            async with asyncio.timeout(CONNECTED_WITHIN_S):
+                _, writer = await asyncio.open_connection(node.address, node.port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    asked = [node for node in nodes if node.alive and node.port]
+    return {node.id for node, up in zip(asked, await asyncio.gather(*map(answers, asked)), strict=True) if not up}
 
 
 def nodes_ended() -> dict[str, float]:

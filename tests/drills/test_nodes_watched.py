@@ -192,7 +192,7 @@ def test_a_lost_node_is_an_event_and_an_alert_and_what_waited_there_is_counted(w
     began = lose(watched, lost)
     loss, restored = events(watched, lost)
     assert loss["tags"]["watchdog.cause"] == "silent" and "error" in loss["tags"]
-    assert began - 3e6 < loss["timestamp"] < began + 3e6, "it was last seen alive when it died"
+    assert began - 6e6 < loss["timestamp"] < began + 3e6, "it took its last connection just before it died"
     assert loss["duration"] < 30e6 and restored[0]["timestamp"] == loss["timestamp"]
     seconds = [span["duration"] / 1e6 for span in (loss, *restored)]
     print(f"noticed {seconds[0]:.1f} s after it was last seen, made up for after {seconds[1]:.1f} s")

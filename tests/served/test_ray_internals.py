@@ -119,6 +119,7 @@ def test_ray_says_of_each_node_whether_it_lives_and_why_it_ended(ray_driver):
     """The keys that watchdog/serve_view.py reads: Ray documents `ray.nodes()`, and not its keys."""
     [node] = ray_driver.nodes()
     assert node["Alive"] is True and len(node["NodeID"]) == 56 and node["NodeManagerAddress"] == "127.0.0.1"
+    assert isinstance(node["NodeManagerPort"], int) and node["NodeManagerPort"] > 0
     assert node["DeathReason"] == 0 and node["DeathReasonMessage"] == ""
     reasons = common_pb2.NodeDeathInfo
     assert (nodes.EXPECTED_TERMINATION, nodes.DRAIN_PREEMPTED, nodes.DRAIN_IDLE) == (

@@ -316,9 +316,34 @@ def test_a_node_that_was_told_to_go_is_no_loss(reason):
 def test_a_new_watchdog_reports_nodes_that_have_just_died_and_no_older_ones():
     """It may have run on the node that died."""
     dead = [node("a"), node("b", UNEXPECTED), node("c", UNEXPECTED), node("d", UNEXPECTED)]
-    [lost] = Nodes().observe(dead, 1000, {"b": 990.0, "c": 100.0})
+    [lost] = Nodes().observe(dead, 1000, ended_s={"b": 990.0, "c": 100.0})
     assert (lost.node.id, lost.seen_s) == ("b", 990.0)
     assert Nodes().observe(dead, 1000) == ()
+
+
+def test_a_loss_begins_when_the_node_last_answered_although_ray_counts_it_as_alive_for_longer():
+    nodes = Nodes()
+    for now, silent in ((100, ()), (105, ()), (110, ("b",)), (115, ("b",))):
+        assert nodes.observe([node("a"), node("b")], now, silent) == ()
+    [lost] = nodes.observe([node("a"), node("b", UNEXPECTED)], 120)
+    assert lost.seen_s == 105
+    nodes = Nodes()
+    nodes.observe([node("a"), node("b")], 100, ("b",))
+    nodes.observe([node("a"), node("b")], 105)
+    assert nodes.observe([node("a"), node("b", UNEXPECTED)], 110)[0].seen_s == 105, "it answered again"
+
+
+def test_a_node_that_takes_no_connection_is_silent():
+    async def main() -> set[str]:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            up = Node("up", "127.0.0.1", True, port=port)
+            return await serve_view.silent(
+                [up, Node("gone", "127.0.0.1", True, port=1), Node("dead", "127.0.0.1", False)]
+            )
+
+    assert asyncio.run(main()) == {"gone"}
 
 
 def test_where_ray_does_not_answer_nothing_is_lost_and_nothing_is_forgotten():
@@ -344,11 +369,11 @@ def test_a_lost_node_is_made_up_for_when_no_replica_counts_on_it_and_all_that_ar
 
 
 def test_what_ray_says_of_nodes_is_read_and_what_can_not_be_read_is_left_out():
-    alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Alive": True, "DeathReason": 0, "DeathReasonMessage": ""}
+    alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Alive": True, "DeathReason": 0, "NodeManagerPort": 7}
     dead = alive | {"NodeID": "b", "Alive": False, "DeathReason": 2, "DeathReasonMessage": "gone"}
     assert serve_view.parse_nodes([alive, {"NodeID": "c"}, dead]) == [
-        Node("a", "10.0.0.1", True),
-        Node("b", "10.0.0.1", False, 2, "gone"),
+        Node("a", "10.0.0.1", True, port=7),
+        Node("b", "10.0.0.1", False, 2, "gone", 7),
     ]
 
 
