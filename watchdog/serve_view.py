@@ -124,7 +124,14 @@ async def silent(nodes: Iterable[Node]) -> set[str]:
 def nodes_ended() -> dict[str, float]:
     """Return when dead nodes ended, in seconds since the epoch, by id. Empty where Ray's state API does not answer."""
     try:
-        dead = list_nodes(filters=[("state", "=", "DEAD")], limit=1000, timeout=int(ANSWERS_WITHIN_S), detail=True)
+        dead = list_nodes(
+            # Without it, Ray looks for any cluster on this machine.
+            address=ray.get_runtime_context().gcs_address,
+            filters=[("state", "=", "DEAD")],
+            limit=1000,
+            timeout=int(ANSWERS_WITHIN_S),
+            detail=True,
+        )
         return {node.node_id: node.end_time_ms / 1000 for node in dead if node.end_time_ms}
     except Exception as error:
         log.warning("Ray's state API does not say when nodes ended (%s)", type(error).__name__)

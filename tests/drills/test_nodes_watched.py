@@ -70,7 +70,7 @@ class Watched:
         return [span for span in self.zipkin.spans if span["name"] == name]
 
 
-def until(find: Callable[[], T | None], what: str, within_s: float = 90) -> T:
+def until(find: Callable[[], T | None], what: str, within_s: float = 150) -> T:
     end = time.monotonic() + within_s
     while not (found := find()):
         assert time.monotonic() < end, f"{what}: not within {within_s:.0f} s"
