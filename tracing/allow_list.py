@@ -68,6 +68,8 @@ from tracing.vocabulary import (
     WATCHDOG_CAUSE,
     WATCHDOG_FAILURES,
     WATCHDOG_LINE,
+    WATCHDOG_NODE,
+    WATCHDOG_NODE_ADDRESS,
     WATCHDOG_SERVICE,
 )
 
@@ -80,6 +82,7 @@ _STATUS = re.compile(r"[1-5]\d\d")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}")  # model names, versions, replica ids
 _POD = re.compile(r"[a-z0-9]([a-z0-9.\-]{0,61}[a-z0-9])?")  # a host name (RFC 1123)
+_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}|(?=[^:]*:)[0-9a-f:]{2,39}")  # IPv4 or IPv6
 _STAGE = re.compile("|".join(STAGES))
 _SERVICE = re.compile("|".join(sorted(SERVICES)))
 _DIALECT_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,39}")
@@ -143,6 +146,8 @@ TAG_SHAPES: dict[str, re.Pattern[str]] = {
     WATCHDOG_SERVICE: _IDENTIFIER,
     WATCHDOG_FAILURES: _COUNT,
     WATCHDOG_LINE: re.compile(f"{PRIMARY}|{FALLBACK}"),
+    WATCHDOG_NODE: _HEX,
+    WATCHDOG_NODE_ADDRESS: _ADDRESS,
     CANARY_TRACE_ID: _HEX,
     SAMPLING_REASON: _IDENTIFIER,
     SAMPLING_ADJUSTED_COUNT: _NUMBER,

@@ -48,7 +48,17 @@ FIT_VOICE = "FIT_VOICE"
 BACKGROUND = frozenset({FIT_VOICE})
 
 # Actions of the watchdog: the names of its spans, each a trace of its own.
-ACTIONS = frozenset({"CHECK_FAILED", "REPLICA_REPLACED", "REPLICA_RESTARTED", "RESTART_WITHHELD", "TRAFFIC_SWITCHED"})
+ACTIONS = frozenset(
+    {
+        "CHECK_FAILED",
+        "REPLICA_REPLACED",
+        "REPLICA_RESTARTED",
+        "RESTART_WITHHELD",
+        "TRAFFIC_SWITCHED",
+        "NODE_LOST",
+        "CAPACITY_RESTORED",
+    }
+)
 
 # The routes of the ingress (config/routes.py). The part in braces is the caller's text. A root span's name is a method
 # and one of these; any other path is the caller's text as a whole.
@@ -119,6 +129,8 @@ WATCHDOG_CAUSE = "watchdog.cause"
 WATCHDOG_SERVICE = "watchdog.service"
 WATCHDOG_FAILURES = "watchdog.failures"
 WATCHDOG_LINE = "watchdog.line"
+WATCHDOG_NODE = "watchdog.node"  #: Ray's id of the node that an action is about; `node.id` is the watchdog's own
+WATCHDOG_NODE_ADDRESS = "watchdog.node.address"
 CANARY_TRACE_ID = "canary.trace_id"
 SAMPLING_REASON = "sampling.reason"
 SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"

@@ -26,6 +26,7 @@ from watchdog import serve_view
 from watchdog.budget import Budget
 from watchdog.canary import CanaryResult
 from watchdog.canary_request import Canary
+from watchdog.nodes import LostNode, Nodes
 from watchdog.policy import CheckFailed, Decision, Policy, Restart, RestartWithheld, Switch
 from watchdog.replicas import Replaced, Replicas, Service, deploying
 from watchdog.reporter import Metrics, Reporter
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 STALLED_AFTER = 10  #: missed looks after which the watchdog itself counts as unhealthy
 LOOK_WITHIN_S = 30
 SWITCH_WITHIN_S = 10
+RAY = "ray"  #: the service of actions that are about a node
 
 
 class Watchdog:
@@ -48,6 +50,7 @@ class Watchdog:
         self.settings = settings
         self.reporter = Reporter(settings.tracing, serve.get_replica_context().replica_id.unique_id, Metrics())
         self.replicas = Replicas()
+        self.nodes = Nodes()
         self.services: dict[str, Service] = {}
         self.policy = Policy(
             Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s),
@@ -59,6 +62,7 @@ class Watchdog:
         self._death_causes: dict[str, str] = {}  # by replica id
         self._restarting: dict[str, Restart] = {}  # by the id of the replica that was killed
         self._tasks: list[asyncio.Task[None]] = []
+        self._first_look_at_nodes = True
         self._looked_at = time.monotonic()
 
     async def check_health(self) -> None:
@@ -106,6 +110,25 @@ class Watchdog:
             self._report_replaced(one)
         if self.policy.engine == FALLBACK:
             await self._switch_traffic()
+        await self._look_at_nodes()
+
+    async def _look_at_nodes(self) -> None:
+        """Look at Ray's nodes. A lost one is reported when Ray counts it as dead, and again when it is made up for."""
+        async with asyncio.timeout(LOOK_WITHIN_S):
+            ended = await asyncio.to_thread(serve_view.nodes_ended) if self._first_look_at_nodes else None
+            nodes = await asyncio.to_thread(serve_view.nodes)
+            silent = await serve_view.silent(nodes)
+        self._first_look_at_nodes = False
+        now = time.time()
+        for lost in self.nodes.observe(nodes, now, silent, ended):
+            self.reporter.node_lost(lost.node.address, lost.node.cause)
+            self._report_node("NODE_LOST", lost, now, failed=True)
+        for restored in self.nodes.restored(self.services):
+            self._report_node("CAPACITY_RESTORED", restored, now)
+
+    def _report_node(self, name: str, lost: LostNode, now: float, *, failed: bool = False) -> None:
+        tags = {vocabulary.WATCHDOG_NODE: lost.node.id, vocabulary.WATCHDOG_NODE_ADDRESS: lost.node.address}
+        self.reporter.action(name, lost.node.cause, RAY, int(lost.seen_s * 1e9), int(now * 1e9), tags, failed=failed)
 
     async def _check(self) -> None:
         if not self.services:

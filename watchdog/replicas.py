@@ -24,6 +24,7 @@ class Replica:
     state: str  #: Serve's: STARTING, RUNNING, STOPPING …
     actor_name: str = ""
     actor_id: str = ""
+    node_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Metrics:
         )
         self.canaries = kinds.Counter("cosygraph_watchdog_canaries", "Canaries by outcome", ("outcome",))
         self.canary_s = kinds.Histogram("cosygraph_watchdog_canary_seconds", "A canary's answer", CANARY_S, ())
+        self.nodes_lost = kinds.Counter("cosygraph_watchdog_nodes_lost", "Lost nodes", ("lost_node", "cause"))
         self.on_fallback = kinds.Gauge("cosygraph_watchdog_on_fallback", "1 while the fallback engine is in use", ())
 
 
@@ -59,6 +60,10 @@ class Reporter:
     def engine(self, fallback: bool) -> None:
         """Set the gauge that tells which engine is in use."""
         self._metrics.on_fallback.set(float(fallback), {})
+
+    def node_lost(self, address: str, cause: str) -> None:
+        """Count a lost node."""
+        self._metrics.nodes_lost.inc(1, {"lost_node": address, "cause": cause})
 
     def action(
         self,

@@ -9,13 +9,15 @@ from cluster.doctor.finding import Finding, Severity
 from cluster.doctor.traces import Span
 from tracing import vocabulary
 
-CAUSE, SERVICE, LINE = "watchdog.cause", "watchdog.service", "watchdog.line"
+CAUSE, SERVICE, LINE, NODE = "watchdog.cause", "watchdog.service", "watchdog.line", "watchdog.node.address"
 _ACTIONS = {
     "CHECK_FAILED": "checks failed",
     "REPLICA_REPLACED": "replicas were replaced",
     "REPLICA_RESTARTED": "replicas were restarted",
     "TRAFFIC_SWITCHED": "times traffic was switched",
     "RESTART_WITHHELD": "restarts were withheld",
+    "NODE_LOST": "nodes were lost",
+    "CAPACITY_RESTORED": "lost nodes were made up for",
 }
 
 
@@ -34,7 +36,8 @@ def watchdog(evidence: Evidence) -> list[Finding]:
         return []
     names = Counter(span.name for span in spans)
     by_cause = Counter(
-        (span.name, span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown")) for span in spans
+        (span.name, span.tags.get(NODE) or span.tags.get(SERVICE, "unknown"), span.tags.get(CAUSE, "unknown"))
+        for span in spans
     )
     line = next((span.tags.get(LINE) for span in reversed(spans) if span.name == "TRAFFIC_SWITCHED"), None)
     on_fallback = line == "fallback"
@@ -49,7 +52,7 @@ def watchdog(evidence: Evidence) -> list[Finding]:
             "watchdog",
             severity,
             f"the watchdog: {actions}{'; traffic is on the fallback line' if on_fallback else ''}",
-            [f"{name}: {service}, {cause}: {number}" for (name, service, cause), number in by_cause.most_common()],
+            [f"{name}: {where}, {cause}: {number}" for (name, where, cause), number in by_cause.most_common()],
             advice=_advice(on_fallback, withheld, spans),
             traces=evidence.window.link(service=vocabulary.WATCHDOG),
             figures={
@@ -66,6 +69,7 @@ def _one(name: str) -> str:
         _ACTIONS[name]
         .replace("checks", "check")
         .replace("replicas were", "replica was")
+        .replace("nodes were", "node was")
         .replace("times", "time")
         .replace("restarts were", "restart was")
     )

@@ -15,9 +15,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "dashboards"
 DATASOURCE = {"type": "prometheus", "uid": "cosygraph-prometheus"}
 _WIDTH, _HEIGHT = 12, 8  #: of a panel; a row is 24 wide
-#: `$application` is a variable of each dashboard. Grafana chooses the window; five minutes is its least with a scrape
-#: of 5 s in a month's view, and one minute in an hour's.
-APPLICATION = 'application=~"$application"'
+#: Variables of each dashboard. Grafana chooses the window; five minutes is its least with a scrape of 5 s in a month's
+#: view, and one minute in an hour's.
+NODE = 'node=~"$node"'
+APPLICATION = f'application=~"$application", {NODE}'
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,8 @@ class Dashboard:
                     "time": {"from": "now-1h", "to": "now"},
                     "templating": {
                         "list": [
-                            {
-                                "name": "application",
-                                "type": "query",
-                                "datasource": DATASOURCE,
-                                "includeAll": True,
-                                "multi": True,
-                                "current": {"text": "All", "value": "$__all"},
-                                "allValue": ".*",
-                                "refresh": 2,
-                                "query": "label_values(ray_cosygraph_requests_total, application)",
-                            }
+                            _variable("application", "label_values(ray_cosygraph_requests_total, application)"),
+                            _variable("node", 'label_values(up{job="ray"}, node)'),
                         ]
                     },
                     "links": [{"type": "dashboards", "tags": ["cosygraph"], "title": "Cosygraph", "asDropdown": True}],
@@ -72,6 +64,20 @@ class Dashboard:
             )
             + "\n"
         )
+
+
+def _variable(name: str, query: str) -> dict:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "includeAll": True,
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+        "allValue": ".*",
+        "refresh": 2,
+        "query": query,
+    }
 
 
 def _placed(panel: Panel, index: int) -> dict:

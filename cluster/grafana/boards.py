@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cluster.grafana import APPLICATION, Dashboard, Panel, quantile, rate, share
+from cluster.grafana import APPLICATION, NODE, Dashboard, Panel, quantile, rate, share
 
 SPEECH = 'mode!="none"'  #: requests that said what they want spoken
+ON_ALL_NODES = 'application=~"$application"'
 BUSY = 'mode!="none", outcome!="cancelled"'
 
 OVERVIEW = Dashboard(
@@ -73,7 +74,8 @@ STAGES = Dashboard(
         ),
         Panel(
             "Healthy replicas",
-            {"{{deployment}}": f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{APPLICATION}}})"},
+            {"{{deployment}}": f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{ON_ALL_NODES}}})"},
+            about="On all nodes: Serve's controller tells it, from its own node",
         ),
     ),
 )
@@ -129,15 +131,15 @@ BATCHING = Dashboard(
         Panel("Work per second", {"{{stage}}": rate("stage_seconds_count", "stage")}, "reqps"),
         Panel(
             "GPU utilization",
-            {"GPU {{GpuIndex}}": "avg by (GpuIndex) (ray_node_gpus_utilization)"},
+            {"{{node}}, GPU {{GpuIndex}}": f"avg by (node, GpuIndex) (ray_node_gpus_utilization{{{NODE}}})"},
             "percent",
             device=True,
         ),
         Panel(
             "GPU memory",
             {
-                "used {{GpuIndex}}": "sum by (GpuIndex) (ray_node_gram_used) * 1e6",
-                "free {{GpuIndex}}": "sum by (GpuIndex) (ray_node_gram_available) * 1e6",
+                "{{node}}, used {{GpuIndex}}": f"sum by (node, GpuIndex) (ray_node_gram_used{{{NODE}}}) * 1e6",
+                "{{node}}, free {{GpuIndex}}": f"sum by (node, GpuIndex) (ray_node_gram_available{{{NODE}}}) * 1e6",
             },
             "decbytes",
             device=True,
@@ -148,7 +150,7 @@ BATCHING = Dashboard(
             "percent",
             device=True,
         ),
-        Panel("CPU of the node", {"{{instance}}": "avg by (instance) (ray_node_cpu_utilization)"}, "percent"),
+        Panel("CPU of the node", {"{{node}}": f"avg by (node) (ray_node_cpu_utilization{{{NODE}}})"}, "percent"),
     ),
 )
 
@@ -180,4 +182,63 @@ TRACING = Dashboard(
     ),
 )
 
-BOARDS = (OVERVIEW, STAGES, DIALECTS, BATCHING, TRACING)
+NODES = Dashboard(
+    "cosygraph-nodes",
+    "Cosygraph: nodes",
+    (
+        Panel(
+            "Nodes that answer, and nodes lost",
+            {
+                "answer": f'sum(up{{job="ray", {NODE}}})',
+                "lost": "sum(ray_cosygraph_watchdog_nodes_lost_total) or vector(0)",
+            },
+            about="NodeLost speaks of each lost one",
+        ),
+        Panel(
+            "Requests per second, by node of the ingress",
+            {"{{node}} {{outcome}}": rate("requests_total", "node", "outcome", where=SPEECH)},
+            "reqps",
+            about="Uneven: the load balancer, or too few ingresses",
+        ),
+        Panel(
+            "Request duration (p95), by node of the ingress",
+            {"{{node}}": quantile(0.95, "request_seconds", "node", where=SPEECH)},
+            "s",
+        ),
+        Panel(
+            "Calls per second of each service, by node of the replica",
+            {
+                "{{deployment}} {{node}}": "sum by (deployment, node) "
+                f"(rate(ray_serve_deployment_request_counter_total{{{APPLICATION}}}[$__rate_interval]))"
+            },
+            "reqps",
+        ),
+        Panel(
+            "Calls under way, by node of the replica",
+            {
+                "{{deployment}} {{node}}": "sum by (deployment, node) "
+                f"(ray_serve_replica_processing_queries{{{APPLICATION}}})"
+            },
+        ),
+        Panel(
+            "On the way to a replica (p95), by node of the ingress",
+            {"{{stage}} {{node}}": quantile(0.95, "queue_wait_seconds", "stage", "node")},
+            "s",
+            about="Higher on one node: its calls cross the network, or its replicas are full",
+        ),
+        Panel("CPU", {"{{node}}": f"avg by (node) (ray_node_cpu_utilization{{{NODE}}})"}, "percent"),
+        Panel(
+            "Memory in use",
+            {"{{node}}": f"sum by (node) (ray_node_mem_used{{{NODE}}}) / sum by (node) (ray_node_mem_total{{{NODE}}})"},
+            "percentunit",
+        ),
+        Panel("GPU", {"{{node}}": f"avg by (node) (ray_node_gpus_utilization{{{NODE}}})"}, "percent", device=True),
+        Panel(
+            "Kept traces that wait on each node",
+            {"{{node}}": f"sum by (node) (ray_cosygraph_traces_waiting{{{APPLICATION}}})"},
+            about="What waits on a node that is lost is lost with it: TracesLost counts it",
+        ),
+    ),
+)
+
+BOARDS = (OVERVIEW, STAGES, DIALECTS, BATCHING, TRACING, NODES)

@@ -364,4 +364,7 @@ ALL: tuple[type[Fault], ...] = (
     MetricsAgentSuspended,
     RayStopped,
 )
-NOT_TRIED = {"GpuUnderused": "needs a GPU"}
+NOT_TRIED = {
+    "GpuUnderused": "needs a GPU",
+    "NodeLost": "needs several nodes: test_nodes_watched.py provokes it there",
+}

@@ -12,8 +12,10 @@ class FakeZipkin(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), FakeZipkinHandler)
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), FakeZipkinHandler)
+        self.host = host
+        self.down = False  #: answers 503 to everything
         self.statuses: list[int] = []
         self.spans: list[dict] = []
         self.headers: list[dict] = []
@@ -22,7 +24,7 @@ class FakeZipkin(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.host}:{self.server_port}"
 
 
 class FakeZipkinHandler(BaseHTTPRequestHandler):
@@ -31,7 +33,7 @@ class FakeZipkinHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.headers.append(dict(self.headers))
-        status = self.server.statuses.pop(0) if self.server.statuses else 202
+        status = 503 if self.server.down else self.server.statuses.pop(0) if self.server.statuses else 202
         if status == 202 and self.path == "/api/v2/spans":
             self.server.spans += json.loads(gzip.decompress(body))
         self.send_response(status)
@@ -49,8 +51,8 @@ class FakeZipkinHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_zipkin():
-    server = FakeZipkin()
+def fake_zipkin(host: str = "127.0.0.1"):
+    server = FakeZipkin(host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

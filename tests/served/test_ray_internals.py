@@ -15,9 +15,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.core.generated import common_pb2
 
 from cluster import loopback, ray_head
 from deployments import ray_internals
+from watchdog import nodes, serve_view
 
 
 def test_a_core_worker_can_take_references_apart_and_put_them_together():
@@ -222,3 +224,18 @@ def test_serve_says_what_it_listens_on_and_which_replicas_it_has(ray_driver, fas
     assert ray_internals.serve_http_host() == "127.0.0.1"
     replicas = ray_internals.serve_details()["applications"]["fast"]["deployments"]["tts-service"]["replicas"]
     assert replicas and all(replica["actor_name"] and replica["actor_id"] for replica in replicas)
+
+
+def test_ray_says_of_each_node_whether_it_lives_and_why_it_ended(ray_driver, caplog):
+    """The keys that watchdog/serve_view.py reads: Ray documents `ray.nodes()`, and not its keys."""
+    [node] = ray_driver.nodes()
+    assert node["Alive"] is True and len(node["NodeID"]) == 56 and node["NodeManagerAddress"] == "127.0.0.1"
+    assert isinstance(node["NodeManagerPort"], int) and node["NodeManagerPort"] > 0
+    assert node["DeathReason"] == 0 and node["DeathReasonMessage"] == ""
+    reasons = common_pb2.NodeDeathInfo
+    assert (nodes.EXPECTED_TERMINATION, nodes.DRAIN_PREEMPTED, nodes.DRAIN_IDLE) == (
+        reasons.EXPECTED_TERMINATION,
+        reasons.AUTOSCALER_DRAIN_PREEMPTED,
+        reasons.AUTOSCALER_DRAIN_IDLE,
+    )
+    assert serve_view.nodes_ended() == {} and not caplog.text, "the state API answers"

@@ -445,6 +445,12 @@ class TestWatchdog:
     def test_a_restart_withheld_urges(self):
         assert self.told(self.action("RESTART_WITHHELD", 5, cause="budget", service="tts-service"))[0].severity == "act"
 
+    def test_a_lost_node_is_named(self):
+        tags = {"cause": "silent", "service": "ray", "node.address": "10.0.0.12"}
+        [finding] = self.told(self.action("NODE_LOST", 5, **tags), self.action("CAPACITY_RESTORED", 6, **tags))
+        assert finding.summary == "the watchdog: 1 node was lost, 1 lost node was made up for"
+        assert "NODE_LOST: 10.0.0.12, silent: 1" in finding.detail and finding.severity == "look"
+
     def test_silence(self):
         assert self.told() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from cluster.state import State, StateFile
 from cluster.wecom import Application, Robot, Wecom
 from deployments.ingress import metrics
 from tests.helpers.fake_wecom import AGENT, CORP, KEY, SECRET
+from watchdog import reporter
 
 ZIPKIN = "http://127.0.0.1:19411"
 
@@ -143,6 +145,17 @@ def test_grafanas_files_are_what_the_code_makes():
     } == {sources["datasources"][0]["uid"]}
 
 
+def test_every_panel_can_be_narrowed_to_one_node_but_for_what_only_one_process_tells():
+    for _, panel, query in queries():
+        told_by_one = ("zipkin_collector_", "ray_serve_deployment_replica_healthy", "ray_cosygraph_watchdog_")
+        assert any(word in query for word in told_by_one) or query.count("{") == query.count('node=~"$node"'), (
+            panel.title
+        )
+    for board in boards.BOARDS:
+        names = [variable["name"] for variable in json.loads(board.json())["templating"]["list"]]
+        assert names == ["application", "node"]
+
+
 def test_every_metric_is_in_the_table_and_no_panel_asks_for_another():
     table = (Path(CONFIGS).parent / "docs" / "metrics.md").read_text()
     names = set()
@@ -155,9 +168,10 @@ def test_every_metric_is_in_the_table_and_no_panel_asks_for_another():
             return lambda name, *args: names.add(f"ray_{name}{'_total' if kind == 'Counter' else ''}")
 
     metrics.Metrics(metrics.Registry(), Kinds())
+    reporter.Metrics(Kinds())
     for name in names:
         assert f"`{name}`" in table, name
     for _, panel, query in queries():
-        for word in query.replace("(", " ").replace("{", " ").split():
+        for word in re.split(r"[(){\s]", query):
             if word.startswith("ray_cosygraph_"):
                 assert word.removesuffix("_bucket").removesuffix("_count") in names, (panel.title, word)

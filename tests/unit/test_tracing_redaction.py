@@ -239,6 +239,8 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.WATCHDOG_SERVICE: "tts-service",
         vocabulary.WATCHDOG_FAILURES: 3,
         vocabulary.WATCHDOG_LINE: "fallback",
+        vocabulary.WATCHDOG_NODE: "0123456789abcdef" * 3 + "01234567",
+        vocabulary.WATCHDOG_NODE_ADDRESS: "10.0.0.12",
         vocabulary.CANARY_TRACE_ID: "0123456789abcdef" * 2,
         vocabulary.USER_HASH: pseudonym("someone", b"k" * 16),
         vocabulary.SAMPLING_REASON: "caller_demanded",

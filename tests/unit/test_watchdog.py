@@ -18,6 +18,7 @@ from watchdog import serve_view
 from watchdog.budget import Budget
 from watchdog.canary import CanaryResult, Outcome, classify
 from watchdog.canary_request import Canary
+from watchdog.nodes import DRAIN_IDLE, DRAIN_PREEMPTED, EXPECTED_TERMINATION, Node, Nodes
 from watchdog.policy import CheckFailed, Policy, Restart, RestartWithheld, Switch
 from watchdog.replicas import Replica, Replicas, Service, deploying
 from watchdog.settings import WatchdogSettings
@@ -267,6 +268,7 @@ def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
                             "state": SimpleNamespace(value="RUNNING"),
                             "actor_name": "n",
                             "actor_id": "i",
+                            "node_id": "o",
                         }
                     ],
                 },
@@ -274,8 +276,105 @@ def test_what_serve_says_is_read_and_what_can_not_be_read_is_left_out():
             }
         }
     )
-    assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i"),))}
+    assert found == {"tts-service": Service("HEALTHY", 1, (Replica("a", "RUNNING", "n", "i", "o"),))}
     assert serve_view.parse({}) == {}
+
+
+UNEXPECTED = 2  #: Ray's NodeDeathInfo.UNEXPECTED_TERMINATION
+
+
+def node(name: str, reason: int | None = None, message: str = "") -> Node:
+    """A node; alive without a reason."""
+    return Node(name, f"10.0.0.{ord(name)}", reason is None, reason or 0, message)
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "cause"),
+    [
+        (UNEXPECTED, "the raylet ends, because its agent has failed", "died"),
+        (UNEXPECTED, "health check failed due to missing too many heartbeats", "silent"),
+        (DRAIN_PREEMPTED, "the cloud takes it back", "preempted"),
+        (0, "", "died"),
+    ],
+)
+def test_a_node_that_ray_counts_as_dead_is_lost_once_with_its_cause(reason, message, cause):
+    nodes = Nodes()
+    assert nodes.observe([node("a"), node("b")], 100) == ()
+    [lost] = nodes.observe([node("a"), node("b", reason, message)], 105)
+    assert (lost.node.id, lost.node.cause, lost.seen_s) == ("b", cause, 100)
+    assert nodes.observe([node("a"), node("b", reason, message)], 110) == ()
+
+
+@pytest.mark.parametrize("reason", [EXPECTED_TERMINATION, DRAIN_IDLE])
+def test_a_node_that_was_told_to_go_is_no_loss(reason):
+    nodes = Nodes()
+    nodes.observe([node("a"), node("b")], 100)
+    assert nodes.observe([node("a"), node("b", reason)], 105) == ()
+    assert nodes.restored({"x": service("s:RUNNING")}) == ()
+
+
+def test_a_new_watchdog_reports_nodes_that_have_just_died_and_no_older_ones():
+    """It may have run on the node that died."""
+    dead = [node("a"), node("b", UNEXPECTED), node("c", UNEXPECTED), node("d", UNEXPECTED)]
+    [lost] = Nodes().observe(dead, 1000, ended_s={"b": 990.0, "c": 100.0})
+    assert (lost.node.id, lost.seen_s) == ("b", 990.0)
+    assert Nodes().observe(dead, 1000) == ()
+
+
+def test_a_loss_begins_when_the_node_last_answered_although_ray_counts_it_as_alive_for_longer():
+    nodes = Nodes()
+    for now, silent in ((100, ()), (105, ()), (110, ("b",)), (115, ("b",))):
+        assert nodes.observe([node("a"), node("b")], now, silent) == ()
+    [lost] = nodes.observe([node("a"), node("b", UNEXPECTED)], 120)
+    assert lost.seen_s == 105
+    nodes = Nodes()
+    nodes.observe([node("a"), node("b")], 100, ("b",))
+    nodes.observe([node("a"), node("b")], 105)
+    assert nodes.observe([node("a"), node("b", UNEXPECTED)], 110)[0].seen_s == 105, "it answered again"
+
+
+def test_a_node_that_takes_no_connection_is_silent():
+    async def main() -> set[str]:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            up = Node("up", "127.0.0.1", True, port=port)
+            return await serve_view.silent(
+                [up, Node("gone", "127.0.0.1", True, port=1), Node("dead", "127.0.0.1", False)]
+            )
+
+    assert asyncio.run(main()) == {"gone"}
+
+
+def test_where_ray_does_not_answer_nothing_is_lost_and_nothing_is_forgotten():
+    nodes = Nodes()
+    nodes.observe([node("a"), node("b")], 100)
+    assert nodes.observe([], 105) == ()
+    assert [lost.seen_s for lost in nodes.observe([node("a"), node("b", UNEXPECTED)], 110)] == [100]
+
+
+def test_a_lost_node_is_made_up_for_when_no_replica_counts_on_it_and_all_that_are_wanted_run():
+    def on(*nodes: str, target: int = 2, state: str = "RUNNING") -> dict[str, Service]:
+        replicas = tuple(Replica(f"{number}{name}", state, node_id=name) for number, name in enumerate(nodes))
+        return {"tts-service": Service("HEALTHY", target, replicas)}
+
+    nodes = Nodes()
+    nodes.observe([node("a"), node("b")], 100)
+    nodes.observe([node("a"), node("b", UNEXPECTED)], 105)
+    assert nodes.restored({}) == (), "Serve does not answer"
+    assert nodes.restored(on("a", "b")) == (), "Serve has not noticed yet"
+    assert nodes.restored(on("a")) == () and nodes.restored(on("a", "a", state="STARTING")) == ()
+    assert [lost.node.id for lost in nodes.restored(on("a", "a"))] == ["b"]
+    assert nodes.restored(on("a", "a")) == (), "said once"
+
+
+def test_what_ray_says_of_nodes_is_read_and_what_can_not_be_read_is_left_out():
+    alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Alive": True, "DeathReason": 0, "NodeManagerPort": 7}
+    dead = alive | {"NodeID": "b", "Alive": False, "DeathReason": 2, "DeathReasonMessage": "gone"}
+    assert serve_view.parse_nodes([alive, {"NodeID": "c"}, dead]) == [
+        Node("a", "10.0.0.1", True, port=7),
+        Node("b", "10.0.0.1", False, 2, "gone", 7),
+    ]
 
 
 def test_settings_that_contradict_each_other_are_refused():
