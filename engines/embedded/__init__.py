@@ -38,7 +38,7 @@ def _version() -> str:
             f"The voice mapper's checksum {checksum} is missing. Restore it from the repository: "
             "git checkout engines/embedded"
         )
-    return f"1-{checksum.read_text()[:8]}"
+    return f"2-{checksum.read_text()[:8]}"
 
 
 #: oneDNN compiles a kernel for each shape that it meets, and keeps this many. Texts hardly ever repeat a length, so the

@@ -133,6 +133,25 @@ class Studio:
         flatness = 10 * (torch.log10(audible).mean(1) - torch.log10(audible.mean(1))).mean()
         return flatness, 10 * torch.log10(self._mel @ power.mean(0) + 1e-8)
 
+    def periodicity(self, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure how harmonic speech at 16 kHz is, as fit_check.py does, with gradients.
+
+        Returns:
+            The power of what repeats against the rest, in dB, and the cepstral peak in nepers.
+        """
+        energy = heard.unfold(0, fit_check.FFT, fit_check.HOP).square().sum(1)
+        loud = 10 * torch.log10(energy + 1e-8) > 10 * torch.log10(energy.max() + 1e-8) - fit_check.LOUD_DB
+        frames = heard.unfold(0, fit_check.LONG, fit_check.HOP)
+        frames = frames[loud[: len(frames)]]
+        window = torch.hann_window(fit_check.LONG, periodic=False, device=heard.device)
+        power = torch.fft.rfft((frames - frames.mean(1, keepdim=True)) * window, fit_check.LONG_FFT).abs().square()
+        of_window = torch.fft.irfft(torch.fft.rfft(window, fit_check.LONG_FFT).abs().square())[fit_check.PERIODS]
+        repeated = torch.fft.irfft(power)
+        share = repeated[:, fit_check.PERIODS] / (repeated[:, :1] + 1e-12) * (window @ window) / of_window
+        best = share.amax(1).clip(1e-3, 0.999)
+        cepstra = torch.fft.irfft(torch.log(power + 1e-9))[:, fit_check.PERIODS]
+        return (10 * torch.log10(best / (1 - best))).mean(), cepstra.amax(1).mean()
+
     def _split(self, timbre: Tensor) -> tuple[Tensor, Tensor]:
         coordinates, deltas = timbre.split([self.sizes[0], sum(self.sizes[1:])])
         return coordinates, deltas

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soxr
+import torch
 
-from engines.contract import Utterance, Voice, create
-from engines.embedded import deltas, fit_check
+from engines.contract import Utterance, Voice, WeightsError, create
+from engines.embedded import campplus, deltas, fit_check
 from engines.embedded.fitting import FitSettings, Listener, VoiceFit, VoiceFitter
 from engines.embedded.speaker import RATE
 from speech.audio import decode
@@ -44,7 +45,8 @@ def engine():
 
 @pytest.fixture(scope="module")
 def voice(engine, demo) -> Voice:
-    (voice,) = engine.load_speaker_encoder(threads=1).encode([engine.prepare(demo, RATE)])
+    reference = replace(engine.prepare(demo, RATE), for_fit=True)
+    (voice,) = engine.load_speaker_encoder(threads=1).encode([reference])
     return voice
 
 
@@ -61,6 +63,16 @@ def finished(fitter, voice) -> VoiceFit:
 def with_settings(fitter: VoiceFitter, voice: Voice, settings: FitSettings) -> VoiceFit:
     """Begin a fit with other settings, without loading the networks again."""
     return VoiceFit(fitter._studio, fitter._listeners, fitter._text, voice, settings)
+
+
+def similarities(fitter: VoiceFitter, fit: VoiceFit, voice: Voice) -> dict[str, float]:
+    """How near the present timbre is to the speaker, by each speaker encoder, on a passage that is not fitted."""
+    with torch.no_grad():
+        heard = fitter._studio.at_16_khz(fitter._studio.speak(fit._unfitted[0], fit._timbre))
+        return {
+            one.target: float(one.embed(heard) @ torch.from_numpy(voice.arrays[one.target]))
+            for one in fitter._listeners
+        }
 
 
 def arrays_of(fit: VoiceFit) -> dict[str, np.ndarray]:
@@ -85,9 +97,58 @@ def test_a_fit_brings_the_voice_nearer_to_its_speaker_on_passages_that_are_not_f
     assert abs(outcome.changes["level_db"]) < 1.5, "the encoder does not hear the level, so it must not drift"
 
 
+def test_a_fit_brings_the_voice_nearer_by_both_speaker_encoders(fitter, voice):
+    fit = with_settings(fitter, voice, SHORT)
+    fit.advance()
+    before = similarities(fitter, fit, voice)
+    after = similarities(fitter, run(fit), voice)
+    assert before.keys() == after.keys() == {"dvector", campplus.TARGET}
+    assert all(after[name] > before[name] + 0.01 for name in before)
+
+
+def without_target(voice: Voice) -> Voice:
+    return Voice({name: array for name, array in voice.arrays.items() if name != campplus.TARGET})
+
+
+def test_a_stored_voice_is_fitted_to_both_by_its_clip(engine, fitter, voice, demo, caplog):
+    read = []
+    begun = fitter.begin(without_target(voice), None, lambda: read.append(1) or engine.prepare(demo, RATE))
+    assert read and "its clip is gone" not in caplog.text
+    (_, first), (_, second) = begun._listeners
+    np.testing.assert_array_equal(first, voice.arrays["dvector"])
+    np.testing.assert_allclose(second, voice.arrays[campplus.TARGET], atol=1e-6)
+    fitter.begin(voice, None, lambda: pytest.fail("nothing is missing, so the clip must not be read"))
+
+
+def test_a_voice_without_its_clip_is_fitted_to_the_d_vector_alone(fitter, voice, caplog):
+    begun = fitter.begin(without_target(voice))
+    assert [one.target for one, _ in begun._listeners] == ["dvector"]
+    assert "follows 1 of 2 speaker encoders: its clip is gone" in caplog.text
+
+
+def test_the_measures_of_a_step_are_those_of_the_check(fitter, demo):
+    heard = torch.from_numpy(demo[: 2 * RATE])
+    sound = fit_check.listen(heard.numpy(), 0.0)
+    harmonics, peak = fitter._studio.periodicity(heard)
+    assert harmonics.item() == pytest.approx(sound.harmonics_db, abs=0.1)
+    assert peak.item() == pytest.approx(sound.cepstral_peak, abs=1e-3)
+    flatness, _ = fitter._studio.spectrum(heard)
+    assert flatness.item() == pytest.approx(sound.flatness_db, abs=0.1)
+
+
+def test_missing_weights_end_a_fit_before_it_begins(monkeypatch):
+    def absent(*_):
+        raise WeightsError("campplus_cn_en_common.pt is missing")
+
+    monkeypatch.setattr(campplus, "find", absent)
+    with pytest.raises(WeightsError, match="is missing"):
+        VoiceFitter(threads=1)
+
+
 def test_a_fitted_voice_is_spoken_like_any_other(engine, voice, finished):
     fitted = finished.outcome.voice
     assert fitted.arrays.keys() - voice.arrays.keys() == {deltas.OF_DECODER, deltas.OF_VOCODER}
+    assert voice.arrays.keys() - fitted.arrays.keys() == {campplus.TARGET}, "only a fit needs it"
     assert sum(fitted.arrays[name].nbytes for name in (deltas.OF_DECODER, deltas.OF_VOCODER)) == 74_792
     for name in ("log_f0", "dvector"):
         np.testing.assert_array_equal(fitted.arrays[name], voice.arrays[name])
