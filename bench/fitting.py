@@ -155,9 +155,10 @@ def kept_of(version: str, *kinds: str) -> Kept:
 def make(
     people: list[Recording], kept: Kept, sentences: tuple[str, ...], threads: int, loss: str, reference: str
 ) -> None:
-    """Fit and measure the speakers that are not kept yet."""
+    """Fit and measure the speakers that are not kept yet, by turns of both languages: a run may be cut off."""
     models: tuple[Studio, VoiceFitter] | None = None
-    for one in people:
+    half = -(-len(people) // 2)
+    for one in sorted(people, key=lambda one: people.index(one) % half):
         if not kept.begin(one.name):
             continue
         try:

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 class FitSettings:
     """The schedule and the weights of a fit. docs/speed.md has the measurements behind them."""
 
-    steps: int = 10
+    steps: int = 6
     frames: int = 64  #: of 25 ms in a passage: one window of the speaker encoder
     style_rate: float = 0.2  #: Adam's rate for the style's coordinates, in standard deviations of the stock voices
     delta_rate: float = 0.15  #: the same for the deltas
@@ -68,8 +68,8 @@ class FitSettings:
     balance_penalty: float = 0.5  #: for bands that fade by 6 dB more than is free, or swell by as much
     fading_free_db: float = 2.0
     swelling_free_db: float = 4.0
-    clarity_penalty: float = 0.1  #: for harmonics that stand out less by 0.015 nepers, and drown by 1.5 dB, each
-    look_every: int = 5  #: steps between two looks at the passages that are not fitted
+    clarity_penalty: float = 0.3  #: for harmonics that stand out less by 0.015 nepers, and drown by 1.5 dB, each
+    look_every: int = 6  #: steps between two looks at the passages that are not fitted
     close_enough: float = 0.92  #: similarity at a look that ends the fit
     least_gain: float = 0.003  #: a look that gains less ends the fit
     limits: Limits = LIMITS  #: of the check

@@ -318,7 +318,7 @@ def test_a_fit_gets_the_stored_clip_and_only_reads_it_when_it_wants_to(store, mo
     maker.make(taken(store, "one"))
     assert not read, "reading and resampling a clip costs time"
     reference = clips[0]()
-    assert read == [record.id] and reference.views[16_000].shape == (64_000,)
+    assert read == [record.id] and reference.views[16_000].ndim == 1
     store.fits.ask_for_clip(b"a clip", {"embedding": np.full(192, 3, np.float32)}, ENGINE, "cd" * 16, 60)
     maker.make(taken(store, "two"))
     assert clips[1] is None, "a request's clip is not stored"
