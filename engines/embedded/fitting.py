@@ -90,7 +90,6 @@ FITTED = (
     ("en", "ðə fˈɛɹi lˈivz ði ˈIlənd ʃˈɔɹtli ˈæftəɹ sˈʌnɹˌIz."),  # The ferry leaves the island shortly after sunrise.
     ("en", "mˌI ɡɹˈændmˌʌðəɹ kˈips ɐ ʤˈɑɹ ʌv hˈʌni ˌɔn ðə kˈɪʧᵊn ʃˈɛlf."),
     ("en", "hˌi lˈæft sˌO lˈWdli ðæt ˈɛvɹiwən ɪn ðə kæfˈA tˈɜɹnd əɹˈWnd."),
-    ("en", "jˌu ʃˌʊd hæv sˈin hˌW kwˈɪkli ðə ʧˈɪldɹᵊn lˈɜɹnd ðə ɡˈAm."),
 )
 UNFITTED = (
     ("en", "pˌʊt ðə blˈu fˈOldəɹ bˈæk wˌɛɹ ju fˈWnd ɪt, plˈiz."),
@@ -180,7 +179,7 @@ class VoiceFit:
         self._timbre = self._start.clone()
         self._mean, self._square = torch.zeros_like(self._start), torch.zeros_like(self._start)  # Adam's moments
         self._best, self._best_step = self._start.clone(), 0
-        #: level, flatness, harmonics (dB), cepstral peak and bands (dB) of each fitted passage when first spoken
+        #: level, flatness, harmonics (dB), cepstral peak and bands (dB) of each fitted passage in the steered voice
         self._first = np.full((len(FITTED), 4 + fit_check.BANDS), np.nan)
         self._looks: list[float] = []  # similarities at the looks, the first before any step
         self._seconds = 0.0
@@ -239,6 +238,11 @@ class VoiceFit:
         self._before = self._listen(self._start)
         if not self._looks:
             self._looks = [_similarity(self._before)]
+            with torch.no_grad():
+                for which, passage in enumerate(self._fitted):
+                    samples = self._studio.speak(passage, self._start)
+                    measures, bands = self._measures(samples, self._studio.at_16_khz(samples))
+                    self._first[which] = *(one.item() for one in measures), *bands.tolist()
         elif len(self._looks) > 1:
             taken_up = self._best if self._best_step else self._timbre
             self._changes = fit_check.changes(self._before, self._listen(taken_up))
@@ -265,10 +269,7 @@ class VoiceFit:
         settings = self._settings
         samples = self._studio.speak(self._fitted[which], timbre, seed=self.step)
         heard = self._studio.at_16_khz(samples)
-        level, (flatness, bands) = _level_db(samples), self._studio.spectrum(heard)
-        harmonics, peak = self._studio.periodicity(heard)
-        if np.isnan(self._first[which, 0]):  # they drift by tenths of a dB in the first three steps
-            self._first[which] = *(one.item() for one in (level, flatness, harmonics, peak)), *bands.tolist()
+        (level, flatness, harmonics, peak), bands = self._measures(samples, heard)
         first_level, first_flatness, first_harmonics, first_peak = self._first[which, :4].tolist()
         style, changes = timbre[: self._studio.sizes[0]], timbre[self._studio.sizes[0] :]
         too_far = torch.relu(style.square().mean() - settings.style_free)
@@ -289,6 +290,11 @@ class VoiceFit:
             + settings.clarity_penalty * (blurred + drowned)
             + settings.balance_penalty * (fading / 6).square().mean()
         )
+
+    def _measures(self, samples: Tensor, heard: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """Return level, flatness, harmonics and cepstral peak of a passage, and its bands."""
+        flatness, bands = self._studio.spectrum(heard)
+        return (_level_db(samples), flatness, *self._studio.periodicity(heard)), bands
 
     def _distance(self, heard: Tensor) -> Tensor:
         """Return the weighted sum over the listeners of 1 - cosine to the speaker."""
