@@ -140,7 +140,8 @@ class VoiceFitter:
             ValueError: the state is of another version.
             SpeechError: `clip` failed.
         """
-        if campplus.TARGET not in voice.arrays and clip is not None:
+        missing = {one.target for one in self._listeners} - voice.arrays.keys()
+        if campplus.TARGET in missing and clip is not None:
             samples = speaker.without_pauses(np.asarray(clip().views[speaker.RATE], np.float32))
             voice = Voice({**voice.arrays, campplus.TARGET: self._campplus.of_clip(samples)})
         listeners = [one for one in self._listeners if one.target in voice.arrays]
@@ -298,7 +299,7 @@ class VoiceFit:
 
     def _distance(self, heard: Tensor) -> Tensor:
         """Return the weighted sum over the listeners of 1 - cosine to the speaker."""
-        return torch.stack([one.weight * (1 - one.embed(heard) @ speaker) for one, speaker in self._listeners]).sum()
+        return torch.stack([one.weight * (1 - one.embed(heard) @ target) for one, target in self._listeners]).sum()
 
     def _look(self) -> None:
         sounds = self._listen(self._timbre)
