@@ -1,7 +1,7 @@
 """Measure what a fit makes of a steered voice, on real speakers and unseen sentences, by a model that was not fitted.
 
     python -m bench.fitting [--speakers 3 | --development] [--sentences 3] [--threads 2] [--reference clean]
-                            [--loss both] [--again]
+                            [--loss both] [--again | --kept]
 
 Each speaker's recording is enrolled and fitted. The steered and the fitted voice then say the same sentences.
 
@@ -22,7 +22,7 @@ first half. That is measured against the second half, the nearest thing to anoth
 
 Each speaker is kept in `outputs/bench/fitting` at once, and taken from there by the next run of the same version with
 the same options. So a run may be cut off and go on, and several may share the work. `--again` makes all of them anew,
-as is needed when the code of fits has changed.
+as is needed when the code of fits has changed. `--kept` only reports.
 
 Nothing has a target here: the figures are for docs/benchmarks.md. Needs requirements-test.txt and
 requirements-test-data.txt.
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--loss", choices=LOSSES, default="both")
     parser.add_argument("--reference", choices=REFERENCES, default="clean")
     parser.add_argument("--again", action="store_true", help="make the speakers anew that an earlier run has kept")
+    parser.add_argument("--kept", action="store_true", help="report what earlier runs kept, and fit no more")
     arguments = parser.parse_args()
 
     engine = create("embedded")
@@ -122,10 +123,11 @@ def main() -> None:
     if arguments.again:
         for one in people:
             (kept.folder / f"{one.name}.json").unlink(missing_ok=True)
-    make(people, kept, sentences, arguments.threads, arguments.loss, arguments.reference)
+    if not arguments.kept:
+        make(people, kept, sentences, arguments.threads, arguments.loss, arguments.reference)
     rows = [row for one in people if (row := kept.read(one.name)) is not None]
     if not rows:
-        sys.exit("another run is at work on all of these speakers: run this again when it has ended")
+        sys.exit("no speaker is kept yet. If another run is at work on them, run this again when it has ended")
     report = summary(rows)
     show(report)
     path = results.write(

@@ -68,7 +68,7 @@ class FitSettings:
     balance_penalty: float = 0.5  #: for bands that fade by 6 dB more than is free, or swell by as much
     fading_free_db: float = 2.0
     swelling_free_db: float = 4.0
-    clarity_penalty: float = 0.3  #: for harmonics that stand out less by 0.015 nepers, and drown by 1.5 dB, each
+    clarity_penalty: float = 0.05  #: for harmonics that stand out less by 0.015 nepers, and drown by 1.5 dB, each
     look_every: int = 6  #: steps between two looks at the passages that are not fitted
     close_enough: float = 0.92  #: similarity at a look that ends the fit
     least_gain: float = 0.003  #: a look that gains less ends the fit
