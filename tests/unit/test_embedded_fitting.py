@@ -19,6 +19,7 @@ from speech.audio import decode
 DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
 #: passages of 0.4 s: enough to see that the similarity rises, too short for the other measures of the check
 LENIENT = fit_check.Limits(
+    similarity=0.01,
     flatness_db=99,
     brightness_db=-99,
     harmonics_db=-99,
@@ -90,7 +91,7 @@ def run(fit: VoiceFit) -> VoiceFit:
 
 def test_a_fit_brings_the_voice_nearer_to_its_speaker_on_passages_that_are_not_fitted(finished):
     outcome = finished.outcome
-    assert outcome.loss_after < outcome.loss_before - 0.02
+    assert outcome.loss_after < outcome.loss_before - 0.01
     assert outcome.changes["similarity"] == pytest.approx(outcome.loss_before - outcome.loss_after, abs=1e-6)
     assert (outcome.kept, outcome.stopped, outcome.steps, finished.step) == (True, "all_steps", 4, 4)
     assert outcome.seconds > 0
@@ -202,7 +203,7 @@ def test_a_fit_without_a_gain_ends_early_and_leaves_the_steered_voice(fitter, vo
     outcome = run(with_settings(fitter, voice, idle)).outcome
     assert (outcome.stopped, outcome.steps, outcome.kept) == ("no_gain", 1, False)
     assert outcome.why == "it is hardly nearer to the speaker"
-    assert outcome.voice.arrays.keys() == voice.arrays.keys()
+    assert outcome.voice.arrays.keys() == without_target(voice).arrays.keys()
     assert outcome.loss_after == outcome.loss_before
 
 
@@ -211,7 +212,7 @@ def test_a_fit_whose_voice_fails_every_check_leaves_the_steered_voice(fitter, vo
     outcome = run(with_settings(fitter, voice, strict)).outcome
     assert (outcome.stopped, outcome.steps, outcome.kept) == ("all_steps", 2, False)
     assert outcome.why == "its sounds are less distinct"
-    assert outcome.voice.arrays.keys() == voice.arrays.keys()
+    assert outcome.voice.arrays.keys() == without_target(voice).arrays.keys()
 
 
 def test_a_voice_that_fails_the_check_goes_back_until_it_passes(fitter, voice):
