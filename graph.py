@@ -51,11 +51,11 @@ class Graph:
         self.vocoder = VocoderClient(vocoder)
 
     async def speaker(
-        self, upload: bytes, transcript: str | None, ctx: StageContext
+        self, upload: bytes, transcript: str | None, ctx: StageContext, *, for_fit: bool = False
     ) -> tuple[StageResult[ClipReply], StageResult[VoiceReply]]:
         """PREPROCESS_AUDIO ─► EXTRACT_SPEAKER: find the voice in a clip."""
         clip = await self.audio.preprocess(upload, transcript, ctx)
-        return clip, await self.embedding.extract(clip, ctx)
+        return clip, await self.embedding.extract(clip, for_fit, ctx)
 
     async def speech(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[AudioReply]:
         """GENERATE_MEL ─► VOCODE_WAV: say an utterance in that voice."""

@@ -69,7 +69,10 @@ class Studio:
         return _sound(self._encoder.encode([self._engine.prepare(samples, rate)]))
 
     def speak(self, voice: Voice, text: str) -> np.ndarray:
-        return _sound(self._vocoder.vocode([_sound(self._acoustic.generate([(Utterance(text, "en-US"), voice)]))]))
+        return self.say(voice, Utterance(text, "en-US"))
+
+    def say(self, voice: Voice, utterance: Utterance) -> np.ndarray:
+        return _sound(self._vocoder.vocode([_sound(self._acoustic.generate([(utterance, voice)]))]))
 
 
 def _sound(results: list):

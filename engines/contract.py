@@ -8,7 +8,7 @@ exception that is *raised* means that the batch as a whole could not be computed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
@@ -61,6 +61,7 @@ class Reference:
     views: Mapping[int, np.ndarray]
     arrays: Arrays = field(default_factory=dict)  #: features an engine computes once, on the CPU, while preparing
     transcript: str | None = None
+    for_fit: bool = False  #: True: the voice needs what only a fit uses, since the clip will not be at hand then
 
 
 @dataclass(frozen=True)
@@ -262,15 +263,18 @@ class VoiceFit(Protocol):
 class VoiceFitter(Protocol):
     """The networks of fits. All calls come from the thread that loaded it; several fits may be under way."""
 
-    def begin(self, voice: Voice, state: Arrays | None = None) -> VoiceFit:
+    def begin(self, voice: Voice, state: Arrays | None = None, clip: Callable[[], Reference] | None = None) -> VoiceFit:
         """Begin the fit of a voice that the same engine's speaker encoder made.
 
         Args:
-            voice: the voice. A fit needs nothing else of the clip.
+            voice: the voice. Where its reference was `for_fit`, a fit needs nothing else of the clip.
             state: `VoiceFit.state()` of an earlier fit of the same voice, which is taken up; None begins anew.
+            clip: reads the voice's clip, which costs time, so it is only called if the fit needs it; None where the
+                clip is not at hand.
 
         Raises:
             ValueError: the state is of another version of the engine.
+            SpeechError: `clip` failed.
         """
         ...
 

@@ -193,7 +193,8 @@ class CosyVoice3Api:
             source = await backend.voices.find_stored(source.id)  # its record says now that it wants a fit
         elif isinstance(source, Clip):
             async with self._admitted(ctx):
-                steered = await unpacked(await backend.voices.resolve(source, ctx), self.arrays)
+                voice = await backend.voices.resolve(replace(source, for_fit=True), ctx)
+                steered = await unpacked(voice, self.arrays)
             fitted = await self.fitting.fitted_clip(source.upload, CachedVoice.copy_of(steered).arrays, ctx)
             ctx.voice_fit = "steered" if fitted is None else "fitted"
             ctx.root.tag(vocabulary.VOICE_FIT, ctx.voice_fit)

@@ -20,9 +20,12 @@ class SpeechGraph(Protocol):
         ...
 
     async def speaker(
-        self, upload: bytes, transcript: str | None, ctx: StageContext
+        self, upload: bytes, transcript: str | None, ctx: StageContext, *, for_fit: bool = False
     ) -> tuple[StageResult[ClipReply], StageResult[VoiceReply]]:
-        """Find the voice in a clip; returns audio-service's result and embedding-service's."""
+        """Find the voice in a clip; returns audio-service's result and embedding-service's.
+
+        `for_fit` also finds what a fit without the clip needs.
+        """
         ...
 
     async def speech(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[AudioReply]:

@@ -222,16 +222,20 @@ class EmbeddingClient(StageClient):
     """Calls `deployments/stages/embedding.py`."""
 
     stage, service = vocabulary.EXTRACT_SPEAKER, vocabulary.EMBEDDING
-    remote: Callable[[CallContext, ClipReply], _Response[StageReply[VoiceReply]]]
+    remote: Callable[[CallContext, ClipReply, bool], _Response[StageReply[VoiceReply]]]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `EmbeddingService.extract`."""
         super().connect(arrays, clocks)
         self.remote = self.handle.extract.remote
 
-    async def extract(self, clip: StageResult[ClipReply], ctx: StageContext) -> StageResult[VoiceReply]:
-        """Find the voice in a clip."""
-        return await self._run(ctx, self.remote, clip)
+    async def extract(self, clip: StageResult[ClipReply], for_fit: bool, ctx: StageContext) -> StageResult[VoiceReply]:
+        """Find the voice in a clip; `for_fit` also finds what a fit without the clip needs."""
+
+        def send(call: CallContext, clip: ClipReply) -> _Response[StageReply[VoiceReply]]:
+            return self.remote(call, clip, for_fit)
+
+        return await self._run(ctx, send, clip)
 
 
 class TtsClient(StageClient):

@@ -31,6 +31,7 @@ class Clip:
 
     upload: bytes
     transcript: str | None
+    for_fit: bool = False  #: True: the voice will be fitted, without the clip
 
 
 VoiceSource = Clip | VoiceRecord | CachedVoice  #: where a request's voice is to be found, or the voice itself
@@ -76,12 +77,14 @@ class VoiceResolver:
 
     async def _from_clip(self, clip: Clip, ctx: RequestContext) -> VoiceRef:
         key = await self.cache.key(clip.upload, clip.transcript)
+        if key is not None and clip.for_fit:
+            key += b":for_fit"
         if cached := self.cache.find(key):
             # The root says what the clip is like: the stage that would say it has no span.
             ctx.root.tags({vocabulary.VOICE_CACHE: "hit", **cached.clip_tags})
             return cached
         ctx.root.tag(vocabulary.VOICE_CACHE, None if key is None else "miss")
-        preprocessed, voice = await self._graph.speaker(clip.upload, clip.transcript, ctx)
+        preprocessed, voice = await self._graph.speaker(clip.upload, clip.transcript, ctx, for_fit=clip.for_fit)
         self.cache.add_later(key, preprocessed.value, voice.value)
         return voice
 

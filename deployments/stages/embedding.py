@@ -30,13 +30,13 @@ class EmbeddingService(BatchedStage[Reference, Voice]):
         """Encode a batch of reference clips."""
         return self._encoder.encode(items)
 
-    async def extract(self, call: CallContext, clip: ClipReply) -> StageReply[VoiceReply]:
-        """Find the voice in audio-service's clip."""
+    async def extract(self, call: CallContext, clip: ClipReply, for_fit: bool = False) -> StageReply[VoiceReply]:
+        """Find the voice in audio-service's clip; `for_fit` also finds what a fit without the clip needs."""
         call = call.on_clock_of(self.node_id)
 
         async def work(span: AnySpan) -> VoiceReply:
             views, features = await self.arrays.unpack_all(clip.views), await self.arrays.unpack_all(clip.features)
-            voice = await self.batched(span, Reference(views, features, clip.transcript), call.deadline_ns)
+            voice = await self.batched(span, Reference(views, features, clip.transcript, for_fit), call.deadline_ns)
             engine = self.engine.capabilities
             return VoiceReply(self.arrays.pack_all(voice.arrays), (engine.name, engine.version))
 

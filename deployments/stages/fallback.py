@@ -46,9 +46,9 @@ class Fallback:
         """Call `AudioService.preprocess`."""
         return await self._audio.preprocess(call, upload, transcript)
 
-    async def extract(self, call: CallContext, clip: ClipReply) -> StageReply[VoiceReply]:
+    async def extract(self, call: CallContext, clip: ClipReply, for_fit: bool = False) -> StageReply[VoiceReply]:
         """Call `EmbeddingService.extract`."""
-        return await self._embedding.extract(call, clip)
+        return await self._embedding.extract(call, clip, for_fit)
 
     async def generate(self, call: CallContext, utterance: Utterance, voice: PackedArrays) -> StageReply[MelReply]:
         """Call `TtsService.generate`."""

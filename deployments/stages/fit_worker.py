@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from deployments.stages.memory import give_back
-from engines.contract import Arrays, Engine, FitOutcome, FittingEngine, Voice, VoiceFit, VoiceFitter
+from engines.contract import Arrays, Engine, FitOutcome, FittingEngine, Reference, Voice, VoiceFit, VoiceFitter
 from speech import audio
 from speech.errors import SpeechError
 from voices import VoiceRecord, Voices
@@ -96,13 +97,14 @@ class FitWorker:
             self._fitter = self._engine.load_voice_fitter(self._device, self._threads)
             give_back()
         state = self._store.fits.state(work)
+        clip = None if work.record is None else partial(self._reference, work.record)
         try:
-            return self._fitter.begin(voice, state)
+            return self._fitter.begin(voice, state, clip)
         except ValueError:
             if state is None:
                 raise
             log.warning("the kept state of a fit is of another version of the engine; it is begun anew")
-            return self._fitter.begin(voice)
+            return self._fitter.begin(voice, None, clip)
 
     def _voice(self, work: Work) -> Voice:
         if (record := work.record) is None:
@@ -115,11 +117,13 @@ class FitWorker:
 
     def _extracted(self, record: VoiceRecord, engine: tuple[str, str]) -> Arrays:
         """Find the voice in its clip, as embedding-service would, and store it for requests too."""
-        capabilities = self._engine.capabilities
-        clip = audio.decode(self._store.clip(record.id), seconds=capabilities.reference_seconds)
-        reference = self._engine.prepare(clip.samples, clip.rate, record.transcript)
+        reference = self._reference(record)
         [found] = self._engine.load_speaker_encoder(self._device, self._threads).encode([reference])
         if isinstance(found, SpeechError):
             raise found
         self._store.keep_arrays(record.id, engine, found.arrays)
         return found.arrays
+
+    def _reference(self, record: VoiceRecord) -> Reference:
+        clip = audio.decode(self._store.clip(record.id), seconds=self._engine.capabilities.reference_seconds)
+        return self._engine.prepare(clip.samples, clip.rate, record.transcript)

@@ -25,8 +25,9 @@ from speech.errors import InvalidInput, UnsupportedDialect
 SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
 NOTICE = (
     "Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
-    "span. A stored voice is also fitted to its speaker's timbre; accent, rhythm and emotion are not taken over. It is "
-    "no true clone: the result resembles the speaker, but is not to be taken for them."
+    "span. A stored voice is also fitted to its speaker's timbre. By a speaker model that the fit follows, that is "
+    "some 0.6 of the way from a stranger to another recording of the speaker. Accent, rhythm and emotion are not taken "
+    "over. It is no true clone: the result resembles the speaker, but is not to be taken for them."
 )
 
 
@@ -38,7 +39,7 @@ def _version() -> str:
             f"The voice mapper's checksum {checksum} is missing. Restore it from the repository: "
             "git checkout engines/embedded"
         )
-    return f"1-{checksum.read_text()[:8]}"
+    return f"2-{checksum.read_text()[:8]}"
 
 
 #: oneDNN compiles a kernel for each shape that it meets, and keeps this many. Texts hardly ever repeat a length, so the

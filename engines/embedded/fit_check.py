@@ -20,8 +20,8 @@ FFT, HOP = 512, 160
 LOWEST_BIN = 4  #: 125 Hz
 BANDS = 40
 LOUD_DB = 25.0  #: frames within this of the loudest are speech
-_LONG, _LONG_FFT = 640, 2048  # 40 ms hold two periods of the lowest voice
-_PERIODS = slice(40, 260)  # 62 to 400 Hz
+LONG, LONG_FFT = 640, 2048  #: 40 ms hold two periods of the lowest voice
+PERIODS = slice(40, 260)  #: 62 to 400 Hz
 _BRIGHT = slice(32, 128)  # 1 to 4 kHz
 _DEEPEST_DB = 60.0  # what lies deeper below the loudest moment is not heard
 _SILENT_DB = -40.0  # quieter moments are silence, however quiet
@@ -144,17 +144,17 @@ def _periodicity(samples: np.ndarray, frames: np.ndarray) -> tuple[float, float]
         autocorrelation over that of the window), and the highest cepstrum at these periods, in nepers. Both are the
         mean over frames of 40 ms.
     """
-    frames = frames[frames * HOP + _LONG <= len(samples)]
+    frames = frames[frames * HOP + LONG <= len(samples)]
     if not len(frames):
         return 0.0, 0.0
-    window = np.hanning(_LONG)
-    cut = np.lib.stride_tricks.sliding_window_view(samples, _LONG)[frames * HOP]
-    spectra = np.abs(np.fft.rfft((cut - cut.mean(1, keepdims=True)) * window, _LONG_FFT)) ** 2
-    of_window = np.fft.irfft(np.abs(np.fft.rfft(window, _LONG_FFT)) ** 2)[_PERIODS]
+    window = np.hanning(LONG)
+    cut = np.lib.stride_tricks.sliding_window_view(samples, LONG)[frames * HOP]
+    spectra = np.abs(np.fft.rfft((cut - cut.mean(1, keepdims=True)) * window, LONG_FFT)) ** 2
+    of_window = np.fft.irfft(np.abs(np.fft.rfft(window, LONG_FFT)) ** 2)[PERIODS]
     repeated = np.fft.irfft(spectra)
-    share = repeated[:, _PERIODS] / (repeated[:, :1] + 1e-12) * (window @ window) / of_window
+    share = repeated[:, PERIODS] / (repeated[:, :1] + 1e-12) * (window @ window) / of_window
     best = share.max(1).clip(1e-3, 0.999)
-    cepstra = np.fft.irfft(np.log(spectra + 1e-9))[:, _PERIODS]
+    cepstra = np.fft.irfft(np.log(spectra + 1e-9))[:, PERIODS]
     return float((10 * np.log10(best / (1 - best))).mean()), float(cepstra.max(1).mean())
 
 

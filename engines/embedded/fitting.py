@@ -1,14 +1,16 @@
-"""Fits a steered voice to its speaker: the steps of an optimiser, through vocoder and decoder, toward the d-vector.
+"""Fits a steered voice to its speaker: the steps of an optimiser, through vocoder and decoder, toward the embeddings.
 
 A fit starts from the steered voice and changes its timbre alone: the acoustic half of the style, and a delta for every
 output of the style layers (deltas.py). Durations, melody and loudness of the speech stay. Each step speaks a passage of
 1.6 s and follows the gradient of
 
-    1 - cosine(d-vector of the passage, d-vector of the reference clip)
+    1 - cosine(embedding of the passage, embedding of the reference clip), for each of two speaker encoders: the
+        d-vector's (speaker.py) and CAM++ (campplus.py)
     + a penalty on the distance from the stock voices, which keeps the speech natural
-    + a penalty on changes of loudness and on peaks: the encoder does not hear the level, so it would drift upward
+    + a penalty on changes of loudness and on peaks: the encoders do not hear the level, so it would drift upward
     + a penalty on a flatter spectrum, so that noise of the clip is not taken over
-    + a penalty on bands that fade or swell: the encoder hears powers, so it hardly hears the weak bands above 1 kHz,
+    + a penalty on harmonics that stand out less: a voice that is nearer to both encoders may be hoarse all the same
+    + a penalty on bands that fade or swell: the d-vector hears powers, so it hardly hears the weak bands above 1 kHz,
       and they would fade until the voice is dull
 
 Every few steps the voice is listened to on passages that are not fitted. The nearest one that passes the check
@@ -25,6 +27,7 @@ Accent, rhythm, melody and emotion of the speaker are not taken over.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -34,20 +37,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.contract import Arrays, FitOutcome, Voice
-from engines.embedded import fit_check, text, vocoder
+from engines.contract import Arrays, FitOutcome, Reference, Voice
+from engines.embedded import campplus, deltas, fit_check, speaker, text, vocoder
 from engines.embedded.fit_check import LIMITS, Limits, Sound
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.passages import Passage, Studio
-from engines.embedded.speaker import load_network
 from engines.embedded.text import TextFrontEnd
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """The schedule and the weights of a fit. docs/speed.md has the measurements behind them."""
 
-    steps: int = 10
+    steps: int = 6
     frames: int = 64  #: of 25 ms in a passage: one window of the speaker encoder
     style_rate: float = 0.2  #: Adam's rate for the style's coordinates, in standard deviations of the stock voices
     delta_rate: float = 0.15  #: the same for the deltas
@@ -64,7 +68,8 @@ class FitSettings:
     balance_penalty: float = 0.5  #: for bands that fade by 6 dB more than is free, or swell by as much
     fading_free_db: float = 2.0
     swelling_free_db: float = 4.0
-    look_every: int = 5  #: steps between two looks at the passages that are not fitted
+    clarity_penalty: float = 0.05  #: for harmonics that stand out less by 0.015 nepers, and drown by 1.5 dB, each
+    look_every: int = 6  #: steps between two looks at the passages that are not fitted
     close_enough: float = 0.92  #: similarity at a look that ends the fit
     least_gain: float = 0.003  #: a look that gains less ends the fit
     limits: Limits = LIMITS  #: of the check
@@ -85,7 +90,6 @@ FITTED = (
     ("en", "ðə fˈɛɹi lˈivz ði ˈIlənd ʃˈɔɹtli ˈæftəɹ sˈʌnɹˌIz."),  # The ferry leaves the island shortly after sunrise.
     ("en", "mˌI ɡɹˈændmˌʌðəɹ kˈips ɐ ʤˈɑɹ ʌv hˈʌni ˌɔn ðə kˈɪʧᵊn ʃˈɛlf."),
     ("en", "hˌi lˈæft sˌO lˈWdli ðæt ˈɛvɹiwən ɪn ðə kæfˈA tˈɜɹnd əɹˈWnd."),
-    ("en", "jˌu ʃˌʊd hæv sˈin hˌW kwˈɪkli ðə ʧˈɪldɹᵊn lˈɜɹnd ðə ɡˈAm."),
 )
 UNFITTED = (
     ("en", "pˌʊt ðə blˈu fˈOldəɹ bˈæk wˌɛɹ ju fˈWnd ɪt, plˈiz."),
@@ -104,7 +108,7 @@ class VoiceFitter:
         device: torch device of the networks.
         threads: torch threads of this process.
         settings: for measurements; a fit can only be taken up with the settings that it began with.
-        listeners: for measurements; None follows the d-vector.
+        listeners: for measurements; None follows the d-vector and CAM++.
     """
 
     def __init__(
@@ -119,12 +123,33 @@ class VoiceFitter:
         self._mapper = StyleMapper.load()
         bf16 = torch.device(device).type == "cpu" and vocoder.has_bf16_instructions()
         self._studio = Studio(self._mapper, device, bf16)
-        self._listeners = listeners or [Listener("dvector", load_network(device).requires_grad_(False).embed)]
+        self._campplus = campplus.load_network(device)
+        self._listeners = listeners or [
+            Listener("dvector", speaker.load_network(device).requires_grad_(False).embed),
+            Listener(campplus.TARGET, self._campplus.embed),
+        ]
         self._text = text.load([])
 
-    def begin(self, voice: Voice, state: Arrays | None = None) -> VoiceFit:
-        """Begin the fit of a steered voice, or take one up. Raises ValueError for a state of another version."""
-        fit = VoiceFit(self._studio, self._listeners, self._text, voice, self._settings)
+    def begin(self, voice: Voice, state: Arrays | None = None, clip: Callable[[], Reference] | None = None) -> VoiceFit:
+        """Begin the fit of a steered voice, or take one up.
+
+        A stored voice has no embedding by CAM++, since a request does without it: it is computed here from the clip.
+        Where there is no clip either, the fit follows the d-vector alone.
+
+        Raises:
+            ValueError: the state is of another version.
+            SpeechError: `clip` failed.
+        """
+        missing = {one.target for one in self._listeners} - voice.arrays.keys()
+        if campplus.TARGET in missing and clip is not None:
+            samples = speaker.without_pauses(np.asarray(clip().views[speaker.RATE], np.float32))
+            voice = Voice({**voice.arrays, campplus.TARGET: self._campplus.of_clip(samples)})
+        listeners = [one for one in self._listeners if one.target in voice.arrays]
+        if len(listeners) < len(self._listeners):
+            log.warning(
+                "a fit follows %d of %d speaker encoders: its clip is gone", len(listeners), len(self._listeners)
+            )
+        fit = VoiceFit(self._studio, listeners, self._text, voice, self._settings)
         if state is not None:
             fit.restore(state)
         return fit
@@ -147,14 +172,16 @@ class VoiceFit:
         self._settings = settings
         self._studio = studio
         self._text = front_end
-        self._voice = {name: array for name, array in voice.arrays.items() if not name.endswith("_deltas")}
-        self._listeners = [(one, studio.tensor(self._voice[one.target])) for one in listeners]
+        # Neither the deltas of an earlier fit nor what only a fit needs are a part of the steered voice.
+        unwanted = {deltas.OF_DECODER, deltas.OF_VOCODER, campplus.TARGET}
+        self._voice = {name: array for name, array in voice.arrays.items() if name not in unwanted}
+        self._listeners = [(one, studio.tensor(voice.arrays[one.target])) for one in listeners]
         self._start = studio.timbre(self._voice)
         self._timbre = self._start.clone()
         self._mean, self._square = torch.zeros_like(self._start), torch.zeros_like(self._start)  # Adam's moments
         self._best, self._best_step = self._start.clone(), 0
-        #: level, flatness and bands, in dB, of each fitted passage when it was first spoken
-        self._first = np.full((len(FITTED), 2 + fit_check.BANDS), np.nan)
+        #: level, flatness, harmonics (dB), cepstral peak and bands (dB) of each fitted passage in the steered voice
+        self._first = np.full((len(FITTED), 4 + fit_check.BANDS), np.nan)
         self._looks: list[float] = []  # similarities at the looks, the first before any step
         self._seconds = 0.0
         self._fitted: list[Passage] = []
@@ -212,6 +239,11 @@ class VoiceFit:
         self._before = self._listen(self._start)
         if not self._looks:
             self._looks = [_similarity(self._before)]
+            with torch.no_grad():
+                for which, passage in enumerate(self._fitted):
+                    samples = self._studio.speak(passage, self._start)
+                    measures, bands = self._measures(samples, self._studio.at_16_khz(samples))
+                    self._first[which] = *(one.item() for one in measures), *bands.tolist()
         elif len(self._looks) > 1:
             taken_up = self._best if self._best_step else self._timbre
             self._changes = fit_check.changes(self._before, self._listen(taken_up))
@@ -238,30 +270,36 @@ class VoiceFit:
         settings = self._settings
         samples = self._studio.speak(self._fitted[which], timbre, seed=self.step)
         heard = self._studio.at_16_khz(samples)
-        level, (flatness, bands) = _level_db(samples), self._studio.spectrum(heard)
-        if np.isnan(self._first[which, 0]):  # they drift by tenths of a dB in the first three steps
-            self._first[which] = level.item(), flatness.item(), *bands.tolist()
-        first_level, first_flatness = self._first[which, :2].tolist()
-        style, deltas = timbre[: self._studio.sizes[0]], timbre[self._studio.sizes[0] :]
+        (level, flatness, harmonics, peak), bands = self._measures(samples, heard)
+        first_level, first_flatness, first_harmonics, first_peak = self._first[which, :4].tolist()
+        style, changes = timbre[: self._studio.sizes[0]], timbre[self._studio.sizes[0] :]
         too_far = torch.relu(style.square().mean() - settings.style_free)
         beyond = torch.relu(style.abs() - settings.style_limit).square().sum()
         louder = ((level - first_level) / 6).square()
         flatter = (torch.relu(flatness - first_flatness - settings.flatness_free_db) / 3).square()
         peaks = (torch.relu(_peak_db(samples) - settings.peak_limit_db) / 6).square()
-        change = bands - self._studio.tensor(self._first[which, 2:])
+        blurred = (torch.relu(first_peak - peak) / 0.015).square()
+        drowned = (torch.relu(first_harmonics - harmonics) / 1.5).square()
+        change = bands - self._studio.tensor(self._first[which, 4:])
         fading = torch.relu(-change - settings.fading_free_db) + torch.relu(change - settings.swelling_free_db)
         return (
             self._distance(heard)
             + settings.style_penalty * (too_far + beyond)
-            + settings.delta_penalty * deltas.square().mean()
+            + settings.delta_penalty * changes.square().mean()
             + settings.level_penalty * (louder + peaks)
             + settings.flatness_penalty * flatter
+            + settings.clarity_penalty * (blurred + drowned)
             + settings.balance_penalty * (fading / 6).square().mean()
         )
 
+    def _measures(self, samples: Tensor, heard: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """Return level, flatness, harmonics and cepstral peak of a passage, and its bands."""
+        flatness, bands = self._studio.spectrum(heard)
+        return (_level_db(samples), flatness, *self._studio.periodicity(heard)), bands
+
     def _distance(self, heard: Tensor) -> Tensor:
         """Return the weighted sum over the listeners of 1 - cosine to the speaker."""
-        return torch.stack([one.weight * (1 - one.embed(heard) @ speaker) for one, speaker in self._listeners]).sum()
+        return torch.stack([one.weight * (1 - one.embed(heard) @ target) for one, target in self._listeners]).sum()
 
     def _look(self) -> None:
         sounds = self._listen(self._timbre)

@@ -124,18 +124,41 @@ class Studio:
         Returns:
             The spectral flatness, where 0 is white noise, and the power of each mel band (`fit_check.BANDS`,), in dB.
         """
-        frames = heard.unfold(0, fit_check.FFT, fit_check.HOP)
-        window = torch.hann_window(fit_check.FFT, periodic=False, device=heard.device)
-        power = torch.fft.rfft(frames * window).abs().square()
-        energy_db = 10 * torch.log10(power.sum(1) + 1e-8)
-        power = power[energy_db > energy_db.max() - fit_check.LOUD_DB]
+        power, loud = _power(heard)
+        power = power[loud]
         audible = power[:, fit_check.LOWEST_BIN :] + 1e-10
         flatness = 10 * (torch.log10(audible).mean(1) - torch.log10(audible.mean(1))).mean()
         return flatness, 10 * torch.log10(self._mel @ power.mean(0) + 1e-8)
 
+    def periodicity(self, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure how harmonic speech at 16 kHz is, as fit_check.py does, with gradients.
+
+        Returns:
+            The power of what repeats against the rest, in dB, and the cepstral peak in nepers.
+        """
+        _, loud = _power(heard)
+        frames = heard.unfold(0, fit_check.LONG, fit_check.HOP)
+        frames = frames[loud[: len(frames)]]
+        window = torch.hann_window(fit_check.LONG, periodic=False, device=heard.device)
+        power = torch.fft.rfft((frames - frames.mean(1, keepdim=True)) * window, fit_check.LONG_FFT).abs().square()
+        of_window = torch.fft.irfft(torch.fft.rfft(window, fit_check.LONG_FFT).abs().square())[fit_check.PERIODS]
+        repeated = torch.fft.irfft(power)
+        share = repeated[:, fit_check.PERIODS] / (repeated[:, :1] + 1e-12) * (window @ window) / of_window
+        best = share.amax(1).clip(1e-3, 0.999)
+        cepstra = torch.fft.irfft(torch.log(power + 1e-9))[:, fit_check.PERIODS]
+        return (10 * torch.log10(best / (1 - best))).mean(), cepstra.amax(1).mean()
+
     def _split(self, timbre: Tensor) -> tuple[Tensor, Tensor]:
         coordinates, deltas = timbre.split([self.sizes[0], sum(self.sizes[1:])])
         return coordinates, deltas
+
+
+def _power(heard: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the power of each frame (frames, bins), and which frames are speech."""
+    window = torch.hann_window(fit_check.FFT, periodic=False, device=heard.device)
+    power = torch.fft.rfft(heard.unfold(0, fit_check.FFT, fit_check.HOP) * window).abs().square()
+    energy_db = 10 * torch.log10(power.sum(1) + 1e-8)
+    return power, energy_db > energy_db.max() - fit_check.LOUD_DB
 
 
 def _spread(network: torch.nn.Module, axes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from engines.contract import Reference, Voice
+from engines.embedded import campplus
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.packages import find
 from engines.embedded.pitch import median_log_f0
@@ -91,7 +92,9 @@ class SpeakerEncoder:
 
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
         torch.set_num_threads(threads)
+        self._device = device
         self._network = load_network(device)
+        self._for_fits: campplus.CampplusNetwork | None = None
         self._mapper = StyleMapper.load()
         with torch.inference_mode():
             self._network([np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)])
@@ -104,7 +107,8 @@ class SpeakerEncoder:
     def encode(self, references: Sequence[Reference]) -> list[Voice | SpeechError]:
         """Return a Voice for each clip, or InvalidInput in its place if the clip holds no voice.
 
-        A Voice's arrays are float32: `style_offset` (256,), `log_f0` (1,) ln of Hz, and `dvector` (256,).
+        A Voice's arrays are float32: `style_offset` (256,), `log_f0` (1,) ln of Hz, and `dvector` (256,). Where the
+        reference is `for_fit`, also `campplus` (192,). The network for that is loaded when it is first needed.
         """
         clips = [np.asarray(reference.views[RATE], dtype=np.float32) for reference in references]
         pitches = [median_log_f0(clip) for clip in clips]
@@ -115,14 +119,20 @@ class SpeakerEncoder:
         with torch.inference_mode():
             dvectors = self._network([without_pauses(clips[index]) for index in voiced]).cpu().numpy()
         for (index, pitch), dvector in zip(voiced.items(), dvectors, strict=True):
-            answers[index] = Voice(
-                {
-                    "style_offset": self._mapper.offset(dvector, pitch),
-                    "log_f0": np.array([pitch], dtype=np.float32),
-                    "dvector": dvector,
-                }
-            )
+            arrays = {
+                "style_offset": self._mapper.offset(dvector, pitch),
+                "log_f0": np.array([pitch], dtype=np.float32),
+                "dvector": dvector,
+            }
+            if references[index].for_fit:
+                arrays[campplus.TARGET] = self._campplus().of_clip(without_pauses(clips[index]))
+            answers[index] = Voice(arrays)
         return answers
+
+    def _campplus(self) -> campplus.CampplusNetwork:
+        if self._for_fits is None:
+            self._for_fits = campplus.load_network(self._device)
+        return self._for_fits
 
 
 def load_network(device: str = "cpu") -> DVectorNetwork:

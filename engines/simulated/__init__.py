@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +177,9 @@ class SimulatedFitter:
     def __init__(self, options: Options) -> None:
         self._options = options
 
-    def begin(self, voice: Voice, state: Arrays | None = None) -> SimulatedFit:
+    def begin(
+        self, voice: Voice, state: Arrays | None = None, clip: Callable[[], Reference] | None = None
+    ) -> SimulatedFit:
         if state is not None and "step" not in state:
             raise ValueError("the stored fit is of another version of the engine: begin the fit anew")
         return SimulatedFit(voice, 0 if state is None else int(state["step"]), self._options.fit_ms)

@@ -87,10 +87,10 @@ def test_the_capabilities_say_that_it_is_no_clone(engine):
 
 
 def test_another_mapper_is_another_version(engine, tmp_path, monkeypatch):
-    assert re.fullmatch(r"1-[0-9a-f]{8}", engine.capabilities.version)
+    assert re.fullmatch(r"2-[0-9a-f]{8}", engine.capabilities.version)
     (tmp_path / "mapper.npz.sha256").write_text("0123456789abcdef  mapper.npz\n")
     monkeypatch.setattr("engines.embedded.DATA", tmp_path / "mapper.npz")
-    assert create("embedded").capabilities.version == "1-01234567"
+    assert create("embedded").capabilities.version == "2-01234567"
     (tmp_path / "mapper.npz.sha256").unlink()
     with pytest.raises(WeightsError, match="mapper.npz.sha256 is missing.*git checkout"):
         create("embedded")

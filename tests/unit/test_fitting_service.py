@@ -301,6 +301,29 @@ def test_a_clip_that_is_not_stored_is_fitted_from_what_the_ingress_found(make, s
     assert service.tags()["fit.asked_by"] == "cd" * 16 and "audio.duration" not in service.tags()
 
 
+def test_a_fit_gets_the_stored_clip_and_only_reads_it_when_it_wants_to(store, monkeypatch):
+    record = enrolled(store)
+    store.keep_arrays(record.id, ENGINE, {"embedding": np.full(192, 4, np.float32)})
+    maker, clips, read = worker(store, time.monotonic), [], []
+    fitter, clip_of = contract.create("simulated", {"fit_ms": 0.01}).load_voice_fitter(), store.clip
+    begin = fitter.begin
+
+    def watched(voice, state=None, clip=None):
+        clips.append(clip)
+        return begin(voice, state, clip)
+
+    monkeypatch.setattr(fitter, "begin", watched)
+    monkeypatch.setattr(maker, "_fitter", fitter)
+    monkeypatch.setattr(store, "clip", lambda name: read.append(name) or clip_of(name))
+    maker.make(taken(store, "one"))
+    assert not read, "reading and resampling a clip costs time"
+    reference = clips[0]()
+    assert read == [record.id] and reference.views[16_000].ndim == 1
+    store.fits.ask_for_clip(b"a clip", {"embedding": np.full(192, 3, np.float32)}, ENGINE, "cd" * 16, 60)
+    maker.make(taken(store, "two"))
+    assert clips[1] is None, "a request's clip is not stored"
+
+
 def test_what_embedding_service_found_is_used(store):
     record = enrolled(store)
     store.keep_arrays(record.id, ENGINE, {"embedding": np.full(192, 4, np.float32)})

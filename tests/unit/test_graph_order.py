@@ -36,7 +36,7 @@ def test_each_stage_gets_the_result_of_the_one_before():
     assert asyncio.run(scenario()) == ("audio's result", "vocoder's result")
     assert calls == [
         ("preprocess", b"clip", "what it says"),
-        ("extract", "audio's result"),
+        ("extract", "audio's result", False),
         ("generate", UTTERANCE, "embedding's result"),
         ("vocode", "tts's result"),
     ]

@@ -34,8 +34,8 @@ def demo() -> np.ndarray:
     return soxr.resample(samples, rate, RATE)
 
 
-def reference(samples: np.ndarray) -> Reference:
-    return Reference({RATE: samples.astype(np.float32)})
+def reference(samples: np.ndarray, for_fit: bool = False) -> Reference:
+    return Reference({RATE: samples.astype(np.float32)}, for_fit=for_fit)
 
 
 def tone(hz: float, seconds: float = 1.0, noise: float = 0.01, first_harmonic: int = 1) -> np.ndarray:
@@ -86,6 +86,16 @@ def test_a_voice_has_the_arrays_the_acoustic_model_wants(encoder, demo):
         "dvector": ((256,), np.float32),
     }
     assert np.linalg.norm(voice.arrays["dvector"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_only_a_voice_that_is_fitted_without_its_clip_gets_what_a_fit_needs(demo):
+    encoder = SpeakerEncoder(threads=1)
+    plain, again = encoder.encode([reference(demo), reference(demo[: 3 * RATE])])
+    assert "campplus" not in plain.arrays and "campplus" not in again.arrays
+    assert encoder._for_fits is None, "a request without a fit must not pay for the network"
+    fitted, plain = encoder.encode([reference(demo, for_fit=True), reference(demo)])
+    assert fitted.arrays["campplus"].shape == (192,) and "campplus" not in plain.arrays
+    np.testing.assert_array_equal(fitted.arrays["campplus"], encoder._campplus().of_clip(without_pauses(demo)))
 
 
 def test_the_same_speaker_is_nearer_than_another(encoder, demo):

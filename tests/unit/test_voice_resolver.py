@@ -26,9 +26,11 @@ CLIP = tone()
 class Pipeline:
     def __init__(self) -> None:
         self.heard: list[tuple[bytes, str | None]] = []
+        self.for_fits: list[bool] = []
 
-    async def speaker(self, upload: bytes, transcript: str | None, run: RequestContext) -> tuple:
+    async def speaker(self, upload: bytes, transcript: str | None, run: RequestContext, *, for_fit=False) -> tuple:
         self.heard.append((upload, transcript))
+        self.for_fits.append(for_fit)
         clip = ClipReply({}, {}, transcript, {vocabulary.AUDIO_SAMPLE_RATE: 24_000})
         voice = VoiceReply({"embedding": np.full(3, len(self.heard), np.float32)}, ("fake", "1"))
         return StageResult(clip, None), StageResult(voice, None)
@@ -148,6 +150,24 @@ def test_a_clip_is_listened_to_once_and_then_comes_from_the_cache(tmp_path):
     assert (first[vocabulary.VOICE_CACHE], second[vocabulary.VOICE_CACHE]) == ("miss", "hit")
     assert second[vocabulary.AUDIO_SAMPLE_RATE] == 24_000 and vocabulary.AUDIO_SAMPLE_RATE not in first
     assert ingress.pipeline.heard == [(CLIP, "what it says")]
+
+
+def test_a_clip_that_is_to_be_fitted_is_not_taken_from_the_cache_of_those_that_are_not(tmp_path):
+    """Embedding-service finds more in it: a fit has no clip."""
+    ingress = Ingress(tmp_path)
+
+    async def scenario() -> list[str]:
+        found = []
+        for for_fit in (False, True, False, True):
+            root = Tracer("cosyvoice3-api").server("POST /api/generate", parent=None)
+            run = RequestContext(Tracer("cosyvoice3-api"), root, 60.0, root.start_ns)
+            await ingress.voices.resolve(Clip(CLIP, "what it says", for_fit), run)
+            await asyncio.gather(*ingress.voices.cache._adding)
+            found.append(run.finish(200)[0].tags[vocabulary.VOICE_CACHE])
+        return found
+
+    assert asyncio.run(scenario()) == ["miss", "miss", "hit", "hit"]
+    assert ingress.pipeline.for_fits == [False, True]
 
 
 def fit(ingress: Ingress, number: float) -> None:
