@@ -71,7 +71,7 @@ def test_the_ingress_hands_references_on_as_they_are():
         first.remote, second.remote = audio.remote, embedding.remote
         first.arrays = ArrayStore("node", lambda: False)
         clip = await first.preprocess(b"clip", None, run)
-        return await second.extract(clip, run)
+        return await second.extract(clip, False, run)
 
     asyncio.run(scenario())
     [((_, clip), kwargs)] = embedding.calls
