@@ -30,7 +30,7 @@ class RepeatableBody:
 
         async def receive() -> Message:
             nonlocal position
-            if position == len(self._read):
+            if position >= len(self._read):  # beyond it where what was read is gone
                 message = await self._receive()
                 if not self._keep(message):
                     return message
