@@ -27,7 +27,8 @@ NOTICE = (
     "Steers a stock voice toward the reference clip (timbre, pitch) within the space that Kokoro-82M's 54 voices "
     "span. A stored voice is also fitted to its speaker's timbre. By a speaker model that the fit does not follow, "
     "that takes it from 0.6 to 0.8 of the way from a stranger to another recording of the speaker. Accent, rhythm and "
-    "emotion are not taken over. It is no true clone: the result resembles the speaker, but is not to be taken for them."
+    "emotion are not taken over. It is no true clone: the result resembles the speaker, but is not to be taken for "
+    "them."
 )
 
 

@@ -124,7 +124,7 @@ def load(addresses: list[str], clients: int = CLIENTS) -> Iterator[Load]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What a fault has cost."""
+    """Holds what a fault has cost."""
 
     name: str
     load: Load

@@ -111,7 +111,7 @@ class RayCluster:
         _start(node, self.head, folder, {**self.environment, **(more or {})})
 
     def ray_nodes(self) -> dict[str, dict]:
-        """What Ray's dashboard knows of each node, by its address: the last one to start there."""
+        """Return what Ray's dashboard knows of each node, by its address: the last one to start there."""
         answer = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=30, trust_env=False).json()
         found: dict[str, dict] = {}
         for summary in answer["data"]["summary"]:

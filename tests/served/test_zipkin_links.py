@@ -62,6 +62,7 @@ def traffic() -> list[list[dict]]:
         [action("CHECK_FAILED", 100, cause="canary_failed", service="tts-service")],
         [action("CHECK_FAILED", 200, cause="canary_failed", service="tts-service")],
         [action("TRAFFIC_SWITCHED", 300, cause="canary_failed", line="fallback")],
+        [action("NODE_LOST", 400, **{"cause": "silent", "service": "ray", "node.address": "10.0.0.12"})],
         [spans()[0]],  # alone: its stages are missing
     ]
 
@@ -72,7 +73,7 @@ def server(zipkin) -> str:
     everything = [span | {"timestamp": span["timestamp"] - moved} for trace in traffic() for span in trace]
     httpx.post(f"{zipkin.url}/api/v2/spans", json=everything, trust_env=False).raise_for_status()
     until = time.monotonic() + 10
-    while len(search(zipkin.url, {"serviceName": vocabulary.WATCHDOG})) < 3:
+    while len(search(zipkin.url, {"serviceName": vocabulary.WATCHDOG})) < 4:
         assert time.monotonic() < until, "Zipkin stores nothing"
         time.sleep(0.1)
     return zipkin.url
