@@ -131,6 +131,7 @@ def nodes_ended() -> dict[str, float]:
             limit=1000,
             timeout=int(ANSWERS_WITHIN_S),
             detail=True,
+            raise_on_missing_output=False,  # Ray takes what the filter leaves out for missing
         )
         return {node.node_id: node.end_time_ms / 1000 for node in dead if node.end_time_ms}
     except Exception as error:

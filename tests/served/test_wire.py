@@ -9,6 +9,7 @@ import ray
 
 from deployments.arrays import ArrayStore, MemoryRef
 from deployments.ingress.context import RequestContext
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import AudioClient, EmbeddingClient, StageResult
 from deployments.wire import ClipReply, StageReply, VoiceReply
 from engines.contract import Utterance
@@ -70,9 +71,10 @@ def test_the_ingress_hands_references_on_as_they_are():
         first, second = AudioClient(audio), EmbeddingClient(embedding)
         first.remote, second.remote = audio.remote, embedding.remote
         first.arrays = ArrayStore("node", lambda: False)
+        first.clocks = second.clocks = PeerClocks("node")
         clip = await first.preprocess(b"clip", None, run)
         return await second.extract(clip, False, run)
 
     asyncio.run(scenario())
-    [((_, clip), kwargs)] = embedding.calls
-    assert clip.views[16_000] is ticket and clip.features["extra"] is small and not kwargs
+    [((_, clip, for_fit), kwargs)] = embedding.calls
+    assert clip.views[16_000] is ticket and clip.features["extra"] is small and not for_fit and not kwargs
