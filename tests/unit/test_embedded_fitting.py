@@ -99,12 +99,13 @@ def test_a_fit_brings_the_voice_nearer_to_its_speaker_on_passages_that_are_not_f
 
 
 def test_a_fit_brings_the_voice_nearer_by_both_speaker_encoders(fitter, voice):
-    fit = with_settings(fitter, voice, replace(SHORT, steps=3, look_every=3, frames=64))  # a whole window of GE2E's
+    fit = with_settings(fitter, voice, replace(SHORT, steps=5, look_every=5, frames=64))  # a whole window of GE2E's
     fit.advance()
     before = similarities(fitter, fit, voice)
     after = similarities(fitter, run(fit), voice)
     assert before.keys() == after.keys() == {"dvector", campplus.TARGET}
-    assert all(after[name] > before[name] + 0.01 for name in before)
+    gained = {name: round(float(after[name] - before[name]), 4) for name in before}
+    assert all(gain > 0.01 for gain in gained.values()), gained
 
 
 def without_target(voice: Voice) -> Voice:
