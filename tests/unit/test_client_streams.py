@@ -8,6 +8,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 
 from deployments.ingress.context import RequestContext
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import StageResult, TtsClient, VocoderClient
 from deployments.wire import AudioChunkReply, MelChunkReply, StageReply, StreamState, VoiceReply
 from engines.contract import Utterance
@@ -49,6 +50,7 @@ def vocoder(*replies: StageReply | Exception, asked: list | None = None) -> Voco
         return reply
 
     client = VocoderClient(None)
+    client.clocks = PeerClocks("here")
     client.remote_chunk = lambda *args: asyncio.ensure_future(vocode_chunk(*args))
     return client
 
@@ -165,6 +167,7 @@ def test_a_replica_that_takes_over_is_given_what_the_dead_one_had_said():
 
     async def main():
         run, given, client = new_run(), [], TtsClient(None)
+        client.clocks = PeerClocks("here")
 
         def begin(call, utterance, arrays, said) -> Replies:
             given.append(said)
@@ -184,6 +187,7 @@ def test_a_replica_that_takes_over_is_given_what_the_dead_one_had_said():
 def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client():
     async def main():
         run, streams, client = new_run(), [], TtsClient(None)
+        client.clocks = PeerClocks("here")
 
         def begin(*args) -> Replies:
             streams.append(Replies())

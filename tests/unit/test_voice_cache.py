@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.arrays import LARGE_BYTES, ArrayStore, InputLost
+from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import TtsClient
 from deployments.ingress.voice_cache import HASH_ASIDE_BYTES, MB, OVERHEAD_BYTES, CachedVoice, VoiceCache
 from deployments.settings import GraphConfig, LiveApi
@@ -304,7 +305,7 @@ def kept_voice_in(answers) -> tuple[list[dict], object]:
     """Return the input of tts-service for a kept voice while it answers so, and the request's context."""
     handed, run = [], new_run()
     client = TtsClient(None)
-    client.arrays = ArrayStore("here", lambda: False)
+    client.arrays, client.clocks = ArrayStore("here", lambda: False), PeerClocks("here")
     mel = np.full(LARGE_BYTES, 7, np.uint8)
 
     async def remote(carrier, utterance, parts):
