@@ -249,6 +249,6 @@ def test_the_speech_has_the_reference_s_pitch(acoustic, vocoder):
     found = [pitch.median_log_f0(soxr.resample(wave, 24000, 16000)) for wave in waves]
     errors = [12 / math.log(2) * (hz - voice.arrays["log_f0"][0]) for hz, (_, voice) in zip(found, jobs, strict=True)]
     # The worst is a low voice in Mandarin, whose lowest tones the estimator does not hear. With all voiced frames in
-    # the median the mean was 1.6 and the worst 3.6. The step toward the native voices (mapper.zh_acoustic) took the worst
-    # from 2.4 to 3.0.
+    # the median the mean was 1.6 and the worst 3.6. The step toward the native voices (mapper.zh_acoustic) took the
+    # worst from 2.4 to 3.0.
     assert np.abs(errors).mean() < 1.0 and np.abs(errors).max() < 3.3, errors
