@@ -47,8 +47,7 @@ SERVICES = ("cosyvoice3-api", "audio-service", "embedding-service", "tts-service
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="cgf", dir="/tmp"))
     yield path
-    shutil.rmtree("/tmp/cgf-kept", ignore_errors=True)
-    os.rename(path, "/tmp/cgf-kept")  # DEBUG
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,7 @@ def test_of_all_that_create_a_file_one_succeeds_and_the_others_change_nothing(se
 
 def race(settings: VoiceSettings, number: int) -> list[str]:
     """Take the same names as the other processes, with other clips."""
+    os.environ.update(CREDENTIALS)  # a fork server that an earlier test started has that test's environment
     voices = Voices.open(settings)
     outcomes = []
     for name in range(NAMES):
