@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
-from engines.embedded.istftnet_cpu import STEPS_AT_ONCE, Half, halves, image
+from engines.embedded.istftnet_cpu import Half, halves, image
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 
 _EPSILON = 1e-5  # of the instance norm
+_STEPS_AT_ONCE = 1024  # 128 channels of float32 make half a megabyte
 
 
 class DifferentiableVocoder:
@@ -68,7 +69,7 @@ class _DifferentiableHalf:
 
     def __call__(self, x: Tensor, style: Tensor) -> Tensor:
         """Compute (T, C) float32 from x (T, C) float32."""
-        scale, shift = self.half.scale_and_shift(style)
+        scale, shift = self.half.style(style)
         return cast(Tensor, _NormSnakeConvolution.apply(x, scale, shift, self))
 
     def convolved(self, x: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class _NormSnakeConvolution(torch.autograd.Function):
 
 
 def _parts(steps: int) -> list[slice]:
-    return [slice(start, start + STEPS_AT_ONCE) for start in range(0, steps, STEPS_AT_ONCE)]
+    return [slice(start, start + _STEPS_AT_ONCE) for start in range(0, steps, _STEPS_AT_ONCE)]
 
 
 def _differentiable(block: SnakeBlock, dtype: torch.dtype) -> list[_DifferentiableHalf]:

@@ -5,10 +5,11 @@ Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" a
 - Tensors lie as (time, channels), the layout in which oneDNN convolves without reordering.
 - The norm's scale and shift take in the snake's α, so that αx + sin²(αx) needs two passes; the division by α that is
   left is part of the next convolution's weights.
-- These passes run over a thousand time steps at a time, which stay in the second-level cache.
+- These passes and the convolution run over a tile of at most 4,096 time steps, and then over the next one: the tile
+  stays in the cache, and no second array of the whole utterance is needed.
 - Each thread takes a part of the time through a whole block (`thread_team`); a norm's mean and variance are put
   together from those of the parts.
-- Convolutions run over tiles of two lengths, and the other layers over padded lengths. oneDNN compiles and keeps a
+- Direct convolutions' tiles have two lengths, and the other layers padded lengths. oneDNN compiles and keeps a
   kernel for each shape that it meets: with whole utterances each new length cost time and memory.
 - Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
 - In float32, convolutions of kernel 7 and 11 run through short Fourier transforms (`spectral_convolution`).
@@ -19,8 +20,8 @@ docs/speed.md has the measurements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Self, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,7 @@ from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 from engines.embedded.thread_team import Meet, ThreadTeam
 
-STEPS_AT_ONCE = 1024  #: 128 channels of float32 make half a megabyte
-_TILES = (
-    4096,
-    512,
-)  #: steps that a convolution computes at a time, larger tiles first; the last tile may be padded
+_TILES = 4096, 512  #: steps that a direct convolution computes at a time
 _COLUMNS = 64  #: the layers between the blocks work on a multiple of this many columns; zeros fill the end
 
 
@@ -53,8 +50,10 @@ class CpuVocoder:
         team = ThreadTeam(threads)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = network
-        self._noise_res = [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in network.noise_res]
-        self._resblocks = [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in network.resblocks]
+        self._noise_res, self._resblocks = (
+            [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in blocks]
+            for blocks in (network.noise_res, network.resblocks)
+        )
         self._ups = [
             nn.ConvTranspose1d(
                 up.in_channels, up.out_channels, up.kernel_size[0], up.stride[0], cast(tuple[int], up.padding)[0]
@@ -115,18 +114,26 @@ class CpuVocoder:
 
 
 class CpuBlock:
-    """A SnakeBlock in six halves, computed by a team: each thread takes a part of the time through all of them."""
+    """A SnakeBlock in six halves, computed by a team: each thread takes a part of the time through all of them.
+
+    Args:
+        block: the plain module.
+        team: whose threads compute; no other block's at the same time.
+        dtype: of the convolutions.
+    """
 
     def __init__(self, block: SnakeBlock, team: ThreadTeam, dtype: torch.dtype) -> None:
-        self._halves = _fastest(halves(block, dtype))
+        made = halves(block, dtype)
+        self._styles = [half.style for half in made]
+        self._convolutions = [_fastest(half) for half in made]
         self._team = team
         self._dtype = dtype
 
     def __call__(self, x: Tensor, style: Tensor) -> Tensor:
-        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `Half.scale_and_shift` takes it."""
+        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `StyleLayer` takes it."""
         parts = _parts(len(x), self._team.size)
-        styled = [half.scale_and_shift(style) for half in self._halves]
-        moments: list[list[Moments | None]] = [[None] * len(parts) for _ in self._halves]
+        styled = [layer(style) for layer in self._styles]
+        moments: list[list[Moments | None]] = [[None] * len(parts) for _ in styled]
         x = x.clone()
         between = torch.empty(len(x), x.shape[1], dtype=self._dtype)
 
@@ -134,29 +141,51 @@ class CpuBlock:
             # A half reads a little of its neighbours' parts, and its norm is over all of them: so all parts of its
             # input have to be there. No part writes what another may still be reading: that was read before they met.
             part = parts[number]
-            for index, (half, (scale, shift)) in enumerate(zip(self._halves, styled, strict=True)):
+            for index, (convolution, (scale, shift)) in enumerate(zip(self._convolutions, styled, strict=True)):
                 source = x if index % 2 == 0 else between
                 moments[index][number] = _moments(source[part])
                 meet()
-                made = half(source, part, *_normed(scale, shift, cast(list[Moments], moments[index])), self._dtype)
-                if index % 2 == 0:
-                    between[part] = made
-                else:
-                    x[part] += made
+                scale, shift = _normed(scale, shift, cast(list[Moments], moments[index]))
+                start = part.start
+                for size in convolution.tiles(part.stop - part.start):
+                    end = min(start + size, part.stop)
+                    tile = torch.empty(size + 2 * convolution.halo, source.shape[1], dtype=self._dtype)
+                    _activate(source, start - convolution.halo, end + convolution.halo, scale, shift, tile)
+                    made = convolution.inner(tile)[: end - start]
+                    if index % 2 == 0:
+                        between[start:end] = made
+                    else:
+                        x[start:end] += made
+                    start = end
 
         self._team.run(len(parts), work)
         return x
 
 
 @dataclass(frozen=True)
+class StyleLayer:
+    """An adaptive norm's scale and shift from the style, times the snake's α."""
+
+    weight: Tensor  #: (2C, 128)
+    bias: Tensor  #: (2C,)
+    alpha: Tensor  #: (2C,) α twice, for scale and shift
+    slot: slice  #: its deltas in a row of style and deltas
+
+    def __call__(self, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and shift (C,) from a style (128,) or from a style and all deltas (128 + D,)."""
+        both = torch.addmv(self.bias, self.weight, style[:STYLE])
+        if len(style) > STYLE:
+            both = torch.addcmul(both, style[self.slot], self.alpha)
+        scale, shift = both.chunk(2)
+        return scale, shift
+
+
+@dataclass(frozen=True)
 class Half:
     """An adaptive norm, snake and convolution, with α and its inverse moved into the weights around the activation."""
 
-    style_weight: Tensor  #: (2C, 128)
-    style_bias: Tensor  #: (2C,)
-    alpha: Tensor  #: (2C,) α twice, for scale and shift
-    slot: slice  #: its deltas in a row of style and deltas
-    weight: Tensor  #: (C, C, 1, kernel), channels last; empty in a `SpectralHalf`
+    style: StyleLayer
+    weight: Tensor  #: (C, C, 1, kernel), channels last
     bias: Tensor  #: (C,)
     dilation: int
 
@@ -166,65 +195,37 @@ class Half:
         alpha = alpha.detach().flatten()
         bias = norm.fc.bias.detach() + torch.cat([torch.ones_like(alpha), torch.zeros_like(alpha)])
         weight = (conv.weight.detach() / alpha[:, None]).to(dtype)[:, :, None]
+        twice = alpha.repeat(2)
         return cls(
-            norm.fc.weight.detach() * alpha.repeat(2)[:, None],
-            bias * alpha.repeat(2),
-            alpha.repeat(2),
-            norm.slot,
+            StyleLayer(norm.fc.weight.detach() * twice[:, None], bias * twice, twice, norm.slot),
             weight.contiguous(memory_format=torch.channels_last),
             conv.bias.detach().to(dtype),
             conv.dilation[0],
         )
 
-    def scale_and_shift(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift (C,), times α, from a style (128,) or from a style and all deltas (128 + D,)."""
-        both = torch.addmv(self.style_bias, self.style_weight, style[:STYLE])
-        if len(style) > STYLE:
-            both = torch.addcmul(both, style[self.slot], self.alpha)
-        scale, shift = both.chunk(2)
-        return scale, shift
 
-    def __call__(self, x: Tensor, part: slice, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Compute a part of the steps, (P, C) in `dtype`, from all of x (T, C) of any float type.
+class DirectConvolution:
+    """A half's convolution by oneDNN."""
 
-        Args:
-            x: the half's input.
-            part: the steps to compute.
-            scale: (C,), of the norm and the snake.
-            shift: (C,).
-            dtype: the result's.
-        """
-        halo = self.dilation * (self.weight.shape[-1] // 2)
-        tiles = _tiles(part.stop - part.start)
-        # The buffer holds the convolution's padding, so that tiles overlap and need no padding of their own.
-        padded = _activated(x, part.start - halo, halo + sum(tiles) + halo, part.stop + halo, scale, shift, dtype)
-        made, start = torch.empty(sum(tiles), x.shape[1], dtype=dtype), 0
-        for size in tiles:
-            tile = image(padded[start : start + size + 2 * halo])
-            result = F.conv2d(tile, self.weight, self.bias, dilation=(1, self.dilation))
-            made[start : start + size] = result[0, :, 0].T
-            start += size
-        return made[: part.stop - part.start]
+    def __init__(self, half: Half) -> None:
+        self._weight, self._bias, self._dilation = half.weight, half.bias, half.dilation
+        self.halo = half.dilation * (half.weight.shape[-1] // 2)  #: steps on either side of a tile that it reads too
+
+    def tiles(self, steps: int) -> list[int]:
+        """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
+        large, small = _TILES
+        return [large] * (steps // large) + [small] * -(-(steps % large) // small)
+
+    def inner(self, x: Tensor) -> Tensor:
+        """Convolve a tile with its halos: (tile + 2 halo, C) -> (tile, C)."""
+        return F.conv2d(image(x), self._weight, self._bias, dilation=(1, self._dilation))[0, :, 0].T
 
 
-@dataclass(frozen=True)
-class SpectralHalf(Half):
-    """A half that convolves through short Fourier transforms."""
-
-    convolution: SpectralConvolution
-
-    @classmethod
-    def of_half(cls, half: Half) -> Self:
-        same = {field.name: getattr(half, field.name) for field in fields(half)}
-        convolution = SpectralConvolution(half.weight[:, :, 0], half.bias, half.dilation)
-        return cls(**same | {"weight": half.weight.new_empty(0)}, convolution=convolution)
-
-    def __call__(self, x: Tensor, part: slice, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Compute a part of the steps, (P, C) float32, as `Half` does."""
-        steps = part.stop - part.start
-        before, after = self.convolution.padding(steps)
-        padded = _activated(x, part.start - before, before + steps + after, part.stop + before, scale, shift, dtype)
-        return self.convolution.inner(padded)[:steps]
+def _fastest(half: Half) -> DirectConvolution | SpectralConvolution:
+    """Return a half's convolution as a CPU computes it fastest."""
+    if half.weight.dtype == torch.float32 and half.weight.shape[-1] >= SMALLEST_KERNEL:
+        return SpectralConvolution(half.weight[:, :, 0], half.bias, half.dilation)
+    return DirectConvolution(half)
 
 
 Moments = tuple[int, Tensor, Tensor]  #: how many steps, their mean (C,) and variance (C,), both float32
@@ -247,40 +248,17 @@ def _normed(scale: Tensor, shift: Tensor, moments: Sequence[Moments]) -> tuple[T
     return scale, shift - mean * scale
 
 
-def _activated(
-    x: Tensor, start: int, steps: int, needed: int, scale: Tensor, shift: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Compute norm and snake of steps of x (T, C): (steps, C) in `dtype`.
+def _activate(x: Tensor, start: int, end: int, scale: Tensor, shift: Tensor, activated: Tensor) -> None:
+    """Write norm and snake of the steps from `start` to `end` of x (T, C) into `activated`.
 
-    Args:
-        x: the input.
-        start: the first step; steps before the input's first are zeros.
-        steps: how many.
-        needed: the step to stop before; zeros are after it, and after the input's last.
-        scale: (C,), of the norm and the snake.
-        shift: (C,).
-        dtype: the result's.
+    Zeros stand for the steps before x's first and after its last, and after `end`.
     """
-    activated = torch.empty(steps, x.shape[1], dtype=dtype)
-    first, last = max(start, 0), min(needed, len(x), start + steps)
+    first, last = max(start, 0), min(end, len(x))
+    h = torch.addcmul(shift, x[first:last].float(), scale)
+    waves = torch.sin(h)
     activated[: first - start] = 0
+    activated[first - start : last - start] = h.addcmul_(waves, waves)
     activated[last - start :] = 0
-    for position in range(first, last, STEPS_AT_ONCE):
-        end = min(position + STEPS_AT_ONCE, last)
-        h = torch.addcmul(shift, x[position:end].float(), scale)
-        waves = torch.sin(h)
-        activated[position - start : end - start] = h.addcmul_(waves, waves)
-    return activated
-
-
-def _fastest(block: list[Half]) -> list[Half]:
-    """Return the halves of a block as a CPU computes them fastest."""
-    return [
-        SpectralHalf.of_half(half)
-        if half.weight.dtype == torch.float32 and half.weight.shape[-1] >= SMALLEST_KERNEL
-        else half
-        for half in block
-    ]
 
 
 def halves(block: SnakeBlock, dtype: torch.dtype) -> list[Half]:
@@ -306,12 +284,6 @@ def _parts(steps: int, most: int) -> list[slice]:
     count = min(most, max(1, steps // small))
     cuts = [round(steps * number / count / small) * small for number in range(count)] + [steps]
     return [slice(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
-
-
-def _tiles(steps: int) -> list[int]:
-    """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
-    large, small = _TILES
-    return [large] * (steps // large) + [small] * -(-(steps % large) // small)
 
 
 def _filled_up(x: Tensor, multiple: int) -> Tensor:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST_KERNEL = 7
-STEPS_AT_ONCE = 4096  #: the spectra of 128 channels make 3 MB
+STEPS_AT_ONCE = 4096  #: the spectra of 128 channels make 3 MB; tiles are no larger
 _SIZE = 32  #: steps in a transform
 _BINS = _SIZE // 2 + 1
 
@@ -35,6 +36,7 @@ class SpectralConvolution:
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int) -> None:
         self._dilation = dilation
         self._reach = weight.shape[-1] - 1
+        self.halo = dilation * (self._reach // 2)  #: steps on either side of a tile that `inner` reads too
         self._valid = _SIZE - self._reach
         self._to, back = (matrix.to(weight.device) for matrix in _transforms())
         self._all_back, self._back = back, back[: self._valid]
@@ -58,38 +60,34 @@ class SpectralConvolution:
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
-        before, after = self.padding(len(x))
-        return self.inner(F.pad(x, (0, 0, before, after)))[: len(x)]
+        tiles = self.tiles(len(x))
+        padded = F.pad(x, (0, 0, self.halo, sum(tiles) + self.halo - len(x)))
+        ends = list(accumulate(tiles))
+        made = [self.inner(padded[end - size : end + 2 * self.halo]) for end, size in zip(ends, tiles, strict=True)]
+        return torch.cat(made)[: len(x)]
 
-    def padding(self, steps: int) -> tuple[int, int]:
-        """Return how many steps `inner` needs before and after `steps` steps."""
-        before = self._dilation * (self._reach // 2)
+    def tiles(self, steps: int) -> list[int]:
+        """List the sizes of tiles that cover `steps` steps, each a multiple of what `inner` computes at a time."""
         whole = self._dilation * self._valid
-        return before, -(-steps // whole) * whole + self._dilation * self._reach - before - steps
+        large = STEPS_AT_ONCE // whole * whole
+        rest = steps % large
+        return [large] * (steps // large) + ([-(-rest // whole) * whole] if rest else [])
 
     def inner(self, x: Tensor) -> Tensor:
-        """Convolve contiguous x (T, inputs) without its ends: (T - dilation (k - 1), outputs).
-
-        T - dilation (k - 1) is a multiple of dilation (33 - k): `padding` says what is missing.
-        """
-        channels = x.shape[1]
+        """Convolve a contiguous tile with its halos: (tile + 2 halo, inputs) -> (tile, outputs)."""
+        channels, outputs = self._real.shape[1:]
         dilation, valid = self._dilation, self._valid
         blocks = (len(x) // dilation - self._reach) // valid
         # With a dilation of d, every d-th step belongs to a sequence of its own.
-        framed = x.as_strided(
+        frames = x.as_strided(
             (_SIZE, blocks, dilation, channels),
             (dilation * channels, valid * dilation * channels, channels, 1),
         )
-        made = x.new_empty(blocks, valid, dilation, self._real.shape[2])
-        at_once = max(1, STEPS_AT_ONCE // (dilation * valid))
-        for start in range(0, blocks, at_once):
-            part = framed[:, start : start + at_once]
-            spectra = (self._to @ part.reshape(_SIZE, -1)).view(_SIZE, -1, channels)
-            waves = self._back @ self._multiplied(spectra).view(_SIZE, -1)
-            made[start : start + at_once] = waves.view(valid, -1, dilation, made.shape[3]).transpose(0, 1)
-        return made.view(blocks * valid * dilation, -1)
+        spectra = (self._to @ frames.reshape(_SIZE, -1)).view(_SIZE, -1, channels)
+        waves = self._back @ self._multiply(spectra).view(_SIZE, -1)
+        return waves.view(valid, blocks, dilation, outputs).transpose(0, 1).reshape(-1, outputs)
 
-    def _multiplied(self, spectra: Tensor) -> Tensor:
+    def _multiply(self, spectra: Tensor) -> Tensor:
         """Multiply each frequency by its matrix: (32, n, inputs) -> (32, n, outputs), real parts first."""
         real, imaginary = spectra[:_BINS], spectra[_BINS:]
         made = spectra.new_empty(_SIZE, spectra.shape[1], self._real.shape[2])

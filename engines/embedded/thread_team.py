@@ -26,7 +26,7 @@ class ThreadTeam:
         self.size = size
         if size > 1:
             ready = threading.Barrier(size + 1)
-            self._pool = ThreadPoolExecutor(size, "vocoder", _compute_alone)
+            self._pool = ThreadPoolExecutor(size, "team", _compute_alone)
             for _ in range(size):
                 self._pool.submit(ready.wait)
             ready.wait()

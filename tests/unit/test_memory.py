@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from cluster.ray_head import SETTINGS
+
 PROGRAM = """
 import psutil
 from deployments.stages.memory import GIVE
@@ -25,7 +27,7 @@ assert process.memory_info().rss < full - 150_000_000, (full, process.memory_inf
 
 @pytest.mark.parametrize("give", ["give_back", "trim"])
 def test_what_was_freed_is_given_back(give):
-    keeping = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+    keeping = {name: value for name, value in SETTINGS.items() if name.startswith("MALLOC_")}
     subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("GIVE", give)], env=os.environ | keeping, check=True, timeout=60
     )
