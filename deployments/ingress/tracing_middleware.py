@@ -112,9 +112,8 @@ class TracingMiddleware:
         answer = _TracedSend(self, scope, ctx, send)
         try:
             async with self._access_control.enter(ctx.caller, scope["method"], _path(scope)):
-                if (
-                    scope.get(WAITED_S) and ctx.remaining_s() <= 0
-                ):  # all of it for the lost replica: no stage is at fault
+                # All of it went by for the lost replica: no stage is at fault.
+                if scope.get(WAITED_S) and ctx.remaining_s() <= 0:
                     raise DeadlineExceeded(trace_error_messages.LATE_INGRESS, service=vocabulary.INGRESS)
                 await self._app(scope, body_limits.limited(scope, receive, ctx), answer)
             if not answer.ended:  # Starlette just ends a stream whose client has left

