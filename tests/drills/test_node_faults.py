@@ -30,6 +30,7 @@ from bench.measuring.load import Sample, closed_loop, multipart
 from cluster import node_environment
 from tests.helpers import wrong_clock
 from tests.helpers.nodes import RayCluster, RayNode, ray_nodes
+from tests.helpers.simulated_config import simulated_graph
 
 pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
@@ -51,15 +52,11 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def config(folder) -> dict:
-    config = yaml.safe_load(node_environment.CONFIG.read_text())
-    graph = config["applications"][0]
-    config["applications"] = [graph]
     tracing = {"spans_file": str(folder / "spans.jsonl"), "sampling": {"ratio": 1.0}}
-    graph["args"] |= {"engine": "simulated", "engine_options": ENGINE, "tracing": tracing, "voice_cache_mb": 0}
-    graph["args"] |= {"access": {"required": False}, "voices": {}}
+    config = simulated_graph(ENGINE, tracing)
+    [graph] = config["applications"]
     graph["args"]["limits"]["deadline_s"] = DEADLINE_S
     for deployment in graph["deployments"]:
-        deployment["ray_actor_options"]["num_cpus"] = 0.2
         deployment["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
         if deployment["name"] == "tts-service":
             deployment["ray_actor_options"]["num_gpus"] = 0.3

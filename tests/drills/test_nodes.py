@@ -21,6 +21,7 @@ from bench.measuring.clips import clip
 from bench.measuring.load import Sample, closed_loop, multipart
 from cluster import node_environment
 from tests.helpers.nodes import ray_nodes
+from tests.helpers.simulated_config import simulated_graph
 
 pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
@@ -41,15 +42,11 @@ def folder():
 
 @pytest.fixture(scope="module")
 def cluster(folder):
-    config = yaml.safe_load(node_environment.CONFIG.read_text())
-    graph = config["applications"][0]
-    config["applications"] = [graph]
     tracing = {"spans_file": str(folder / "spans.jsonl"), "sampling": {"ratio": 1.0}}
-    graph["args"] |= {"engine": "simulated", "engine_options": ENGINE, "tracing": tracing, "voice_cache_mb": 0}
-    graph["args"] |= {"access": {"required": False}, "voices": {}}
+    config = simulated_graph(ENGINE, tracing)
+    [graph] = config["applications"]
     graph["args"]["limits"]["deadline_s"] = DEADLINE_S
     for deployment in graph["deployments"]:
-        deployment["ray_actor_options"]["num_cpus"] = 0.2
         if deployment["name"] == "audio-service":  # one alone, so that the other node must fetch its arrays
             deployment["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
     file = folder / "config.yaml"

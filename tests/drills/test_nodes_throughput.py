@@ -26,6 +26,7 @@ from cluster import node_environment
 from cluster.monitoring import healthy
 from cluster.ray_head import ROOT
 from tests.helpers.nodes import RayCluster, RayNode, ray_nodes
+from tests.helpers.simulated_config import simulated_graph
 
 pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
@@ -61,13 +62,8 @@ def cluster() -> Iterator[RayCluster]:
 
 def config(*, tts: int, others: int) -> dict:
     """The cluster's config with fixed numbers of replicas: one of a service on a node at most."""
-    found = yaml.safe_load(node_environment.CONFIG.read_text())
-    graph = found["applications"][0]
-    found["applications"] = [graph]
-    graph["args"] |= {"engine": "simulated", "engine_options": ENGINE, "voice_cache_mb": 0, "voices": {}}
-    graph["args"] |= {"access": {"required": False}, "tracing": {"sampling": {"ratio": 0.0}}}
-    for deployment in graph["deployments"]:
-        deployment["ray_actor_options"]["num_cpus"] = 0.2
+    found = simulated_graph(ENGINE, {"sampling": {"ratio": 0.0}})
+    for deployment in found["applications"][0]["deployments"]:
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = tts if deployment["name"] == "tts-service" else others
         deployment["max_replicas_per_node"] = 1

@@ -32,6 +32,7 @@ from tests.drills.alerts import Alerts
 from tests.helpers.fake_zipkin import FakeZipkin, fake_zipkin
 from tests.helpers.nodes import RayCluster, RayNode, ray_nodes
 from tests.helpers.s3_server import CREDENTIALS, s3_server
+from tests.helpers.simulated_config import simulated_config
 
 pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
@@ -105,15 +106,12 @@ def watched() -> Iterator[Watched]:
 
 def config(zipkin_url: str | None, voices: dict) -> dict:
     """The config. Traces wait in memory: the nodes have one file system, so a spool folder would be shared."""
-    found = yaml.safe_load(node_environment.CONFIG.read_text())
-    graph, watchdog = found["applications"]
     tracing = {"zipkin_url": zipkin_url, "sampling": {"ratio": 1.0}, "retry_most_s": 1}
-    graph["args"] |= {"engine": "simulated", "engine_options": ENGINE, "tracing": tracing, "voice_cache_mb": 0}
-    graph["args"] |= {"access": {"required": False}, "voices": voices}
+    found = simulated_config(ENGINE, tracing, voices)
+    graph, watchdog = found["applications"]
     watchdog["args"] |= WATCHDOG | {"tracing": {"zipkin_url": zipkin_url, "retry_most_s": 1}}
     del watchdog["args"]["canary_key_file"]
     for deployment in graph["deployments"]:
-        deployment["ray_actor_options"]["num_cpus"] = 0.2
         if deployment["name"] == "cosyvoice3-api":
             deployment["max_replicas_per_node"] = 1  # two of three nodes have one, until one of them is lost
             deployment["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
