@@ -84,10 +84,10 @@ class Largest:
     """A context in which the memory of a process is read, twice a second.
 
     Args:
-        process: to read.
+        process: to read, if there is one.
     """
 
-    def __init__(self, process: psutil.Process) -> None:
+    def __init__(self, process: psutil.Process | None) -> None:
         self._process = process
         self._end = threading.Event()
         self._reader = threading.Thread(target=self._read)
@@ -102,7 +102,7 @@ class Largest:
         self._reader.join()
 
     def _read(self) -> None:
-        while True:
+        while self._process is not None:
             self.rss = max(self.rss, self._process.memory_info().rss)
             if self._end.wait(0.5):
                 return
@@ -133,16 +133,16 @@ def measure(clients: int, count: int, pairs: int, nice: int) -> dict:
             ]
             window(graph.port, requests.__getitem__, clients, count)  # warms up
             voices = Voices(graph.port, clip)
-            fitting_service = processes_of(graph)["fitting-service"]
             for number in range(pairs):
                 pair: dict[str, dict] = {}
                 for fitting in (False, True) if number % 2 else (True, False):
                     names = voices.begin_fits() if fitting else []
                     before = voices.steps(names) if fitting else 0
-                    with Largest(fitting_service) as largest:
+                    service = processes_of(graph).get("fitting-service")
+                    with Largest(service) as largest:
                         one = window(graph.port, requests.__getitem__, clients, count)
-                    one["fitting_rss_mb"] = round(largest.rss / 1e6)
                     if fitting:
+                        one["fitting_rss_mb"] = round(largest.rss / 1e6)
                         one |= {"steps": voices.steps(names) - before, "to_the_end": voices.are_running(names)}
                         voices.end(names)
                     pair["with" if fitting else "without"] = one
