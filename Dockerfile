@@ -18,7 +18,7 @@ COPY webui /webui
 FROM python:3.11-slim-bookworm AS base
 # KubeRay runs bash, and wget for its probes. nginx is the gate's. make installs, as everywhere else.
 RUN apt-get update && apt-get install --yes --no-install-recommends make nginx wget && rm -rf /var/lib/apt/lists/*
-RUN useradd --uid 1000 --create-home cosygraph
+RUN useradd --uid 1000 --create-home cosygraph && install -d -o 1000 -g 1000 /state
 WORKDIR /opt/cosygraph
 # The repository is a path and no package. XDG_CACHE_HOME holds Zipkin's jar, whose linker the links jobs run.
 ENV PATH=/opt/cosygraph/.venv/bin:$PATH PYTHONPATH=/opt/cosygraph PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/opt/cache

@@ -60,8 +60,10 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         "--overlay", choices=sorted(OVERLAYS), help="write this overlay's files alone (default: all of them)"
     )
     command.add_argument(
-        "--config", type=Path, metavar="FILE", help="the Serve config of --overlay (default: serve.cpu.yaml for cpu, "
-        "serve.cluster.yaml for gpu)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the Serve config of --overlay (default: serve.cpu.yaml for cpu, serve.cluster.yaml for gpu)",
     )
     command.add_argument(
         "--voices-url", default=VOICES_URL, metavar="URL", help="place of the stored voices (default %(default)s)"
@@ -173,7 +175,7 @@ def monitoring() -> str:
         job["job_name"]: job
         for job in yaml.safe_load((CONFIGS / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     }
-    node = {"sourceLabels": ["__meta_kubernetes_pod_ip"], "targetLabel": "node"}
+    node = {"sourceLabels": ["__meta_kubernetes_pod_ip"], "targetLabel": "node", "action": "replace"}
     documents = [
         {
             "apiVersion": MONITORING,
@@ -215,7 +217,8 @@ def new_secrets(env: Mapping[str, str]) -> tuple[list[dict], str]:
     missing = [name for name in SECRETS["cosygraph-bucket"] if not env.get(name)]
     if missing:
         raise CliError(
-            f"The bucket's credentials are missing: set {', '.join(missing)} in the environment, and type the same again."
+            f"The bucket's credentials are missing: set {', '.join(missing)} in the environment, and type the same "
+            "again."
         )
     with tempfile.TemporaryDirectory(prefix="cosygraph-keys-") as folder:
         path = Path(folder) / "keys.yaml"
@@ -223,9 +226,7 @@ def new_secrets(env: Mapping[str, str]) -> tuple[list[dict], str]:
         key = editor.add("first", roles=["synthesize", "voices", "view-traces"])
         canary = editor.add("watchdog-canary", roles=["synthesize"])
         keys = path.read_text()
-    bucket = {
-        name: env[name] for name in (*SECRETS["cosygraph-bucket"], *BUCKET_OPTIONAL) if env.get(name)
-    }
+    bucket = {name: env[name] for name in (*SECRETS["cosygraph-bucket"], *BUCKET_OPTIONAL) if env.get(name)}
     values = {
         "cosygraph-keys": {"keys.yaml": keys, "canary.key": canary},
         "cosygraph-ray-token": {"auth_token": secrets.token_hex(32)},
