@@ -71,8 +71,8 @@ def image(request, built, tmp_path_factory) -> Image:
 def build(name: str, tmp_path_factory) -> Image:
     folder = tmp_path_factory.mktemp("image")
     standins = tmp_path_factory.mktemp("standins")
-    for name in ("apt-get", "useradd", "chown", "install", "rm"):
-        dockerfile.executable(standins / name, _NOTED)
+    for program in ("apt-get", "useradd", "chown", "install", "rm"):
+        dockerfile.executable(standins / program, _NOTED)
     dockerfile.executable(standins / "python3", _PYTHON3)
     dockerfile.executable(standins / "python", _PYTHON.format(python=REAL / "python"))
     dockerfile.executable(standins / "uv", _UV)
@@ -120,6 +120,7 @@ def test_the_applications_are_importable_from_the_image_alone(image):
     modules = ["graph", "watchdog.deployment", "webui.deployment", "cluster.zipkin_proxy.__main__"]
     modules += [settings["__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"].rpartition(".")[0]]
     modules += [settings["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")[0]]
+    modules += ["ray.autoscaler._private.kuberay.run_autoscaler"]  # KubeRay runs it beside the head, in this image
     done = image.python("-c", f"import {', '.join(modules)}; print(graph.__file__, cluster.__file__)")
     assert done.returncode == 0, done.stderr
     assert all(Path(file).is_relative_to(image.builder.workdir) for file in done.stdout.split())
