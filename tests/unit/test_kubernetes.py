@@ -163,6 +163,28 @@ class TestKubeRay:
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > longest
 
 
+class TestRoom:
+    """The least replicas of each config fit into the least worker pods, and the most into the most."""
+
+    def test_replicas_fit_into_the_pods(self, ray_service):
+        [group] = ray_service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        devices = float(limits.get("nvidia.com/gpu", 0))
+        graph = serve_config(ray_service)["applications"][0]["deployments"]
+        for edge, pods in (("min_replicas", group["minReplicas"]), ("max_replicas", group["maxReplicas"])):
+            asked = [(replicas(one, edge), one["ray_actor_options"]) for one in graph]
+            beside = 0.05 + 0.05 + 0.1  # limiter, watchdog, fitting-service
+            assert sum(count * of["num_cpus"] for count, of in asked) + beside <= float(limits["cpu"]) * pods
+            assert sum(count * of.get("num_gpus", 0) for count, of in asked) <= devices * pods + 1e-9
+        for one in graph:
+            most = one.get("max_replicas_per_node", replicas(one, "max_replicas"))
+            assert replicas(one, "max_replicas") <= most * group["maxReplicas"], one["name"]
+
+
+def replicas(deployment: dict, edge: str) -> int:
+    return deployment.get("autoscaling_config", {}).get(edge, deployment.get("num_replicas", 1))
+
+
 class TestMadeFromTheProjectsFiles:
     def test_what_is_committed_is_what_the_command_makes(self, overlay):
         source = kubernetes_command.OVERLAYS[overlay]
