@@ -84,7 +84,7 @@ class TestSchemas:
         [
             (["spec", "rayClusterSpec"], {}),  # as Ray's page on incremental upgrades has it
             (["spec", "upgradeStrategy", "stepSizePercent"], 10),
-            (["spec", "rayClusterConfig", "headGroupSpec", "template", "spec", "contaners"], []),
+            (["spec", "rayClusterConfig", "headGroupSpec", "template", "spec", "container"], []),
             (["spec", "rayClusterConfig", "authOptions", "mode"], "tokens"),
             (["spec", "rayClusterConfig", "workerGroupSpecs", 0, "maxReplicas"], "8"),
             (["metadata", "label"], {}),
