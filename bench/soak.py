@@ -1,10 +1,9 @@
 """Measure memory at full load, which must stay flat: `python -m bench.soak --minutes 30`.
 
 A graph of its own (simulated engine without service times, so that the CPU is the limit), 16 clients, traces at the
-production ratio into a real Zipkin. Every ten seconds each replica's memory is read (USS: what would be free if it
-ended). The slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a
-request; a process is flat if its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with 1 if
-any is not.
+production ratio into a real Zipkin. Every ten seconds each replica's memory is read (`bench/measuring/memory.py`). The
+slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a request. A process
+is flat if its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with 1 if any is not.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import psutil
 from bench import results
 from bench.measuring.clips import clip
 from bench.measuring.load import closed_loop, multipart
+from bench.measuring.memory import anonymous_bytes
 from bench.measuring.private_graph import PrivateGraph, private_graph
 from bench.measuring.private_zipkin import private_zipkin
 
@@ -54,7 +54,7 @@ def soak(graph: PrivateGraph, minutes: float) -> tuple[list[dict], int]:
                 {
                     "s": round(time.monotonic() - began, 1),
                     "requests": done[0],
-                    **{name: process.memory_full_info().uss for name, process in found.items()},
+                    **{name: anonymous_bytes(process) for name, process in found.items()},
                 }
             )
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bench.measuring.load import Sample, closed_loop, multipart
+from bench.measuring.memory import anonymous_bytes
 from tests.helpers import keeping
 from tests.helpers.serving import App, tone
 from tracing.vocabulary import STAGES
@@ -103,7 +104,7 @@ def test_every_error_and_a_tenth_of_the_rest(at_a_tenth):
 
     def made(number: int) -> bytes:
         if number in (WARM_UP, REQUESTS - CLIENTS):
-            memory.append(ingress.memory_full_info().uss)
+            memory.append(anonymous_bytes(ingress))
         return requests(number)
 
     samples: list[Sample] = asyncio.run(
