@@ -2,8 +2,8 @@
 
 A graph of its own (simulated engine without service times, so that the CPU is the limit), 16 clients, traces at the
 production ratio into a real Zipkin. Every ten seconds each replica's memory is read (`bench/measuring/memory.py`). The
-slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a request. A process
-is flat if its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with 1 if any is not.
+slope is that of a straight line through the readings after the warm-up, in KiB an hour and in bytes a request. A
+process is flat if its last quarter's median is within 2 % or 2 MiB of the first quarter's. Exits with 1 if any is not.
 """
 
 from __future__ import annotations
