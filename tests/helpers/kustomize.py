@@ -59,16 +59,22 @@ def render_by_kubectl(folder: Path) -> list[dict]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def pod_specs(value: Any, key: str = "") -> Iterator[dict]:
-    """Yield the `spec` of each template of a pod, at any depth."""
+def everything(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each key with its value, at any depth."""
     if isinstance(value, dict):
-        if key == "template" and "spec" in value:
-            yield value["spec"]
-        for name, inside in value.items():
-            yield from pod_specs(inside, name)
-    elif isinstance(value, list):
-        for inside in value:
-            yield from pod_specs(inside, key)
+        yield from value.items()
+    for inside in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from everything(inside)
+
+
+def pod_templates(documents: list[dict]) -> list[tuple[str, dict]]:
+    """Return the template of each kind of pod, with the kind and name of its document."""
+    return [
+        (f"{one['kind']} {one['metadata']['name']}", value)
+        for one in documents
+        for key, value in everything(one)
+        if key == "template" and "spec" in value
+    ]
 
 
 def _apply(document: Any, operation: dict) -> None:

@@ -81,7 +81,9 @@ class TestCompose:
 
     def test_the_backends_are_set_up_as_on_kubernetes(self, compose):
         documents = kustomize.render(kubernetes_command.FOLDER / "overlays" / "cpu")
-        containers = {one["name"]: one for pod in kustomize.pod_specs(documents) for one in pod["containers"]}
+        containers = {
+            one["name"]: one for _, pod in kustomize.pod_templates(documents) for one in pod["spec"]["containers"]
+        }
         for name in ("zipkin", "opensearch"):
             theirs = {one["name"]: one["value"] for one in containers[name]["env"]}
             ours = compose["services"][name]["environment"]

@@ -21,6 +21,7 @@ from cluster.cli_error import CliError
 from cluster.ray_head import ROOT
 from cluster.storage_elasticsearch import Server
 from tests.helpers import kubernetes_schemas, kustomize
+from tests.helpers.kustomize import everything, pod_templates
 
 FOLDER = kubernetes_command.FOLDER
 OVERLAYS = sorted(kubernetes_command.OVERLAYS)
@@ -46,28 +47,6 @@ def ray_service(documents) -> dict:
 
 def named(documents: list[dict], kind: str) -> dict[str, dict]:
     return {one["metadata"]["name"]: one for one in documents if one["kind"] == kind}
-
-
-def everything(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key with its value, at any depth."""
-    if isinstance(value, dict):
-        for name, inside in value.items():
-            yield name, inside
-            yield from everything(inside, name)
-    elif isinstance(value, list):
-        for inside in value:
-            yield from everything(inside, key)
-
-
-def pod_templates(documents: list[dict]) -> list[tuple[str, dict]]:
-    """Return the template of each kind of pod, with a name to tell it by."""
-    found = []
-    for one in documents:
-        name = f"{one['kind']} {one['metadata']['name']}"
-        found += [(name, value) for key, value in everything(one) if key == "template" and "spec" in value]
-        for group in one.get("spec", {}).get("rayClusterConfig", {}).get("workerGroupSpecs", ()):
-            assert ("RayService cosygraph", group["template"]) in found
-    return found
 
 
 def serve_config(ray_service: dict) -> dict:
@@ -421,6 +400,10 @@ class TestNames:
                     assert selector.items() <= one["spec"]["template"]["metadata"]["labels"].items()
 
 
+def by_name(documents: list[dict]) -> dict[tuple[str, str], dict]:
+    return {(one["kind"], one["metadata"]["name"]): one for one in documents}
+
+
 def tag(overlay: str) -> str:
     images = yaml.safe_load((FOLDER / "overlays" / overlay / "kustomization.yaml").read_text())["images"]
     return images[0]["newTag"]
@@ -506,11 +489,38 @@ RENDERERS = [kustomize.render, *([kustomize.render_by_kubectl] if kustomize.KUBE
 
 class TestRendering:
     @pytest.mark.parametrize("renderer", RENDERERS)
-    def test_kustomize_renders_what_is_tested_here(self, overlay, documents, renderer):
-        def by_name(them: list[dict]) -> dict:
-            return {(one["kind"], one["metadata"]["name"]): one for one in them}
+    def test_resources_patches_images_and_the_namespace(self, tmp_path, renderer):
+        def pod(image: str) -> dict:
+            return {"containers": [{"name": "a", "image": image}]}
 
-        assert by_name(renderer(FOLDER / "overlays" / overlay)) == by_name(documents)
+        documents = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "there"}},
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ours"}, "spec": pod("ours")},
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": pod("other:1")},
+        ]
+        base, overlay = tmp_path / "base", tmp_path / "overlay"
+        files = {
+            base / "kustomization.yaml": {"resources": ["all.yaml"], "namespace": "there"},
+            overlay / "kustomization.yaml": {
+                "resources": ["../base"],
+                "images": [{"name": "ours", "newName": "registry.example/ours", "newTag": "2"}],
+                "patches": [{"path": "patch.yaml", "target": {"kind": "Pod", "name": "ours"}}],
+            },
+            overlay / "patch.yaml": [{"op": "add", "path": "/spec/containers/0/args", "value": ["-v"]}],
+        }
+        for path, content in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(yaml.safe_dump(content))
+        (base / "all.yaml").write_text(yaml.safe_dump_all(documents))
+        namespace, ours, other = documents
+        ours["metadata"]["namespace"] = other["metadata"]["namespace"] = "there"
+        ours["spec"]["containers"][0] |= {"image": "registry.example/ours:2", "args": ["-v"]}
+        assert by_name(renderer(overlay)) == by_name([namespace, ours, other])
+
+    if kustomize.KUBECTL:
+
+        def test_kubectl_makes_the_same_documents(self, overlay, documents):
+            assert by_name(kustomize.render_by_kubectl(FOLDER / "overlays" / overlay)) == by_name(documents)
 
     def test_an_unknown_feature_is_not_left_out_in_silence(self, tmp_path):
         (tmp_path / "kustomization.yaml").write_text("resources: []\nnamePrefix: a-\n")
