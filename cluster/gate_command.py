@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 
-from cluster.ports import any_free
 from cluster.ray_head import ROOT
 from cluster.zipkin_proxy import options as proxy_options
 from cluster.zipkin_proxy import process
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     options = proxy_options.parse(args)
     assert options is not None
     command = process.prepare(
-        options, args.zipkin_url, None, args.run_dir / "gate", any_free(), lambda text: print(text, file=sys.stderr)
+        options, args.zipkin_url, None, args.run_dir / "gate", lambda text: print(text, file=sys.stderr)
     )
     os.chdir(ROOT)
     sys.stdout.flush()

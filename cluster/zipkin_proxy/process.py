@@ -85,9 +85,8 @@ def start(
     Raises:
         CliError: There is no nginx or no key file, or the port is taken.
     """
-    viewers, port = options.viewers or keys_file, any_free()
-    folder = run_dir / "gate"
-    command = prepare(options, zipkin_url, keys_file, folder, port, say)
+    viewers, folder = options.viewers or keys_file, run_dir / "gate"
+    command = prepare(options, zipkin_url, keys_file, folder, say)
     assert viewers is not None, "prepare() has seen to it"
     process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
     gate = ZipkinProxy(
@@ -104,7 +103,6 @@ def prepare(
     zipkin_url: str,
     keys_file: Path | None,
     folder: Path,
-    authority_port: int,
     say: Callable[[str], None],
 ) -> list[str]:
     """Check everything, fill the gate's folder, and return the command that runs the gate in the foreground.
@@ -114,14 +112,13 @@ def prepare(
         zipkin_url: Of the Zipkin behind it.
         keys_file: The graph's, for where `options` names no key file.
         folder: The gate's own.
-        authority_port: The port, on loopback, of the server that nginx asks.
         say: Hears of warnings.
 
     Raises:
         CliError: There is no nginx or no key file, or the port is taken.
     """
     check(options, keys_file)
-    viewers = options.viewers or keys_file
+    viewers, authority_port = options.viewers or keys_file, any_free()
     assert viewers is not None, "check() has seen to it"
     _prepare(folder, fill(options, zipkin_url, authority_port))
     if not any(scope(key.roles) for key in _keys(viewers).keys):
