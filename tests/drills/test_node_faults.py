@@ -217,10 +217,17 @@ def seconds_until(happened: Callable[[], bool], within_s: float = 90) -> float:
 
 
 def back(cluster: RayCluster, config: dict, node: RayNode, more: dict[str, str] | None = None) -> None:
-    """Start a node again and have replicas on it. Serve moves none that runs: so half of them are made anew."""
+    """Start a node again and have replicas on it."""
     node.kill()
     cluster.start(node, more)
+    spread(cluster, config, node)
+
+
+def spread(cluster: RayCluster, config: dict, node: RayNode) -> None:
+    """Have a share of the replicas on a node. Serve moves none that runs: so half of them are made anew."""
     for _ in range(3):
+        if has_its_share(cluster, node):
+            return
         halved = copy.deepcopy(config)
         for deployment in halved["applications"][0]["deployments"]:
             deployment["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1, "downscale_delay_s": 0}
@@ -228,9 +235,7 @@ def back(cluster: RayCluster, config: dict, node: RayNode, more: dict[str, str] 
         seconds_until(lambda: len(replicas(cluster)) == len(SERVICES), 120)
         cluster.deploy(config)
         seconds_until(lambda: len(replicas(cluster)) == 2 * len(SERVICES), 120)
-        if has_its_share(cluster, node):
-            return
-    pytest.fail(f"Serve puts no replicas on the node that is back: {replicas(cluster)}")
+    assert has_its_share(cluster, node), f"Serve puts no share of them on the node: {replicas(cluster)}"
 
 
 def has_its_share(cluster: RayCluster, node: RayNode) -> bool:
@@ -263,8 +268,9 @@ def test_a_change_of_config_and_of_code_under_load(cluster, config, folder):
     cluster.deploy(config)
 
 
-def test_a_slow_link_that_loses_packets(cluster, folder):
+def test_a_slow_link_that_loses_packets(cluster, config, folder):
     """The clip and the answer cross it in about half of the requests."""
+    spread(cluster, config, cluster.workers[1])
     with load([cluster.head.address]) as requests:
         requests.wait_for(40)
         began = time.time_ns()
@@ -276,7 +282,8 @@ def test_a_slow_link_that_loses_packets(cluster, folder):
 
 def test_a_node_without_its_network(cluster, config, folder):
     lost = cluster.workers[1]
-    assert has_its_share(cluster, lost), replicas(cluster)
+    spread(cluster, config, lost)
+    print(f"on it: {[service for service in SERVICES for at in cluster.replicas(service) if at == lost.address]}")
     with load([cluster.head.address]) as requests:
         requests.wait_for(100)
         began = time.time_ns()
