@@ -225,8 +225,22 @@ def kill(truth: Truth, services: Sequence[str]) -> list[str]:
         time.sleep(0.2)
     serves_again(truth, now())
     truth.down += [Down(service, killed, now()) for service in services]
-    traces = truth.traces().values()
-    return [service for service in services if any(died_over_it(trace, service, killed) for trace in traces)]
+    return told_deaths(truth, services, killed)
+
+
+def told_deaths(truth: Truth, services: Sequence[str], killed: int, within_s: float = 5.0) -> list[str]:
+    """Return the services that were working when they were killed.
+
+    Traces are waited for: a request that the killed replica had ends, and is exported, later than the first one that
+    its successor answers.
+    """
+    end = time.monotonic() + within_s
+    while True:
+        traces = truth.traces().values()
+        told = [service for service in services if any(died_over_it(trace, service, killed) for trace in traces)]
+        if len(told) == len(services) or time.monotonic() > end:
+            return told
+        time.sleep(0.5)
 
 
 def died_over_it(trace: list[dict], service: str, killed: int) -> bool:

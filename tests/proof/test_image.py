@@ -130,8 +130,8 @@ def test_the_command_lines_of_the_pods_are_known(image):
     documents = kustomize.render(kubernetes_command.FOLDER / "overlays" / image.name)
     commands = {
         tuple(container["command"])
-        for pod in kustomize.pod_specs(documents)
-        for container in pod["containers"]
+        for _, pod in kustomize.pod_templates(documents)
+        for container in pod["spec"]["containers"]
         if "cosygraph" in container["image"] and "command" in container
     }
     assert commands == {("python", "-m", "cluster", "links"), ("python", "-m", "cluster", "gate")}
