@@ -30,7 +30,7 @@ from deployments.scaling.serve_policy import ScaleByWait
 
 SETTLE_S = 120.0  #: after the last arrival, for what is still inside
 WAITS_S = (0.25, 0.5, 1.0, 2.0)
-TARGETS = (0.5, 1.0, 2.0)  #: of the config's target_ongoing_requests
+TARGETS = (0.25, 0.5, 1.0, 2.0)  #: of the config's target_ongoing_requests
 DELAYS_S = ((30.0, 600.0), (30.0, 120.0), (10.0, 120.0), (0.0, 60.0))
 
 

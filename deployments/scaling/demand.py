@@ -37,7 +37,7 @@ class Arrivals:
         begin = end - seconds if self._from_s is None else max(end - seconds, math.floor(self._from_s))
         if begin >= end:
             return 0.0
-        return sum(self._bins.get(second, 0.0) for second in range(begin, end)) / (end - begin)
+        return sum(self._bins.get(second, 0.0) for second in range(begin, end)) / max(end - begin, FAST_S)
 
     def usual(self, until_s: float) -> float:
         """Return the rate to reckon with: the slow mean, or the fast one where chance does not explain it."""

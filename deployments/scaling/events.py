@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from deployments import ray_internals
@@ -39,6 +39,7 @@ class Events:
         from ray.util import metrics
 
         self._put = put
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="scaling-events")
         self._kept: deque[Change] = deque(maxlen=KEPT)
         self._failures = metrics.Counter(
             "cosygraph_scaling_failures", "Decisions of the scaling policy that failed", ("error",)
@@ -53,7 +54,7 @@ class Events:
         for change in changes:
             self._changes.inc(1, {"service": change.service, "cause": change.cause})
         value = json.dumps([asdict(change) for change in self._kept]).encode()
-        threading.Thread(target=self._write, args=(key(app_name), value), daemon=True).start()
+        self._writer.submit(self._write, key(app_name), value)
 
     def _write(self, key: str, value: bytes) -> None:
         try:

@@ -7,7 +7,8 @@
   cost, until the predicted waits of all services together are within `wait_s`.
 - **Queues.** A queue that has built up lies in the replicas that took it, and new ones cannot take it over. They serve
   all that comes meanwhile. So a queue asks for at most as much more as the replicas that hold it are worth.
-- **Down.** A service shrinks to the most that was needed within `hold_s`, so a dip costs no replica.
+- **Down.** A service shrinks to the most that was needed within `hold_s`, for `SPARE` more requests than come. So a dip
+  costs no replica, and a load between two sizes does not make a service grow and shrink in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.scaling.capacity import NEVER, Station, StepCost
 from deployments.scaling.demand import Arrivals
@@ -31,6 +32,7 @@ LIMIT_SHARE = 0.8
 #: Requests after which older ones count half, where it is learned how many of them reach a service.
 VISITS_FADE = 2000.0
 VISITS_PRIOR = 20.0
+SPARE = 0.15
 GAIN_S = 1e-3  #: a replica that saves less waiting than this is not added
 
 
@@ -174,14 +176,30 @@ class _Plan:
     queue: int
     cost: float
     cause: str
-    replicas: int
+    inside: int  # replicas that the requests inside need, whatever their rate
+    replicas: int = 1
     wait_s: float = 0.0
     gain_s: float = 0.0
+    next_wait_s: float = 0.0  # with one replica more
+
+    def least(self, times: float = 1.0) -> int:
+        """Return the replicas that keep up with so many times the rate, within the bounds."""
+        keeps_up = math.ceil(self.rate * times / self.station.capacity / FULL_SHARE)
+        return max(1, min(max(self.view.least, keeps_up, self.inside), self.view.most))
 
     def reckon(self) -> None:
         self.wait_s = self.station.excess_s(self.rate, self.replicas)
-        more = self.station.excess_s(self.rate, self.replicas + 1) if self.replicas < self.view.most else self.wait_s
-        self.gain_s = (self.wait_s - more) / self.cost
+        self._look_ahead()
+
+    def grow(self) -> None:
+        self.replicas += 1
+        self.wait_s = self.next_wait_s
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        bounded = self.replicas >= self.view.most
+        self.next_wait_s = self.wait_s if bounded else self.station.excess_s(self.rate, self.replicas + 1)
+        self.gain_s = (self.wait_s - self.next_wait_s) / self.cost
 
 
 class ScalingPolicy:
@@ -218,12 +236,16 @@ class ScalingPolicy:
             service = self._services[name]
             service.done = service.done * fade + count
         plans = [plan for view in views if (plan := self._plan(view, now)) is not None]
-        self._share_out(plans)
+        spare = [replace(plan, rate=plan.rate * (1 + SPARE), replicas=plan.least(1 + SPARE)) for plan in plans]
+        for sized in (plans, spare):
+            for plan in sized:
+                plan.reckon()
+            self._share_out(sized)
         wait_s = sum(plan.wait_s for plan in plans)
         targets = {view.name: min(max(view.target, view.least), view.most) for view in views}
         changes = []
-        for plan in plans:
-            change = self._settle(plan, now, wait_s)
+        for plan, with_spare in zip(plans, spare, strict=True):
+            change = self._settle(plan, with_spare.replicas, now, wait_s)
             targets[plan.view.name] = change.after
             if change.after != change.before:
                 changes.append(change)
@@ -256,12 +278,12 @@ class ScalingPolicy:
             more = min(queue / self.settings.drain_s, catching_up)
             cause = "queue" if more > 0.2 * rate else cause
             rate += more
-        least = max(1, view.least, math.ceil(rate / station.capacity / FULL_SHARE))
-        if work.limit > 0 and (inside := math.ceil((waiting + computing) / (LIMIT_SHARE * work.limit))) > least:
-            least, cause = inside, "in_flight"
-        replicas = max(1, min(least, view.most))
-        plan = _Plan(view, station, rate, round(waiting), self.settings.cost.get(view.name, 1.0), cause, replicas)
-        plan.reckon()
+        inside = math.ceil((waiting + computing) / (LIMIT_SHARE * work.limit)) if work.limit > 0 else 0
+        plan = _Plan(view, station, rate, round(waiting), self.settings.cost.get(view.name, 1.0), cause, 0)
+        if inside > plan.least():
+            plan.cause = "in_flight"
+        plan.inside = inside
+        plan.replicas = plan.least()
         return plan
 
     def _demand(self, name: str, service: _Service, now: float) -> tuple[float, str]:
@@ -283,16 +305,16 @@ class ScalingPolicy:
             best = max(plans, key=lambda plan: plan.gain_s)
             if best.gain_s < GAIN_S:
                 return
-            best.replicas += 1
-            best.reckon()
+            best.grow()
 
     def _counted_s(self, plan: _Plan) -> float:
         """Return a service's wait, of one at its `max_replicas` half of all at most: others can't make up for it."""
         return plan.wait_s if plan.replicas < plan.view.most else min(plan.wait_s, self.settings.wait_s / 2)
 
-    def _settle(self, plan: _Plan, now: float, wait_s: float) -> Change:
+    def _settle(self, plan: _Plan, with_spare: int, now: float, wait_s: float) -> Change:
         view, service = plan.view, self._services[plan.view.name]
-        after = service.most_needed(now, plan.replicas, self.settings.hold_s)
+        enough = service.most_needed(now, max(with_spare, plan.replicas), self.settings.hold_s)
+        after = max(plan.replicas, min(enough, view.target))
         cause = plan.cause
         if view.least == 0 and now - service.busy_at_s >= self.settings.idle_s:
             after, cause = 0, "idle"
