@@ -130,9 +130,7 @@ def run(load: str, setting: Setting) -> Run:
         round(sum(by_service.values())),
         {name: round(seconds) for name, seconds in by_service.items()},
         {spec.name: max(targets[spec.name] for targets in history) for spec in SPECS},
-        sum(
-            before[name] != after[name] for before, after in itertools.pairwise(history) for name in before
-        ),
+        sum(before[name] != after[name] for before, after in itertools.pairwise(history) for name in before),
         turns([targets["tts-service"] for targets in history]),
     )
 
@@ -176,7 +174,9 @@ def _timed(work: tuple[str, Setting]) -> Run:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", nargs="+", choices=list(RATES), default=list(RATES))
-    parser.add_argument("--kinds", nargs="+", choices=["ours", "default", "tuned"], default=["ours", "default", "tuned"])
+    parser.add_argument(
+        "--kinds", nargs="+", choices=["ours", "default", "tuned"], default=["ours", "default", "tuned"]
+    )
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     work = [(load, one) for load in options.loads for one in settings() if one.kind in options.kinds]

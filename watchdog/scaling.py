@@ -1,7 +1,7 @@
 """Follows the targets of services that are scaled, and tells each change with its cause when it is carried out.
 
-The causes are the scaling policy's (`deployments/scaling/events.py` leaves them for us). A change of which the policy says
-nothing is Serve's own doing: its default policy, or a new config.
+The causes are the scaling policy's (`deployments/scaling/events.py` leaves them for us). A change of which the policy
+says nothing is Serve's own doing: its default policy, or a new config.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Scaling:
     """Follows one application's targets.
 
     Args:
-        now: seconds since the epoch. What was decided before is told by no one: its watchdog is gone.
+        now: seconds since the epoch. What was decided before is not told: another watchdog saw it, or none.
     """
 
     def __init__(self, now: float) -> None:
@@ -99,8 +99,14 @@ class Scaling:
             over += self._superseded(change.service)
             self._pending.append(
                 Scaled(
-                    change.service, change.before, change.after, change.cause, change.at_s,
-                    rate=change.rate, queue=change.queue, wait_s=change.wait_s,
+                    change.service,
+                    change.before,
+                    change.after,
+                    change.cause,
+                    change.at_s,
+                    rate=change.rate,
+                    queue=change.queue,
+                    wait_s=change.wait_s,
                 )  # fmt: skip
             )
         explained = {change.service: change.after for change in told}
@@ -133,6 +139,4 @@ def _reached(one: Scaled, service: Service) -> bool:
 
 
 def _ended(one: Scaled, reached: bool) -> Scaled:
-    return Scaled(
-        one.service, one.before, one.after, one.cause, one.began_s, reached, one.rate, one.queue, one.wait_s
-    )
+    return Scaled(one.service, one.before, one.after, one.cause, one.began_s, reached, one.rate, one.queue, one.wait_s)

@@ -36,7 +36,9 @@ def day() -> np.ndarray:
     """A day in two hours: a quiet night, two humps, an evening, and gusts of half a minute."""
     at = np.linspace(0, 24, 7200)
     humps = [(9.5, 1.6, 22.0), (14.0, 2.0, 26.0), (20.5, 1.5, 16.0)]
-    rates = 1.5 + sum(height * np.exp(-(((at - hour) / width) ** 2)) for hour, width, height in humps)
+    rates = np.full(len(at), 1.5)
+    for hour, width, height in humps:
+        rates += height * np.exp(-(((at - hour) / width) ** 2))
     chance = np.random.default_rng(SEED)
     for begin in chance.choice(7000, 24, replace=False):
         rates[begin : begin + 30] *= chance.uniform(1.3, 2.2)

@@ -1,4 +1,4 @@
-"""Serve's controller in the simulation: it asks Ray's own policy code, on Ray's own contexts, by the simulation's clock.
+"""Serve's controller in the simulation: it asks Ray's own policy code, on Ray's own contexts, by a clock of ours.
 
 Serve's default is not written again here. `ray.serve.autoscaling_policy` is called as Serve calls it, with its wrappers
 for delays and factors; so is our policy, as the application-level hook. What is made here is what Serve would have

@@ -3,8 +3,8 @@
 What is as in the real graph: the ingress admits so many requests a replica, and refuses beyond a short queue; each call
 goes to the shorter of two replicas' queues and stays there; a stage takes its whole backlog, up to its batch size, when
 its compute thread is free; a replica that is stopped takes no more requests and finishes those it has; one that is
-asked for runs after its start-up time. What is left out: lingering for company, failures, the network, and contention of
-replicas for one device.
+asked for runs after its start-up time. What is left out: lingering for company, failures, the network, and replicas
+that dispute one device.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Admission:
         self._work = WorkLog()
         self._cpu_s = time.process_time()
 
-    def work(self) -> dict[str, float]:
+    def work_stats(self) -> dict[str, float]:
         """Return what this replica has done, for the scaling policy.
 
         A request costs an ingress its share of one event loop: the CPU time of the process, by request.

@@ -138,7 +138,9 @@ class Station:
         if load >= FULL:
             return NEVER * (1 + load)
         alone_s = self.step_s(1)
-        members = min(max(member_rate * self.base_s / (1 - min(member_rate * self.per_member_s, 0.99)), 1.0), self.batch)
+        members = min(
+            max(member_rate * self.base_s / (1 - min(member_rate * self.per_member_s, 0.99)), 1.0), self.batch
+        )
         step_s = self.step_s(members)
         busy, crowded = min(member_rate * alone_s, 1.0), load**self.batch
         if replicas * self.lanes > 1:

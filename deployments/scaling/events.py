@@ -60,7 +60,9 @@ class Events:
         try:
             self._put(key, value)
         except Exception as error:
-            log.warning("a decision of the scaling policy could not be left for the watchdog (%s)", type(error).__name__)
+            log.warning(
+                "a decision of the scaling policy could not be left for the watchdog (%s)", type(error).__name__
+            )
 
     def count_failure(self, error: str) -> None:
         """Count a decision that failed."""

@@ -1,7 +1,7 @@
 """Decides how many replicas each service has. No Ray in here, no clock, no I/O: figures in, figures out.
 
 - **Demand.** Requests are counted where they enter, at the ingress. How many of them reach each service is learned
-  (voices that are cached skip two of the stages). So a service is sized for what is on its way, before it arrives there.
+  (cached voices skip two of the stages). So a service is sized for what is on its way, before it arrives there.
 - **Supply.** What a batch costs, by its size, is learned from the replicas' reports (`capacity.py`).
 - **Sizes.** Each service gets what it needs to keep up. Then a replica is added where it saves the most waiting for its
   cost, until the predicted waits of all services together are within `wait_s`.
@@ -25,14 +25,14 @@ from deployments.scaling.work_log import Work
 
 #: A replica that has not reported for so long is not waited for.
 SILENT_S = 15.0
-#: A replica that is first seen at this age is an old acquaintance of a policy that has forgotten: its counts are no news.
+#: A replica that is first seen at this age was there before the policy: its counts so far are no news.
 NEW_S = 30.0
 #: Of the requests that an ingress lets in, so many are taken for its share; the rest is for fluctuation.
 LIMIT_SHARE = 0.8
 #: Requests after which older ones count half, where it is learned how many of them reach a service.
 VISITS_FADE = 2000.0
 VISITS_PRIOR = 20.0
-SPARE = 0.15
+SPARE = 0.15  #: a service shrinks only to a size that would do for so many more requests
 GAIN_S = 1e-3  #: a replica that saves less waiting than this is not added
 
 

@@ -29,8 +29,8 @@ from deployments.scaling.work_log import Work, read
 from tracing import vocabulary
 
 EVERY_S = 0.5  #: replicas report once a second at most
-#: So long a deployment may be silent before it is taken for one that reports no work. A controller that was restarted knows
-#: of no requests at first, and would stop all but `min_replicas` of it.
+#: So long a deployment may be silent before it is taken for one that reports no work. A controller that was restarted
+#: knows of no requests at first, and would stop all but `min_replicas` of it.
 GRACE_S = 60.0
 SAID_EVERY_S = 60.0  #: a fault is logged once in so long
 
@@ -38,7 +38,7 @@ SAID_EVERY_S = 60.0  #: a fault is logged once in so long
 class ScaleByWait:
     """An application-level autoscaling policy of Ray Serve.
 
-    A deployment whose replicas report no work (the fallback engine, fitting-service) is scaled as Serve does by default.
+    A deployment whose replicas report no work (the fallback engine, fitting-service) is scaled by Serve's default.
     Serve's own delays and factors hold for the rest too: set `upscale_delay_s` and `downscale_delay_s` to 0.
 
     Args:
@@ -60,16 +60,18 @@ class ScaleByWait:
             self._policy = ScalingPolicy(ScalingSettings(**settings), vocabulary.INGRESS)
             self._events = Events()
         except ValidationError as error:
-            self._wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             self._say(
                 "settings",
-                "policy_kwargs of the application's autoscaling_policy are wrong, so nothing is scaled. Correct them and "
-                f"deploy again (docs/scaling.md has all of them): {self._wrong}",
+                "policy_kwargs of the application's autoscaling_policy are wrong: nothing is scaled. Correct them and "
+                f"deploy again (docs/configuration.md has all): {wrong}",
             )
         except Exception as error:
             self._failed(error)
 
-    def __call__(self, contexts: Mapping[Any, AutoscalingContext]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
+    def __call__(
+        self, contexts: Mapping[Any, AutoscalingContext]
+    ) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
         """Return the targets by deployment, and no state: the policy holds its own."""
         try:
             return self._decide(contexts), {}
@@ -138,7 +140,9 @@ class ScaleByWait:
         while at is not None and at.tb_next is not None:
             at = at.tb_next
         where = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else "?"
-        self._say("failure", f"the scaling policy failed, and the last targets stand: {type(error).__name__} at {where}")
+        self._say(
+            "failure", f"the scaling policy failed, and the last targets stand: {type(error).__name__} at {where}"
+        )
 
     def _say(self, what: str, message: str) -> None:
         now = time.monotonic()

@@ -94,7 +94,14 @@ class WorkLog:
             self._busy_s += max(0.0, seconds)
 
     def stats(
-        self, *, waiting: int, computing: int, batch: int = 1, lanes: int = 1, limit: int = 0, cpu_s: float | None = None
+        self,
+        *,
+        waiting: int,
+        computing: int,
+        batch: int = 1,
+        lanes: int = 1,
+        limit: int = 0,
+        cpu_s: float | None = None,
     ) -> dict[str, float]:
         """Return the counts as Serve's `record_autoscaling_stats` wants them: `Work` by field.
 

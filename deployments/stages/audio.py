@@ -73,7 +73,7 @@ class AudioService(Stage):
             self._inside -= 1
             self._work.finish()
 
-    def work(self) -> dict[str, float]:
+    def work_stats(self) -> dict[str, float]:
         """Return what this replica has done, for the scaling policy."""
         computing = len(self._started_s)
         return self._work.stats(waiting=max(0, self._inside - computing), computing=computing, lanes=DECODERS)

@@ -140,11 +140,9 @@ class Batcher(Generic[T, R]):
             self._runner = asyncio.create_task(self._run())
         return await request.future
 
-    def work(self) -> dict[str, float]:
+    def work_stats(self) -> dict[str, float]:
         """Return what this queue has done, for the scaling policy."""
-        return self._work.stats(
-            waiting=self._drop_cancelled(), computing=self._computing, batch=self.max_batch_size
-        )
+        return self._work.stats(waiting=self._drop_cancelled(), computing=self._computing, batch=self.max_batch_size)
 
     def in_thread(self, work: Callable[[], W]) -> W:
         """Run `work` in the compute thread and wait for it; for what must have run there before the first batch."""

@@ -60,7 +60,7 @@ class ComputeQueue(Protocol[T_contra, R_co]):
         """Return the seconds for which the present batch or step has been computing; 0 when idle."""
         ...
 
-    def work(self) -> dict[str, float]:
+    def work_stats(self) -> dict[str, float]:
         """Return what this queue has done: `deployments.scaling.work_log.Work` by field."""
         ...
 

@@ -136,13 +136,11 @@ class ContinuousBatcher:
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
 
-    def work(self) -> dict[str, float]:
+    def work_stats(self) -> dict[str, float]:
         """Return what this queue has done, for the scaling policy. A step of the model is a step; its rows, members."""
         with self._lock:
             waiting = len(self._waiting)
-        return self._work.stats(
-            waiting=waiting + self._model.waiting, computing=self._model.decoding, batch=self._most
-        )
+        return self._work.stats(waiting=waiting + self._model.waiting, computing=self._model.decoding, batch=self._most)
 
     async def submit(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
         """Add a request and wait for its outcome. One that failed has its exception as `value`.

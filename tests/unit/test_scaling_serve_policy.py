@@ -244,7 +244,7 @@ def test_queues_and_the_ingress_report_what_the_policy_reads():
     from deployments.stages.batching import Batcher
 
     batcher = Batcher(lambda items: items, max_batch_size=4)
-    assert read(batcher.work()).batch == 4
+    assert read(batcher.work_stats()).batch == 4
     batcher.close()
-    work = read(Admission(Limits(max_in_flight=7)).work())
+    work = read(Admission(Limits(max_in_flight=7)).work_stats())
     assert work.limit == 7 and work.arrived == 0
