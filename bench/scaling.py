@@ -76,7 +76,7 @@ def settings() -> list[Setting]:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one load under one setting. Times in seconds."""
+    """The outcome of one load under one setting. Times in seconds."""
 
     load: str
     setting: Setting

@@ -93,7 +93,7 @@ class Decision:
 
 @dataclass
 class _Service:
-    """What is remembered of a service."""
+    """Remembers a service between two decisions."""
 
     startup_s: float
     cost: StepCost = field(default_factory=StepCost)

@@ -46,16 +46,16 @@ def config(policy: str, folder: Path, port: int) -> Application:
             "engine": "simulated",
             "engine_options": ENGINE,
             "voice_cache_mb": 0,
-            "voices": {},
-            "access": {"required": False},
             "tracing": {"zipkin_url": None, "spans_file": str(folder / "spans"), "spool_dir": str(folder / "spool"),
                         "sampling": {"ratio": 0.0}},
         },
         watchdog=True,
     )  # fmt: skip
     graph, watchdog = application.config["applications"]
+    graph["args"] |= {"access": {"required": False}, "voices": {}}
     application.config["proxy_location"] = "HeadOnly"
     watchdog["args"] |= {"check_every_s": 1, "canary_every_s": 600, "canary_key_file": None}
+    watchdog["args"]["tracing"] = {"spans_file": str(folder / "spans-watchdog"), "spool_dir": str(folder / "spool")}
     for deployment in graph["deployments"]:
         deployment["ray_actor_options"] = {"num_cpus": 0.2}
         deployment.pop("max_replicas_per_node", None)
