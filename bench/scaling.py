@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import sys
 import time
@@ -29,7 +30,7 @@ from bench.autoscaling.graph import DEADLINE_S, INGRESS, SPECS, Graph, Spec
 from deployments.scaling.serve_policy import ScaleByWait
 
 SETTLE_S = 120.0  #: after the last arrival, for what is still inside
-WAITS_S = (0.25, 0.5, 1.0, 2.0)
+WAITS_S = (0.25, 0.5, 0.7, 1.0, 2.0)
 TARGETS = (0.25, 0.5, 1.0, 2.0)  #: of the config's target_ongoing_requests
 DELAYS_S = ((30.0, 600.0), (30.0, 120.0), (10.0, 120.0), (0.0, 60.0))
 
@@ -159,6 +160,18 @@ def _replica_s(one: Run) -> float:
     return one.replica_s
 
 
+def kept() -> list[Run]:
+    """Return the runs of the results file."""
+    found = json.loads((results.FOLDER / "scaling.json").read_text())
+    return [Run(**one | {"setting": Setting(**one["setting"])}) for one in found["runs"]]
+
+
+def merged(old: list[Run], new: list[Run]) -> list[Run]:
+    """Lay new runs over old ones, in the order of loads and settings."""
+    found = {(one.load, one.setting): one for one in (*old, *new)}
+    return [found[load, one] for load in RATES for one in settings() if (load, one) in found]
+
+
 def _timed(work: tuple[str, Setting]) -> Run:
     began = time.perf_counter()
     found = run(*work)
@@ -177,16 +190,20 @@ def main() -> int:
     parser.add_argument(
         "--kinds", nargs="+", choices=["ours", "default", "tuned"], default=["ours", "default", "tuned"]
     )
+    parser.add_argument("--waits", nargs="+", type=float, default=WAITS_S, help="wait_s of the policy")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--keep", action="store_true", help="keep the file's runs that are not made again")
     options = parser.parse_args()
-    work = [(load, one) for load in options.loads for one in settings() if one.kind in options.kinds]
+    wanted = [one for one in settings() if one.kind in options.kinds and one.wait_s in (0.0, *options.waits)]
+    work = [(load, one) for load in options.loads for one in wanted]
     if options.processes > 1:
         with ProcessPoolExecutor(options.processes) as pool:
             runs = list(pool.map(_timed, work))
     else:
         runs = list(map(_timed, work))
-    whole = len(work) == len(RATES) * len(settings())
-    if whole:
+    if options.keep:
+        runs = merged(kept(), runs)
+    if len(runs) == len(RATES) * len(settings()):
         results.write(
             "scaling",
             {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from access.authentication import Authenticator
 from access.required import is_loopback, keys_required
@@ -130,9 +131,10 @@ class Application:
             return
         try:
             ScalingSettings.model_validate(policy.get("policy_kwargs") or {})
-        except ValueError as error:
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip() for one in error.errors())
             raise CliError(
-                f"The policy_kwargs of the application's autoscaling_policy are wrong: {error}. docs/configuration.md "
+                f"The policy_kwargs of the application's autoscaling_policy are wrong: {wrong}. docs/configuration.md "
                 "has all of them."
             ) from error
 

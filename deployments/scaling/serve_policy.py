@@ -60,7 +60,7 @@ class ScaleByWait:
             self._policy = ScalingPolicy(ScalingSettings(**settings), vocabulary.INGRESS)
             self._events = Events()
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip() for one in error.errors())
             self._say(
                 "settings",
                 "policy_kwargs of the application's autoscaling_policy are wrong: nothing is scaled. Correct them and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import statistics
@@ -11,11 +12,15 @@ import time
 from unittest import mock
 
 import pytest
+import yaml
 from ray.serve import autoscaling_policy
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema
 
+from cluster.application import SCALING, Application
+from cluster.cli_error import CliError
+from cluster.node_environment import CONFIG
 from deployments.scaling import events, serve_policy
 from deployments.scaling.policy import Change
 from deployments.scaling.serve_policy import ScaleByWait
@@ -248,3 +253,22 @@ def test_queues_and_the_ingress_report_what_the_policy_reads():
     batcher.close()
     work = read(Admission(Limits(max_in_flight=7)).work_stats())
     assert work.limit == 7 and work.arrived == 0
+
+
+def test_a_stack_with_wrong_settings_is_not_started(tmp_path):
+    file = tmp_path / "config.yaml"
+    config = yaml.safe_load(CONFIG.read_text())
+    application = config["applications"][0]
+    application["autoscaling_policy"] = {"policy_function": SCALING, "policy_kwargs": {"wait_s": 0.3}}
+    file.write_text(yaml.safe_dump(config))
+    Application.read(file, 8000, {}).check_scaling()
+    application["autoscaling_policy"]["policy_kwargs"] = {"wait": 0.3}
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(CliError, match=r"autoscaling_policy.*wait_s.*docs/configuration\.md"):
+        Application.read(file, 8000, {}).check_scaling()
+
+
+def test_the_configs_name_of_the_policy_is_its_place():
+    module, _, name = SCALING.partition(":")
+    assert getattr(importlib.import_module(module), name) is ScaleByWait
+    assert SCALING == PATH and SCALING in CONFIG.read_text()
