@@ -33,6 +33,7 @@ LIMIT_SHARE = 0.8
 VISITS_FADE = 2000.0
 VISITS_PRIOR = 20.0
 SPARE = 0.15  #: a service shrinks only to a size that would do for so many more requests
+FULL_SHARE = 0.9  #: a service that keeps up has at most this share of its capacity in use
 GAIN_S = 1e-3  #: a replica that saves less waiting than this is not added
 
 
@@ -326,6 +327,3 @@ class ScalingPolicy:
         return Change(
             view.name, view.target, bounded, cause, now, round(plan.rate, 3), plan.queue, round(min(wait_s, NEVER), 3)
         )
-
-
-FULL_SHARE = 0.9  #: a service that keeps up has at most this share of its capacity in use

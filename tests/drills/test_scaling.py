@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def measured(policy: str, folder: Path) -> dict[str, Any]:
     return {
         "requests": len(samples),
         "failed": sum(sample.status != 200 for sample in samples),
+        "statuses": {str(status): count for status, count in Counter(sample.status for sample in samples).items()},
         "p50_s": round(percentile(answers, 50), 2),
         "p99_s": round(percentile(answers, 99), 2),
         "longest_s": round(max(answers), 2),
@@ -152,14 +154,22 @@ def _turns(history: list[tuple[float, dict[str, int]]]) -> list[tuple[float, int
     return found
 
 
-def scale_events(folder: Path) -> list[dict[str, Any]]:
-    spans = [
+def spans(folder: Path) -> list[dict[str, Any]]:
+    """Return all spans that were written: of kept traces, which are the failed and slow ones, and the watchdog's."""
+    return [
         span
         for file in folder.glob("spans*")
         for line in file.read_text().splitlines()
         for span in (json.loads(line) if line.startswith("[") else [json.loads(line)])
     ]
-    return [span for span in spans if span["name"].upper().startswith("SCALED_")]
+
+
+def scale_events(folder: Path) -> list[dict[str, Any]]:
+    return [span for span in spans(folder) if span["name"].upper().startswith("SCALED_")]
+
+
+def _read(folder: Path, tag: str) -> list[str]:
+    return [span["tags"][tag] for span in spans(folder) if tag in span["tags"] and "parentId" not in span]
 
 
 def _words(name: str, tags: dict[str, str], duration: int) -> str:
@@ -178,6 +188,7 @@ def results() -> Iterator[dict[str, Any]]:
 def test_a_burst_is_answered_and_every_change_is_a_trace_with_its_cause(policy, results, tmp_path):
     results[policy] = measured(policy, tmp_path)
     events = scale_events(tmp_path)
+    results[policy]["errors"] = Counter(_read(tmp_path, "error.code"))
     print(policy, results[policy])
     told = [_words(span["name"], span["tags"], span["duration"]) for span in events]
     results[policy]["traces"] = told
