@@ -5,7 +5,7 @@ requests in a closed loop, each with a clip and a text; windows with and without
 window has the same texts. For a window with fits, voices are stored, and a fit is waited for until it makes steps;
 afterwards the voices are deleted, which ends their fits. The loss of a pair is 1 - throughput with / throughput
 without, and p95 with / p95 without - 1. `steps` are those that the fits made in a window; `to_the_end` tells that one
-was still under way at its end.
+was still under way at its end. `fitting_rss_mb` is the most memory that fitting-service's process had in a window.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import asyncio
 import io
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 
 import httpx
 import numpy as np
+import psutil
 import soundfile
 
 from bench import engine as in_process
 from bench import results
 from bench.measuring.load import closed_loop, multipart, percentile
 from bench.measuring.private_graph import private_graph
+from bench.soak import processes_of
 
 SETTLE_S = 5.0
 VOICES = 3  #: stored for a window: when the first one's fit ends, the next one's begins
@@ -77,6 +80,34 @@ class Voices:
         time.sleep(SETTLE_S)  # the step under way ends
 
 
+class Largest:
+    """A context in which the memory of a process is read, twice a second.
+
+    Args:
+        process: to read, if there is one.
+    """
+
+    def __init__(self, process: psutil.Process | None) -> None:
+        self._process = process
+        self._end = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self.rss = 0  #: the largest one, in bytes
+
+    def __enter__(self) -> Largest:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._reader.join()
+
+    def _read(self) -> None:
+        while self._process is not None:
+            self.rss = max(self.rss, self._process.memory_info().rss)
+            if self._end.wait(0.5):
+                return
+
+
 def window(port: int, request: Callable[[int], bytes], clients: int, count: int) -> dict:
     """Send requests in a closed loop and return throughput and latencies."""
     began = time.perf_counter()
@@ -107,8 +138,11 @@ def measure(clients: int, count: int, pairs: int, nice: int) -> dict:
                 for fitting in (False, True) if number % 2 else (True, False):
                     names = voices.begin_fits() if fitting else []
                     before = voices.steps(names) if fitting else 0
-                    one = window(graph.port, requests.__getitem__, clients, count)
+                    service = processes_of(graph).get("fitting-service")
+                    with Largest(service) as largest:
+                        one = window(graph.port, requests.__getitem__, clients, count)
                     if fitting:
+                        one["fitting_rss_mb"] = round(largest.rss / 1e6)
                         one |= {"steps": voices.steps(names) - before, "to_the_end": voices.are_running(names)}
                         voices.end(names)
                     pair["with" if fitting else "without"] = one

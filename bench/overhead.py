@@ -4,7 +4,8 @@ A private Ray head, `cluster/serve.cpu.yaml` with the simulated engine (36 ms of
 CosyVoice3's size), and a client on keep-alive sockets. Overhead is end-to-end time as the client sees it, less the
 compute time in the four stages' spans. Beside it runs the floor: bare Ray Serve with as many empty hops
 (`bench/bare_chain.py`), over Serve's gRPC, over Ray's actor calls, and over these with arrays in Ray's object store.
-Each figure is the median over the rounds; the client shares the machine.
+Each figure is the median over the rounds; the client shares the machine. `cpu_ms` is the CPU time of Ray's processes
+for a request, which decides the throughput of two cores; `cpu_ms_of` has the parts of deployments and Serve's proxy.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import time
 from pathlib import Path
+
+import psutil
 
 from bench import results
 from bench.measuring.clips import clip
 from bench.measuring.load import Sample, closed_loop, multipart, percentile
 from bench.measuring.private_graph import PrivateGraph, private_graph
+from cluster import processes
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
@@ -28,8 +33,9 @@ BARE = (
     ("bare actors", "/actors", [0, 0, 0, 0], True),
     ("bare arrays", "/arrays", [640_000, 160_000, 160_000, 0], True),
 )
-SPREAD = ("req_per_s", "e2e_p50_ms", "overhead_p50_ms")
+SPREAD = ("req_per_s", "e2e_p50_ms", "overhead_p50_ms", "cpu_ms")
 LOADS = ((1, 40), (8, 120), (16, 240))
+SMALLEST_MS = 0.3  #: of CPU; idle replicas take less
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
 
@@ -55,12 +61,13 @@ def computed_ms(trace: list[dict]) -> float:
     return sum(float(span["tags"]["compute_ms"]) for span in trace if span["name"] in STAGES)
 
 
-def measure(port: int, clients: int, count: int, traces: Traces | None, path: str = "/api/generate") -> dict:
+def measure(graph: PrivateGraph, clients: int, count: int, traces: Traces | None, path: str = "/api/generate") -> dict:
     """Measure a row. Without traces, compute is the time that the bare chain sleeps."""
-    request = multipart(f"127.0.0.1:{port}", {"text": "Hello there", "dialect": "en-US"}, clip(), path)
-    began = time.monotonic()
-    samples = asyncio.run(closed_loop("127.0.0.1", port, request, clients=clients, count=count))
+    request = multipart(f"127.0.0.1:{graph.port}", {"text": "Hello there", "dialect": "en-US"}, clip(), path)
+    before, began = cpu_s(graph), time.monotonic()
+    samples = asyncio.run(closed_loop("127.0.0.1", graph.port, request, clients=clients, count=count))
     took = time.monotonic() - began
+    cpu_ms = {part: 1000 * (after - before.get(part, 0.0)) / count for part, after in cpu_s(graph).items()}
     failed = [sample.status for sample in samples if sample.status != 200]
     if failed:
         raise RuntimeError(f"{len(failed)} of {count} requests failed: {sorted(set(failed))}")
@@ -75,7 +82,22 @@ def measure(port: int, clients: int, count: int, traces: Traces | None, path: st
         "compute_p50_ms": round(statistics.median(computed), 1),
         "overhead_p50_ms": round(percentile(overhead, 50), 1),
         "answer_bytes": samples[0].size,
+        "cpu_ms": round(sum(cpu_ms.values()), 2),
+        "cpu_ms_of": {part: round(cost, 2) for part, cost in sorted(cpu_ms.items()) if cost >= SMALLEST_MS},
     }
+
+
+def cpu_s(graph: PrivateGraph) -> dict[str, float]:
+    """Return the CPU seconds taken so far: by each deployment, by Serve's proxy, and by Ray's other processes."""
+    found: dict[str, float] = {}
+    for process in processes.family(graph.head.process):
+        try:
+            replica = re.match(r"ray::ServeReplica:[^:]+:([\w-]+)|ray::(ProxyActor)", " ".join(process.cmdline()))
+            part = (replica[1] or replica[2]) if replica else "others"
+            found[part] = found.get(part, 0.0) + sum(process.cpu_times()[:2])
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def main() -> None:
@@ -127,7 +149,7 @@ def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, s
     found: dict[str, list[list[dict]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
-            rows = [measure(graph.port, clients, count, *way) for clients, count in LOADS]
+            rows = [measure(graph, clients, count, *way) for clients, count in LOADS]
             if number:  # the first round warms up connections, code paths and Ray's caches
                 found[name].append(rows)
                 print(*(f"round {number} {name:12} {row}" for row in rows), sep="\n", flush=True)
@@ -136,10 +158,16 @@ def run(graph: PrivateGraph, rounds: int, ways: dict[str, tuple[Traces | None, s
 
 def median(rounds: list[list[dict]]) -> list[dict]:
     """Take the median of each figure over the rounds, for each of LOADS."""
-    return [
-        {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
-        for rows in zip(*rounds, strict=True)
-    ]
+    return [_median(list(rows)) for rows in zip(*rounds, strict=True)]
+
+
+def _median(rows: list[dict]) -> dict:
+    return {
+        key: _median([row.get(key, {}) for row in rows])
+        if isinstance(value, dict)
+        else round(statistics.median(row.get(key, 0.0) for row in rows), 1)
+        for key, value in rows[0].items()
+    }
 
 
 def spread(rounds: list[list[dict]]) -> list[dict]:

@@ -12,7 +12,19 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cluster import demo, key, links_command, node_environment, options, say, signals, status, voices_command
+from cluster import (
+    demo,
+    gate_command,
+    key,
+    kubernetes_command,
+    links_command,
+    node_environment,
+    options,
+    say,
+    signals,
+    status,
+    voices_command,
+)
 from cluster.cli_error import CliError
 from cluster.doctor import command as doctor
 from cluster.options import Options
@@ -38,6 +50,7 @@ the API to other machines.
   python -m cluster down                     let requests finish, then stop what `up` started
   python -m cluster env                      print what each node of a Ray cluster needs (docs/scale.md)
   python -m cluster links --day yesterday    compute a day's dependency graph, for Zipkin on Elasticsearch
+  python -m cluster kubernetes               make the made parts of the manifests (docs/kubernetes.md)
 """
 ENVIRONMENT = """\
 environment:
@@ -89,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     key.add_command(commands, run_dir)
     doctor.add_command(commands, run_dir)
     node_environment.add_command(commands, run_dir)
+    kubernetes_command.add_command(commands, run_dir)
+    gate_command.add_command(commands, run_dir)
     commands.add_parser("status", parents=[run_dir], help="list what runs; exit status 0 if the graph is ready")
     return top
 
@@ -191,4 +206,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "key": lambda args, stack: key.run(args),
     "doctor": lambda args, stack: doctor.run(args, stack.file.load()),
     "env": lambda args, stack: node_environment.run(args),
+    "kubernetes": lambda args, stack: kubernetes_command.run(args),
+    "gate": lambda args, stack: gate_command.run(args),
 }

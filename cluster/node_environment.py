@@ -48,8 +48,13 @@ def variables(config: Path) -> dict[str, str]:
         CliError: the config can't be read, or is none.
     """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    return without_path(Application.read(config, 8000, {})) | {"PYTHONPATH": path}
+
+
+def without_path(application: Application) -> dict[str, str]:
+    """Return the variables for a config that was read, all but PYTHONPATH: where the repository lies differs."""
     settings = {name: value for name, value in SETTINGS.items() if name not in PRIVATE}
-    return settings | CLUSTER | Application.read(config, 8000, {}).proxy_environment() | {"PYTHONPATH": path}
+    return settings | CLUSTER | application.proxy_environment()
 
 
 def run(args: argparse.Namespace) -> int:

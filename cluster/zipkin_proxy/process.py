@@ -85,16 +85,50 @@ def start(
     Raises:
         CliError: There is no nginx or no key file, or the port is taken.
     """
+    viewers, port = options.viewers or keys_file, any_free()
+    folder = run_dir / "gate"
+    command = prepare(options, zipkin_url, keys_file, folder, port, say)
+    assert viewers is not None, "prepare() has seen to it"
+    process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
+    gate = ZipkinProxy(
+        process, options.ui_base, options.own_url, options.host, options.port, str(viewers), str(folder / "audit.jsonl")
+    )
+    remember(gate)
+    _wait_until_ready(gate)
+    say(f"the gate is ready: {gate.url}/zipkin/ (takes the keys of {viewers}; logs who read what in {gate.audit_log})")
+    return gate
+
+
+def prepare(
+    options: ProxyOptions,
+    zipkin_url: str,
+    keys_file: Path | None,
+    folder: Path,
+    authority_port: int,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Check everything, fill the gate's folder, and return the command that runs the gate in the foreground.
+
+    Args:
+        options: The gate's options.
+        zipkin_url: Of the Zipkin behind it.
+        keys_file: The graph's, for where `options` names no key file.
+        folder: The gate's own.
+        authority_port: The port, on loopback, of the server that nginx asks.
+        say: Hears of warnings.
+
+    Raises:
+        CliError: There is no nginx or no key file, or the port is taken.
+    """
     check(options, keys_file)
     viewers = options.viewers or keys_file
     assert viewers is not None, "check() has seen to it"
-    folder, port = run_dir / "gate", any_free()
-    _prepare(folder, fill(options, zipkin_url, port))
+    _prepare(folder, fill(options, zipkin_url, authority_port))
     if not any(scope(key.roles) for key in _keys(viewers).keys):
         say(f"no key in {viewers} may look at traces yet: " + _NO_KEYS.format(file=f" --file {viewers}"))
     if not (options.tls or options.host.startswith("127.")):
         say("WARNING: the gate is open to the network without TLS, and keys travel as they are (--gate-tls)")
-    command = [
+    return [
         sys.executable,
         "-m",
         "cluster.zipkin_proxy",
@@ -107,18 +141,10 @@ def start(
         "--zipkin",
         zipkin_url,
         "--authority-port",
-        str(port),
+        str(authority_port),
         "--rate",
         str(options.rate),
     ]
-    process = processes.start("gate", command, run_dir / "logs" / "gate.log", cwd=ROOT)
-    gate = ZipkinProxy(
-        process, options.ui_base, options.own_url, options.host, options.port, str(viewers), str(folder / "audit.jsonl")
-    )
-    remember(gate)
-    _wait_until_ready(gate)
-    say(f"the gate is ready: {gate.url}/zipkin/ (takes the keys of {viewers}; logs who read what in {gate.audit_log})")
-    return gate
 
 
 def find(env: Mapping[str, str] = os.environ) -> Path:

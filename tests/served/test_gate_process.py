@@ -7,6 +7,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from access.key_editor import KeyEditor
 from cluster import cli, ports, processes, status
 from cluster import state as states
 from cluster.cli_error import CliError
+from cluster.ray_head import ROOT
 from cluster.zipkin_proxy import process as zipkin_proxy
 from cluster.zipkin_proxy.configuration import ProxyOptions, fill
 from tests.helpers.gating import wait_until
@@ -75,6 +77,24 @@ class TestAGateOfItsOwn:
         assert len(members) == 3 and ports.open_to_the_network(members) == []
         assert cli.main(["down", "--run-dir", str(tmp_path)]) == 0
         assert not place.gate.process.alive and ports.is_free(place.gate.port)
+
+    def test_in_the_foreground_as_in_a_container(self, zipkin, tmp_path):
+        keys = tmp_path / "keys.yaml"
+        key = KeyEditor(keys).add("alice", roles=["view-traces"])
+        port = ports.any_free()
+        command = [sys.executable, "-m", "cluster", "gate", "--run-dir", str(tmp_path / "run"), "--viewers", str(keys)]
+        command += ["--zipkin-url", zipkin.url, "--gate-port", str(port)]
+        with subprocess.Popen(command, cwd=ROOT) as process:
+            try:
+                url = f"http://127.0.0.1:{port}/zipkin/"
+                wait_until(lambda: not ports.is_free(port), 30)
+                assert httpx.get(url, trust_env=False).status_code == 401
+                headers = {"Authorization": f"Bearer {key}"}
+                assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+            finally:
+                process.terminate()
+            assert process.wait(20) == 0
+        assert ports.is_free(port) and (tmp_path / "run" / "gate" / "audit.jsonl").read_text()
 
     def test_its_log_can_be_rotated(self, start_gate):
         place = start_gate()
