@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from access.authentication import Authenticator
 from access.required import is_loopback, keys_required
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, reachable
+from deployments.scaling.settings import ScalingSettings
 from deployments.settings import AccessConfig, Limits
 from engines import contract
 from speech.dialects import DIALECTS
@@ -31,6 +33,7 @@ _WAY_OUT = (
 )
 GRAPH = "graph:build"  #: import path of the application that is the graph
 WEB_PAGE = "webui.deployment:build"  #: import path of the application that is the web page
+SCALING = "deployments.scaling.serve_policy:ScaleByWait"  #: import path of the scaling policy
 WATCHDOG = "watchdog.deployment:build"  #: and of the one that watches the graph
 
 
@@ -115,6 +118,24 @@ class Application:
             raise CliError(
                 f"The engine {name} can't be made: {error}\nOptions of the engine: --engine-option "
                 "NAME=VALUE, or engine_options in the config file."
+            ) from error
+
+    def check_scaling(self) -> None:
+        """Check the settings of the scaling policy, where the graph has it.
+
+        Raises:
+            CliError: A setting is unknown or wrong. Serve's controller would find out too, and scale nothing.
+        """
+        policy = self.config["applications"][0].get("autoscaling_policy") or {}
+        if policy.get("policy_function") != SCALING:
+            return
+        try:
+            ScalingSettings.model_validate(policy.get("policy_kwargs") or {})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip() for one in error.errors())
+            raise CliError(
+                f"The policy_kwargs of the application's autoscaling_policy are wrong: {wrong}. docs/configuration.md "
+                "has all of them."
             ) from error
 
     def check_access(self, say: Callable[[str], None]) -> bool:

@@ -61,6 +61,7 @@ class Stack:
             self._refuse_if_running()
             application = self._application(options)
             application.check_engine()
+            application.check_scaling()
             keys_required = application.check_access(self.say)
             if options.zipkin_proxy is not None:
                 zipkin_proxy.check(options.zipkin_proxy, self._keys_file(options))

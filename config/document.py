@@ -40,6 +40,11 @@ SECTIONS = (
         "deployments.settings:BatchSettings",
     ),
     ("The watchdog", "Place: `args` of the application `watchdog`.", "watchdog.settings:WatchdogSettings"),
+    (
+        "The scaling policy",
+        "Place: `policy_kwargs` of the `autoscaling_policy` of the application `cosygraph` (docs/scaling.md).",
+        "deployments.scaling.settings:ScalingSettings",
+    ),
     ("The web page", "Place: `args` of the application `webui`.", "webui.deployment:WebUiConfig"),
     ("The key file", "Place: a YAML file, named by `access.keys_file`.", "access.keys:KeyFile"),
     (

@@ -95,6 +95,21 @@ def serve_details() -> Mapping[str, Any]:
     return details
 
 
+def kv_put(key: str, value: bytes) -> None:
+    """Write a value into Ray's key-value store, which the head keeps; blocks for a call to the head."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(key, value, overwrite=True)
+
+
+def kv_get(key: str) -> bytes | None:
+    """Return a value from Ray's key-value store; None if there is none. Blocks for a call to the head."""
+    from ray.experimental import internal_kv
+
+    value: bytes | None = internal_kv._internal_kv_get(key)
+    return value
+
+
 def keep_connections_alive() -> None:
     """Make Serve's connections to replicas notice that the other end is gone without a word.
 

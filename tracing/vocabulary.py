@@ -57,6 +57,8 @@ ACTIONS = frozenset(
         "TRAFFIC_SWITCHED",
         "NODE_LOST",
         "CAPACITY_RESTORED",
+        "SCALED_UP",
+        "SCALED_DOWN",
     }
 )
 
@@ -131,6 +133,12 @@ WATCHDOG_FAILURES = "watchdog.failures"
 WATCHDOG_LINE = "watchdog.line"
 WATCHDOG_NODE = "watchdog.node"  #: Ray's id of the node that an action is about; `node.id` is the watchdog's own
 WATCHDOG_NODE_ADDRESS = "watchdog.node.address"
+SCALING_FROM = "scaling.from"  #: replicas wanted before
+SCALING_TO = "scaling.to"
+SCALING_RATE = "scaling.rate"  #: requests a second that the service was sized for
+SCALING_QUEUE = "scaling.queue"  #: requests that waited at it
+SCALING_WAIT_MS = "scaling.wait_ms"  #: predicted for all services together
+SCALING_REACHED = "scaling.reached"  #: false: another change came first, or the replicas never did
 CANARY_TRACE_ID = "canary.trace_id"
 SAMPLING_REASON = "sampling.reason"
 SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"

@@ -20,6 +20,7 @@ from ray.serve import Application
 
 from deployments import serve_log
 from deployments.safe_traceback import safe_traceback
+from deployments.scaling import events
 from tracing import vocabulary
 from tracing.vocabulary import FALLBACK, INGRESS
 from watchdog import serve_view
@@ -30,6 +31,7 @@ from watchdog.nodes import LostNode, Nodes
 from watchdog.policy import CheckFailed, Decision, Policy, Restart, RestartWithheld, Switch
 from watchdog.replicas import Replaced, Replicas, Service, deploying
 from watchdog.reporter import Metrics, Reporter
+from watchdog.scaling import Scaled, Scaling
 from watchdog.settings import WatchdogSettings
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Watchdog:
         self.reporter = Reporter(settings.tracing, serve.get_replica_context().replica_id.unique_id, Metrics())
         self.replicas = Replicas()
         self.nodes = Nodes()
+        self.scaling = Scaling(time.time())
         self.services: dict[str, Service] = {}
         self.policy = Policy(
             Budget(settings.restarts_at_most, settings.restarts_within_s, settings.backoff_s),
@@ -108,9 +111,31 @@ class Watchdog:
                 self._death_causes[loss.replica.id] = await asyncio.to_thread(serve_view.end_of, loss.replica)
         for one in replaced:
             self._report_replaced(one)
+        await self._look_at_scaling()
         if self.policy.engine == FALLBACK:
             await self._switch_traffic()
         await self._look_at_nodes()
+
+    async def _look_at_scaling(self) -> None:
+        """Look at the targets. A change is reported when it is carried out."""
+        changes = []
+        if self.scaling.changed(self.services):
+            changes = await asyncio.to_thread(events.read, self.settings.app_name)
+        now = time.time()
+        for scaled in self.scaling.observe(self.services, changes, now, deploying=deploying(self.services)):
+            self._report_scaled(scaled, now)
+
+    def _report_scaled(self, scaled: Scaled, now: float) -> None:
+        name = "SCALED_UP" if scaled.after > scaled.before else "SCALED_DOWN"
+        tags = {
+            vocabulary.SCALING_FROM: scaled.before,
+            vocabulary.SCALING_TO: scaled.after,
+            vocabulary.SCALING_RATE: scaled.rate,
+            vocabulary.SCALING_QUEUE: scaled.queue,
+            vocabulary.SCALING_WAIT_MS: None if scaled.wait_s is None else round(scaled.wait_s * 1000),
+            vocabulary.SCALING_REACHED: "true" if scaled.reached else "false",
+        }
+        self.reporter.action(name, scaled.cause, scaled.service, int(scaled.began_s * 1e9), int(now * 1e9), tags)
 
     async def _look_at_nodes(self) -> None:
         """Look at Ray's nodes. A lost one is reported when Ray counts it as dead, and again when it is made up for."""

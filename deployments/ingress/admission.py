@@ -6,9 +6,11 @@ Serve's own limits answer before the ingress sees the request, and so without a 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from deployments.scaling.work_log import WorkLog
 from deployments.settings import Limits
 from speech.errors import RETRY_AFTER_RESTART_S, Overloaded
 
@@ -28,6 +30,20 @@ class Admission:
         self.in_flight = 0
         self.waiting = 0
         self.draining = False
+        self._work = WorkLog()
+        self._cpu_s = time.process_time()
+
+    def work_stats(self) -> dict[str, float]:
+        """Return what this replica has done, for the scaling policy.
+
+        A request costs an ingress its share of one event loop: the CPU time of the process, by request.
+        """
+        return self._work.stats(
+            waiting=self.waiting,
+            computing=self.in_flight,
+            limit=self._limits.max_in_flight,
+            cpu_s=time.process_time() - self._cpu_s,
+        )
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
@@ -42,12 +58,16 @@ class Admission:
                 code="draining",
                 retry_after_s=RETRY_AFTER_RESTART_S,
             )
+        self._work.arrive()
+        arrived_s = time.monotonic()
         await self._acquire()
+        self._work.wait(time.monotonic() - arrived_s)
         self.in_flight += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+            self._work.finish()
             self._slots.release()
 
     async def _acquire(self) -> None:

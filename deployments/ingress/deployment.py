@@ -296,6 +296,10 @@ class CosyVoice3Api:
         self.admission.draining = True
         return self.admission.in_flight + self.admission.waiting
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the scaling policy reads. Serve calls this by its name, where the ingress is autoscaled."""
+        return self.admission.work_stats()
+
     def _watched_counters(self) -> dict[str, int]:
         return self.recorder.counters() | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
 

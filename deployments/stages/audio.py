@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deployments.arrays import Array, Packed
+from deployments.scaling.work_log import WorkLog
 from deployments.settings import StageConfig
 from deployments.stages.base import AnySpan, Stage
 from deployments.wire import ClipReply, StageReply
@@ -32,6 +33,8 @@ class AudioService(Stage):
         super().__init__(config)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._started_s: dict[int, float] = {}  # by thread: when its present clip was begun
+        self._work = WorkLog()
+        self._inside = 0  # clips that wait or are decoded
         self.health = self.watch(self._decoders, self._probe)
 
     def _probe(self) -> Array:
@@ -59,13 +62,26 @@ class AudioService(Stage):
         async def work(span: AnySpan) -> ClipReply:
             clip = (await self.arrays.unpack(upload)).tobytes()
             return await asyncio.get_running_loop().run_in_executor(
-                self._decoders, self._preprocess, span, clip, transcript
+                self._decoders, self._preprocess, span, clip, transcript, time.monotonic()
             )
 
-        return await self.answer(call, work)
+        self._work.arrive()
+        self._inside += 1
+        try:
+            return await self.answer(call, work)
+        finally:
+            self._inside -= 1
+            self._work.finish()
 
-    def _preprocess(self, span: AnySpan, upload: bytes, transcript: str | None) -> ClipReply:
+    def work_stats(self) -> dict[str, float]:
+        """Return what this replica has done, for the scaling policy."""
+        computing = len(self._started_s)
+        return self._work.stats(waiting=max(0, self._inside - computing), computing=computing, lanes=DECODERS)
+
+    def _preprocess(self, span: AnySpan, upload: bytes, transcript: str | None, arrived_s: float) -> ClipReply:
         started = time.time_ns()
+        began_s = time.monotonic()
+        self._work.wait(began_s - arrived_s)
         span.annotate(vocabulary.DEQUEUED, at_ns=started)
         self._started_s[get_ident()] = time.monotonic()
         tags: dict[str, Any] = {}
@@ -82,6 +98,7 @@ class AudioService(Stage):
             reference = self.engine.prepare(clip.samples, clip.rate, transcript)
         finally:
             del self._started_s[get_ident()]
+            self._work.step(1, time.monotonic() - began_s)
             span.tags(tags)
             span.tag(vocabulary.COMPUTE_MS, round((time.time_ns() - started) / 1e6, 3))
         return ClipReply(

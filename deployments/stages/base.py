@@ -70,6 +70,14 @@ class Stage:
         """Return the seconds for which the present computing has been under way; 0 when idle."""
         raise NotImplementedError
 
+    def work_stats(self) -> dict[str, float]:
+        """Return what this replica has done: `deployments.scaling.work_log.Work` by field; nothing by default."""
+        return {}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the scaling policy reads. Serve calls this by its name, where the service is autoscaled."""
+        return self.work_stats()
+
     def watch(self, executor: Executor, probe: Callable[[], Array] | None) -> ComputeHealth:
         """Return the health of the threads of `executor`. `probe`: see `ComputeHealth`."""
         limit = self.config.wedged_after_s

@@ -59,6 +59,10 @@ class BatchedStage(Stage, Generic[T, R]):
         """Return the seconds for which the present batch or step has been computing; 0 when idle."""
         return self.queue.running_s()
 
+    def work_stats(self) -> dict[str, float]:
+        """Return what this replica has done, for the scaling policy."""
+        return self.queue.work_stats()
+
     def compute(self, items: Sequence[T]) -> Sequence[R | Exception]:
         """Compute a batch, in the batcher's thread. One result per item; a failed item has its error in its place."""
         raise NotImplementedError

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from deployments.scaling.work_log import WorkLog
 from deployments.settings import BATCHING
 from deployments.stages.compute_queue import Batched
 
@@ -103,6 +104,8 @@ class Batcher(Generic[T, R]):
         self._last_arrival_ns: int | None = None
         self._last_compute_ns = 0
         self._running_since_ns: int | None = None
+        self._computing = 0
+        self._work = WorkLog()
         self.configure(max_batch_size=max_batch_size, batch_wait_ms=batch_wait_ms)
 
     def configure(self, *, max_batch_size: int | None = None, batch_wait_ms: float | None = None) -> None:
@@ -130,11 +133,16 @@ class Batcher(Generic[T, R]):
         """
         request = _Request[T, R](item, asyncio.get_running_loop().create_future(), self._clock(), deadline_ns)
         self._note_arrival(request.arrived_ns)
+        self._work.arrive()
         self._waiting.append(request)
         self._arrival.set()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         return await request.future
+
+    def work_stats(self) -> dict[str, float]:
+        """Return what this queue has done, for the scaling policy."""
+        return self._work.stats(waiting=self._drop_cancelled(), computing=self._computing, batch=self.max_batch_size)
 
     def in_thread(self, work: Callable[[], W]) -> W:
         """Run `work` in the compute thread and wait for it; for what must have run there before the first batch."""
@@ -189,6 +197,7 @@ class Batcher(Generic[T, R]):
         items = [request.item for request in batch]
         dequeued = started = self._running_since_ns = self._clock()
         results: Sequence[R | Exception]
+        self._computing = len(batch)
         try:
             started, results, ended = await asyncio.get_running_loop().run_in_executor(
                 self.executor, self._timed, items
@@ -199,7 +208,11 @@ class Batcher(Generic[T, R]):
             ended, results = self._clock(), [error] * len(batch)
         finally:
             self._running_since_ns = None
+            self._computing = 0
+            self._work.finish(len(batch))
         self._last_compute_ns = ended - started
+        self._work.step(len(batch), (ended - started) / 1e9)
+        self._work.wait(sum(started - request.arrived_ns for request in batch) / 1e9)
         for request, result in zip(batch, results, strict=True):
             if request.future.done():
                 continue  # cancelled while computing

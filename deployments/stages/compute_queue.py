@@ -60,6 +60,10 @@ class ComputeQueue(Protocol[T_contra, R_co]):
         """Return the seconds for which the present batch or step has been computing; 0 when idle."""
         ...
 
+    def work_stats(self) -> dict[str, float]:
+        """Return what this queue has done: `deployments.scaling.work_log.Work` by field."""
+        ...
+
     async def submit(self, item: T_contra, deadline_ns: float = float("inf")) -> Batched[R_co | Exception]:
         """Add a request and wait for its outcome. A request that failed has its exception as `value`.
 

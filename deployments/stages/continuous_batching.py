@@ -27,6 +27,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 
 from deployments.safe_traceback import safe_traceback
+from deployments.scaling.work_log import WorkLog
 from deployments.stages.compute_queue import Batched
 from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Said, Ticket, Voice
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
@@ -94,6 +95,8 @@ class ContinuousBatcher:
         self._running = False
         self._closed = False
         self._turn_since_ns: int | None = None
+        self._work = WorkLog()
+        self._most = model.rows
         # The compute thread's own:
         self._in_model: dict[Ticket, _Request] = {}
         self._retries: deque[_Request] = deque()  # to be computed alone
@@ -124,7 +127,7 @@ class ContinuousBatcher:
             raise ValueError(f"batch_wait_ms must not be negative, not {batch_wait_ms}")
         with self._lock:
             if max_batch_size is not None:
-                self._rows = min(max_batch_size, self._model.rows)
+                self._rows = self._most = min(max_batch_size, self._model.rows)
             if batch_wait_ms is not None:
                 self._wait_ms = batch_wait_ms
 
@@ -132,6 +135,12 @@ class ContinuousBatcher:
         """Return the seconds for which the present step has been computing; 0 between steps."""
         since = self._turn_since_ns
         return 0.0 if since is None else (self._clock() - since) / 1e9
+
+    def work_stats(self) -> dict[str, float]:
+        """Return what this queue has done, for the scaling policy. A step of the model is a step; its rows, members."""
+        with self._lock:
+            waiting = len(self._waiting)
+        return self._work.stats(waiting=waiting + self._model.waiting, computing=self._model.decoding, batch=self._most)
 
     async def submit(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
         """Add a request and wait for its outcome. One that failed has its exception as `value`.
@@ -167,6 +176,7 @@ class ContinuousBatcher:
 
     def _add_request(self, item: tuple[Utterance, Voice], stream: bool, said: Said = ()) -> _Request:
         request = _Request(item, self._clock(), stream, said)
+        self._work.arrive()
         with self._lock:
             if self._closed:
                 raise _stopping()
@@ -253,11 +263,13 @@ class ContinuousBatcher:
         return True
 
     def _step(self) -> None:
+        began_ns, decoding = self._clock(), self._model.decoding
         try:
             finished = self._model.step()
         except Exception as error:
             self._recover(error)
             return
+        self._work.step(max(1, decoding, self._model.decoding), (self._clock() - began_ns) / 1e9)
         for ticket, value in finished:
             if isinstance(value, MelChunk) and not value.last:
                 self._deliver_chunk(ticket, value)
@@ -323,6 +335,9 @@ class ContinuousBatcher:
     def _deliver(self, request: _Request, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
         now = self._clock()
         joined = ticket.joined_ns if ticket is not None else None
+        if not isinstance(value, MelChunk) or value.last:
+            self._work.finish()
+            self._work.wait(((now if joined is None else joined) - request.arrived_ns) / 1e9)
         request.deliver(
             Batched(
                 value,

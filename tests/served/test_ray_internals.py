@@ -219,6 +219,31 @@ def test_ray_says_why_an_actor_ended(ray_driver):
     assert "RAY_KILL" in cause
 
 
+def test_a_value_that_one_process_leaves_another_one_finds(ray_driver):
+    @ray_driver.remote(num_cpus=0.1)
+    def leave() -> None:
+        ray_internals.kv_put("cosygraph:test", b"left")
+
+    assert ray_internals.kv_get("cosygraph:test") is None
+    ray_driver.get(leave.remote(), timeout=60)
+    assert ray_internals.kv_get("cosygraph:test") == b"left"
+
+
+def test_a_class_is_taken_for_an_applications_policy_and_made_once():
+    """deployments/scaling/serve_policy.py relies on the hook, and on the layout of the reports."""
+    from ray.serve._private.autoscaling_state import ApplicationAutoscalingState, DeploymentAutoscalingState
+    from ray.serve.config import AutoscalingContext
+    from ray.serve.schema import ServeApplicationSchema
+
+    assert "autoscaling_policy" in ServeApplicationSchema.model_fields
+    assert "raw_metrics" in inspect.signature(AutoscalingContext.__init__).parameters
+    assert callable(ApplicationAutoscalingState.register)
+    state = object.__new__(DeploymentAutoscalingState)
+    state._running_replicas = ["r"]
+    state._replica_metrics = {"r": SimpleNamespace(metrics={"arrived": ["a point"]})}
+    assert state._get_raw_custom_metrics() == {"arrived": {"r": ["a point"]}}
+
+
 def test_serve_says_what_it_listens_on_and_which_replicas_it_has(ray_driver, fast):
     fast.wait_ready()
     assert ray_internals.serve_http_host() == "127.0.0.1"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from deployments.scaling.work_log import read
 from deployments.stages.continuous_batching import ContinuousBatcher
 from engines.contract import ContinuousAcousticModel, Mel, Utterance, Voice
 from speech.errors import InvalidInput, StageUnavailable
@@ -344,5 +345,21 @@ def test_after_idling_it_starts_again():
             assert (await desk.ask("ab")).value.seconds == 2.0
         many = await asyncio.gather(*(desk.ask("x" * (1 + n % 5)) for n in range(50)))
         assert [done.value.seconds for done in many] == [1 + n % 5 for n in range(50)]
+
+    run(scenario)
+
+
+def test_its_work_is_reported_to_the_scaling_policy():
+    async def scenario(desk):
+        tasks = await desk.asked("aa", "bb", "cc")
+        before = read(desk.driver.work_stats())
+        assert (before.arrived, before.done, before.waiting + before.computing) == (3, 0, 3) and before.batch == 2
+        while not all(task.done() for task in tasks):
+            desk.go()
+            await asyncio.sleep(0.005)
+        after = read(desk.driver.work_stats())
+        assert (after.arrived, after.done, after.waiting, after.computing) == (3, 3, 0, 0)
+        assert after.steps == len(desk.model.steps) and after.steps <= after.members <= 2 * after.steps
+        assert after.busy_s == pytest.approx(after.steps * STEP_MS / 1000)
 
     run(scenario)

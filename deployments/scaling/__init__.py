@@ -1,0 +1,1 @@
+"""Sizes the ingress and the stages together, by what requests wait for: docs/scaling.md."""
