@@ -35,7 +35,7 @@ from tests.helpers.simulated_config import simulated_graph
 pytestmark = [pytest.mark.drill, pytest.mark.in_order]
 
 ENGINE = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 2}
-DEADLINE_S = 20
+DEADLINE_S = 60  #: as in cluster/serve.cluster.yaml
 CLIENTS = 4
 SLOW_MS = 2000.0  #: a request takes 60 ms
 LEAVING = ("PENDING_MIGRATION", "STOPPING")
@@ -295,6 +295,27 @@ def test_a_node_without_its_network(cluster, config, folder):
         requests.wait_for(100)
     print(f"Serve gave up its replicas after {serve_s:.1f} s, Ray the node after {ray_s:.1f} s")
     Fault("a node without its network", requests, began, folder, detected_s=serve_s).check()
+
+
+def test_a_node_without_its_network_that_had_every_replica(cluster, config, folder):
+    """As after another node's loss: Serve moves no replica back, so the node that is left has all of them."""
+    other, lost = cluster.workers
+    back(cluster, config, lost)
+    other.kill()
+    seconds_until(lambda: set(replicas(cluster).values()) == {lost.address}, 120)
+    seconds_until(lambda: len(replicas(cluster)) == 2 * len(SERVICES), 120)
+    cluster.start(other)
+    with load([cluster.head.address]) as requests:
+        requests.wait_for(100)
+        began = time.time_ns()
+        lost.cut()
+        ray_s = seconds_until(lambda: cluster.ray_nodes()[lost.address].get("state") != "ALIVE", 120)
+        new_s = ray_s + seconds_until(lambda: set(replicas(cluster).values()) == {other.address}, 120)
+        requests.wait_for(300)
+        lost.mend()
+        requests.wait_for(100)
+    print(f"Ray gave up the node after {ray_s:.1f} s, and new replicas ran on the other one after {new_s:.1f} s")
+    Fault("a node with every replica, without its network", requests, began, folder, detected_s=ray_s).check()
 
 
 def test_a_clock_that_is_three_seconds_ahead(cluster, config, folder):
