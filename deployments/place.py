@@ -18,11 +18,16 @@ def tracer(service: str, instance: str = "") -> Tracer:
         instance: the replica's id; empty for Serve's HTTP proxy, which is none.
     """
     place: dict[str, str] = {}
-    if ray.is_initialized():  # as in every replica
-        place[vocabulary.NODE_ID] = ray.get_runtime_context().get_node_id()
+    if node := node_id():
+        place[vocabulary.NODE_ID] = node
     if pod := _pod():
         place[vocabulary.K8S_POD_NAME] = pod
     return Tracer(service, instance=instance, ip=node_address(), place=place)
+
+
+def node_id() -> str:
+    """Return Ray's id of this node; empty outside of Ray, as in tests."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def node_address() -> str:

@@ -101,6 +101,7 @@ FIT_WHY = "fit.why"  #: the reason to keep the steered voice, its words joined
 FIT_WAIT_MS = "fit.wait_ms"  #: of a request with fit=wait
 FIT_ASKED_BY = "fit.asked_by"  #: trace id of the request that asked for the fit
 QUEUE_WAIT_MS = "queue.wait_ms"
+PROXY_WAIT_MS = "proxy.wait_ms"  #: from the arrival at Serve's proxy to that at the ingress
 BATCH_ID = "batch.id"
 BATCH_SIZE = "batch.size"
 BATCH_WAIT_MS = "batch.wait_ms"

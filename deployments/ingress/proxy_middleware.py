@@ -38,10 +38,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.authentication import Authenticator
 from config.routes import SPEECH
 from deployments import place, serve_log, trace_error_messages
-from deployments.ingress import body_prefetch
+from deployments.ingress import arrival, body_prefetch
 from deployments.ingress.repeatable_body import RepeatableBody
 from deployments.ingress.trace_recorder import TraceRecorder
-from deployments.ingress.tracing_middleware import BROKEN_OFF, DEADLINE, WAITED_S, send_error
+from deployments.ingress.tracing_middleware import BROKEN_OFF, DEADLINE, send_error
 from deployments.safe_traceback import safe_traceback
 from deployments.settings import Tracing
 from deployments.span_errors import record_error
@@ -100,6 +100,7 @@ class ProxyMiddleware:
         self._tracing = tracing
         self._deadline_s = deadline_s
         self._tracer = place.tracer(vocabulary.INGRESS)
+        self._node = place.node_id()
         self._recorder: TraceRecorder | None = None
         self._authenticator = Authenticator(tracing.keys_file)
         self.answered_here = self.repeated = self.cut_here = 0
@@ -113,12 +114,14 @@ class ProxyMiddleware:
         body = RepeatableBody(receive)
         until = began + self._deadline_s + GRACE_S if route else math.inf
         answer = _WatchedAnswer(send, began, until)
-        await self._try(scope, body, answer, waited_s=0.0)
+        await self._try(scope, body, answer, arrival.Arrival(self._node, started))
         if answer.lost and body.whole and _may_repeat(scope["method"], route) and time.monotonic() < answer.until:
             self.repeated += 1
             log.warning("an ingress replica was lost with a request; another one gets it (%d so far)", self.repeated)
             answer = _WatchedAnswer(send, began, answer.until)
-            await self._try(scope, body, answer, waited_s=time.monotonic() - began)
+            await self._try(
+                scope, body, answer, arrival.Arrival(self._node, started, waited_s=time.monotonic() - began)
+            )
         # Where the client has left there is nothing to answer, and the ingress, which was told, has written its trace.
         if answer.late or answer.own or answer.lost:
             error = _late() if answer.late else _error(answer.status)
@@ -131,10 +134,10 @@ class ProxyMiddleware:
                 self.cut_here,
             )
 
-    async def _try(self, scope: Scope, body: RepeatableBody, answer: _WatchedAnswer, waited_s: float) -> None:
-        """Send the request to a replica, which is told for how long it has waited for a lost one."""
+    async def _try(self, scope: Scope, body: RepeatableBody, answer: _WatchedAnswer, arrived: arrival.Arrival) -> None:
+        """Send the request to a replica."""
         headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
-        scope = {**scope, "headers": headers, WAITED_S: waited_s}
+        scope = arrival.put({**scope, "headers": headers}, arrived)
         scope, receive = await body_prefetch.put(scope, body.from_the_start())
         try:
             await self._app(scope, partial(answer.receive, receive), answer.send)

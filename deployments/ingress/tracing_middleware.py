@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from access.authentication import Authenticator
 from access.authorization import AccessControl
 from config.routes import UNTRACED
-from deployments import trace_error_messages
-from deployments.ingress import body_limits, body_prefetch
+from deployments import place, trace_error_messages
+from deployments.ingress import arrival, body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.http10 import is_http10
 from deployments.ingress.metrics import Metrics
@@ -35,9 +35,6 @@ log = logging.getLogger("ray.serve")
 
 #: A key of the ASGI message that breaks an answer off: it tells `proxy_middleware.py` that there is a trace.
 BROKEN_OFF = "cosygraph.broken_off"
-#: A key of the ASGI scope: Serve's proxy has our middleware, and the request has waited so many seconds for another
-#: replica, which was lost with it; mostly 0.
-WAITED_S = "cosygraph.waited_s"
 #: The type of an ASGI message that tells this middleware of a request's other deadline, in seconds from its arrival.
 DEADLINE = "cosygraph.deadline"
 #: A trusted caller's `primary`: use that backend even while the fallback is in use. The watchdog tries it so.
@@ -98,6 +95,7 @@ class TracingMiddleware:
         self._access_control = access_control or AccessControl()
         self._metrics = metrics
         self._trace_url = trace_url
+        self._proxy_clocks = arrival.ProxyClocks(place.node_id(), deadline_s)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,14 +104,15 @@ class TracingMiddleware:
             return
         receive = body_prefetch.take(scope, receive)
         ctx = self._open(scope)
-        if WAITED_S in scope:
+        arrived = arrival.of(scope)
+        if arrived is not None:
             ctx.on_deadline = lambda deadline_s: send({"type": DEADLINE, "deadline_s": deadline_s})
         scope.setdefault("state", {})["context"] = ctx
         answer = _TracedSend(self, scope, ctx, send)
         try:
             async with self._access_control.enter(ctx.caller, scope["method"], _path(scope)):
-                # All of it went by for the lost replica: no stage is at fault.
-                if scope.get(WAITED_S) and ctx.remaining_s() <= 0:
+                # All of it went by in the proxy: no stage is at fault.
+                if arrived is not None and ctx.remaining_s() <= 0:
                     raise DeadlineExceeded(trace_error_messages.LATE_INGRESS, service=vocabulary.INGRESS)
                 await self._app(scope, body_limits.limited(scope, receive, ctx), answer)
             if not answer.ended:  # Starlette just ends a stream whose client has left
@@ -135,8 +134,10 @@ class TracingMiddleware:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
         caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
-        waited_s = scope.get(WAITED_S, 0.0)
-        started = time.time_ns() - int(waited_s * 1e9)
+        arrived = arrival.of(scope)
+        started = now = time.time_ns()
+        if arrived is not None:
+            started = self._proxy_clocks.started_ns(arrived, now)
         path = _path(scope)
         route = self._routes.find(path)
         # An unknown path is the caller's text: it may be anything, so it is no span name.
@@ -149,8 +150,10 @@ class TracingMiddleware:
         if user := self._recorder.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
         ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
-        if waited_s:
-            _tell_of_the_lost_one(root, name, started)
+        if arrived is not None:
+            root.tag(vocabulary.PROXY_WAIT_MS, round((now - started) / 1e6, 3))
+            if arrived.waited_s:
+                _tell_of_the_lost_one(root, name, started)
         ctx.route = route
         ctx.takes_chunks = not is_http10(scope)
         ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY

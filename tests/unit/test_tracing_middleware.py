@@ -10,10 +10,12 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from access.authentication import Authenticator
+from deployments.ingress import arrival
 from deployments.ingress.app import build
+from deployments.ingress.arrival import Arrival
 from deployments.ingress.proxy_middleware import ProxyMiddleware
 from deployments.ingress.trace_recorder import TraceRecorder
-from deployments.ingress.tracing_middleware import DEADLINE, WAITED_S, TracingMiddleware
+from deployments.ingress.tracing_middleware import DEADLINE, TracingMiddleware
 from deployments.settings import LiveTracing, Tracing
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput
@@ -264,7 +266,7 @@ class LosesReplicas:
         self.waited = []
 
     async def __call__(self, scope, receive, send):
-        self.waited.append(scope[WAITED_S])
+        self.waited.append(arrival.of(scope).waited_s)
         body = b""
         while self.reads:
             message = await receive()
@@ -399,7 +401,7 @@ def test_another_deadline_is_told_to_a_proxy_that_understands(tmp_path, behind_o
         sent.append(message)
 
     scope = {"type": "http", "path": ROUTE, "method": "POST", "headers": []}
-    asyncio.run(ingress.app(scope | ({WAITED_S: 0.0} if behind_our_proxy else {}), None, send))
+    asyncio.run(ingress.app(arrival.put(scope, Arrival("", time.time_ns())) if behind_our_proxy else scope, None, send))
     told = [message for message in sent if message["type"] == DEADLINE]
     assert told == ([{"type": DEADLINE, "deadline_s": 600}] if behind_our_proxy else [])
 
@@ -408,13 +410,17 @@ def test_the_trace_of_a_second_try_tells_of_the_first_one(tmp_path):
     ingress = Ingress(tmp_path, fine, ratio=1.0)
 
     async def after_a_loss(scope, receive, send):
-        await ingress.app({**scope, WAITED_S: 1.5}, receive, send)
+        lost_s, waited_s = 1.5, 2.0  # with the lost replica, and for another one
+        came = Arrival("", time.time_ns() - int((lost_s + waited_s) * 1e9), lost_s)
+        await ingress.app(arrival.put(scope, came), receive, send)
 
     door = Ingress.get.__get__(type("Door", (), {"app": staticmethod(after_a_loss)})())
     assert door().status_code == 200
     [spans] = ingress.kept()
     root, lost = sorted(spans, key=lambda span: "parentId" in span)
-    assert root["duration"] > 1_400_000, "it begins when the request came to the proxy"
+    assert root["duration"] > 3_400_000, "it begins when the request came to the proxy"
+    assert float(root["tags"]["proxy.wait_ms"]) >= 3500
+    assert lost["duration"] > 3_400_000, "the try lasts until another replica has the request"
     assert "kind" not in lost, "the dependency graph has no call of the ingress to itself"
     assert lost["name"] == root["name"] and lost["parentId"] == root["id"]
     assert lost["tags"]["error"].startswith("cosyvoice3-api was lost") and "error" not in root["tags"]
@@ -425,7 +431,8 @@ def test_a_request_whose_deadline_went_by_with_a_lost_replica_asks_no_stage(tmp_
     ingress = Ingress(tmp_path, its_own(200), ratio=0.0)
 
     async def after_a_loss(scope, receive, send):
-        await ingress.app({**scope, WAITED_S: 5.5}, receive, send)
+        came = Arrival("", time.time_ns() - 5_500_000_000, waited_s=5.5)
+        await ingress.app(arrival.put(scope, came), receive, send)
 
     answer = Ingress.get.__get__(type("Door", (), {"app": staticmethod(after_a_loss)})())()
     assert (answer.status_code, answer.headers["x-error-service"]) == (504, "cosyvoice3-api")

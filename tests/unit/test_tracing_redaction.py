@@ -211,6 +211,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.FIT_WAIT_MS: 21703.125,
         vocabulary.FIT_ASKED_BY: "0123456789abcdef" * 2,
         vocabulary.QUEUE_WAIT_MS: 0.0,
+        vocabulary.PROXY_WAIT_MS: 5204.731,
         vocabulary.BATCH_ID: "0123456789abcdef",
         vocabulary.BATCH_SIZE: 8,
         vocabulary.BATCH_WAIT_MS: 199.9,
