@@ -1,4 +1,4 @@
-"""Waits for admission and for each stage: long ones, growing ones, and how many replicas there are."""
+"""Waits in the proxy, for admission and for each stage: long ones, growing ones, and how many replicas there are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tracing import vocabulary
 LONG_MS = 1000  #: a shorter wait is no finding
 GROWS = 1.5  #: times, from the first third of the time to the last
 FEW = 5  #: traces in a third
-ADMISSION = "ADMISSION"
+ADMISSION, PROXY = "ADMISSION", "PROXY"
 
 
 def queues(evidence: Evidence) -> list[Finding]:
     """Return a finding for each wait that is long or grows."""
     waits = [
-        _admission(evidence),
+        _of_request(evidence, PROXY, vocabulary.PROXY_WAIT_MS, "in Serve's proxy for cosyvoice3-api"),
+        _of_request(evidence, ADMISSION, vocabulary.QUEUE_WAIT_MS, "to be let into the graph"),
         *(_of_stage(evidence, stage, service) for stage, service in vocabulary.STAGE_SERVICE.items()),
     ]
     findings = [finding for finding in waits if finding is not None]
@@ -26,12 +27,9 @@ def queues(evidence: Evidence) -> list[Finding]:
     return [Finding("queue", "fine", "no wait grows", _replica_lines(evidence))]
 
 
-def _admission(evidence: Evidence) -> Finding | None:
-    waits = [
-        (trace.request.start_ms, trace.request.ms(vocabulary.QUEUE_WAIT_MS), trace.weight)
-        for trace in evidence.requests
-    ]
-    return _assess(evidence, ADMISSION, vocabulary.INGRESS, waits, "to be let into the graph")
+def _of_request(evidence: Evidence, stage: str, tag: str, what_for: str) -> Finding | None:
+    waits = [(trace.request.start_ms, trace.request.ms(tag), trace.weight) for trace in evidence.requests]
+    return _assess(evidence, stage, vocabulary.INGRESS, waits, what_for)
 
 
 def _of_stage(evidence: Evidence, stage: str, service: str) -> Finding | None:
@@ -78,7 +76,7 @@ def _assess(
         "earlier (`limits.max_waiting`)."
     )
     longest = next(iter(stage_times(evidence)), None)
-    in_the_way = stage == ADMISSION or (
+    in_the_way = stage in (ADMISSION, PROXY) or (
         longest is not None and longest.stage == stage and longest.wait_ms >= longest.compute_ms
     )
     act = grows and not room and p95 >= LONG_MS and in_the_way

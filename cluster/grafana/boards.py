@@ -64,7 +64,7 @@ STAGES = Dashboard(
             "On the way to a replica (p95)",
             {"{{stage}}": quantile(0.95, "queue_wait_seconds", "stage")},
             "s",
-            about="ADMISSION is the wait to be let into the graph",
+            about="ADMISSION is the wait to be let into the graph, PROXY the wait in Serve's proxy before that",
         ),
         Panel("Waiting for the device (p95)", {"{{stage}}": quantile(0.95, "batch_wait_seconds", "stage")}, "s"),
         Panel(

@@ -29,6 +29,7 @@ log = logging.getLogger("ray.serve")
 
 NONE = "none"  #: in place of a label that a request has no value for
 ADMISSION = "ADMISSION"  #: waiting to be let into the graph, in a row with the stages' waits
+PROXY = "PROXY"  #: waiting in Serve's proxy for an ingress replica
 MODES = ("fast", "instruct")
 
 #: `refused`: the caller must fix it (4xx). `failed`: we must (5xx, also after an answer has begun). `cancelled`: the
@@ -80,7 +81,10 @@ class Metrics:
             "cosygraph_stage_seconds", "A stage's work for one request or piece", STAGE_S, ("stage", "outcome")
         )
         self._queue_s = kinds.Histogram(
-            "cosygraph_queue_wait_seconds", "On the way to a replica; of ADMISSION: to be let in", WAIT_S, ("stage",)
+            "cosygraph_queue_wait_seconds",
+            "On the way to a replica; of ADMISSION: to be let in; of PROXY: to the ingress",
+            WAIT_S,
+            ("stage",),
         )
         self._batch_wait_s = kinds.Histogram(
             "cosygraph_batch_wait_seconds", "Waiting for the device", WAIT_S, ("stage",)
@@ -156,6 +160,7 @@ class Metrics:
         root = spans[0].tags
         if (cache := root.get(vocabulary.VOICE_CACHE)) in _CACHE:
             self._voices.inc(1, {"result": cache})
+        self._observe_wait(self._queue_s, root.get(vocabulary.PROXY_WAIT_MS), {"stage": PROXY})
         self._observe_wait(self._queue_s, root.get(vocabulary.QUEUE_WAIT_MS), {"stage": ADMISSION})
         for span in spans:
             if span.kind is not None and span.name in vocabulary.STAGE_SERVICE:

@@ -311,10 +311,13 @@ class TestQueues:
         [finding] = of("queue", findings(self.growing(), deployments=deployment("tts-service", 4, max_batch_size=8)))
         assert finding.severity == "look" and "autoscaling" in finding.advice
 
-    def test_a_wait_to_be_let_in(self):
-        traces = [spans(at=n * 50 + 1, ms=5000, **{vocabulary.QUEUE_WAIT_MS: str(80 * n)}) for n in range(60)]
+    @pytest.mark.parametrize(
+        "tag, stage", [(vocabulary.QUEUE_WAIT_MS, "ADMISSION"), (vocabulary.PROXY_WAIT_MS, "PROXY")]
+    )
+    def test_a_wait_before_the_graph(self, tag, stage):
+        traces = [spans(at=n * 50 + 1, ms=5000, **{tag: str(80 * n)}) for n in range(60)]
         [finding] = of("queue", findings(traces))
-        assert finding.figures["stage"] == "ADMISSION" and finding.severity == "act"
+        assert finding.figures["stage"] == stage and finding.severity == "act"
 
     def test_one_burst_is_not_growth(self):
         traces = [*many(80), *many(3, stages={TTS: {vocabulary.BATCH_WAIT_MS: 3000, "ms": 3000}})]
