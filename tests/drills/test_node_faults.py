@@ -307,6 +307,8 @@ def test_a_node_without_its_network_that_had_every_replica(cluster, config, fold
     cluster.start(other)
     with load([cluster.head.address]) as requests:
         requests.wait_for(100)
+        state = cluster.ray_nodes()[lost.address].get("state")
+        assert state == "ALIVE", f"before the cut it is {state}"
         began = time.time_ns()
         lost.cut()
         ray_s = seconds_until(lambda: cluster.ray_nodes()[lost.address].get("state") != "ALIVE", 120)

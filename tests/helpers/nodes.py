@@ -112,7 +112,9 @@ class RayCluster:
 
     def ray_nodes(self) -> dict[str, dict]:
         """Return what Ray's dashboard knows of each node, by its address: the last one to start there."""
-        answer = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=30, trust_env=False).json()
+        # To a question that it has had before, the dashboard repeats its last answer, however old, while it looks.
+        question = f"{self.dashboard}/nodes?view=summary&asked={time.monotonic_ns()}"
+        answer = httpx.get(question, timeout=30, trust_env=False).json()
         found: dict[str, dict] = {}
         for summary in answer["data"]["summary"]:
             if summary["ip"] not in found or summary["raylet"].get("state") == "ALIVE":
