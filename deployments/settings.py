@@ -13,6 +13,7 @@ from access.settings import Access
 from config.strict import StrictModel
 from engines import contract
 from speech.dialects import DIALECTS, Registry
+from speech.mark import MAX_PRODUCER
 from tracing.export_settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from tracing.sampling import SamplingSettings
 from voices.settings import VoiceSettings, protocol_of
@@ -231,6 +232,20 @@ class Cors(StrictModel):
         return origins
 
 
+class Marking(StrictModel):
+    """The marks that say that speech is synthetic (docs/marking.md). Every file that can hold one has one."""
+
+    producer: str = Field(default="Cosygraph", min_length=1, max_length=MAX_PRODUCER)
+    """Name or code of the provider of this service, as `ContentProducer` in the field `AIGC`: set your own."""
+
+    @field_validator("producer")
+    @classmethod
+    def _says_something(cls, producer: str) -> str:
+        if not producer.strip() or not producer.isprintable():
+            raise ValueError("a producer is a name or a code on one line, and not blank")
+        return producer
+
+
 class ApiConfig(EngineSettings, AccessConfig):
     """The configuration of the ingress."""
 
@@ -251,6 +266,8 @@ class ApiConfig(EngineSettings, AccessConfig):
     """More names for the model and for stored voices."""
     cors: Cors = Cors()
     """Cross-origin requests from web pages."""
+    marking: Marking = Marking()
+    """Marks of synthetic speech."""
     web_page_url: str | None = None
     """Path or URL of the web page. A browser that asks for `/` is sent there; without it, to `/docs`."""
 

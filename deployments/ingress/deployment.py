@@ -41,6 +41,7 @@ from engines import contract
 from speech import requests
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
+from speech.mark import Mark
 from speech.requests import Fallback, SpeechRequest
 from speech.script import check_script
 from tracing import vocabulary
@@ -160,18 +161,19 @@ class CosyVoice3Api:
         elif request.long_form:
             await ctx.extend_deadline(limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
+        mark = Mark(self.config.marking.producer, ctx.trace_id)
         # Without chunks there is no streaming: a whole file has a status for errors, and a length.
         if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
             source = await self._fitted(request, source, ctx, backend)
             async with self._admitted(ctx):
                 samples = await backend.synthesizer.synthesize(request, source, ctx)
             ctx.audio_s = len(samples) / rate
-            return await responses.whole(request, samples, rate)
+            return await responses.whole(request, samples, rate, mark)
         audio = self._stream(request, source, ctx, backend)
         if request.stream_format == "audio":
-            return await responses.stream(request, audio, rate, ctx)
+            return await responses.stream(request, audio, rate, ctx, mark)
         event_format = event_format or server_sent_events.EventFormat(self.middleware.trace_url)
-        return await responses.events(request, audio, rate, ctx, event_format)
+        return await responses.events(request, audio, rate, ctx, event_format, mark)
 
     async def _stream(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
