@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from cluster.cli_error import CliError
+from engines.contract import WeightsError
 from speech import verification
 from speech.errors import InvalidInput
+
+_PACKAGE = "perth"  #: that carries the watermark's weights
 
 
 def run(file: Path, traces_url: str | None, as_json: bool = False, out: TextIO | None = None) -> int:
@@ -36,17 +40,30 @@ def run(file: Path, traces_url: str | None, as_json: bool = False, out: TextIO |
         raise CliError(f"{file} can't be read ({failure.strerror}). Name one audio file.") from failure
     except InvalidInput as error:
         raise CliError(f"{file}: {error.message}") from error
-    report = _report(found, traces_url)
+    report = _report(found, _sure_of_a_watermark(found), traces_url)
     print(json.dumps(report, ensure_ascii=False) if as_json else _in_words(report), file=out)
     return 0 if report["marked"] else 3
 
 
-def _report(found: verification.MarkedFile, traces_url: str | None) -> dict[str, Any]:
-    mark = found.mark
+def _sure_of_a_watermark(found: verification.MarkedFile) -> float | None:
+    """Return how sure the detector is, 0 to 1; None where its package is not installed."""
+    if importlib.util.find_spec(_PACKAGE) is None:  # before torch is imported, which takes seconds
+        return None
+    from engines.watermark import Watermark
+
+    try:
+        return Watermark().find(found.samples, found.rate)
+    except WeightsError as error:
+        raise CliError(str(error)) from error
+
+
+def _report(found: verification.MarkedFile, sure: float | None, traces_url: str | None) -> dict[str, Any]:
+    mark, watermark = found.mark, verification.watermark(sure)
     trace_id = mark.trace_id if mark is not None else None
     return {
-        "marked": mark is not None,
+        "marked": mark is not None or bool(watermark and watermark["found"]),
         "metadata": mark.public() if mark is not None else None,
+        "watermark": watermark,
         "trace_id": trace_id,
         "trace_url": f"{traces_url}/zipkin/traces/{trace_id}" if traces_url and trace_id else None,
         "format": found.format,
@@ -62,6 +79,12 @@ def _in_words(report: dict[str, Any]) -> str:
             lines.append(f"its producer's id: {metadata['produce_id'] or 'none'}")
     else:
         lines.append("metadata: no mark (it says nothing: a mark is lost where a program drops metadata)")
+    if (watermark := report["watermark"]) is None:
+        lines.append("watermark: not looked for (uv pip install --no-deps -r requirements-watermark.txt)")
+    else:
+        lines.append(
+            f"watermark: {'found' if watermark['found'] else 'none'} (confidence {watermark['confidence']:.2f})"
+        )
     if report["trace_id"]:
         lines.append(f"trace: {report['trace_url'] or report['trace_id']}")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from speech.recording import container_of, format_of
 
 MAX_BYTES = MAX_CLIP_BYTES  #: of a file; marks in metadata stand at its beginning
 HEARD_S = 60.0  #: a watermark is looked for in so many seconds at most
+WATERMARK_FOUND = 0.5  #: of its detector's confidence
 _MAX_VALUES = 30_000_000  #: values (samples times channels) that are kept, and that are counted
 
 
@@ -66,6 +67,15 @@ def read(data: bytes) -> MarkedFile:
         raise _explained(failure) from failure
     mono = found.samples.mean(axis=1, dtype=np.float32)
     return MarkedFile(format_of(data, container), found.frames / found.rate, Mark.parse(found.tag), mono, found.rate)
+
+
+def watermark(sure: float | None) -> dict[str, bool | float] | None:
+    """Return what a report says of the watermark.
+
+    Args:
+        sure: how sure the detector is, 0 to 1; None if none was looked for.
+    """
+    return None if sure is None else {"found": sure >= WATERMARK_FOUND, "confidence": round(sure, 4)}
 
 
 def too_large() -> InvalidInput:

@@ -30,7 +30,7 @@ from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import unpacked
+from deployments.ingress.stage_clients import WatermarkClient, unpacked
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
@@ -95,6 +95,7 @@ class CosyVoice3Api:
         self.access_control = access_control.for_replica(config.access, self.authenticator, limiter)
         self.metrics = Metrics(self.registry)
         self.readiness = Readiness()
+        self.watermarks: dict[str, WatermarkClient] = {}  # by backend; empty where there is no watermark
 
     def _backend(
         self, name: str, engine_name: str, options: dict[str, Any], graph: SpeechGraph, cache_mb: float
@@ -112,6 +113,11 @@ class CosyVoice3Api:
         for backend in self.backends:
             for stage in backend.graph.stages.values():
                 stage.connect(self.arrays, clocks)
+        if self.config.marking.watermark != "off":
+            for backend in self.backends:
+                finder = WatermarkClient(backend.graph.stages[vocabulary.VOCODER].handle)
+                finder.connect(self.arrays, clocks)
+                self.watermarks[backend.name] = finder
         self.access_control.rate_limits.start()
         self.fitting.start()
         self.metrics.watch(self._watched_counters)
@@ -273,6 +279,14 @@ class CosyVoice3Api:
         """Find a stored voice in its clip, so that its first request need not."""
         async with self._admitted(ctx):
             await self.backends.current.voices.resolve(record, ctx)
+
+    async def find_watermark(self, samples: Array, rate: int, ctx: RequestContext) -> float | None:
+        """Look for the watermark in a file's audio: see `IngressApi.find_watermark`."""
+        finder = self.watermarks.get(self._backend_for(ctx).name)
+        if finder is None:
+            return None
+        async with self._admitted(ctx):
+            return await finder.find(samples, rate, ctx)
 
     def is_admin(self, ctx: RequestContext) -> bool:
         """Tell whether the caller may change voices of others."""

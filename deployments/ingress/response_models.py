@@ -133,6 +133,14 @@ class Metadata(_Answer):
     propagate_id: str
 
 
+class FoundWatermark(_Answer):
+    """The watermark in the sound."""
+
+    found: bool
+    confidence: float
+    """How sure the detector is, 0 to 1."""
+
+
 class Verification(_Answer):
     """The marks of synthetic speech in a file. A file without any may be synthetic all the same."""
 
@@ -141,6 +149,8 @@ class Verification(_Answer):
     """True if there is any mark."""
     metadata: Metadata | None
     """The mark in the metadata; null if there is none."""
+    watermark: FoundWatermark | None
+    """Null where `marking.watermark` is off: none was looked for."""
     ours: bool
     """True if the metadata name the producer that this service is configured as."""
     trace_id: str | None

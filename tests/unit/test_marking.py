@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from cluster import cli
+from cluster.demo import CLIP
 from deployments.ingress import app
 from deployments.ingress.context import RequestContext
 from deployments.ingress.routes import verify
@@ -186,6 +187,11 @@ class Api:
         tracing = Tracing(zipkin_url="http://zipkin:9411")
         self.config = GraphConfig(marking=Marking(producer=producer), tracing=tracing).api()
         self.requests: list[RequestContext] = []
+        self.sure: float | None = None
+
+    async def find_watermark(self, samples: np.ndarray, rate: int, ctx: RequestContext) -> float | None:
+        assert samples.ndim == 1 and samples.dtype == np.float32 and rate > 0
+        return self.sure
 
     def client(self) -> TestClient:
         application, tracer = FastAPI(), Tracer("cosyvoice3-api")
@@ -222,6 +228,7 @@ class TestRoute:
                 "content_propagator": "",
                 "propagate_id": "",
             },
+            "watermark": None,
             "ours": True,
             "trace_id": TRACE,
             "trace_url": f"http://zipkin:9411/zipkin/traces/{TRACE}",
@@ -239,6 +246,13 @@ class TestRoute:
     def test_a_recording_has_none(self):
         found = ask(Api(), tone()).json()
         assert (found["marked"], found["metadata"], found["trace_id"]) == (False, None, None)
+
+    @pytest.mark.parametrize("sure, found", [(0.97, True), (0.03, False)])
+    def test_a_watermark_alone_is_a_mark_too(self, sure, found):
+        api = Api()
+        api.sure = sure
+        told = ask(api, tone()).json()
+        assert (told["marked"], told["watermark"]) == (found, {"found": found, "confidence": sure})
 
     @pytest.mark.parametrize(
         "data, field, more, code, remedy",
@@ -281,8 +295,13 @@ class TestCommand:
         assert code == 0 and json.loads(out)["trace_id"] == TRACE
 
     def test_a_file_without_a_mark_has_a_status_of_its_own(self, tmp_path, capsys):
-        code, out, _ = self.verified(tmp_path, capsys, tone())
-        assert code == 3 and "no mark" in out
+        code, out, _ = self.verified(tmp_path, capsys, CLIP.read_bytes())
+        assert code == 3 and "no mark" in out and "watermark: none" in out
+
+    def test_without_the_detectors_package_it_says_how_to_get_it(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        code, out, _ = self.verified(tmp_path, capsys, CLIP.read_bytes())
+        assert code == 3 and "not looked for" in out and "requirements-watermark.txt" in out
 
     def test_what_cannot_be_read_is_an_error_with_a_remedy(self, tmp_path, capsys):
         code, _, err = self.verified(tmp_path, capsys, b"\0\0" * 1000)

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from deployments.ingress import form, openapi
-from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi, context_of
 from speech import verification
 from speech.errors import InvalidInput
@@ -32,6 +31,7 @@ def add(app: FastAPI, api: IngressApi) -> None:
         data, ctx = await _read(request), context_of(request)
         async with places:
             found = await asyncio.to_thread(verification.read, data)
+        sure = await api.find_watermark(found.samples, found.rate, ctx)
         ctx.root.tags(
             {
                 vocabulary.AUDIO_SAMPLE_RATE: found.rate,
@@ -39,7 +39,7 @@ def add(app: FastAPI, api: IngressApi) -> None:
                 vocabulary.AUDIO_DURATION: round(found.seconds, 3),
             }
         )
-        return JSONResponse(_report(found, api, ctx))
+        return JSONResponse(_report(found, sure, api))
 
 
 async def _read(request: Request) -> bytes:
@@ -57,14 +57,15 @@ async def _read(request: Request) -> bytes:
     return sent.prompt_audio
 
 
-def _report(found: verification.MarkedFile, api: IngressApi, ctx: RequestContext) -> dict[str, Any]:
-    mark = found.mark
+def _report(found: verification.MarkedFile, sure: float | None, api: IngressApi) -> dict[str, Any]:
+    mark, watermark = found.mark, verification.watermark(sure)
     ours = mark is not None and mark.content_producer == api.config.marking.producer
     trace_id = mark.trace_id if mark is not None and ours else None
     return {
         "object": "audio.verification",
-        "marked": mark is not None,
+        "marked": mark is not None or bool(watermark and watermark["found"]),
         "metadata": mark.public() if mark is not None else None,
+        "watermark": watermark,
         "ours": ours,
         "trace_id": trace_id,
         "trace_url": api.config.tracing.trace_url(trace_id) if trace_id else None,
