@@ -6,16 +6,16 @@ The doors are those of tests/helpers/audio_doors.py, which tests/unit/test_marki
 from __future__ import annotations
 
 import base64
+import io
 import json
-import subprocess
-import sys
 
 import httpx
 import pytest
+import soundfile
 
-from cluster.ray_head import ROOT
+from cluster import cli, demo
 from speech import verification
-from speech.encoding import FORMATS
+from speech.encoding import FORMATS, encode
 from speech.mark import HEADER, SYNTHETIC, Mark
 from tests.helpers import audio_doors
 from tests.helpers.audio_doors import Door
@@ -28,6 +28,7 @@ from webui.takes import TakeFiles
 TEXT = "Hello there."
 NAME = "marked-voice"
 CLIP = tone()
+SPOKEN = demo.CLIP.read_bytes()
 FORM = {"text": TEXT, "dialect": "en-US"}
 OPENAI = {
     "input": TEXT,
@@ -132,22 +133,36 @@ class _Words(dict):
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "opus", "aac"])
-def test_what_say_writes_is_marked_and_the_command_verify_reads_it(fast, tmp_path, extension):
+def test_what_say_writes_is_marked_and_the_command_verify_reads_it(fast, tmp_path, capsys, extension):
     def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cluster", *arguments, "--run-dir", str(tmp_path)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert cli.main([*arguments, "--run-dir", str(tmp_path)]) == 0
+        return capsys.readouterr().out
 
     file = tmp_path / f"out.{extension}"
     said = command("say", TEXT, "--voice", NAME, "-o", str(file), "--url", fast.url)
     found = json.loads(command("verify", str(file), "--json"))
     assert found["marked"] and found["trace_id"] in said
+
+
+@pytest.mark.parametrize("way", [{}, {"stream_format": "audio"}], ids=["whole", "streamed"])
+def test_where_it_is_switched_on_the_sound_itself_is_marked_whole_and_streamed(voice, way):
+    """The embedded engine streams sentence by sentence: the second file is marked in two pieces."""
+    fields = {"text": "The harbor is quiet tonight. Nobody waits for the last ferry.", "dialect": "en-US"}
+    made = ask(voice, "POST", "/api/generate", data=fields | way, files={"prompt_audio": ("c.flac", SPOKEN)})
+    assert made.status_code == 200, made.text
+    sound, rate = soundfile.read(io.BytesIO(made.content), dtype="float32")
+    bare = encode(sound, rate, "mp3", None)  # as after a program that drops metadata
+    answer = ask(voice, "POST", "/v1/audio/verify", files={"file": ("any.mp3", bare)})
+    found = answer.json()
+    assert found["marked"] and found["metadata"] is None and found["watermark"]["found"], found
+    spans = {span["name"]: span for span in voice.trace(answer.headers["x-trace-id"], spans=2)}
+    assert float(spans["find_watermark"]["tags"]["audio.watermark"]) == found["watermark"]["confidence"]
+    assert spans["find_watermark"]["localEndpoint"]["serviceName"] == "vocoder-service"
+
+
+def test_a_persons_recording_has_no_watermark(voice):
+    found = ask(voice, "POST", "/v1/audio/verify", files={"file": ("any.flac", SPOKEN)}).json()
+    assert (found["marked"], found["watermark"]["found"]) == (False, False)
 
 
 def test_the_route_verifies_what_the_graph_has_made_and_has_a_trace(fast):
