@@ -246,8 +246,8 @@ def false_positives(watermark: Watermark, plain: list[np.ndarray], rate: int) ->
         ],
         "speech of ours, unmarked": [(wave, rate) for wave in plain],
     }
-    hits = {name: [watermark.find(*sound) >= WATERMARK_FOUND for sound in sounds] for name, sounds in kinds.items()}
-    hits["all"] = [hit for found in hits.values() for hit in found]
+    sure = {name: [watermark.find(*sound) for sound in sounds] for name, sounds in kinds.items()}
+    sure["all"] = [one for found in sure.values() for one in found]
     # Not speech, and so not among them: a network that has learned on speech may take a tone for anything.
     tones = [
         (np.sin(2 * np.pi * hz * np.arange(3 * rate) / rate).astype(np.float32) * 0.3, rate)
@@ -257,15 +257,17 @@ def false_positives(watermark: Watermark, plain: list[np.ndarray], rate: int) ->
         (np.random.default_rng(seed).standard_normal(3 * rate).astype(np.float32) * 0.1, rate) for seed in range(40)
     ]
     for name, sounds in (("pure tones", tones), ("white noise", noise)):
-        hits[name] = [watermark.find(*sound) >= WATERMARK_FOUND for sound in sounds]
-    return {
-        name: {
+        sure[name] = [watermark.find(*sound) for sound in sounds]
+    table = {}
+    for name, found in sure.items():
+        hits = sum(one >= WATERMARK_FOUND for one in found)
+        table[name] = {
             "count": len(found),
-            "share": round(float(np.mean(found)), 5),
-            "bound": round(_bound(sum(found), len(found)), 5),
+            "share": round(hits / len(found), 5),
+            "bound": round(_bound(hits, len(found)), 5),
+            "highest confidence": round(max(found), 4),
         }
-        for name, found in hits.items()
-    }
+    return table
 
 
 def windows() -> Iterator[Sound]:
@@ -301,9 +303,9 @@ def show(
     print(f"\n{'found after':34}{'whole':>9}{'in chunks':>11}")
     for name, row in found.items():
         print(f"{name:34}{row['whole']:9.1%}{row['in chunks']:11.1%}")
-    print(f"\n{'taken for it':34}{'of':>9}{'share':>9}{'bound':>9}")
+    print(f"\n{'taken for it':34}{'of':>9}{'share':>9}{'bound':>9}{'highest':>9}")
     for name, row in false.items():
-        print(f"{name:34}{row['count']:9.0f}{row['share']:9.2%}{row['bound']:9.2%}")
+        print(f"{name:34}{row['count']:9.0f}{row['share']:9.2%}{row['bound']:9.3%}{row['highest confidence']:9.3f}")
     return missed
 
 
