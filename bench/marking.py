@@ -81,7 +81,7 @@ def coded(codec: str, container: str, bit_rate: int, format: str, rate: int | No
             for part in av.AudioResampler(format, "mono", to).resample(frame):
                 out.mux(track.encode(part))
             out.mux(track.encode(None))
-        with av.open(io.BytesIO(file.getvalue())) as back:
+        with av.open(io.BytesIO(file.getvalue()), "r") as back:
             found = back.streams.audio[0]
             heard = np.concatenate([frame.to_ndarray().astype(np.float32).reshape(-1) for frame in back.decode(found)])
             return heard, found.rate
