@@ -58,7 +58,7 @@ def by_ffmpeg(data: bytes) -> str | None:
 
 
 def by_mutagen(name: str, data: bytes) -> str:
-    """What a library that has no part in writing the file reads; it knows no texts in WAV files."""
+    """Read the field by a library that has no part in writing the file; it knows no texts in WAV files."""
     if name == "flac":
         return mutagen.flac.FLAC(io.BytesIO(data))["AIGC"][0]
     if name == "opus":
