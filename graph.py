@@ -29,7 +29,7 @@ from deployments.ingress.stage_clients import (
     VoiceRef,
 )
 from deployments.serve_options import deployment
-from deployments.settings import GraphConfig, StageConfig
+from deployments.settings import GraphConfig
 from deployments.stages.audio import AudioService
 from deployments.stages.embedding import EmbeddingService
 from deployments.stages.fallback import Fallback
@@ -95,5 +95,5 @@ def build(args: GraphConfig) -> Application:
 def _fallback(args: GraphConfig) -> Graph | None:
     if args.fallback is None:
         return None
-    stages = deployment(Fallback, graceful_shutdown_timeout_s=60).bind(StageConfig(**args.fallback.model_dump()))
+    stages = deployment(Fallback, graceful_shutdown_timeout_s=60).bind(args.fallback_stages())
     return Graph(stages, stages, stages, stages)

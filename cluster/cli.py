@@ -23,6 +23,7 @@ from cluster import (
     say,
     signals,
     status,
+    verify,
     voices_command,
 )
 from cluster.cli_error import CliError
@@ -42,6 +43,7 @@ the API to other machines.
   python -m cluster up --http-port 8080      start everything and leave it running
   python -m cluster up --zipkin-storage mysql    with traces that outlive a restart (docs/storage.md)
   python -m cluster say '你好，世界。' --clip me.wav --dialect zh-CN -o out.wav    send a request, here or to --url
+  python -m cluster verify out.wav           say which marks of synthetic speech a file has (docs/marking.md)
   python -m cluster voices                   list the stored voices and how their fits stand; --fit NAME asks for one
   python -m cluster up --with-gate           with keys before Zipkin too (docs/gate.md)
   python -m cluster key alice                make an API key; `up --host 0.0.0.0` needs one (docs/access.md)
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_command(commands, stack, ENVIRONMENT)
     say.add_command(commands, run_dir)
     voices_command.add_command(commands, run_dir)
+    verify.add_command(commands, run_dir)
     commands.add_parser(
         "up",
         parents=[stack],
@@ -173,6 +176,12 @@ def _voices(args: argparse.Namespace, stack: Stack) -> int:
     return voices_command.run(args, args.url or here)
 
 
+def _verify(args: argparse.Namespace, stack: Stack) -> int:
+    running = stack.file.load()
+    traces_url = running.traces_url if running is not None and running.alive else None
+    return verify.run(args.file, traces_url, args.json)
+
+
 def _up(args: argparse.Namespace, stack: Stack) -> int:
     state = stack.up(Options.of(args))
     send, stop = (options.command(name, stack.run_dir) for name in ("demo", "down"))
@@ -199,6 +208,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "demo": _demo,
     "say": _say,
     "voices": _voices,
+    "verify": _verify,
     "up": _up,
     "down": _down,
     "status": _status,

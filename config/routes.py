@@ -79,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/audio/voices/{voice}", READ, _VOICES | _SYNTHESIZE),
     Route("/v1/audio/voices/{voice}", frozenset({"PATCH", "DELETE"}), _VOICES),
     Route("/v1/audio/voices/{voice}/fit", WRITE, _VOICES),
+    Route("/v1/audio/verify", WRITE, _VOICES | _SYNTHESIZE),
     # CosyVoice's own paths. Its client sends its form with GET.
     _speech("/inference_sft", READ | WRITE),
     _speech("/inference_zero_shot", READ | WRITE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,10 +13,12 @@ from access.settings import Access
 from config.strict import StrictModel
 from engines import contract
 from speech.dialects import DIALECTS, Registry
+from speech.mark import MAX_PRODUCER
 from tracing.export_settings import SPOOL_LIMIT_BYTES, Allow, ExportSettings, SpanDestination
 from tracing.sampling import SamplingSettings
 from voices.settings import VoiceSettings, protocol_of
 
+Watermarking = Literal["off", "perth"]
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 
 
@@ -48,7 +50,9 @@ class StageOptions(ComputeOptions):
 
 
 class StageConfig(EngineSettings, StageOptions):
-    """The configuration of a stage's replica."""
+    """The configuration of a stage's replica. `watermark` is `marking.watermark`, for vocoder-service."""
+
+    watermark: Watermarking = "off"
 
 
 class FittingOptions(StageOptions):
@@ -231,6 +235,28 @@ class Cors(StrictModel):
         return origins
 
 
+class Marking(StrictModel):
+    """The marks that say that speech is synthetic (docs/marking.md). Every file that can hold one has one."""
+
+    producer: str = Field(default="Cosygraph", min_length=1, max_length=MAX_PRODUCER)
+    """Name or code of the provider of this service, as `ContentProducer` in the field `AIGC`: set your own."""
+
+    watermark: Watermarking = "off"
+    """`perth`: vocoder-service puts a watermark into the sound too. It needs requirements-watermark.txt."""
+
+    @field_validator("watermark", mode="before")
+    @classmethod
+    def _is_text_in_yaml(cls, watermark: Any) -> Any:
+        return "off" if watermark is False else watermark  # YAML 1.1 reads a bare `off` so
+
+    @field_validator("producer")
+    @classmethod
+    def _says_something(cls, producer: str) -> str:
+        if not producer.strip() or not producer.isprintable():
+            raise ValueError("a producer is a name or a code on one line, and not blank")
+        return producer
+
+
 class ApiConfig(EngineSettings, AccessConfig):
     """The configuration of the ingress."""
 
@@ -251,6 +277,8 @@ class ApiConfig(EngineSettings, AccessConfig):
     """More names for the model and for stored voices."""
     cors: Cors = Cors()
     """Cross-origin requests from web pages."""
+    marking: Marking = Marking()
+    """Marks of synthetic speech."""
     web_page_url: str | None = None
     """Path or URL of the web page. A browser that asks for `/` is sent there; without it, to `/docs`."""
 
@@ -287,7 +315,17 @@ class GraphConfig(ApiConfig):
 
     def stage(self, options: StageOptions) -> StageConfig:
         """The configuration of one stage's replicas."""
-        return StageConfig(engine=self.engine, engine_options=self.engine_options, **options.model_dump())
+        return StageConfig(
+            engine=self.engine,
+            engine_options=self.engine_options,
+            watermark=self.marking.watermark,
+            **options.model_dump(),
+        )
+
+    def fallback_stages(self) -> StageConfig:
+        """The configuration of the replica that has all stages of the fallback engine; it is configured."""
+        assert self.fallback is not None
+        return StageConfig(watermark=self.marking.watermark, **self.fallback.model_dump())
 
     def fits(self) -> FittingConfig | None:
         """The configuration of fitting-service's replicas; None where no voices are fitted."""

@@ -39,6 +39,7 @@ class Decoded:
         frames: number of samples; a lower bound if `whole` is False.
         whole: True if the file was read to its end.
         announced_s: length in seconds by the file's header; None if it has none.
+        tag: the text in the file's metadata that was asked for; None if there is none.
     """
 
     samples: np.ndarray
@@ -46,6 +47,7 @@ class Decoded:
     frames: int
     whole: bool
     announced_s: float | None
+    tag: str | None = None
 
 
 class Decoder:
@@ -56,7 +58,16 @@ class Decoder:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def decode(self, data: bytes, container: str, *, keep_s: float, keep_values: int, count_values: int) -> Decoded:
+    def decode(
+        self,
+        data: bytes,
+        container: str,
+        *,
+        keep_s: float,
+        keep_values: int,
+        count_values: int,
+        tag: str | None = None,
+    ) -> Decoded:
         """Decode the first audio stream of a file.
 
         Args:
@@ -65,12 +76,13 @@ class Decoder:
             keep_s: the most seconds of samples to return; there may be one sample more.
             keep_values: the most values (samples times channels) to return.
             count_values: number of values after which counting ends.
+            tag: name of a text in the file's metadata to return, in any case of its letters.
 
         Raises:
             DecoderFailed: nothing could be decoded, or not within the limits of time and memory.
         """
         job = {"size": len(data), "container": container, "keep_s": keep_s}
-        job |= {"keep_values": keep_values, "count_values": count_values}
+        job |= {"keep_values": keep_values, "count_values": count_values, "tag": tag}
         with self._lock:
             for again in (False, True):
                 idle = self._process is not None and not again
@@ -91,7 +103,7 @@ class Decoder:
         if refused := about.get("refused"):
             raise DecoderFailed(refused)
         values = np.frombuffer(samples, np.float32).reshape(-1, about["channels"])
-        return Decoded(values, about["rate"], about["frames"], about["whole"], about["announced_s"])
+        return Decoded(values, about["rate"], about["frames"], about["whole"], about["announced_s"], about["tag"])
 
     def close(self) -> None:
         """End the process. The next job starts another."""

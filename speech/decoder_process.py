@@ -4,9 +4,9 @@ A demuxer is a large parser that reads untrusted files. Here it can't crash the 
 the caller ends the process at a deadline, and no module of the project is loaded. It imports PyAV alone, so it starts
 fast.
 
-A job on standard input is a line of JSON (`size`, `container`, `keep_s`, `keep_values`, `count_values`) and the file;
-the answer on standard output is a line of JSON and interleaved float32 samples. The process ends when its input ends,
-or after a minute without a job.
+A job on standard input is a line of JSON (`size`, `container`, `keep_s`, `keep_values`, `count_values`, `tag`) and the
+file; the answer on standard output is a line of JSON and interleaved float32 samples. The process ends when its input
+ends, or after a minute without a job.
 """
 
 import io
@@ -14,12 +14,14 @@ import json
 import resource
 import select
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MEMORY = 1 << 30  #: bytes of address space; FFmpeg's libraries alone take a fifth of it
 IDLE_S = 60.0
 STREAMS = 16  #: more than any recorder writes; each costs memory before its first packet
 READS = 40  #: times that the file may be read over: indexes at the end need a few, a loop in an index more
+TAG_CHARACTERS = 8192  #: of a tag's value that is returned
 CODECS = frozenset(
     ("aac", "aac_latm", "alac", "flac", "mp3", "mp3float", "mp2", "mp2float", "opus", "libopus", "vorbis")
 )
@@ -63,7 +65,17 @@ def decode(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]
         if codec not in CODECS and not codec.startswith("pcm_"):
             raise Refused("codec")
         stream.codec_context.thread_count = 1
-        return _samples(av, container, stream, job)
+        tag = _tag((container.metadata, stream.metadata), job["tag"])  # Ogg has its tags with the stream
+        about, samples = _samples(av, container, stream, job)
+        return {**about, "tag": tag}, samples
+
+
+def _tag(places: Iterable[Mapping[str, str]], name: str | None) -> str | None:
+    for place in places:
+        for key, value in place.items():
+            if name is not None and key.lower() == name.lower():
+                return value[:TAG_CHARACTERS]
+    return None
 
 
 def _samples(av: Any, container: Any, stream: Any, job: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:

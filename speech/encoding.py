@@ -3,12 +3,15 @@
 `encode` writes a file with a complete header. An `Encoder` gives out the same audio piece by piece. It never goes back
 to a header that it has given out, so lengths in the header are left open (see `FORMATS`), and the bytes given out so
 far always play. Formats other than wav and pcm are FFmpeg's (PyAV), with muxers writing into memory.
+
+Every file says that its speech is synthetic: each caller hands over the mark (`speech/mark.py`), which goes to the head
+of the file, into a WAV file's INFO chunk, Vorbis comments (flac, opus) or an ID3 tag (mp3, aac). Raw pcm has no place
+for one.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,15 +21,14 @@ import numpy as np
 import soxr
 
 from speech.errors import InvalidInput
+from speech.mark import FIELD, Mark
 from speech.pcm import to_pcm, to_wav
+from speech.wav_header import wav_header
 
 _ANY_RATE: tuple[int, ...] = ()
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _AAC_RATES = (*_MP3_RATES, 64_000, 88_200, 96_000)
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-#: The value of a length that is not known yet. FFmpeg writes it to a pipe, players read on to the end of the stream,
-#: and `speech.audio.decode` takes it too. Some players would take 0 for an empty file.
-_UNKNOWN_SIZE = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Format:
     rates: tuple[int, ...] = _ANY_RATE  #: Hz that it can hold; other audio is resampled to the next one above
     codec_options: Mapping[str, str] = field(default_factory=dict)
     stream_options: Mapping[str, str] = field(default_factory=dict)  #: options of the muxer if it can't go back
+    marked_options: Mapping[str, str] = field(default_factory=dict)  #: options of the muxer if there is a mark
 
     def rate(self, rate: int) -> int:
         """Return the rate in Hz at which audio of `rate` Hz is written."""
@@ -75,6 +78,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 64_000,
                 _MP3_RATES,
                 stream_options={"write_xing": "0", "id3v2_version": "0"},
+                marked_options={"id3v2_version": "3"},
             ),
             # A page of Ogg costs 28 bytes: with one for each frame of 20 ms, every fourth byte would be a header.
             Format(
@@ -90,7 +94,19 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 codec_options={"application": "audio", "frame_duration": "20"},
                 stream_options={"page_duration": "60000"},
             ),
-            Format("aac", "audio/aac", "aac", 0.15, "aac", "adts", "fltp", 64_000, _AAC_RATES),
+            # ADTS has no metadata of its own; an ID3 tag before it is what HLS does, and players skip it.
+            Format(
+                "aac",
+                "audio/aac",
+                "aac",
+                0.15,
+                "aac",
+                "adts",
+                "fltp",
+                64_000,
+                _AAC_RATES,
+                marked_options={"write_id3v2": "1"},
+            ),
         )
     }
 )
@@ -108,8 +124,14 @@ def format_named(name: str) -> Format:
     return found
 
 
-def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
+def encode(samples: np.ndarray, rate: int, format: str, mark: Mark | None) -> bytes:
     """Encode mono float32 `samples` (n,) in ±1 at `rate` Hz as a whole file; louder samples are clipped.
+
+    Args:
+        samples: the audio.
+        rate: Hz.
+        format: one of `FORMATS`.
+        mark: says that the speech is synthetic; None for audio that is not.
 
     Raises:
         InvalidInput: the format is unknown.
@@ -117,11 +139,11 @@ def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
     """
     found, samples = format_named(format), checked(samples)
     if found.name == "wav":
-        return to_wav(samples, rate)
+        return to_wav(samples, rate, mark)
     if not found.codec:
         return to_pcm(samples).tobytes()
     file = io.BytesIO()
-    codec = _Codec(found, rate, file, {})
+    codec = _Codec(found, rate, file, {}, mark)
     try:
         codec.add(samples)
         codec.finish()
@@ -136,20 +158,25 @@ class Encoder:
     Two threads must not use it at a time; encoders share nothing with each other. An unfinished encoder frees its
     memory at `close`, at the end of a `with` block, or with its last reference.
 
+    Args:
+        format: one of `FORMATS`.
+        rate: Hz.
+        mark: says that the speech is synthetic; None for audio that is not.
+
     Raises:
         InvalidInput: the format is unknown.
     """
 
     _codec: _Codec | None = None
 
-    def __init__(self, format: str, rate: int) -> None:
+    def __init__(self, format: str, rate: int, mark: Mark | None) -> None:
         self.format = format_named(format)
         self._pipe = _Pipe()
         self._finished = False
         if self.format.codec:
-            self._codec = _Codec(self.format, rate, self._pipe, self.format.stream_options)
+            self._codec = _Codec(self.format, rate, self._pipe, self.format.stream_options, mark)
         if self.format.name == "wav":
-            self._pipe.write(_endless_wav_header(rate))
+            self._pipe.write(wav_header(rate, mark))
 
     def add(self, samples: np.ndarray) -> bytes:
         """Add mono float32 `samples` (n,) in ±1 and return the file's next bytes, maybe none; louder ones are clipped.
@@ -201,25 +228,6 @@ def checked(samples: np.ndarray) -> np.ndarray:
     return samples
 
 
-def _endless_wav_header(rate: int) -> bytes:
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        _UNKNOWN_SIZE,
-        b"WAVE",
-        b"fmt ",
-        16,
-        1,
-        1,
-        rate,
-        rate * 2,
-        2,
-        16,
-        b"data",
-        _UNKNOWN_SIZE,
-    )
-
-
 class _Pipe:
     """A buffer that keeps written bytes until they are taken. It has no `seek`, so a muxer can't go back."""
 
@@ -239,7 +247,9 @@ class _Pipe:
 class _Codec:
     """FFmpeg's encoder and muxer, which write to `sink` as soon as a frame is full."""
 
-    def __init__(self, format: Format, rate: int, sink: io.BytesIO | _Pipe, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, format: Format, rate: int, sink: io.BytesIO | _Pipe, options: Mapping[str, str], mark: Mark | None
+    ) -> None:
         self._rate = format.rate(rate)
         self._resampler = soxr.ResampleStream(rate, self._rate, 1, dtype="float32") if self._rate != rate else None
         self._format = format
@@ -248,8 +258,16 @@ class _Codec:
             sink,
             "w",
             format=format.container,
-            options={"flush_packets": "1", "fflags": "bitexact", "metadata_header_padding": "0", **options},
+            options={
+                "flush_packets": "1",
+                "fflags": "bitexact",
+                "metadata_header_padding": "0",
+                **options,
+                **(format.marked_options if mark else {}),
+            },
         )
+        if mark is not None:
+            self._container.metadata[FIELD] = mark.value()
         stream = self._container.add_stream(
             format.codec, rate=self._rate, layout="mono", options={"flags": "bitexact", **format.codec_options}
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import soundfile
+
+from speech.mark import Mark
+from speech.wav_header import wav_header
 
 _FULL_SCALE = 32768
 
@@ -30,13 +30,12 @@ def from_pcm(pcm: np.ndarray) -> np.ndarray:
     return pcm.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
-def wav(pcm: np.ndarray, rate: int) -> bytes:
-    """Make a WAV file of int16 (n,) at `rate` Hz."""
-    file = io.BytesIO()
-    soundfile.write(file, pcm, rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+def wav(pcm: np.ndarray, rate: int, mark: Mark | None = None) -> bytes:
+    """Make a WAV file of int16 (n,) at `rate` Hz. `mark`: says that it is synthetic speech."""
+    content = pcm.astype("<i2", copy=False).tobytes()
+    return wav_header(rate, mark, len(content)) + content
 
 
-def to_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Make a 16-bit PCM WAV file of mono float32 (n,) in ±1."""
-    return wav(to_pcm(samples), rate)
+def to_wav(samples: np.ndarray, rate: int, mark: Mark | None = None) -> bytes:
+    """Make a 16-bit PCM WAV file of mono float32 (n,) in ±1. `mark`: says that it is synthetic speech."""
+    return wav(to_pcm(samples), rate, mark)

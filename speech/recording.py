@@ -92,6 +92,11 @@ def read(data: bytes, longest_s: float) -> Recording:
         return _by_libsndfile(file, longest_s, missing)
 
 
+def container_of(data: bytes) -> str | None:
+    """Return FFmpeg's name of the container, by a file's first bytes; None if it is no audio that is read here."""
+    return _foreign(data) or _SECOND.get(data[:4])
+
+
 def _foreign(data: bytes) -> str | None:
     """Return FFmpeg's name of the container if libsndfile can't read or can't count the file, else None."""
     if first := _FIRST.get(data[:4]):
@@ -151,14 +156,15 @@ def _by_ffmpeg(data: bytes, container: str, longest_s: float) -> Recording:
     if container in _ANNOUNCE and found.whole and (found.announced_s or 0.0) < _UNKNOWN_S:
         lacking_s = (found.announced_s or 0.0) - found.frames / found.rate
     cut = _is_much(lacking_s, found.frames / found.rate)
-    return Recording(found.samples, found.rate, _format(data, container), found.frames, cut)
+    return Recording(found.samples, found.rate, format_of(data, container), found.frames, cut)
 
 
 def _is_much(lacking_s: float, heard_s: float) -> bool:
     return lacking_s > max(_MISSING_S, _MISSING_SHARE * heard_s)
 
 
-def _format(data: bytes, container: str) -> str:
+def format_of(data: bytes, container: str) -> str:
+    """Return the format as people call it: m4a, webm, wav …"""
     if container == "mov":
         brand = data[8:12].strip().lower().decode("ascii", "replace")
         return {"m4a": "m4a", "m4b": "m4a", "qt": "mov"}.get(brand, "3gp" if brand.startswith("3g") else "mp4")

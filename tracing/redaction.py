@@ -42,6 +42,7 @@ class Redaction:
             frozenset(vocabulary.STAGES)
             | vocabulary.PHASES
             | vocabulary.BACKGROUND
+            | vocabulary.ASIDE
             | vocabulary.ACTIONS
             | allow.span_names
             | {vocabulary.UNKNOWN_ROUTE}

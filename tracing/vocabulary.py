@@ -47,6 +47,10 @@ PHASES = frozenset(
 FIT_VOICE = "FIT_VOICE"
 BACKGROUND = frozenset({FIT_VOICE})
 
+# What a service does for a request beside speech: names of SERVER spans.
+FIND_WATERMARK = "FIND_WATERMARK"
+ASIDE = frozenset({FIND_WATERMARK})
+
 # Actions of the watchdog: the names of its spans, each a trace of its own.
 ACTIONS = frozenset(
     {
@@ -86,6 +90,7 @@ AUDIO_SAMPLE_RATE = "audio.sample_rate"
 AUDIO_DURATION = "audio.duration"
 AUDIO_FORMAT = "audio.format"
 AUDIO_CLIPPING = "audio.clipping"
+AUDIO_WATERMARK = "audio.watermark"  #: how sure the detector is of one, 0 to 1
 MODEL_NAME = "model.name"
 MODEL_VERSION = "model.version"
 VOICE_CACHE = "voice.cache"

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from speech.mark import HEADER, Mark
 from webui import sse
 
 #: Nothing is said between two events for as long as a stage computes; the service's own deadline is shorter.
@@ -149,6 +150,7 @@ class Api:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.trace_id: str | None = None  #: of the latest `generate`, from the head of its answer
+        self.mark: Mark | None = None  #: of its speech, from there too
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # A key that is no header value (a line break, Chinese) is a wrong key.
         try:
@@ -206,6 +208,7 @@ class Api:
                     f"{self.url} answers, but not with events: it is no Cosygraph, or an older one.", code="no_events"
                 )
             self.trace_id = trace_id = answer.headers.get("x-trace-id")
+            self.mark = Mark.parse(answer.headers.get(HEADER))
             for name, data in sse.events(answer.iter_bytes()):
                 event = _event(name, data, trace_id)
                 if isinstance(event, Done):

@@ -20,6 +20,7 @@ def template(words: Mapping[str, str]) -> str:
         f'<div class="live" data-state="idle" data-seconds="0" data-chunks="0" data-missed="0"'
         f' data-playing="{escape(words["live_playing"])}" data-gap="{escape(words["live_gap"])}">'
         f'<label><input type="checkbox" checked> {escape(words["live"])}</label>'
+        f'<span class="synthetic">{escape(words["take_synthetic"])}</span>'
         f'<span role="status"></span><button type="button" hidden>{escape(words["live_silence"])}</button></div>'
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
+from speech.mark import Mark
 from webui import problems, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.figures import duration
@@ -106,6 +107,7 @@ class Attempt:
     wish: Wish | None = None
     trace_id: str | None = None
     rate: int = 0  #: of the speech, in Hz
+    mark: Mark | None = None  #: says that it is synthetic
     pcm: list[bytes] = field(default_factory=list, repr=False)
 
     def beginning(self, trace_url: str | None) -> Finished | None:
@@ -114,7 +116,7 @@ class Attempt:
         pcm = pcm[: len(pcm) - len(pcm) % 2]  # a chunk may end within a sample
         if not pcm:
             return None
-        return Finished(sound.wav(pcm, self.rate), len(pcm) / 2 / self.rate, trace_url, whole=False)
+        return Finished(sound.wav(pcm, self.rate, self.mark), len(pcm) / 2 / self.rate, trace_url, whole=False)
 
 
 def length(text: str | None) -> int:
@@ -162,7 +164,7 @@ def run(
             rate = attempt.rate = int(api.dialects()["engine"]["sample_rate"])
             live = Live(secrets.token_hex(4), rate)
             for event in api.generate(wish.speech()):
-                attempt.trace_id = api.trace_id
+                attempt.trace_id, attempt.mark = api.trace_id, api.mark
                 if isinstance(event, Stage):
                     progress.take(event)
                     yield Shown(progress=progress.html(words))
@@ -175,7 +177,9 @@ def run(
                     yield Shown(
                         progress=progress.html(words),
                         live=live.value(over=True),
-                        finished=Finished(sound.wav(b"".join(attempt.pcm), rate), event.seconds, event.trace_url),
+                        finished=Finished(
+                            sound.wav(b"".join(attempt.pcm), rate, attempt.mark), event.seconds, event.trace_url
+                        ),
                         result=summary(event, words),
                         over=True,
                     )
@@ -196,7 +200,7 @@ def spoken(api_url: str, key: str | None, speech: Speech) -> bytes:
     with Api(api_url, key or None) as api:
         rate = int(api.dialects()["engine"]["sample_rate"])
         pcm = b"".join(event.content for event in api.generate(speech) if isinstance(event, Audio))
-    return sound.wav(pcm, rate)
+        return sound.wav(pcm, rate, api.mark)
 
 
 def summary(done: Done, words: Mapping[str, str]) -> str:

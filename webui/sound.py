@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 
+from speech.mark import Mark
+from speech.wav_header import wav_header
+
 
 def finished(content: bytes, response_format: str) -> bytes:
     """Return the file as it is kept. A streamed WAV file could not know its length at the beginning; now it can."""
@@ -24,9 +27,6 @@ def _with_lengths(wav: bytes) -> bytes:
     return wav
 
 
-def wav(pcm: bytes, rate: int) -> bytes:
-    """Return 16-bit little-endian mono PCM as a WAV file."""
-    format = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
-    return b"".join(
-        (b"RIFF", struct.pack("<I", 36 + len(pcm)), b"WAVEfmt ", format, b"data", struct.pack("<I", len(pcm)), pcm)
-    )
+def wav(pcm: bytes, rate: int, mark: Mark | None) -> bytes:
+    """Return 16-bit little-endian mono PCM as a WAV file, with the mark that the API gave to the speech."""
+    return wav_header(rate, mark, len(pcm)) + pcm

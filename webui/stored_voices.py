@@ -280,6 +280,7 @@ class StoredVoices:
             return
         label = self.words["preview_label"].format(name=voice["name"])
         player = f'<audio controls autoplay src="../takes/{token}.wav" aria-label="{escape(label)}"></audio>'
+        player += f'<p class="synthetic">{escape(self.words["take_synthetic"])}</p>'
         yield {self.sound: player, self.said: ""} | self.page.at_fields(None)
 
     def _rename(self, chosen: str | None, name: str | None, key: str | None) -> dict:

@@ -60,6 +60,7 @@ function row(take) {
   const made = make('li', {className: 'take'},
     make('p', {className: 'said', textContent: take.text, title: take.text}),
     player(take),
+    make('p', {className: 'synthetic', textContent: said('Synthetic')}),
     make('p', {className: 'gone-note', textContent: said('Gone')}),
     make('p', {className: 'settings', textContent: take.settings.map(([, , inWords]) => inWords).join(' · ')}),
     make('div', {className: 'tools'},

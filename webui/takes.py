@@ -19,6 +19,7 @@ from typing import Any
 import soundfile
 
 from speech.encoding import encode, format_named
+from speech.wav_header import mark_of
 from webui import folder
 from webui.run import Finished, Wish
 
@@ -67,7 +68,7 @@ class TakeFiles:
             try:
                 if not wanted.exists():
                     samples, rate = soundfile.read(wav, dtype="float32")
-                    wanted.write_bytes(encode(samples, rate, extension))
+                    wanted.write_bytes(encode(samples, rate, extension, mark_of(wav.read_bytes())))
             except (FileNotFoundError, soundfile.LibsndfileError):
                 return None
         return wanted, media_type

@@ -129,6 +129,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "take_compared": ("对比两段音频", "Two takes side by side"),
     "take_swap": ("在同一位置切换", "Switch at the same place"),
     "take_earlier": ("之前的音频（{count}）", "Earlier takes ({count})"),
+    "take_synthetic": ("AI 合成语音", "Synthetic speech"),
     "take_gone": ("这段音频已过期，服务器只保留一小时。", "This take is older than an hour, and no longer here."),
     "dialect_short": ("方言或语言", "Dialect"),
     "voice_short": ("音色", "Voice"),

@@ -8,9 +8,10 @@ from starlette.types import ASGIApp
 from config import routes
 from deployments.settings import Cors
 from speech.errors import SERVICE_HEADER
+from speech.mark import HEADER
 
 #: Headers of an answer that a page's script may read, beside the ones that any script may.
-EXPOSED = ("X-Trace-Id", "X-Trace-Url", "X-Voice-Fit", "Retry-After", SERVICE_HEADER)
+EXPOSED = ("X-Trace-Id", "X-Trace-Url", "X-Voice-Fit", "Retry-After", SERVICE_HEADER, HEADER)
 
 
 def around(app: ASGIApp, settings: Cors) -> ASGIApp:

@@ -30,7 +30,7 @@ from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import unpacked
+from deployments.ingress.stage_clients import WatermarkClient, unpacked
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
@@ -41,6 +41,7 @@ from engines import contract
 from speech import requests
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, InvalidInput
 from speech.limits import CLIP_DURATION
+from speech.mark import Mark
 from speech.requests import Fallback, SpeechRequest
 from speech.script import check_script
 from tracing import vocabulary
@@ -94,6 +95,7 @@ class CosyVoice3Api:
         self.access_control = access_control.for_replica(config.access, self.authenticator, limiter)
         self.metrics = Metrics(self.registry)
         self.readiness = Readiness()
+        self.watermarks: dict[str, WatermarkClient] = {}  # by backend; empty where there is no watermark
 
     def _backend(
         self, name: str, engine_name: str, options: dict[str, Any], graph: SpeechGraph, cache_mb: float
@@ -111,6 +113,11 @@ class CosyVoice3Api:
         for backend in self.backends:
             for stage in backend.graph.stages.values():
                 stage.connect(self.arrays, clocks)
+        if self.config.marking.watermark != "off":
+            for backend in self.backends:
+                finder = WatermarkClient(backend.graph.stages[vocabulary.VOCODER].handle)
+                finder.connect(self.arrays, clocks)
+                self.watermarks[backend.name] = finder
         self.access_control.rate_limits.start()
         self.fitting.start()
         self.metrics.watch(self._watched_counters)
@@ -160,18 +167,19 @@ class CosyVoice3Api:
         elif request.long_form:
             await ctx.extend_deadline(limits.long_deadline_s)
         rate = backend.engine.capabilities.sample_rate
+        mark = Mark(self.config.marking.producer, ctx.trace_id)
         # Without chunks there is no streaming: a whole file has a status for errors, and a length.
         if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
             source = await self._fitted(request, source, ctx, backend)
             async with self._admitted(ctx):
                 samples = await backend.synthesizer.synthesize(request, source, ctx)
             ctx.audio_s = len(samples) / rate
-            return await responses.whole(request, samples, rate)
+            return await responses.whole(request, samples, rate, mark)
         audio = self._stream(request, source, ctx, backend)
         if request.stream_format == "audio":
-            return await responses.stream(request, audio, rate, ctx)
+            return await responses.stream(request, audio, rate, ctx, mark)
         event_format = event_format or server_sent_events.EventFormat(self.middleware.trace_url)
-        return await responses.events(request, audio, rate, ctx, event_format)
+        return await responses.events(request, audio, rate, ctx, event_format, mark)
 
     async def _stream(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
@@ -271,6 +279,14 @@ class CosyVoice3Api:
         """Find a stored voice in its clip, so that its first request need not."""
         async with self._admitted(ctx):
             await self.backends.current.voices.resolve(record, ctx)
+
+    async def find_watermark(self, samples: Array, rate: int, ctx: RequestContext) -> float | None:
+        """Look for the watermark in a file's audio: see `IngressApi.find_watermark`."""
+        finder = self.watermarks.get(self._backend_for(ctx).name)
+        if finder is None:
+            return None
+        async with self._admitted(ctx):
+            return await finder.find(samples, rate, ctx)
 
     def is_admin(self, ctx: RequestContext) -> bool:
         """Tell whether the caller may change voices of others."""

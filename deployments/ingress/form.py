@@ -36,12 +36,14 @@ class Kind:
         also: other names of the same field.
         text: the most important other fields, in words, for a body that is no such form.
         required: the clip must be there.
+        what: what the file is, in words.
     """
 
     file: str
     also: tuple[str, ...] = ()
     text: str = ""
     required: bool = True
+    what: str = f"a recording of {CLIP_DURATION} of the voice"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -175,8 +177,7 @@ async def _unpack(form: FormData, kind: Kind) -> Form:
             fields[name] = value
     if clip is None and kind.required:
         raise InvalidInput(
-            f"The field '{kind.file}' is missing: a recording of {CLIP_DURATION} of the voice, sent as a "
-            f"file (curl: -F {kind.file}=@voice.wav).",
+            f"The field '{kind.file}' is missing: {kind.what}, sent as a file (curl: -F {kind.file}=@voice.wav).",
             param=kind.file,
             code="clip_missing",
         )

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from fastapi import Request
 from fastapi.responses import Response
 
+from deployments.arrays import Array
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
 from deployments.ingress.server_sent_events import EventFormat
@@ -61,6 +62,17 @@ class IngressApi(Protocol):
 
     async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
         """Find a stored voice in its clip, so that its first request need not. Raises the stages' SpeechErrors."""
+        ...
+
+    async def find_watermark(self, samples: Array, rate: int, ctx: RequestContext) -> float | None:
+        """Look for the watermark in mono float32 (n,) at `rate` Hz.
+
+        Returns:
+            How sure the detector is of it, 0 to 1; None where `marking.watermark` is off, so that none is looked for.
+
+        Raises:
+            SpeechError: admission or the stage refuses.
+        """
         ...
 
     def is_admin(self, ctx: RequestContext) -> bool:

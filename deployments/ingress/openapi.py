@@ -11,10 +11,18 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from deployments.ingress import response_models
-from deployments.ingress.request_models import CosyVoiceForm, EnrolmentForm, GenerateForm, RenameBody, SpeechBody
+from deployments.ingress.request_models import (
+    CosyVoiceForm,
+    EnrolmentForm,
+    GenerateForm,
+    RenameBody,
+    SpeechBody,
+    VerifyForm,
+)
 from speech import errors
 from speech.encoding import FORMATS
 from speech.errors import SpeechError
+from speech.mark import HEADER
 from voices.record import PublicVoice
 
 Description = dict[str, Any]
@@ -28,6 +36,9 @@ VOICE_FIT: Description = {
         "description": "the stored voice that was used, where the engine fits voices",
         "schema": {"type": "string", "enum": ["fitted", "steered"]},
     }
+}
+MARK: Description = {
+    HEADER: {"required": True, "description": "the mark of synthetic speech, as JSON", "schema": {"type": "string"}}
 }
 RETRY: Description = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 _RETRIED = (429, 503)
@@ -123,7 +134,7 @@ def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) ->
     answers = answers or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
     speech = {
         "description": "Speech",
-        "headers": {**TRACE, **VOICE_FIT},
+        "headers": {**TRACE, **VOICE_FIT, **MARK},
         "content": {
             kind: {"schema": _EVENT if kind == _EVENTS else {"type": "string", "format": "binary"}} for kind in answers
         },
@@ -169,6 +180,14 @@ READY: Description = {
         **failures(),
         503: answer("A stage does not answer, or the service is stopping", response_models.Ready, RETRY),
     }
+}
+
+VERIFY: Description = {
+    "responses": {
+        200: answer("The marks in the file", response_models.Verification),
+        **failures(*_ACCESS, errors.InvalidInput, errors.DeadlineExceeded),
+    },
+    "openapi_extra": body(schema(VerifyForm), _FORM),
 }
 
 ENROL: Description = {

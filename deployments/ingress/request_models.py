@@ -106,6 +106,12 @@ class EnrolmentForm(EnrolmentFields):
     audio_sample: Clip
 
 
+class VerifyForm(BaseModel):
+    """The form of POST /v1/audio/verify."""
+
+    file: Annotated[bytes, Field(description=f"The audio to look at: {CLIP_FORMATS}, at most {CLIP_SIZE}.")]
+
+
 class RenameBody(BaseModel):
     """The body of PATCH /v1/audio/voices/{voice}."""
 

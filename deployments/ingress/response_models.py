@@ -120,6 +120,48 @@ class Ready(_Answer):
     stages: dict[str, bool]
 
 
+class Metadata(_Answer):
+    """The field `AIGC` of GB 45438-2025 in a file's metadata."""
+
+    label: str
+    """1: the content is synthetic."""
+    content_producer: str
+    """Name or code of the provider that made it."""
+    produce_id: str
+    """The provider's id of it; ours is the trace id."""
+    content_propagator: str
+    propagate_id: str
+
+
+class FoundWatermark(_Answer):
+    """The watermark in the sound."""
+
+    found: bool
+    confidence: float
+    """How sure the detector is, 0 to 1."""
+
+
+class Verification(_Answer):
+    """The marks of synthetic speech in a file. A file without any may be synthetic all the same."""
+
+    object: Literal["audio.verification"]
+    marked: bool
+    """True if there is any mark."""
+    metadata: Metadata | None
+    """The mark in the metadata; null if there is none."""
+    watermark: FoundWatermark | None
+    """Null where `marking.watermark` is off: none was looked for."""
+    ours: bool
+    """True if the metadata name the producer that this service is configured as."""
+    trace_id: str | None
+    """The trace of the request that made it; null if it is not ours."""
+    trace_url: str | None
+    """Where that trace is, if it was kept."""
+    format: str
+    """The container: wav, flac, ogg, mp3, m4a …"""
+    seconds: float
+
+
 class VoiceList(_Answer):
     """All stored voices, the oldest first."""
 

@@ -1,5 +1,7 @@
 """Audio as an HTTP response: one whole file, the file in chunks as it is made, or events that report progress too.
 
+All of it is marked as synthetic: by the header X-AIGC, and in the file where its format has a place for that.
+
 An error before the response begins has its HTTP status. A raw stream begins with its first audio, a stream of events
 with its first stage. An error after that is an event, or leaves a raw stream without an end: never a whole one.
 """
@@ -21,6 +23,7 @@ from deployments.safe_traceback import safe_traceback
 from speech import pcm
 from speech.encoding import FORMATS, Encoder, encode
 from speech.errors import SpeechError, internal_error
+from speech.mark import HEADER, Mark
 from speech.requests import SpeechRequest
 
 log = logging.getLogger("ray.serve")
@@ -33,8 +36,9 @@ Event = EncodedPart | StageProgress | FitProgress
 class _ClosingResponse(StreamingResponse):
     """A StreamingResponse that closes its iterator on a disconnect, so that the graph stops working."""
 
-    def __init__(self, parts: AsyncGenerator[bytes, None], media_type: str) -> None:
-        super().__init__(parts, media_type=media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, parts: AsyncGenerator[bytes, None], media_type: str, mark: Mark) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", HEADER: mark.value()}
+        super().__init__(parts, media_type=media_type, headers=headers)
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,20 +48,22 @@ class _ClosingResponse(StreamingResponse):
             await self._parts.aclose()
 
 
-async def whole(request: SpeechRequest, samples: Array, rate: int) -> Response:
+async def whole(request: SpeechRequest, samples: Array, rate: int, mark: Mark) -> Response:
     """Return one whole file of `samples`, int16 (n,) at `rate` Hz."""
-    if request.response_format == "wav":
-        return Response(pcm.wav(samples, rate), media_type=FORMATS["wav"].media_type)
-    body = await asyncio.to_thread(encode, pcm.from_pcm(samples), rate, request.response_format)
-    return Response(body, media_type=FORMATS[request.response_format].media_type)
+    format = FORMATS[request.response_format]
+    if format.name == "wav":
+        body = pcm.wav(samples, rate, mark)
+    else:
+        body = await asyncio.to_thread(encode, pcm.from_pcm(samples), rate, format.name, mark)
+    return Response(body, media_type=format.media_type, headers={HEADER: mark.value()})
 
 
-async def stream(request: SpeechRequest, audio: AudioStream, rate: int, ctx: RequestContext) -> Response:
+async def stream(request: SpeechRequest, audio: AudioStream, rate: int, ctx: RequestContext, mark: Mark) -> Response:
     """Return the file in chunks. Raises errors that come before the first audio."""
-    parts = _encode(audio, Encoder(request.response_format, rate), rate)
+    parts = _encode(audio, Encoder(request.response_format, rate, mark), rate)
     first = await anext(parts)
     ctx.streaming = True
-    return _ClosingResponse(_raw(first, parts, ctx), FORMATS[request.response_format].media_type)
+    return _ClosingResponse(_raw(first, parts, ctx), FORMATS[request.response_format].media_type, mark)
 
 
 async def _raw(
@@ -74,7 +80,7 @@ async def _raw(
 
 
 async def events(
-    request: SpeechRequest, audio: AudioStream, rate: int, ctx: RequestContext, event_format: EventFormat
+    request: SpeechRequest, audio: AudioStream, rate: int, ctx: RequestContext, event_format: EventFormat, mark: Mark
 ) -> Response:
     """Return a stream of events, written by `event_format`. Raises errors that come before the first event."""
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
@@ -83,7 +89,7 @@ async def events(
 
     async def produce() -> None:
         try:
-            async with aclosing(_encode(audio, Encoder(request.response_format, rate), rate)) as parts:
+            async with aclosing(_encode(audio, Encoder(request.response_format, rate, mark), rate)) as parts:
                 async for part in parts:
                     queue.put_nowait(part)
             queue.put_nowait(None)
@@ -100,7 +106,7 @@ async def events(
         raise
     ctx.streaming = True
     summary = StreamSummary(len(request.utterance.text))
-    return _ClosingResponse(_events(first, queue, producer, summary, ctx, event_format), "text/event-stream")
+    return _ClosingResponse(_events(first, queue, producer, summary, ctx, event_format), "text/event-stream", mark)
 
 
 async def _events(

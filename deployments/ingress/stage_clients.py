@@ -325,6 +325,26 @@ def _input(voice: VoiceRef) -> StageInput[AnyVoice]:
     return LocalInput(voice) if isinstance(voice, CachedVoice) else voice
 
 
+class WatermarkClient(StageClient):
+    """Calls `VocoderService.find_watermark`, on the vocoder's handle."""
+
+    stage, service = vocabulary.FIND_WATERMARK, vocabulary.VOCODER
+    remote: Callable[[CallContext, Packed, int], _Response[StageReply[float]]]
+
+    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
+        """Look up the method."""
+        super().connect(arrays, clocks)
+        self.remote = self.handle.find_watermark.remote
+
+    async def find(self, samples: Array, rate: int, ctx: StageContext) -> float:
+        """Look for the watermark in mono float32 (n,) at `rate` Hz; returns 0 to 1. Raises the stage's errors."""
+
+        def send(call: CallContext, samples: Array) -> _Response[StageReply[float]]:
+            return self.remote(call, self.arrays.pack(samples), rate)
+
+        return (await self._call(ctx, send, LocalInput(samples))).value
+
+
 class VocoderClient(StageClient):
     """Calls `deployments/stages/vocoder.py`."""
 

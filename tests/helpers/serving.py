@@ -2,7 +2,7 @@
 
 - `fast`: simulated engine, short times, a deadline of 8 s; from `cluster/serve.cpu.yaml`;
 - `slow`: simulated engine, 1.5 s of GENERATE_MEL, one at a time; from `cluster/serve.gpu.yaml`, on logical GPUs;
-- `voice`: the embedded engine; from `cluster/serve.cpu.yaml`;
+- `voice`: the embedded engine, with the watermark in its sound; from `cluster/serve.cpu.yaml`;
 - `watched`: simulated engine that fails on demand, hardly any service times, its spans sent through a stand-in
   (`standin.py`) that keeps them and can fail too, a spool of its own, and a fallback engine that does not fail; from
   `cluster/serve.cpu.yaml`.
@@ -224,7 +224,15 @@ def apps(ray_head, zipkin, tracing, stand_in, watched_spool, voices_folder) -> d
             _quick_to_scale(
                 _config("serve.gpu.yaml", "slow", {"engine": "simulated", "engine_options": SLOW, "tracing": tracing})
             ),
-            _config("serve.cpu.yaml", "voice", {"tracing": tracing, "voices": {"url": str(voices_folder / "voice")}}),
+            _config(
+                "serve.cpu.yaml",
+                "voice",
+                {
+                    "tracing": tracing,
+                    "voices": {"url": str(voices_folder / "voice")},
+                    "marking": {"watermark": "perth"},
+                },
+            ),
             _config(
                 "serve.cpu.yaml",
                 "watched",

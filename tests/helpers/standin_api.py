@@ -18,11 +18,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from cluster import ports
 from speech.dialects import DIALECTS
-from webui import sound
+from speech.mark import HEADER, Mark
+from speech.wav_header import wav_header
 
 RATE = 24_000
 SPOKEN = frozenset({"en-US", "en-GB", "zh-CN", "ja-JP"})
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+MARK = Mark("The stand-in", TRACE)
 SERVICES = {
     "PREPROCESS_AUDIO": "audio-service",
     "EXTRACT_SPEAKER": "embedding-service",
@@ -131,7 +133,8 @@ class StandInApi:
             if refused := self._refused():
                 return refused
             assert form["stream_format"] == "sse"
-            return StreamingResponse(self._events(form), media_type="text/event-stream", headers={"X-Trace-Id": TRACE})
+            headers = {"X-Trace-Id": TRACE, HEADER: MARK.value()}
+            return StreamingResponse(self._events(form), media_type="text/event-stream", headers=headers)
 
         return app
 
@@ -233,9 +236,7 @@ def _chunk(response_format: str, seconds: float) -> str:
     time_s = seconds + np.arange(RATE // 2) / RATE
     pcm = (8000 * np.sin(2 * np.pi * 220 * time_s)).astype("<i2").tobytes()
     if response_format == "wav" and seconds == 0:
-        head = bytearray(sound.wav(b"", RATE))
-        head[4:8] = head[40:44] = b"\xff" * 4
-        pcm = bytes(head) + pcm
+        pcm = wav_header(RATE, MARK) + pcm
     return base64.b64encode(pcm).decode()
 
 

@@ -9,7 +9,6 @@ import socket
 import time
 
 import httpx
-import numpy as np
 import pytest
 import soundfile
 
@@ -61,7 +60,9 @@ def test_a_raw_stream_is_heard_while_the_rest_is_made(fast):
         arrived = [(time.monotonic(), chunk) for chunk in answer.iter_bytes()]
         trace_id = answer.headers["x-trace-id"]
     data = b"".join(chunk for _, chunk in arrived)
-    assert np.frombuffer(data[44:], "<i2").size > 24_000 * 25, "three pieces of 10 s, with short pauses between them"
+    assert soundfile.read(io.BytesIO(data), dtype="int16")[0].size > 24_000 * 25, (
+        "three pieces of 10 s, with short pauses between them"
+    )
     spans = fast.trace(trace_id, spans=9)
     [root] = by_name(spans, "post /api/generate")
     assert root["tags"]["pieces"] == "3" and root["tags"]["text.length"] == str(len(TEXT))

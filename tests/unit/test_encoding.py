@@ -16,9 +16,11 @@ import soxr
 from speech.audio import decode as decode_clip
 from speech.encoding import FORMATS, Encoder, encode
 from speech.errors import InvalidInput
+from speech.mark import Mark
 from speech.pcm import to_pcm, to_wav
 
 RATE = 24_000
+MARK = Mark("Example", "ab" * 16)
 LOSSLESS = ("wav", "pcm", "flac")
 LOSSY = ("mp3", "opus", "aac")
 #: Samples at the file's rate that a decoder shows before the first that was added.
@@ -35,7 +37,7 @@ def voice(seconds: float, rate: int = RATE) -> np.ndarray:
 
 
 def streamed(name: str, samples: np.ndarray, rate: int, step: int) -> list[bytes]:
-    with Encoder(name, rate) as encoder:
+    with Encoder(name, rate, MARK) as encoder:
         chunks = [encoder.add(samples[at : at + step]) for at in range(0, len(samples), step)]
         return [*chunks, encoder.finish()]
 
@@ -55,7 +57,7 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def made(how: str, name: str, samples: np.ndarray, rate: int) -> bytes:
-    return encode(samples, rate, name) if how == "whole" else b"".join(streamed(name, samples, rate, rate // 3))
+    return encode(samples, rate, name, MARK) if how == "whole" else b"".join(streamed(name, samples, rate, rate // 3))
 
 
 @pytest.mark.parametrize("how", ["whole", "stream"])
@@ -74,7 +76,7 @@ def test_lossy_formats_give_the_same_speech_at_the_same_place(how, name, rate):
 
 @pytest.mark.parametrize("name", ["mp3", "opus"])
 def test_a_whole_file_says_how_long_it_is(name):
-    data = encode(voice(1.5), RATE, name)
+    data = encode(voice(1.5), RATE, name, MARK)
     assert len(soundfile.read(io.BytesIO(data))[0]) == pytest.approx(1.5 * RATE, abs=1)
 
 
@@ -95,7 +97,7 @@ def test_lossless_formats_give_the_samples_of_the_wav_file(how, name, rate):
 @pytest.mark.parametrize("rate", [RATE, 22_050])
 def test_what_was_handed_out_plays_up_to_the_codecs_delay(name, rate):
     samples, given, behind = voice(3.0, rate), b"", []
-    with Encoder(name, rate) as encoder:
+    with Encoder(name, rate, MARK) as encoder:
         for second in range(3):
             given += encoder.add(samples[second * rate : (second + 1) * rate])
             heard, at = decoded(name, given, rate)
@@ -119,7 +121,7 @@ def test_the_same_samples_give_the_same_bytes_however_they_come(name):
 def test_a_wav_stream_is_read_to_its_end_by_those_who_know_no_length():
     samples = voice(3.2)
     data = made("stream", "wav", samples, RATE)
-    assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
+    assert data[4:8] == data[data.index(b"data") + 4 :][:4] == b"\xff\xff\xff\xff"
     assert len(soundfile.read(io.BytesIO(data))[0]) == len(samples)
     assert len(decode_clip(data).samples) == len(samples)
     with wave.open(io.BytesIO(data)) as file:
@@ -138,7 +140,7 @@ def test_no_samples_make_a_file_that_opens(how, name):
 
 
 def test_an_added_nothing_changes_nothing():
-    with Encoder("pcm", RATE) as encoder:
+    with Encoder("pcm", RATE, MARK) as encoder:
         assert encoder.add(np.zeros(0, np.float32)) == b""
         assert encoder.add(np.full(2, 0.5, np.float32)) == b"\x00\x40\x00\x40"
         assert encoder.finish() == b""
@@ -147,7 +149,7 @@ def test_an_added_nothing_changes_nothing():
 @pytest.mark.parametrize("name", LOSSY)
 def test_too_loud_is_clipped_and_does_not_wrap(name):
     loud = 3 * voice(1.0) / np.abs(voice(1.0)).max()
-    heard, at = decoded(name, encode(loud, RATE, name))
+    heard, at = decoded(name, encode(loud, RATE, name, MARK))
     expected = soxr.resample(np.clip(loud, -1, 1), RATE, at)
     lead = LEAD.get(("whole", name), 0)
     assert correlation(heard[lead : lead + len(expected)], expected[: len(heard) - lead]) > 0.98
@@ -159,16 +161,16 @@ def test_what_is_no_number_is_refused(name, value):
     samples = voice(0.1)
     samples[100] = value
     with pytest.raises(ValueError, match="not numbers"):
-        encode(samples, RATE, name)
-    with Encoder(name, RATE) as encoder, pytest.raises(ValueError, match="not numbers"):
+        encode(samples, RATE, name, MARK)
+    with Encoder(name, RATE, MARK) as encoder, pytest.raises(ValueError, match="not numbers"):
         encoder.add(samples)
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3"])
 def test_stereo_is_refused_and_so_is_more_after_the_end(name):
     with pytest.raises(ValueError, match="mono"):
-        encode(np.zeros((10, 2), np.float32), RATE, name)
-    encoder = Encoder(name, RATE)
+        encode(np.zeros((10, 2), np.float32), RATE, name, MARK)
+    encoder = Encoder(name, RATE, MARK)
     encoder.add(voice(0.2))
     assert name == "wav" or encoder.finish()
     assert encoder.finish() == b""
@@ -177,7 +179,9 @@ def test_stereo_is_refused_and_so_is_more_after_the_end(name):
 
 
 @pytest.mark.parametrize("name", ["ogg", "", "MP3", "Sekret"])
-@pytest.mark.parametrize("make", [lambda name: encode(voice(0.1), RATE, name), lambda name: Encoder(name, RATE)])
+@pytest.mark.parametrize(
+    "make", [lambda name: encode(voice(0.1), RATE, name, MARK), lambda name: Encoder(name, RATE, MARK)]
+)
 def test_an_unknown_format_is_told_the_known_ones(name, make):
     with pytest.raises(InvalidInput) as caught:
         make(name)
@@ -211,7 +215,7 @@ def test_encoders_leave_no_memory_behind(end):
 
     def use(times: int) -> None:
         for index in range(times):
-            encoder = Encoder(list(FORMATS)[index % len(FORMATS)], 22_050)
+            encoder = Encoder(list(FORMATS)[index % len(FORMATS)], 22_050, MARK)
             encoder.add(samples)
             if end != "forget":
                 getattr(encoder, end)()

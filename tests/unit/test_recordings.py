@@ -13,10 +13,12 @@ import soundfile
 from speech import audio, encoding
 from speech.decoder import Decoder, DecoderFailed
 from speech.errors import InvalidInput
+from speech.mark import Mark
 from tests.helpers.serving import tone
 
 RECORDINGS = Path(__file__).with_name("recordings")
 RATE = 24_000
+MARK = Mark("Example", "ab" * 16)
 
 
 def refused(data: bytes) -> InvalidInput:
@@ -69,10 +71,10 @@ def test_what_recorders_write_is_taken_and_counted(name, format, seconds):
 def test_our_own_answers_are_clips_whole_and_streamed(name, stream):
     wave = 0.3 * np.sin(np.arange(RATE * 4) * 0.05).astype(np.float32)
     if stream:
-        encoder = encoding.Encoder(name, RATE)
+        encoder = encoding.Encoder(name, RATE, MARK)
         data = encoder.add(wave) + encoder.finish()
     else:
-        data = encoding.encode(wave, RATE, name)
+        data = encoding.encode(wave, RATE, name, MARK)
     assert audio.decode(data).seconds == pytest.approx(4.0, abs=0.1)
 
 

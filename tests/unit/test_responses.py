@@ -12,10 +12,12 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.routes.openai import EventFormat as OpenAiEventFormat
 from speech import requests
 from speech.errors import InvalidInput
+from speech.mark import Mark
 from tracing import Tracer
 
 RATE = 24_000
 CHUNK = np.full(RATE // 10, 1000, np.int16)
+MARK = Mark("Example", "ab" * 16)
 
 
 def request(**fields: str) -> requests.SpeechRequest:
@@ -46,19 +48,19 @@ def events_of(body: list[bytes]) -> list[tuple[str | None, dict]]:
 
 
 async def read_events(event_format, ctx: RequestContext, stream) -> list[tuple[str | None, dict]]:
-    response = await responses.events(request(), stream, RATE, ctx, event_format)
+    response = await responses.events(request(), stream, RATE, ctx, event_format, MARK)
     return events_of([part async for part in response.body_iterator])
 
 
 def test_a_whole_answer_is_one_file():
-    response = asyncio.run(responses.whole(request(response_format="wav"), CHUNK, RATE))
+    response = asyncio.run(responses.whole(request(response_format="wav"), CHUNK, RATE, MARK))
     assert response.media_type == "audio/wav" and response.body.endswith(CHUNK.tobytes())
 
 
 def test_a_raw_stream_is_the_file_in_chunks():
     async def scenario():
         ctx = new_context()
-        response = await responses.stream(request(), audio(3), RATE, ctx)
+        response = await responses.stream(request(), audio(3), RATE, ctx, MARK)
         assert ctx.streaming and response.headers["cache-control"] == "no-store"
         return b"".join([part async for part in response.body_iterator])
 
@@ -103,7 +105,7 @@ def test_an_error_after_the_beginning_is_the_last_event_in_the_clients_words(eve
 
 def test_an_error_before_the_beginning_is_raised():
     with pytest.raises(InvalidInput):
-        asyncio.run(responses.stream(request(), audio(0, InvalidInput("No.")), RATE, new_context()))
+        asyncio.run(responses.stream(request(), audio(0, InvalidInput("No.")), RATE, new_context(), MARK))
 
 
 def test_a_defect_in_a_stream_is_not_quoted(caplog):

@@ -10,7 +10,8 @@ import soundfile
 from cluster import cli, ports, say
 from cluster.cli_error import CliError
 from cluster.demo import CLIP
-from tests.helpers.standin_api import TRACE
+from speech import verification
+from tests.helpers.standin_api import MARK, TRACE
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_speech_figures_and_the_trace(spoken, api):
         "--clip", str(CLIP), "--dialect", "en-US", "--style", "slowly", "--speed", "1.5", "--seed", "7"
     )
     assert code == 0 and soundfile.info(file).duration == 2.0
+    assert verification.read(file.read_bytes()).mark == MARK
     assert "2.0 s of speech" in out and "real-time factor" in out
     assert f"trace: {api.zipkin}/zipkin/traces/{TRACE}" in out
     (asked,) = api.asked

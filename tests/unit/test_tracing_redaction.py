@@ -196,6 +196,7 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.TEXT_SCRIPT: "han",
         vocabulary.AUDIO_FORMAT: "WAV",
         vocabulary.AUDIO_CLIPPING: 0.00001,
+        vocabulary.AUDIO_WATERMARK: 0.9971,
         vocabulary.MODEL_NAME: "Fun-CosyVoice3-0.5B-2512",
         vocabulary.MODEL_VERSION: "0.9.4+cpu",
         vocabulary.VOICE_CACHE: "miss",

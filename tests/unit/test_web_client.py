@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from cluster import ports
-from tests.helpers.standin_api import RATE, TRACE
+from speech.wav_header import mark_of, wav_header
+from tests.helpers.standin_api import MARK, RATE, TRACE
 from webui import sound, sse
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 
@@ -42,13 +43,13 @@ class TestEvents:
 class TestSound:
     def test_a_streamed_wav_file_gets_its_length(self):
         pcm = bytes(range(256)) * 10
-        streamed = bytearray(sound.wav(pcm, RATE))
-        streamed[4:8] = streamed[40:44] = b"\xff" * 4
-        assert sound.finished(bytes(streamed), "wav") == sound.wav(pcm, RATE)
-        assert soundfile.info(io.BytesIO(sound.wav(pcm, RATE))).frames == len(pcm) // 2
+        for mark in (None, MARK):
+            whole = sound.wav(pcm, RATE, mark)
+            assert sound.finished(wav_header(RATE, mark) + pcm, "wav") == whole and mark_of(whole) == mark
+            assert soundfile.info(io.BytesIO(whole)).frames == len(pcm) // 2
 
     def test_one_with_more_chunks_too(self):
-        whole = sound.wav(b"\1\0" * 50, RATE)
+        whole = sound.wav(b"\1\0" * 50, RATE, None)
         with_list = whole[:12] + b"LIST" + (3).to_bytes(4, "little") + b"abc\0" + whole[12:]
         streamed = with_list.replace((100).to_bytes(4, "little") + b"\1\0", b"\xff" * 4 + b"\1\0")
         assert soundfile.info(io.BytesIO(sound.finished(streamed, "wav"))).frames == 50

@@ -17,7 +17,8 @@ from engines.cosyvoice3.prompts import _style
 from engines.embedded.style import Delivery, interpret
 from speech.dialects import DIALECTS
 from speech.limits import CLIP_FORMATS
-from tests.helpers.standin_api import RATE, TRACE
+from speech.wav_header import mark_of, wav_header
+from tests.helpers.standin_api import MARK, RATE, TRACE
 from webui import dialects, problems, waterfall
 from webui.client import ApiError, Done, Stage, Timing
 from webui.problems import Problem
@@ -382,7 +383,7 @@ class TestRun:
         numbers = {int(number) for value in values for number in value["chunks"]}
         assert numbers == set(range(40)) and values[-1]["over"] and values[-1]["rate"] == RATE
         assert max(len(value["chunks"]) for value in values) == 16, "not more is sent again and again"
-        assert len(self.file) == 44 + 2 * RATE * 20
+        assert len(self.file) == len(wav_header(RATE, MARK)) + 2 * RATE * 20 and mark_of(self.file) == MARK
 
     def test_the_result_has_figures_waterfall_and_the_trace(self, api):
         result = self.shown(api)[-1].result
@@ -414,7 +415,8 @@ class TestRun:
         )
         assert f"/zipkin/traces/{TRACE}" in last.result
         assert (last.finished.seconds, last.finished.whole) == (0.5, False), "what had come is not lost"
-        assert last.finished.trace_url.endswith(TRACE) and len(last.finished.wav) == 44 + RATE
+        assert last.finished.trace_url.endswith(TRACE) and mark_of(last.finished.wav) == MARK
+        assert len(last.finished.wav) == len(wav_header(RATE, MARK)) + RATE
 
     def test_after_stop_the_stages_say_so_and_the_trace_is_linked(self, api):
         api.chunks = 1000
@@ -426,7 +428,7 @@ class TestRun:
         shown = stopped(attempt, "http://127.0.0.1:9411", EN)
         assert 'class="stopped"' in shown.progress and "waiting" not in shown.progress
         assert "Stopped." in shown.result and f"/zipkin/traces/{TRACE}" in shown.result
-        assert shown.finished.seconds >= 0.5 and not shown.finished.whole
+        assert shown.finished.seconds >= 0.5 and not shown.finished.whole and mark_of(shown.finished.wav) == MARK
         assert TRACE in stopped(attempt, None, EN).result
 
     def test_stop_before_the_first_answer_has_no_trace(self):

@@ -12,10 +12,12 @@ import soundfile
 from starlette.testclient import TestClient
 
 from cluster.demo import CLIP
+from speech import verification
 from speech.dialects import DIALECTS
 from speech.limits import MAX_TEXT
 from tests.helpers.serving import tone
-from webui import clip_check, examples, figures, folder, form, takes
+from tests.helpers.standin_api import MARK, RATE
+from webui import clip_check, examples, figures, folder, form, sound, takes
 from webui.run import Finished, Wish
 from webui.takes import KEPT_S, TakeFiles
 from webui.words import TEXTS
@@ -35,9 +37,11 @@ def files(tmp_path) -> TakeFiles:
 class TestTakeFiles:
     @pytest.mark.parametrize("extension, kind", [("wav", "WAV"), ("mp3", "MP3"), ("flac", "FLAC"), ("opus", "OGG")])
     def test_a_take_is_handed_out_in_every_format(self, files, extension, kind):
-        token = files.add(tone(seconds=2))
+        token = files.add(sound.wav(b"\0\20\0\0" * RATE, RATE, MARK))
         path, media_type = files.file(token, extension)
         info = soundfile.info(path)
+        found = verification.read(path.read_bytes())
+        assert found.mark == MARK
         assert info.format == kind and info.duration == pytest.approx(2, abs=0.1) and media_type.startswith("audio/")
 
     @pytest.mark.parametrize("token", ["0" * 32, "../../etc/passwd", "", "A" * 32])
