@@ -19,6 +19,8 @@ from tracing.transport import Transport
 
 log = logging.getLogger(__name__)
 
+#: Counts that each destination has from the start.
+COUNTS = ("sent", "adopted", "retries", "failed_batches", "waiting")
 _DRAIN_TRIES, _DRAIN_PAUSE_S = 3, 0.1
 
 
@@ -71,7 +73,7 @@ class Destination:
     def counters(self) -> dict[str, int]:
         """Return the counts of this destination, as `Exporter.counters` has them."""
         waiting = len(self._queue) + (len(self._spool) if self._spool is not None else 0)
-        return self._counters.read() | {"waiting": waiting}
+        return dict.fromkeys(COUNTS, 0) | self._counters.read() | {"waiting": waiting}
 
     def begin_close(self, deadline: float) -> None:
         """Send waiting traces until `deadline` (monotonic seconds), in the background, and then stop."""

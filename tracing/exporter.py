@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tracing.destination import Destination
+from tracing.destination import COUNTS, Destination
 from tracing.export_settings import ExportSettings, OtlpDestination
 from tracing.http_transport import HttpTransport
 from tracing.redaction import Redaction
@@ -93,7 +93,7 @@ class Exporter:
         - `dropped_spans_rejected`: spans that a destination refused;
         - `waiting`: now.
         """
-        counts = dict.fromkeys(("submitted", "sent", "adopted", "retries", "failed_batches", "redacted", "waiting"), 0)
+        counts = dict.fromkeys(("submitted", "redacted", *COUNTS), 0)
         total = Counter(self._counters.read())
         for of_one in self.destinations().values():
             total.update(of_one)
