@@ -105,6 +105,13 @@ class Exporter:
         """Return the counts of each destination by its name, without what is counted before the ways part."""
         return {destination.name: destination.counters() for destination in self._destinations}
 
+    def flat_counters(self) -> dict[str, int]:
+        """Return `counters` as `export_<count>`, and `destinations` as `export_<destination>_<count>`."""
+        flat = {f"export_{name}": count for name, count in self.counters().items()}
+        for destination, counts in self.destinations().items():
+            flat |= {f"export_{destination}_{name}": count for name, count in counts.items()}
+        return flat
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Send waiting traces for at most `timeout_s` and let go of the spools. The next exporter adopts the rest."""
         if self._closed:

@@ -123,7 +123,9 @@ def plain(attributes: Iterable[KeyValue]) -> dict[str, str | int | float | bool]
     found: dict[str, str | int | float | bool] = {}
     for one in attributes:
         assert one.key not in found, one.key
-        found[one.key] = getattr(one.value, one.value.WhichOneof("value"))
+        kind = one.value.WhichOneof("value")
+        assert kind is not None, one.key
+        found[one.key] = getattr(one.value, kind)
     return found
 
 
@@ -136,7 +138,7 @@ def _as_zipkin(resource: dict, span: Span) -> dict:
     attributes = plain(span.attributes)
     endpoint = {"serviceName": resource[otlp_attributes.SERVICE_NAME]}
     if address := attributes.pop(otlp_attributes.LOCAL_ADDRESS, None):
-        endpoint["ipv6" if ":" in address else "ipv4"] = address
+        endpoint["ipv6" if ":" in str(address) else "ipv4"] = str(address)
     peers = {attributes.pop(name) for name in otlp_attributes.PEER_NAMES if name in attributes}
     tags = {TAGS.get(name, name): _text(value) for name, value in attributes.items()}
     if span.kind != Span.SPAN_KIND_INTERNAL:  # in Zipkin a phase does not say which replica it is of
