@@ -99,7 +99,7 @@ class Application:
     @property
     def otlp(self) -> dict | None:
         """The settings of the graph's receiver of OTLP."""
-        return self.config["applications"][0].get("args", {}).get("tracing", {}).get("otlp")
+        return (self._args.get("tracing") or {}).get("otlp")
 
     def check_engine(self) -> None:
         """Check that the engine can be made, without loading anything.

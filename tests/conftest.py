@@ -21,7 +21,18 @@ from cluster import ray_head as ray_heads
 from cluster import zipkin as zipkins
 from cluster.cli_error import CliError  # noqa: E402
 from tests.helpers.gating import nginx, start_gate, zipkin_with_canaries  # noqa: E402, F401
-from tests.helpers.serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
+from tests.helpers.serving import (  # noqa: E402, F401
+    apps,
+    fast,
+    otlp,
+    slow,
+    stand_in,
+    tracing,
+    voice,
+    voices_folder,
+    watched,
+    watched_spool,
+)
 
 # Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
 loopback.keep()
