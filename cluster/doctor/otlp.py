@@ -1,4 +1,4 @@
-"""Whether the receiver of OTLP takes traces now."""
+"""Say whether the receiver of OTLP takes traces now."""
 
 from __future__ import annotations
 
