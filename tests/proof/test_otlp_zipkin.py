@@ -13,13 +13,13 @@ from cluster import java, ports, processes, zipkin, zipkin_jar
 from tests.helpers import keeping
 from tests.helpers.keeping import Reader, as_zipkin_shows
 from tracing import ExportSettings, vocabulary
-from tracing.otlp_attributes import LOCAL_ADDRESS, OF_RESOURCE, PEER_NAMES, SEMANTIC
+from tracing.otlp_attributes import LOCAL_ADDRESS, PEER_NAMES, SEMANTIC, SERVICE_VERSION
 
 pytestmark = [pytest.mark.proof, pytest.mark.optional]
 
 LAUNCHER = "org.springframework.boot.loader.launch.PropertiesLauncher"
 #: what the module adds to each span from the parts of OTLP that Zipkin has no field for
-ADDED = {"otel.scope.name", "otel.scope.version", "otel.status_code", LOCAL_ADDRESS, *PEER_NAMES}
+ADDED = {"otel.scope.name", "otel.scope.version", "otel.status_code", LOCAL_ADDRESS, SERVICE_VERSION, *PEER_NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,10 @@ def taking_otlp(tmp_path_factory):
 
 
 def as_the_module_shows(spans: list[dict]) -> list[dict]:
-    """Our spans as Zipkin has them by way of its module: attributes are tags, by their names in OTLP."""
+    """Our spans as Zipkin has them by way of its module: attributes, of resources too, are tags."""
     shown = as_zipkin_shows(spans)
     for span in shown:
-        tags = span.pop("tags", {})
-        tags = {SEMANTIC.get(key, key): value for key, value in tags.items() if key not in OF_RESOURCE}
-        span["tags"] = tags
+        span["tags"] = {SEMANTIC.get(key, key): value for key, value in span.get("tags", {}).items()}
     return shown
 
 
