@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from tracing import Exporter, ExportSettings, FinishedSpan, Tracer, encode, extract, vocabulary
+from tracing.otlp_encoding import OtlpEncoder
 from tracing.redaction import Redaction
 from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
 
@@ -122,6 +123,19 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         results["trace: submit, wall time back to back, sender running"] = {"median_us": round(wall, 1)}
     body = json.dumps(redaction.redact(trace)[0], separators=(",", ":")).encode()
     results["trace: bytes of JSON"] = {"bytes": len(body)}
+    encoder = OtlpEncoder()
+    hundred = [
+        json.dumps(redaction.redact(encode(whole_trace(api, stages)))[0], separators=(",", ":")).encode()
+        for _ in range(100)
+    ]
+    of_batch = cost(lambda: encoder.encode(hundred), max(20, rounds // 100))
+    results["trace: OTLP, encoded by the sender, in batches of 100"] = {
+        name: round(figure / 100, 1) for name, figure in of_batch.items()
+    }
+    results["trace: bytes of OTLP, in batches of 100"] = {"bytes": round(len(encoder.encode(hundred)) / 100)}
+    results["trace: bytes of OTLP gzipped, in batches of 100"] = {
+        "bytes": round(len(gzip.compress(encoder.encode(hundred), 1)) / 100)
+    }
     results["trace: bytes gzipped, in batches of 100"] = {
         "bytes": round(
             len(

@@ -1,6 +1,7 @@
 """Measure the cost of tracing in a running graph: `python -m bench.tracing_served`.
 
-Three copies of one graph (simulated engine, four stages of 20 ms) and one real Zipkin. Of the copies, one at a time is
+Three copies of one graph (simulated engine, four stages of 20 ms) and one real Zipkin, with `--otlp` also a receiver of
+OTLP (a small process that reads and counts). Of the copies, one at a time is
 
 - `off`: no request is recorded;
 - `tenth`: every request is recorded, 10 % are exported;
@@ -23,6 +24,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
@@ -30,6 +32,7 @@ import psutil
 from bench import results
 from bench.measuring.clips import clip
 from bench.measuring.load import Sample, closed_loop, multipart
+from bench.measuring.otlp_sink import otlp_sink
 from bench.measuring.private_graph import PrivateGraph, private_graph
 from bench.measuring.private_zipkin import private_zipkin
 from cluster import processes
@@ -164,10 +167,18 @@ def run(bench: Bench, rounds: int) -> tuple[list[dict], list[dict]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--otlp", action="store_true", help="export to a receiver of OTLP too, beside Zipkin")
     options = parser.parse_args()
-    args = {"engine": "simulated", "engine_options": SIMULATED}
-    with private_zipkin() as url, private_graph(args, num_cpus=16, zipkin_url=url, copies=COPIES) as graph:
+    args: dict = {"engine": "simulated", "engine_options": SIMULATED}
+    with ExitStack() as stack:
+        url = stack.enter_context(private_zipkin())
+        if options.otlp:
+            sink = stack.enter_context(otlp_sink())
+            args["tracing"] = {"otlp": {"url": sink.url}}
+        graph = stack.enter_context(private_graph(args, num_cpus=16, zipkin_url=url, copies=COPIES))
         alone, together = run(Bench(graph), options.rounds)
+        if options.otlp and not sink.spans():
+            raise RuntimeError("the receiver of OTLP got no spans")
     found = {}
     for mode in ("tenth", "all"):
         found[f"p50, {mode}"] = interval([(turn[mode], turn["off"]) for turn in alone], of_medians)
@@ -181,7 +192,7 @@ def main() -> None:
             f"{values['turns']} turns)"
         )
     results.write(
-        "tracing_served",
+        "tracing_served_otlp" if options.otlp else "tracing_served",
         {
             "simulated": SIMULATED,
             "rounds": options.rounds,

@@ -24,6 +24,7 @@ _WAY_OUT = (
     "zipkin_url",
     "zipkin_ui_url",
     "protocol",
+    "otlp",
     "kafka",
     "kafka_options",
     "spans_file",
@@ -94,6 +95,11 @@ class Application:
             )
             config["applications"].append(dog)
         return cls(config)
+
+    @property
+    def otlp(self) -> dict | None:
+        """The settings of the graph's receiver of OTLP."""
+        return (self._args.get("tracing") or {}).get("otlp")
 
     def check_engine(self) -> None:
         """Check that the engine can be made, without loading anything.

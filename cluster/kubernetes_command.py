@@ -134,7 +134,8 @@ def serve_config(source: Path, voices_url: str = VOICES_URL, zipkin_ui_url: str 
     watchdog = _arguments(config, WATCHDOG)
     if watchdog:
         watchdog["canary_key_file"] = _arguments(cluster, WATCHDOG)["canary_key_file"]
-        watchdog["tracing"] = dict(way_out)
+        receiver = own["tracing"].get("otlp")
+        watchdog["tracing"] = way_out | ({"otlp": receiver} if receiver else {})
     return config
 
 

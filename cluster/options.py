@@ -39,6 +39,7 @@ class Options:
     with_zipkin: bool = True
     web_page: bool = True  #: where the config has one
     watchdog: bool = True  #: the same
+    otlp_url: str | None = None  #: a receiver of OTLP that gets the traces too; instead of the config's
     storage: Storage = Storage()  #: of the Zipkin that is started
     zipkin_proxy: ProxyOptions | None = None  #: the gate, nginx before Zipkin
     sampling: float = 1.0  #: share of unremarkable traces that is kept
@@ -76,6 +77,7 @@ class Options:
             alertmanager_port=args.alertmanager_port,
             wecom=wecom,
             zipkin_proxy=proxy_options.parse(args),
+            otlp_url=args.otlp_url,
             storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
             run_dir=args.run_dir,
         )
@@ -173,6 +175,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "always kept)",
     )
     group.add_argument("--no-zipkin", action="store_true", help="write spans to a JSON-lines file instead")
+    group.add_argument(
+        "--otlp-url",
+        metavar="URL",
+        help="a receiver of OTLP/HTTP that gets the traces too, http://127.0.0.1:4318 (docs/otlp.md)",
+    )
     group.add_argument(
         "--zipkin-storage",
         choices=KINDS,

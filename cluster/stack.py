@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from access.required import is_loopback
-from cluster import key, monitoring, ray_head, serving, watchdog_key, zipkin
+from cluster import key, monitoring, otlp, ray_head, serving, watchdog_key, zipkin
 from cluster.application import Application
 from cluster.cli_error import CliError
 from cluster.options import Options, command
@@ -100,6 +100,7 @@ class Stack:
             self.file.save(state)
 
         application = self._application(options, tracing=self._tracing(options, state))
+        self._check_otlp(application, state)
         if keys_required:
             self._give_canary_key(application)
         head = ray_head.start(
@@ -187,7 +188,22 @@ class Stack:
             "spans_file": state.spans_file,
             "secret_file": str(secret_file(self.run_dir)),
             "sampling": {"ratio": options.sampling},
+            **({"otlp": {"url": options.otlp_url}} if options.otlp_url else {}),
         }
+
+    def _check_otlp(self, application: Application, state: State) -> None:
+        """Say whether the receiver of OTLP takes traces. One that doesn't, stops nothing: they wait for it."""
+        if application.otlp is None:
+            return
+        receiver = otlp.destination(application.otlp)
+        trouble = otlp.problem(receiver)
+        state.otlp = receiver.model_dump(mode="json", exclude_defaults=True)
+        self.file.save(state)
+        self.say(
+            f"traces go to the receiver of OTLP at {receiver.url} too"
+            if trouble is None
+            else f"the receiver of OTLP at {receiver.url} takes no traces yet: {trouble}. They wait for it in the spool"
+        )
 
     def _start_zipkin(self, options: Options, state: State) -> None:
         def remember(server: zipkin.Zipkin) -> None:

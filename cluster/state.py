@@ -42,6 +42,7 @@ class State:
     alertmanager: Server | None = None
     wecom: Server | None = None  #: the adapter to its group robots
     spans_file: str | None = None
+    otlp: dict | None = None  #: the settings of a receiver of OTLP that gets the traces too
 
     @property
     def http_url(self) -> str:

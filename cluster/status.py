@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster import monitoring, serving, zipkin
+from cluster import monitoring, otlp, serving, zipkin
 from cluster.options import RUN_DIR, command
 from cluster.processes import Started
 from cluster.state import State
@@ -26,6 +26,10 @@ def report(state: State | None, run_dir: Path = RUN_DIR) -> tuple[str, bool]:
         health = "healthy" if zipkin.healthy(state.zipkin.url) else "NOT HEALTHY"
         whose = _process(state.zipkin.process) if state.zipkin.process else "not started here"
         lines.append(f"Zipkin     {state.zipkin.ui_url}   {health}, {whose}; traces in {state.zipkin.storage}")
+    if state.otlp is not None:
+        receiver = otlp.destination(state.otlp)
+        trouble = otlp.problem(receiver)
+        lines.append(f"OTLP       {receiver.url}   {'takes traces' if trouble is None else f'TAKES NONE: {trouble}'}")
     if state.zipkin_proxy is not None:
         asks = "asks for keys" if state.zipkin_proxy.requires_key else "DOESN'T ANSWER"
         lines.append(

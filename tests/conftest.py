@@ -21,7 +21,18 @@ from cluster import ray_head as ray_heads
 from cluster import zipkin as zipkins
 from cluster.cli_error import CliError  # noqa: E402
 from tests.helpers.gating import nginx, start_gate, zipkin_with_canaries  # noqa: E402, F401
-from tests.helpers.serving import apps, fast, slow, stand_in, tracing, voice, voices_folder, watched, watched_spool  # noqa: E402, F401
+from tests.helpers.serving import (  # noqa: E402, F401
+    apps,
+    fast,
+    otlp,
+    slow,
+    stand_in,
+    tracing,
+    voice,
+    voices_folder,
+    watched,
+    watched_spool,
+)
 
 # Before anything imports Ray: drivers in this process reach the private head on 127.0.0.1.
 loopback.keep()
@@ -98,10 +109,11 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With COSYGRAPH_NO_SKIP=1 (CI) a skipped test has failed: there, everything can be had."""
+    """With COSYGRAPH_NO_SKIP=1 (CI) a skipped test has failed: everything can be had there, but what is `optional`."""
     outcome = yield
     report = outcome.get_result()
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("COSYGRAPH_NO_SKIP") == "1":
+    may_skip = hasattr(report, "wasxfail") or item.get_closest_marker("optional")
+    if report.skipped and not may_skip and os.environ.get("COSYGRAPH_NO_SKIP") == "1":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: nothing may be skipped here, but: {reason}"

@@ -3,9 +3,11 @@
 `Sender.step` sends at most one batch and returns when it wants to be called again. It has no thread and never sleeps,
 so time is its caller's. The rules:
 
-- No answer, or an error answer: everything stays. The pause doubles each time up to a limit, jittered. While the
-  receiver fails, one trace is sent as a probe instead of a batch.
+- No answer, or an error answer: everything stays. The pause doubles each time up to a limit, jittered, and is at least
+  what the receiver asks for (`Retry-After`). While the receiver fails, one trace is sent as a probe instead of a batch.
 - The batch is refused (400, 413): it is halved until the bad span stands alone. Only that one is dropped.
+- The batch is taken, and the receiver says that it refused some of its spans (OTLP's partial success): they are
+  counted, and nothing goes again.
 - One trace alone is answered with errors (5xx) several times, the next trace is taken, and the first is answered with
   errors once more: the trace is at fault, and not a receiver that recovered in between. It is dropped.
 """
@@ -28,6 +30,7 @@ from tracing.transport import Rejected, Transport, Unavailable
 log = logging.getLogger(__name__)
 
 _LOG_AGAIN_AFTER_S = 60.0  # a receiver that fails on and off is in the log once a minute
+_LONGEST_ASKED_PAUSE_S = 300.0  # of a receiver's Retry-After; a wrong one must not stop the way out for a day
 _SUSPECT_AFTER = 3  # error answers to one trace alone before the next one is tried in its place
 
 
@@ -121,6 +124,7 @@ class Sender:
         self._open_until = -math.inf
         self._next_log_at = -math.inf
         self._failure_logged = False
+        self._next_refusal_log_at = -math.inf
 
     @property
     def failing(self) -> bool:
@@ -160,7 +164,7 @@ class Sender:
 
     def _deliver(self, traces: list[bytes]) -> None:
         try:
-            self._transport.send(traces)
+            self._send(traces)
             self._counters.add("sent", len(traces))
             return
         except Rejected as error:
@@ -183,14 +187,34 @@ class Sender:
             return
         for span in spans:
             try:
-                self._transport.send([json.dumps([span], separators=(",", ":")).encode()])
+                self._send([json.dumps([span], separators=(",", ":")).encode()])
             except Rejected as refused:
                 self._drop_span(refused)
         self._counters.add("sent_in_parts")
 
+    def _send(self, traces: list[bytes]) -> None:
+        """Send once, and count the spans that the receiver took out of what it took."""
+        refused = self._transport.send(traces)
+        if not refused:
+            return
+        self._counters.add("dropped_spans_rejected", refused)
+        if self._clock() >= self._next_refusal_log_at:
+            self._next_refusal_log_at = self._clock() + _LOG_AGAIN_AFTER_S
+            log.warning(
+                "%s took a batch of %d traces and refused %d of its spans; its own log says why. This is logged once "
+                "a minute",
+                self._transport.name,
+                len(traces),
+                refused,
+            )
+
     def _drop_span(self, error: Rejected) -> None:
         self._counters.add("dropped_spans_rejected")
-        log.warning("a span was refused (%s) and is dropped; the others of its batch were sent", error)
+        log.warning(
+            "a span was refused by %s (%s) and is dropped; the others of its batch were sent",
+            self._transport.name,
+            error,
+        )
 
     def _is_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
         """Find out by the next trace if the first one is at fault. True takes both off the store."""
@@ -200,7 +224,7 @@ class Sender:
         if len(pair.traces) < 2:
             return False
         try:
-            self._transport.send(pair.traces[1:])
+            self._send(pair.traces[1:])
         except (Unavailable, Rejected):
             return False
         try:
@@ -221,7 +245,8 @@ class Sender:
 
     def _failed(self, error: Unavailable) -> float:
         longest = min(self._settings.retry_most_s, self._settings.retry_first_s * 2 ** min(self._failures, 30))
-        pause: float = longest * (0.5 + 0.5 * self._chance())
+        asked = min(error.retry_after_s, _LONGEST_ASKED_PAUSE_S)
+        pause: float = max(asked, longest * (0.5 + 0.5 * self._chance()))
         self._open_until = self._clock() + pause
         self._failures += 1
         self._counters.add("failed_batches")
@@ -240,6 +265,6 @@ class Sender:
     def _recovered(self) -> None:
         if self._failure_logged:
             self._failure_logged = False
-            log.warning("traces are sent again after %d failed attempts", self._failures)
+            log.warning("traces are sent again after %d failed attempts (%s)", self._failures, self._transport.name)
         self._failures = 0
         self._open_until = -math.inf

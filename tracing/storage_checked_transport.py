@@ -49,15 +49,16 @@ class StorageCheckedTransport:
         self._held_bytes = 0
         self._down = False
 
-    def send(self, traces: Sequence[bytes]) -> None:
+    def send(self, traces: Sequence[bytes]) -> int | None:
         """As `Transport.send`."""
         if self._down or self._held_bytes > MAX_HELD_BYTES:
             self._check_storage()
-        self._transport.send(traces)
+        refused = self._transport.send(traces)
         if self._clock() - self._checked_at >= CHECK_INTERVAL_S:
             self._check_storage()  # if it raises, the sender still has these traces
         self._held.append(traces)
         self._held_bytes += sum(map(len, traces))
+        return refused
 
     def _check_storage(self) -> None:
         """Raise Unavailable if Zipkin's storage is down. Once it is up again, send the held batches anew."""

@@ -19,12 +19,14 @@ class Unavailable(Exception):
     Args:
         why: The cause, in our own words.
         answered: True for a server that answers with errors (5xx), False for one that doesn't answer.
+        retry_after_s: The pause that it asks for, or 0.
     """
 
-    def __init__(self, why: str, *, answered: bool = False) -> None:
+    def __init__(self, why: str, *, answered: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(why)
         self.why = why
         self.answered = answered
+        self.retry_after_s = retry_after_s
 
 
 class Transport(Protocol):
@@ -32,11 +34,14 @@ class Transport(Protocol):
 
     name: str
 
-    def send(self, traces: Sequence[bytes]) -> None:
+    def send(self, traces: Sequence[bytes]) -> int | None:
         """Send traces and return once the receiver has them.
 
         Args:
             traces: JSON lists of spans, without newlines.
+
+        Returns:
+            How many spans of the batch the receiver refused for good, where it says so. Not to be sent again.
 
         Raises:
             Rejected: The receiver will never take this batch.

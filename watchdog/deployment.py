@@ -241,7 +241,7 @@ class Watchdog:
             **self.counts,
             "engine": self.policy.engine,
             "failures": self.policy.failures,
-            **{f"export_{name}": count for name, count in self.reporter.exporter.counters().items()},
+            **self.reporter.exporter.flat_counters(),
         }
 
     def __del__(self) -> None:

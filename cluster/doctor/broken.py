@@ -1,4 +1,4 @@
-"""Traces that are incomplete, stages that did not answer, traces that never reached Zipkin."""
+"""Traces that are incomplete, stages that did not answer, traces that never reached a destination."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _never_arrived(evidence: Evidence) -> list[Finding]:
             Finding(
                 "traces",
                 "act",
-                f"{plural(lost, 'kept trace')} never reached Zipkin: {causes}",
+                f"{plural(lost, 'kept trace')} never reached a destination: {causes}",
                 advice="docs/runbook.md, TracesLost.",
                 figures={"lost": counts.lost_traces},
             )

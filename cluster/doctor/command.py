@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster import otlp
 from cluster.cli_error import CliError
 from cluster.doctor import apply, report
 from cluster.doctor.evidence import Evidence
@@ -17,6 +18,7 @@ from cluster.doctor.serve_reader import Deployment, ServeReader
 from cluster.doctor.window import Window, seconds
 from cluster.doctor.zipkin_reader import ZipkinReader
 from cluster.state import State
+from tracing.export_settings import OtlpDestination
 
 NOTHING_TO_DO, SOMETHING_TO_DO = 0, 3
 MOST_S = 7 * 86_400.0
@@ -30,6 +32,7 @@ class Addresses:
     prometheus: str | None
     dashboard: str | None
     page: str
+    otlp: OtlpDestination | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace, state: State | None) -> Addresses:
@@ -52,7 +55,18 @@ class Addresses:
             args.prometheus_url or (running and running.prometheus and running.prometheus.url) or None,
             args.dashboard_url or (running and running.ray and running.ray.dashboard_url) or None,
             page or zipkin,
+            _otlp(args, running),
         )
+
+
+def _otlp(args: argparse.Namespace, running: State | None) -> OtlpDestination | None:
+    """The receiver of OTLP that the command line names, else that of the stack in the run folder."""
+    if args.otlp_url:
+        given = {"url": args.otlp_url, "headers_file": args.otlp_headers_file}
+        return otlp.destination({name: value for name, value in given.items() if value is not None})
+    if args.otlp_headers_file:
+        raise CliError("--otlp-headers-file is for the receiver that --otlp-url names: give both.")
+    return otlp.destination(running.otlp) if running is not None and running.otlp else None
 
 
 def run(args: argparse.Namespace, state: State | None, say: Callable[[str], None] = print) -> int:
@@ -89,7 +103,14 @@ def gather(addresses: Addresses, since_s: float, now: float | None = None, key: 
     counts, no_counts = _counts(addresses.prometheus, window)
     deployments, no_deployments = _deployments(addresses.dashboard)
     return Evidence(
-        window, ZipkinReader(addresses.zipkin, key=key).read(window), counts, no_counts, deployments, no_deployments
+        window,
+        ZipkinReader(addresses.zipkin, key=key).read(window),
+        counts,
+        no_counts,
+        deployments,
+        no_deployments,
+        addresses.otlp.url if addresses.otlp is not None else None,
+        otlp.problem(addresses.otlp) if addresses.otlp is not None else None,
     )
 
 
@@ -142,6 +163,12 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="(default: that of the stack that runs here); a gate gets the key in COSYGRAPH_KEY",
     )
+    command.add_argument(
+        "--otlp-url",
+        metavar="URL",
+        help="a receiver of OTLP to check, http://127.0.0.1:4318 (default: that stack's, if it has one)",
+    )
+    command.add_argument("--otlp-headers-file", metavar="FILE", help="headers for it, one `Name: value` a line")
     command.add_argument("--prometheus-url", metavar="URL", help="default: that stack's, if it has one")
     command.add_argument(
         "--dashboard-url", metavar="URL", help="of Ray, which knows the settings (default: that stack's)"

@@ -28,6 +28,8 @@ class Evidence:
         no_counts: Why there are none.
         deployments: Serve's, by name; empty where Serve was not asked.
         no_deployments: Why there are none.
+        otlp_url: The receiver of OTLP that gets the traces too, or None.
+        otlp_problem: What is wrong with it; None if it takes traces.
     """
 
     window: Window
@@ -36,6 +38,8 @@ class Evidence:
     no_counts: str | None = None
     deployments: dict[str, Deployment] = field(default_factory=dict)
     no_deployments: str | None = None
+    otlp_url: str | None = None
+    otlp_problem: str | None = None
 
     @cached_property
     def requests(self) -> list[Trace]:

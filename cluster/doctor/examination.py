@@ -10,6 +10,7 @@ from cluster.doctor.errors import errors
 from cluster.doctor.evidence import Evidence
 from cluster.doctor.fallback import fallback
 from cluster.doctor.finding import ORDER, Finding
+from cluster.doctor.otlp import otlp
 from cluster.doctor.queues import queues
 from cluster.doctor.sources import sources
 from cluster.doctor.watchdog import watchdog
@@ -19,7 +20,7 @@ def examine(evidence: Evidence) -> list[Finding]:
     """Return all findings, the urgent ones first."""
     findings = [
         finding
-        for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, sources)
+        for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, otlp, sources)
         for finding in kind(evidence)
     ]
     return sorted(findings, key=lambda finding: ORDER.index(finding.severity))

@@ -160,7 +160,10 @@ TRACING = Dashboard(
     (
         Panel("Spans per second, by what became of them", {"{{fate}}": rate("spans_total", "fate")}),
         Panel("Share of spans that is kept", {"kept": share("spans_total", 'fate="kept"', "")}, "percentunit"),
-        Panel("Kept traces that wait to be sent", {"waiting": f"sum(ray_cosygraph_traces_waiting{{{APPLICATION}}})"}),
+        Panel(
+            "Kept traces that wait to be sent",
+            {"{{destination}}": f"sum by (destination) (ray_cosygraph_traces_waiting{{{APPLICATION}}})"},
+        ),
         Panel(
             "Lost traces, and attempts to send that failed",
             {

@@ -24,6 +24,7 @@ from deployments.safe_traceback import safe_traceback
 from speech import errors
 from speech.dialects import Registry
 from tracing import FinishedSpan, vocabulary
+from tracing.exporter import DESTINATIONS
 
 log = logging.getLogger("ray.serve")
 
@@ -45,8 +46,10 @@ REAL_TIME = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)  # 0.1 on a GP
 # Small sizes have narrow buckets of their own: the median of batches of 1 is then 1 and not 0.5.
 BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0, 32.0, 64.0)
 
-#: The exporter's counters (`Exporter.counters`) that say a kept trace, or a part of one, never reached Zipkin.
-LOSSES = ("spool_full", "queue_full", "poison", "closed", "no_destination", "empty", "spans_rejected", "spool_damaged")
+#: The exporter's counters (`Exporter.counters`) that say a kept trace, or a part of one, never left: for any place, and
+#: for one place alone (`Exporter.destinations`).
+LOSSES = ("closed", "no_destination", "empty")
+LOSSES_OF_ONE = ("spool_full", "queue_full", "poison", "spans_rejected", "spool_damaged")
 EVERY_S = 5.0  #: between polls of what is counted elsewhere
 
 
@@ -106,9 +109,13 @@ class Metrics:
         )
         self._spans = kinds.Counter("cosygraph_spans", "Spans by what became of them", ("fate",))
         self._untraced = kinds.Counter("cosygraph_untraced_requests", "Requests made while tracing was off", ())
-        self._lost = kinds.Counter("cosygraph_traces_lost", "Kept traces that never reached Zipkin", ("cause",))
-        self._sending_failed = kinds.Counter("cosygraph_trace_sending_failures", "Attempts that failed", ())
-        self._waiting = kinds.Gauge("cosygraph_traces_waiting", "Kept traces not sent yet", ())
+        self._lost = kinds.Counter(
+            "cosygraph_traces_lost", "Kept traces that never reached a destination", ("cause", "destination")
+        )
+        self._sending_failed = kinds.Counter(
+            "cosygraph_trace_sending_failures", "Attempts that failed", ("destination",)
+        )
+        self._waiting = kinds.Gauge("cosygraph_traces_waiting", "Kept traces not sent yet", ("destination",))
         self._in_flight = kinds.Gauge("cosygraph_requests_in_flight", "Inside the graph", ())
         self._queued = kinds.Gauge("cosygraph_requests_waiting", "Waiting to be let into the graph", ())
         self._gpu = kinds.Gauge("cosygraph_gpu_utilization", "Percent, as a stage's replica last said", ("stage",))
@@ -185,7 +192,8 @@ class Metrics:
         """Poll counters every few seconds on the running event loop.
 
         Args:
-            counters: returns `Exporter.counters` below `export_`, `in_flight` and `waiting`.
+            counters: returns `Exporter.counters` below `export_`, `Exporter.destinations` below `export_<name>_`,
+                `in_flight` and `waiting`.
         """
 
         async def poll() -> None:
@@ -202,14 +210,22 @@ class Metrics:
             return
         try:
             now = counters()
-            self._waiting.set(now["export_waiting"], {})
             self._in_flight.set(now["in_flight"], {})
             self._queued.set(now["waiting"], {})
             for cause in LOSSES:
-                self._increase(self._lost, now, f"export_dropped_{cause}", {"cause": cause})
-            self._increase(self._sending_failed, now, "export_failed_batches", {})
+                self._increase(self._lost, now, f"export_dropped_{cause}", {"cause": cause, "destination": NONE})
+            for name in DESTINATIONS:
+                if f"export_{name}_waiting" in now:
+                    self._poll_destination(now, name)
         except Exception as error:
             self._failed(error)
+
+    def _poll_destination(self, now: Mapping[str, int], name: str) -> None:
+        own = {"destination": name}
+        self._waiting.set(now[f"export_{name}_waiting"], own)
+        self._increase(self._sending_failed, now, f"export_{name}_failed_batches", own)
+        for cause in LOSSES_OF_ONE:
+            self._increase(self._lost, now, f"export_{name}_dropped_{cause}", {"cause": cause, **own})
 
     def _increase(self, counter: Instrument, now: Mapping[str, int], name: str, labels: dict[str, str]) -> None:
         count = now.get(name, 0)

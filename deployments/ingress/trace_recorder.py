@@ -95,11 +95,10 @@ class TraceRecorder:
     def counters(self) -> dict[str, int]:
         """Return how many traces became what.
 
-        `kept_<reason>` and `dropped_<reason>` are the sampler's, `export_…` are `Exporter.counters`, and `untraced` are
-        requests made while tracing was off.
+        `kept_<reason>` and `dropped_<reason>` are the sampler's, `export_…` are `Exporter.counters`,
+        `export_<destination>_…` are `Exporter.destinations`, and `untraced` are requests made while tracing was off.
         """
-        exported = {f"export_{name}": n for name, n in self.exporter.counters().items()}
-        return self._sampler.counters() | {"untraced": self._untraced} | exported
+        return self._sampler.counters() | {"untraced": self._untraced} | self.exporter.flat_counters()
 
     def close(self, timeout_s: float) -> None:
         """Wait at most so many seconds until kept traces are sent, and stop."""

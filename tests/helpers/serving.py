@@ -4,8 +4,8 @@
 - `slow`: simulated engine, 1.5 s of GENERATE_MEL, one at a time; from `cluster/serve.gpu.yaml`, on logical GPUs;
 - `voice`: the embedded engine, with the watermark in its sound; from `cluster/serve.cpu.yaml`;
 - `watched`: simulated engine that fails on demand, hardly any service times, its spans sent through a stand-in
-  (`standin.py`) that keeps them and can fail too, a spool of its own, and a fallback engine that does not fail; from
-  `cluster/serve.cpu.yaml`.
+  (`standin.py`) that keeps them and can fail too, and to a receiver of OTLP (`otlp_receiver.py`), a spool of its own,
+  and a fallback engine that does not fail; from `cluster/serve.cpu.yaml`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import yaml
 from bench.measuring.load import Sample, closed_loop, multipart
 from cluster import ports
 from cluster.serving import Application, Dashboard
+from tests.helpers.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.helpers.standin import StandIn
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
@@ -185,6 +186,13 @@ def stand_in(zipkin) -> Iterator[StandIn]:
 
 
 @pytest.fixture(scope="session")
+def otlp() -> Iterator[OtlpReceiver]:
+    """A receiver of OTLP, to which `watched` sends its spans too."""
+    with otlp_receiver() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def watched_spool(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("watched") / "spool"
 
@@ -196,10 +204,11 @@ def voices_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def apps(ray_head, zipkin, tracing, stand_in, watched_spool, voices_folder) -> dict[str, App]:
+def apps(ray_head, zipkin, tracing, stand_in, otlp, watched_spool, voices_folder) -> dict[str, App]:
     port = ports.any_free()
     through = tracing | {
         "zipkin_url": stand_in.url,
+        "otlp": {"url": otlp.url},
         "zipkin_ui_url": zipkin.url,
         "spool_dir": str(watched_spool),
         "retry_most_s": 0.5,

@@ -255,7 +255,9 @@ def test_every_kind_of_answer_was_given_and_none_repeats_a_secret(sent):
         assert found(answer) == []
 
 
-def test_no_secret_reaches_zipkin_or_the_wire_to_it(sent, watched, stand_in, watched_spool):
+def test_no_secret_reaches_zipkin_or_the_wire_to_it_or_to_a_receiver_of_otlp(
+    sent, watched, stand_in, otlp, watched_spool
+):
     traces = {}
     end = time.monotonic() + 20
     while not sent.trace_ids <= traces.keys() and time.monotonic() < end:
@@ -282,7 +284,10 @@ def test_no_secret_reaches_zipkin_or_the_wire_to_it(sent, watched, stand_in, wat
     wire = b"".join(stand_in.seen)
     assert all(trace_id.encode() in wire for trace_id in sent.faults.values())
     assert found(wire) == []
-    assert [path for path in watched_spool.iterdir() if found(path.read_bytes())] == []
+    by_otlp = b"".join(message.SerializeToString() for message in list(otlp.requests))
+    assert all(bytes.fromhex(trace_id) in by_otlp for trace_id in sent.faults.values())
+    assert found(by_otlp) == []
+    assert [path for path in watched_spool.rglob("*") if path.is_file() and found(path.read_bytes())] == []
     for stage, trace_id in sent.faults.items():
         failed = {span["tags"]["error"] for span in traces[trace_id] if "error" in span.get("tags", {})}
         assert failed == {"internal"}, (stage, "type alone, and no message")

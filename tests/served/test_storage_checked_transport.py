@@ -138,5 +138,7 @@ def test_over_grpc_it_is_looked_at_too(zipkin):
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_both_ways_to_a_zipkin_are_looked_after(protocol):
     exporter = Exporter(ExportSettings(zipkin_url="http://127.0.0.1:1", protocol=protocol))
-    assert isinstance(exporter._transport, StorageCheckedTransport) and exporter._transport.name == protocol
+    [destination] = exporter._destinations
+    transport = destination._transport
+    assert isinstance(transport, StorageCheckedTransport) and transport.name == protocol
     exporter.close(0.1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import tracing
 from deployments.ingress import metrics
 from deployments.ingress.context import RequestContext
 from deployments.ingress.metrics import Metrics
@@ -164,15 +167,28 @@ def test_there_is_an_edge_wherever_a_rule_has_its_threshold():
 
 def test_what_is_counted_elsewhere_is_told_as_it_grows():
     kinds = Kinds()
-    counts = {"export_waiting": 4, "in_flight": 2, "waiting": 1, "export_dropped_spool_full": 3}
+    counts = {"in_flight": 2, "waiting": 1, "export_zipkin_waiting": 4, "export_zipkin_dropped_spool_full": 3}
+    counts |= {"export_otlp_waiting": 7, "export_dropped_closed": 1}
     ours = Metrics(DIALECTS, kinds)
     ours.poll(lambda: counts)
     ours.poll(lambda: counts)
-    counts |= {"export_dropped_spool_full": 5, "export_failed_batches": 1}
+    counts |= {"export_zipkin_dropped_spool_full": 5, "export_otlp_failed_batches": 1}
     ours.poll(lambda: counts)
-    assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "spool_full"}), (2, {"cause": "spool_full"})]
-    assert kinds.seen["cosygraph_trace_sending_failures"] == [(1, {})]
-    assert kinds.seen["cosygraph_traces_waiting"] == [(4, {})] * 3
+    zipkin, otlp = {"destination": "zipkin"}, {"destination": "otlp"}
+    assert kinds.seen["cosygraph_traces_lost"] == [
+        (1, {"cause": "closed", "destination": "none"}),
+        (3, {"cause": "spool_full", **zipkin}),
+        (2, {"cause": "spool_full", **zipkin}),
+    ]
+    assert kinds.seen["cosygraph_trace_sending_failures"] == [(1, otlp)]
+    assert kinds.seen["cosygraph_traces_waiting"] == [(4, zipkin), (7, otlp)] * 3
+
+
+def test_every_loss_that_an_exporter_counts_is_told():
+    """Each count that begins with `dropped_` is a cause of the metric, before the ways part or at one of them."""
+    rooms = [Path(tracing.__file__).parent / name for name in ("exporter.py", "destination.py", "sender.py")]
+    counted = set(re.findall(r'"dropped_(\w+)"', "".join(room.read_text() for room in rooms)))
+    assert counted == {*metrics.LOSSES, *metrics.LOSSES_OF_ONE}
 
 
 def test_a_metric_that_fails_costs_no_request_and_is_said_once(caplog):
@@ -197,7 +213,8 @@ def test_ray_takes_them_as_they_are_meant():
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
     ours = Metrics(DIALECTS)
     ours.record(run, run.finish(200), 200, True)
-    ours.poll(lambda: {"export_waiting": 0, "in_flight": 0, "waiting": 0, "export_dropped_poison": 1})
+    counts = {"in_flight": 0, "waiting": 0, "export_otlp_waiting": 0, "export_otlp_dropped_poison": 1}
+    ours.poll(lambda: counts | {"export_otlp_failed_batches": 1, "export_dropped_closed": 1})
     assert ours._failures == 0
     assert metrics.ERROR_TYPES >= {"internal", "overloaded", "rate_limited", "voice_not_found"}
 
@@ -207,13 +224,13 @@ def test_switched_off_nothing_is_told_and_losses_are_told_later():
     metrics = Metrics(DIALECTS, kinds)
     tracer = Tracer("cosyvoice3-api")
     run = RequestContext(tracer, tracer.server("POST /api/generate", parent=None), 5, time.time_ns())
-    lost = {"export_waiting": 1, "in_flight": 2, "waiting": 0, "export_dropped_poison": 3}
+    lost = {"export_zipkin_waiting": 1, "in_flight": 2, "waiting": 0, "export_zipkin_dropped_poison": 3}
     metrics.on = False
     metrics.record(run, run.finish(200), 200, True)
     metrics.poll(lambda: lost)
     assert not kinds.seen
     metrics.on = True
     metrics.poll(lambda: lost)
-    assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "poison"})]
+    assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "poison", "destination": "zipkin"})]
     metrics.record(run, run.finish(200), 200, True)
     assert len(kinds.seen["cosygraph_requests"]) == 1

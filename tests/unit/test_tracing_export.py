@@ -94,7 +94,8 @@ def test_a_refusing_disk_falls_back_to_memory(tmp_path, monkeypatch):
     def refuse(line):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporter._spool, "append", refuse)
+    [destination] = exporter._destinations
+    monkeypatch.setattr(destination._spool, "append", refuse)
     for _ in range(5):
         exporter.submit(real_trace())
     counts = exporter.counters()
@@ -215,7 +216,8 @@ def test_wrong_settings_say_what_is_wrong(wrong, says):
 def test_nothing_is_inherited_by_a_child_process(tmp_path):
     """A child that outlives the ingress must not keep its spool locked."""
     exporter = Exporter(ExportSettings(spool_dir=tmp_path), transport=Receiver())
-    exporter._spool.append(trace(1))
+    [destination] = exporter._destinations
+    destination._spool.append(trace(1))
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
         open_there = {os.readlink(f) for f in Path(f"/proc/{child.pid}/fd").iterdir()}

@@ -66,7 +66,8 @@ def test_a_zipkin_that_comes_back_gets_everything(tmp_path):
         exporter.submit(spans)
     wait_for(lambda: exporter.counters()["retries"] > 2)
     with fake_zipkin() as zipkin:
-        exporter._transport._transport._url = f"{zipkin.url}/api/v2/spans"
+        [destination] = exporter._destinations
+        destination._transport._transport._post._url = f"{zipkin.url}/api/v2/spans"
         wait_for(lambda: len(zipkin.spans) == 60)
         exporter.close(5)
         assert zipkin.spans == [span for spans in traces for span in spans]

@@ -221,7 +221,7 @@ def test_kafka_too_large_is_a_refusal_and_nobody_there_is_not(broker):
     [
         ({"zipkin_url": "http://127.0.0.1:1", "kafka": "127.0.0.1:2"}, "give one"),
         ({"kafka": "localhost"}, "pattern"),
-        ({"zipkin_url": "http://127.0.0.1:1", "protocol": "thrift"}, "'http' or 'grpc'"),
+        ({"zipkin_url": "http://127.0.0.1:1", "protocol": "thrift"}, "'http', 'grpc' or 'otlp'"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(wrong, says):
