@@ -56,6 +56,7 @@ ENVIRONMENT = """\
 environment:
   COSYGRAPH_KEY    the API key that `demo`, `say` and `voices` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
+  ZIPKIN_UI_URL    where people open Zipkin, if not at its address: links to traces lead there (docs/tracing.md)
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
   COSYGRAPH_WECOM_ROBOT      key or address of a WeCom group robot that gets alerts (--with-monitoring)
   COSYGRAPH_WECOM_CORP_ID, _AGENT_ID, _SECRET, _TO    a WeCom application that sends alerts, and to whom

@@ -610,6 +610,7 @@ class TestTheCommand:
             (["--config", "cluster/serve.gpu.yaml"], "add --overlay cpu or --overlay gpu"),
             (["--overlay", "cpu", "--config", "none.yaml"], "none.yaml can't be read"),
             (["--voices-url", "/srv/voices"], "write s3://BUCKET/FOLDER"),
+            (["--zipkin-ui-url", "traces.example"], "write https://traces.example"),
         ],
     )
     def test_a_mistake_is_told_with_its_remedy(self, folder, arguments, told, capsys):
