@@ -20,6 +20,7 @@ from cluster import (
     links_command,
     node_environment,
     options,
+    retention_command,
     say,
     signals,
     status,
@@ -50,6 +51,7 @@ the API to other machines.
   python -m cluster down                     let requests finish, then stop what `up` started
   python -m cluster env                      print what each node of a Ray cluster needs (docs/scale.md)
   python -m cluster links --day yesterday    compute a day's dependency graph, for Zipkin on Elasticsearch
+  python -m cluster retention --keep-days 7 --storage-url http://search:9200    delete older traces there
   python -m cluster kubernetes               make the made parts of the manifests (docs/kubernetes.md)
 """
 ENVIRONMENT = """\
@@ -100,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     )
     down.add_argument("--force", action="store_true", help="don't wait for requests under way")
     links_command.add_command(commands, run_dir)
+    retention_command.add_command(commands, run_dir)
     key.add_command(commands, run_dir)
     doctor.add_command(commands, run_dir)
     node_environment.add_command(commands, run_dir)
@@ -204,6 +207,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "down": _down,
     "status": _status,
     "links": lambda args, stack: links_command.run(args, stack.file.load(), stack.say),
+    "retention": lambda args, stack: retention_command.run(args, stack.say),
     "key": lambda args, stack: key.run(args),
     "doctor": lambda args, stack: doctor.run(args, stack.file.load()),
     "env": lambda args, stack: node_environment.run(args),
