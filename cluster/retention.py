@@ -24,7 +24,7 @@ LONGEST_PATH = 2000  #: of a call; servers refuse a first line above 4,096 bytes
 
 @dataclass(frozen=True)
 class Deleted:
-    """What one run deleted, or would delete.
+    """The outcome of one run, or of a dry one.
 
     Attributes:
         indices: their names, the oldest first.
