@@ -24,6 +24,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import random
 import statistics
 import time
@@ -58,7 +59,7 @@ CLIENTS = 2 * BATCH  #: of each replica, in the closed loop
 BOUND_S = 3.0
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95)  #: of the closed loop's throughput, offered in the open loop
 CLOSED_S, RAMP_S = 30.0, 5.0
-OPEN_S, LEAST_REQUESTS = 30.0, 200  #: of each rate: a P99 needs a few requests beyond it
+OPEN_S, LEAST_REQUESTS = 30.0, 400  #: of each rate: a P99 needs a few requests beyond it
 POOL = 96  #: different requests
 SEED = 20261129
 SMALLEST_MS = 0.3  #: of CPU time a request; idle processes take less
@@ -218,17 +219,15 @@ def run(replicas: int, slower: float = 1.0, closed_alone: bool = False) -> dict[
 
 
 def table(rows: dict[int, dict[str, Any]]) -> str:
-    """Return the table of docs/scaling.md."""
+    """Return the table of docs/scaling.md. Shares are of what the devices alone could do."""
     lines = [
-        "| tts-service | the others, each | closed loop, requests a second | of linear | within the bound, requests a "
-        "second | of linear | CPU a request, ms | busy cores |",
+        "| tts-service | the others, each | closed loop, requests a second | of the devices' | P99 within the bound, "
+        "requests a second | of the devices' | CPU of a request, ms | busy cores |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    least = min(rows)
-    one = rows[least]["closed"]["req_per_s"] / least, rows[least]["within_bound_per_s"] / least
     for number, row in sorted(rows.items()):
         found = row["closed"]["req_per_s"], row["within_bound_per_s"]
-        shares = [rate / number / of for rate, of in zip(found, one, strict=True)]
+        shares = [rate / number / row["device_per_s"] for rate in found]
         lines.append(
             f"| {number} | {row['replicas']['vocoder-service']} | {found[0]:.1f} | {shares[0]:.0%} | {found[1]:.1f} | "
             f"{shares[1]:.0%} | {row['closed']['cpu_ms']:.0f} | {row['closed']['busy_cores']:.2f} |"
@@ -236,9 +235,15 @@ def table(rows: dict[int, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def figure(rows: dict[int, dict[str, Any]]) -> str:
-    """Return the figure of docs/scaling.md as SVG."""
+def figure(rows: dict[int, dict[str, Any]], cores: int) -> str:
+    """Return the figure of docs/scaling.md as SVG.
+
+    Args:
+        rows: by number of replicas.
+        cores: of the machine, which limits it too: by the CPU time of a request at the most replicas.
+    """
     numbers = sorted(rows)
+    machine = cores * 1000 / rows[numbers[-1]]["closed"]["cpu_ms"]
     device = rows[numbers[0]]["device_per_s"]
     left = Panel(
         "Requests a second, by replicas",
@@ -246,6 +251,7 @@ def figure(rows: dict[int, dict[str, Any]]) -> str:
         "requests a second",
         [
             Line("what the devices could do", [(0, 0), (numbers[-1], device * numbers[-1])], plot.GREY, dashed=True),
+            Line(f"what {cores} cores could do", [(0, machine), (numbers[-1], machine)], plot.COLOURS[2], dashed=True),
             Line(
                 f"{CLIENTS} clients a replica, without a pause",
                 [(number, rows[number]["closed"]["req_per_s"]) for number in numbers],
@@ -303,7 +309,7 @@ def main() -> None:
         "replicas",
         {"engine": ENGINE, "bound_s": BOUND_S, "seed": SEED, "slower": SLOWER, "rows": rows, "slower_devices": check},
     )
-    FIGURE.write_text(figure(rows))
+    FIGURE.write_text(figure(rows, os.cpu_count() or 1))
     print(table(rows))
     if check is not None:
         print(f"{max(REPLICAS)} replicas, devices {SLOWER} times slower: {check['closed']}")

@@ -86,17 +86,17 @@ def rows() -> dict[int, dict]:
 
 def test_the_table_says_where_the_line_bends():
     lines = replicas.table(rows()).splitlines()
-    assert lines[2] == "| 1 | 1 | 6.0 | 100% | 5.0 | 100% | 40 | 0.50 |"
-    assert lines[4] == "| 4 | 1 | 20.0 | 83% | 12.0 | 60% | 40 | 2.00 |"
+    assert lines[2] == "| 1 | 1 | 6.0 | 86% | 5.0 | 71% | 40 | 0.50 |"
+    assert lines[4] == "| 4 | 1 | 20.0 | 71% | 12.0 | 43% | 40 | 2.00 |"
 
 
 def test_the_figure_has_every_point_and_says_its_figures_in_words():
-    root = ElementTree.fromstring(replicas.figure(rows()))
+    root = ElementTree.fromstring(replicas.figure(rows(), cores=2))
     assert "1: 5.0, 2: 10.0, 4: 12.0" in root.findtext(f"{SVG}title", "")
     marks = root.findall(f".//{SVG}circle")
     assert len(marks) == 3 + 3 + 3 * 2
     words = [text.text for text in root.findall(f".//{SVG}text")]
-    assert {"replicas of tts-service", "P99, s", "1 replica", "4 replicas"} <= set(words)
+    assert {"replicas of tts-service", "P99, s", "1 replica", "4 replicas", "what 2 cores could do"} <= set(words)
 
 
 def test_a_point_is_drawn_where_its_axes_say():

@@ -30,9 +30,9 @@ class Handle:
             raise RuntimeError("no replica")
 
 
-def ready(handle: Handle) -> bool:
+def ready(handle: Handle, readiness: Readiness | None = None) -> bool:
     backend: Any = SimpleNamespace(graph=SimpleNamespace(stages={"audio-service": SimpleNamespace(handle=handle)}))
-    return asyncio.run(Readiness().stages(backend))["audio-service"]
+    return asyncio.run((readiness or Readiness()).stages(backend))["audio-service"]
 
 
 @pytest.fixture
@@ -74,3 +74,20 @@ def test_without_an_answer_of_serves_a_stage_without_replicas_can_not(monkeypatc
 
     monkeypatch.setattr(ray_internals, "serve_details", raises)
     assert not ready(Handle(running=0))
+
+
+def test_serve_is_asked_again_after_a_while_and_at_once_after_the_stage_has_run(serve_wants, monkeypatch):
+    monkeypatch.setattr("deployments.ingress.readiness.CACHE_S", -1.0)
+    readiness = Readiness()
+    serve_wants(0)
+    assert ready(Handle(running=0), readiness)
+    serve_wants(1)
+    starting = Handle(running=0, fails=True)
+    assert ready(starting, readiness) and starting.asked == 0, "a request has begun to start it"
+    assert ready(Handle(running=1), readiness)
+    assert not ready(starting, readiness), "it ran, and has lost its last replica"
+    serve_wants(0)
+    assert ready(starting, readiness)
+    serve_wants(1)
+    monkeypatch.setattr("deployments.ingress.readiness.STOPPED_S", 0.0)
+    assert not ready(starting, readiness), "it has not come up"
