@@ -278,7 +278,7 @@ def figure(rows: dict[int, dict[str, Any]], cores: int) -> str:
                 for place, number in enumerate(numbers)
             ),
         ],
-        top=2 * BOUND_S,
+        top=3 * BOUND_S,
     )
     said = ", ".join(f"{number}: {rows[number]['within_bound_per_s']:.1f}" for number in numbers)
     return plot.svg(

@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 16, 40, 52
 #: Told apart by colour-blind readers too (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 GREY = "#6b6b6b"
-_LEGEND_LINE = 17
+_LEGEND_LINE, _LETTER = 17, 6.2
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,19 @@ def _panel(panel: Panel, number: int) -> list[str]:
         parts.append(_text(x(value), HEIGHT - BOTTOM + 18, f"{value:g}", 'text-anchor="middle"'))
     for line in panel.lines:
         parts += _line(line, x, y, number)
+    return [*parts, *_legend(panel), "</g>"]
+
+
+def _legend(panel: Panel) -> list[str]:
+    """Draw the lines' names into the lower right corner, where lines that rise leave room."""
+    left = WIDTH - RIGHT - 46 - _LETTER * max((len(line.name) for line in panel.lines), default=0)
+    top = HEIGHT - BOTTOM - 8 - len(panel.lines) * _LEGEND_LINE
+    parts = []
     for place, line in enumerate(panel.lines):
-        at = TOP + 12 + place * _LEGEND_LINE
-        parts.append(_rule(LEFT + 10, at, LEFT + 34, at, line.colour, _dashes(line), 2))
-        parts.append(_text(LEFT + 40, at + 4, line.name))
-    return [*parts, "</g>"]
+        at = top + (place + 0.5) * _LEGEND_LINE
+        parts.append(_rule(left, at, left + 24, at, line.colour, _dashes(line), 2))
+        parts.append(_text(left + 30, at + 4, line.name))
+    return parts
 
 
 def _line(line: Line, x: Callable[[float], float], y: Callable[[float], float], number: int) -> list[str]:
