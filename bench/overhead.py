@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
 import time
 from pathlib import Path
 
-import psutil
-
 from bench import results
 from bench.measuring.clips import clip
+from bench.measuring.cpu import cpu_s
 from bench.measuring.load import Sample, closed_loop, multipart, percentile
 from bench.measuring.private_graph import PrivateGraph, private_graph
-from cluster import processes
 
 SIMULATED = {"prepare_ms": 2, "encode_ms": 6, "generate_ms": 22, "vocode_ms": 6, "seconds": 10}
 BARE_MS = [2, 6, 22, 6]
@@ -85,19 +82,6 @@ def measure(graph: PrivateGraph, clients: int, count: int, traces: Traces | None
         "cpu_ms": round(sum(cpu_ms.values()), 2),
         "cpu_ms_of": {part: round(cost, 2) for part, cost in sorted(cpu_ms.items()) if cost >= SMALLEST_MS},
     }
-
-
-def cpu_s(graph: PrivateGraph) -> dict[str, float]:
-    """Return the CPU seconds taken so far: by each deployment, by Serve's proxy, and by Ray's other processes."""
-    found: dict[str, float] = {}
-    for process in processes.family(graph.head.process):
-        try:
-            replica = re.match(r"ray::ServeReplica:[^:]+:([\w-]+)|ray::(ProxyActor)", " ".join(process.cmdline()))
-            part = (replica[1] or replica[2]) if replica else "others"
-            found[part] = found.get(part, 0.0) + sum(process.cpu_times()[:2])
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 from ray.serve.config import AutoscalingConfig
 
 from bench import results
-from bench.autoscaling.arrivals import RATES, SEED, recorded
+from bench.autoscaling.arrivals import RATES, SEED, rates, recorded
 from bench.autoscaling.controller import Controller, clock_of
 from bench.autoscaling.graph import DEADLINE_S, INGRESS, SPECS, Graph, Spec
 from deployments.scaling.serve_policy import ScaleByWait
@@ -98,14 +99,22 @@ def turns(targets: list[int]) -> int:
     return sum(one * other < 0 for one, other in itertools.pairwise(steps))
 
 
-def run(load: str, setting: Setting) -> Run:
-    """Run a load under a setting."""
+def run(load: str, setting: Setting, seed: int = SEED, specs: Sequence[Spec] = SPECS, label: str = "") -> Run:
+    """Run a load under a setting.
+
+    Args:
+        load: its name.
+        setting: the policy.
+        seed: of the arrivals, and of the service times where it is not SEED.
+        specs: the services.
+        label: the run's load in tables; the load's name by default.
+    """
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # each change of a target is a line there
-    arrivals = recorded(load)
-    graph = Graph()
+    arrivals = recorded(load, seed)
+    graph = Graph(tuple(specs), 1 if seed == SEED else seed)
     with clock_of(graph.clock):
         policy = ScaleByWait(wait_s=setting.wait_s) if setting.kind == "ours" else None
-        controller = Controller(graph, {spec.name: setting.config(spec) for spec in SPECS}, policy)
+        controller = Controller(graph, {spec.name: setting.config(spec) for spec in specs}, policy)
         moments = iter(arrivals)
 
         def come() -> None:
@@ -114,7 +123,7 @@ def run(load: str, setting: Setting) -> Run:
                 graph.clock.at(float(moment), come)
 
         graph.clock.at(float(next(moments)), come)
-        end = len(RATES[load]())
+        end = len(rates(load, seed))
         graph.clock.run(end)
         by_service = {service.spec.name: service.seconds_until(end) for service in graph.services}
         graph.clock.run(end + SETTLE_S)
@@ -122,7 +131,7 @@ def run(load: str, setting: Setting) -> Run:
     answers = np.array([one.ended_s - one.came_s if one.ok else DEADLINE_S for one in graph.requests])
     history = [targets for at, targets in controller.history if at <= end]
     return Run(
-        load,
+        label or load,
         setting,
         len(answers),
         sum(not one.ok for one in graph.requests),
@@ -130,7 +139,7 @@ def run(load: str, setting: Setting) -> Run:
         round(float(np.percentile(answers, 99)), 3),
         round(sum(by_service.values())),
         {name: round(seconds) for name, seconds in by_service.items()},
-        {spec.name: max(targets[spec.name] for targets in history) for spec in SPECS},
+        {spec.name: max(targets[spec.name] for targets in history) for spec in specs},
         sum(before[name] != after[name] for before, after in itertools.pairwise(history) for name in before),
         turns([targets["tts-service"] for targets in history]),
     )
@@ -160,9 +169,12 @@ def _replica_s(one: Run) -> float:
     return one.replica_s
 
 
-def kept() -> list[Run]:
-    """Return the runs of the results file."""
-    found = json.loads((results.FOLDER / "scaling.json").read_text())
+def kept(name: str = "scaling") -> list[Run]:
+    """Return the runs of a results file; none where there is no file yet."""
+    file = results.FOLDER / f"{name}.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
     return [Run(**one | {"setting": Setting(**one["setting"])}) for one in found["runs"]]
 
 

@@ -20,6 +20,7 @@ from cluster import (
     links_command,
     node_environment,
     options,
+    retention_command,
     say,
     signals,
     status,
@@ -52,12 +53,14 @@ the API to other machines.
   python -m cluster down                     let requests finish, then stop what `up` started
   python -m cluster env                      print what each node of a Ray cluster needs (docs/scale.md)
   python -m cluster links --day yesterday    compute a day's dependency graph, for Zipkin on Elasticsearch
+  python -m cluster retention --keep-days 7 --storage-url http://search:9200    delete older traces there
   python -m cluster kubernetes               make the made parts of the manifests (docs/kubernetes.md)
 """
 ENVIRONMENT = """\
 environment:
   COSYGRAPH_KEY    the API key that `demo`, `say` and `voices` send, where the graph asks for one
   ZIPKIN_URL       use this running Zipkin and start none
+  ZIPKIN_UI_URL    where people open Zipkin, if not at its address: links to traces lead there (docs/tracing.md)
   ZIPKIN_JAR       run this jar instead of the one that is fetched (and cached in XDG_CACHE_HOME)
   COSYGRAPH_WECOM_ROBOT      key or address of a WeCom group robot that gets alerts (--with-monitoring)
   COSYGRAPH_WECOM_CORP_ID, _AGENT_ID, _SECRET, _TO    a WeCom application that sends alerts, and to whom
@@ -102,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     )
     down.add_argument("--force", action="store_true", help="don't wait for requests under way")
     links_command.add_command(commands, run_dir)
+    retention_command.add_command(commands, run_dir)
     key.add_command(commands, run_dir)
     doctor.add_command(commands, run_dir)
     node_environment.add_command(commands, run_dir)
@@ -213,6 +217,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Stack], int]] = {
     "down": _down,
     "status": _status,
     "links": lambda args, stack: links_command.run(args, stack.file.load(), stack.say),
+    "retention": lambda args, stack: retention_command.run(args, stack.say),
     "key": lambda args, stack: key.run(args),
     "doctor": lambda args, stack: doctor.run(args, stack.file.load()),
     "env": lambda args, stack: node_environment.run(args),

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from access.key_editor import KeyEditor
-from cluster import node_environment
+from cluster import node_environment, zipkin
 from cluster.application import GRAPH, WATCHDOG, Application
 from cluster.cli_error import CliError
 from cluster.monitoring import CONFIGS
@@ -92,12 +92,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.config is not None and args.overlay is None:
         raise CliError("--config is the Serve config of one overlay: add --overlay cpu or --overlay gpu.")
+    zipkin_ui_url = args.zipkin_ui_url and zipkin.page_address(args.zipkin_ui_url, "--zipkin-ui-url")
     overlays = [args.overlay] if args.overlay else sorted(OVERLAYS)
     files: dict[Path, str] = {}
     for overlay in overlays:
         source = args.config or OVERLAYS[overlay]
         files[FOLDER / "overlays" / overlay / "serve.yaml"] = serve_patch(
-            serve_config(source, args.voices_url, args.zipkin_ui_url), source
+            serve_config(source, args.voices_url, zipkin_ui_url), source
         )
     files[FOLDER / "base" / "monitoring.yaml"] = monitoring()
     for path, text in files.items():

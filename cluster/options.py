@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +13,16 @@ from pathlib import Path
 import yaml
 
 from cluster import key
+from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK
 from cluster.ray_head import ROOT
 from cluster.storage import KINDS, Storage
 from cluster.wecom import Wecom
+from cluster.zipkin import page_address
 from cluster.zipkin_proxy import options as proxy_options
 from cluster.zipkin_proxy.configuration import ProxyOptions
 
+ZIPKIN_UI_URL = "ZIPKIN_UI_URL"  #: variable of the environment: where people open Zipkin
 RUN_DIR = ROOT / ".run"  #: of the stack that `make` starts and stops
 
 
@@ -42,6 +46,7 @@ class Options:
     otlp_url: str | None = None  #: a receiver of OTLP that gets the traces too; instead of the config's
     storage: Storage = Storage()  #: of the Zipkin that is started
     zipkin_proxy: ProxyOptions | None = None  #: the gate, nginx before Zipkin
+    zipkin_ui_url: str | None = None  #: where people open Zipkin, if not at the address that the graph sends traces to
     sampling: float = 1.0  #: share of unremarkable traces that is kept
     with_monitoring: bool = False
     prometheus_port: int = 9090
@@ -57,6 +62,12 @@ class Options:
             CliError: Options contradict each other, or one has a wrong value.
         """
         wecom = Wecom.of()  # also where nothing needs it: not for the processes that are started
+        gate, page = proxy_options.parse(args), os.environ.get(ZIPKIN_UI_URL)
+        if gate is not None and page:
+            raise CliError(
+                f"{ZIPKIN_UI_URL} and --with-gate contradict each other: people open the gate, and --gate-url is its "
+                f"address. Unset {ZIPKIN_UI_URL}, or leave --with-gate out."
+            )
         return cls(
             host=args.host,
             keys_file=args.keys_file,
@@ -76,8 +87,9 @@ class Options:
             prometheus_port=args.prometheus_port,
             alertmanager_port=args.alertmanager_port,
             wecom=wecom,
-            zipkin_proxy=proxy_options.parse(args),
             otlp_url=args.otlp_url,
+            zipkin_proxy=gate,
+            zipkin_ui_url=page_address(page, ZIPKIN_UI_URL) if page else None,
             storage=Storage.of(args.zipkin_storage, args.zipkin_storage_url),
             run_dir=args.run_dir,
         )

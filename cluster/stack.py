@@ -70,7 +70,11 @@ class Stack:
             if options.with_monitoring:
                 monitoring.check()
             state = State(
-                datetime.now().astimezone().isoformat(timespec="seconds"), boot_id(), options.http_port, options.host
+                datetime.now().astimezone().isoformat(timespec="seconds"),
+                boot_id(),
+                options.http_port,
+                options.host,
+                zipkin_ui_url=options.zipkin_ui_url,
             )
             self.started = state
             try:
@@ -231,6 +235,8 @@ class Stack:
             raise CliError("--no-zipkin and --zipkin-storage contradict each other: leave one of them out.")
         if state.zipkin is not None:
             self.say(f"Zipkin is ready: {state.zipkin.ui_url} (traces are kept in {options.storage.named})")
+            if options.zipkin_ui_url:
+                self.say(f"  links to traces lead to {options.zipkin_ui_url}/zipkin")
             return
         state.spans_file = str(self.run_dir / "spans.jsonl")
         self.say("no Zipkin: " + "; ".join(missing))

@@ -41,6 +41,7 @@ class State:
     prometheus: Server | None = None
     alertmanager: Server | None = None
     wecom: Server | None = None  #: the adapter to its group robots
+    zipkin_ui_url: str | None = None  #: where people open Zipkin, if a setting says so
     spans_file: str | None = None
     otlp: dict | None = None  #: the settings of a receiver of OTLP that gets the traces too
 
@@ -54,9 +55,11 @@ class State:
 
     @property
     def traces_url(self) -> str | None:
-        """The address at which people open Zipkin, without /zipkin: the gate's, where there is one."""
+        """The address at which people open Zipkin, without /zipkin: ZIPKIN_UI_URL's, the gate's or Zipkin's own."""
+        if self.zipkin is None and self.zipkin_proxy is None:
+            return None
         server = self.zipkin_proxy or self.zipkin
-        return server.url if server is not None else None
+        return self.zipkin_ui_url or (server.url if server is not None else None)
 
     @property
     def started(self) -> list[Started]:

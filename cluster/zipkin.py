@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -39,6 +40,30 @@ class Zipkin:
     @property
     def ui_url(self) -> str:
         return f"{self.url}/zipkin"
+
+
+def page_address(url: str, name: str) -> str:
+    """Return the address at which people open Zipkin, without /zipkin behind it.
+
+    Args:
+        url: what was given.
+        name: the option or variable that gave it, for the message.
+
+    Raises:
+        CliError: It is no address that a browser can open.
+    """
+    base = url.strip().rstrip("/").removesuffix("/zipkin")
+    try:
+        parts = urlsplit(base)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise CliError(
+            f"{name} is {url!r}, which is no address that a browser can open: write https://traces.example, or "
+            f"http://{LOOPBACK}:9411."
+        )
+    return base
 
 
 def settings(port: int, storage: Mapping[str, str] | None = None) -> dict[str, str]:

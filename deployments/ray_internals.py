@@ -137,6 +137,20 @@ def _with_options(make: Callable[..., Any], more: Sequence[tuple[str, int]]) -> 
     return made
 
 
+def running_replicas(handle: DeploymentHandle[Any]) -> int | None:
+    """Return how many running replicas a handle knows of; None where it was not used yet, or has not heard of any."""
+    router = getattr(getattr(handle, "_router", None), "_asyncio_router", None)
+    chooser = getattr(router, "request_router", None)
+    return len(chooser.curr_replicas) if chooser is not None else None
+
+
+def wanted_replicas(handle: DeploymentHandle[Any]) -> int | None:
+    """Return how many replicas of a handle's deployment Serve wants now; None if it does not say. Blocks for a call."""
+    application = serve_details().get("applications", {}).get(handle.app_name) or {}
+    wanted = (application.get("deployments", {}).get(handle.deployment_name) or {}).get("target_num_replicas")
+    return None if wanted is None else int(wanted)
+
+
 def replica_node(handle: DeploymentHandle[Any], actor_id: str | None) -> str | None:
     """Return the id of the node that a deployment's replica is on; None where Serve does not list the replica.
 

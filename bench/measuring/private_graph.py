@@ -38,6 +38,7 @@ def private_graph(
     ratio: float = 1.0,
     behind_haproxy: bool = False,
     watchdog: Mapping | None = None,
+    deployments: Mapping[str, Mapping] | None = None,
 ) -> Iterator[PrivateGraph]:
     """Run `cluster/serve.cpu.yaml` with changes, on a private Ray head.
 
@@ -52,6 +53,7 @@ def private_graph(
         ratio: share of traces that are kept.
         behind_haproxy: True: run the graph behind HAProxy.
         watchdog: settings of a watchdog; None runs none.
+        deployments: by service, what is laid over its entry, such as `num_replicas`.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -74,6 +76,7 @@ def private_graph(
                 application.config["applications"][-1]["args"] |= watchdog
             for deployment in application.config["applications"][0]["deployments"]:
                 deployment.pop("autoscaling_config", None)  # one replica each, all the time
+                deployment.update((deployments or {}).get(deployment["name"], {}))
             first = application.config["applications"][0]
             more = [copy.deepcopy(first) | {"name": name, "route_prefix": f"/{name}"} for name in copies]
             application.config["applications"] += [*more, *beside]

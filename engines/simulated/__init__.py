@@ -3,7 +3,8 @@
 Every stage sleeps for a stated time and passes on arrays of the size that Fun-CosyVoice3-0.5B would (10 s prompt, 10 s
 of speech): 640 kB of 16 kHz audio, a 162 kB voice, a 160 kB mel, 480 kB of 16-bit audio. A batch of n takes
 `stage_ms * (1 + batch_slope * (n - 1))`: slope 1 is a device that gains nothing from batching, 0 one that computes a
-whole batch in the time of one.
+whole batch in the time of one. With `character_ms`, GENERATE_MEL takes longer for a longer text: a batch takes what its
+longest member takes alone, and `batch_slope` of what each other member does.
 
 With `faults`, a request can ask for a failure. `fault:<stage>` in the transcript (prepare, encode) or in the text
 (generate, vocode) makes that stage raise as a careless model would: the message and the cause quote the text.
@@ -46,6 +47,8 @@ class Options(StrictModel):
     """Milliseconds of EXTRACT_SPEAKER for one request."""
     generate_ms: float = Field(default=22.0, ge=0)
     """Milliseconds of GENERATE_MEL for one request."""
+    character_ms: float = Field(default=0.0, ge=0)
+    """Milliseconds that each character of the text adds to GENERATE_MEL."""
     vocode_ms: float = Field(default=6.0, ge=0)
     """Milliseconds of VOCODE_WAV for one request."""
     batch_slope: float = Field(default=0.25, ge=0, le=1)
@@ -58,6 +61,10 @@ class Options(StrictModel):
     """For tests: a file that makes stages fail; see engines/simulated."""
     faults: bool = False
     """For tests: obey `fault:…` and `refuse:…` in texts."""
+
+    def generating_ms(self, text: str) -> float:
+        """Return what GENERATE_MEL takes for this text alone, in milliseconds."""
+        return self.generate_ms + self.character_ms * len(text)
 
     def obey(self, stage: str, *texts: str | None) -> None:
         """Raise RuntimeError, caused by a ValueError, if a text asks for a fault of this stage; both quote the text."""
@@ -119,7 +126,7 @@ class _Probed:
 
 class _SpeakerEncoder(_Probed):
     def encode(self, references: Sequence[Reference]) -> list[Voice]:
-        _work(self._options.encode_ms, len(references), self._options.batch_slope)
+        _work([self._options.encode_ms] * len(references), self._options.batch_slope)
         self._options.obey("encode", *(reference.transcript for reference in references))
         mel = np.zeros((int(self._options.seconds * 50), 80), np.float32)
         return [
@@ -149,7 +156,8 @@ class _AcousticModel(_Probed):
                 threading.Event().wait()
             case "raise":
                 raise RuntimeError("the simulated device is ill")
-        _work(self._options.generate_ms, len(jobs), self._options.batch_slope)
+        options = self._options
+        _work([options.generating_ms(utterance.text) for utterance, _ in jobs], options.batch_slope)
         self._options.obey("generate", *(utterance.text for utterance, _ in jobs))
         return [self._one(utterance, voice) for utterance, voice in jobs]
 
@@ -165,7 +173,7 @@ class _AcousticModel(_Probed):
 
 class _Vocoder(_Probed):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray]:
-        _work(self._options.vocode_ms, len(mels), self._options.batch_slope)
+        _work([self._options.vocode_ms] * len(mels), self._options.batch_slope)
         if self._options.faults:
             self._options.obey("vocode", *(mel.arrays["text"].tobytes().decode() for mel in mels))
         return [_tone(float(mel.arrays["mel"][0, 0]), mel.seconds) for mel in mels]
@@ -233,8 +241,19 @@ def _tone(hz: float, seconds: float) -> np.ndarray:
     return np.resize(wave, int(seconds * SAMPLE_RATE))
 
 
-def _work(stage_ms: float, count: int, slope: float) -> None:
-    _sleep_until(time.perf_counter() + stage_ms / 1000 * (1 + slope * (count - 1)))
+def batch_ms(members_ms: Sequence[float], slope: float) -> float:
+    """Return what a batch takes, in milliseconds.
+
+    Args:
+        members_ms: what each member takes alone.
+        slope: the options' `batch_slope`.
+    """
+    longest = max(members_ms)
+    return longest + slope * (sum(members_ms) - longest)
+
+
+def _work(members_ms: Sequence[float], slope: float) -> None:
+    _sleep_until(time.perf_counter() + batch_ms(members_ms, slope) / 1000)
 
 
 def _sleep_until(moment: float) -> None:

@@ -250,3 +250,21 @@ def test_a_day_is_deleted_as_the_docs_say(opensearch, stored):
         left = {index["index"] for index in client.get("/_cat/indices/zipkin-*", params={"format": "json"}).json()}
     assert left and not any(name.endswith(str(DAY)) for name in left)
     assert keeping.Reader(stored[0]).links(ms(MIDDAY) + 12 * 3_600_000 - 1, 86_399_999) == {}
+
+
+def test_old_days_are_deleted_by_the_command_and_today_stays(opensearch, stored):
+    url, traces = stored
+    with Server.of(opensearch.url).client() as client:
+
+        def days() -> set[str]:
+            rows = client.get("/_cat/indices/zipkin-*", params={"format": "json"}).json()
+            return {row["index"][-10:] for row in rows}
+
+        today = {str(datetime.now(UTC).date()), str(datetime.now(UTC).date() - timedelta(days=1))}
+        assert days() - today, "an earlier test has stored spans of April"
+        command = [sys.executable, "-m", "cluster", "retention", "--storage-url", opensearch.url, "--keep-days", "7"]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, answer.stderr
+        assert "zipkin-span-2026-04-02" in answer.stdout
+        assert days() and not days() - today
+    keeping.assert_kept(url, traces)

@@ -162,6 +162,8 @@ def test_a_handle_tells_the_node_of_a_replica_that_serve_lists():
     assert ray_internals.replica_node(handle, "ab12") == "node"
     assert ray_internals.replica_node(handle, "cd34") is None
     assert ray_internals.replica_node(SimpleNamespace(_router=None), "ab12") is None
+    assert ray_internals.running_replicas(handle) == 1
+    assert ray_internals.running_replicas(SimpleNamespace(_router=None)) is None, "it was not used yet"
 
 
 def test_an_executor_names_the_threads_it_has_started():
@@ -245,10 +247,18 @@ def test_a_class_is_taken_for_an_applications_policy_and_made_once():
 
 
 def test_serve_says_what_it_listens_on_and_which_replicas_it_has(ray_driver, fast):
+    from ray import serve
+
     fast.wait_ready()
     assert ray_internals.serve_http_host() == "127.0.0.1"
     replicas = ray_internals.serve_details()["applications"]["fast"]["deployments"]["tts-service"]["replicas"]
     assert replicas and all(replica["actor_name"] and replica["actor_id"] for replica in replicas)
+    handle = serve.get_deployment_handle("tts-service", "fast")
+    assert ray_internals.running_replicas(handle) is None
+    handle.ping.remote().result(timeout_s=30)
+    assert ray_internals.running_replicas(handle) == ray_internals.wanted_replicas(handle) == len(replicas)
+    unknown = serve.get_deployment_handle("tts-service", "no application of this name")
+    assert ray_internals.wanted_replicas(unknown) is None
 
 
 def test_ray_says_of_each_node_whether_it_lives_and_why_it_ended(ray_driver, caplog):

@@ -67,16 +67,17 @@ def test_an_ingress_refuses_what_it_can_not_hold():
 
 
 def test_loads_are_the_same_at_every_run_and_open_loop():
-    for name in arrivals.RATES:
+    for name in arrivals.RATES | arrivals.HELD_OUT:
         moments = arrivals.recorded(name)
         assert np.array_equal(moments, arrivals.recorded(name)) and np.all(np.diff(moments) >= 0)
-        assert len(moments) == pytest.approx(arrivals.RATES[name]().sum(), rel=0.03)
+        assert len(moments) == pytest.approx(arrivals.rates(name).sum(), rel=0.03)
+        assert not np.array_equal(moments, arrivals.recorded(name, seed=2))
 
 
 @pytest.mark.parametrize("kind", ["ours", "default"])
 def test_a_run_follows_the_load_and_is_the_same_each_time(kind, monkeypatch):
     rates = np.concatenate([np.full(60, 4.0), np.full(90, 30.0), np.full(60, 4.0)])
-    monkeypatch.setitem(arrivals.RATES, "calm", lambda: rates)
+    monkeypatch.setitem(arrivals.RATES, "calm", lambda seed: rates)
     setting = Setting(kind, wait_s=0.5, up_s=0.0, down_s=0.0, every_s=1.0)
     found = run("calm", setting)
     assert found == run("calm", setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -67,6 +68,11 @@ class TestCompose:
     def test_only_this_machine_reaches_the_ports(self, compose):
         ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
         assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+    def test_links_to_traces_lead_to_a_port_of_this_machine(self, compose):
+        """A browser knows no container by its name."""
+        page = urlsplit(compose["services"]["graph"]["environment"]["ZIPKIN_UI_URL"])
+        assert f"{page.hostname}:{page.port}:9411" in compose["services"]["zipkin"]["ports"]
 
     def test_the_scripts_are_shells_and_their_commands_are_known(self, compose):
         for service in compose["services"].values():

@@ -78,7 +78,9 @@ class TestSchemas:
         with pytest.raises(jsonschema.ValidationError):
             kubernetes_schemas.validate(broken)
 
-    @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "CronJob", "NetworkPolicy", "PodMonitor"])
+    @pytest.mark.parametrize(
+        "kind", ["Deployment", "StatefulSet", "CronJob", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor"]
+    )
     def test_an_unknown_field_of_any_kind_is_found(self, documents, kind):
         broken = json.loads(json.dumps(next(one for one in documents if one["kind"] == kind)))
         broken["spec"]["replicaz"] = 1
@@ -249,13 +251,20 @@ class TestMadeFromTheProjectsFiles:
         version = container["image"].rpartition(":")[2]
         assert f"OpenSearch {version}," in tested.splitlines()[0]
 
-    def test_the_links_are_computed_when_the_document_says(self, documents):
+    def test_jobs_run_when_the_document_says(self, documents):
         told = (ROOT / "docs" / "storage.md").read_text()
+        commands = []
         for job in named(documents, "CronJob").values():
-            assert f"    {job['spec']['schedule']} " in told
             [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
             args = parsed(container)
-            assert args.command == "links" and args.storage_url == "http://opensearch:9200"
+            written = " ".join(container["args"][2:])
+            schedule = re.escape(job["spec"]["schedule"])
+            assert re.search(rf"^    {schedule} .*cluster {args.command}\b.*{written}", told, re.MULTILINE) or (
+                args.command == "links" and re.search(rf"^    {schedule} .*cluster links", told, re.MULTILINE)
+            )
+            assert args.storage_url == "http://opensearch:9200"
+            commands.append(args.command)
+        assert sorted(commands) == ["links", "links", "retention"]
 
 
 def parsed(container: dict) -> argparse.Namespace:
@@ -371,7 +380,7 @@ class TestNames:
     def test_who_calls_may_call(self, documents):
         """Each address in a pod's settings is allowed on both ends."""
         calls = [("ray", "zipkin", 9411), ("ray", "redis", 6379), ("zipkin", "opensearch", 9200)]
-        calls += [("links", "opensearch", 9200), ("gate", "zipkin", 9411)]
+        calls += [("links", "opensearch", 9200), ("retention", "opensearch", 9200), ("gate", "zipkin", 9411)]
         for caller, called, port in calls:
             assert allowed(documents, caller, called, port, "egress")
             assert allowed(documents, called, caller, port, "ingress")
@@ -393,10 +402,29 @@ class TestNames:
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
         assert str(args.viewers.parent) in mounts and str(args.run_dir) in mounts
 
+    def test_budgets_choose_one_kind_of_pods_and_let_the_last_one_stay(self, documents):
+        controllers = named(documents, "Deployment") | named(documents, "StatefulSet")
+        budgets = named(documents, "PodDisruptionBudget")
+        assert budgets.keys() == controllers.keys(), "whatever is not Ray's has a budget"
+        for name, budget in budgets.items():
+            spec, controller = budget["spec"], controllers[name]
+            assert [pod for pod, _ in chosen(documents, spec["selector"]["matchLabels"])] == [
+                f"{controller['kind']} {name}"
+            ]
+            assert controller["spec"]["replicas"] - spec["maxUnavailable"] >= 1, name
+            assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "or a pod that can't start holds up every drain"
+
+    def test_two_pods_of_a_service_are_spread_over_nodes(self, documents):
+        for controller in named(documents, "Deployment").values():
+            pod = controller["spec"]["template"]
+            [spread] = pod["spec"]["topologySpreadConstraints"]
+            assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+            assert spread["topologyKey"] == "kubernetes.io/hostname"
+
     def test_labels_choose_their_own_pods(self, documents):
         for one in documents:
             if selector := one.get("spec", {}).get("selector", {}).get("matchLabels"):
-                if one["kind"] != "PodMonitor":
+                if one["kind"] not in ("PodMonitor", "PodDisruptionBudget"):
                     assert selector.items() <= one["spec"]["template"]["metadata"]["labels"].items()
 
 
@@ -610,6 +638,7 @@ class TestTheCommand:
             (["--config", "cluster/serve.gpu.yaml"], "add --overlay cpu or --overlay gpu"),
             (["--overlay", "cpu", "--config", "none.yaml"], "none.yaml can't be read"),
             (["--voices-url", "/srv/voices"], "write s3://BUCKET/FOLDER"),
+            (["--zipkin-ui-url", "traces.example"], "write https://traces.example"),
         ],
     )
     def test_a_mistake_is_told_with_its_remedy(self, folder, arguments, told, capsys):
