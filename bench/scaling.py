@@ -16,8 +16,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,6 +100,17 @@ def turns(targets: list[int]) -> int:
     return sum(one * other < 0 for one, other in itertools.pairwise(steps))
 
 
+@contextmanager
+def quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a logger from writing less than what is critical."""
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def run(load: str, setting: Setting, seed: int = SEED, specs: Sequence[Spec] = SPECS, label: str = "") -> Run:
     """Run a load under a setting.
 
@@ -109,10 +121,9 @@ def run(load: str, setting: Setting, seed: int = SEED, specs: Sequence[Spec] = S
         specs: the services.
         label: the run's load in tables; the load's name by default.
     """
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # each change of a target is a line there
     arrivals = recorded(load, seed)
     graph = Graph(tuple(specs), 1 if seed == SEED else seed)
-    with clock_of(graph.clock):
+    with clock_of(graph.clock), quiet(logging.getLogger("ray.serve")):  # each change of a target is a line there
         policy = ScaleByWait(wait_s=setting.wait_s) if setting.kind == "ours" else None
         controller = Controller(graph, {spec.name: setting.config(spec) for spec in specs}, policy)
         moments = iter(arrivals)
