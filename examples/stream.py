@@ -1,8 +1,9 @@
 """Receive speech while it is made, with the standard library alone.
 
-    python examples/stream.py anna 'One sentence. And another one.' out.wav
+    python examples/stream.py anna 'One sentence. And another one.' out.mp3
 
-The server sends 16-bit mono PCM at 24 kHz in chunks. A player would write each chunk to the sound card as it comes.
+The server sends the file in chunks, in the format of its name: mp3, opus, aac, flac or wav. A player would take each
+chunk as it comes. The file says that its speech is synthetic; with "pcm", bare samples, only the header X-AIGC does.
 """
 
 import json
@@ -11,15 +12,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import wave
+from pathlib import Path
 
-RATE = 24_000  #: Hz
-CHUNK = 4_800  #: bytes, a tenth of a second
+CHUNK = 4_800  #: bytes to wait for at most
 
 
 def main(voice: str, text: str, path: str) -> None:
     """Write `text`, spoken by the stored voice `voice`, to `path`, and print when the first audio came."""
-    body = {"model": "cosygraph", "voice": voice, "input": text, "response_format": "pcm", "stream_format": "audio"}
+    body = {"model": "cosygraph", "voice": voice, "input": text, "stream_format": "audio"}
+    body["response_format"] = Path(path).suffix.removeprefix(".")
     request = urllib.request.Request(
         os.environ.get("COSYGRAPH_URL", "http://127.0.0.1:8000") + "/v1/audio/speech",
         json.dumps(body).encode(),
@@ -29,13 +30,10 @@ def main(voice: str, text: str, path: str) -> None:
         request.add_header("Authorization", f"Bearer {key}")
     started, first = time.monotonic(), None
     try:
-        with urllib.request.urlopen(request) as response, wave.open(path, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
+        with urllib.request.urlopen(request) as response, open(path, "wb") as file:
             while chunk := response.read1(CHUNK):
                 first = first or time.monotonic() - started
-                file.writeframesraw(chunk)
+                file.write(chunk)
             print(f"{path}, first audio after {first or 0:.2f} s, trace {response.headers['X-Trace-Id']}")
     except urllib.error.HTTPError as error:
         sys.exit(f"HTTP {error.code}, trace {error.headers.get('X-Trace-Id')}: {error.read().decode()}")

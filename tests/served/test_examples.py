@@ -11,6 +11,7 @@ import httpx
 import pytest
 import soundfile
 
+from speech import verification
 from tests.helpers.browser import chromium
 from tests.helpers.serving import tone
 
@@ -73,8 +74,11 @@ def test_curl_stores_a_voice_speaks_and_deletes_it(run, tmp_path):
 @pytest.mark.parametrize("script", ["openai_client.py", "stream.py"])
 def test_python_speaks_with_a_stored_voice(run, stored, tmp_path, script):
     said = run(sys.executable, str(EXAMPLES / script), stored, "One sentence. And another one.", "out.wav")
-    sound, rate = soundfile.read(io.BytesIO((tmp_path / "out.wav").read_bytes()))
+    content = (tmp_path / "out.wav").read_bytes()
+    sound, rate = soundfile.read(io.BytesIO(content))
     assert rate == 24_000 and len(sound) > rate / 2 and "trace" in said
+    mark = verification.read(content).mark
+    assert mark is not None and mark.trace_id and mark.trace_id in said, "the file says that it is synthetic"
 
 
 @pytest.mark.parametrize("script", ["openai_client.py", "stream.py"])
