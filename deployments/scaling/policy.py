@@ -134,6 +134,8 @@ class _Service:
         self.last = {replica: one for replica, one in self.last.items() if replica in view.reports}
         lately = [at_s for at_s, _ in self.last.values() if now - at_s < SILENT_S]
         self.known_until_s = min(lately, default=now)
+        if view.target > 0 and (not view.running or not self.running):
+            self.busy_at_s = now  # Serve has started it for a request, which may reach it after its first report
         self._follow_starts(view, now)
         return finished
 

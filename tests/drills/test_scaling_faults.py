@@ -104,8 +104,8 @@ def test_services_that_nothing_needs_are_stopped_and_start_with_the_next_request
     down = [one["tags"] for one in events if one["name"].upper() == "SCALED_DOWN"]
     stopped = {tags["watchdog.service"]: tags["watchdog.cause"] for tags in down if tags["scaling.to"] == "0"}
     assert stopped == dict.fromkeys(RARE, "idle")
-    up = {one["tags"]["watchdog.service"] for one in events if one["name"].upper() == "SCALED_UP"}
-    assert set(RARE) <= up
+    up = [one["tags"]["watchdog.service"] for one in events if one["name"].upper() == "SCALED_UP"]
+    assert [up.count(name) for name in RARE] == [1, 1], "one that has just been started is not stopped for being idle"
 
 
 def controller(graph: ScaledGraph) -> int | None:

@@ -266,6 +266,21 @@ def test_a_service_that_may_be_stopped_is_stopped_when_idle_and_not_before():
     assert {change.cause for change in world.changes if change.after == 0} == {"idle"}
 
 
+def test_a_service_that_serve_has_started_again_is_idle_no_sooner_than_after_its_start():
+    """A new replica's first report may come before the request that it was started for."""
+    world = World(idle_s=100, hold_s=10)
+    tts = world.services[TTS]
+    tts.least = 0
+    world.run(50, 1.0)
+    world.run(160, 0.0)
+    assert tts.target == 0
+    tts.target = 1  # by Serve, for a request that waits at a handle
+    world.run(100, 0.0)
+    assert tts.target == 1 and len(tts.works) == 1
+    world.run(30, 0.0)
+    assert tts.target == 0
+
+
 def test_services_that_few_requests_reach_are_sized_for_those():
     """Voices are cached: one request of ten reaches the second service."""
     world = World()
