@@ -41,12 +41,14 @@ class Model:
         self.continued: list[tuple] = []  #: `said` of each submit
         self.gate = threading.Semaphore(0)
         self.gated = False
+        self.configured = threading.Event()  #: a turn with new settings waits for it, before it takes any request
+        self.configured.set()
 
     def generate(self, jobs):
         raise AssertionError("nobody asks for whole batches")
 
     def configure(self, rows=None, wait_ms=None):
-        pass
+        assert self.configured.wait(timeout=5)
 
     def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said=()):
         self.submitted.append(utterance.text)
@@ -127,9 +129,14 @@ def test_an_error_ends_a_stream_and_no_other(driver, model):
 
 def test_a_failed_step_is_computed_again_and_no_chunk_comes_twice(driver, model):
     model.trouble = {"abcd": 2}
+    model.configured.clear()
+    driver.configure(batch_wait_ms=0)
 
     async def scenario():
-        one, other = await asyncio.gather(heard(driver, "abcd"), heard(driver, "wxyz"))
+        both = [asyncio.create_task(heard(driver, text)) for text in ("abcd", "wxyz")]
+        await asyncio.sleep(0)  # both are added now, or the first one could have failed alone
+        model.configured.set()
+        one, other = await asyncio.gather(*both)
         assert one == ["a", "ab", "abc", "abcd"] and other == ["w", "wx", "wxy", "wxyz"]
 
     asyncio.run(scenario())

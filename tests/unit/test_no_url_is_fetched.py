@@ -61,4 +61,4 @@ def test_nor_does_it_use_the_one_of_the_watchdog():
 
 def test_the_search_finds_one():
     assert all(clients(file) for file in WATCHDOG)
-    assert clients(ROOT / "tracing" / "http_transport.py") == {"httpx"}, "which sends spans, to configured addresses"
+    assert clients(ROOT / "tracing" / "http_post.py") == {"httpx"}, "which sends spans, to configured addresses"
