@@ -299,7 +299,7 @@ def waited_for(trace: list[dict]) -> set[str]:
     return {
         span["localEndpoint"]["serviceName"]
         for span in trace
-        if float(span.get("tags", {}).get("queue.wait_ms", 0)) > 1000
+        if any(float(span.get("tags", {}).get(wait, 0)) > 1000 for wait in ("queue.wait_ms", "proxy.wait_ms"))
     }
 
 
