@@ -134,7 +134,7 @@ def test_the_command_lines_of_the_pods_are_known(image):
         for container in pod["spec"]["containers"]
         if "cosygraph" in container["image"] and "command" in container
     }
-    assert commands == {("python", "-m", "cluster", "links"), ("python", "-m", "cluster", "gate")}
+    assert commands == {("python", "-m", "cluster", command) for command in ("links", "retention", "gate")}
     for _, *rest in commands:
         assert image.python(*rest, "--help").returncode == 0
     assert image.python(*image.builder.command[1:]).returncode == 0
