@@ -185,7 +185,7 @@ READY: Description = {
 VERIFY: Description = {
     "responses": {
         200: answer("The marks in the file", response_models.Verification),
-        **failures(*_ACCESS, errors.InvalidInput, errors.DeadlineExceeded),
+        **failures(*_ACCESS, errors.InvalidInput, errors.Overloaded, errors.StageUnavailable, errors.DeadlineExceeded),
     },
     "openapi_extra": body(schema(VerifyForm), _FORM),
 }

@@ -35,6 +35,7 @@ GOOD = {
     "prompt_audio": CLIP,
     "prompt_wav": CLIP,
     "audio_sample": CLIP,
+    "file": CLIP,
     "prompt_text": "Hello there",
     "instruct_text": "speak slowly",
     "ref_audio": "data:audio/wav;base64," + base64.b64encode(CLIP).decode(),
@@ -43,7 +44,7 @@ GOOD = {
     "spk_id": "nobody",
 }
 CANARY = "canary-8143"
-ALWAYS = {"prompt_audio", "ref_audio", "dialect"}
+ALWAYS = {"prompt_audio", "ref_audio", "dialect", "file"}
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 JUNK = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_categories=("Cc",)), max_size=60)
 HEADERS = {
