@@ -30,8 +30,8 @@ def from_pcm(pcm: np.ndarray) -> np.ndarray:
     return pcm.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
-def wav(pcm: np.ndarray, rate: int, mark: Mark | None = None) -> bytes:
-    """Make a WAV file of int16 (n,) at `rate` Hz. `mark`: says that it is synthetic speech."""
+def wav(pcm: np.ndarray, rate: int, mark: Mark | None) -> bytes:
+    """Make a WAV file of int16 (n,) at `rate` Hz. `mark`: says that it is synthetic speech; None for a recording."""
     content = pcm.astype("<i2", copy=False).tobytes()
     return wav_header(rate, mark, len(content)) + content
 

@@ -7,7 +7,7 @@ says nothing is Serve's own doing: its default policy, or a new config.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from watchdog.replicas import Service
@@ -139,4 +139,4 @@ def _reached(one: Scaled, service: Service) -> bool:
 
 
 def _ended(one: Scaled, reached: bool) -> Scaled:
-    return Scaled(one.service, one.before, one.after, one.cause, one.began_s, reached, one.rate, one.queue, one.wait_s)
+    return replace(one, reached=reached)

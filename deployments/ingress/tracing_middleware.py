@@ -103,8 +103,8 @@ class TracingMiddleware:
             await self._app(scope, receive, send)
             return
         receive = body_prefetch.take(scope, receive)
-        ctx = self._open(scope)
         arrived = arrival.of(scope)
+        ctx = self._open(scope, arrived)
         if arrived is not None:
             ctx.on_deadline = lambda deadline_s: send({"type": DEADLINE, "deadline_s": deadline_s})
         scope.setdefault("state", {})["context"] = ctx
@@ -130,11 +130,10 @@ class TracingMiddleware:
             elif not answer.ended:
                 await answer.break_off()
 
-    def _open(self, scope: Scope) -> RequestContext:
+    def _open(self, scope: Scope, arrived: arrival.Arrival | None) -> RequestContext:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
         caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
-        arrived = arrival.of(scope)
         started = now = time.time_ns()
         if arrived is not None:
             started = self._proxy_clocks.started_ns(arrived, now)

@@ -83,7 +83,7 @@ class AudioService(Stage):
         began_s = time.monotonic()
         self._work.wait(began_s - arrived_s)
         span.annotate(vocabulary.DEQUEUED, at_ns=started)
-        self._started_s[get_ident()] = time.monotonic()
+        self._started_s[get_ident()] = began_s
         tags: dict[str, Any] = {}
         try:
             seconds = self.engine.capabilities.reference_seconds
