@@ -2,9 +2,10 @@
 
 import gzip
 import json
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.helpers.serving_thread import serving
 
 
 class FakeZipkin(ThreadingHTTPServer):
@@ -52,12 +53,5 @@ class FakeZipkinHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_zipkin(host: str = "127.0.0.1"):
-    server = FakeZipkin(host)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(FakeZipkin(host)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -9,7 +9,6 @@ with otlp_receiver() as receiver:
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tests.helpers.serving_thread import serving
 from tracing import otlp_attributes, vocabulary
 
 KINDS = {Span.SPAN_KIND_SERVER: "SERVER", Span.SPAN_KIND_CLIENT: "CLIENT", Span.SPAN_KIND_INTERNAL: None}
@@ -98,15 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def otlp_receiver() -> Iterator[OtlpReceiver]:
-    server = OtlpReceiver()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(OtlpReceiver()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def spans_of(request: ExportTraceServiceRequest) -> list[tuple[Resource, Span]]:

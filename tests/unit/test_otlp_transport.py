@@ -4,7 +4,6 @@ import json
 import ssl
 import subprocess
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
@@ -15,6 +14,7 @@ from bench.measuring.traces import request
 from tests.helpers.export import Clock, Receiver, sender, settle, wait_for
 from tests.helpers.fake_zipkin import fake_zipkin
 from tests.helpers.otlp_receiver import as_zipkin, otlp_receiver, spans_of
+from tests.helpers.serving_thread import serving
 from tracing import Exporter, ExportSettings
 from tracing.export_settings import OtlpDestination
 from tracing.http_post import retry_after_s
@@ -406,12 +406,8 @@ class TestTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"https://localhost:{server.server_port}"
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        with serving(server):
+            yield f"https://localhost:{server.server_port}"
 
     def test_a_private_authority_is_trusted_by_its_file_only(self, secure, certificate):
         assert to(secure, ca_file=certificate / "cert.pem").send(lines(1)) == 0
