@@ -53,8 +53,9 @@ def padded(tiny):
     return network
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def excitation(tiny):
+    """Made anew for each test: it keeps what it drew, and a test that counts launches draws without values."""
     return noise.Excitation(tiny.numbers)
 
 
