@@ -51,6 +51,10 @@ BACKGROUND = frozenset({FIT_VOICE})
 FIND_WATERMARK = "FIND_WATERMARK"
 ASIDE = frozenset({FIND_WATERMARK})
 
+# A request that came inside another one: the INTERNAL span below the outer one's root, which names the inner trace.
+SUBREQUEST = "SUBREQUEST"
+INNER = frozenset({SUBREQUEST})
+
 # Actions of the watchdog: the names of its spans, each a trace of its own.
 ACTIONS = frozenset(
     {
@@ -84,6 +88,8 @@ REQUEST_DIALECT_SOURCE = "request.dialect.source"
 REQUEST_LANGUAGE = "request.language"
 REQUEST_MODE = "request.mode"
 REQUEST_FALLBACK = "request.fallback"
+REQUEST_PARENT = "request.parent"  #: trace id of the request that this one came in
+SUBREQUEST_TRACE_ID = "subrequest.trace_id"
 TEXT_LENGTH = "text.length"
 TEXT_SCRIPT = "text.script"
 AUDIO_SAMPLE_RATE = "audio.sample_rate"

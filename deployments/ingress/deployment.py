@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -274,6 +274,16 @@ class CosyVoice3Api:
         ctx.on_fallback = backend is self.backends.fallback
         ctx.root.tag(vocabulary.REQUEST_FALLBACK, "true" if ctx.on_fallback else None)
         return backend
+
+    def subrequest(
+        self, parent: RequestContext, name: str, *, deadline_s: float, tags: Mapping[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[RequestContext]:
+        """Open a traced request without an HTTP request of its own: see `IngressApi.subrequest`."""
+        return self.middleware.subrequests.open(parent, name, deadline_s=deadline_s, tags=tags)
+
+    def trace_url(self, ctx: RequestContext) -> str | None:
+        """Return where people find the trace of a subrequest: see `IngressApi.trace_url`."""
+        return self.middleware.trace_url(ctx, bool(ctx.kept))
 
     async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
         """Find a stored voice in its clip, so that its first request need not."""

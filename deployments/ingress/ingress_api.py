@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, cast
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, cast
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -58,6 +59,16 @@ class IngressApi(Protocol):
         Raises:
             SpeechError: the request is wrong, or a stage failed.
         """
+        ...
+
+    def subrequest(
+        self, parent: RequestContext, name: str, *, deadline_s: float, tags: Mapping[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[RequestContext]:
+        """Open a traced request without an HTTP request of its own: see `Subrequests.open`."""
+        ...
+
+    def trace_url(self, ctx: RequestContext) -> str | None:
+        """Return where people find the trace of a subrequest that has ended; None if it was not kept."""
         ...
 
     async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
