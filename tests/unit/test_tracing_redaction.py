@@ -193,6 +193,8 @@ def test_everything_the_vocabulary_offers_passes_as_spans_write_it():
         vocabulary.REQUEST_PARENT: "0123456789abcdef" * 2,
         vocabulary.SUBREQUEST_TRACE_ID: "0123456789abcdef" * 2,
         vocabulary.TEXT_LENGTH: 200,
+        vocabulary.TEXT_PAUSE_S: 12.05,
+        vocabulary.VOICE_MIX: 2,
         vocabulary.AUDIO_SAMPLE_RATE: 24000,
         vocabulary.AUDIO_DURATION: 5.123456789,
         vocabulary.TEXT_SCRIPT: "han",
