@@ -54,7 +54,7 @@ class SpeechFields(BaseModel):
     """Code of the dialect: en-US, zh-CN, zh-Sichuan …; see /api/dialects. Required, except with a stored voice, which
     has its own."""
     voice: str | None = None
-    """Name or id of a stored voice, instead of a clip."""
+    """Name or id of a stored voice, instead of a clip; or a mix of some, as anna(2)+bob(1)."""
     mode: Mode = "fast"
     """fast = 3s极速复刻, instruct = 自然语言控制."""
     style_instruction: Instruction | None = None

@@ -72,7 +72,7 @@ class SpeechBody(BaseModel):
     model: str | None = None
     """One of GET /v1/models."""
     voice: VoiceName | None = None
-    """A stored voice; ignored if ref_audio is sent."""
+    """A stored voice, or a mix of some, as anna(2)+bob(1); ignored if ref_audio is sent."""
     ref_audio: str | None = None
     """The clip as a data URL; in a multipart form also as a file."""
     language: str | None = None
@@ -94,7 +94,7 @@ class CosyVoiceForm(BaseModel):
     instruct_text: Instruction
     """How to speak."""
     spk_id: str
-    """A stored voice."""
+    """A stored voice, or a mix of some, as anna(2)+bob(1)."""
     prompt_wav: Clip
     dialect: str | None = None
     """Code of the dialect; see /api/dialects."""

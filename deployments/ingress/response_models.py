@@ -80,6 +80,8 @@ class EngineFacts(_Answer):
     """Shortest and longest reference clip."""
     fits_voices: bool
     """True if stored voices can be fitted to their speakers."""
+    mixes_voices: bool
+    """True if stored voices can be mixed: `anna(2)+bob(1)`."""
 
 
 class DialectEntry(_Answer):
