@@ -70,10 +70,12 @@ async def _raw(
     first: EncodedPart, parts: AsyncGenerator[EncodedPart, None], ctx: RequestContext
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
-        yield first[0]
+        with ctx.continuity.sending(first[1]):
+            yield first[0]
         try:
-            async for data, _ in parts:
-                yield data
+            async for data, seconds in parts:
+                with ctx.continuity.sending(seconds):
+                    yield data
         except Exception as error:
             ctx.error = _as_speech_error(error, ctx)
             ctx.broken_off = True
@@ -125,7 +127,8 @@ async def _events(
                 yield event_format.fit(event)
             else:
                 summary.add(event[1])
-                yield event_format.audio(*event)
+                with ctx.continuity.sending(event[1]):
+                    yield event_format.audio(*event)
             event = await queue.get()
         if event is None:
             yield event_format.done(summary, ctx)
