@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from fastapi import Request
 from fastapi.responses import Response
 
+from access.authorization import AccessControl
 from deployments.arrays import Array
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
@@ -28,6 +29,7 @@ class IngressApi(Protocol):
         registry: the dialects.
         voices_store: the stored voices; None if none are stored here.
         fitting: the fits of stored voices.
+        access_control: counts requests that come inside others against their caller's limits.
         started_s: when the replica started, in seconds since the epoch.
     """
 
@@ -36,6 +38,7 @@ class IngressApi(Protocol):
     registry: Registry
     voices_store: Voices | None
     fitting: Fitting
+    access_control: AccessControl
     started_s: int
 
     async def speak(
