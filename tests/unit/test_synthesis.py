@@ -251,7 +251,7 @@ def test_a_first_sound_is_held_back_while_the_second_is_expected_to_come_too_lat
         pipeline, run = Slow(), new_run()
         synthesizer = speaking(pipeline)
         for _ in range(9 * known):
-            synthesizer._run_ahead.note_piece(ask(TWO).utterance, 1.0, 0.8)
+            synthesizer._run_ahead.note_piece(ask(TWO).utterance, 0.5, 0.8)
         async for part in synthesizer.stream(ask(TWO), source, run):
             with run.continuity.sending(len(part.samples) / RATE):
                 pass
