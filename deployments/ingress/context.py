@@ -81,6 +81,8 @@ class RequestContext:
         self.caller = caller
         self._latest_ns = latest_ns
         self.deadline_ns = self._deadline_after(deadline_s)
+        self._usual_ns = int(deadline_s * 1e9)
+        self.due_ns: int | None = None  #: when a listener needs what is made next, ns since the epoch; for the queues
         self.error: SpeechError | None = None
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
@@ -118,6 +120,11 @@ class RequestContext:
         """Return the seconds until the deadline; negative once it has passed."""
         return (self.deadline_ns - time.time_ns()) / 1e9
 
+    @property
+    def usual_due_ns(self) -> int:
+        """When a request is due that says nothing else: at once, or as much later as it may take longer than usual."""
+        return self.deadline_ns - self._usual_ns
+
     async def extend_deadline(self, deadline_s: float) -> None:
         """Set another deadline, in seconds from the request's start, and tell Serve's proxy of it."""
         self.deadline_ns = self._deadline_after(deadline_s)
@@ -128,9 +135,16 @@ class RequestContext:
         deadline_ns = self.started_ns + int(deadline_s * 1e9)
         return deadline_ns if self._latest_ns is None else min(deadline_ns, self._latest_ns)
 
-    def call_context(self) -> CallContext:
-        """Return the context for a call to a stage that is made now."""
-        return self.root.call_context(self.deadline_ns)
+    def call_context(self, due_ns: int | None = None) -> CallContext:
+        """Return the context for a call to a stage that is made now.
+
+        Args:
+            due_ns: when a listener needs the result, ns since the epoch; None: when the request is due.
+        """
+        due_ns = self.due_ns if due_ns is None else due_ns
+        if due_ns is None:
+            due_ns = self.usual_due_ns
+        return replace(self.root.call_context(self.deadline_ns), due_ns=due_ns)
 
     def outgoing_headers(self) -> dict[str, str]:
         """Return headers for an HTTP call on this request's behalf: B3 in both forms, and `traceparent`.
@@ -195,9 +209,15 @@ class RequestContext:
                 }
             )
 
-    def segment(self, number: int, count: int) -> SegmentContext:
-        """Return the context of one of this request's `count` pieces, counted from 1."""
-        return SegmentContext(self, number, count)
+    def segment(self, number: int, count: int, due_ns: int | None = None) -> SegmentContext:
+        """Return the context of one of this request's `count` pieces, counted from 1.
+
+        Args:
+            number: the piece's.
+            count: of all pieces.
+            due_ns: when its listener needs it, ns since the epoch; None: when the request is due.
+        """
+        return SegmentContext(self, number, count, due_ns)
 
     def finish(self, status: int) -> list[FinishedSpan]:
         """Return the whole trace, root first. Call it once; spans that come in afterwards are lost.
@@ -215,11 +235,15 @@ class RequestContext:
 class SegmentContext:
     """A request as the stages see it while they work for one of its pieces: its spans say which piece they are for."""
 
-    def __init__(self, request: RequestContext, number: int, count: int) -> None:
-        self._request, self._number, self._count = request, number, count
+    def __init__(self, request: RequestContext, number: int, count: int, due_ns: int | None = None) -> None:
+        self._request, self._number, self._count, self._due_ns = request, number, count, due_ns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._request, name)
+
+    def call_context(self) -> CallContext:
+        """Return the context for a call to a stage that is made now, due when the piece is."""
+        return self._request.call_context(self._due_ns)
 
     @contextmanager
     def progress(self, stage: str, service: str) -> Iterator[None]:
