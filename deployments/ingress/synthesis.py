@@ -32,8 +32,35 @@ from speech.joining import Joiner, pause_after
 from speech.pauses import Pauses
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
-from speech.words import AudioPart
+from speech.words import AudioPart, Timings, Word, part_of
 from tracing import vocabulary
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The text of a piece, and the times of its words if the engine tells them."""
+
+    text: str
+    timings: Timings | None = None
+
+    def words(self, request: SpeechRequest, origin_s: float, kept_s: tuple[float, float]) -> tuple[Word, ...]:
+        """Return the words that the request asks for.
+
+        Args:
+            request: the request.
+            origin_s: seconds in the request's audio of the piece's first sample, as it was made.
+            kept_s: start and end there of what is left of it.
+        """
+        if request.timestamps is None:
+            return ()
+        text = request.written
+        if request.timestamps == "part":
+            return part_of(self.text, text, *kept_s)
+        if self.timings is None:
+            return ()
+        return tuple(
+            word.moved(origin_s).within(*kept_s) for word in self.timings.heard(request.timestamps, self.text, text)
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,7 @@ class _PieceAudio:
     samples: Array
     ends: bool
     pause_s: float
+    said: _Said
 
 
 class Synthesizer:
@@ -80,10 +108,12 @@ class Synthesizer:
         utterances, pauses = self._split(request, False, ctx)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) == 1 and not pauses:
-            return AudioPart(await self._samples(await self._graph.speech(utterances[0], voice, ctx), ctx))
+            samples, timings = await self._audio(await self._graph.speech(utterances[0], voice, ctx), ctx)
+            whole_s = 0.0, len(samples) / self._engine.sample_rate
+            return AudioPart(samples, _Said(utterances[0].text, timings).words(request, 0.0, whole_s))
         voice = await self._hold(voice)
         pieces = self._in_order(utterances, voice, ctx, False)
-        parts = [part async for part in self._join(pieces, pauses)]
+        parts = [part async for part in self._join(pieces, pauses, request)]
         return AudioPart(
             np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
         )
@@ -101,10 +131,13 @@ class Synthesizer:
         plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces = self._in_order(utterances, voice, ctx, chunked, plan)
         first = True
-        plain = len(utterances) == 1 and not pauses
-        async with aclosing(_plain(pieces) if plain else self._join(pieces, pauses)) as chunks:
+        if len(utterances) == 1 and not pauses:
+            joined = self._plain(pieces, request)
+        else:
+            joined = self._join(pieces, pauses, request)
+        async with aclosing(joined) as chunks:
             async for part in chunks:
-                if not len(part.samples):
+                if not len(part.samples) and not part.words:
                     continue
                 if first:
                     held_s = await plan.hold(self._first_audio_hold_s)
@@ -186,28 +219,46 @@ class Synthesizer:
         pause_s = pause_after(utterance.text)
         try:
             if not chunked:
-                samples = await self._samples(await self._graph.speech(utterance, voice, segment), segment)
-                put(_PieceAudio(samples, True, pause_s))
+                samples, timings = await self._audio(await self._graph.speech(utterance, voice, segment), segment)
+                put(_PieceAudio(samples, True, pause_s, _Said(utterance.text, timings)))
                 return
+            said = _Said(utterance.text)
             async with aclosing(self._graph.speech_stream(utterance, voice, segment)) as chunks:
                 async for chunk in chunks:
-                    put(_PieceAudio(await self._samples(chunk, segment), False, pause_s))
-            put(_PieceAudio(np.zeros(0, np.int16), True, pause_s))
+                    put(_PieceAudio((await self._audio(chunk, segment))[0], False, pause_s, said))
+            put(_PieceAudio(np.zeros(0, np.int16), True, pause_s, said))
         except Exception as error:
             put(error)
 
-    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses) -> AsyncGenerator[AudioPart, None]:
-        joiner = Joiner(self._engine.sample_rate, lead_s=pauses.before_s)
+    async def _join(
+        self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses, request: SpeechRequest
+    ) -> AsyncGenerator[AudioPart, None]:
+        rate = self._engine.sample_rate
+        joiner = Joiner(rate, lead_s=pauses.before_s)
         async with aclosing(_paced(pieces, pauses)) as paced:
             async for audio in paced:
                 joined = joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends)
-                yield AudioPart(pcm.to_pcm(joined))
+                words: tuple[Word, ...] = ()
+                if audio.ends and joiner.origin is not None:
+                    first, end = joiner.kept
+                    words = audio.said.words(request, joiner.origin / rate, (first / rate, end / rate))
+                yield AudioPart(pcm.to_pcm(joined), words)
         yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
-    async def _samples(self, audio: StageResult[AudioReply], ctx: StageContext) -> Array:
-        """Fetch finished audio; it is made again once if its replica has died with it."""
+    async def _plain(
+        self, pieces: AsyncGenerator[_PieceAudio, None], request: SpeechRequest
+    ) -> AsyncGenerator[AudioPart, None]:
+        count = 0
+        async with aclosing(pieces):
+            async for audio in pieces:
+                count += len(audio.samples)
+                whole_s = 0.0, count / self._engine.sample_rate
+                yield AudioPart(audio.samples, audio.said.words(request, 0.0, whole_s) if audio.ends else ())
+
+    async def _audio(self, audio: StageResult[AudioReply], ctx: StageContext) -> tuple[Array, Timings | None]:
+        """Fetch finished audio and its times; it is made again once if its replica has died with it."""
         try:
-            return await self._arrays.unpack(audio.value.pcm)
+            return await self._arrays.unpack(audio.value.pcm), audio.value.timings
         except InputLost:
             ctx.record_lost_stage(
                 vocabulary.VOCODE_WAV,
@@ -217,7 +268,8 @@ class Synthesizer:
                 trace_error_messages.LOST_ARRAY,
             )
             try:
-                return await self._arrays.unpack((await audio.remake()).value.pcm)
+                again = (await audio.remake()).value
+                return await self._arrays.unpack(again.pcm), again.timings
             except InputLost as error:
                 raise stage_unavailable(vocabulary.VOCODER) from error
 
@@ -229,9 +281,3 @@ async def _paced(pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses) -> A
         async for audio in pieces:
             yield replace(audio, pause_s=pauses.after_s.get(number, audio.pause_s))
             number += audio.ends
-
-
-async def _plain(pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[AudioPart, None]:
-    async with aclosing(pieces):
-        async for audio in pieces:
-            yield AudioPart(audio.samples)

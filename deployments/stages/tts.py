@@ -51,7 +51,9 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             mel = await self.batched(span, item, call.order_ns)
             _add_phases(span, mel.phases)
-            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
+            return MelReply(
+                self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings if isinstance(mel, Mel) else None
+            )
 
         return await self.answer(call, work, self._open_span_of(call, utterance))
 

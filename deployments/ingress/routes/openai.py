@@ -28,7 +28,7 @@ FORM = form.Kind("ref_audio", text="input and voice", required=False)
 #: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
 THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
-SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
+SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "timestamps", "long_form")
 FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
 _TOKENS_PER_SECOND = 25
@@ -109,7 +109,8 @@ def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> 
     if fields["mode"] == "fast":
         fields.pop("style_instruction", None)
     fields.setdefault("response_format", "mp3")
-    if given.get("stream") != "false":  # theirs answers in chunks unless it is told otherwise
+    if given.get("stream") != "false" and not fields.get("timestamps"):
+        # Theirs answers in chunks unless it is told otherwise; with timestamps, which chunks can't hold, in one piece.
         fields.setdefault("stream_format", "audio")
     if len(fields.get("text", "")) > MAX_TEXT:
         fields.setdefault("long_form", "true")
@@ -217,9 +218,10 @@ class EventFormat(server_sent_events.EventFormat):
         """Raise TypeError: OpenAI's events know no stages."""
         raise TypeError("OpenAI's events know no stages")
 
-    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] = ()) -> bytes:
+    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] | None = None) -> bytes:
         """Return an event with a part of the audio."""
-        return server_sent_events.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+        fields = {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}
+        return server_sent_events.event(None, fields | server_sent_events.timestamps(words))
 
     def done(self, summary: server_sent_events.StreamSummary, ctx: RequestContext) -> bytes:
         """Return the last event."""
