@@ -1,4 +1,4 @@
-"""Words with their times: what was written, mapped back from what is spoken, and the embedded engine's own durations."""
+"""Words with their times: what was written, mapped back from what is spoken, and the engine's own durations."""
 
 from __future__ import annotations
 
