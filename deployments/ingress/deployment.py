@@ -106,7 +106,10 @@ class CosyVoice3Api:
         cache = VoiceCache(capabilities, self.arrays.unpack_all, cache_mb)
         mixer = getattr(engine, "mix", None) if capabilities.mixes_voices else None
         voices = VoiceResolver(graph, capabilities, cache, self.voices_store, self.arrays, mixer)
-        synthesizer = Synthesizer(graph, voices, capabilities, self.arrays, self.config.limits.pieces_at_once)
+        limits = self.config.limits
+        synthesizer = Synthesizer(
+            graph, voices, capabilities, self.arrays, limits.pieces_at_once, limits.first_audio_hold_s
+        )
         return Backend(name, engine, graph, voices, synthesizer)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
