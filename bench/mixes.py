@@ -1,6 +1,6 @@
 """Measure that a mix of two voices lies between them, as its weights say, by a speaker model and by pitch.
 
-    python -m bench.mixes [--pairs 8] [--fitted] [--threads 2]
+    python -m bench.mixes [--pairs 8] [--fitted] [--again] [--threads 2]
 
 Real speakers are paired at random. Both voices of a pair and three mixes of them (3:1, 1:1, 1:3) say the same three
 sentences. A voice's point is the mean CAM++ embedding of its sentences.
@@ -12,6 +12,9 @@ sentences. A voice's point is the mean CAM++ embedding of its sentences.
 - Pitch: the error of the mix's median, in semitones, against the weighted mean of the two voices'.
 - DNSMOS and WER of the voices, and of the mixes.
 
+Each pair is kept in `outputs/bench/mixes` at once, and taken from there by the next run of the same version; `--again`
+makes all anew. So a run may be cut off and go on.
+
 `--fitted` fits every voice first, some 20 s of computing each. Nothing has a target here: the figures are for
 docs/voices.md. Needs requirements-test.txt and requirements-test-data.txt.
 """
@@ -19,6 +22,7 @@ docs/voices.md. Needs requirements-test.txt and requirements-test-data.txt.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from itertools import pairwise
 
@@ -46,6 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=8, choices=range(1, 13), metavar="1..12")
     parser.add_argument("--fitted", action="store_true", help="fit the voices first")
+    parser.add_argument("--again", action="store_true", help="make the pairs anew that an earlier run has kept")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
 
@@ -54,12 +59,18 @@ def main() -> None:
     fitter = VoiceFitter(threads=arguments.threads) if arguments.fitted else None
     people = chosen(arguments.pairs)
     order = np.random.default_rng(0).permutation(len(people)).reshape(-1, 2)
+    kept = results.RAW / "mixes"
+    kept.mkdir(parents=True, exist_ok=True)
     rows = []
-    for first, second in order:
-        voices = [_voice(studio, fitter, people[number]) for number in (first, second)]
-        row = measure(studio, voices, engine.mix)
-        rows.append({"voices": [people[first].name, people[second].name], **row})
-        print(rows[-1]["voices"], np.round(row["places"], 2), flush=True)
+    for pair in ([people[number] for number in numbers] for numbers in order):
+        names = [one.name for one in pair]
+        kind = "fitted" if arguments.fitted else "steered"
+        file = kept / ("_".join([engine.capabilities.version, kind, *names]) + ".json")
+        if arguments.again or not file.is_file():
+            row = {"voices": names, **measure(studio, [_voice(studio, fitter, one) for one in pair], engine.mix)}
+            file.write_text(json.dumps(row), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+        print(names, np.round(rows[-1]["places"], 2), flush=True)
     report = summary(rows)
     for name, value in report.items():
         print(f"{name:>40}  {value}")
