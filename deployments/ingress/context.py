@@ -61,6 +61,7 @@ class RequestContext:
         started_ns: when the request arrived, ns since the epoch.
         incoming: what the headers said of tracing.
         caller: the principal who sent the request.
+        latest_ns: the latest deadline that it may ever have, ns since the epoch; None knows no bound.
     """
 
     def __init__(
@@ -71,19 +72,23 @@ class RequestContext:
         started_ns: int,
         incoming: Incoming = Incoming(),
         caller: Principal = Principal(),
+        latest_ns: int | None = None,
     ) -> None:
         self._tracer = tracer
         self.root = root
         self.started_ns = started_ns
         self.incoming = incoming
         self.caller = caller
-        self.deadline_ns = started_ns + int(deadline_s * 1e9)
+        self._latest_ns = latest_ns
+        self.deadline_ns = self._deadline_after(deadline_s)
         self._usual_ns = int(deadline_s * 1e9)
         self.due_ns: int | None = None  #: when a listener needs what is made next, ns since the epoch; for the queues
         self.error: SpeechError | None = None
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
+        self.has_subrequests = False  #: the requests that came in it count in the metrics, and it does not
+        self.kept: bool | None = None  #: of a subrequest that has ended: its trace was kept
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
         #: called at every stage's start and end, and while the request waits for a fit
         self.on_progress: Callable[[StageProgress | FitProgress], None] | None = None
@@ -122,9 +127,13 @@ class RequestContext:
 
     async def extend_deadline(self, deadline_s: float) -> None:
         """Set another deadline, in seconds from the request's start, and tell Serve's proxy of it."""
-        self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
+        self.deadline_ns = self._deadline_after(deadline_s)
         if self.on_deadline is not None:
             await self.on_deadline(deadline_s)
+
+    def _deadline_after(self, deadline_s: float) -> int:
+        deadline_ns = self.started_ns + int(deadline_s * 1e9)
+        return deadline_ns if self._latest_ns is None else min(deadline_ns, self._latest_ns)
 
     def call_context(self, due_ns: int | None = None) -> CallContext:
         """Return the context for a call to a stage that is made now.

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -29,6 +29,7 @@ from engines.contract import Capabilities
 from speech import pcm
 from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
+from speech.pauses import Pauses
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
 from speech.words import AudioPart
@@ -76,13 +77,13 @@ class Synthesizer:
     async def synthesize(self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext) -> AudioPart:
         """Return all of a request's audio at the engine's rate. Raises the SpeechErrors of the stages."""
         ctx.due_ns = ctx.usual_due_ns + int(self._first_audio_hold_s * 1e9)  # as for a stream's first sound
-        utterances = self._split(request, False, ctx)
+        utterances, pauses = self._split(request, False, ctx)
         voice = await self._voices.resolve(source, ctx)
-        if len(utterances) == 1:
+        if len(utterances) == 1 and not pauses:
             return AudioPart(await self._samples(await self._graph.speech(utterances[0], voice, ctx), ctx))
         voice = await self._hold(voice)
         pieces = self._in_order(utterances, voice, ctx, False)
-        parts = [part async for part in self._join(pieces)]
+        parts = [part async for part in self._join(pieces, pauses)]
         return AudioPart(
             np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
         )
@@ -94,14 +95,15 @@ class Synthesizer:
         chunked = self._engine.streaming
         if by_rule := self._first_audio_hold_s > 0:
             ctx.due_ns = time.time_ns() + int(self._first_audio_hold_s * 1e9)
-        utterances = self._split(request, not chunked, ctx)
+        utterances, pauses = self._split(request, not chunked, ctx)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
             voice = await self._hold(voice)
         plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces = self._in_order(utterances, voice, ctx, chunked, plan, by_rule)
         first = True
-        async with aclosing(_plain(pieces) if len(utterances) == 1 else self._join(pieces)) as chunks:
+        plain = len(utterances) == 1 and not pauses
+        async with aclosing(_plain(pieces) if plain else self._join(pieces, pauses)) as chunks:
             async for part in chunks:
                 if not len(part.samples):
                     continue
@@ -113,10 +115,10 @@ class Synthesizer:
                 first = False
                 yield part
 
-    def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> list[Utterance]:
-        utterances = request.pieces(early)
+    def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:
+        utterances, pauses = request.paced_pieces(early)
         ctx.root.tag(vocabulary.PIECES, len(utterances) if len(utterances) > 1 else None)
-        return utterances
+        return utterances, pauses
 
     async def _hold(self, voice: VoiceRef) -> CachedVoice:
         """Fetch a voice that many pieces need: the stage that found it would let it go meanwhile."""
@@ -197,13 +199,13 @@ class Synthesizer:
         except Exception as error:
             put(error)
 
-    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[AudioPart, None]:
-        joiner = Joiner(self._engine.sample_rate)
-        async with aclosing(pieces):
-            async for audio in pieces:
+    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses) -> AsyncGenerator[AudioPart, None]:
+        joiner = Joiner(self._engine.sample_rate, lead_s=pauses.before_s)
+        async with aclosing(_paced(pieces, pauses)) as paced:
+            async for audio in paced:
                 joined = joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends)
                 yield AudioPart(pcm.to_pcm(joined))
-        yield AudioPart(pcm.to_pcm(joiner.finish()))
+        yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
     async def _samples(self, audio: StageResult[AudioReply], ctx: StageContext) -> Array:
         """Fetch finished audio; it is made again once if its replica has died with it."""
@@ -221,6 +223,15 @@ class Synthesizer:
                 return await self._arrays.unpack((await audio.remake()).value.pcm)
             except InputLost as error:
                 raise stage_unavailable(vocabulary.VOCODER) from error
+
+
+async def _paced(pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses) -> AsyncGenerator[_PieceAudio, None]:
+    """Yield the pieces with the pauses that the text asks for in place of their own."""
+    number = 0
+    async with aclosing(pieces):
+        async for audio in pieces:
+            yield replace(audio, pause_s=pauses.after_s.get(number, audio.pause_s))
+            number += audio.ends
 
 
 async def _plain(pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[AudioPart, None]:

@@ -95,6 +95,7 @@ class SimulatedEngine:
             reference_rates=(16_000,),
             notice="Simulated: stated service times and a tone in place of speech.",
             fits_voices=self.options.fit_ms > 0,
+            mixes_voices=True,
         )
 
     def check(self, utterance: Utterance) -> None:
@@ -106,6 +107,16 @@ class SimulatedEngine:
         view = np.resize(samples, int(self.options.seconds * 16_000)).astype(np.float32)
         _sleep_until(started + self.options.prepare_ms / 1000)
         return Reference({16_000: view}, transcript=transcript)
+
+    def mix(self, voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
+        """Return the weighted mean of the voices' arrays."""
+        shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
+        return Voice(
+            {
+                name: np.tensordot(shares, np.stack([voice.arrays[name] for voice in voices]), 1)
+                for name in voices[0].arrays
+            }
+        )
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1) -> _SpeakerEncoder:
         return _SpeakerEncoder(self.options)
