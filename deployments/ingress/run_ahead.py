@@ -41,7 +41,7 @@ _FORGET = 0.9  #: of what is known of a dialect's pace, with each new piece
 
 
 class RunAhead:
-    """What one backend's recent pieces and streams have shown.
+    """Holds what one backend's recent pieces and streams have shown.
 
     Args:
         clock: seconds, monotonic.

@@ -123,13 +123,14 @@ class Synthesizer:
     ) -> AsyncGenerator[AudioPart, None]:
         """Yield the same audio as it is made, in the order in which it is heard."""
         chunked = self._engine.streaming
-        ctx.due_ns = time.time_ns() + int(self._first_audio_hold_s * 1e9)
+        if by_rule := self._first_audio_hold_s > 0:
+            ctx.due_ns = time.time_ns() + int(self._first_audio_hold_s * 1e9)
         utterances, pauses = self._split(request, not chunked, ctx)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
             voice = await self._hold(voice)
         plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
-        pieces = self._in_order(utterances, voice, ctx, chunked, plan)
+        pieces = self._in_order(utterances, voice, ctx, chunked, plan, by_rule)
         first = True
         if len(utterances) == 1 and not pauses:
             joined = self._plain(pieces, request)
@@ -163,11 +164,12 @@ class Synthesizer:
         ctx: RequestContext,
         chunked: bool,
         plan: StreamPlan | None = None,
+        by_rule: bool = True,
     ) -> AsyncGenerator[_PieceAudio, None]:
         """Yield the pieces' audio in order.
 
-        Of a stream, `plan.at_first` pieces are started before anything is heard. Then as many run as may run at a time,
-        counted from the one that is listened to: a slow listener delays the pieces that are not started.
+        Of a stream, one piece is started before anything is heard, or `plan.at_first` by the rule. Then as many run as
+        may run at a time, counted from the one that is listened to: a slow listener delays those that are not started.
         """
         queues: list[asyncio.Queue[_PieceAudio | Exception]] = [asyncio.Queue() for _ in utterances]
         tasks: list[asyncio.Task[None]] = []
@@ -177,7 +179,8 @@ class Synthesizer:
                 due_ns = ctx.due_ns
                 if plan is not None:
                     due_in_s = plan.start(number)
-                    due_ns = due_ns if number == 0 else time.time_ns() + int(due_in_s * 1e9)
+                    if number and by_rule:
+                        due_ns = time.time_ns() + int(due_in_s * 1e9)
                 segment = ctx.segment(number + 1, len(utterances), due_ns)
                 tasks.append(
                     asyncio.create_task(
@@ -191,7 +194,7 @@ class Synthesizer:
             queues[number].put_nowait(audio)
 
         try:
-            start_up_to(self._max_concurrent_pieces if plan is None else plan.at_first)
+            start_up_to(self._max_concurrent_pieces if plan is None else plan.at_first if by_rule else 1)
             for number, queue in enumerate(queues):
                 start_up_to(number + 1)
                 ended = False
