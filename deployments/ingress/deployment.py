@@ -44,6 +44,7 @@ from speech.limits import CLIP_DURATION
 from speech.mark import Mark
 from speech.requests import Fallback, SpeechRequest
 from speech.script import check_script
+from speech.words import AudioPart
 from tracing import vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices
@@ -172,23 +173,23 @@ class CosyVoice3Api:
         if request.stream_format is None or (request.stream_format == "audio" and not ctx.takes_chunks):
             source = await self._fitted(request, source, ctx, backend)
             async with self._admitted(ctx):
-                samples = await backend.synthesizer.synthesize(request, source, ctx)
-            ctx.audio_s = len(samples) / rate
-            return await responses.whole(request, samples, rate, mark)
-        audio = self._stream(request, source, ctx, backend)
+                audio = await backend.synthesizer.synthesize(request, source, ctx)
+            ctx.audio_s = len(audio.samples) / rate
+            return await responses.whole(request, audio, rate, mark)
+        parts = self._stream(request, source, ctx, backend)
         if request.stream_format == "audio":
-            return await responses.stream(request, audio, rate, ctx, mark)
+            return await responses.stream(request, parts, rate, ctx, mark)
         event_format = event_format or server_sent_events.EventFormat(self.middleware.trace_url)
-        return await responses.events(request, audio, rate, ctx, event_format, mark)
+        return await responses.events(request, parts, rate, ctx, event_format, mark)
 
     async def _stream(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend
-    ) -> AsyncGenerator[Array, None]:
+    ) -> AsyncGenerator[AudioPart, None]:
         source = await self._fitted(request, source, ctx, backend)
-        async with self._admitted(ctx), aclosing(backend.synthesizer.stream(request, source, ctx)) as chunks:
-            async for samples in chunks:
-                ctx.audio_s += len(samples) / backend.engine.capabilities.sample_rate
-                yield samples
+        async with self._admitted(ctx), aclosing(backend.synthesizer.stream(request, source, ctx)) as parts:
+            async for part in parts:
+                ctx.audio_s += len(part.samples) / backend.engine.capabilities.sample_rate
+                yield part
 
     async def _fitted(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext, backend: Backend

@@ -12,11 +12,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import NamedTuple
 
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from deployments.arrays import Array
 from deployments.ingress.context import FitProgress, RequestContext, StageProgress
 from deployments.ingress.server_sent_events import EventFormat, StreamSummary
 from deployments.safe_traceback import safe_traceback
@@ -25,11 +25,21 @@ from speech.encoding import FORMATS, Encoder, encode
 from speech.errors import SpeechError, internal_error
 from speech.mark import HEADER, Mark
 from speech.requests import SpeechRequest
+from speech.words import AudioPart, Word
 
 log = logging.getLogger("ray.serve")
 
-AudioStream = AsyncGenerator[Array, None]  #: int16, as it is made; admission included
-EncodedPart = tuple[bytes, float]  #: bytes of the file, and the seconds of audio in them
+AudioStream = AsyncGenerator[AudioPart, None]  #: as it is made; admission included
+
+
+class EncodedPart(NamedTuple):
+    """Bytes of the file, the seconds of audio that went into them, and the words that begin in that audio."""
+
+    data: bytes
+    seconds: float
+    words: tuple[Word, ...] = ()
+
+
 Event = EncodedPart | StageProgress | FitProgress
 
 
@@ -48,13 +58,13 @@ class _ClosingResponse(StreamingResponse):
             await self._parts.aclose()
 
 
-async def whole(request: SpeechRequest, samples: Array, rate: int, mark: Mark) -> Response:
-    """Return one whole file of `samples`, int16 (n,) at `rate` Hz."""
+async def whole(request: SpeechRequest, audio: AudioPart, rate: int, mark: Mark) -> Response:
+    """Return one whole file of audio at `rate` Hz."""
     format = FORMATS[request.response_format]
     if format.name == "wav":
-        body = pcm.wav(samples, rate, mark)
+        body = pcm.wav(audio.samples, rate, mark)
     else:
-        body = await asyncio.to_thread(encode, pcm.from_pcm(samples), rate, format.name, mark)
+        body = await asyncio.to_thread(encode, pcm.from_pcm(audio.samples), rate, format.name, mark)
     return Response(body, media_type=format.media_type, headers={HEADER: mark.value()})
 
 
@@ -70,10 +80,10 @@ async def _raw(
     first: EncodedPart, parts: AsyncGenerator[EncodedPart, None], ctx: RequestContext
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
-        yield first[0]
+        yield first.data
         try:
-            async for data, _ in parts:
-                yield data
+            async for part in parts:
+                yield part.data
         except Exception as error:
             ctx.error = _as_speech_error(error, ctx)
             ctx.broken_off = True
@@ -124,8 +134,8 @@ async def _events(
             elif isinstance(event, FitProgress):
                 yield event_format.fit(event)
             else:
-                summary.add(event[1])
-                yield event_format.audio(*event)
+                summary.add(event.seconds)
+                yield event_format.audio(event.data, event.seconds, event.words)
             event = await queue.get()
         if event is None:
             yield event_format.done(summary, ctx)
@@ -138,17 +148,19 @@ async def _events(
 
 
 async def _encode(audio: AudioStream, encoder: Encoder, rate: int) -> AsyncGenerator[EncodedPart, None]:
-    """Yield the file's bytes, with the seconds of audio that went into them. The first have audio behind them."""
+    """Yield the file's bytes, with what went into them. The first have audio behind them."""
     seconds = 0.0
+    words: tuple[Word, ...] = ()
     async with aclosing(audio):
-        async for samples in audio:
-            data = await asyncio.to_thread(encoder.add, pcm.from_pcm(samples))
-            seconds += len(samples) / rate
+        async for part in audio:
+            data = await asyncio.to_thread(encoder.add, pcm.from_pcm(part.samples))
+            seconds += len(part.samples) / rate
+            words += part.words
             if data:
-                yield data, seconds
-                seconds = 0.0
+                yield EncodedPart(data, seconds, words)
+                seconds, words = 0.0, ()
     if data := await asyncio.to_thread(encoder.finish):
-        yield data, seconds
+        yield EncodedPart(data, seconds, words)
 
 
 def _as_speech_error(error: Exception, ctx: RequestContext) -> SpeechError:

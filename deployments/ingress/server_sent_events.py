@@ -11,6 +11,7 @@ from typing import Any
 
 from deployments.ingress.context import FitProgress, RequestContext, StageProgress
 from speech.errors import SpeechError
+from speech.words import Word
 from tracing import vocabulary
 
 
@@ -55,8 +56,8 @@ class EventFormat:
         """Return an event for a step of the fit that the request waits for."""
         return event("fit", asdict(progress))
 
-    def audio(self, data: bytes, seconds: float) -> bytes:
-        """Return an event with a part of the file."""
+    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] = ()) -> bytes:
+        """Return an event with a part of the file; `words` are those that begin in its `seconds` of audio."""
         return event("audio", {"audio": base64.b64encode(data).decode(), "seconds": round(seconds, 4)})
 
     def done(self, summary: StreamSummary, ctx: RequestContext) -> bytes:

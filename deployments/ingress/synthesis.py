@@ -29,6 +29,7 @@ from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
+from speech.words import AudioPart
 from tracing import vocabulary
 
 
@@ -66,19 +67,22 @@ class Synthesizer:
         self._arrays = arrays
         self._max_concurrent_pieces = max_concurrent_pieces
 
-    async def synthesize(self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext) -> Array:
-        """Return all of a request's audio, int16 (n,) at the engine's rate. Raises the SpeechErrors of the stages."""
+    async def synthesize(self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext) -> AudioPart:
+        """Return all of a request's audio at the engine's rate. Raises the SpeechErrors of the stages."""
         utterances = self._split(request, False, ctx)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) == 1:
-            return await self._samples(await self._graph.speech(utterances[0], voice, ctx), ctx)
+            return AudioPart(await self._samples(await self._graph.speech(utterances[0], voice, ctx), ctx))
         voice = await self._hold(voice)
         pieces = self._in_order(utterances, voice, ctx, False, self._max_concurrent_pieces)
-        return np.concatenate([samples async for samples in self._join(pieces)])
+        parts = [part async for part in self._join(pieces)]
+        return AudioPart(
+            np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
+        )
 
     async def stream(
         self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext
-    ) -> AsyncGenerator[Array, None]:
+    ) -> AsyncGenerator[AudioPart, None]:
         """Yield the same audio as it is made, in the order in which it is heard."""
         chunked = self._engine.streaming
         utterances = self._split(request, not chunked, ctx)
@@ -88,14 +92,14 @@ class Synthesizer:
         pieces = self._in_order(utterances, voice, ctx, chunked, 1)
         first = True
         async with aclosing(_plain(pieces) if len(utterances) == 1 else self._join(pieces)) as chunks:
-            async for samples in chunks:
-                if not len(samples):
+            async for part in chunks:
+                if not len(part.samples):
                     continue
                 if first:
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
                     ctx.first_audio_s = ctx.elapsed_s
                 first = False
-                yield samples
+                yield part
 
     def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> list[Utterance]:
         utterances = request.pieces(early)
@@ -162,12 +166,13 @@ class Synthesizer:
         except Exception as error:
             out.put_nowait(error)
 
-    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[Array, None]:
+    async def _join(self, pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[AudioPart, None]:
         joiner = Joiner(self._engine.sample_rate)
         async with aclosing(pieces):
             async for audio in pieces:
-                yield pcm.to_pcm(joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends))
-        yield pcm.to_pcm(joiner.finish())
+                joined = joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends)
+                yield AudioPart(pcm.to_pcm(joined))
+        yield AudioPart(pcm.to_pcm(joiner.finish()))
 
     async def _samples(self, audio: StageResult[AudioReply], ctx: StageContext) -> Array:
         """Fetch finished audio; it is made again once if its replica has died with it."""
@@ -187,7 +192,7 @@ class Synthesizer:
                 raise stage_unavailable(vocabulary.VOCODER) from error
 
 
-async def _plain(pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[Array, None]:
+async def _plain(pieces: AsyncGenerator[_PieceAudio, None]) -> AsyncGenerator[AudioPart, None]:
     async with aclosing(pieces):
         async for audio in pieces:
-            yield audio.samples
+            yield AudioPart(audio.samples)

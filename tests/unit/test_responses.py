@@ -13,6 +13,7 @@ from deployments.ingress.routes.openai import EventFormat as OpenAiEventFormat
 from speech import requests
 from speech.errors import InvalidInput
 from speech.mark import Mark
+from speech.words import AudioPart
 from tracing import Tracer
 
 RATE = 24_000
@@ -34,7 +35,7 @@ async def audio(chunks: int, error: Exception | None = None, ctx: RequestContext
         with ctx.progress("GENERATE_MEL", "tts-service"):
             await asyncio.sleep(0)
     for _ in range(chunks):
-        yield CHUNK
+        yield AudioPart(CHUNK)
     if error is not None:
         raise error
 
@@ -53,7 +54,7 @@ async def read_events(event_format, ctx: RequestContext, stream) -> list[tuple[s
 
 
 def test_a_whole_answer_is_one_file():
-    response = asyncio.run(responses.whole(request(response_format="wav"), CHUNK, RATE, MARK))
+    response = asyncio.run(responses.whole(request(response_format="wav"), AudioPart(CHUNK), RATE, MARK))
     assert response.media_type == "audio/wav" and response.body.endswith(CHUNK.tobytes())
 
 

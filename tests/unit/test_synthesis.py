@@ -92,7 +92,7 @@ def levels(samples: np.ndarray) -> list[int]:
 
 def test_a_text_that_is_not_long_is_one_utterance():
     pipeline, run = Pipeline(), new_run()
-    samples = asyncio.run(speaking(pipeline).synthesize(ask(), source, run))
+    samples = asyncio.run(speaking(pipeline).synthesize(ask(), source, run)).samples
     assert pipeline.said == [TEXT] and (samples == sound(0)).all(), "as it came, untouched"
     assert vocabulary.PIECES not in run.finish(200)[0].tags
 
@@ -100,7 +100,8 @@ def test_a_text_that_is_not_long_is_one_utterance():
 def test_pieces_are_put_together_in_their_order_with_pauses():
     long = " ".join([TEXT] * 3)
     pipeline, run = Pipeline(), new_run()
-    samples = asyncio.run(speaking(pipeline, at_once=8).synthesize(ask(long, long_form="true"), source, run))
+    joined = asyncio.run(speaking(pipeline, at_once=8).synthesize(ask(long, long_form="true"), source, run))
+    samples = joined.samples
     count = len(pipeline.said)
     assert count >= 2 and " ".join(pipeline.said) == long
     assert levels(samples) == [1000 * (number + 1) for number in range(count)][:3]
@@ -119,7 +120,7 @@ def test_the_first_piece_of_a_stream_is_alone_until_it_is_heard_and_then_so_many
             await asyncio.sleep(0.01)
             assert len(pipeline.said) == 1
             pipeline.ready[pipeline.said[0]].set()
-            assert levels(await first) == [1000]
+            assert levels((await first).samples) == [1000]
             await asyncio.sleep(0.01)
             assert len(pipeline.said) == 2, "two at once: the one that is listened to, and one ahead"
             for text in list(pipeline.said):
@@ -128,7 +129,7 @@ def test_the_first_piece_of_a_stream_is_alone_until_it_is_heard_and_then_so_many
             await rest
             await until(lambda: len(pipeline.said) == 3)
             pipeline.ready.setdefault(pipeline.said[2], asyncio.Event()).set()
-            found = [samples async for samples in sounds]
+            found = [part.samples async for part in sounds]
             assert levels(np.concatenate(found)) == [3000]
         [root] = run.finish(200)[:1]
         assert [text for _, text in root.events] == [vocabulary.FIRST_CHUNK]
@@ -158,8 +159,8 @@ def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
         sounds = speaking(pipeline, at_once=3).stream(ask(), source, run)
         heard = []
         with pytest.raises(InternalError):
-            async for samples in sounds:
-                heard.append(samples)
+            async for part in sounds:
+                heard.append(part.samples)
         assert levels(np.concatenate(heard)) == [1000] and run.abandoned
 
     asyncio.run(scenario())
@@ -168,7 +169,7 @@ def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
 def test_an_engine_that_streams_gets_the_whole_text_and_its_chunks_pass_as_they_are():
     async def scenario():
         pipeline, run = Pipeline(), new_run()
-        found = [samples async for samples in speaking(pipeline, streaming=True).stream(ask(), source, run)]
+        found = [part.samples async for part in speaking(pipeline, streaming=True).stream(ask(), source, run)]
         assert pipeline.said == [TEXT]
         assert [len(samples) for samples in found] == [int(0.2 * RATE)] * 3
         assert levels(np.concatenate(found)) == [1000, 2000, 3000]

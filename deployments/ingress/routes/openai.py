@@ -21,6 +21,7 @@ from deployments.ingress.request_models import SpeechBody
 from speech import data_url
 from speech.errors import InvalidInput, NotFound, SpeechError
 from speech.limits import MAX_CLIP_BYTES, MAX_TEXT
+from speech.words import Word
 
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
 #: OpenAI's and vLLM-Omni's names of fields -> ours.
@@ -185,7 +186,7 @@ class EventFormat(server_sent_events.EventFormat):
         """Raise TypeError: OpenAI's events know no stages."""
         raise TypeError("OpenAI's events know no stages")
 
-    def audio(self, data: bytes, seconds: float) -> bytes:
+    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] = ()) -> bytes:
         """Return an event with a part of the audio."""
         return server_sent_events.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
 
