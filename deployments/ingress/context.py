@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from access.authentication import Principal
+from deployments.ingress.continuity import Continuity
 from deployments.span_errors import record_error
 from speech.errors import SpeechError
 from tracing import (
@@ -26,6 +27,8 @@ from tracing import (
     inject,
     vocabulary,
 )
+
+MOST_GAPS = 8  #: of a stream that have an annotation; `stream.underrun_ms` counts all
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class RequestContext:
         self.mode: str | None = None
         self.audio_s = 0.0  #: seconds of speech made so far
         self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
+        self.continuity = Continuity(on_gap=self._annotate_gap)  #: fed where a stream's audio is sent
         self._stage_spans: list[FinishedSpan] = []
 
     @property
@@ -166,6 +170,22 @@ class RequestContext:
         yield
         self.on_progress(replace(event, ms=round((time.monotonic() - started) * 1000, 1)))
 
+    def _annotate_gap(self, ago_s: float) -> None:
+        if self.continuity.gaps <= MOST_GAPS:
+            self.root.annotate(vocabulary.GAP_BEGAN, at_ns=time.time_ns() - int(ago_s * 1e9))
+
+    def _end_stream(self) -> None:
+        stream = self.continuity
+        stream.end(whole=self.error is None)
+        if stream.started:
+            self.root.tags(
+                {
+                    vocabulary.STREAM_CONTINUOUS: "true" if stream.continuous else "false",
+                    vocabulary.STREAM_UNDERRUN_MS: round(stream.underrun_s * 1000, 1),
+                    vocabulary.STREAM_SECONDS: round(stream.seconds, 3),
+                }
+            )
+
     def segment(self, number: int, count: int) -> SegmentContext:
         """Return the context of one of this request's `count` pieces, counted from 1."""
         return SegmentContext(self, number, count)
@@ -178,6 +198,7 @@ class RequestContext:
         """
         if self.error is not None:
             record_error(self.root, self.error)
+        self._end_stream()
         self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
         return [*self.root.end(), *self._stage_spans]
 
