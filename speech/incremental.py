@@ -1,13 +1,13 @@
 """Cuts a text into pieces while it is still being written, so that each can be said as soon as it is complete.
 
-A border is decided when what follows can no longer change it. After a comma that is the space behind it; mostly it is
-the first character of what comes next, because that character tells an abbreviation from an end (`p. 5`), and a
-sentence that goes on (`"Stop!" she said`) from a new one. Whoever sends the text may break it anywhere: every decision is made at a character of the text, never at a
-fragment's end, so the pieces are the same.
+A border is decided when what follows can no longer change it. After a comma that is the space behind it. Mostly it is
+the first character of what comes next: that tells an abbreviation from an end (`p. 5`), and a sentence that goes on
+(`"Stop!" she said`) from a new one. The text may be broken anywhere. Every decision is made at a character of the text,
+never at a fragment's end, so the pieces are the same.
 
-Three things can't be known early, and so differ from `speech.pieces`, which sees all of a text. A short sentence at the
-end is said alone, because the sentence before it has been given out. A text is taken to have no capitals until its first
-one comes. And a sentence longer than the limit is cut when the limit is reached, not in even parts.
+Three things can't be known early, and so differ from `speech.pieces`, which sees all of a text. A short sentence at
+the end is said alone, because the sentence before it has been given out. A text is taken to have no capitals until its
+first one comes. And a sentence longer than the limit is cut when the limit is reached, not in even parts.
 
     splitter = IncrementalSplitter("en", Border.CLAUSE)
     splitter.add("Good morning, ")                 # ["Good morning,"]
@@ -120,8 +120,8 @@ class IncrementalSplitter:
         self.length += 1
         if self.length > self._most:
             raise InvalidInput(
-                f"The text of this utterance is longer than {self._most} characters. End an utterance with `input.done` "
-                "before that, and go on with the next one.",
+                f"The text of this utterance is longer than {self._most} characters. End an utterance with "
+                "`input.done` before that, and go on with the next one.",
                 param="text",
                 code="text_too_long",
             )

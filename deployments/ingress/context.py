@@ -82,6 +82,8 @@ class RequestContext:
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
+        self.cancelled = False  #: the client has broken it off in a session that goes on: no error
+        self.paced_by_text = False  #: its text came while it was spoken, so its duration is the writer's
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
         #: called at every stage's start and end, and while the request waits for a fit
         self.on_progress: Callable[[StageProgress | FitProgress], None] | None = None
@@ -94,6 +96,7 @@ class RequestContext:
         self.on_fallback = False  #: it goes to the fallback backend
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None
+        self.first_piece_s = 0.0  #: when the first piece of a text was known that came bit by bit, after `started_ns`
         self.audio_s = 0.0  #: seconds of speech made so far
         self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
         self.continuity = Continuity(on_gap=self._annotate_gap)  #: fed where a stream's audio is sent
@@ -155,7 +158,10 @@ class RequestContext:
             node: the id of the node that its replica is on, where that is known.
         """
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
-        span.fail(error_type, message)
+        if self.cancelled:
+            span.tag(vocabulary.UTTERANCE_CANCELLED, "true")
+        else:
+            span.fail(error_type, message)
         span.tag(vocabulary.ERROR_NODE, node)
         self._stage_spans.extend(span.end())
 
@@ -187,7 +193,7 @@ class RequestContext:
             )
 
     def segment(self, number: int, count: int) -> SegmentContext:
-        """Return the context of one of this request's `count` pieces, counted from 1."""
+        """Return the context of one of this request's `count` pieces, counted from 1. A `count` of 0: more may come."""
         return SegmentContext(self, number, count)
 
     def finish(self, status: int) -> list[FinishedSpan]:

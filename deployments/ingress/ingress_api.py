@@ -11,6 +11,8 @@ from fastapi.responses import Response
 from deployments.arrays import Array
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
+from deployments.ingress.live_sessions import Sessions
+from deployments.ingress.live_speech import LiveSpeech
 from deployments.ingress.server_sent_events import EventFormat
 from deployments.settings import ApiConfig
 from engines.contract import Engine
@@ -27,6 +29,8 @@ class IngressApi(Protocol):
         registry: the dialects.
         voices_store: the stored voices; None if none are stored here.
         fitting: the fits of stored voices.
+        live: speech for text that comes bit by bit.
+        sessions: the open WebSocket sessions.
         started_s: when the replica started, in seconds since the epoch.
     """
 
@@ -35,6 +39,8 @@ class IngressApi(Protocol):
     registry: Registry
     voices_store: Voices | None
     fitting: Fitting
+    live: LiveSpeech
+    sessions: Sessions
     started_s: int
 
     async def speak(

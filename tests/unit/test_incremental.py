@@ -33,14 +33,19 @@ TEXTS = {
         "M. Dupont est là depuis hier. Mme. Curie est venue aussi ! « Bonjour à tous. » dit-il enfin. C'est 3,5 km "
         "d'ici, cf. p. 5 du livre."
     ),
-    "es": "¿Cómo está usted hoy? ¡Muy bien, muchas gracias! El Sr. García llegó ayer. «Sí, claro que sí.» ¿Qué hora es ya?",
+    "es": (
+        "¿Cómo está usted hoy? ¡Muy bien, muchas gracias! El Sr. García llegó ayer. «Sí, claro que sí.» ¿Qué hora es?"
+    ),
     "ru": "Это т. е. г. Москва, конечно. А. С. Пушкин родился в 1799 г. в Москве. Он жил на ул. Ленина долго.",
-    "ko": "안녕하세요, 여러분 반갑습니다. 저는 김 박사라고 합니다. 3.5점을 받았어요 정말로! 2024. 3. 5. 에 만나요 우리.",
+    "ko": ("안녕하세요, 여러분 반갑습니다. 저는 김 박사라고 합니다. 3.5점을 받았어요 정말로! 2024. 3. 5. 에 만나요."),
     "zh": (
         "他说：“你好，朋友！”今天天气很好，我们去公园吧。版本3.5是Node.js框架的。真的是这样吗？！他爱好[h][ào]音乐和电影。"
         "<strong>这个，很好听。</strong>我……我不知道怎么办。"
     ),
-    "ja": "「こんにちは、皆さん。」と彼は言った。今日はとても元気ですか？はい、とても元気です！（これで終わり。）また明日会いましょう。",
+    "ja": (
+        "「こんにちは、皆さん。」と彼は言った。今日はとても元気ですか？はい、とても元気です！（これで終わり。）"
+        "また明日会いましょう。"
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from speech.words import Word
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
 #: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
-_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
+THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "long_form")
 FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
@@ -42,7 +42,7 @@ def add(app: FastAPI, api: IngressApi) -> None:
         try:
             return await _speech(api, request)
         except SpeechError as error:
-            error.rename_param(_THEIR_NAMES)
+            error.rename_param(THEIR_NAMES)
             raise
 
     @app.get("/v1/models", summary="The engine that runs", **MODELS)
@@ -77,6 +77,29 @@ async def _speech(api: IngressApi, request: Request) -> Response:
             raise InvalidInput(
                 f"The body has a field that is not known. Known fields: {', '.join(FIELDS)}.", code="field_unknown"
             )
+    fields, clip = to_our_fields(given, clip, api)
+    fields.setdefault("response_format", "mp3")
+    if given.get("stream") != "false":  # theirs answers in chunks unless it is told otherwise
+        fields.setdefault("stream_format", "audio")
+    if len(fields.get("text", "")) > MAX_TEXT:
+        fields.setdefault("long_form", "true")
+    return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
+
+
+def to_our_fields(given: dict[str, str], clip: bytes | None, api: IngressApi) -> tuple[dict[str, str], bytes | None]:
+    """Turn OpenAI's and vLLM-Omni's fields into those of `speech.requests`.
+
+    Args:
+        given: the fields that a client sent, as texts.
+        clip: a clip that came as a file.
+        api: the ingress, for its models and dialects.
+
+    Returns:
+        The fields, and the clip.
+
+    Raises:
+        SpeechError: a field names what there is not.
+    """
     if model := given.get("model"):
         _check_model(model, api)
     if given.get("task_type", "Base") != "Base":
@@ -91,18 +114,13 @@ async def _speech(api: IngressApi, request: Request) -> Response:
     fields["mode"] = "instruct" if fields.get("style_instruction", "").strip() else "fast"
     if fields["mode"] == "fast":
         fields.pop("style_instruction", None)
-    fields.setdefault("response_format", "mp3")
-    if given.get("stream") != "false":  # theirs answers in chunks unless it is told otherwise
-        fields.setdefault("stream_format", "audio")
-    if len(fields.get("text", "")) > MAX_TEXT:
-        fields.setdefault("long_form", "true")
     if "ref_audio" in given:
         clip = data_url.decode(given["ref_audio"], MAX_CLIP_BYTES)
     elif clip is None and "voice" in given:
         fields["voice"] = given["voice"]
     if "dialect" not in fields and (dialect := _dialect_of(given.get("language"), api)):
         fields["dialect"] = dialect
-    return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
+    return fields, clip
 
 
 async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
@@ -112,10 +130,10 @@ async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
     body = await json_body.read(request)
     if isinstance(voice := body.get("voice"), dict):
         body["voice"] = voice.get("id")
-    return {name: _text(name, value) for name, value in body.items() if value is not None}, None
+    return {name: as_text(name, value) for name, value in body.items() if value is not None}, None
 
 
-def _text(name: str, value: Any) -> str:
+def as_text(name: str, value: Any) -> str:
     """Return a JSON value as a form would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -207,5 +225,5 @@ class EventFormat(server_sent_events.EventFormat):
 
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
-        error.rename_param(_THEIR_NAMES)
+        error.rename_param(THEIR_NAMES)
         return server_sent_events.event(None, {"type": "error", **error.body()})
