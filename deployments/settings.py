@@ -105,7 +105,7 @@ class SessionLimits(StrictModel):
     """Longest time without a message of the client's while nothing is being spoken."""
     max_duration_s: float = Field(default=3600.0, gt=0)
     """Longest life of a session, in seconds."""
-    stall_timeout_s: float = Field(default=20.0, gt=0)
+    stall_timeout_s: float = Field(default=30.0, gt=0)
     """Longest time in which a client takes nothing of the audio that waits for it."""
     max_unspoken: int = Field(default=10_000, ge=1)
     """Characters that wait to be spoken; beyond that no more messages are read until some are."""

@@ -52,6 +52,10 @@ from tracing.routes import Routes
 from voices import VoiceRecord, Voices
 
 
+#: A WebSocket session is one of Serve's ongoing requests as long as it is open.
+INGRESS_OPTIONS = {"max_ongoing_requests": 1024}
+
+
 @serve.ingress()
 class CosyVoice3Api:
     """One ingress replica; an `IngressApi` to its routes.

@@ -68,7 +68,7 @@ class ProxyFlow:
         while True:
             if self._sent - self._told >= _TOLD_EVERY:
                 self._told = self._sent
-                return {"type": SENT, "bytes": self._sent}
+                return {"type": SENT, "count": self._sent}
             if self._reading is None and self._read - self._taken < WINDOW_BYTES:
                 self._reading = asyncio.ensure_future(self._receive())
             self._changed.clear()
@@ -90,7 +90,7 @@ class ProxyFlow:
             Stalled: the client does not take it; its connection is gone.
         """
         if message["type"] == TAKEN:
-            self._taken = message["bytes"]
+            self._taken = message["count"]
             self._changed.set()
             return
         if message["type"] == OPEN:
@@ -166,7 +166,7 @@ class ReplicaFlow:
             while True:
                 message = await self._receive()
                 if message["type"] == SENT:
-                    self._acknowledged = message["bytes"]
+                    self._acknowledged = message["count"]
                     self._room.set()
                     continue
                 self._messages.put_nowait(message)
@@ -187,7 +187,7 @@ class ReplicaFlow:
         self._taken += size(message)
         if self.counted and self._taken - self._told >= _TOLD_EVERY:
             self._told = self._taken
-            await self._send({"type": TAKEN, "bytes": self._taken})
+            await self._send({"type": TAKEN, "count": self._taken})
         return message
 
     async def send(self, message: Message) -> None:

@@ -44,6 +44,8 @@ log = logging.getLogger("ray.serve")
 MOST_WRONG = 32  #: messages of one session that may be wrong
 #: Seconds of audio that are sent before they can have been heard, where nothing tells what the client has taken.
 AHEAD_S = 30.0
+#: Of a frame, where audio comes in chunks: a client that plays while it reads takes one in a second.
+MOST_BYTES = 48_000
 DRAIN_S = 20.0  #: for what is being said when the replica stops
 #: RFC 6455's codes for closing, by `metrics.SESSION_ENDS`.
 CODES = {
@@ -423,12 +425,15 @@ class LiveSession:
         ctx = sentence.utterance.ctx
         if not self._handshake.flow.counted:
             await asyncio.sleep(max(0.0, ctx.continuity.margin_s - AHEAD_S))
+        form = sentence.utterance.form
         with ctx.continuity.sending(seconds):
-            if sentence.utterance.form.base64:
+            if form.base64:
                 await self._event(sentence.chunk(data, seconds, part.audio))
-            elif data:
-                await self._websocket.send_bytes(data)
-        if sentence.utterance.form.words and not sentence.utterance.form.base64 and part.audio.words:
+            else:
+                most = MOST_BYTES if form.chunked else max(1, len(data))
+                for at in range(0, len(data), most):
+                    await self._websocket.send_bytes(data[at : at + most])
+        if form.words and not form.base64 and part.audio.words:
             await self._event(sentence.words(part.audio))
 
     async def _event(self, event: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ class ServeLike:
 
 @pytest.fixture
 def ingress(tmp_path) -> Ingress:
-    made = Ingress(tmp_path, limits=Limits(sessions={"stall_timeout_s": 0.5, "max_unspoken": 2000}))
+    made = Ingress(tmp_path, limits=Limits(sessions={"stall_timeout_s": 1.0, "max_unspoken": 2000}))
     made.pipeline.seconds = 8.0
     return made
 
@@ -150,8 +150,9 @@ def test_a_slow_reader_gets_everything(ingress, tmp_path):
         client.send({"type": "input.text", "text": "One sentence to say. Another one to say. A third one to say."})
         client.send({"type": "input.done"})
         while not any(event["type"] == "session.done" for event in client.events()):
+            assert not any(message["type"] == "websocket.close" for message in client.taken), client.events()
             client.reads.clear()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
             client.reads.set()
             await asyncio.sleep(0.01)
         audio = sum(len(message["bytes"]) for message in client.taken if message.get("bytes"))
