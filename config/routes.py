@@ -75,6 +75,7 @@ ROUTES: tuple[Route, ...] = (
     _speech("/api/generate", prefetched=True),
     _speech("/v1/audio/speech"),
     _speech(LIVE, READ),  # a WebSocket, whose handshake is a GET
+    _speech("/v1/audio/speech/batch"),
     Route("/v1/models", READ, _SYNTHESIZE),
     Route("/v1/models/{model}", READ, _SYNTHESIZE),
     Route("/v1/audio/voices", READ, _VOICES | _SYNTHESIZE),

@@ -137,11 +137,8 @@ def speech_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `session.config` that say what is spoken and how, by the names of `/v1/audio/speech`."""
     own = ("api_key", "split_granularity", "stream_audio", "audio_encoding", "word_timestamps", "speaker")
     found = {name: value for name, value in fields.items() if name not in own}
-    voice = fields.get("voice", fields.get("speaker"))
-    if isinstance(voice, dict):
-        voice = voice.get("id")
-    if voice is not None:
-        found["voice"] = voice
+    if "speaker" in fields:
+        found.setdefault("voice", fields["speaker"])
     return found
 
 

@@ -265,9 +265,9 @@ class LiveSession:
         try:
             self._handshake.authorize()
             form = messages.audio_form(fields)
-            given = {name: openai.as_text(name, value) for name, value in messages.speech_fields(fields).items()}
+            given = openai.as_form(messages.speech_fields(fields))
             async with self._handshake.counted():
-                ours, clip = openai.to_our_fields(given, None, self._api)
+                ours, clip = openai.fields_of({"response_format": "wav", **given}, None, self._api)
                 self._voice = await self._api.live.configure(ours, clip, ctx)
             self._form = form
         except SpeechError as error:

@@ -12,7 +12,9 @@ from deployments.ingress.request_tags import tag_dialect
 from deployments.ingress.synthesis import FollowedPart
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import Clip, VoiceSource
+from speech import pauses
 from speech.dialects import Registry
+from speech.errors import InvalidInput
 from speech.requests import SpeechRequest
 from speech.script import check_script, script_of
 from speech.text import check_text
@@ -79,6 +81,7 @@ class LiveSpeech:
             SpeechError: a field is wrong, or a stage failed.
         """
         request, source, backend = await self._parse(fields, upload, ctx)
+        request = replace(request, long_form=False, stream_format=None)  # a session has forms of its own
         return await self._found(request, source, backend, ctx)
 
     async def _found(
@@ -127,6 +130,13 @@ class LiveSpeech:
             said = ""
             async for piece in pieces:
                 text = check_text(piece)
+                if pauses.parse(text) is not None:
+                    raise InvalidInput(
+                        "A session takes no pauses in its text: whoever writes it can wait, or play silence. Leave "
+                        "`[pause:…]` out.",
+                        param="text",
+                        code="pause_in_session",
+                    )
                 if not said:
                     ctx.first_piece_s = ctx.elapsed_s
                     ctx.root.annotate(vocabulary.FIRST_PIECE)

@@ -28,6 +28,7 @@ from deployments.ingress.http10 import is_http10
 from deployments.ingress.live_flow import ReplicaFlow
 from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.metrics import Metrics
+from deployments.ingress.subrequests import Subrequests
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
 from speech.errors import Cancelled, DeadlineExceeded, SpeechError, StageUnavailable, internal_error
@@ -78,6 +79,9 @@ class TracingMiddleware:
         trace_url: returns where people find a kept trace by its id, or None.
         access_control: admits callers; by default it asks for no keys and knows no limits.
         metrics: gets every finished request.
+
+    Attributes:
+        subrequests: opens traced requests inside others.
     """
 
     def __init__(
@@ -105,6 +109,11 @@ class TracingMiddleware:
         self._trace_url = trace_url
         self._proxy_clocks = arrival.ProxyClocks(place.node_id(), deadline_s)
         self._closing: set[asyncio.Task[None]] = set()
+        self.subrequests = Subrequests(
+            self._tracer_now,
+            lambda ctx: recorder.user_hash(ctx.caller),
+            lambda ctx, status: self.submit(ctx, status, quiet=False),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -174,7 +183,7 @@ class TracingMiddleware:
             caller: the principal.
             started_ns: when the request arrived, ns since the epoch.
         """
-        tracer = self._tracer if self._recorder.tracing else self._no_op_tracer
+        tracer = self._tracer_now()
         root = tracer.server(_name(method, route), parent=incoming.parent, start_ns=started_ns)
         root.tag(vocabulary.HTTP_METHOD, method)
         if route:
@@ -184,6 +193,9 @@ class TracingMiddleware:
         ctx = RequestContext(tracer, root, self._deadline_s, started_ns, incoming, caller)
         ctx.route = route
         return ctx
+
+    def _tracer_now(self) -> Tracer | NoOpTracer:
+        return self._tracer if self._recorder.tracing else self._no_op_tracer
 
     def _close_detached(self, answer: _TracedSend) -> None:
         """Close the trace of a client that left, in a fresh context: Serve cancels tasks that share this one."""
@@ -200,7 +212,7 @@ class TracingMiddleware:
         """Finish the trace; True if it was kept."""
         spans = ctx.finish(status)
         kept = not (quiet and status < 400) and self._recorder.finish(spans, ctx.incoming, ctx.caller)
-        if self._metrics is not None:
+        if self._metrics is not None and not (ctx.has_subrequests and status < 400):
             self._metrics.record(ctx, spans, status, kept)
         return kept
 

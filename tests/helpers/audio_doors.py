@@ -14,7 +14,10 @@ Door = tuple[str, str]  #: method and path
 
 _INFERENCE = ("sft", "zero_shot", "cross_lingual", "instruct", "instruct2")
 SPEECH: frozenset[Door] = frozenset(
-    {("POST", "/api/generate"), ("POST", "/v1/audio/speech"), ("WS", "/v1/audio/speech/stream")}
+    {
+        *(("POST", path) for path in ("/api/generate", "/v1/audio/speech", "/v1/audio/speech/batch")),
+        ("WS", "/v1/audio/speech/stream"),
+    }
     | {(method, f"/inference_{name}") for name in _INFERENCE for method in ("GET", "POST")}
 )
 OTHER: frozenset[Door] = frozenset(

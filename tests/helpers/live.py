@@ -117,7 +117,7 @@ class Ingress:
         request = requests.parse({**fields, "text": "a"}, DIALECTS)
         if request.voice not in self.voices and upload is None:
             raise VoiceNotFound("There is no voice of this name or id here.", param="voice", code="voice_unknown")
-        return request, Clip(upload, None) if upload else self.voices[request.voice], self.backend
+        return request, Clip(upload, None) if upload else self.voices[str(request.voice)], self.backend
 
     async def resolve(self, source: Any, ctx: Any) -> CachedVoice:
         """Resolve any voice, as `VoiceResolver` does."""

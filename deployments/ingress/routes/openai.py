@@ -7,6 +7,7 @@ says how they are used here.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,28 +78,21 @@ async def _speech(api: IngressApi, request: Request) -> Response:
             raise InvalidInput(
                 f"The body has a field that is not known. Known fields: {', '.join(FIELDS)}.", code="field_unknown"
             )
-    fields, clip = to_our_fields(given, clip, api)
-    fields.setdefault("response_format", "mp3")
-    if given.get("stream") != "false":  # theirs answers in chunks unless it is told otherwise
-        fields.setdefault("stream_format", "audio")
-    if len(fields.get("text", "")) > MAX_TEXT:
-        fields.setdefault("long_form", "true")
+    fields, clip = fields_of(given, clip, api)
     return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
 
 
-def to_our_fields(given: dict[str, str], clip: bytes | None, api: IngressApi) -> tuple[dict[str, str], bytes | None]:
-    """Turn OpenAI's and vLLM-Omni's fields into those of `speech.requests`.
+def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> tuple[dict[str, str], bytes | None]:
+    """Turn the fields of a `SpeechBody`, as text, into those of `speech.requests`, and the clip.
 
     Args:
-        given: the fields that a client sent, as texts.
-        clip: a clip that came as a file.
+        given: fields whose names have been checked.
+        clip: the clip, if it came as a file.
         api: the ingress, for its models and dialects.
 
-    Returns:
-        The fields, and the clip.
-
     Raises:
-        SpeechError: a field names what there is not.
+        InvalidInput: a field is wrong.
+        NotFound: there is no such model.
     """
     if model := given.get("model"):
         _check_model(model, api)
@@ -114,6 +108,11 @@ def to_our_fields(given: dict[str, str], clip: bytes | None, api: IngressApi) ->
     fields["mode"] = "instruct" if fields.get("style_instruction", "").strip() else "fast"
     if fields["mode"] == "fast":
         fields.pop("style_instruction", None)
+    fields.setdefault("response_format", "mp3")
+    if given.get("stream") != "false":  # theirs answers in chunks unless it is told otherwise
+        fields.setdefault("stream_format", "audio")
+    if len(fields.get("text", "")) > MAX_TEXT:
+        fields.setdefault("long_form", "true")
     if "ref_audio" in given:
         clip = data_url.decode(given["ref_audio"], MAX_CLIP_BYTES)
     elif clip is None and "voice" in given:
@@ -127,13 +126,21 @@ async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         sent = await form.read(request, FORM)
         return sent.fields, sent.prompt_audio
-    body = await json_body.read(request)
-    if isinstance(voice := body.get("voice"), dict):
-        body["voice"] = voice.get("id")
-    return {name: as_text(name, value) for name, value in body.items() if value is not None}, None
+    return as_form(await json_body.read(request)), None
 
 
-def as_text(name: str, value: Any) -> str:
+def as_form(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a JSON object as a form would have them; null is no field.
+
+    Raises:
+        InvalidInput: a value is no text, number or flag.
+    """
+    voice = body.get("voice")
+    named = {**body, "voice": voice.get("id")} if isinstance(voice, dict) else body
+    return {name: _text(name, value) for name, value in named.items() if value is not None}
+
+
+def _text(name: str, value: Any) -> str:
     """Return a JSON value as a form would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -192,6 +199,12 @@ def _english(code: str) -> str:
     }.get(code, code)
 
 
+def usage(characters: int, seconds: float) -> dict[str, int]:
+    """Return OpenAI's figures of an answer: tokens are characters in, and 25 a second of speech out."""
+    tokens_in, tokens_out = characters, round(seconds * _TOKENS_PER_SECOND)
+    return {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+
+
 class EventFormat(server_sent_events.EventFormat):
     """Writes OpenAI's events."""
 
@@ -209,18 +222,9 @@ class EventFormat(server_sent_events.EventFormat):
         return server_sent_events.event(None, {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
 
     def done(self, summary: server_sent_events.StreamSummary, ctx: RequestContext) -> bytes:
-        """Return the last event. Tokens are characters in, and 25 a second of speech out."""
-        tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
+        """Return the last event."""
         return server_sent_events.event(
-            None,
-            {
-                "type": "speech.audio.done",
-                "usage": {
-                    "input_tokens": tokens_in,
-                    "output_tokens": tokens_out,
-                    "total_tokens": tokens_in + tokens_out,
-                },
-            },
+            None, {"type": "speech.audio.done", "usage": usage(summary.characters, summary.seconds)}
         )
 
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
