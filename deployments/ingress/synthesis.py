@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -71,6 +71,54 @@ class _PieceAudio:
     ends: bool
     pause_s: float
     said: _Said
+
+
+@dataclass(frozen=True)
+class FollowedPart:
+    """A part of the audio of utterances that come one by one. `ends`: the utterance of that number is complete."""
+
+    number: int  #: of the utterance, from 0
+    audio: AudioPart
+    ends: bool
+
+
+@dataclass
+class _Position:
+    """Where the audio is that `_join` gives out: it has one part for each that it takes."""
+
+    number: int = 0
+    ends: bool = False
+
+
+Admit = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class SharedEntry:
+    """Holds one place in the graph for as long as anybody inside needs it.
+
+    Args:
+        admit: enters the graph; it is entered again after the last one has left.
+    """
+
+    def __init__(self, admit: Admit) -> None:
+        self._admit = admit
+        self._entering = asyncio.Lock()
+        self._inside = 0
+        self._place: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> None:
+        async with self._entering:
+            if not self._inside:
+                place = self._admit()
+                await place.__aenter__()
+                self._place = place
+            self._inside += 1
+
+    async def __aexit__(self, *error: object) -> None:
+        self._inside -= 1
+        if not self._inside and self._place is not None:
+            place, self._place = self._place, None
+            await place.__aexit__(None, None, None)
 
 
 class Synthesizer:
@@ -147,6 +195,107 @@ class Synthesizer:
                     ctx.first_audio_s = ctx.elapsed_s
                 first = False
                 yield part
+
+    async def find_voice(self, source: VoiceSource, ctx: RequestContext) -> CachedVoice:
+        """Resolve a voice, and fetch it for many utterances. Raises the SpeechErrors of the stages."""
+        return await self._hold(await self._voices.resolve(source, ctx))
+
+    async def follow(
+        self, utterances: AsyncIterator[Utterance], voice: CachedVoice, ctx: RequestContext, admit: Admit
+    ) -> AsyncGenerator[FollowedPart, None]:
+        """Yield the audio of utterances that come one by one, joined into one, each as soon as it is there.
+
+        The first one has the graph for itself until it is heard. Then the next ones run while their predecessors are
+        heard, as many at a time as of a long text.
+
+        Args:
+            utterances: in the order in which they are heard.
+            voice: the voice of all of them.
+            ctx: the request.
+            admit: lets the request into the graph. It is left again while there is nothing to say.
+
+        Raises:
+            SpeechError: a stage's, or what `utterances` raises.
+        """
+        at = _Position()
+        pieces = self._as_they_come(utterances, voice, ctx, SharedEntry(admit), at)
+        async with aclosing(self._join(pieces, Pauses())) as parts:
+            async for part in parts:
+                if len(part.samples) and ctx.first_audio_s is None:
+                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
+                    ctx.first_audio_s = ctx.elapsed_s - ctx.first_piece_s
+                if len(part.samples) or at.ends:
+                    yield FollowedPart(at.number, part, at.ends)
+                at.ends = False
+        ctx.root.tag(vocabulary.PIECES, at.number + 1 if at.number > 0 else None)
+
+    async def _as_they_come(
+        self,
+        utterances: AsyncIterator[Utterance],
+        voice: CachedVoice,
+        ctx: RequestContext,
+        entry: SharedEntry,
+        at: _Position,
+    ) -> AsyncGenerator[_PieceAudio, None]:
+        pieces: asyncio.Queue[asyncio.Queue[_PieceAudio | Exception] | Exception | None] = asyncio.Queue()
+        room = asyncio.Semaphore(1)
+        tasks: list[asyncio.Task[None]] = []
+
+        async def run(utterance: Utterance, number: int, out: asyncio.Queue[_PieceAudio | Exception]) -> None:
+            # Its listener needs it when what was sent so far is played.
+            due_ns = time.time_ns() + int(ctx.continuity.margin_s * 1e9)
+            segment = ctx.segment(number, 0, due_ns)
+            try:
+                async with entry:
+                    await self._run_piece(utterance, voice, segment, self._engine.streaming, out.put_nowait)
+            except Exception as error:
+                out.put_nowait(error)
+
+        async def start() -> None:
+            try:
+                number = 0
+                await room.acquire()
+                async for utterance in utterances:
+                    number += 1
+                    out: asyncio.Queue[_PieceAudio | Exception] = asyncio.Queue()
+                    pieces.put_nowait(out)
+                    tasks.append(asyncio.create_task(run(utterance, number, out)))
+                    await room.acquire()
+                pieces.put_nowait(None)
+            except Exception as error:
+                pieces.put_nowait(error)
+
+        tasks.append(asyncio.create_task(start()))
+        try:
+            heard = False
+            while True:
+                with ctx.continuity.waiting_for_text():
+                    out = await pieces.get()
+                if out is None:
+                    break
+                if isinstance(out, Exception):
+                    raise out
+                ended = False
+                while not ended:
+                    audio = await out.get()
+                    if isinstance(audio, Exception):
+                        raise audio
+                    for _ in range(0 if heard else self._max_concurrent_pieces - 1):
+                        room.release()
+                    heard = True
+                    at.ends = ended = audio.ends
+                    if ended:
+                        room.release()
+                    yield audio
+                at.number += 1
+            at.number -= 1
+        except Exception:
+            ctx.abandoned = True
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:
         utterances, pauses = request.paced_pieces(early)

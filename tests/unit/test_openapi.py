@@ -30,7 +30,8 @@ def fields(description, path: str, media: str = "multipart/form-data") -> dict:
 def test_the_table_of_routes_is_the_applications(application):
     served: dict[str, set[str]] = {}
     for route in application.routes:
-        served.setdefault(route.path, set()).update(route.methods - {"HEAD"})
+        # A WebSocket's handshake is a GET.
+        served.setdefault(route.path, set()).update(getattr(route, "methods", {"GET"}) - {"HEAD"})
     table: dict[str, set[str]] = {}
     for route in routes.ROUTES:
         table.setdefault(route.path, set()).update(route.methods)
