@@ -7,9 +7,10 @@
     row.tokens
 
 The cache is allocated once: `rows * positions` tokens (`decoder.cache.bytes`). A job that finds no free row waits,
-first come first served; a job that could never fit is refused when it is submitted. A prompt is read in stretches, so
-that a long one does not stop the rows that decode. The decoder knows no requests, threads or spans: its owner calls
-`step`, and reads a row's times afterwards. All calls must come from the same thread.
+first come first served; those that have said something before come first. A job that could never fit is refused when
+it is submitted. A prompt is read in stretches, so that a long one does not stop the rows that decode. The decoder knows
+no requests, threads or spans: its owner calls `step`, and reads a row's times afterwards. All calls must come from the
+same thread.
 
 On a GPU the host launches steps ahead, and reads a token some steps later. Tokens that a row computed after its end
 are dropped, so its result does not depend on the number of steps ahead.
@@ -252,7 +253,11 @@ class Decoder:
         if job.said:
             job.sampler.resume(job.said)
         row.tokens += [token for token in job.said if token < self._lm.speech_tokens and row._silence.keeps(token)]
-        self._waiting.append(row)
+        if job.said:
+            # A listener hears it already, who would rather not wait: it goes before those who hear nothing yet.
+            self._waiting.insert(sum(bool(each.job.said) for each in self._waiting), row)
+        else:
+            self._waiting.append(row)
         return row
 
     def cancel(self, row: Row) -> None:
