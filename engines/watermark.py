@@ -37,7 +37,8 @@ _FLOOR_DB, _HEADROOM_DB = -180.0, 15.0
 _SPAN_DB = _HEADROOM_DB - _FLOOR_DB
 _SILENT = 0.05  #: a frame below this share of the loudest one's summed levels carries nothing
 _FADE_S = 0.01
-STRENGTH = 1.0
+#: With all of it DNSMOS falls by 0.057, with 0.9 by 0.046; with 0.8 Opus at 16 kbit/s hides it now and then.
+STRENGTH = 0.9
 _SPEEDS = {"slow_layers": 1.25, "normal_layers": 1.0, "fast_layers": 0.75}  #: of the decoder's three views
 
 

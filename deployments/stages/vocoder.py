@@ -98,7 +98,7 @@ class VocoderService(BatchedStage[Item, Array]):
 
         async def work(span: AnySpan) -> AudioReply:
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
-            pcm = await self.batched(span, item, call.deadline_ns)
+            pcm = await self.batched(span, item, call.order_ns)
             return AudioReply(self.arrays.pack(pcm), self._seconds(pcm))
 
         return await self.answer(call, work)
@@ -127,7 +127,7 @@ class VocoderService(BatchedStage[Item, Array]):
         async def work(span: AnySpan) -> AudioChunkReply:
             nonlocal state_now
             mel = MelChunk(await self.arrays.unpack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final)
-            outcome = await self.queue.submit((mel, state.given), call.deadline_ns)
+            outcome = await self.queue.submit((mel, state.given), call.order_ns)
             state_now = _with_outcome(state_now, outcome)
             _tag_stream(span, state_now, outcome)
             if isinstance(outcome.value, Exception):

@@ -73,6 +73,7 @@ class StandInApi:
                     "sample_rate": RATE,
                     "reference_seconds": [3.0, 15.0],
                     "fits_voices": True,
+                    "mixes_voices": True,
                     "modes": ["fast", "instruct"],
                 },
                 "languages": ["en", "ja", "zh"],
