@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import soxr
@@ -36,7 +37,7 @@ from bench.measuring.quality import dnsmos
 from bench.measuring.references import Recording, chosen
 from bench.measuring.speakers import campplus
 from bench.voice import SENTENCES, Studio
-from engines.contract import Voice, create
+from engines.contract import MixingEngine, Voice, create
 from engines.embedded.fitting import VoiceFitter
 from engines.embedded.pitch import RATE, median_log_f0
 
@@ -67,7 +68,10 @@ def main() -> None:
         kind = "fitted" if arguments.fitted else "steered"
         file = kept / ("_".join([engine.capabilities.version, kind, *names]) + ".json")
         if arguments.again or not file.is_file():
-            row = {"voices": names, **measure(studio, [_voice(studio, fitter, one) for one in pair], engine.mix)}
+            row = {
+                "voices": names,
+                **measure(studio, [_voice(studio, fitter, one) for one in pair], cast(MixingEngine, engine).mix),
+            }
             file.write_text(json.dumps(row), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
         print(names, np.round(rows[-1]["places"], 2), flush=True)

@@ -384,7 +384,13 @@ class LiveSession:
             self._handshake.authorize()
             async with self._handshake.counted():
                 voice = await self._api.live.current(utterance.voice, ctx)
-                parts = self._api.live.follow(voice, utterance.pieces(), ctx, self._api.config.limits.deadline_s)
+                parts = self._api.live.follow(
+                    voice,
+                    utterance.pieces(),
+                    ctx,
+                    self._api.config.limits.deadline_s,
+                    "word" if utterance.form.words else None,
+                )
                 async with aclosing(parts):
                     sentence: _Sentence | None = None
                     try:
@@ -523,9 +529,18 @@ class _Sentence:
         return {"type": "audio.words", **self._place, "timestamps": self._times(part)}
 
     def _times(self, part: AudioPart) -> list[dict[str, Any]]:
-        """Return the words that begin in a part; their times count from the utterance's first sample."""
+        """Return the words that are complete with a part.
+
+        Times count from the utterance's first sample, offsets are positions in the sentence's text.
+        """
         return [
-            {"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
+            {
+                "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "start_ms": round(word.start_s * 1000),
+                "end_ms": round(word.end_s * 1000),
+            }
             for word in part.words
         ]
 

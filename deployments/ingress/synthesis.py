@@ -37,29 +37,44 @@ from tracing import vocabulary
 
 
 @dataclass(frozen=True)
+class _Wish:
+    """What gets a time, of `speech.words.GRANULARITIES`, and the text that offsets are positions in.
+
+    `written` is None where each piece is a text of its own.
+    """
+
+    timestamps: str | None
+    written: str | None = None
+
+    @classmethod
+    def of(cls, request: SpeechRequest) -> _Wish:
+        return cls(request.timestamps, request.written)
+
+
+@dataclass(frozen=True)
 class _Said:
     """The text of a piece, and the times of its words if the engine tells them."""
 
     text: str
     timings: Timings | None = None
 
-    def words(self, request: SpeechRequest, origin_s: float, kept_s: tuple[float, float]) -> tuple[Word, ...]:
+    def words(self, wish: _Wish, origin_s: float, kept_s: tuple[float, float]) -> tuple[Word, ...]:
         """Return the words that the request asks for.
 
         Args:
-            request: the request.
+            wish: what it asks for.
             origin_s: seconds in the request's audio of the piece's first sample, as it was made.
             kept_s: start and end there of what is left of it.
         """
-        if request.timestamps is None:
+        if wish.timestamps is None:
             return ()
-        text = request.written
-        if request.timestamps == "part":
+        text = self.text if wish.written is None else wish.written
+        if wish.timestamps == "part":
             return part_of(self.text, text, *kept_s)
         if self.timings is None:
             return ()
         return tuple(
-            word.moved(origin_s).within(*kept_s) for word in self.timings.heard(request.timestamps, self.text, text)
+            word.moved(origin_s).within(*kept_s) for word in self.timings.heard(wish.timestamps, self.text, text)
         )
 
 
@@ -158,10 +173,10 @@ class Synthesizer:
         if len(utterances) == 1 and not pauses:
             samples, timings = await self._audio(await self._graph.speech(utterances[0], voice, ctx), ctx)
             whole_s = 0.0, len(samples) / self._engine.sample_rate
-            return AudioPart(samples, _Said(utterances[0].text, timings).words(request, 0.0, whole_s))
+            return AudioPart(samples, _Said(utterances[0].text, timings).words(_Wish.of(request), 0.0, whole_s))
         voice = await self._hold(voice)
         pieces = self._in_order(utterances, voice, ctx, False)
-        parts = [part async for part in self._join(pieces, pauses, request)]
+        parts = [part async for part in self._join(pieces, pauses, _Wish.of(request))]
         return AudioPart(
             np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
         )
@@ -181,9 +196,9 @@ class Synthesizer:
         pieces = self._in_order(utterances, voice, ctx, chunked, plan, by_rule)
         first = True
         if len(utterances) == 1 and not pauses:
-            joined = self._plain(pieces, request)
+            joined = self._plain(pieces, _Wish.of(request))
         else:
-            joined = self._join(pieces, pauses, request)
+            joined = self._join(pieces, pauses, _Wish.of(request))
         async with aclosing(joined) as chunks:
             async for part in chunks:
                 if not len(part.samples) and not part.words:
@@ -201,7 +216,12 @@ class Synthesizer:
         return await self._hold(await self._voices.resolve(source, ctx))
 
     async def follow(
-        self, utterances: AsyncIterator[Utterance], voice: CachedVoice, ctx: RequestContext, admit: Admit
+        self,
+        utterances: AsyncIterator[Utterance],
+        voice: CachedVoice,
+        ctx: RequestContext,
+        admit: Admit,
+        timestamps: str | None = None,
     ) -> AsyncGenerator[FollowedPart, None]:
         """Yield the audio of utterances that come one by one, joined into one, each as soon as it is there.
 
@@ -213,13 +233,14 @@ class Synthesizer:
             voice: the voice of all of them.
             ctx: the request.
             admit: lets the request into the graph. It is left again while there is nothing to say.
+            timestamps: what gets a time. Offsets are positions in the utterance's own text.
 
         Raises:
             SpeechError: a stage's, or what `utterances` raises.
         """
         at = _Position()
         pieces = self._as_they_come(utterances, voice, ctx, SharedEntry(admit), at)
-        async with aclosing(self._join(pieces, Pauses())) as parts:
+        async with aclosing(self._join(pieces, Pauses(), _Wish(timestamps))) as parts:
             async for part in parts:
                 if len(part.samples) and ctx.first_audio_s is None:
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
@@ -383,7 +404,7 @@ class Synthesizer:
             put(error)
 
     async def _join(
-        self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses, request: SpeechRequest
+        self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses, wish: _Wish
     ) -> AsyncGenerator[AudioPart, None]:
         rate = self._engine.sample_rate
         joiner = Joiner(rate, lead_s=pauses.before_s)
@@ -393,19 +414,19 @@ class Synthesizer:
                 words: tuple[Word, ...] = ()
                 if audio.ends and joiner.origin is not None:
                     first, end = joiner.kept
-                    words = audio.said.words(request, joiner.origin / rate, (first / rate, end / rate))
+                    words = audio.said.words(wish, joiner.origin / rate, (first / rate, end / rate))
                 yield AudioPart(pcm.to_pcm(joined), words)
         yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
     async def _plain(
-        self, pieces: AsyncGenerator[_PieceAudio, None], request: SpeechRequest
+        self, pieces: AsyncGenerator[_PieceAudio, None], wish: _Wish
     ) -> AsyncGenerator[AudioPart, None]:
         count = 0
         async with aclosing(pieces):
             async for audio in pieces:
                 count += len(audio.samples)
                 whole_s = 0.0, count / self._engine.sample_rate
-                yield AudioPart(audio.samples, audio.said.words(request, 0.0, whole_s) if audio.ends else ())
+                yield AudioPart(audio.samples, audio.said.words(wish, 0.0, whole_s) if audio.ends else ())
 
     async def _audio(self, audio: StageResult[AudioReply], ctx: StageContext) -> tuple[Array, Timings | None]:
         """Fetch finished audio and its times; it is made again once if its replica has died with it."""
