@@ -155,7 +155,8 @@ class LiveSpeech:
                 ctx.root.tags({vocabulary.TEXT_LENGTH: len(said), vocabulary.TEXT_SCRIPT: script_of(said)})
                 yield utterance
 
-        parts = voice.backend.synthesizer.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
+        synthesizer = voice.backend.synthesizer
+        parts = synthesizer.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
         async with aclosing(parts):
             async for part in parts:
                 ctx.audio_s += len(part.audio.samples) / voice.sample_rate
