@@ -100,7 +100,7 @@ def test_a_client_that_leaves_cancels_its_batch(slow):
         cancelled = httpx.get(
             f"{slow.zipkin}/api/v2/traces",
             params={
-                "annotationQuery": "error.type=cancelled and request.item",
+                "annotationQuery": "error.type=cancelled and request.parent",
                 "lookback": round((time.time() - before) * 1000) + 2000,
                 "limit": 50,
             },
