@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from config.unknown_key import unknown_key
-from speech.errors import SpeechError, UnsupportedDialect
+from speech.errors import InvalidInput, SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
 from speech.utterance import Utterance as Utterance  # part of the contract, so engines import it from here
 
@@ -56,6 +56,16 @@ class Capabilities:
                 f"{', '.join(sorted(self.dialects))}. Nothing is spoken in another dialect instead.",
                 param="dialect",
                 code="unsupported_dialect",
+            )
+
+    def check_live_text(self) -> None:
+        """Raise InvalidInput if the engine can't say a text while it comes."""
+        if not self.live_text:
+            raise InvalidInput(
+                f"The running engine ({self.name}) can't say a text while it comes. Send it sentence by sentence, or "
+                "whole.",
+                param="text",
+                code="live_text_unsupported",
             )
 
 
