@@ -73,6 +73,16 @@ class Capabilities:
                 code="timestamps_unsupported",
             )
 
+    def check_live_text(self) -> None:
+        """Raise InvalidInput if the engine can't say a text while it comes."""
+        if not self.live_text:
+            raise InvalidInput(
+                f"The running engine ({self.name}) can't say a text while it comes. Send it sentence by sentence, or "
+                "whole.",
+                param="text",
+                code="live_text_unsupported",
+            )
+
 
 @dataclass(frozen=True)
 class Reference:

@@ -19,6 +19,7 @@ import numpy as np
 from deployments import trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost
 from deployments.ingress.context import RequestContext, SegmentContext, StageContext
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.run_ahead import RunAhead, StreamPlan
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import StageResult, VoiceRef, unpacked
@@ -317,6 +318,33 @@ class Synthesizer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stream_live(
+        self, text: IncomingText, request: SpeechRequest, source: VoiceSource, ctx: RequestContext
+    ) -> AsyncGenerator[AudioPart, None]:
+        """Yield the audio of a text while it comes, in the order in which it is heard.
+
+        Args:
+            text: the text; it is closed at the end.
+            request: how to say it; the text of its utterance is not used.
+            source: the voice.
+            ctx: the request.
+
+        Raises:
+            SpeechError: the engine can't do it (`Capabilities.check_live_text`), a stage's error, or one of
+                `IncomingText.take`.
+        """
+        self._engine.check_live_text()
+        voice = await self._hold(await self._voices.resolve(source, ctx))
+        async with aclosing(self._graph.speech_stream_live(text, request.utterance, voice, ctx)) as chunks:
+            async for chunk in chunks:
+                samples, _ = await self._audio(chunk, ctx)
+                if not len(samples):
+                    continue
+                if ctx.first_audio_s is None:
+                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
+                    ctx.first_audio_s = ctx.elapsed_s
+                yield AudioPart(samples)
 
     def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:
         utterances, pauses = request.paced_pieces(early)
