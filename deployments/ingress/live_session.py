@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from deployments.ingress import live_messages as messages
+from deployments.ingress import openai_fields
 from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi
 from deployments.ingress.live_flow import Stalled
@@ -29,7 +30,6 @@ from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
 from deployments.ingress.live_utterance import LiveUtterance
-from deployments.ingress.routes import openai
 from deployments.ingress.synthesis import FollowedPart
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
@@ -265,13 +265,13 @@ class LiveSession:
         try:
             self._handshake.authorize()
             form = messages.audio_form(fields)
-            given = openai.as_form(messages.speech_fields(fields))
+            given = openai_fields.as_form(messages.speech_fields(fields))
             async with self._handshake.counted():
-                ours, clip = openai.fields_of({"response_format": "wav", **given}, None, self._api)
+                ours, clip = openai_fields.fields_of({"response_format": "wav", **given}, None, self._api)
                 self._voice = await self._api.live.configure(ours, clip, ctx)
             self._form = form
         except SpeechError as error:
-            error.rename_param(openai.THEIR_NAMES)
+            error.rename_param(openai_fields.THEIR_NAMES)
             ctx.error = error
             raise
         except Exception as error:

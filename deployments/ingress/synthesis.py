@@ -39,9 +39,11 @@ from tracing import vocabulary
 
 @dataclass(frozen=True)
 class _Wish:
-    """What gets a time, of `speech.words.GRANULARITIES`, and the text that offsets are positions in.
+    """The times that a request asks for.
 
-    `written` is None where each piece is a text of its own.
+    Attributes:
+        timestamps: what gets a time, of `speech.words.GRANULARITIES`; None: nothing.
+        written: the text that offsets are positions in; None where each piece is a text of its own.
     """
 
     timestamps: str | None
@@ -100,7 +102,7 @@ class FollowedPart:
 
 @dataclass
 class _Position:
-    """Where the audio is that `_join` gives out: it has one part for each that it takes."""
+    """The place of the audio that `_join` gives out, which has one part for each that it takes."""
 
     number: int = 0
     ends: bool = False
@@ -446,9 +448,7 @@ class Synthesizer:
                 yield AudioPart(pcm.to_pcm(joined), words)
         yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
-    async def _plain(
-        self, pieces: AsyncGenerator[_PieceAudio, None], wish: _Wish
-    ) -> AsyncGenerator[AudioPart, None]:
+    async def _plain(self, pieces: AsyncGenerator[_PieceAudio, None], wish: _Wish) -> AsyncGenerator[AudioPart, None]:
         count = 0
         async with aclosing(pieces):
             async for audio in pieces:
