@@ -12,9 +12,9 @@ from speech.errors import InvalidInput, NotFound
 from speech.limits import MAX_CLIP_BYTES, MAX_TEXT
 
 #: OpenAI's and vLLM-Omni's names of fields -> ours.
-_RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
-THEIR_NAMES = {ours: theirs for theirs, ours in _RENAMED.items()} | {"prompt_audio": "ref_audio"}
-_SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "timestamps", "long_form")
+RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
+THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
+SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "timestamps", "long_form")
 FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
 _TOKENS_PER_SECOND = 25
@@ -54,9 +54,7 @@ def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> 
             code="task_type_unknown",
         )
     fields = {
-        ours: given[theirs]
-        for theirs, ours in (*_RENAMED.items(), *((name, name) for name in _SAME))
-        if theirs in given
+        ours: given[theirs] for theirs, ours in (*RENAMED.items(), *((name, name) for name in SAME)) if theirs in given
     }
     fields["mode"] = "instruct" if fields.get("style_instruction", "").strip() else "fast"
     if fields["mode"] == "fast":
