@@ -33,7 +33,7 @@ NAME = "WS"  #: in traces, where GET would say that a page was read
 
 
 class Handshake:
-    """What is known of a session's client.
+    """The client of a session, as far as it is known.
 
     Args:
         scope: the WebSocket's.

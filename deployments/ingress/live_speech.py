@@ -11,7 +11,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.request_tags import tag_dialect
 from deployments.ingress.synthesis import FollowedPart
 from deployments.ingress.voice_cache import CachedVoice
-from deployments.ingress.voice_resolver import Clip, VoiceSource
+from deployments.ingress.voice_resolver import VoiceMix, VoiceSource
 from speech import pauses
 from speech.dialects import Registry
 from speech.errors import InvalidInput
@@ -36,13 +36,13 @@ class SessionVoice:
 
     Attributes:
         request: the fields; its text stands for none.
-        source: where the voice came from, to find it again; None for a clip that needs not be kept.
+        source: where the voice came from, to find it again.
         backend: the backend that the voice was found for.
         voice: the voice.
     """
 
     request: SpeechRequest
-    source: VoiceSource | None
+    source: VoiceSource
     backend: Backend
     voice: CachedVoice
 
@@ -100,10 +100,11 @@ class LiveSpeech:
         backend, source = self._backend_for(ctx), voice.source
         if isinstance(source, VoiceRecord):
             source = await backend.voices.find_stored(source.id)
-            if backend is voice.backend and source == voice.source:
-                ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
-                return voice
-        elif backend is voice.backend or not isinstance(source, Clip):
+        elif isinstance(source, VoiceMix):
+            found = [await backend.voices.find_stored(record.id) for record in source.records]
+            source = replace(source, records=tuple(found))
+        if backend is voice.backend and source == voice.source:
+            ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
             return voice
         return await self._found(voice.request, source, backend, ctx)
 

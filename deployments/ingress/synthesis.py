@@ -56,7 +56,7 @@ class FollowedPart:
 
 @dataclass
 class _Position:
-    """Where the audio is that `_join` gives out: it has one part for each that it takes."""
+    """The place of the audio that `_join` gives out: it has one part for each that it takes."""
 
     number: int = 0
     ends: bool = False

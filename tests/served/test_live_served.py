@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 import socket
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from cluster import cli
+from speech import verification
 from tests.helpers.serving import App, tone
 from tracing import vocabulary
 
+ROOT = Path(__file__).parents[2]
 CLIP = f"data:audio/wav;base64,{base64.b64encode(tone()).decode()}"
 CONFIG = {"ref_audio": CLIP, "dialect": "en-US", "response_format": "pcm", "split_granularity": "sentence"}
 
@@ -155,3 +163,38 @@ def test_a_client_that_reads_nothing_is_closed(fast):
 def test_a_plain_request_is_told_what_this_is(fast):
     answer = httpx.get(f"{fast.url}/v1/audio/speech/stream", trust_env=False)
     assert answer.status_code == 426 and answer.json()["error"]["type"] == "upgrade_required"
+
+
+def test_the_documents_example_runs(fast, tmp_path, monkeypatch):
+    answer = httpx.post(
+        f"{fast.url}/v1/audio/voices",
+        data={"name": "live-doc", "dialect": "en-GB", "consent": "I agree to this test."},
+        files={"audio_sample": ("voice.wav", tone(hz=230))},
+        timeout=60,
+        trust_env=False,
+    )
+    assert answer.status_code == 201, answer.text
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "live.md").read_text(), re.DOTALL)[1]
+    code = code.replace("ws://127.0.0.1:8000", fast.url.replace("http", "ws")).replace("anna", "live-doc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "*")
+    exec(compile(code, "docs/live.md", "exec"), {})
+    found = (tmp_path / "out.wav").read_bytes()
+    assert verification.read(found).mark is not None
+    assert cli.main(["verify", str(tmp_path / "out.wav"), "--run-dir", str(tmp_path)]) == 0
+
+
+def test_say_follows_standard_input(fast, tmp_path, monkeypatch, capsys):
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(tone())
+    text = io.BytesIO("Good morning, dear listeners of ours. C’est la vie.".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(text))
+    arguments = ["say", "--follow", "--clip", str(clip), "--dialect", "en-US", "-o", str(tmp_path / "out.flac")]
+    assert cli.main([*arguments, "--url", fast.url, "--run-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "dear listeners of ours." in said and "first audio" in said and "trace:" in said
+    assert soundfile.info(tmp_path / "out.flac").samplerate == 24_000
+    assert verification.read((tmp_path / "out.flac").read_bytes()).mark is not None
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello there.")))
+    assert cli.main(["say", "--follow", "--voice", "nobody", "-o", str(tmp_path / "a.wav"), "--url", fast.url]) != 0
+    assert "voice_unknown" in capsys.readouterr().err
