@@ -9,6 +9,8 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,14 @@ CLIP = f"data:audio/wav;base64,{base64.b64encode(tone()).decode()}"
 CONFIG = {"ref_audio": CLIP, "dialect": "en-US", "response_format": "pcm", "split_granularity": "sentence"}
 
 
-def session(app: App, configure: bool = True, **more: Any) -> ClientConnection:
+@contextmanager
+def session(app: App, configure: bool = True, **more: Any) -> Iterator[ClientConnection]:
     url = f"{app.url}/v1/audio/speech/stream".replace("http://", "ws://")
-    found = connect(url, proxy=None, **more)
-    if configure:
-        send(found, "session.config", **CONFIG)
-        assert event(found)["type"] == "session.configured"
-    return found
+    with connect(url, proxy=None, **more) as found:
+        if configure:
+            send(found, "session.config", **CONFIG)
+            assert event(found)["type"] == "session.configured"
+        yield found
 
 
 def send(ws: ClientConnection, kind: str, **fields: Any) -> None:
@@ -125,13 +128,12 @@ def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
             ws.recv(timeout=10)
         assert closed.value.rcvd is None or closed.value.rcvd.code in (1009, 1008)
     for at in range(5):  # gone at any moment, without a word
-        ws = session(fast, configure=at > 1)
-        if at > 2:
-            send(ws, "input.text", text="It is going to be broken off. So it is.")
-        if at > 3:
-            event(ws)
-        ws.socket.shutdown(socket.SHUT_RDWR)
-        ws.socket.close()
+        with session(fast, configure=at > 1) as ws:
+            if at > 2:
+                send(ws, "input.text", text="It is going to be broken off. So it is.")
+            if at > 3:
+                event(ws)
+            ws.socket.shutdown(socket.SHUT_RDWR)
     with pytest.raises(InvalidStatus) as refused, session(fast, False, origin="https://evil.example"):
         pass
     assert refused.value.response.status_code == 403 and b"origin_not_allowed" in refused.value.response.body
@@ -146,8 +148,7 @@ def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
 
 def test_a_client_that_reads_nothing_is_closed(fast):
     counted = sum(counts["sessions_ended_stalled"] for counts in fast.counters())
-    ws = session(fast, max_queue=1)
-    try:
+    with session(fast, max_queue=1) as ws:
         send(ws, "session.config", **CONFIG, stream_audio=True)
         assert event(ws)["type"] == "session.configured"
         send(ws, "input.text", text="It is said and never heard by anybody. " * 40)
@@ -156,8 +157,7 @@ def test_a_client_that_reads_nothing_is_closed(fast):
         while sum(counts["sessions_ended_stalled"] for counts in fast.counters()) == counted:
             assert time.monotonic() < end, fast.counters()
             time.sleep(0.5)
-    finally:
-        ws.socket.close()
+        ws.socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_plain_request_is_told_what_this_is(fast):
