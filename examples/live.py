@@ -39,25 +39,25 @@ async def main(voice: str, path: str) -> None:
     async with websockets.connect(URL, additional_headers=headers) as ws:
         config = {"type": "session.config", "voice": voice, "response_format": "pcm"}
         await ws.send(json.dumps({**config, "split_granularity": "clause", "stream_audio": True}))
-        writing = None
+        event = json.loads(await ws.recv())
+        if event["type"] == "error":
+            sys.exit(f"{event['code']}: {event['message']}")
         with wave.open(path, "wb") as file:
+            file.setparams((event["channels"], 2, event["sample_rate"], 0, "NONE", ""))
+            writing = asyncio.create_task(write(ws))
             async for message in ws:
                 if isinstance(message, bytes):
                     first = first or time.monotonic() - started
                     file.writeframes(message)
                     continue
                 event = json.loads(message)
-                if event["type"] == "session.configured":
-                    file.setparams((event["channels"], 2, event["sample_rate"], 0, "NONE", ""))
-                    writing = asyncio.create_task(write(ws))
-                elif event["type"] == "audio.start":
+                if event["type"] == "audio.start":
                     print(event["sentence_text"])
                 elif event["type"] == "error":
-                    sys.exit(f"{event['code']}: {event['message']}")
+                    print(f"{event['code']}: {event['message']}", file=sys.stderr)
                 elif event["type"] == "session.done":
                     print(f"{path}, first audio after {first or 0:.2f} s, trace {event['trace_id']}")
                     await ws.send(json.dumps({"type": "session.close"}))
-        if writing is not None:
             await writing
 
 
