@@ -102,7 +102,9 @@ class CosyVoice3Api:
         self.metrics = Metrics(self.registry)
         self.readiness = Readiness()
         self.sessions = Sessions(config.limits.sessions)
-        self.live = LiveSpeech(self.registry, self.parse_session, self._backend_for, self._admitted)
+        self.live = LiveSpeech(
+            self.registry, self.parse_session, self._backend_for, self._admitted, has_fallback=other is not None
+        )
         self.watermarks: dict[str, WatermarkClient] = {}  # by backend; empty where there is no watermark
 
     def _backend(

@@ -52,6 +52,7 @@ class ProxyFlow:
 
     Attributes:
         session_id: the session's id, once the replica has told it.
+        gone: the client is gone, or its connection was cut; what is sent to it is dropped.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -62,6 +63,7 @@ class ProxyFlow:
         self._sent = self._told = 0
         self._stall_s: float | None = None
         self.session_id: str | None = None
+        self.gone = False
 
     async def receive(self) -> Message:
         """Return the client's next message, or ours about what was sent. Waits while too much was not taken yet."""
@@ -84,11 +86,7 @@ class ProxyFlow:
                 return message
 
     async def send(self, message: Message) -> None:
-        """Send a message of the replica's, or take it as ours.
-
-        Raises:
-            Stalled: the client does not take it; its connection is gone.
-        """
+        """Send a message of the replica's, or take it as ours. A client that does not take it is cut off."""
         if message["type"] == TAKEN:
             self._taken = message["count"]
             self._changed.set()
@@ -96,13 +94,19 @@ class ProxyFlow:
         if message["type"] == OPEN:
             self.session_id, self._stall_s = message["session_id"], message["stall_s"]
             return
+        if self.gone:
+            return
         try:
             # The replica gives up first, and its farewell waits behind what is not taken.
             async with asyncio.timeout(None if self._stall_s is None else self._stall_s + 5):
                 await self._send(message)
         except TimeoutError:
+            self.gone = True
             self._cut()
-            raise Stalled from None
+            return
+        except OSError:  # uvicorn's ClientDisconnected
+            self.gone = True
+            return
         self._sent += size(message)
         if self._sent - self._told >= _TOLD_EVERY:
             self._changed.set()

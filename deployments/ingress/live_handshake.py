@@ -46,7 +46,7 @@ class Traces(Protocol):
 
 
 class Handshake:
-    """The client of a session, as its handshake tells of it.
+    """The client of a session, as far as it is known.
 
     Args:
         scope: the WebSocket's.

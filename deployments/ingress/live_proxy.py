@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.ingress import live_flow, live_messages
-from deployments.ingress.live_flow import ProxyFlow, Stalled
+from deployments.ingress.live_flow import ProxyFlow
 from deployments.safe_traceback import safe_traceback
 from speech.errors import SpeechError
 
@@ -43,13 +43,11 @@ async def relay(
     answer = _Answer(flow.send)
     try:
         await app({**scope, live_flow.KEY: True}, answer.receiving(flow.receive), answer.send)
-    except Stalled:
-        return  # the replica's trace says so
     except Exception as failure:  # Serve's; what it says could quote the request
         log.error("the proxy failed: %s", safe_traceback(failure))
     finally:
         flow.close()
-    if answer.left or answer.ended:
+    if flow.gone or answer.left or answer.ended:
         return
     problem = error(answer.status)
     trace_id = trace(problem, flow.session_id)

@@ -11,7 +11,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.request_tags import tag_dialect
 from deployments.ingress.synthesis import FollowedPart
 from deployments.ingress.voice_cache import CachedVoice
-from deployments.ingress.voice_resolver import Clip, VoiceSource
+from deployments.ingress.voice_resolver import Clip, VoiceMix, VoiceSource
 from speech import pauses
 from speech.dialects import Registry
 from speech.errors import InvalidInput
@@ -36,7 +36,7 @@ class SessionVoice:
 
     Attributes:
         request: the fields; its text stands for none.
-        source: where the voice came from, to find it again; None for a clip that needs not be kept.
+        source: where the voice came from, to find it again; None for a clip that no other backend can need.
         backend: the backend that the voice was found for.
         voice: the voice.
     """
@@ -60,6 +60,7 @@ class LiveSpeech:
         parse: checks the fields of a session.
         backend_for: chooses a request's backend.
         admitted: holds a request's place in the graph.
+        has_fallback: there is another backend, which may have to find a voice again.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class LiveSpeech:
         parse: ParseSession,
         backend_for: Callable[[RequestContext], Backend],
         admitted: Callable[[RequestContext], AbstractAsyncContextManager[None]],
+        has_fallback: bool = False,
     ) -> None:
         self._registry = registry
         self._parse = parse
         self._backend_for = backend_for
         self._admitted = admitted
+        self._has_fallback = has_fallback
 
     async def configure(self, fields: Mapping[str, str], upload: bytes | None, ctx: RequestContext) -> SessionVoice:
         """Check a session's fields and find its voice, so that its first utterance need not.
@@ -89,7 +92,9 @@ class LiveSpeech:
     ) -> SessionVoice:
         async with self._admitted(ctx):
             voice = await backend.synthesizer.find_voice(source, ctx)
-        return SessionVoice(request, source, backend, voice)
+        # A clip has megabytes, and a session may last an hour.
+        kept = None if isinstance(source, Clip) and not self._has_fallback else source
+        return SessionVoice(request, kept, backend, voice)
 
     async def current(self, voice: SessionVoice, ctx: RequestContext) -> SessionVoice:
         """Return the voice as it is now: it may have been deleted, fitted or stored anew, or its backend may have gone.
@@ -100,10 +105,11 @@ class LiveSpeech:
         backend, source = self._backend_for(ctx), voice.source
         if isinstance(source, VoiceRecord):
             source = await backend.voices.find_stored(source.id)
-            if backend is voice.backend and source == voice.source:
-                ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
-                return voice
-        elif backend is voice.backend or not isinstance(source, Clip):
+        elif isinstance(source, VoiceMix):
+            found = [await backend.voices.find_stored(record.id) for record in source.records]
+            source = replace(source, records=tuple(found))
+        if source is None or (backend is voice.backend and source == voice.source):
+            ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
             return voice
         return await self._found(voice.request, source, backend, ctx)
 

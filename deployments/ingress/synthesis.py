@@ -102,7 +102,7 @@ class FollowedPart:
 
 @dataclass
 class _Position:
-    """The place of the audio that `_join` gives out, which has one part for each that it takes."""
+    """The place of the audio that `_join` gives out: it has one part for each that it takes."""
 
     number: int = 0
     ends: bool = False

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 import socket
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from cluster import cli
+from speech import verification
 from tests.helpers.serving import App, tone
 from tracing import vocabulary
 
+ROOT = Path(__file__).parents[2]
 CLIP = f"data:audio/wav;base64,{base64.b64encode(tone()).decode()}"
 CONFIG = {"ref_audio": CLIP, "dialect": "en-US", "response_format": "pcm", "split_granularity": "sentence"}
 
 
-def session(app: App, configure: bool = True, **more: Any) -> ClientConnection:
+@contextmanager
+def session(app: App, configure: bool = True, **more: Any) -> Iterator[ClientConnection]:
     url = f"{app.url}/v1/audio/speech/stream".replace("http://", "ws://")
-    found = connect(url, proxy=None, **more)
-    if configure:
-        send(found, "session.config", **CONFIG)
-        assert event(found)["type"] == "session.configured"
-    return found
+    with connect(url, proxy=None, **more) as found:
+        if configure:
+            send(found, "session.config", **CONFIG)
+            assert event(found)["type"] == "session.configured"
+        yield found
 
 
 def send(ws: ClientConnection, kind: str, **fields: Any) -> None:
@@ -117,13 +128,12 @@ def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
             ws.recv(timeout=10)
         assert closed.value.rcvd is None or closed.value.rcvd.code in (1009, 1008)
     for at in range(5):  # gone at any moment, without a word
-        ws = session(fast, configure=at > 1)
-        if at > 2:
-            send(ws, "input.text", text="It is going to be broken off. So it is.")
-        if at > 3:
-            event(ws)
-        ws.socket.shutdown(socket.SHUT_RDWR)
-        ws.socket.close()
+        with session(fast, configure=at > 1) as ws:
+            if at > 2:
+                send(ws, "input.text", text="It is going to be broken off. So it is.")
+            if at > 3:
+                event(ws)
+            ws.socket.shutdown(socket.SHUT_RDWR)
     with pytest.raises(InvalidStatus) as refused, session(fast, False, origin="https://evil.example"):
         pass
     assert refused.value.response.status_code == 403 and b"origin_not_allowed" in refused.value.response.body
@@ -138,8 +148,7 @@ def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
 
 def test_a_client_that_reads_nothing_is_closed(fast):
     counted = sum(counts["sessions_ended_stalled"] for counts in fast.counters())
-    ws = session(fast, max_queue=1)
-    try:
+    with session(fast, max_queue=1) as ws:
         send(ws, "session.config", **CONFIG, stream_audio=True)
         assert event(ws)["type"] == "session.configured"
         send(ws, "input.text", text="It is said and never heard by anybody. " * 40)
@@ -148,10 +157,44 @@ def test_a_client_that_reads_nothing_is_closed(fast):
         while sum(counts["sessions_ended_stalled"] for counts in fast.counters()) == counted:
             assert time.monotonic() < end, fast.counters()
             time.sleep(0.5)
-    finally:
-        ws.socket.close()
+        ws.socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_plain_request_is_told_what_this_is(fast):
     answer = httpx.get(f"{fast.url}/v1/audio/speech/stream", trust_env=False)
     assert answer.status_code == 426 and answer.json()["error"]["type"] == "upgrade_required"
+
+
+def test_the_documents_example_runs(fast, tmp_path, monkeypatch):
+    answer = httpx.post(
+        f"{fast.url}/v1/audio/voices",
+        data={"name": "live-doc", "dialect": "en-GB", "consent": "I agree to this test."},
+        files={"audio_sample": ("voice.wav", tone(hz=230))},
+        timeout=60,
+        trust_env=False,
+    )
+    assert answer.status_code == 201, answer.text
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "live.md").read_text(), re.DOTALL)[1]
+    code = code.replace("ws://127.0.0.1:8000", fast.url.replace("http", "ws")).replace("anna", "live-doc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "*")
+    exec(compile(code, "docs/live.md", "exec"), {})
+    found = (tmp_path / "out.wav").read_bytes()
+    assert verification.read(found).mark is not None
+    assert cli.main(["verify", str(tmp_path / "out.wav"), "--run-dir", str(tmp_path)]) == 0
+
+
+def test_say_follows_standard_input(fast, tmp_path, monkeypatch, capsys):
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(tone())
+    text = io.BytesIO("Good morning, dear listeners of ours. C’est la vie.".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(text))
+    arguments = ["say", "--follow", "--clip", str(clip), "--dialect", "en-US", "-o", str(tmp_path / "out.flac")]
+    assert cli.main([*arguments, "--url", fast.url, "--run-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "dear listeners of ours." in said and "first audio" in said and "trace:" in said
+    assert soundfile.info(tmp_path / "out.flac").samplerate == 24_000
+    assert verification.read((tmp_path / "out.flac").read_bytes()).mark is not None
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello there.")))
+    assert cli.main(["say", "--follow", "--voice", "nobody", "-o", str(tmp_path / "a.wav"), "--url", fast.url]) != 0
+    assert "voice_unknown" in capsys.readouterr().err
