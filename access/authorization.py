@@ -52,6 +52,32 @@ class AccessControl:
         if not limits.limited or not roles_for(method, path):
             yield
             return
+        async with self._counted(caller, limits):
+            yield
+
+    @asynccontextmanager
+    async def enter_inner(self, caller: Principal, *, own_place: bool) -> AsyncIterator[None]:
+        """Count a request that came inside another one, whose caller has been authorized.
+
+        Args:
+            caller: the caller of both.
+            own_place: True: it holds a place of its own among the caller's concurrent requests. False: it has the
+                place of the request that it came in, so that only the rate counts it.
+
+        Raises:
+            RateLimited: the caller has reached one of its limits.
+        """
+        limits = caller.limits or self._default_limits
+        if not own_place:
+            limits = limits.model_copy(update={"concurrent": None})
+        if not limits.limited:
+            yield
+            return
+        async with self._counted(caller, limits):
+            yield
+
+    @asynccontextmanager
+    async def _counted(self, caller: Principal, limits: CallerLimits) -> AsyncIterator[None]:
         lease = await self.rate_limits.acquire(_limited_as(caller), limits)
         try:
             yield

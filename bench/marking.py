@@ -36,7 +36,7 @@ from bench.measuring.references import Recording, chosen, recordings
 from bench.measuring.speakers import campplus
 from bench.voice import SENTENCES, Studio
 from engines.contract import create
-from engines.watermark import Watermark
+from engines.watermark import STRENGTH, Watermark
 from speech.pcm import from_pcm, to_pcm
 from speech.verification import WATERMARK_FOUND
 
@@ -137,9 +137,10 @@ def main() -> None:
     )
     parser.add_argument("--speakers", type=int, default=6, help="of each language (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of the mark (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    studio, watermark = Studio(create("embedded"), options.threads), Watermark()
+    studio, watermark = Studio(create("embedded"), options.threads), Watermark(strength=options.strength)
     watermark.put(np.zeros(studio.rate, np.float32), studio.rate)
 
     pieces = [piece for one in chosen(options.speakers) for piece in spoken(studio, watermark, one)]
@@ -161,6 +162,7 @@ def main() -> None:
             "cpu": cpu_name(),
             "torch": torch.__version__,
             "threads": options.threads,
+            "strength": options.strength,
             "pieces": len(pieces),
             "seconds": round(sum(len(piece.plain) for piece in pieces) / studio.rate, 1),
             "figures": {name: round(value, 4) for name, value in figures.items()},

@@ -72,6 +72,7 @@ ROUTES: tuple[Route, ...] = (
     _open("/api/dialects"),
     _speech("/api/generate", prefetched=True),
     _speech("/v1/audio/speech"),
+    _speech("/v1/audio/speech/batch"),
     Route("/v1/models", READ, _SYNTHESIZE),
     Route("/v1/models/{model}", READ, _SYNTHESIZE),
     Route("/v1/audio/voices", READ, _VOICES | _SYNTHESIZE),

@@ -111,6 +111,10 @@ class Limits(StrictModel):
     """Requests that wait for a fit; beyond that the answer is 503. They are not in flight meanwhile."""
     pieces_at_once: int = Field(default=4, ge=1)
     """Pieces of one long text that are in the graph at a time. They count as one request in flight."""
+    batch_items_at_once: int = Field(default=8, ge=1)
+    """Items of one batch (`/v1/audio/speech/batch`) that are spoken at a time. Each counts as a request in flight."""
+    first_audio_hold_s: float = Field(default=1.0, ge=0)
+    """Seconds by which a first sound may be put back, so that no listener of a stream runs dry (docs/streams.md)."""
 
 
 class Tracing(SpanDestination):

@@ -46,6 +46,7 @@ class Capabilities:
     #: of `speech.words.GRANULARITIES`; more than `part` where the acoustic model makes `Mel.timings` and the vocoder is
     #: a TimedVocoder
     timestamps: tuple[str, ...] = ("part",)
+    mixes_voices: bool = False  #: True: the engine is a MixingEngine
 
     def check_dialect(self, code: str) -> None:
         """Raise UnsupportedDialect for a dialect code that it can't speak."""
@@ -347,6 +348,21 @@ class FittingEngine(Engine, Protocol):
     """
 
     def load_voice_fitter(self, device: str = "cpu", threads: int = 1) -> VoiceFitter: ...
+
+
+class MixingEngine(Engine, Protocol):
+    """An engine whose voices are numbers that have a mean; `Capabilities.mixes_voices` is true."""
+
+    def mix(self, voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
+        """Return a voice between these, each of which the speaker encoder or a fit made.
+
+        It runs in the ingress, loads no weights, and takes a few milliseconds.
+
+        Args:
+            voices: at least one.
+            weights: above 0, one for each voice; their sum may be anything.
+        """
+        ...
 
 
 class WeightsError(RuntimeError):

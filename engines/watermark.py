@@ -37,6 +37,8 @@ _FLOOR_DB, _HEADROOM_DB = -180.0, 15.0
 _SPAN_DB = _HEADROOM_DB - _FLOOR_DB
 _SILENT = 0.05  #: a frame below this share of the loudest one's summed levels carries nothing
 _FADE_S = 0.01
+#: With all of it DNSMOS falls by 0.057, with 0.9 by 0.046; with 0.8 Opus at 16 kbit/s hides it now and then.
+STRENGTH = 0.9
 _SPEEDS = {"slow_layers": 1.25, "normal_layers": 1.0, "fast_layers": 0.75}  #: of the decoder's three views
 
 
@@ -46,12 +48,14 @@ class Watermark:
     Args:
         device: torch's name of the device to compute on.
         weights: the checkpoint; None takes the one of the installed package.
+        strength: the factor on what the encoder asks for; 1.0 is as the network was trained.
 
     Raises:
         WeightsError: the package is not installed, or its file is another one.
     """
 
-    def __init__(self, device: str = "cpu", weights: Path | None = None) -> None:
+    def __init__(self, device: str = "cpu", weights: Path | None = None, strength: float = STRENGTH) -> None:
+        self._strength = strength
         path = weights or packages.find(PACKAGE, _FILE, _SHA256, INSTALL)
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
         self._device = torch.device(device)
@@ -71,7 +75,7 @@ class Watermark:
         if len(samples) < frame:
             return samples
         spectrum, level = self._spectrum(samples, frame, hop)
-        residual = self._encoder(level[None, :_BINS])[0] * _sounding(level)
+        residual = self._encoder(level[None, :_BINS])[0] * (_sounding(level) * self._strength)
         added = torch.zeros_like(spectrum)
         # A residual is in units of the normalised level, and so a gain in dB.
         added[:_BINS] = spectrum[:_BINS] * (torch.pow(10.0, residual * (_SPAN_DB / 20)) - 1)

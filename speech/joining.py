@@ -42,9 +42,10 @@ class Joiner:
     Args:
         rate: Hz, of all pieces.
         pause_s: seconds from the last sound of a piece to the first of the next, unless `add` gets another value.
+        lead_s: seconds of silence before the first sound; 0 keeps the first piece's own, up to `EDGE_S`.
     """
 
-    def __init__(self, rate: int, pause_s: float = SENTENCE_PAUSE_S) -> None:
+    def __init__(self, rate: int, pause_s: float = SENTENCE_PAUSE_S, lead_s: float = 0.0) -> None:
         self._rate = rate
         self._pause_s = pause_s
         self._frame = max(1, round(_FRAME_S * rate))
@@ -53,9 +54,10 @@ class Joiner:
         self._ramp = ((1 - np.cos(np.pi * (np.arange(steps) + 0.5) / steps)) / 2).astype(np.float32)
         self._held: np.ndarray
         self._sound_end: int
-        self._owed: int | None = None  # samples of silence before the next sound; None before the first piece
         self._given = 0  # samples given out, all pieces together
         self._first = 0  # place of the last piece's first sample among them
+        # samples of silence before the next sound; None before the first piece, unless it has a lead
+        self._owed: int | None = round(lead_s * rate) or None
         self._begin()
 
     @property
@@ -91,9 +93,14 @@ class Joiner:
         self._given += len(pause) + len(rest)
         return np.concatenate([pause, rest])
 
-    def finish(self) -> np.ndarray:
-        """Return the rest of a piece whose last part never came; nothing if all pieces are complete."""
-        return self.add(np.zeros(0, np.float32))
+    def finish(self, *, pause: bool = False) -> np.ndarray:
+        """Return the rest of a piece whose last part never came; nothing if all pieces are complete.
+
+        Args:
+            pause: end with the silence after the last piece.
+        """
+        rest = self.add(np.zeros(0, np.float32))
+        return np.concatenate([rest, np.zeros(self._owed or 0, np.float32)]) if pause else rest
 
     def _begin(self) -> None:
         self._held = np.zeros(0, np.float32)  # samples of the piece that are not given out

@@ -13,9 +13,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from speech import pauses
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
 from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
+from speech.pauses import PacedText, Pauses
 from speech.pieces import pieces
 from speech.spoken import markdown
 from speech.text import check_instruction, check_long_text, check_text, check_transcript
@@ -46,12 +48,14 @@ class SpeechFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    text: LongText = Field(description=f"Text to speak; more than {MAX_TEXT} characters only with long_form.")
+    text: LongText = Field(
+        description=f"Text to speak; more than {MAX_TEXT} characters only with long_form. [pause:0.5s] is a pause."
+    )
     dialect: str | None = None
     """Code of the dialect: en-US, zh-CN, zh-Sichuan …; see /api/dialects. Required, except with a stored voice, which
     has its own."""
     voice: str | None = None
-    """Name or id of a stored voice, instead of a clip."""
+    """Name or id of a stored voice, instead of a clip; or a mix of some, as anna(2)+bob(1)."""
     mode: Mode = "fast"
     """fast = 3s极速复刻, instruct = 自然语言控制."""
     style_instruction: Instruction | None = None
@@ -90,7 +94,13 @@ class SpeechRequest:
     response_format: str = "wav"
     stream_format: str | None = None  #: audio, sse, or None for one whole file
     waits_for_fit: bool = False  #: speak when the voice is fitted to its speaker
-    timestamps: str | None = None  #: what gets a time, of `speech.words.GRANULARITIES`
+    timestamps: str | None = None  #: what gets a time, of `speech.words.GRANULARITIES`; offsets count in `written`
+    paced: PacedText | None = None  #: the text with its pauses, which the utterance lacks; None if it has none
+
+    @property
+    def written(self) -> str:
+        """The text as it was sent and checked, with its pauses."""
+        return self.utterance.text if self.paced is None else self.paced.written
 
     def pieces(self, early: bool) -> list[Utterance]:
         """Return the utterances to speak one after the other.
@@ -99,14 +109,32 @@ class SpeechRequest:
 
         Args:
             early: one for each sentence, so that the first is heard soon. Otherwise as few as the stages' limit
-                allows; one for a text that is not long.
+                allows; one for a text that is not long, and has no pauses.
         """
+        return self.paced_pieces(early)[0]
+
+    def paced_pieces(self, early: bool) -> tuple[list[Utterance], Pauses]:
+        """Return the utterances of `pieces`, and the pauses between them that the text asks for."""
+        if self.paced is None:
+            return [replace(self.utterance, text=text) for text in self._cut(early)], Pauses()
+        passages = self.paced.passages
+        texts: list[str] = []
+        after: dict[int, float] = {}
+        for passage in passages:
+            if texts:
+                after[len(texts) - 1] = passage.pause_s
+            texts += self._cut(early, passage.text)
+        if self.paced.last_pause_s:
+            after[len(texts) - 1] = self.paced.last_pause_s
+        found = Pauses(passages[0].pause_s, after, self.paced.last_pause_s > 0)
+        return [replace(self.utterance, text=text) for text in texts], found
+
+    def _cut(self, early: bool, text: str | None = None) -> list[str]:
+        text = self.utterance.text if text is None else text
         if not (early or self.long_form):
-            return [self.utterance]
+            return [text]
         # Markdown goes first: emphasis and lists may begin in one piece and end in another.
-        text = markdown.plain(self.utterance.text).strip() or self.utterance.text
-        found = pieces(text, self.dialect.language, join=not early)
-        return [replace(self.utterance, text=text) for text in found]
+        return pieces(markdown.plain(text).strip() or text, self.dialect.language, join=not early)
 
 
 @dataclass(frozen=True)
@@ -135,8 +163,10 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
     dialect = registry.find(fallback.dialect if fallback and not asked else asked)
     mode = _mode(fields.get("mode"))
     long_form = _flag(fields.get("long_form"), "long_form")
+    text = (check_long_text if long_form else check_text)(fields.get("text", ""))
+    paced = pauses.parse(text)
     utterance = Utterance(
-        text=(check_long_text if long_form else check_text)(fields.get("text", "")),
+        text=text if paced is None else paced.text,
         dialect=dialect.code,
         mode=mode,
         style_instruction=_instruction(fields.get("style_instruction"), mode),
@@ -156,6 +186,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS),
         _choice(fields.get("fit"), "fit", FITS) is not None,
         _timestamps(fields),
+        paced,
     )
 
 

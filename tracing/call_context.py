@@ -24,12 +24,19 @@ class CallContext:
         sent_ns: When the call was made.
         deadline_ns: When its answer is of no use any more.
         offsets_ns: Node ids, each with how far that node's clock is ahead of the sender's; only those worth telling.
+        due_ns: When its answer is needed: the order in which a queue takes calls. None: the deadline is the order.
     """
 
     traceparent: str
     sent_ns: int
     deadline_ns: int
     offsets_ns: tuple[tuple[str, int], ...] = ()
+    due_ns: int | None = None
+
+    @property
+    def order_ns(self) -> int:
+        """The moment by which queues order calls, the nearest first."""
+        return self.deadline_ns if self.due_ns is None else self.due_ns
 
     @property
     def recording(self) -> bool:
@@ -55,7 +62,10 @@ class CallContext:
         offset = dict(self.offsets_ns).get(node)
         if offset is None:
             return self
-        return replace(self, sent_ns=self.sent_ns + offset, deadline_ns=self.deadline_ns + offset, offsets_ns=())
+        due_ns = None if self.due_ns is None else self.due_ns + offset
+        return replace(
+            self, sent_ns=self.sent_ns + offset, deadline_ns=self.deadline_ns + offset, offsets_ns=(), due_ns=due_ns
+        )
 
     def resent(self, clock: Callable[[], int] = time.time_ns) -> CallContext:
         """Return the context of the same call, made again now: a new time sent, the old deadline."""

@@ -43,6 +43,7 @@ class Redaction:
             | vocabulary.PHASES
             | vocabulary.BACKGROUND
             | vocabulary.ASIDE
+            | vocabulary.INNER
             | vocabulary.ACTIONS
             | allow.span_names
             | {vocabulary.UNKNOWN_ROUTE}

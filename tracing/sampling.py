@@ -9,10 +9,11 @@ Its `string_attribute` is `principal` here, because the name of a user or a key 
 2. `caller_demanded`: "sampled" or "debug" from a trusted caller keeps the trace. From any other caller it falls through
    to the ratio, so that callers can't fill Zipkin from outside.
 3. `status_code`: a span carries `error`.
-4. `latency`: the request took longer than a threshold. Dialects and modes may have thresholds of their own.
-5. `principal`: a named user or key made the request, for example a test account.
-6. `w3c_unsampled`: W3C's `-00` takes no share of the ratio. It is advice only, so rules 3 to 5 come before it.
-7. `probabilistic`: the rest, at a ratio.
+4. `stream_gaps`: a stream's listener ran dry (`stream.continuous=false`).
+5. `latency`: the request took longer than a threshold. Dialects and modes may have thresholds of their own.
+6. `principal`: a named user or key made the request, for example a test account.
+7. `w3c_unsampled`: W3C's `-00` takes no share of the ratio. It is advice only, so rules 3 to 6 come before it.
+8. `probabilistic`: the rest, at a ratio.
 
     >>> from tracing.sampling import FinishedTrace, Sampler, SamplingSettings
     >>> sampler = Sampler(SamplingSettings(ratio=0.0))
@@ -43,7 +44,14 @@ from tracing.context import Incoming, SamplingState
 from tracing.finished_span import FinishedSpan, TagValue
 
 RuleType = Literal[
-    "caller_denied", "caller_demanded", "status_code", "latency", "principal", "w3c_unsampled", "probabilistic"
+    "caller_denied",
+    "caller_demanded",
+    "status_code",
+    "stream_gaps",
+    "latency",
+    "principal",
+    "w3c_unsampled",
+    "probabilistic",
 ]
 
 
@@ -101,6 +109,7 @@ class SamplingSettings(StrictModel):
             Rule(type="caller_denied", reason="caller_denied", ratio=0),
             Rule(type="caller_demanded", reason="caller_demanded"),
             Rule(type="status_code", reason="error"),
+            Rule(type="stream_gaps", reason="stream_gaps"),
         ]
         rules += [Rule(type="latency", reason="slow", **threshold.model_dump()) for threshold in self.slow]
         rules.append(Rule(type="latency", reason="slow", slower_than_s=self.slower_than_s))
@@ -119,6 +128,7 @@ class FinishedTrace:
         trace_id: 32 hex digits.
         duration_s: The root span's duration.
         failed: A span carries the tag `error`.
+        gaps: The root says that a stream was not continuous.
         incoming: The caller's headers.
         trusted: The caller may demand that its trace is kept.
         dialect: The root's `request.dialect`.
@@ -129,6 +139,7 @@ class FinishedTrace:
     trace_id: str
     duration_s: float = 0.0
     failed: bool = False
+    gaps: bool = False
     incoming: Incoming = Incoming()
     trusted: bool = False
     dialect: str | None = None
@@ -157,6 +168,7 @@ class FinishedTrace:
             trace_id=f"{root.trace_id:032x}",
             duration_s=root.seconds,
             failed=any(span.failed for span in spans),
+            gaps=root.tags.get(vocabulary.STREAM_CONTINUOUS) == "false",
             incoming=incoming,
             trusted=trusted,
             dialect=_word(root.tags.get(vocabulary.REQUEST_DIALECT)),
@@ -255,6 +267,8 @@ def _applies(rule: Rule, trace: FinishedTrace) -> bool:
             return trace.trusted and state in (SamplingState.ACCEPT, SamplingState.DEBUG)
         case "status_code":
             return trace.failed
+        case "stream_gaps":
+            return trace.gaps
         case "latency":
             return rule.slower_than_s is not None and trace.duration_s > rule.slower_than_s
         case "principal":

@@ -51,6 +51,10 @@ BACKGROUND = frozenset({FIT_VOICE})
 FIND_WATERMARK = "FIND_WATERMARK"
 ASIDE = frozenset({FIND_WATERMARK})
 
+# A request that came inside another one: the INTERNAL span below the outer one's root, which names the inner trace.
+SUBREQUEST = "SUBREQUEST"
+INNER = frozenset({SUBREQUEST})
+
 # Actions of the watchdog: the names of its spans, each a trace of its own.
 ACTIONS = frozenset(
     {
@@ -84,7 +88,13 @@ REQUEST_DIALECT_SOURCE = "request.dialect.source"
 REQUEST_LANGUAGE = "request.language"
 REQUEST_MODE = "request.mode"
 REQUEST_FALLBACK = "request.fallback"
+REQUEST_PARENT = "request.parent"  #: trace id of the request that this one came in
+REQUEST_ITEM = "request.item"  #: an item's place in its batch, from 0
+REQUEST_ITEMS = "request.items"  #: of a batch
+REQUEST_ITEMS_FAILED = "request.items_failed"
+SUBREQUEST_TRACE_ID = "subrequest.trace_id"
 TEXT_LENGTH = "text.length"
+TEXT_PAUSE_S = "text.pause_s"  #: seconds of all pauses that the text asks for
 TEXT_SCRIPT = "text.script"
 AUDIO_SAMPLE_RATE = "audio.sample_rate"
 AUDIO_DURATION = "audio.duration"
@@ -94,6 +104,7 @@ AUDIO_WATERMARK = "audio.watermark"  #: how sure the detector is of one, 0 to 1
 MODEL_NAME = "model.name"
 MODEL_VERSION = "model.version"
 VOICE_CACHE = "voice.cache"
+VOICE_MIX = "voice.mix"  #: members of a mix of stored voices
 VOICE_FIT = "voice.fit"  #: the stored voice that a request used: fitted or steered
 FIT_STEPS = "fit.steps"  #: made so far
 FIT_TAKEN_UP_AT = "fit.taken_up_at"  #: the step that this service began at, where another one made those before
@@ -114,6 +125,10 @@ COMPUTE_MS = "compute_ms"
 LM_STEPS = "lm.steps"
 LM_TOKENS_PER_SECOND = "lm.tokens_per_second"
 STREAM_CHUNKS = "stream.chunks"
+STREAM_CONTINUOUS = "stream.continuous"  #: false: a listener who began at the first chunk ran dry
+STREAM_UNDERRUN_MS = "stream.underrun_ms"  #: all gaps together
+STREAM_SECONDS = "stream.seconds"  #: of audio handed over
+STREAM_HOLD_MS = "stream.hold_ms"  #: for which the first chunk was held back
 PIECE = "piece"
 PIECES = "pieces"
 FLOW_STEPS = "flow.steps"
@@ -153,4 +168,5 @@ SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
 DEQUEUED = "dequeued"
 BATCH_STARTED = "batch started"
 FIRST_CHUNK = "first chunk"
-ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK})
+GAP_BEGAN = "gap began"
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, GAP_BEGAN})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from access.authentication import Principal
+from deployments.ingress.continuity import Continuity
 from deployments.span_errors import record_error
 from speech.errors import SpeechError
 from tracing import (
@@ -26,6 +27,8 @@ from tracing import (
     inject,
     vocabulary,
 )
+
+MOST_GAPS = 8  #: of a stream that have an annotation; `stream.underrun_ms` counts all
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class RequestContext:
         started_ns: when the request arrived, ns since the epoch.
         incoming: what the headers said of tracing.
         caller: the principal who sent the request.
+        latest_ns: the latest deadline that it may ever have, ns since the epoch; None knows no bound.
     """
 
     def __init__(
@@ -68,17 +72,23 @@ class RequestContext:
         started_ns: int,
         incoming: Incoming = Incoming(),
         caller: Principal = Principal(),
+        latest_ns: int | None = None,
     ) -> None:
         self._tracer = tracer
         self.root = root
         self.started_ns = started_ns
         self.incoming = incoming
         self.caller = caller
-        self.deadline_ns = started_ns + int(deadline_s * 1e9)
+        self._latest_ns = latest_ns
+        self.deadline_ns = self._deadline_after(deadline_s)
+        self._usual_ns = int(deadline_s * 1e9)
+        self.due_ns: int | None = None  #: when a listener needs what is made next, ns since the epoch; for the queues
         self.error: SpeechError | None = None
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
+        self.has_subrequests = False  #: the requests that came in it count in the metrics, and it does not
+        self.kept: bool | None = None  #: of a subrequest that has ended: its trace was kept
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
         #: called at every stage's start and end, and while the request waits for a fit
         self.on_progress: Callable[[StageProgress | FitProgress], None] | None = None
@@ -93,6 +103,7 @@ class RequestContext:
         self.mode: str | None = None
         self.audio_s = 0.0  #: seconds of speech made so far
         self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
+        self.continuity = Continuity(on_gap=self._annotate_gap)  #: fed where a stream's audio is sent
         self._stage_spans: list[FinishedSpan] = []
 
     @property
@@ -109,15 +120,31 @@ class RequestContext:
         """Return the seconds until the deadline; negative once it has passed."""
         return (self.deadline_ns - time.time_ns()) / 1e9
 
+    @property
+    def usual_due_ns(self) -> int:
+        """When a request is due that says nothing else: at once, or as much later as it may take longer than usual."""
+        return self.deadline_ns - self._usual_ns
+
     async def extend_deadline(self, deadline_s: float) -> None:
         """Set another deadline, in seconds from the request's start, and tell Serve's proxy of it."""
-        self.deadline_ns = self.started_ns + int(deadline_s * 1e9)
+        self.deadline_ns = self._deadline_after(deadline_s)
         if self.on_deadline is not None:
             await self.on_deadline(deadline_s)
 
-    def call_context(self) -> CallContext:
-        """Return the context for a call to a stage that is made now."""
-        return self.root.call_context(self.deadline_ns)
+    def _deadline_after(self, deadline_s: float) -> int:
+        deadline_ns = self.started_ns + int(deadline_s * 1e9)
+        return deadline_ns if self._latest_ns is None else min(deadline_ns, self._latest_ns)
+
+    def call_context(self, due_ns: int | None = None) -> CallContext:
+        """Return the context for a call to a stage that is made now.
+
+        Args:
+            due_ns: when a listener needs the result, ns since the epoch; None: when the request is due.
+        """
+        due_ns = self.due_ns if due_ns is None else due_ns
+        if due_ns is None:
+            due_ns = self.usual_due_ns
+        return replace(self.root.call_context(self.deadline_ns), due_ns=due_ns)
 
     def outgoing_headers(self) -> dict[str, str]:
         """Return headers for an HTTP call on this request's behalf: B3 in both forms, and `traceparent`.
@@ -166,9 +193,31 @@ class RequestContext:
         yield
         self.on_progress(replace(event, ms=round((time.monotonic() - started) * 1000, 1)))
 
-    def segment(self, number: int, count: int) -> SegmentContext:
-        """Return the context of one of this request's `count` pieces, counted from 1."""
-        return SegmentContext(self, number, count)
+    def _annotate_gap(self, ago_s: float) -> None:
+        if self.continuity.gaps <= MOST_GAPS:
+            self.root.annotate(vocabulary.GAP_BEGAN, at_ns=time.time_ns() - int(ago_s * 1e9))
+
+    def _end_stream(self) -> None:
+        stream = self.continuity
+        stream.end(whole=self.error is None)
+        if stream.started:
+            self.root.tags(
+                {
+                    vocabulary.STREAM_CONTINUOUS: "true" if stream.continuous else "false",
+                    vocabulary.STREAM_UNDERRUN_MS: round(stream.underrun_s * 1000, 1),
+                    vocabulary.STREAM_SECONDS: round(stream.seconds, 3),
+                }
+            )
+
+    def segment(self, number: int, count: int, due_ns: int | None = None) -> SegmentContext:
+        """Return the context of one of this request's `count` pieces, counted from 1.
+
+        Args:
+            number: the piece's.
+            count: of all pieces.
+            due_ns: when its listener needs it, ns since the epoch; None: when the request is due.
+        """
+        return SegmentContext(self, number, count, due_ns)
 
     def finish(self, status: int) -> list[FinishedSpan]:
         """Return the whole trace, root first. Call it once; spans that come in afterwards are lost.
@@ -178,6 +227,7 @@ class RequestContext:
         """
         if self.error is not None:
             record_error(self.root, self.error)
+        self._end_stream()
         self.root.tag(vocabulary.HTTP_STATUS_CODE, str(status))
         return [*self.root.end(), *self._stage_spans]
 
@@ -185,11 +235,15 @@ class RequestContext:
 class SegmentContext:
     """A request as the stages see it while they work for one of its pieces: its spans say which piece they are for."""
 
-    def __init__(self, request: RequestContext, number: int, count: int) -> None:
-        self._request, self._number, self._count = request, number, count
+    def __init__(self, request: RequestContext, number: int, count: int, due_ns: int | None = None) -> None:
+        self._request, self._number, self._count, self._due_ns = request, number, count, due_ns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._request, name)
+
+    def call_context(self) -> CallContext:
+        """Return the context for a call to a stage that is made now, due when the piece is."""
+        return self._request.call_context(self._due_ns)
 
     @contextmanager
     def progress(self, stage: str, service: str) -> Iterator[None]:

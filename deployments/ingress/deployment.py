@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
 from deployments.ingress.voice_cache import CachedVoice, VoiceCache
-from deployments.ingress.voice_resolver import Clip, VoiceResolver, VoiceSource
+from deployments.ingress.voice_resolver import Clip, StoredVoice, VoiceMix, VoiceResolver, VoiceSource
 from deployments.settings import ApiConfig, LiveApi
 from engines import contract
 from speech import requests
@@ -47,7 +47,7 @@ from speech.script import check_script
 from speech.words import AudioPart
 from tracing import vocabulary
 from tracing.routes import Routes
-from voices import VoiceRecord, Voices
+from voices import VoiceRecord, Voices, mix
 
 
 @serve.ingress()
@@ -104,8 +104,12 @@ class CosyVoice3Api:
         engine = contract.create(engine_name, options)  # capabilities only: loads no weights
         capabilities = engine.capabilities
         cache = VoiceCache(capabilities, self.arrays.unpack_all, cache_mb)
-        voices = VoiceResolver(graph, capabilities, cache, self.voices_store, self.arrays)
-        synthesizer = Synthesizer(graph, voices, capabilities, self.arrays, self.config.limits.pieces_at_once)
+        mixer = getattr(engine, "mix", None) if capabilities.mixes_voices else None
+        voices = VoiceResolver(graph, capabilities, cache, self.voices_store, self.arrays, mixer)
+        limits = self.config.limits
+        synthesizer = Synthesizer(
+            graph, voices, capabilities, self.arrays, limits.pieces_at_once, limits.first_audio_hold_s
+        )
         return Backend(name, engine, graph, voices, synthesizer)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -233,6 +237,8 @@ class CosyVoice3Api:
     ) -> tuple[SpeechRequest, VoiceSource]:
         """Check a request's fields. If no dialect is named, the stored voice's stands in, then the key's, then ours."""
         record = await self._stored_voice(fields.get("voice"), upload, backend)
+        if isinstance(record, VoiceMix):
+            _check_mix(record, fields)
         stand_ins = (
             (record.dialect if record else None, "voice"),
             (ctx.caller.dialect, "key"),
@@ -254,7 +260,7 @@ class CosyVoice3Api:
             )
         return replace(request, utterance=replace(request.utterance, prompt_text=record.transcript)), record
 
-    async def _stored_voice(self, voice: str | None, upload: bytes | None, backend: Backend) -> VoiceRecord | None:
+    async def _stored_voice(self, voice: str | None, upload: bytes | None, backend: Backend) -> StoredVoice | None:
         if upload is not None and voice:
             raise InvalidInput(
                 "Send either 'prompt_audio', a clip, or 'voice', a stored voice, and not both.",
@@ -268,7 +274,14 @@ class CosyVoice3Api:
                 param="prompt_audio",
                 code="clip_missing",
             )
-        return await backend.voices.find_stored(self.config.aliases.voices.get(voice, voice)) if voice else None
+        if not voice:
+            return None
+        aliases = self.config.aliases.voices
+        voice = aliases.get(voice, voice)
+        members = mix.parse(voice)
+        if members is None:
+            return await backend.voices.find_stored(voice)
+        return await backend.voices.find_mix([replace(one, name=aliases.get(one.name, one.name)) for one in members])
 
     def _backend_for(self, ctx: RequestContext) -> Backend:
         """Choose the request's backend, and say so in its trace and its metrics."""
@@ -276,6 +289,16 @@ class CosyVoice3Api:
         ctx.on_fallback = backend is self.backends.fallback
         ctx.root.tag(vocabulary.REQUEST_FALLBACK, "true" if ctx.on_fallback else None)
         return backend
+
+    def subrequest(
+        self, parent: RequestContext, name: str, *, deadline_s: float, tags: Mapping[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[RequestContext]:
+        """Open a traced request without an HTTP request of its own: see `IngressApi.subrequest`."""
+        return self.middleware.subrequests.open(parent, name, deadline_s=deadline_s, tags=tags)
+
+    def trace_url(self, ctx: RequestContext) -> str | None:
+        """Return where people find the trace of a subrequest: see `IngressApi.trace_url`."""
+        return self.middleware.trace_url(ctx, bool(ctx.kept))
 
     async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:
         """Find a stored voice in its clip, so that its first request need not."""
@@ -339,3 +362,21 @@ class CosyVoice3Api:
     def __del__(self) -> None:
         if recorder := getattr(self, "recorder", None):  # absent if the constructor failed
             recorder.close(timeout_s=5.0)
+
+
+def _check_mix(voices: VoiceMix, fields: Mapping[str, str]) -> None:
+    """Refuse what one stored voice can have and a mix can't: a dialect of its own, and a wait for its fit."""
+    if voices.dialect is None and not fields.get("dialect"):
+        raise InvalidInput(
+            "The voices of the mix have different dialects, so none of them stands in. Name the dialect to speak in "
+            "the field 'dialect'.",
+            param="dialect",
+            code="mix_dialects_differ",
+        )
+    if fields.get("fit"):
+        raise InvalidInput(
+            "A mix has no fit to wait for: it uses those that its voices have. Leave 'fit' out, or ask for each "
+            "voice's own fit (POST /v1/audio/voices/{voice}/fit).",
+            param="fit",
+            code="mix_has_no_fit",
+        )

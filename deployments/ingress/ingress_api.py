@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, cast
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, cast
 
 from fastapi import Request
 from fastapi.responses import Response
 
+from access.authorization import AccessControl
 from deployments.arrays import Array
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
@@ -27,6 +29,7 @@ class IngressApi(Protocol):
         registry: the dialects.
         voices_store: the stored voices; None if none are stored here.
         fitting: the fits of stored voices.
+        access_control: counts requests that come inside others against their caller's limits.
         started_s: when the replica started, in seconds since the epoch.
     """
 
@@ -35,6 +38,7 @@ class IngressApi(Protocol):
     registry: Registry
     voices_store: Voices | None
     fitting: Fitting
+    access_control: AccessControl
     started_s: int
 
     async def speak(
@@ -58,6 +62,16 @@ class IngressApi(Protocol):
         Raises:
             SpeechError: the request is wrong, or a stage failed.
         """
+        ...
+
+    def subrequest(
+        self, parent: RequestContext, name: str, *, deadline_s: float, tags: Mapping[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[RequestContext]:
+        """Open a traced request without an HTTP request of its own: see `Subrequests.open`."""
+        ...
+
+    def trace_url(self, ctx: RequestContext) -> str | None:
+        """Return where people find the trace of a subrequest that has ended; None if it was not kept."""
         ...
 
     async def prepare_voice(self, record: VoiceRecord, ctx: RequestContext) -> None:

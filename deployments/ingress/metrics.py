@@ -42,6 +42,7 @@ REQUEST_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0
 STAGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 WAIT_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 FIRST_AUDIO_S = (0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+UNDERRUN_S = (0.001, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # up to 0.001: none
 REAL_TIME = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)  # 0.1 on a GPU and 0.35 on a CPU are the goals
 # Small sizes have narrow buckets of their own: the median of batches of 1 is then 1 and not 0.5.
 BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0, 32.0, 64.0)
@@ -101,6 +102,17 @@ class Metrics:
         self._first_audio_s = kinds.Histogram(
             "cosygraph_first_audio_seconds", "From arrival to a stream's first audio", FIRST_AUDIO_S, ("dialect",)
         )
+        self._streams = kinds.Counter(
+            "cosygraph_streams",
+            "Streams with audio, by whether their listeners never ran dry",
+            ("continuous", "dialect"),
+        )
+        self._underrun_s = kinds.Histogram(
+            "cosygraph_stream_underrun_seconds",
+            "Silence in a stream that its listener ran into",
+            UNDERRUN_S,
+            ("dialect",),
+        )
         self._voices = kinds.Counter(
             "cosygraph_voice_cache", "Requests by whether the ingress knew their voice", ("result",)
         )
@@ -159,6 +171,10 @@ class Metrics:
             self._fallback.inc(1, {"outcome": outcome})
         if ctx.first_audio_s is not None:
             self._first_audio_s.observe(ctx.first_audio_s, {"dialect": labels["dialect"]})
+        if ctx.continuity.started:
+            dialect = {"dialect": labels["dialect"]}
+            self._streams.inc(1, {"continuous": "true" if ctx.continuity.continuous else "false", **dialect})
+            self._underrun_s.observe(ctx.continuity.underrun_s, dialect)
         if outcome == OK and ctx.audio_s:
             self._real_time.observe(seconds / ctx.audio_s, {"answer": "stream" if ctx.streaming else "whole"})
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from deployments.ingress import response_models
 from deployments.ingress.request_models import (
+    MAX_ITEMS,
+    BatchItem,
     CosyVoiceForm,
     EnrolmentForm,
     GenerateForm,
@@ -148,6 +150,14 @@ def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) ->
     }
 
 
+def _batch() -> Description:
+    """Describe the body of a batch: its items, and the fields for all of them."""
+    item = schema(BatchItem)
+    common = schema(BatchItem, tuple(name for name in BatchItem.model_fields if name != "input"))
+    items = {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item}
+    return common | {"required": ["items"], "properties": {"items": items, **common["properties"]}}
+
+
 def cosyvoice(needed: tuple[str, ...]) -> Description:
     """Describe one of CosyVoice's paths, which needs these fields."""
     media = (_FORM,) if "prompt_wav" in needed else (_FORM, _URLENCODED)
@@ -158,6 +168,15 @@ GENERATE: Description = _speech(
     schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM
 )
 SPEECH: Description = _speech(schema(SpeechBody), _JSON, _FORM)
+BATCH: Description = {
+    "responses": {
+        200: answer(
+            "What became of each item", response_models.SpeechBatch, {HEADER: {**MARK[HEADER], "required": False}}
+        ),
+        **failures(*_ACCESS, errors.InvalidInput, errors.DeadlineExceeded),
+    },
+    "openapi_extra": body(_batch(), _JSON),
+}
 MODELS: Description = {
     "responses": {200: answer("The running engine", response_models.ModelList), **failures(*_ACCESS)}
 }

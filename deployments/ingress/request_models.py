@@ -21,6 +21,9 @@ from speech.words import Granularity
 from voices.enrolment import EnrolmentFields
 from voices.names import MAX_NAME
 
+#: items of a batch, as in vLLM-Omni
+MAX_ITEMS = 32
+
 Clip = Annotated[
     bytes,
     Field(
@@ -75,13 +78,47 @@ class SpeechBody(BaseModel):
     model: str | None = None
     """One of GET /v1/models."""
     voice: VoiceName | None = None
-    """A stored voice; ignored if ref_audio is sent."""
+    """A stored voice, or a mix of some, as anna(2)+bob(1); ignored if ref_audio is sent."""
     ref_audio: str | None = None
     """The clip as a data URL; in a multipart form also as a file."""
     language: str | None = None
     """Instead of dialect, if the engine speaks exactly one dialect of it."""
     stream: bool = True
     """false: one whole file."""
+    task_type: Literal["Base"] | None = None
+
+
+class BatchItem(BaseModel):
+    """An item of POST /v1/audio/speech/batch; all but `input` may stand beside the items instead, for all of them."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    input: LongText
+    """Text to speak."""
+    voice: VoiceName | None = None
+    """A stored voice, or a mix of some, as anna(2)+bob(1)."""
+    instructions: Instruction | None = None
+    """How to speak."""
+    ref_audio: str | None = None
+    """The clip as a data URL."""
+    ref_text: Transcript | None = None
+    """Transcript of the clip, if known."""
+    dialect: str | None = None
+    """Code of the dialect: en-US, zh-CN, zh-Sichuan …; see /api/dialects."""
+    language: str | None = None
+    """Instead of dialect, if the engine speaks exactly one dialect of it."""
+    speed: Speed = 1.0
+    """Factor of the natural speed."""
+    seed: Seed = 0
+    """Seed of the random choices."""
+    response_format: ResponseFormat = "wav"
+    """File format of the audio."""
+    long_form: bool = False
+    """True by itself if the input is longer than one piece."""
+    model: str | None = None
+    """One of GET /v1/models."""
+    stream: Literal[False] | None = None
+    """A batch answers with whole files."""
     task_type: Literal["Base"] | None = None
 
 
@@ -97,7 +134,7 @@ class CosyVoiceForm(BaseModel):
     instruct_text: Instruction
     """How to speak."""
     spk_id: str
-    """A stored voice."""
+    """A stored voice, or a mix of some, as anna(2)+bob(1)."""
     prompt_wav: Clip
     dialect: str | None = None
     """Code of the dialect; see /api/dialects."""

@@ -16,6 +16,7 @@ def tag_speech(ctx: RequestContext, request: SpeechRequest) -> None:
         {
             vocabulary.REQUEST_MODE: request.utterance.mode,
             vocabulary.TEXT_LENGTH: len(request.utterance.text),
+            vocabulary.TEXT_PAUSE_S: round(request.paced.seconds, 3) if request.paced else None,
             vocabulary.TEXT_SCRIPT: script_of(request.utterance.text),
         }
     )

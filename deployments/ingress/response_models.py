@@ -115,6 +115,60 @@ class EngineFacts(_Answer):
     """True if stored voices can be fitted to their speakers."""
     timestamps: list[str]
     """What it can give times of: part, character, word, phoneme."""
+    mixes_voices: bool
+    """True if stored voices can be mixed: `anna(2)+bob(1)`."""
+
+
+class Usage(_Answer):
+    """OpenAI's figures of an answer."""
+
+    input_tokens: int
+    """Characters of the text."""
+    output_tokens: int
+    """25 for each second of speech."""
+    total_tokens: int
+
+
+class BatchResult(_Answer):
+    """The end of one item of a batch, with its audio or its error."""
+
+    index: int
+    """The item's place, from 0."""
+    status: Literal["success", "error"]
+    trace_id: str
+    """The item's own trace."""
+    trace_url: str | None = None
+    """Address of the trace, if it is kept."""
+    audio_data: str | None = None
+    """The file in base64."""
+    media_type: str | None = None
+    seconds: float | None = None
+    """Of speech."""
+    usage: Usage | None = None
+    aigc: str | None = None
+    """The mark of synthetic speech, as in the header X-AIGC."""
+    voice_fit: Literal["fitted", "steered"] | None = None
+    """The stored voice that was used, where the engine fits voices."""
+    error: str | None = None
+    """Cause and remedy."""
+    error_type: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    """The item's field that caused it."""
+    status_code: int | None = None
+    """The HTTP status that the item would have had by itself."""
+    retry_after: int | None = None
+    """Seconds."""
+
+
+class SpeechBatch(_Answer):
+    """The results of a batch, in the order of its items."""
+
+    id: str
+    results: list[BatchResult]
+    total: int
+    succeeded: int
+    failed: int
 
 
 class DialectEntry(_Answer):

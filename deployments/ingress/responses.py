@@ -102,10 +102,12 @@ async def _raw(
     first: EncodedPart, parts: AsyncGenerator[EncodedPart, None], ctx: RequestContext
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
-        yield first.data
+        with ctx.continuity.sending(first.seconds):
+            yield first.data
         try:
             async for part in parts:
-                yield part.data
+                with ctx.continuity.sending(part.seconds):
+                    yield part.data
         except Exception as error:
             ctx.error = _as_speech_error(error, ctx)
             ctx.broken_off = True
@@ -160,7 +162,8 @@ async def _events(
             else:
                 summary.add(event.seconds)
                 words = event.words if timed else None
-                yield event_format.audio(event.data, event.seconds, words)
+                with ctx.continuity.sending(event.seconds):
+                    yield event_format.audio(event.data, event.seconds, words)
             event = await queue.get()
         if event is None:
             yield event_format.done(summary, ctx)

@@ -1,23 +1,25 @@
 """Makes a request's audio: one utterance or many in a row, whole or while it is made.
 
 A long text is said in pieces, which go through the graph side by side and are joined in their order. So is a streamed
-text if the engine can't stream by itself: sentence by sentence. The first piece of a stream has the graph for itself
-until it is heard.
+text if the engine can't stream by itself: sentence by sentence. `run_ahead.py` decides how far a stream runs ahead of
+its listener, and when it is first heard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from deployments import trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost
 from deployments.ingress.context import RequestContext, SegmentContext, StageContext
+from deployments.ingress.run_ahead import RunAhead, StreamPlan
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import StageResult, VoiceRef, unpacked
 from deployments.ingress.voice_cache import CachedVoice
@@ -27,6 +29,7 @@ from engines.contract import Capabilities
 from speech import pcm
 from speech.errors import StageUnavailable, stage_unavailable
 from speech.joining import Joiner, pause_after
+from speech.pauses import Pauses
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
 from speech.words import AudioPart, Timings, Word, part_of
@@ -50,7 +53,7 @@ class _Said:
         """
         if request.timestamps is None:
             return ()
-        text = request.utterance.text
+        text = request.written
         if request.timestamps == "part":
             return part_of(self.text, text, *kept_s)
         if self.timings is None:
@@ -79,6 +82,7 @@ class Synthesizer:
         engine: the graph's engine.
         arrays: fetches the arrays of the stages' replies.
         max_concurrent_pieces: pieces of one request that are in the graph at a time.
+        first_audio_hold_s: by how much a first sound may be put back, so that no listener runs dry.
     """
 
     def __init__(
@@ -88,24 +92,28 @@ class Synthesizer:
         engine: Capabilities,
         arrays: ArrayStore,
         max_concurrent_pieces: int = 4,
+        first_audio_hold_s: float = 0.0,
     ) -> None:
         self._graph = graph
         self._voices = voices
         self._engine = engine
         self._arrays = arrays
         self._max_concurrent_pieces = max_concurrent_pieces
+        self._first_audio_hold_s = first_audio_hold_s
+        self._run_ahead = RunAhead()
 
     async def synthesize(self, request: SpeechRequest, source: VoiceSource, ctx: RequestContext) -> AudioPart:
         """Return all of a request's audio at the engine's rate. Raises the SpeechErrors of the stages."""
-        utterances = self._split(request, False, ctx)
+        ctx.due_ns = ctx.usual_due_ns + int(self._first_audio_hold_s * 1e9)  # as for a stream's first sound
+        utterances, pauses = self._split(request, False, ctx)
         voice = await self._voices.resolve(source, ctx)
-        if len(utterances) == 1:
+        if len(utterances) == 1 and not pauses:
             samples, timings = await self._audio(await self._graph.speech(utterances[0], voice, ctx), ctx)
             whole_s = 0.0, len(samples) / self._engine.sample_rate
             return AudioPart(samples, _Said(utterances[0].text, timings).words(request, 0.0, whole_s))
         voice = await self._hold(voice)
-        pieces = self._in_order(utterances, voice, ctx, False, self._max_concurrent_pieces)
-        parts = [part async for part in self._join(pieces, request)]
+        pieces = self._in_order(utterances, voice, ctx, False)
+        parts = [part async for part in self._join(pieces, pauses, request)]
         return AudioPart(
             np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
         )
@@ -115,53 +123,75 @@ class Synthesizer:
     ) -> AsyncGenerator[AudioPart, None]:
         """Yield the same audio as it is made, in the order in which it is heard."""
         chunked = self._engine.streaming
-        utterances = self._split(request, not chunked, ctx)
+        ctx.due_ns = time.time_ns() + int(self._first_audio_hold_s * 1e9)
+        utterances, pauses = self._split(request, not chunked, ctx)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
             voice = await self._hold(voice)
-        pieces = self._in_order(utterances, voice, ctx, chunked, 1)
+        plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
+        pieces = self._in_order(utterances, voice, ctx, chunked, plan)
         first = True
-        joined = (self._plain if len(utterances) == 1 else self._join)(pieces, request)
+        plain = len(utterances) == 1 and not pauses
+        joined = self._plain(pieces, request) if plain else self._join(pieces, pauses, request)
         async with aclosing(joined) as chunks:
             async for part in chunks:
                 if not len(part.samples) and not part.words:
                     continue
                 if first:
+                    held_s = await plan.hold(self._first_audio_hold_s)
+                    ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s > 0.001 else None)
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
                     ctx.first_audio_s = ctx.elapsed_s
                 first = False
                 yield part
 
-    def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> list[Utterance]:
-        utterances = request.pieces(early)
+    def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:
+        utterances, pauses = request.paced_pieces(early)
         ctx.root.tag(vocabulary.PIECES, len(utterances) if len(utterances) > 1 else None)
-        return utterances
+        return utterances, pauses
 
     async def _hold(self, voice: VoiceRef) -> CachedVoice:
         """Fetch a voice that many pieces need: the stage that found it would let it go meanwhile."""
         return voice if isinstance(voice, CachedVoice) else CachedVoice.copy_of(await unpacked(voice, self._arrays))
 
     async def _in_order(
-        self, utterances: list[Utterance], voice: VoiceRef, ctx: RequestContext, chunked: bool, at_first: int
+        self,
+        utterances: list[Utterance],
+        voice: VoiceRef,
+        ctx: RequestContext,
+        chunked: bool,
+        plan: StreamPlan | None = None,
     ) -> AsyncGenerator[_PieceAudio, None]:
         """Yield the pieces' audio in order.
 
-        `at_first` pieces are started before anything is heard. Then as many run as may run at a time, counted from the
-        one that is listened to: a slow listener delays the pieces that are not started.
+        Of a stream, `plan.at_first` pieces are started before anything is heard. Then as many run as may run at a time,
+        counted from the one that is listened to: a slow listener delays the pieces that are not started.
         """
         queues: list[asyncio.Queue[_PieceAudio | Exception]] = [asyncio.Queue() for _ in utterances]
         tasks: list[asyncio.Task[None]] = []
 
         def start_up_to(count: int) -> None:
             for number in range(len(tasks), min(count, len(utterances))):
-                segment = ctx.segment(number + 1, len(utterances))
+                due_ns = ctx.due_ns
+                if plan is not None:
+                    due_in_s = plan.start(number)
+                    due_ns = due_ns if number == 0 else time.time_ns() + int(due_in_s * 1e9)
+                segment = ctx.segment(number + 1, len(utterances), due_ns)
                 tasks.append(
-                    asyncio.create_task(self._run_piece(utterances[number], voice, segment, chunked, queues[number]))
+                    asyncio.create_task(
+                        self._run_piece(utterances[number], voice, segment, chunked, partial(put, number))
+                    )
                 )
 
+        def put(number: int, audio: _PieceAudio | Exception) -> None:
+            if plan is not None and not isinstance(audio, Exception):
+                plan.add(number, len(audio.samples) / self._engine.sample_rate, audio.ends)
+            queues[number].put_nowait(audio)
+
         try:
-            start_up_to(at_first)
+            start_up_to(self._max_concurrent_pieces if plan is None else plan.at_first)
             for number, queue in enumerate(queues):
+                start_up_to(number + 1)
                 ended = False
                 while not ended:
                     audio = await queue.get()
@@ -182,36 +212,36 @@ class Synthesizer:
         voice: VoiceRef,
         segment: SegmentContext,
         chunked: bool,
-        out: asyncio.Queue[_PieceAudio | Exception],
+        put: Callable[[_PieceAudio | Exception], None],
     ) -> None:
         pause_s = pause_after(utterance.text)
         try:
             if not chunked:
                 samples, timings = await self._audio(await self._graph.speech(utterance, voice, segment), segment)
-                out.put_nowait(_PieceAudio(samples, True, pause_s, _Said(utterance.text, timings)))
+                put(_PieceAudio(samples, True, pause_s, _Said(utterance.text, timings)))
                 return
             said = _Said(utterance.text)
             async with aclosing(self._graph.speech_stream(utterance, voice, segment)) as chunks:
                 async for chunk in chunks:
-                    out.put_nowait(_PieceAudio((await self._audio(chunk, segment))[0], False, pause_s, said))
-            out.put_nowait(_PieceAudio(np.zeros(0, np.int16), True, pause_s, said))
+                    put(_PieceAudio((await self._audio(chunk, segment))[0], False, pause_s, said))
+            put(_PieceAudio(np.zeros(0, np.int16), True, pause_s, said))
         except Exception as error:
-            out.put_nowait(error)
+            put(error)
 
     async def _join(
-        self, pieces: AsyncGenerator[_PieceAudio, None], request: SpeechRequest
+        self, pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses, request: SpeechRequest
     ) -> AsyncGenerator[AudioPart, None]:
         rate = self._engine.sample_rate
-        joiner = Joiner(rate)
-        async with aclosing(pieces):
-            async for audio in pieces:
+        joiner = Joiner(rate, lead_s=pauses.before_s)
+        async with aclosing(_paced(pieces, pauses)) as paced:
+            async for audio in paced:
                 joined = joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends)
                 words: tuple[Word, ...] = ()
                 if audio.ends and joiner.origin is not None:
                     first, end = joiner.kept
                     words = audio.said.words(request, joiner.origin / rate, (first / rate, end / rate))
                 yield AudioPart(pcm.to_pcm(joined), words)
-        yield AudioPart(pcm.to_pcm(joiner.finish()))
+        yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
     async def _plain(
         self, pieces: AsyncGenerator[_PieceAudio, None], request: SpeechRequest
@@ -240,3 +270,12 @@ class Synthesizer:
                 return await self._arrays.unpack(again.pcm), again.timings
             except InputLost as error:
                 raise stage_unavailable(vocabulary.VOCODER) from error
+
+
+async def _paced(pieces: AsyncGenerator[_PieceAudio, None], pauses: Pauses) -> AsyncGenerator[_PieceAudio, None]:
+    """Yield the pieces with the pauses that the text asks for in place of their own."""
+    number = 0
+    async with aclosing(pieces):
+        async for audio in pieces:
+            yield replace(audio, pause_s=pauses.after_s.get(number, audio.pause_s))
+            number += audio.ends

@@ -25,6 +25,7 @@ from deployments.ingress import arrival, body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.http10 import is_http10
 from deployments.ingress.metrics import Metrics
+from deployments.ingress.subrequests import Subrequests
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
 from speech.errors import Cancelled, DeadlineExceeded, SpeechError, StageUnavailable, internal_error
@@ -70,6 +71,9 @@ class TracingMiddleware:
         trace_url: returns where people find a kept trace by its id, or None.
         access_control: admits callers; by default it asks for no keys and knows no limits.
         metrics: gets every finished request.
+
+    Attributes:
+        subrequests: opens traced requests inside others.
     """
 
     def __init__(
@@ -97,6 +101,11 @@ class TracingMiddleware:
         self._trace_url = trace_url
         self._proxy_clocks = arrival.ProxyClocks(place.node_id(), deadline_s)
         self._closing: set[asyncio.Task[None]] = set()
+        self.subrequests = Subrequests(
+            self._tracer_now,
+            lambda ctx: recorder.user_hash(ctx.caller),
+            lambda ctx, status: self.submit(ctx, status, quiet=False),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -141,7 +150,7 @@ class TracingMiddleware:
         route = self._routes.find(path)
         # An unknown path is the caller's text: it may be anything, so it is no span name.
         name = f"{scope['method']} {route}" if route else "unknown route"
-        tracer = self._tracer if self._recorder.tracing else self._no_op_tracer
+        tracer = self._tracer_now()
         root = tracer.server(name, parent=incoming.parent, start_ns=started)
         root.tag(vocabulary.HTTP_METHOD, scope["method"])
         if route:
@@ -158,6 +167,9 @@ class TracingMiddleware:
         ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
         return ctx
 
+    def _tracer_now(self) -> Tracer | NoOpTracer:
+        return self._tracer if self._recorder.tracing else self._no_op_tracer
+
     def _close_detached(self, answer: _TracedSend) -> None:
         """Close the trace of a client that left, in a fresh context: Serve cancels tasks that share this one."""
 
@@ -173,7 +185,7 @@ class TracingMiddleware:
         """Finish the trace; True if it was kept."""
         spans = ctx.finish(status)
         kept = not (quiet and status < 400) and self._recorder.finish(spans, ctx.incoming, ctx.caller)
-        if self._metrics is not None:
+        if self._metrics is not None and not (ctx.has_subrequests and status < 400):
             self._metrics.record(ctx, spans, status, kept)
         return kept
 

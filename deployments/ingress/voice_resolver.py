@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import to_thread
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,10 @@ from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import VoiceRef, unpacked
 from deployments.ingress.voice_cache import CachedVoice, VoiceCache
 from deployments.safe_traceback import safe_traceback
-from engines.contract import Capabilities
-from speech.errors import SpeechError, VoiceNotFound
+from engines.contract import Capabilities, Voice
+from speech.errors import InvalidInput, SpeechError, VoiceNotFound
 from tracing import vocabulary
-from voices import VoiceRecord, Voices
+from voices import VoiceRecord, Voices, mix
 
 log = logging.getLogger("ray.serve")
 
@@ -34,7 +35,33 @@ class Clip:
     for_fit: bool = False  #: True: the voice will be fitted, without the clip
 
 
-VoiceSource = Clip | VoiceRecord | CachedVoice  #: where a request's voice is to be found, or the voice itself
+@dataclass(frozen=True)
+class VoiceMix:
+    """Stored voices with their weights, to be mixed."""
+
+    records: tuple[VoiceRecord, ...]
+    weights: tuple[float, ...]
+    transcript: None = None  #: a mix has no words of its own
+
+    @property
+    def dialect(self) -> str | None:
+        """The dialect of all members; None where they differ."""
+        found = {record.dialect for record in self.records}
+        return found.pop() if len(found) == 1 else None
+
+
+Mixer = Callable[[Sequence[Voice], Sequence[float]], Voice]
+StoredVoice = VoiceRecord | VoiceMix
+VoiceSource = Clip | StoredVoice | CachedVoice  #: where a request's voice is to be found, or the voice itself
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A stored voice, the value of `voice.cache` that says where it was, and True if it is the fitted one."""
+
+    voice: CachedVoice
+    cache: str
+    fitted: bool = False
 
 
 class VoiceResolver:
@@ -46,22 +73,60 @@ class VoiceResolver:
         cache: the replica's cache, for voices of both kinds.
         store: the stored voices; None if none are stored here.
         arrays: fetches the arrays of the stages' replies.
+        mixer: mixes voices (`MixingEngine.mix`); None where the engine can't.
     """
 
     def __init__(
-        self, graph: SpeechGraph, engine: Capabilities, cache: VoiceCache, store: Voices | None, arrays: ArrayStore
+        self,
+        graph: SpeechGraph,
+        engine: Capabilities,
+        cache: VoiceCache,
+        store: Voices | None,
+        arrays: ArrayStore,
+        mixer: Mixer | None = None,
     ) -> None:
         self.cache = cache
         self._graph = graph
         self._engine = (engine.name, engine.version)
         self._store = store
         self._arrays = arrays
+        self._mixer = mixer
         self._fits_voices = engine.fits_voices
         self._counts = dict.fromkeys(("used", "fitted", "extracted", "not_kept"), 0)
 
     async def find_stored(self, name_or_id: str) -> VoiceRecord:
         """Return a stored voice's record. Raises VoiceNotFound, also if nothing is stored here at all."""
         return await to_thread(self._require_store().find, name_or_id)
+
+    async def find_mix(self, members: Sequence[mix.Member]) -> StoredVoice:
+        """Return the records of a mix's members; that of a single member, which needs no mixing.
+
+        Raises:
+            VoiceNotFound: a member is not stored; the message says which one.
+            InvalidInput: the engine can't mix voices, or two members are the same voice.
+        """
+        if len(members) > 1 and self._mixer is None:
+            raise InvalidInput(
+                f"The running engine ({self._engine[0]}) can't mix voices: what it keeps of a voice are pieces of its "
+                "clip, which have no mean. Name one stored voice.",
+                param="voice",
+                code="mix_unsupported",
+            )
+        records = []
+        for number, member in enumerate(members, 1):
+            try:
+                records.append(await self.find_stored(member.name))
+            except VoiceNotFound as error:
+                if len(members) == 1 or error.code != "voice_unknown":
+                    raise
+                raise VoiceNotFound(
+                    f"Voice {number} of the mix is not stored, by this name or id. GET /v1/audio/voices lists all.",
+                    param="voice",
+                    code="voice_unknown",
+                ) from error
+        if len({record.id for record in records}) < len(records):
+            raise mix.twice()
+        return records[0] if len(records) == 1 else VoiceMix(tuple(records), tuple(one.weight for one in members))
 
     async def resolve(self, source: VoiceSource, ctx: RequestContext) -> VoiceRef:
         """Return the voice, and tag the request's root with where it was found and what its clip is like.
@@ -73,7 +138,24 @@ class VoiceResolver:
             return source
         if isinstance(source, Clip):
             return await self._from_clip(source, ctx)
+        if isinstance(source, VoiceMix):
+            return await self._mixed(source, ctx)
         return await self._from_store(source, ctx)
+
+    async def _mixed(self, source: VoiceMix, ctx: RequestContext) -> CachedVoice:
+        """Resolve the members one after the other, and mix them. The mix itself is never cached: it takes no time."""
+        assert self._mixer is not None, "find_mix has refused it"
+        found = [await self._stored(record, ctx) for record in source.records]
+        caches = {one.cache for one in found}
+        ctx.root.tags(
+            {
+                vocabulary.VOICE_MIX: len(found),
+                vocabulary.VOICE_CACHE: next(cache for cache in ("miss", "stored", "hit") if cache in caches),
+            }
+        )
+        self._tag_fit(all(one.fitted for one in found), ctx)
+        mixed = self._mixer([Voice(one.voice.arrays) for one in found], source.weights)
+        return CachedVoice(mixed.arrays)
 
     async def _from_clip(self, clip: Clip, ctx: RequestContext) -> VoiceRef:
         key = await self.cache.key(clip.upload, clip.transcript)
@@ -89,29 +171,34 @@ class VoiceResolver:
         return voice
 
     async def _from_store(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice:
-        self._counts["used"] += 1
         ctx.root.tags(_clip_tags(record))
+        found = await self._stored(record, ctx)
+        self._tag_fit(found.fitted, ctx)
+        ctx.root.tag(vocabulary.VOICE_CACHE, found.cache)
+        return found.voice
+
+    def _tag_fit(self, fitted: bool, ctx: RequestContext) -> None:
         if self._fits_voices:
-            fitted = await self._fitted(record, ctx)
             ctx.voice_fit = "fitted" if fitted else "steered"
             ctx.root.tag(vocabulary.VOICE_FIT, ctx.voice_fit)
-            if fitted:
-                return fitted
+
+    async def _stored(self, record: VoiceRecord, ctx: RequestContext) -> _Found:
+        """Find a stored voice: the fitted one, else the one in the cache, in the store, or in its clip."""
+        self._counts["used"] += 1
+        if self._fits_voices and (fitted := await self._fitted(record)):
+            return fitted
         # An enrolment's folder belongs to it alone: a voice that is stored anew under the same id has another folder.
         key = b"stored:" + record.folder.encode()
         if cached := self.cache.find(key):
-            ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
-            return cached
+            return _Found(cached, "hit")
         if arrays := await to_thread(self._require_store().arrays, record.id, self._engine):
-            ctx.root.tag(vocabulary.VOICE_CACHE, "stored")
-            voice = CachedVoice(arrays)
+            found = _Found(CachedVoice(arrays), "stored")
         else:
-            ctx.root.tag(vocabulary.VOICE_CACHE, "miss")
-            voice = await self._extract_stored(record, ctx)
-        self.cache.add(key, voice)
-        return voice
+            found = _Found(await self._extract_stored(record, ctx), "miss")
+        self.cache.add(key, found.voice)
+        return found
 
-    async def _fitted(self, record: VoiceRecord, ctx: RequestContext) -> CachedVoice | None:
+    async def _fitted(self, record: VoiceRecord) -> _Found | None:
         """Return the voice that is fitted to its speaker; None where there is none, or it can't be read now."""
         fits = self._require_store().fits
         try:
@@ -119,14 +206,14 @@ class VoiceResolver:
             if result is None:
                 return None
             key = b"fitted:" + result.encode()  # each fit has a folder of its own
+            found = None
             if cached := self.cache.find(key):
-                ctx.root.tag(vocabulary.VOICE_CACHE, "hit")
+                found = _Found(cached, "hit", True)
             elif (arrays := await to_thread(fits.arrays, result)) is not None:
-                ctx.root.tag(vocabulary.VOICE_CACHE, "stored")
-                cached = CachedVoice(arrays)
-                self.cache.add(key, cached)
-            self._counts["fitted"] += cached is not None
-            return cached
+                found = _Found(CachedVoice(arrays), "stored", True)
+                self.cache.add(key, found.voice)
+            self._counts["fitted"] += found is not None
+            return found
         except SpeechError as error:  # the steered voice serves the request
             log.warning("a fitted voice could not be read: %s", safe_traceback(error))
             return None
@@ -157,8 +244,8 @@ class VoiceResolver:
     def counters(self) -> dict[str, int]:
         """Return how often stored voices were used.
 
-        `used` counts requests with a stored voice, `fitted` those that had its fitted one, `extracted` those that found
-        it in its clip, `not_kept` those of them that could not store what they found.
+        `used` counts requests with a stored voice, a mix once for each member, `fitted` those that had its fitted one,
+        `extracted` those that found it in its clip, `not_kept` those of them that could not store what they found.
         """
         return {f"stored_voices_{name}": count for name, count in self._counts.items()}
 

@@ -71,9 +71,9 @@ class BatchedStage(Stage, Generic[T, R]):
         """Take new batch settings. Serve calls this at start and on every change; the process lives on."""
         self.queue.configure(**BatchSettings(**user_config).given())
 
-    async def batched(self, span: AnySpan, item: T, deadline_ns: int) -> R:
+    async def batched(self, span: AnySpan, item: T, due_ns: int) -> R:
         """Compute an item in a batch and tag its span with what became of it, also if it failed."""
-        outcome = await self.queue.submit(item, deadline_ns)
+        outcome = await self.queue.submit(item, due_ns)
         tag_batch(span, outcome)
         if isinstance(outcome.value, Exception):
             raise outcome.value

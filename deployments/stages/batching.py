@@ -4,8 +4,9 @@
 the last request waits longest. This batcher looks at the compute thread instead:
 
 - The thread is idle and one request comes: it starts at once. A lone request never waits for company.
-- The thread has just become free: the batcher takes the whole backlog, up to `max_batch_size`, nearest deadline first.
-  The second piece of a stream whose first piece is being heard goes before a request that has just come.
+- The thread has just become free: the batcher takes the whole backlog, up to `max_batch_size`, most urgent first
+  (`CallContext.order_ns`). The second piece of a stream whose first piece is being heard goes before a request that
+  has just come; a piece whose listener has enough to hear goes after it.
 - The batch is not full: the batcher lingers for one more request only while that pays. It pays while delaying the n
   that wait by the usual gap between arrivals costs less than a batch of its own would cost the newcomer
   (`n * gap < compute time`), and never beyond `batch_wait_ms` after the oldest arrived.
@@ -40,19 +41,17 @@ W = TypeVar("W")
 class _Request(Generic[T, R]):
     """A request in the queue, and where its caller waits for the outcome."""
 
-    __slots__ = ("item", "future", "arrived_ns", "deadline_ns")
+    __slots__ = ("item", "future", "arrived_ns", "due_ns")
 
-    def __init__(
-        self, item: T, future: asyncio.Future[Batched[R | Exception]], arrived_ns: int, deadline_ns: float
-    ) -> None:
+    def __init__(self, item: T, future: asyncio.Future[Batched[R | Exception]], arrived_ns: int, due_ns: float) -> None:
         self.item = item
         self.future = future
         self.arrived_ns = arrived_ns
-        self.deadline_ns = deadline_ns
+        self.due_ns = due_ns
 
 
 def _urgency(request: _Request[T, R]) -> tuple[float, int]:
-    return request.deadline_ns, request.arrived_ns
+    return request.due_ns, request.arrived_ns
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -124,14 +123,14 @@ class Batcher(Generic[T, R]):
         started = self._running_since_ns
         return 0.0 if started is None else (self._clock() - started) / 1e9
 
-    async def submit(self, item: T, deadline_ns: float = float("inf")) -> Batched[R | Exception]:
+    async def submit(self, item: T, due_ns: float = float("inf")) -> Batched[R | Exception]:
         """Add a request and wait for its outcome. One that failed has its exception as `value`: it had a batch too.
 
         Args:
             item: what to compute.
-            deadline_ns: when the whole request must be answered; nearer deadlines go first.
+            due_ns: when the result is needed; those needed sooner go first.
         """
-        request = _Request[T, R](item, asyncio.get_running_loop().create_future(), self._clock(), deadline_ns)
+        request = _Request[T, R](item, asyncio.get_running_loop().create_future(), self._clock(), due_ns)
         self._note_arrival(request.arrived_ns)
         self._work.arrive()
         self._waiting.append(request)
@@ -168,7 +167,7 @@ class Batcher(Generic[T, R]):
             lingering = True
 
     def _most_urgent(self) -> list[_Request[T, R]]:
-        """Take the next batch out of the queue, in the order of deadlines and then of arrivals."""
+        """Take the next batch out of the queue, in the order in which they are due and then of arrivals."""
         if self._drop_cancelled() <= self.max_batch_size:
             batch = sorted(self._waiting, key=_urgency)
             self._waiting.clear()

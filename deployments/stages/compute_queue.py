@@ -64,12 +64,12 @@ class ComputeQueue(Protocol[T_contra, R_co]):
         """Return what this queue has done: `deployments.scaling.work_log.Work` by field."""
         ...
 
-    async def submit(self, item: T_contra, deadline_ns: float = float("inf")) -> Batched[R_co | Exception]:
+    async def submit(self, item: T_contra, due_ns: float = float("inf")) -> Batched[R_co | Exception]:
         """Add a request and wait for its outcome. A request that failed has its exception as `value`.
 
         Args:
             item: what to compute.
-            deadline_ns: when the whole request must be answered. It may set the order; nothing is rejected for it.
+            due_ns: when the result is needed. It may set the order; nothing is rejected for it.
         """
         ...
 

@@ -142,7 +142,7 @@ class ContinuousBatcher:
             waiting = len(self._waiting)
         return self._work.stats(waiting=waiting + self._model.waiting, computing=self._model.decoding, batch=self._most)
 
-    async def submit(self, item: tuple[Utterance, Voice], deadline_ns: float = float("inf")) -> Outcome:
+    async def submit(self, item: tuple[Utterance, Voice], due_ns: float = float("inf")) -> Outcome:
         """Add a request and wait for its outcome. One that failed has its exception as `value`.
 
         Deadlines are ignored: requests decode side by side, and rows are given out in the order of arrival. Cancelled,

@@ -36,7 +36,7 @@ class EmbeddingService(BatchedStage[Reference, Voice]):
 
         async def work(span: AnySpan) -> VoiceReply:
             views, features = await self.arrays.unpack_all(clip.views), await self.arrays.unpack_all(clip.features)
-            voice = await self.batched(span, Reference(views, features, clip.transcript, for_fit), call.deadline_ns)
+            voice = await self.batched(span, Reference(views, features, clip.transcript, for_fit), call.order_ns)
             engine = self.engine.capabilities
             return VoiceReply(self.arrays.pack_all(voice.arrays), (engine.name, engine.version))
 

@@ -49,7 +49,7 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
 
         async def work(span: AnySpan) -> MelReply:
             item = utterance, Voice(await self.arrays.unpack_all(voice))
-            mel = await self.batched(span, item, call.deadline_ns)
+            mel = await self.batched(span, item, call.order_ns)
             _add_phases(span, mel.phases)
             return MelReply(
                 self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings if isinstance(mel, Mel) else None

@@ -104,7 +104,7 @@ class VocoderService(BatchedStage[Item, Sound]):
 
         async def work(span: AnySpan) -> AudioReply:
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
-            pcm, cut_s = await self.batched(span, item, call.deadline_ns)
+            pcm, cut_s = await self.batched(span, item, call.order_ns)
             seconds = self._seconds(pcm)
             timings = mel.timings and mel.timings.cut(cut_s, seconds)
             return AudioReply(self.arrays.pack(pcm), seconds, timings=timings)
@@ -135,7 +135,7 @@ class VocoderService(BatchedStage[Item, Sound]):
         async def work(span: AnySpan) -> AudioChunkReply:
             nonlocal state_now
             mel = MelChunk(await self.arrays.unpack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final)
-            outcome = await self.queue.submit((mel, state.given), call.deadline_ns)
+            outcome = await self.queue.submit((mel, state.given), call.order_ns)
             state_now = _with_outcome(state_now, outcome)
             _tag_stream(span, state_now, outcome)
             if isinstance(outcome.value, Exception):

@@ -10,12 +10,13 @@ The ingress imports only this module. It loads neither torch nor weights until a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from engines.contract import Capabilities, Reference, Utterance, WeightsError
-from engines.embedded import style, text
+from engines.contract import Capabilities, Reference, Utterance, Voice, WeightsError
+from engines.embedded import mix, style, text
 from engines.embedded.mapper import DATA
 from speech.audio import resampled
 from speech.dialects import DIALECTS
@@ -76,6 +77,7 @@ class EmbeddedEngine:
             notice=NOTICE,
             fits_voices=True,
             timestamps=GRANULARITIES,
+            mixes_voices=True,
         )
 
     def check(self, utterance: Utterance) -> None:
@@ -106,6 +108,10 @@ class EmbeddedEngine:
 
     def prepare(self, samples: np.ndarray, rate: int, transcript: str | None = None) -> Reference:
         return Reference(resampled(samples, rate, self.capabilities.reference_rates), transcript=transcript)
+
+    def mix(self, voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
+        """Return the weighted mean of voices: see `engines.embedded.mix`."""
+        return mix.mix(voices, weights)
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1):
         from engines.embedded.speaker import SpeakerEncoder

@@ -8,15 +8,20 @@ the decoder, 18,964, and those of the vocoder, 18,432, which travel on with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 OF_DECODER, OF_VOCODER = "decoder_deltas", "vocoder_deltas"  #: names in a voice's arrays
 
 
 def stacked(members: Sequence[np.ndarray | None], device: torch.device | str = "cpu") -> torch.Tensor | None:
     """Return the deltas of a batch, float32 (B, D), with zeros for members without; None if none has any."""
+    import torch  # the ingress, which mixes voices, needs the names above, and no torch
+
     known = [member for member in members if member is not None]
     if not known:
         return None

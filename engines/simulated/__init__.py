@@ -1,7 +1,8 @@
 """An engine of service times instead of models, for tests of scaling, failure and overhead. It makes a tone.
 
 Every stage sleeps for a stated time and passes on arrays of the size that Fun-CosyVoice3-0.5B would (10 s prompt, 10 s
-of speech): 640 kB of 16 kHz audio, a 162 kB voice, a 160 kB mel, 480 kB of 16-bit audio. A batch of n takes
+of speech): 640 kB of 16 kHz audio, a 162 kB voice, a 160 kB mel, 480 kB of 16-bit audio. With `character_s`, a longer
+text makes longer speech. A batch of n takes
 `stage_ms * (1 + batch_slope * (n - 1))`: slope 1 is a device that gains nothing from batching, 0 one that computes a
 whole batch in the time of one. With `character_ms`, GENERATE_MEL takes longer for a longer text: a batch takes what its
 longest member takes alone, and `batch_slope` of what each other member does.
@@ -55,6 +56,8 @@ class Options(StrictModel):
     """The share of these times that each further member of a batch adds."""
     seconds: float = Field(default=10.0, gt=0, le=30)
     """Seconds of the prompt and of the speech made."""
+    character_s: float = Field(default=0.0, ge=0)
+    """Seconds of speech for each character of the text; 0: `seconds`, whatever the text."""
     fit_ms: float = Field(default=0.0, ge=0)
     """Milliseconds of a step of FIT_VOICE; 0: it fits no voices."""
     fault_file: str | None = None
@@ -65,6 +68,10 @@ class Options(StrictModel):
     def generating_ms(self, text: str) -> float:
         """Return what GENERATE_MEL takes for this text alone, in milliseconds."""
         return self.generate_ms + self.character_ms * len(text)
+
+    def speech_s(self, text: str) -> float:
+        """Return the seconds of speech that this text makes, 30 at most."""
+        return min(30.0, self.character_s * len(text)) or self.seconds
 
     def obey(self, stage: str, *texts: str | None) -> None:
         """Raise RuntimeError, caused by a ValueError, if a text asks for a fault of this stage; both quote the text."""
@@ -88,6 +95,7 @@ class SimulatedEngine:
             reference_rates=(16_000,),
             notice="Simulated: stated service times and a tone in place of speech.",
             fits_voices=self.options.fit_ms > 0,
+            mixes_voices=True,
         )
 
     def check(self, utterance: Utterance) -> None:
@@ -99,6 +107,16 @@ class SimulatedEngine:
         view = np.resize(samples, int(self.options.seconds * 16_000)).astype(np.float32)
         _sleep_until(started + self.options.prepare_ms / 1000)
         return Reference({16_000: view}, transcript=transcript)
+
+    def mix(self, voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
+        """Return the weighted mean of the voices' arrays."""
+        shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
+        return Voice(
+            {
+                name: np.tensordot(shares, np.stack([voice.arrays[name] for voice in voices]), 1)
+                for name in voices[0].arrays
+            }
+        )
 
     def load_speaker_encoder(self, device: str = "cpu", threads: int = 1) -> _SpeakerEncoder:
         return _SpeakerEncoder(self.options)
@@ -165,10 +183,11 @@ class _AcousticModel(_Probed):
         if self._options.faults and "refuse:generate" in utterance.text:
             return InvalidInput("The simulated engine was asked to refuse this text.", param="text", code="refused")
         # The pitch depends on text, voice and seed, so a test can tell that an answer belongs to its own request.
-        arrays = {"mel": np.full((80, int(self._options.seconds * 50)), _pitch(utterance, voice), np.float32)}
+        seconds = self._options.speech_s(utterance.text)
+        arrays = {"mel": np.full((80, int(seconds * 50)), _pitch(utterance, voice), np.float32)}
         if self._options.faults:  # the vocoder sees no text, but must be able to fail on it
             arrays["text"] = np.frombuffer(utterance.text.encode(), np.uint8)
-        return Mel(arrays, self._options.seconds)
+        return Mel(arrays, seconds)
 
 
 class _Vocoder(_Probed):

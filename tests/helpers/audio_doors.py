@@ -14,7 +14,7 @@ Door = tuple[str, str]  #: method and path
 
 _INFERENCE = ("sft", "zero_shot", "cross_lingual", "instruct", "instruct2")
 SPEECH: frozenset[Door] = frozenset(
-    {("POST", "/api/generate"), ("POST", "/v1/audio/speech")}
+    {("POST", "/api/generate"), ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/speech/batch")}
     | {(method, f"/inference_{name}") for name in _INFERENCE for method in ("GET", "POST")}
 )
 OTHER: frozenset[Door] = frozenset(

@@ -13,6 +13,7 @@ import pytest
 import tracing
 from deployments.ingress import metrics
 from deployments.ingress.context import RequestContext
+from deployments.ingress.continuity import Continuity
 from deployments.ingress.metrics import Metrics
 from speech.dialects import DIALECTS
 from speech.errors import Cancelled, InvalidInput, Overloaded, StageUnavailable
@@ -136,6 +137,25 @@ def test_a_stream_and_a_known_voice():
     run = told(first_audio_s=0.14, streaming=True, audio_s=4.0)
     assert run["cosygraph_first_audio_seconds"] == [(0.14, {"dialect": "mandarin"})]
     assert run["cosygraph_real_time_factor"][0][1] == {"answer": "stream"}
+
+
+def streamed(late_s: float) -> Continuity:
+    """Return a stream of two parts of 1 s, the second so much too late."""
+    now = [0.0]
+    stream = Continuity(lambda: now[0])
+    for at in (0.0, 1.0 + late_s):
+        now[0] = at
+        with stream.sending(1.0):
+            pass
+    return stream
+
+
+@pytest.mark.parametrize("late_s, continuous", [(0.5, "false"), (-0.5, "true")])
+def test_a_stream_is_counted_by_whether_its_listener_ran_dry(late_s, continuous):
+    seen = told(streaming=True, continuity=streamed(late_s))
+    assert seen["cosygraph_streams"] == [(1, {"continuous": continuous, "dialect": "mandarin"})]
+    assert seen["cosygraph_stream_underrun_seconds"] == [(max(0.0, late_s), {"dialect": "mandarin"})]
+    assert "cosygraph_streams" not in told(audio_s=2.0), "a whole file is no stream"
 
 
 def test_a_request_without_spans_has_its_own_figures():

@@ -93,6 +93,56 @@ def test_openais_events_count_characters_in_and_25_tokens_a_second_out():
     assert events[-1][1]["usage"] == {"input_tokens": 11, "output_tokens": 20, "total_tokens": 31}
 
 
+async def late(delays: list[float]):
+    """Yield 0.1 s of audio after each delay."""
+    for delay_s in delays:
+        await asyncio.sleep(delay_s)
+        yield AudioPart(CHUNK)
+
+
+async def body_of(kind: str, stream, ctx: RequestContext, reader_s: float = 0.0) -> None:
+    """Read a stream to its end; the reader takes `reader_s` for each part."""
+    if kind == "raw":
+        response = await responses.stream(request(), stream, RATE, ctx, MARK)
+    else:
+        format = OpenAiEventFormat() if kind == "openai" else responses.EventFormat(lambda ctx: None)
+        response = await responses.events(request(), stream, RATE, ctx, format, MARK)
+    async for _ in response.body_iterator:
+        await asyncio.sleep(reader_s)
+
+
+@pytest.mark.parametrize("kind", ["raw", "sse", "openai"])
+def test_a_stream_that_falls_behind_says_so_on_its_root(kind):
+    ctx = new_context()
+    asyncio.run(body_of(kind, late([0.0, 0.0, 0.5, 0.0]), ctx))
+    [root] = ctx.finish(200)
+    assert root.tags["stream.continuous"] == "false" and root.tags["stream.seconds"] == 0.4
+    assert 250 <= root.tags["stream.underrun_ms"] <= 450  # 0.2 s of audio bridge 0.5 s
+    [began] = [at for at, text in root.events if text == "gap began"]
+    assert 0.15e9 < began - root.start_ns < 0.5e9, "where the audio had ended, not where it went on"
+
+
+@pytest.mark.parametrize("kind", ["raw", "sse", "openai"])
+def test_a_slow_reader_makes_no_gap(kind):
+    ctx = new_context()
+    asyncio.run(body_of(kind, late([0.0] * 4), ctx, reader_s=0.2))
+    [root] = ctx.finish(200)
+    assert root.tags["stream.continuous"] == "true" and root.tags["stream.underrun_ms"] == 0
+
+
+def test_only_so_many_gaps_are_annotated():
+    ctx = new_context()
+    asyncio.run(body_of("raw", late([0.11] * 12), ctx))
+    [root] = ctx.finish(200)
+    assert ctx.continuity.gaps > 8 and len([text for _, text in root.events if text == "gap began"]) == 8
+
+
+def test_a_whole_file_says_nothing_of_gaps():
+    ctx = new_context()
+    asyncio.run(responses.whole(request(), AudioPart(CHUNK), RATE, MARK))
+    assert "stream.continuous" not in ctx.finish(200)[0].tags
+
+
 @pytest.mark.parametrize(
     "event_format, param",
     [(responses.EventFormat(lambda ctx: None), "prompt_audio"), (OpenAiEventFormat(), "ref_audio")],

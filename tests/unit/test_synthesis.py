@@ -22,7 +22,9 @@ from speech.words import Timings
 from tracing import Tracer, vocabulary
 
 RATE = 24_000
+HOLD_S = 1.0
 TEXT = "Here is the first of the sentences. Here is the second of the sentences. Here is the third of them all."
+TWO = "Here is the first of the sentences. Here is the second of them."
 VOICE = CachedVoice({"embedding": np.ones(4)})
 
 
@@ -70,7 +72,7 @@ class Voices:
 
 def speaking(pipeline: Pipeline, streaming: bool = False, at_once: int = 2) -> Synthesizer:
     can = Capabilities("fake", "1", RATE, frozenset({"en-US"}), frozenset({"fast"}), (16_000,), streaming=streaming)
-    return Synthesizer(pipeline, Voices(), can, ArrayStore("here", lambda: False), at_once)
+    return Synthesizer(pipeline, Voices(), can, ArrayStore("here", lambda: False), at_once, HOLD_S)
 
 
 source = Clip(b"clip", None)
@@ -137,6 +139,17 @@ def test_the_first_piece_of_a_stream_is_alone_until_it_is_heard_and_then_so_many
         assert [text for _, text in root.events] == [vocabulary.FIRST_CHUNK]
 
     asyncio.run(scenario())
+
+
+def test_one_piece_at_a_time_is_enough():
+    async def read() -> list[int]:
+        sounds = [part.samples async for part in speaking(Pipeline(), at_once=1).stream(ask(), source, new_run())]
+        return levels(np.concatenate(sounds))
+
+    async def scenario() -> list[int]:
+        return await asyncio.wait_for(read(), 10)
+
+    assert asyncio.run(scenario()) == [1000, 2000, 3000]
 
 
 def test_who_stops_listening_cancels_what_is_under_way():
@@ -209,7 +222,7 @@ def check_words(text: str, words, samples: np.ndarray) -> None:
     assert [word.text for word in words] == re.findall(r"[\w*]+", text)
     for word in words:
         assert text[word.start : word.end] == word.text
-        inside = samples[round(word.start_s * RATE) + 120 : round(word.end_s * RATE) - 120]
+        inside = samples[round(word.start_s * RATE) + 2 : round(word.end_s * RATE) - 2]
         assert len(set(inside.tolist())) == 1 and inside[0] >= 1000, "steady: neither a pause nor another piece"
 
 
@@ -260,3 +273,67 @@ def test_an_engine_that_streams_tells_its_part_at_the_end():
         assert (whole.text, whole.start_s) == (TEXT, 0.0) and whole.end_s == pytest.approx(0.6)
 
     asyncio.run(scenario())
+
+
+class Telling(Pipeline):
+    """Tells when each piece is due, in seconds after its request came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: list[float] = []
+
+    async def speech(self, utterance, voice, run):
+        self.due.append((run.call_context().due_ns - run.started_ns) / 1e9)
+        return await super().speech(utterance, voice, run)
+
+
+def test_each_piece_of_a_stream_is_due_when_its_listener_needs_it():
+    pipeline, run = Telling(), new_run()
+
+    async def read():
+        async for part in speaking(pipeline, at_once=3).stream(ask(), source, run):
+            with run.continuity.sending(len(part.samples) / RATE):
+                pass
+
+    asyncio.run(read())
+    first, second, third = pipeline.due
+    assert first == pytest.approx(HOLD_S, abs=0.2), "it may be put back by so much"
+    assert second == pytest.approx(0.5, abs=0.2), (
+        "half a second of audio is before it, and nothing is known of its time"
+    )
+    assert third > second + 1, "the expected length of a sentence more"
+
+
+def test_a_whole_answer_is_due_like_a_first_sound_and_a_long_one_later():
+    pipeline, run = Telling(), new_run()
+    asyncio.run(speaking(pipeline).synthesize(ask(), source, run))
+    assert pipeline.due == [pytest.approx(HOLD_S)]
+
+    async def long() -> None:
+        run = new_run()
+        await run.extend_deadline(600)
+        await speaking(pipeline).synthesize(ask(" ".join([TEXT] * 3), long_form="true"), source, run)
+
+    asyncio.run(long())
+    assert pipeline.due[1:] == [pytest.approx(540 + HOLD_S)] * (len(pipeline.due) - 1)
+
+
+def test_a_first_sound_is_held_back_while_the_second_is_expected_to_come_too_late():
+    class Slow(Pipeline):
+        async def speech(self, utterance, voice, run):
+            await asyncio.sleep(0.8 if "second" in utterance.text else 0.0)  # for half a second of audio
+            return await super().speech(utterance, voice, run)
+
+    async def read(known: bool) -> dict:
+        pipeline, run = Slow(), new_run()
+        synthesizer = speaking(pipeline)
+        for _ in range(9 * known):
+            synthesizer._run_ahead.note_piece(ask(TWO).utterance, 0.5, 0.8)
+        async for part in synthesizer.stream(ask(TWO), source, run):
+            with run.continuity.sending(len(part.samples) / RATE):
+                pass
+        return run.finish(200)[0].tags
+
+    unknown, known = asyncio.run(read(False)), asyncio.run(read(True))
+    assert unknown["stream.continuous"] == "false" and "stream.hold_ms" not in unknown
+    assert 100 < known["stream.hold_ms"] < 700 and known["stream.underrun_ms"] < unknown["stream.underrun_ms"] - 100

@@ -31,6 +31,7 @@ def decide(settings: dict | None = None, **trace) -> SamplingDecision:
         (dict(incoming=DEBUG, failed=True), True, "error"),
         (dict(failed=True, duration_s=99), True, "error"),
         (dict(duration_s=10.0), False, "ratio"),
+        (dict(gaps=True), True, "stream_gaps"),
         (dict(duration_s=10.001), True, "slow"),
         (dict(principals={"test", "x"}), True, "principal"),
         (dict(principals={"x"}), False, "ratio"),

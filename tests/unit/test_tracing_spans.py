@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,14 @@ def test_a_call_context_is_small_and_its_retry_keeps_the_deadline():
     assert again.remaining_s(clock) < 0
     from_a_fast_clock = CallContext(call.traceparent, clock.ns + 99, 0)
     assert from_a_fast_clock.waited_ms(clock) == 0
+
+
+def test_a_call_is_ordered_by_when_it_is_due_on_its_receivers_clock():
+    call = CallContext("", 1, 50, (("there", 7),))
+    assert call.order_ns == 50, "nobody said when it is due"
+    due = replace(call, due_ns=20)
+    assert due.order_ns == 20 and due.on_clock_of("there").order_ns == 27 and due.resent(lambda: 9).order_ns == 20
+    assert call.on_clock_of("there").due_ns is None
 
 
 def test_a_client_span_names_the_service_that_could_not_report():

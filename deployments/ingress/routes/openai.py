@@ -7,6 +7,7 @@ says how they are used here.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,7 +27,7 @@ from speech.words import Word
 FORM = form.Kind("ref_audio", text="input and voice", required=False)
 #: OpenAI's and vLLM-Omni's names of fields -> ours.
 RENAMED = {"input": "text", "instructions": "style_instruction", "ref_text": "prompt_text"}
-_THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
+THEIR_NAMES = {ours: theirs for theirs, ours in RENAMED.items()} | {"prompt_audio": "ref_audio"}
 SAME = ("dialect", "speed", "seed", "response_format", "stream_format", "timestamps", "long_form")
 FIELDS = tuple(SpeechBody.model_fields)
 #: CosyVoice3's speech tokens: 25 a second, whatever the engine.
@@ -42,7 +43,7 @@ def add(app: FastAPI, api: IngressApi) -> None:
         try:
             return await _speech(api, request)
         except SpeechError as error:
-            error.rename_param(_THEIR_NAMES)
+            error.rename_param(THEIR_NAMES)
             raise
 
     @app.get("/v1/models", summary="The engine that runs", **MODELS)
@@ -77,6 +78,22 @@ async def _speech(api: IngressApi, request: Request) -> Response:
             raise InvalidInput(
                 f"The body has a field that is not known. Known fields: {', '.join(FIELDS)}.", code="field_unknown"
             )
+    fields, clip = fields_of(given, clip, api)
+    return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
+
+
+def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> tuple[dict[str, str], bytes | None]:
+    """Turn the fields of a `SpeechBody`, as text, into those of `speech.requests`, and the clip.
+
+    Args:
+        given: fields whose names have been checked.
+        clip: the clip, if it came as a file.
+        api: the ingress, for its models and dialects.
+
+    Raises:
+        InvalidInput: a field is wrong.
+        NotFound: there is no such model.
+    """
     if model := given.get("model"):
         _check_model(model, api)
     if given.get("task_type", "Base") != "Base":
@@ -103,17 +120,25 @@ async def _speech(api: IngressApi, request: Request) -> Response:
         fields["voice"] = given["voice"]
     if "dialect" not in fields and (dialect := _dialect_of(given.get("language"), api)):
         fields["dialect"] = dialect
-    return await api.speak(fields, clip, context_of(request), event_format=EventFormat())
+    return fields, clip
 
 
 async def _read(request: Request) -> tuple[dict[str, str], bytes | None]:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         sent = await form.read(request, FORM)
         return sent.fields, sent.prompt_audio
-    body = await json_body.read(request)
-    if isinstance(voice := body.get("voice"), dict):
-        body["voice"] = voice.get("id")
-    return {name: _text(name, value) for name, value in body.items() if value is not None}, None
+    return as_form(await json_body.read(request)), None
+
+
+def as_form(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a JSON object as a form would have them; null is no field.
+
+    Raises:
+        InvalidInput: a value is no text, number or flag.
+    """
+    voice = body.get("voice")
+    named = {**body, "voice": voice.get("id")} if isinstance(voice, dict) else body
+    return {name: _text(name, value) for name, value in named.items() if value is not None}
 
 
 def _text(name: str, value: Any) -> str:
@@ -175,6 +200,12 @@ def _english(code: str) -> str:
     }.get(code, code)
 
 
+def usage(characters: int, seconds: float) -> dict[str, int]:
+    """Return OpenAI's figures of an answer: tokens are characters in, and 25 a second of speech out."""
+    tokens_in, tokens_out = characters, round(seconds * _TOKENS_PER_SECOND)
+    return {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+
+
 class EventFormat(server_sent_events.EventFormat):
     """Writes OpenAI's events."""
 
@@ -193,21 +224,12 @@ class EventFormat(server_sent_events.EventFormat):
         return server_sent_events.event(None, fields | server_sent_events.timestamps(words))
 
     def done(self, summary: server_sent_events.StreamSummary, ctx: RequestContext) -> bytes:
-        """Return the last event. Tokens are characters in, and 25 a second of speech out."""
-        tokens_in, tokens_out = summary.characters, round(summary.seconds * _TOKENS_PER_SECOND)
+        """Return the last event."""
         return server_sent_events.event(
-            None,
-            {
-                "type": "speech.audio.done",
-                "usage": {
-                    "input_tokens": tokens_in,
-                    "output_tokens": tokens_out,
-                    "total_tokens": tokens_in + tokens_out,
-                },
-            },
+            None, {"type": "speech.audio.done", "usage": usage(summary.characters, summary.seconds)}
         )
 
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
-        error.rename_param(_THEIR_NAMES)
+        error.rename_param(THEIR_NAMES)
         return server_sent_events.event(None, {"type": "error", **error.body()})

@@ -1,0 +1,154 @@
+"""Finds pauses in a text: `[pause:0.5s]` or `[pause:500ms]` between two words, at the beginning or at the end.
+
+A pause is no engine's business. The text is cut there, its passages are spoken one by one, and the silence between them
+is joined in exactly: from the last sound before it to the first sound after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from speech.aligned_text import AlignedText
+from speech.errors import InvalidInput
+from speech.inline import speakable
+from speech.spoken import markdown
+
+SHORTEST_S, LONGEST_S = 0.05, 10.0  #: of one pause
+MOST_S = 60.0  #: of all pauses of a request together
+MOST = 100  #: pauses of a request
+EXAMPLES = "[pause:0.5s] or [pause:500ms]"
+
+#: Whatever is meant as a pause, so that none is read aloud: `[pause]`, `[pause 1s]` and one without its end, too.
+_TAG = re.compile(r"[\[［]\s*pause\s*(?=[\]］:：=\d])([^\[\]［］]*)([\]］]?)", re.IGNORECASE)
+_LENGTH = re.compile(r"[:：]\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*(ms|s)\s*", re.IGNORECASE)
+#: In place of a pause while Markdown's signs are taken out; `speech.text` allows no such character in a text.
+_MARK = "\x01"
+_IN_A_PAIR = re.compile(rf"<\s*([A-Za-z]+)\s*>[^<>]*{_MARK}[^<>]*</\s*\1\s*>")
+#: Signs that belong to the words before the pause, where they were written after it.
+_CLOSING = re.compile(r"^[\s。．｡！？；…‼⁇⁈⁉?!.;，、：,:)\]）】》〉」』”»]+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text that is spoken without a pause, and the seconds of silence before it."""
+
+    text: str  #: an AlignedText: it knows where it stands in the text that was sent
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class PacedText:
+    """A text with pauses."""
+
+    passages: tuple[Passage, ...]
+    last_pause_s: float = 0.0  #: after the last passage
+    written: str = ""  #: the text with its pauses, as it was sent
+
+    @property
+    def text(self) -> str:
+        """The text without its pauses."""
+        return " ".join(passage.text for passage in self.passages)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all pauses together."""
+        return sum(passage.pause_s for passage in self.passages) + self.last_pause_s
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """The pauses between a request's pieces, where they are not the pieces' own."""
+
+    before_s: float = 0.0  #: before the first piece
+    after_s: Mapping[int, float] = field(default_factory=dict)  #: number of a piece, from 0: seconds after it
+    last_is_heard: bool = False  #: the last piece's pause ends the audio
+
+    def __bool__(self) -> bool:
+        return bool(self.before_s or self.after_s)
+
+
+def parse(text: str) -> PacedText | None:
+    """Cut a text at its pauses.
+
+    Args:
+        text: as `speech.text.check_text` left it.
+
+    Returns:
+        The passages, in order; None if the text has no pauses.
+
+    Raises:
+        InvalidInput: (param `text`) `pause_malformed`, `pause_out_of_range`, `pauses_too_long`, `pauses_too_many`,
+            `pause_in_tag`, or `pause_alone` if nothing remains to be said.
+    """
+    lengths = [_seconds(tag) for tag in _TAG.finditer(text)]
+    if not lengths:
+        return None
+    if len(lengths) > MOST:
+        raise _refuse(
+            f"The text has {len(lengths)} pauses; the limit is {MOST}. Split it over several requests.",
+            "pauses_too_many",
+        )
+    if sum(lengths) > MOST_S:
+        raise _refuse(
+            f"The pauses of the text are {sum(lengths):g} s long together; the limit is {MOST_S:g} s. Shorten them, or "
+            "put the silence between the files of several requests.",
+            "pauses_too_long",
+        )
+    marked = AlignedText.of(text).sub(_TAG, _MARK)
+    if _IN_A_PAIR.search(marked):
+        raise _refuse(
+            "A pause can't stand between a tag and its end, as in <strong>…</strong>. Close the tag before the pause, "
+            "and open it again after it.",
+            "pause_in_tag",
+        )
+    plain = markdown.plain(marked)
+    cuts = [0, *(at for match in re.finditer(_MARK, plain) for at in match.span()), len(plain)]
+    texts = [plain[start:end] for start, end in zip(cuts[::2], cuts[1::2], strict=True)]
+    return replace(_passages(texts, lengths), written=text)
+
+
+def _passages(texts: list[AlignedText], lengths: list[float]) -> PacedText:
+    """Pair the texts around the pauses with them; signs and tags without a word go to a neighbour."""
+    spoken: list[Passage] = []
+    waiting, owed = AlignedText.of(""), 0.0
+    for text, pause_s in zip(texts, [0.0, *lengths], strict=True):
+        owed += pause_s
+        if spoken and not waiting and (closing := _CLOSING.match(text)):
+            signs = text[: closing.end()].strip()
+            spoken[-1] = Passage(AlignedText.joined((spoken[-1].text, signs)), spoken[-1].pause_s)
+            text = text[closing.end() :]
+        text = AlignedText.joined((waiting, text.strip()), " ").strip()
+        if any(speakable(text)):
+            spoken.append(Passage(text, owed))
+            waiting, owed = AlignedText.of(""), 0.0
+        else:
+            waiting = text
+    if not spoken:
+        raise _refuse("The text has pauses, and nothing to say between them. Write at least one word.", "pause_alone")
+    if waiting:
+        spoken[-1] = Passage(AlignedText.joined((spoken[-1].text, waiting), " "), spoken[-1].pause_s)
+    return PacedText(tuple(spoken), owed)
+
+
+def _seconds(tag: re.Match[str]) -> float:
+    length = _LENGTH.fullmatch(tag[1].strip())
+    if length is None or not tag[2]:
+        raise _refuse(
+            f"The pause at character {tag.start() + 1} of the text can't be read. Write {EXAMPLES}; to have the word "
+            "spoken, leave out the bracket.",
+            "pause_malformed",
+        )
+    seconds = float(length[1]) / (1000 if length[2].lower() == "ms" else 1)
+    if not SHORTEST_S <= seconds <= LONGEST_S:
+        raise _refuse(
+            f"The pause at character {tag.start() + 1} of the text is {seconds:g} s long; a pause has {SHORTEST_S:g} "
+            f"to {LONGEST_S:g} s. For a longer one write several in a row.",
+            "pause_out_of_range",
+        )
+    return seconds
+
+
+def _refuse(message: str, code: str) -> InvalidInput:
+    return InvalidInput(message, param="text", code=code)
