@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from speech.words import Word
 
@@ -44,7 +45,7 @@ def cues(words: Sequence[Word], text: str) -> list[Cue]:
         else:
             groups.append([word])
     found: list[Cue] = []
-    for group, following in zip(groups, [*groups[1:], None], strict=True):
+    for group, following in zip_longest(groups, groups[1:]):
         start = 0 if group is groups[0] else group[0].start - len(_opening(text[: group[0].start]))
         end = following[0].start - len(_opening(text[: following[0].start])) if following else len(text)
         latest = following[0].start_s if following else float("inf")

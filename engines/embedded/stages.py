@@ -35,6 +35,10 @@ _PART_PHONEMES = 250
 #: frames of silence left on either side of a join between parts of a long text: after a sentence, a clause, a word. The
 #: last sound before a join is drawn out and dies away, which sounds like 0.3 s more.
 _PAUSE_FRAMES = (8, 3, 1)
+#: frames by which a phoneme is heard before the network's durations have it: fricatives and the power above 4.5 kHz
+#: agree best at 55 ms, vowels and the power from 0.2 to 1.5 kHz at 50 ms (20 sentences; at each of five speeds 45 to
+#: 65 ms). `bench.words` measures what is left.
+_HEARD_BEFORE = 2
 _SENTENCE_ENDS, _CLAUSE_ENDS = ".!?…", ",;:—"
 
 
@@ -285,7 +289,9 @@ def _timings(plan: _Plan, spoken: list[np.ndarray]) -> Timings:
     """Find the written words; `spoken` holds the frames of each part's phonemes, (p, 2)."""
     between = np.zeros((1, 2), np.int64)  # the space between two parts, during which nothing is said
     frames = [row for number, part in enumerate(spoken) for row in ([between] if number else []) + [part]]
-    seconds = np.concatenate(frames) * (2 * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE)
+    seconds = (np.concatenate(frames) - _HEARD_BEFORE).clip(min=0) * (
+        2 * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE
+    )
     return text.timing.timings(AlignedText.joined(plan.phonemes, " "), seconds, plan.text)
 
 

@@ -259,7 +259,7 @@ def serve(app) -> tuple[uvicorn.Server, str]:
 
 def _words(text: str, seconds: float) -> dict:
     """Return half of the words with the first half second of audio, the others with the next."""
-    words = [(match[0], *match.span()) for match in re.finditer(r"\S+", text)]
+    words = [(match[0], *match.span()) for match in re.finditer(r"[^\s.,!?。，！？]+", text)]
     half = words[: (len(words) + 1) // 2] if seconds == 0 else words[(len(words) + 1) // 2 :] if seconds == 0.5 else []
     each = 0.5 / max(len(half), 1)
     return {

@@ -30,6 +30,12 @@ def test_a_cue_ends_with_its_sentence_and_keeps_its_punctuation():
     ]
 
 
+def test_the_full_stop_of_an_abbreviation_ends_no_cue():
+    text = "Ask Dr. Smith. He knows."
+    words = [word if word.text != "Dr" else Word("Dr.", 4, 7, word.start_s, word.end_s) for word in spoken(text)]
+    assert [cue.text for cue in cues(words, text)] == ["Ask Dr. Smith.", "He knows."]
+
+
 def test_a_pause_ends_a_cue():
     text = "one two three four"
     assert [cue.text for cue in cues(spoken(text, pauses={2: 1.0}), text)] == ["one two", "three four"]
