@@ -117,16 +117,16 @@ class SpeechRequest:
         """Return the utterances of `pieces`, and the pauses between them that the text asks for."""
         if self.paced is None:
             return [replace(self.utterance, text=text) for text in self._cut(early)], Pauses()
-        passages = self.paced.passages
+        parts = self.paced.parts
         texts: list[str] = []
         after: dict[int, float] = {}
-        for passage in passages:
+        for part in parts:
             if texts:
-                after[len(texts) - 1] = passage.pause_s
-            texts += self._cut(early, passage.text)
+                after[len(texts) - 1] = part.pause_s
+            texts += self._cut(early, part.text)
         if self.paced.last_pause_s:
             after[len(texts) - 1] = self.paced.last_pause_s
-        found = Pauses(passages[0].pause_s, after, self.paced.last_pause_s > 0)
+        found = Pauses(parts[0].pause_s, after, self.paced.last_pause_s > 0)
         return [replace(self.utterance, text=text) for text in texts], found
 
     def _cut(self, early: bool, text: str | None = None) -> list[str]:
