@@ -50,6 +50,7 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk | TextWant
         async def work(span: AnySpan) -> MelReply:
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             mel = await self.batched(span, item, call.order_ns)
+            assert not isinstance(mel, TextWanted), "only the text of a stream may be open"
             _add_phases(span, mel.phases)
             return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
 
