@@ -336,9 +336,20 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         "python -m cluster say 'Good morning.' --voice anna -o out.wav --srt out.srt\n\n"
         f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n",
     )
-    command.add_argument("text", help="text to speak: at most 200 characters, with --long 5,000")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "text",
+        nargs="?",
+        default="",
+        help="text to speak: at most 200 characters, with --long 5,000; [pause:0.5s] in it is a pause",
+    )
+    what.add_argument(
+        "--follow",
+        action="store_true",
+        help="speak standard input while it is written, clause by clause (docs/live.md); `-o -` gives PCM to a player",
+    )
     whose = command.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id")
+    whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id; or a mix: 'anna(2)+bob(1)'")
     whose.add_argument(
         "--clip",
         type=Path,

@@ -4,7 +4,7 @@ A `StageReply` is the envelope. The other classes are what each stage puts into 
 
     PREPROCESS_AUDIO  ClipReply
     EXTRACT_SPEAKER   VoiceReply
-    GENERATE_MEL      MelReply, or a stream of MelChunkReply
+    GENERATE_MEL      MelReply, or a stream of MelChunkReply, which may end with TextWanted
     VOCODE_WAV        AudioReply, or an AudioChunkReply for each chunk
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from deployments.arrays import Packed, PackedArrays
-from engines.contract import Said
+from engines.contract import Reach, Said
 from speech.errors import SpeechError
 from speech.words import Timings
 from tracing import FinishedSpan
@@ -99,7 +99,7 @@ class MelChunkReply:
     said: Said = ()
 
     @property
-    def reaches(self) -> tuple[int, float, bool]:
+    def reaches(self) -> Reach:
         """Return how far into the utterance this chunk goes: `MelChunk.reaches`."""
         return self.part, self.seconds, self.final
 
@@ -136,7 +136,7 @@ class StreamState:
 
     started_ns: int | None = None
     first_ns: int | None = None
-    reached: tuple[int, float, bool] | None = None
+    reached: Reach | None = None
     given: int = 0
     chunks: int = 0
     queue_ms: float = 0.0

@@ -54,10 +54,10 @@ class Joiner:
         self._ramp = ((1 - np.cos(np.pi * (np.arange(steps) + 0.5) / steps)) / 2).astype(np.float32)
         self._held: np.ndarray
         self._sound_end: int
-        self._given = 0  # samples given out, all pieces together
-        self._first = 0  # place of the last piece's first sample among them
         # samples of silence before the next sound; None before the first piece, unless it has a lead
         self._owed: int | None = round(lead_s * rate) or None
+        self._given = 0  # samples given out, all pieces together
+        self._first = 0  # place of the last piece's first sample among them
         self._begin()
 
     @property

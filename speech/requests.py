@@ -94,12 +94,12 @@ class SpeechRequest:
     response_format: str = "wav"
     stream_format: str | None = None  #: audio, sse, or None for one whole file
     waits_for_fit: bool = False  #: speak when the voice is fitted to its speaker
-    timestamps: str | None = None  #: what gets a time, of `speech.words.GRANULARITIES`; offsets count in `written`
     paced: PacedText | None = None  #: the text with its pauses, which the utterance lacks; None if it has none
+    timestamps: str | None = None  #: what gets a time, of `speech.words.GRANULARITIES`
 
     @property
     def written(self) -> str:
-        """The text as it was sent and checked, with its pauses."""
+        """The text as it was written, with its pauses; offsets of words are positions in it."""
         return self.utterance.text if self.paced is None else self.paced.written
 
     def pieces(self, early: bool) -> list[Utterance]:
@@ -117,16 +117,16 @@ class SpeechRequest:
         """Return the utterances of `pieces`, and the pauses between them that the text asks for."""
         if self.paced is None:
             return [replace(self.utterance, text=text) for text in self._cut(early)], Pauses()
-        passages = self.paced.passages
+        parts = self.paced.parts
         texts: list[str] = []
         after: dict[int, float] = {}
-        for passage in passages:
+        for part in parts:
             if texts:
-                after[len(texts) - 1] = passage.pause_s
-            texts += self._cut(early, passage.text)
+                after[len(texts) - 1] = part.pause_s
+            texts += self._cut(early, part.text)
         if self.paced.last_pause_s:
             after[len(texts) - 1] = self.paced.last_pause_s
-        found = Pauses(passages[0].pause_s, after, self.paced.last_pause_s > 0)
+        found = Pauses(parts[0].pause_s, after, self.paced.last_pause_s > 0)
         return [replace(self.utterance, text=text) for text in texts], found
 
     def _cut(self, early: bool, text: str | None = None) -> list[str]:
@@ -185,8 +185,8 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         _choice(fields.get("response_format"), "response_format", RESPONSE_FORMATS) or _default("response_format"),
         _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS),
         _choice(fields.get("fit"), "fit", FITS) is not None,
-        _timestamps(fields),
         paced,
+        _timestamps(fields),
     )
 
 

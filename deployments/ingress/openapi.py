@@ -168,6 +168,14 @@ GENERATE: Description = _speech(
     schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM
 )
 SPEECH: Description = _speech(schema(SpeechBody), _JSON, _FORM)
+#: OpenAPI can't describe a WebSocket; this is its handshake.
+LIVE_HANDSHAKE: Description = {
+    "responses": {
+        101: {"description": "The WebSocket is open; docs/live.md has its messages"},
+        **failures(*_ACCESS, errors.UpgradeRequired, errors.StageUnavailable),
+    },
+    "description": "A WebSocket, which OpenAPI can't describe: docs/live.md has its messages. A plain GET gets 426.",
+}
 BATCH: Description = {
     "responses": {
         200: answer(

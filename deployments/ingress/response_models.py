@@ -113,10 +113,10 @@ class EngineFacts(_Answer):
     """Shortest and longest reference clip."""
     fits_voices: bool
     """True if stored voices can be fitted to their speakers."""
-    timestamps: list[str]
-    """What it can give times of: part, character, word, phoneme."""
     mixes_voices: bool
     """True if stored voices can be mixed: `anna(2)+bob(1)`."""
+    timestamps: list[str]
+    """What it can give times of: part, character, word, phoneme."""
 
 
 class Usage(_Answer):

@@ -156,9 +156,11 @@ async def _events(
     try:
         while event is not None and not isinstance(event, Exception):
             if isinstance(event, StageProgress):
-                yield event_format.stage(event)
+                with ctx.continuity.sending(0.0):
+                    yield event_format.stage(event)
             elif isinstance(event, FitProgress):
-                yield event_format.fit(event)
+                with ctx.continuity.sending(0.0):
+                    yield event_format.fit(event)
             else:
                 summary.add(event.seconds)
                 words = event.words if timed else None

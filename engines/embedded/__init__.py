@@ -76,8 +76,8 @@ class EmbeddedEngine:
             reference_seconds=(3.0, 15.0),
             notice=NOTICE,
             fits_voices=True,
-            timestamps=GRANULARITIES,
             mixes_voices=True,
+            timestamps=GRANULARITIES,
         )
 
     def check(self, utterance: Utterance) -> None:

@@ -51,6 +51,11 @@ def test_speech_figures_and_the_trace(spoken, api):
     }
 
 
+def test_a_mix_of_voices_and_pauses_go_to_the_api_as_they_are_written(spoken, api):
+    assert spoken("--voice", "anna(2)+bob(1)", text="Wait [pause:0.5s] here.")[0] == 0
+    assert (api.asked[0]["voice"], api.asked[0]["text"]) == ("anna(2)+bob(1)", "Wait [pause:0.5s] here.")
+
+
 def test_without_a_terminal_each_stage_is_a_line(spoken):
     _, out, _, _ = spoken("--voice", "anna")
     assert [line.split()[:2] for line in out.splitlines()[:4]] == [
