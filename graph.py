@@ -17,7 +17,7 @@ from ray.serve import Application
 
 from access.limiter import Limiter
 from deployments.ingress.context import StageContext
-from deployments.ingress.deployment import CosyVoice3Api
+from deployments.ingress.deployment import INGRESS_OPTIONS, CosyVoice3Api
 from deployments.ingress.draining import drain as drain  # `python -m cluster.drain` asks the application's module
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.stage_clients import (
@@ -96,7 +96,7 @@ def build(args: GraphConfig) -> Application:
     fitting = None
     if config := args.fits():  # FIT_VOICE: in the background, on no request's way
         fitting = deployment(FittingService, **FITTING_OPTIONS).bind(config)
-    return deployment(CosyVoice3Api).bind(args.api(), graph, limiter, _fallback(args), fitting)
+    return deployment(CosyVoice3Api, **INGRESS_OPTIONS).bind(args.api(), graph, limiter, _fallback(args), fitting)
 
 
 def _fallback(args: GraphConfig) -> Graph | None:

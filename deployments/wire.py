@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from deployments.arrays import Packed, PackedArrays
 from engines.contract import Reach, Said
 from speech.errors import SpeechError
+from speech.words import Timings
 from tracing import FinishedSpan
 
 T = TypeVar("T")
@@ -71,10 +72,15 @@ class VoiceReply:
 
 @dataclass(frozen=True)
 class MelReply:
-    """Acoustic features of a whole utterance: the engine's arrays by name, and the seconds of audio they make."""
+    """Acoustic features of a whole utterance: the engine's arrays by name, and the seconds of audio they make.
+
+    Attributes:
+        timings: the times of its words, where the engine knows them.
+    """
 
     arrays: PackedArrays
     seconds: float
+    timings: Timings | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,16 @@ class MelChunkReply:
 
 @dataclass(frozen=True)
 class AudioReply:
-    """Finished audio: int16 (n,) at the engine's sample rate."""
+    """Finished audio: int16 (n,) at the engine's sample rate.
+
+    Attributes:
+        timings: the times of its words, where they are known. The ingress reads no others: a stage that aligns audio
+            and text would put its own here.
+    """
 
     pcm: Packed
     seconds: float
+    timings: Timings | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from config.unknown_key import unknown_key
 from speech.errors import InvalidInput, SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
 from speech.utterance import Utterance as Utterance  # part of the contract, so engines import it from here
+from speech.words import Timings
 
 Arrays = Mapping[str, np.ndarray]
 #: the tokens an acoustic model has chosen so far, for each part of an utterance; only the same engine reads them
@@ -47,6 +48,9 @@ class Capabilities:
     notice: str = ""  #: shown to users about the result ("steers a voice, is no true clone")
     fits_voices: bool = False  #: True: the engine is a FittingEngine
     mixes_voices: bool = False  #: True: the engine is a MixingEngine
+    #: of `speech.words.GRANULARITIES`; more than `part` where the acoustic model makes `Mel.timings` and the vocoder is
+    #: a TimedVocoder
+    timestamps: tuple[str, ...] = ("part",)
 
     def check_dialect(self, code: str) -> None:
         """Raise UnsupportedDialect for a dialect code that it can't speak."""
@@ -56,6 +60,17 @@ class Capabilities:
                 f"{', '.join(sorted(self.dialects))}. Nothing is spoken in another dialect instead.",
                 param="dialect",
                 code="unsupported_dialect",
+            )
+
+    def check_timestamps(self, granularity: str | None) -> None:
+        """Raise InvalidInput for timestamps that it can't give."""
+        if granularity is not None and granularity not in self.timestamps:
+            raise InvalidInput(
+                f"The running engine ({self.name}) does not know when it says each {granularity}. It gives times by "
+                f"{', '.join(self.timestamps)} (`timestamps` in GET /api/dialects): send one of these, or leave the "
+                "field out.",
+                param="timestamps",
+                code="timestamps_unsupported",
             )
 
     def check_live_text(self) -> None:
@@ -103,6 +118,7 @@ class Mel:
     arrays: Arrays
     seconds: float
     phases: tuple[Phase, ...] = ()
+    timings: Timings | None = None  #: of the words in it, where the engine knows them
 
 
 @dataclass(frozen=True)
@@ -229,6 +245,15 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
 class Vocoder(Protocol):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         """Return mono float32 (n,) in ±1 at the engine's sample rate for each Mel."""
+        ...
+
+
+@runtime_checkable
+class TimedVocoder(Vocoder, Protocol):
+    """A vocoder that says which part of a mel's sound it gives out, so that the times of words can be told."""
+
+    def vocode_timed(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float] | SpeechError]:
+        """Compute what `vocode` does, each with the seconds of sound that are cut off before its first sample."""
         ...
 
 

@@ -50,9 +50,9 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk | TextWant
         async def work(span: AnySpan) -> MelReply:
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             mel = await self.batched(span, item, call.order_ns)
-            assert not isinstance(mel, TextWanted), "only the text of a stream may be open"
+            assert isinstance(mel, Mel), "chunks come from `stream` alone"
             _add_phases(span, mel.phases)
-            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
+            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings)
 
         return await self.answer(call, work, self._open_span_of(call, utterance))
 
