@@ -19,6 +19,7 @@ from access.limiter import Limiter
 from deployments.ingress.context import StageContext
 from deployments.ingress.deployment import INGRESS_OPTIONS, CosyVoice3Api
 from deployments.ingress.draining import drain as drain  # `python -m cluster.drain` asks the application's module
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.stage_clients import (
     AudioClient,
     EmbeddingClient,
@@ -67,6 +68,12 @@ class Graph:
     ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
         """GENERATE_MEL ─► VOCODE_WAV, chunk by chunk, where the engine streams."""
         return self.vocoder.vocode_stream(self.tts.stream(utterance, voice, ctx), ctx)
+
+    def speech_stream_live(
+        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
+        """GENERATE_MEL, again and again while the text comes, ─► VOCODE_WAV, where the engine has live text."""
+        return self.vocoder.vocode_stream(self.tts.stream_live(text, utterance, voice, ctx), ctx)
 
     @property
     def stages(self) -> Mapping[str, StageClient]:

@@ -135,7 +135,8 @@ class Limits(StrictModel):
     batch_items_at_once: int = Field(default=8, ge=1)
     """Items of one batch (`/v1/audio/speech/batch`) that are spoken at a time. Each counts as a request in flight."""
     first_audio_hold_s: float = Field(default=1.0, ge=0)
-    """Seconds by which a first sound may be put back, so that no listener of a stream runs dry (docs/streams.md)."""
+    """Seconds by which a first sound may be put back, so that no listener of a stream runs dry (docs/streams.md). 0:
+    never, and pieces go in the order of their requests."""
 
 
 class Tracing(SpanDestination):

@@ -175,4 +175,5 @@ BATCH_STARTED = "batch started"
 FIRST_CHUNK = "first chunk"
 FIRST_PIECE = "first piece known"  #: of a text that is still being written
 GAP_BEGAN = "gap began"
-ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, FIRST_PIECE, GAP_BEGAN})
+TEXT_RAN_OUT = "text ran out"
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, FIRST_PIECE, GAP_BEGAN, TEXT_RAN_OUT})

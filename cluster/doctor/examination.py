@@ -13,6 +13,7 @@ from cluster.doctor.finding import ORDER, Finding
 from cluster.doctor.otlp import otlp
 from cluster.doctor.queues import queues
 from cluster.doctor.sources import sources
+from cluster.doctor.streams import streams
 from cluster.doctor.watchdog import watchdog
 
 
@@ -20,7 +21,7 @@ def examine(evidence: Evidence) -> list[Finding]:
     """Return all findings, the urgent ones first."""
     findings = [
         finding
-        for kind in (errors, batching, queues, bottleneck, dialects, fallback, watchdog, broken, otlp, sources)
+        for kind in (errors, batching, queues, streams, bottleneck, dialects, fallback, watchdog, broken, otlp, sources)
         for finding in kind(evidence)
     ]
     return sorted(findings, key=lambda finding: ORDER.index(finding.severity))

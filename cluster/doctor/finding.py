@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-Kind = Literal["bottleneck", "batching", "queue", "errors", "dialect", "fallback", "watchdog", "traces", "sources"]
+Kind = Literal[
+    "bottleneck", "batching", "queue", "streams", "errors", "dialect", "fallback", "watchdog", "traces", "sources"
+]
 Severity = Literal["act", "look", "fine"]
 ORDER: tuple[Severity, ...] = ("act", "look", "fine")
 

@@ -50,6 +50,13 @@ OVERVIEW = Dashboard(
             {"p50": quantile(0.5, "first_audio_seconds"), "p95": quantile(0.95, "first_audio_seconds")},
             "s",
         ),
+        Panel(
+            "Streams that had a gap",
+            {"all": share("streams_total", 'continuous="false"', "")},
+            "percentunit",
+            about="StreamsRunDry speaks where more than 5 % had one for five minutes; a slow reader is no gap",
+        ),
+        Panel("Silence in a stream (p95)", {"p95": quantile(0.95, "stream_underrun_seconds")}, "s"),
         Panel("Voices that the ingress knew", {"{{result}}": rate("voice_cache_total", "result")}, "reqps"),
     ),
 )

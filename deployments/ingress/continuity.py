@@ -72,19 +72,22 @@ class Continuity:
         """Hand over a part of audio; put it around the write, which a slow client may block.
 
         Args:
-            seconds: of audio in the part; 0 for bytes without any, which change nothing.
+            seconds: of audio in the part; 0 for a write without any, whose time no gap grows by.
         """
-        if seconds <= 0:
-            yield
-            return
-        self._hand_over(seconds)
+        began = self._clock()
+        if seconds > 0:
+            self._hand_over(began, seconds)
         self._sending = True
         try:
             yield
         finally:
             self._sending = False
-            assert self._dry_at is not None
-            self._dry_at = max(self._dry_at, self._clock() + seconds)
+            if self._dry_at is not None:
+                now = self._clock()
+                if self._dry_at >= began:
+                    self._dry_at = max(self._dry_at, now + seconds)
+                else:  # dry already: the gap goes on after the write
+                    self._dry_at += now - began
 
     @contextmanager
     def waiting_for_text(self) -> Iterator[None]:
@@ -108,8 +111,7 @@ class Continuity:
         if not whole and not self._sending and self._dry_at is not None:
             self._note_margin(self._dry_at - self._clock())
 
-    def _hand_over(self, seconds: float) -> None:
-        now = self._clock()
+    def _hand_over(self, now: float, seconds: float) -> None:
         if self._dry_at is not None:
             self._note_margin(self._dry_at - now)
         self._dry_at = max(self._dry_at or now, now) + seconds

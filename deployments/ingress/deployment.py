@@ -174,6 +174,7 @@ class CosyVoice3Api:
         """Answer a request for speech: see `IngressApi.speak`."""
         backend = self._backend_for(ctx)
         request, source = await self._parse(fields, upload, ctx, backend, default_dialect)
+        backend.engine.capabilities.check_timestamps(request.timestamps)
         backend.engine.check(request.utterance)
         limits = self.config.limits
         if request.waits_for_fit:

@@ -13,23 +13,36 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from access.authorization import authorize
+from access.authentication import Authenticator, Principal
+from access.authorization import AccessControl, authorize
 from deployments.ingress.context import RequestContext
 from deployments.ingress.live_flow import ReplicaFlow
 from deployments.settings import Cors
 from speech.errors import RoleMissing
 from tracing import Incoming, extract, vocabulary
 
-if TYPE_CHECKING:
-    from deployments.ingress.tracing_middleware import TracingMiddleware
-
 _METHOD = "GET"  #: a handshake's, by which a route's roles are found
 NAME = "WS"  #: in traces, where GET would say that a page was read
+
+
+class Traces(Protocol):
+    """Opens and submits traces; `tracing_middleware.TracingMiddleware` is one."""
+
+    authenticator: Authenticator
+    access_control: AccessControl
+
+    def open(
+        self, method: str, route: str, incoming: Incoming, caller: Principal, started_ns: int
+    ) -> RequestContext: ...
+
+    def submit(self, ctx: RequestContext, status: int, quiet: bool) -> bool: ...
+
+    def trace_url(self, ctx: RequestContext) -> str | None: ...
 
 
 class Handshake:
@@ -46,7 +59,7 @@ class Handshake:
         flow: the connection.
     """
 
-    def __init__(self, scope: Scope, middleware: TracingMiddleware, route: str) -> None:
+    def __init__(self, scope: Scope, middleware: Traces, route: str) -> None:
         self._middleware = middleware
         self._route = route
         self.flow: ReplicaFlow

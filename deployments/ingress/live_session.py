@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from deployments.ingress import live_messages as messages
+from deployments.ingress import openai_fields
 from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi
 from deployments.ingress.live_flow import Stalled
@@ -29,7 +30,6 @@ from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
 from deployments.ingress.live_utterance import LiveUtterance
-from deployments.ingress.routes import openai
 from deployments.ingress.synthesis import FollowedPart
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
@@ -265,13 +265,13 @@ class LiveSession:
         try:
             self._handshake.authorize()
             form = messages.audio_form(fields)
-            given = openai.as_form(messages.speech_fields(fields))
+            given = openai_fields.as_form(messages.speech_fields(fields))
             async with self._handshake.counted():
-                ours, clip = openai.fields_of({"response_format": "wav", **given}, None, self._api)
+                ours, clip = openai_fields.fields_of({"response_format": "wav", **given}, None, self._api)
                 self._voice = await self._api.live.configure(ours, clip, ctx)
             self._form = form
         except SpeechError as error:
-            error.rename_param(openai.THEIR_NAMES)
+            error.rename_param(openai_fields.THEIR_NAMES)
             ctx.error = error
             raise
         except Exception as error:
@@ -384,7 +384,13 @@ class LiveSession:
             self._handshake.authorize()
             async with self._handshake.counted():
                 voice = await self._api.live.current(utterance.voice, ctx)
-                parts = self._api.live.follow(voice, utterance.pieces(), ctx, self._api.config.limits.deadline_s)
+                parts = self._api.live.follow(
+                    voice,
+                    utterance.pieces(),
+                    ctx,
+                    self._api.config.limits.deadline_s,
+                    "word" if utterance.form.words else None,
+                )
                 async with aclosing(parts):
                     sentence: _Sentence | None = None
                     try:
@@ -523,9 +529,18 @@ class _Sentence:
         return {"type": "audio.words", **self._place, "timestamps": self._times(part)}
 
     def _times(self, part: AudioPart) -> list[dict[str, Any]]:
-        """Return the words that begin in a part; their times count from the utterance's first sample."""
+        """Return the words that are complete with a part.
+
+        Times count from the utterance's first sample, offsets are positions in the sentence's text.
+        """
         return [
-            {"word": word.text, "start_ms": round(word.start_s * 1000), "end_ms": round(word.end_s * 1000)}
+            {
+                "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "start_ms": round(word.start_s * 1000),
+                "end_ms": round(word.end_s * 1000),
+            }
             for word in part.words
         ]
 

@@ -114,7 +114,12 @@ class LiveSpeech:
         return await self._found(voice.request, source, backend, ctx)
 
     async def follow(
-        self, voice: SessionVoice, pieces: AsyncIterator[str], ctx: RequestContext, deadline_s: float
+        self,
+        voice: SessionVoice,
+        pieces: AsyncIterator[str],
+        ctx: RequestContext,
+        deadline_s: float,
+        timestamps: str | None = None,
     ) -> AsyncGenerator[FollowedPart, None]:
         """Yield the audio of an utterance whose text comes in pieces.
 
@@ -123,6 +128,7 @@ class LiveSpeech:
             pieces: as `speech.incremental` gives them out.
             ctx: the utterance.
             deadline_s: seconds for each piece, from when it is known.
+            timestamps: what gets a time; offsets are positions in the piece.
 
         Raises:
             SpeechError: a piece can't be said, or a stage failed.
@@ -155,7 +161,8 @@ class LiveSpeech:
                 ctx.root.tags({vocabulary.TEXT_LENGTH: len(said), vocabulary.TEXT_SCRIPT: script_of(said)})
                 yield utterance
 
-        parts = voice.backend.synthesizer.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx))
+        synthesizer = voice.backend.synthesizer
+        parts = synthesizer.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
         async with aclosing(parts):
             async for part in parts:
                 ctx.audio_s += len(part.audio.samples) / voice.sample_rate

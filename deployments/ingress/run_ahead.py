@@ -41,7 +41,7 @@ _FORGET = 0.9  #: of what is known of a dialect's pace, with each new piece
 
 
 class RunAhead:
-    """What one backend's recent pieces and streams have shown.
+    """Holds what one backend's recent pieces and streams have shown.
 
     Args:
         clock: seconds, monotonic.
@@ -72,7 +72,7 @@ class RunAhead:
             self._pieces.append((self.clock(), seconds, latency_s))
 
     def note_critical(self, ratio: float) -> None:
-        """Learn from a stream's critical piece: the time that it took after the release, over the time expected."""
+        """Learn from a stream's critical piece: the time that it took, over the time expected at the release."""
         self._ratios.append((self.clock(), ratio))
 
     def note_chunks(self, need_s: float) -> None:
@@ -161,8 +161,10 @@ class StreamPlan:
     _first_at: float | None = field(init=False, default=None)
     _first_s: float = field(init=False, default=0.0)
     _chunks_need: float | None = field(init=False, default=None)
-    _critical: tuple[int, float] | None = field(init=False, default=None)  # a piece, and the time that it needs
-    _released_at: float | None = field(init=False, default=None)
+    _critical: tuple[int, float, float] | None = field(
+        init=False, default=None
+    )  # a piece, its start, its expected time
+    _released: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._pieces = [_Piece(utterance, self.ahead.seconds_of(utterance)) for utterance in self.utterances]
@@ -218,8 +220,9 @@ class StreamPlan:
         if self.chunked:
             if number == len(self._pieces) - 1 and self._chunks_need is not None:
                 self.ahead.note_chunks(self._chunks_need)
-        elif self._released_at is not None and self._critical is not None and self._critical[0] == number:
-            self.ahead.note_critical((now - self._released_at) / self._critical[1])
+        elif self._released and self._critical is not None and self._critical[0] == number:
+            _, started, expected = self._critical
+            self.ahead.note_critical((now - started) / expected)
 
     def need_s(self) -> float | None:
         """Return for how long the first sound has to be held back from now on, as far as that is expected.
@@ -246,9 +249,10 @@ class StreamPlan:
                 # At worst one device computes the stream's pieces one after the other.
                 after = remaining + self.ahead.factor() * piece.seconds if remaining else SHORTEST_S
                 remaining = max(latency - elapsed, LATE * elapsed, after)
-                one = remaining * self.ahead.correction - before
+                whole = elapsed + remaining
+                one = whole * self.ahead.correction - elapsed - before
                 if need is None or one > need:
-                    need, self._critical = one, (number, remaining)
+                    need, self._critical = one, (number, now - elapsed, whole)
             before += piece.seconds
         return need
 
@@ -270,5 +274,5 @@ class StreamPlan:
 
     def release(self) -> float:
         """Note that the first sound goes out; returns when, on the clock."""
-        self._released_at = self.ahead.clock()
-        return self._released_at
+        self._released = True
+        return self.ahead.clock()

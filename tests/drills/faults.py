@@ -366,5 +366,6 @@ ALL: tuple[type[Fault], ...] = (
 )
 NOT_TRIED = {
     "GpuUnderused": "needs a GPU",
+    "StreamsRunDry": "nobody in a drill streams: tests/served/test_streaming_served.py makes streams run dry",
     "NodeLost": "needs several nodes: test_nodes_watched.py provokes it there",
 }

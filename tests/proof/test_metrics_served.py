@@ -232,6 +232,7 @@ def test_labels_have_closed_lists_of_values(load, prometheus):
         "fate": {"kept", "dropped"},
         "result": {"hit", "stored", "miss"},
         "answer": {"whole", "stream"},
+        "continuous": {"true", "false"},
     }
     for series in prometheus.ask('{__name__=~"ray_cosygraph_.*"}'):
         for label, values in closed.items():

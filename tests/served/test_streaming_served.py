@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import io
 import json
 import os
@@ -75,6 +76,49 @@ def test_a_raw_stream_is_heard_while_the_rest_is_made(fast):
     assert mels[1]["timestamp"] >= first_ended, "and nobody ran beside it until then"
     assert heard < sounds[2]["timestamp"] < root["timestamp"] + root["duration"]
     assert arrived[-1][0] - arrived[0][0] > 0.1, "the rest was still made when the first of it had arrived"
+
+
+def streams_told(ray_head, **labels: str) -> float:
+    """Return what the metric of streams has counted under these labels, by all of Ray's agents."""
+    wanted = [f'{name}="{value}"' for name, value in labels.items()]
+    groups = json.loads((ray_head.logs.parent.parent / "prom_metrics_service_discovery.json").read_text())
+    lines: list[str] = []
+    for target in {target for group in groups for target in group["targets"]}:
+        with contextlib.suppress(httpx.ConnectError):  # some of Ray's own servers are listed and not started
+            lines += httpx.get(f"http://{target}/metrics", trust_env=False, timeout=20).text.splitlines()
+    lines = [line for line in lines if line.startswith("ray_cosygraph_streams_total{")]
+    lines = [line for line in lines if all(label in line for label in wanted)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def test_a_stream_is_told_as_continuous_or_not_in_its_trace_and_in_the_metric(fast, slow, ray_head):
+    def listen(app: App) -> dict[str, str]:
+        with streaming(app, "audio", text=" ".join(SENTENCES[:2]), response_format="pcm") as answer:
+            assert answer.status_code == 200
+            for _ in answer.iter_raw():
+                pass
+        return by_name(app.trace(answer.headers["x-trace-id"], spans=7), "post /api/generate")[0]
+
+    good = listen(fast)["tags"]
+    assert good["stream.continuous"] == "true" and float(good["stream.underrun_ms"]) == 0
+    assert float(good["stream.seconds"]) > 19, "two pieces of 10 s"
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:  # 1.5 s of one device for each piece of 3 s
+        roots = list(pool.map(listen, [slow] * 6))
+    dry = [root for root in roots if root["tags"]["stream.continuous"] == "false"]
+    assert dry
+    for root in dry:
+        [began] = [note["timestamp"] for note in root["annotations"] if note["value"] == "gap began"]
+        [heard] = [note["timestamp"] for note in root["annotations"] if note["value"] == "first chunk"]
+        assert 2.9e6 < began - heard < 3.6e6, "when the first piece had been played"
+        late_ms = (root["timestamp"] + root["duration"] - began) / 1000
+        assert float(root["tags"]["stream.underrun_ms"]) == pytest.approx(late_ms, abs=300)
+    end = time.monotonic() + 30  # Ray's agents tell every ten seconds
+    while not (
+        streams_told(ray_head, application="fast", continuous="true")
+        and streams_told(ray_head, application="slow", continuous="false") >= len(dry)
+    ):
+        assert time.monotonic() < end
+        time.sleep(1)
 
 
 def test_events_tell_of_every_stage_and_agree_with_zipkin(fast):

@@ -56,6 +56,17 @@ def test_bytes_without_audio_are_no_part():
     assert stream.continuity.continuous and stream.continuity.smallest_margin_s is None
 
 
+def test_a_write_without_audio_is_the_clients_time_too():
+    stream = Stream()
+    stream.send(0.0, 1.0)
+    stream.send(0.5, 0.0, blocked=5.0)  # an event of progress
+    stream.send(0.0, 1.0)
+    assert stream.continuity.continuous and stream.continuity.smallest_margin_s == 0
+    stream.send(8.5, 0.0, blocked=5.0)  # two seconds into a gap
+    stream.send(13.8, 1.0)
+    assert stream.continuity.underrun_s == pytest.approx(2.0 + 0.3)
+
+
 def test_a_client_that_does_not_take_what_is_ready_makes_no_gap():
     stream = Stream()
     stream.send(0.0, 1.0, blocked=5.0)

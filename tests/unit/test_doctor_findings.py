@@ -25,6 +25,48 @@ def deployment(service: str, most: int | None = 2, replicas: int = 1, **user_con
     return {service: Deployment(service, "cosygraph", user_config, ids, most)}
 
 
+class TestStreams:
+    @staticmethod
+    def some(
+        count: int, continuous: bool, tts: dict | None = None, underrun_ms: float = 800, **more
+    ) -> list[list[dict]]:
+        """Streams of 4 s of audio; those with gaps are all kept."""
+        tags = {
+            vocabulary.STREAM_CONTINUOUS: "true" if continuous else "false",
+            vocabulary.STREAM_UNDERRUN_MS: "0" if continuous else str(underrun_ms),
+            vocabulary.STREAM_SECONDS: "4",
+        }
+        return many(count, weight=10 if continuous else 1, stages={TTS: tts or {}}, **tags, **more)
+
+    def test_without_streams_nothing_is_said(self):
+        assert not of("streams", findings(many(60)))
+
+    def test_good_streams_are_fine(self):
+        [finding] = of("streams", findings([*self.some(60, True), *self.some(2, False)]))
+        assert finding.severity == "fine" and "2 streams of 602" in finding.summary
+
+    @pytest.mark.parametrize(
+        "tts, more, cause, service",
+        [
+            ({vocabulary.BATCH_WAIT_MS: 3000}, {}, "queue", "tts-service"),
+            ({vocabulary.COMPUTE_MS: 4500, vocabulary.BATCH_WAIT_MS: 9000}, {}, "slow", "tts-service"),
+            ({vocabulary.COMPUTE_MS: 900}, {}, "slow", "tts-service"),
+            ({}, {}, "ingress", "cosyvoice3-api"),
+            ({vocabulary.BATCH_WAIT_MS: 3000}, {"lost": VOCODER}, "lost", "vocoder-service"),
+        ],
+    )
+    def test_gaps_have_their_likely_cause(self, tts, more, cause, service):
+        [finding] = of("streams", findings([*self.some(9, True), *self.some(30, False, tts, **more)]))
+        assert finding.severity == "act" and "25 % of the streams" in finding.summary
+        assert finding.figures["causes"] == [{"cause": cause, "service": service, "streams": 30}]
+        assert service in finding.advice and "stream.continuous%3Dfalse" in finding.traces
+
+    def test_one_of_a_hundred_is_worth_a_look(self):
+        wait = {vocabulary.BATCH_WAIT_MS: 3000}
+        [finding] = of("streams", findings([*self.some(60, True), *self.some(6, False, wait)]))
+        assert finding.severity == "look" and finding.figures["share"] == pytest.approx(0.0099)
+
+
 class TestHealthy:
     def test_nothing_is_to_be_done_and_every_kind_says_what_it_saw(self):
         found = findings([*many(60), *many(60, dialect="sichuan")])
