@@ -389,7 +389,9 @@ class LiveSession:
                 voice = await self._api.live.current(utterance.voice, ctx)
                 live, deadline_s = self._api.live, self._api.config.limits.deadline_s
                 if utterance.form.by_token:
-                    parts = live.follow_by_token(voice, utterance.pieces(), ctx, deadline_s)
+                    parts = live.follow_by_token(
+                        voice, utterance.pieces(), ctx, deadline_s, self._limits.idle_timeout_s
+                    )
                 else:
                     times = "word" if utterance.form.words else None
                     parts = live.follow(voice, utterance.pieces(), ctx, deadline_s, times)

@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from deployments.ingress.backends import Backend
 from deployments.ingress.context import RequestContext
 from deployments.ingress.incoming_text import IncomingText
@@ -23,7 +21,6 @@ from speech.requests import SpeechRequest
 from speech.script import check_script, script_of
 from speech.text import check_text
 from speech.utterance import Utterance
-from speech.words import AudioPart
 from tracing import vocabulary
 from voices import VoiceRecord
 
@@ -166,17 +163,16 @@ class LiveSpeech:
                 yield part
 
     async def follow_by_token(
-        self, voice: SessionVoice, fragments: AsyncIterator[str], ctx: RequestContext, deadline_s: float
+        self, voice: SessionVoice, fragments: AsyncIterator[str], ctx: RequestContext, deadline_s: float, idle_s: float
     ) -> AsyncGenerator[FollowedPart, None]:
         """Yield the audio of an utterance that the engine says while its text comes, as one sentence.
-
-        It has its place in the graph from its first text to its end, also while it waits for text.
 
         Args:
             voice: the session's.
             fragments: the text, cut anywhere.
             ctx: the utterance.
-            deadline_s: seconds from each new text.
+            deadline_s: seconds for what can be said of the text so far, each time.
+            idle_s: the longest time without any new text.
 
         Raises:
             SpeechError: the text can't be said or does not come, the engine can't do it, or a stage failed.
@@ -190,24 +186,26 @@ class LiveSpeech:
             nonlocal said
             look_at = 1  # characters: a text is looked at as a whole each time that it has doubled
             async for fragment in fragments:
-                if not said.strip() and fragment.strip():
-                    ctx.first_piece_s = ctx.elapsed_s
-                    ctx.root.annotate(vocabulary.FIRST_PIECE)
                 said += fragment
                 if len(said) >= look_at or "]" in fragment:
                     look_at = 2 * len(said)
                     self._look_at(said, request, engine)
-                await ctx.extend_deadline(ctx.elapsed_s + deadline_s)
                 yield fragment
             self._look_at(said, request, engine)
             ctx.root.tags({vocabulary.TEXT_LENGTH: len(said.strip()), vocabulary.TEXT_SCRIPT: script_of(said)})
 
-        parts = voice.backend.synthesizer.stream_live(IncomingText(checked()), request, voice.voice, ctx)
-        async with self._admitted(ctx), aclosing(parts):
+        parts = voice.backend.synthesizer.follow_live(
+            IncomingText(checked(), idle_s),
+            request.utterance,
+            voice.voice,
+            ctx,
+            lambda: self._admitted(ctx),
+            deadline_s,
+        )
+        async with aclosing(parts):
             async for part in parts:
-                ctx.audio_s += len(part.samples) / voice.sample_rate
-                yield FollowedPart(0, part, ends=False)
-        yield FollowedPart(0, AudioPart(np.zeros(0, np.int16)), ends=True)
+                ctx.audio_s += len(part.audio.samples) / voice.sample_rate
+                yield part
 
     def _look_at(self, said: str, request: SpeechRequest, engine: Engine) -> None:
         """Refuse a text that can't go on in a way that makes it one to be said."""

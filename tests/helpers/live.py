@@ -70,7 +70,7 @@ class Pipeline:
         return StageResult(AudioReply(wave.astype(np.int16), self.seconds), None)  # type: ignore[arg-type]
 
     async def speech_stream_live(
-        self, text: IncomingText, utterance: Any, voice: Any, ctx: Any
+        self, text: IncomingText, utterance: Any, voice: Any, ctx: Any, enter: Any, paced: bool
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
         """Say half a second for each new part of the text, until it is complete."""
         taken, complete = "", False
@@ -80,7 +80,8 @@ class Pipeline:
                     taken, complete = await text.take(1, taken)
                 self.said.append(taken)
                 wave = np.sin(np.arange(RATE // 2) / 20) * 9000
-                yield StageResult(AudioReply(wave.astype(np.int16), 0.5), None)  # type: ignore[arg-type]
+                async with enter():
+                    yield StageResult(AudioReply(wave.astype(np.int16), 0.5), None)  # type: ignore[arg-type]
         finally:
             await text.close()
 
@@ -159,7 +160,7 @@ class Ingress:
     @contextmanager
     def connected(self, **more: Any) -> Iterator[Session]:
         """Open a session, without its configuration."""
-        with TestClient(self._counted, client=("127.0.0.1", 5)) as client:  # type: ignore[arg-type]
+        with TestClient(self._counted, client=("127.0.0.1", 5)) as client:
             with client.websocket_connect(LIVE, **more) as socket:
                 yield Session(socket)
                 socket.close()
