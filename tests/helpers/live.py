@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,8 +132,10 @@ class Ingress:
     @contextmanager
     def connected(self, **more: Any) -> Iterator[Session]:
         """Open a session, without its configuration."""
-        with TestClient(self.app, client=("127.0.0.1", 5)) as client, client.websocket_connect(LIVE, **more) as socket:
-            yield Session(socket)
+        # The client cancels an application that has not ended yet when it leaves, as Serve does.
+        with suppress(CancelledError), TestClient(self.app, client=("127.0.0.1", 5)) as client:
+            with client.websocket_connect(LIVE, **more) as socket:
+                yield Session(socket)
 
     def traces(self) -> list[list[dict[str, Any]]]:
         """Return the traces so far, each as its spans."""
