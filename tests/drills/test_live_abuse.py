@@ -20,6 +20,7 @@ from tests.served.test_live_served import CONFIG, event, say, send, session
 from tracing import vocabulary
 
 SESSIONS = 200
+GARBAGE: list[str | bytes] = ["{", "[]", b"\x00" * 1000, "x" * 50_000, '{"type": "input.text", "text": 1}']
 pytestmark = pytest.mark.drill
 
 
@@ -36,7 +37,7 @@ def abuse(app: App, number: int) -> str:
             ws.socket.shutdown(socket.SHUT_RDWR)
         elif kind == "garbage":
             for _ in range(40):
-                ws.send(chance.choice(["{", "[]", b"\x00" * 1000, "x" * 50_000, '{"type": "input.text", "text": 1}']))
+                ws.send(chance.choice(GARBAGE))
             while True:
                 event(ws)
         elif kind == "flood":

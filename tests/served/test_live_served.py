@@ -67,7 +67,7 @@ def say(ws: ClientConnection, *texts: str) -> dict[str, Any]:
 
 def joined(app: App, session_id: str) -> list[list[dict]]:
     """The traces of a session, as Zipkin finds them by its id."""
-    query = {"annotationQuery": f"{vocabulary.SESSION_ID}={session_id}", "limit": 50}
+    query = {"annotationQuery": f"{vocabulary.SESSION_ID}={session_id}", "limit": "50"}
     found: list[list[dict]] = httpx.get(f"{app.zipkin}/api/v2/traces", params=query, trust_env=False).json()
     return found
 
