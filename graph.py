@@ -17,8 +17,9 @@ from ray.serve import Application
 
 from access.limiter import Limiter
 from deployments.ingress.context import StageContext
-from deployments.ingress.deployment import CosyVoice3Api
+from deployments.ingress.deployment import INGRESS_OPTIONS, CosyVoice3Api
 from deployments.ingress.draining import drain as drain  # `python -m cluster.drain` asks the application's module
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.stage_clients import (
     AudioClient,
     EmbeddingClient,
@@ -68,6 +69,12 @@ class Graph:
         """GENERATE_MEL ─► VOCODE_WAV, chunk by chunk, where the engine streams."""
         return self.vocoder.vocode_stream(self.tts.stream(utterance, voice, ctx), ctx)
 
+    def speech_stream_live(
+        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
+        """GENERATE_MEL, again and again while the text comes, ─► VOCODE_WAV, where the engine has live text."""
+        return self.vocoder.vocode_stream(self.tts.stream_live(text, utterance, voice, ctx), ctx)
+
     @property
     def stages(self) -> Mapping[str, StageClient]:
         """The four clients by service name."""
@@ -89,7 +96,7 @@ def build(args: GraphConfig) -> Application:
     fitting = None
     if config := args.fits():  # FIT_VOICE: in the background, on no request's way
         fitting = deployment(FittingService, **FITTING_OPTIONS).bind(config)
-    return deployment(CosyVoice3Api).bind(args.api(), graph, limiter, _fallback(args), fitting)
+    return deployment(CosyVoice3Api, **INGRESS_OPTIONS).bind(args.api(), graph, limiter, _fallback(args), fitting)
 
 
 def _fallback(args: GraphConfig) -> Graph | None:

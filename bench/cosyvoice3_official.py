@@ -37,7 +37,7 @@ class _FlowBase(nn.Module):
         self.solver, self.sigma_min = cfm_params.solver, cfm_params.sigma_min
 
 
-def _importable(clone: Path) -> None:
+def importable(clone: Path) -> None:
     """Make `cosyvoice` importable from the clone, with stand-ins for modules that it only mentions."""
     if not (clone / "cosyvoice").is_dir():
         raise SystemExit(f"{clone} is no clone of the official repository (it has no folder cosyvoice)")
@@ -60,6 +60,21 @@ def _importable(clone: Path) -> None:
     setattr(sys.modules["matcha.models.components.flow_matching"], "BASECFM", _FlowBase)  # noqa: B010
 
 
+def language_model(directory: ModelDirectory) -> nn.Module:
+    """Build the official language model without its weights, in the sizes of a checkpoint."""
+    from cosyvoice.llm.llm import CosyVoice3LM, Qwen2Encoder
+    from cosyvoice.utils.common import ras_sampling
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    # The official constructor reads Qwen's published weights, which llm.pt replaces: only the sizes are needed.
+    encoder = Qwen2Encoder.__new__(Qwen2Encoder)
+    nn.Module.__init__(encoder)
+    encoder.model = Qwen2ForCausalLM(Qwen2Config.from_json_file(directory / QWEN_CONFIG))
+    lm = directory.numbers.llm
+    sampling = functools.partial(ras_sampling, **asdict(lm.sampling))
+    return CosyVoice3LM(lm.llm_input_size, lm.llm_output_size, lm.speech_token_size, encoder, sampling)
+
+
 class Official:
     """The three official networks with a checkpoint's weights, float32 on the CPU.
 
@@ -69,9 +84,9 @@ class Official:
     """
 
     def __init__(self, clone: Path, directory: ModelDirectory) -> None:
-        _importable(clone)
+        importable(clone)
         self._numbers = directory.numbers
-        self.lm = self._loaded(self._build_lm(directory), directory / LLM)
+        self.lm = self._loaded(language_model(directory), directory / LLM)
         self.flow = self._loaded(self._build_flow(), directory / FLOW)
         self.hift = self._loaded(self._build_hift(), directory / HIFT)
 
@@ -79,19 +94,6 @@ class Official:
     def _loaded(network: Any, path: Path) -> Any:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         return network.eval()
-
-    def _build_lm(self, directory: ModelDirectory) -> nn.Module:
-        from cosyvoice.llm.llm import CosyVoice3LM, Qwen2Encoder
-        from cosyvoice.utils.common import ras_sampling
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        # The official constructor reads Qwen's published weights, which llm.pt replaces: only the sizes are needed.
-        encoder = Qwen2Encoder.__new__(Qwen2Encoder)
-        nn.Module.__init__(encoder)
-        encoder.model = Qwen2ForCausalLM(Qwen2Config.from_json_file(directory / QWEN_CONFIG))
-        lm = self._numbers.llm
-        sampling = functools.partial(ras_sampling, **asdict(lm.sampling))
-        return CosyVoice3LM(lm.llm_input_size, lm.llm_output_size, lm.speech_token_size, encoder, sampling)
 
     def _build_flow(self) -> Any:
         from cosyvoice.flow.DiT.dit import DiT

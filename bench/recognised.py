@@ -105,7 +105,7 @@ class Studio:
 def transcribe(wav: np.ndarray, rate: int, language: str, threads: int = 1) -> str:
     """Return the words that Whisper base hears in mono float32 (n,) samples at `rate` Hz."""
     samples = soxr.resample(np.asarray(wav, np.float32), rate, 16_000)
-    segments, _ = _model(threads).transcribe(
+    segments, _ = whisper_base(threads).transcribe(
         samples,
         language=language,
         beam_size=5,
@@ -116,8 +116,8 @@ def transcribe(wav: np.ndarray, rate: int, language: str, threads: int = 1) -> s
 
 
 @cache
-def _model(threads: int):
-    """Load the joined halves, from a folder that is gone as soon as they are loaded."""
+def whisper_base(threads: int):
+    """Load Whisper base from its joined halves, from a folder that is gone as soon as they are loaded."""
     from faster_whisper import WhisperModel
 
     halves = [find(*part) for part in _PARTS]

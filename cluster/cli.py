@@ -170,7 +170,12 @@ def _say(args: argparse.Namespace, stack: Stack) -> int:
         order = say.Order.of(args, running.http_url, running.traces_url)
     else:
         order = say.Order.of(args, args.url or "http://127.0.0.1:8000")
-    say.run(order)
+    if args.follow:
+        from cluster import follow  # it brings FFmpeg and a WebSocket's client along, which no other command needs
+
+        follow.run(order)
+    else:
+        say.run(order)
     return 0
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, cast
 
+from cluster import subtitles
 from cluster.cli_error import CliError
 from cluster.demo import MAX_CLIP_BYTES
+from speech.text import check_long_text
+from speech.words import GRANULARITIES, Word
 from webui.client import FORMATS, Api, ApiError, Audio, Clip, Done, FitStep, Speech, Stage
 from webui.sound import finished
 
@@ -26,6 +30,8 @@ _SUFFIXES = {
     ".ogg": "opus",
     ".aac": "aac",
 }
+#: options that write the words' times, and what they write
+TIMES = {"srt": "subtitles (SubRip)", "vtt": "subtitles (WebVTT)", "json": "the words and their times"}
 _STAGES = 4
 _WIDTH = 28
 
@@ -48,6 +54,8 @@ class Order:
     long_form: bool = False
     wait_for_fit: bool = False
     format: str | None = None  #: else by the output's extension
+    times: Mapping[str, Path] = field(default_factory=dict)  #: srt, vtt, json -> the file to write
+    granularity: str = "word"  #: of those files
     key_file: Path | None = None
     key: str | None = field(default=None, repr=False)  #: the environment's
     zipkin_page: str | None = None  #: without /zipkin; None where the API is not this launcher's
@@ -70,6 +78,8 @@ class Order:
             long_form=args.long_form,
             wait_for_fit=args.wait_for_fit,
             format=args.format,
+            times={kind: file for kind in TIMES if (file := getattr(args, kind)) is not None},
+            granularity=args.timestamps,
             key_file=args.key_file,
             key=args.api_key,
             zipkin_page=zipkin_page,
@@ -121,6 +131,7 @@ class Order:
             long_form=self.long_form,
             fit="wait" if self.wait_for_fit else None,
             response_format=self.response_format,
+            timestamps=self.granularity if self.times else None,
         )
 
 
@@ -166,14 +177,15 @@ def run(order: Order, out: TextIO | None = None) -> None:
     """
     out = out or sys.stdout
     speech, key = order.speech(), order.api_key()
-    if not order.output.parent.is_dir():
-        raise CliError(f"-o {order.output}: its folder does not exist; make it first.")
+    for option, file in {"-o": order.output, **{f"--{kind}": file for kind, file in order.times.items()}}.items():
+        if not file.parent.is_dir():
+            raise CliError(f"{option} {file}: its folder does not exist; make it first.")
     bar = _Bar(out)
     try:
         with Api(order.url, key) as api:
             if order.dialect is None and order.clip is not None:
                 raise CliError(_choose_a_dialect(api))
-            done, content = _ask(api, speech, bar)
+            done, content, words = _ask(api, speech, bar)
     except ApiError as error:
         bar.end()
         raise CliError(message(error, order.zipkin_page)) from error
@@ -184,6 +196,11 @@ def run(order: Order, out: TextIO | None = None) -> None:
         order.output.write_bytes(finished(content, speech.response_format))
     except OSError as failure:
         raise CliError(f"-o {order.output} can't be written ({failure.strerror}).") from failure
+    for kind, file in order.times.items():
+        try:
+            file.write_text(_written(kind, words, check_long_text(speech.text), done.seconds), encoding="utf-8")
+        except OSError as failure:
+            raise CliError(f"--{kind} {file} can't be written ({failure.strerror}).") from failure
     factor = "" if done.real_time_factor is None else f"real-time factor {done.real_time_factor:.2f}"
     first = "" if done.first_audio_ms is None else f"first audio after {done.first_audio_ms / 1e3:.2f} s"
     figures = ", ".join(filter(None, (factor, first)))
@@ -196,8 +213,17 @@ def run(order: Order, out: TextIO | None = None) -> None:
     print(f"trace: {kept}", file=out)
 
 
-def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
-    parts = []
+def _written(kind: str, words: list[Word], text: str, seconds: float) -> str:
+    """Return the words as a file of a kind: srt, vtt or json. Offsets are positions in `text`."""
+    if kind == "json":
+        times = [word.as_json() for word in words]
+        return json.dumps({"text": text, "seconds": seconds, "timestamps": times}, ensure_ascii=False, indent=1) + "\n"
+    return (subtitles.srt if kind == "srt" else subtitles.vtt)(subtitles.cues(words, text))
+
+
+def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes, list[Word]]:
+    parts: list[bytes] = []
+    words: list[Word] = []
     with closing(cast(Generator, api.generate(speech))) as events:
         for event in events:
             if isinstance(event, Stage):
@@ -206,10 +232,11 @@ def _ask(api: Api, speech: Speech, bar: _Bar) -> tuple[Done, bytes]:
                 bar.fit(event)
             elif isinstance(event, Audio):
                 parts.append(event.content)
+                words += event.words
                 bar.audio(event.seconds)
             else:
                 bar.end()
-                return event, b"".join(parts)
+                return event, b"".join(parts), words
     raise AssertionError("generate() ends with Done, or raises")
 
 
@@ -305,12 +332,24 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         description="Sends one request to the graph that runs here, or to --url. Shows its progress, writes speech, "
         "and\nprints the address of its trace.",
         epilog="examples:\n  python -m cluster say 'Good morning.' --voice anna -o out.wav\n  python -m cluster say "
-        "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n\n"
+        "'今天天气很好。' --clip me.wav --dialect zh-CN --style '请非常开心地说一句话。' \\\n    -o out.mp3\n  "
+        "python -m cluster say 'Good morning.' --voice anna -o out.wav --srt out.srt\n\n"
         f"environment:\n  {KEY_VARIABLE}    the API key, where keys are in force\n",
     )
-    command.add_argument("text", help="text to speak: at most 200 characters, with --long 5,000")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "text",
+        nargs="?",
+        default="",
+        help="text to speak: at most 200 characters, with --long 5,000; [pause:0.5s] in it is a pause",
+    )
+    what.add_argument(
+        "--follow",
+        action="store_true",
+        help="speak standard input while it is written, clause by clause (docs/live.md); `-o -` gives PCM to a player",
+    )
     whose = command.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id")
+    whose.add_argument("--voice", metavar="NAME", help="a stored voice, by name or id; or a mix: 'anna(2)+bob(1)'")
     whose.add_argument(
         "--clip",
         type=Path,
@@ -327,6 +366,14 @@ def add_command(commands, run_dir: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="its extension chooses the format: .wav .flac .mp3 .opus .aac .pcm",
+    )
+    for kind, what in TIMES.items():
+        command.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {what}")
+    command.add_argument(
+        "--timestamps",
+        choices=GRANULARITIES,
+        default="word",
+        help="what gets a time in those files (default: %(default)s); /api/dialects says what the engine knows",
     )
     command.add_argument("--format", choices=FORMATS, help="audio format (default: by the extension)")
     command.add_argument(

@@ -61,6 +61,8 @@ def _speech(path: str, methods: frozenset[str] = WRITE, prefetched: bool = False
 _SYNTHESIZE = frozenset({"synthesize"})
 _VOICES = frozenset({"voices"})
 
+LIVE = "/v1/audio/speech/stream"  #: the WebSocket that takes text while it is written (docs/live.md)
+
 ROUTES: tuple[Route, ...] = (
     _open("/"),
     _open("/health"),
@@ -72,6 +74,7 @@ ROUTES: tuple[Route, ...] = (
     _open("/api/dialects"),
     _speech("/api/generate", prefetched=True),
     _speech("/v1/audio/speech"),
+    _speech(LIVE, READ),  # a WebSocket, whose handshake is a GET
     _speech("/v1/audio/speech/batch"),
     Route("/v1/models", READ, _SYNTHESIZE),
     Route("/v1/models/{model}", READ, _SYNTHESIZE),

@@ -178,3 +178,9 @@ def executor_threads(executor: Executor) -> Collection[Thread]:
     """Return the threads that a `ThreadPoolExecutor` has started so far."""
     threads: Collection[Thread] = getattr(executor, "_threads", ())
     return threads
+
+
+def replica_is_stopping() -> bool:
+    """Tell whether Serve is stopping the replica that this process is. It says so to nobody, and waits for requests."""
+    actor = ray._private.worker.global_worker.actors.get(ray._private.worker.global_worker.actor_id)
+    return bool(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False))

@@ -92,6 +92,25 @@ BATCHING = BatchSettings()
 VOCODER_BATCHING = BatchSettings(max_batch_size=1, batch_wait_ms=0.0)
 
 
+class SessionLimits(StrictModel):
+    """Limits of WebSocket sessions (docs/live.md), in each ingress replica."""
+
+    max_open: int = Field(default=256, ge=0)
+    """Sessions at a time; 0 takes none. The ingress's `max_ongoing_requests` must stay above it: each is one."""
+    max_open_per_caller: int = Field(default=128, ge=1)
+    """Sessions of one caller at a time."""
+    config_timeout_s: float = Field(default=10.0, gt=0)
+    """Longest wait for the first `session.config`."""
+    idle_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest time without a message of the client's while nothing is being spoken."""
+    max_duration_s: float = Field(default=3600.0, gt=0)
+    """Longest life of a session, in seconds."""
+    stall_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest time in which a client takes nothing of the audio that waits for it."""
+    max_unspoken: int = Field(default=10_000, ge=1)
+    """Characters that wait to be spoken; beyond that no more messages are read until some are."""
+
+
 class Limits(StrictModel):
     """Admission of each ingress replica. A stage's `max_ongoing_requests` must not be below `max_in_flight`."""
 
@@ -111,6 +130,8 @@ class Limits(StrictModel):
     """Requests that wait for a fit; beyond that the answer is 503. They are not in flight meanwhile."""
     pieces_at_once: int = Field(default=4, ge=1)
     """Pieces of one long text that are in the graph at a time. They count as one request in flight."""
+    sessions: SessionLimits = SessionLimits()
+    """Limits of WebSocket sessions."""
     batch_items_at_once: int = Field(default=8, ge=1)
     """Items of one batch (`/v1/audio/speech/batch`) that are spoken at a time. Each counts as a request in flight."""
     first_audio_hold_s: float = Field(default=1.0, ge=0)

@@ -4,7 +4,7 @@ A `StageReply` is the envelope. The other classes are what each stage puts into 
 
     PREPROCESS_AUDIO  ClipReply
     EXTRACT_SPEAKER   VoiceReply
-    GENERATE_MEL      MelReply, or a stream of MelChunkReply
+    GENERATE_MEL      MelReply, or a stream of MelChunkReply, which may end with TextWanted
     VOCODE_WAV        AudioReply, or an AudioChunkReply for each chunk
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from deployments.arrays import Packed, PackedArrays
-from engines.contract import Said
+from engines.contract import Reach, Said
 from speech.errors import SpeechError
+from speech.words import Timings
 from tracing import FinishedSpan
 
 T = TypeVar("T")
@@ -71,10 +72,15 @@ class VoiceReply:
 
 @dataclass(frozen=True)
 class MelReply:
-    """Acoustic features of a whole utterance: the engine's arrays by name, and the seconds of audio they make."""
+    """Acoustic features of a whole utterance: the engine's arrays by name, and the seconds of audio they make.
+
+    Attributes:
+        timings: the times of its words, where the engine knows them.
+    """
 
     arrays: PackedArrays
     seconds: float
+    timings: Timings | None = None
 
 
 @dataclass(frozen=True)
@@ -93,17 +99,23 @@ class MelChunkReply:
     said: Said = ()
 
     @property
-    def reaches(self) -> tuple[int, float, bool]:
+    def reaches(self) -> Reach:
         """Return how far into the utterance this chunk goes: `MelChunk.reaches`."""
         return self.part, self.seconds, self.final
 
 
 @dataclass(frozen=True)
 class AudioReply:
-    """Finished audio: int16 (n,) at the engine's sample rate."""
+    """Finished audio: int16 (n,) at the engine's sample rate.
+
+    Attributes:
+        timings: the times of its words, where they are known. The ingress reads no others: a stage that aligns audio
+            and text would put its own here.
+    """
 
     pcm: Packed
     seconds: float
+    timings: Timings | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class StreamState:
 
     started_ns: int | None = None
     first_ns: int | None = None
-    reached: tuple[int, float, bool] | None = None
+    reached: Reach | None = None
     given: int = 0
     chunks: int = 0
     queue_ms: float = 0.0

@@ -17,13 +17,16 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from config.unknown_key import unknown_key
-from speech.errors import SpeechError, UnsupportedDialect
+from speech.errors import InvalidInput, SpeechError, UnsupportedDialect
 from speech.limits import CLIP_SECONDS
 from speech.utterance import Utterance as Utterance  # part of the contract, so engines import it from here
+from speech.words import Timings
 
 Arrays = Mapping[str, np.ndarray]
 #: the tokens an acoustic model has chosen so far, for each part of an utterance; only the same engine reads them
 Said = tuple[tuple[int, ...], ...]
+#: a chunk's end in its utterance: part, seconds of that part, and whether the part is complete
+Reach = tuple[int, float, bool]
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,14 @@ class Capabilities:
     #: True: the acoustic model is a ContinuousAcousticModel that streams, and the vocoder a StreamingVocoder. False: a
     #: streamed text goes through the graph sentence by sentence.
     streaming: bool = False
+    #: True: the acoustic model says a text while it comes (`Utterance.live`). Only with `streaming`.
+    live_text: bool = False
     notice: str = ""  #: shown to users about the result ("steers a voice, is no true clone")
     fits_voices: bool = False  #: True: the engine is a FittingEngine
     mixes_voices: bool = False  #: True: the engine is a MixingEngine
+    #: of `speech.words.GRANULARITIES`; more than `part` where the acoustic model makes `Mel.timings` and the vocoder is
+    #: a TimedVocoder
+    timestamps: tuple[str, ...] = ("part",)
 
     def check_dialect(self, code: str) -> None:
         """Raise UnsupportedDialect for a dialect code that it can't speak."""
@@ -52,6 +60,27 @@ class Capabilities:
                 f"{', '.join(sorted(self.dialects))}. Nothing is spoken in another dialect instead.",
                 param="dialect",
                 code="unsupported_dialect",
+            )
+
+    def check_timestamps(self, granularity: str | None) -> None:
+        """Raise InvalidInput for timestamps that it can't give."""
+        if granularity is not None and granularity not in self.timestamps:
+            raise InvalidInput(
+                f"The running engine ({self.name}) does not know when it says each {granularity}. It gives times by "
+                f"{', '.join(self.timestamps)} (`timestamps` in GET /api/dialects): send one of these, or leave the "
+                "field out.",
+                param="timestamps",
+                code="timestamps_unsupported",
+            )
+
+    def check_live_text(self) -> None:
+        """Raise InvalidInput if the engine can't say a text while it comes."""
+        if not self.live_text:
+            raise InvalidInput(
+                f"The running engine ({self.name}) can't say a text while it comes. Send it sentence by sentence, or "
+                "whole.",
+                param="text",
+                code="live_text_unsupported",
             )
 
 
@@ -89,6 +118,7 @@ class Mel:
     arrays: Arrays
     seconds: float
     phases: tuple[Phase, ...] = ()
+    timings: Timings | None = None  #: of the words in it, where the engine knows them
 
 
 @dataclass(frozen=True)
@@ -107,12 +137,20 @@ class MelChunk:
     said: Said = ()  #: the tokens of all chunks up to this one, and maybe a few more; see `submit`
 
     @property
-    def reaches(self) -> tuple[int, float, bool]:
+    def reaches(self) -> Reach:
         """The chunk's end in the utterance: part, seconds of that part, and whether the part is complete.
 
         Chunks made a second time may be cut elsewhere; this value tells which of them are new.
         """
         return self.part, self.seconds, self.final
+
+
+@dataclass(frozen=True)
+class TextWanted:
+    """The end of a live ticket that ran out of text: the same utterance goes on in a new ticket, with more text."""
+
+    said: Said  #: the tokens so far; see `submit`
+    tokens: int  #: the least number of text tokens with which it says more
 
 
 class SpeakerEncoder(Protocol):
@@ -160,8 +198,19 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
         """
         ...
 
-    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
+    def submit(
+        self,
+        utterance: Utterance,
+        voice: Voice,
+        stream: bool = False,
+        said: Said = (),
+        beyond: Reach | None = None,
+    ) -> Ticket | SpeechError:
         """Queue an utterance; it joins at the first step that has a free row.
+
+        A `live` text is said while it comes. Its utterance is `open` and holds the text so far. A ticket that has said
+        what it can ends with TextWanted, and its rows are free for others. A new ticket with the longer text and the
+        tokens goes on after them, on this replica or another. The last ticket's text is not open.
 
         Args:
             stream: give out chunks while the mel is made. Only where `Capabilities.streaming` is true.
@@ -169,6 +218,7 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
                 new ticket goes on after them and ends as the lost one would have. Its chunks come from the beginning
                 again, maybe cut elsewhere (`MelChunk.reaches`). The seed alone does not ensure the same tokens: in
                 half precision, rounding depends on the other rows of the batch.
+            beyond: `MelChunk.reaches` of the last chunk that was heard; only chunks that reach further are made.
 
         Returns:
             The ticket, or the SpeechError of an utterance that can't be said.
@@ -179,7 +229,7 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
         """Drop a ticket at any stage and free its rows at once. Does nothing for a finished ticket."""
         ...
 
-    def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+    def step(self) -> list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]]:
         """Compute one step for all tickets.
 
         If it raises, no ticket is finished, and every ticket must be cancelled before the next step. A ticket that has
@@ -187,7 +237,7 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
 
         Returns:
             The results of this step; [] if there is no ticket. A streamed ticket gives MelChunks in the order of their
-            audio, and is finished with the chunk that is `last`.
+            audio, and is finished with the chunk that is `last`, or with TextWanted.
         """
         ...
 
@@ -195,6 +245,15 @@ class ContinuousAcousticModel(AcousticModel, Protocol):
 class Vocoder(Protocol):
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         """Return mono float32 (n,) in ±1 at the engine's sample rate for each Mel."""
+        ...
+
+
+@runtime_checkable
+class TimedVocoder(Vocoder, Protocol):
+    """A vocoder that says which part of a mel's sound it gives out, so that the times of words can be told."""
+
+    def vocode_timed(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float] | SpeechError]:
+        """Compute what `vocode` does, each with the seconds of sound that are cut off before its first sample."""
         ...
 
 

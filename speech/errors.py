@@ -133,6 +133,16 @@ class MethodNotAllowed(SpeechError):
     status = 405
 
 
+class UpgradeRequired(SpeechError):
+    """The path is a WebSocket, and the request does not open one."""
+
+    type = "upgrade_required"
+    status = 426
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
 class VoiceNotFound(SpeechError):
     """No voice of this name or id is stored."""
 

@@ -56,7 +56,23 @@ class Joiner:
         self._sound_end: int
         # samples of silence before the next sound; None before the first piece, unless it has a lead
         self._owed: int | None = round(lead_s * rate) or None
+        self._given = 0  # samples given out, all pieces together
+        self._first = 0  # place of the last piece's first sample among them
         self._begin()
+
+    @property
+    def origin(self) -> int | None:
+        """The place in the output of the first sample of the last piece that was added to, as it came in.
+
+        It is negative if the piece began with silence that was dropped at the beginning of the output; None while no
+        sound of the piece was heard. Sample i of the piece is sample `origin + i` of the output, or was dropped.
+        """
+        return self._origin
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """The samples of the output that hold what was given out of the last piece, [first, end)."""
+        return self._first, self._given
 
     def add(self, samples: np.ndarray, pause_s: float | None = None, *, last: bool = True) -> np.ndarray:
         """Add mono float32 `samples` (n,) and return the samples that are final, float32 (m,).
@@ -66,11 +82,15 @@ class Joiner:
             pause_s: seconds of silence after this piece; the value given with its last part counts.
             last: False if more of the same piece follows.
         """
+        if self._complete:
+            self._begin()
         self._held = np.concatenate([self._held, np.asarray(samples, np.float32)])
         pause = self._begun(last)
-        if not last:
-            return np.concatenate([pause, self._taken(self._sound_end - len(self._ramp))])
-        rest = self._ended(round((self._pause_s if pause_s is None else pause_s) * self._rate))
+        if last:
+            rest = self._ended(round((self._pause_s if pause_s is None else pause_s) * self._rate))
+        else:
+            rest = self._taken(self._sound_end - len(self._ramp))
+        self._given += len(pause) + len(rest)
         return np.concatenate([pause, rest])
 
     def finish(self, *, pause: bool = False) -> np.ndarray:
@@ -87,6 +107,9 @@ class Joiner:
         self._heard = 0  # number of them that were analysed
         self._sound_end = 0  # end of the last sound among them
         self._sounding = False
+        self._complete = False
+        self._dropped = 0  # samples of the piece that were dropped before its first sound
+        self._origin: int | None = None
 
     def _begun(self, whole: bool) -> np.ndarray:
         """Analyse new samples. At the piece's first sound, return the silence before it."""
@@ -103,12 +126,15 @@ class Joiner:
             return self._held[:0]
         lead = self._edge if self._owed is None else min(self._edge, self._owed)
         if not len(loud):
-            self._taken(self._heard - self._edge)
+            self._dropped += len(self._taken(self._heard - self._edge))
             return self._held[:0]
-        self._taken(int(loud[0]) - lead)
+        pause = max(0, (self._owed or 0) - min(lead, int(loud[0])))
+        self._dropped += len(self._taken(int(loud[0]) - lead))
+        self._first = self._given + pause
+        self._origin = self._first - self._dropped
         self._sounding = True
         self._fade(self._held[: len(self._ramp)], self._ramp)
-        return np.zeros(max(0, (self._owed or 0) - min(lead, int(loud[0]))), np.float32)
+        return np.zeros(pause, np.float32)
 
     def _ended(self, pause: int) -> np.ndarray:
         """Return the rest of the piece, with as much of the silence after it as its pause has room for."""
@@ -118,7 +144,8 @@ class Joiner:
             rest = self._taken(self._sound_end + tail)
             self._fade(rest[::-1][: len(self._ramp)], self._ramp)
             self._owed = pause - tail
-        self._begin()
+        self._held = self._held[:0]
+        self._complete = True
         return rest
 
     def _taken(self, count: int) -> np.ndarray:

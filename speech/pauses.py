@@ -1,6 +1,6 @@
 """Finds pauses in a text: `[pause:0.5s]` or `[pause:500ms]` between two words, at the beginning or at the end.
 
-A pause is no engine's business. The text is cut there, its passages are spoken one by one, and the silence between them
+A pause is no engine's business. The text is cut there, its parts are spoken one by one, and the silence between them
 is joined in exactly: from the last sound before it to the first sound after it.
 """
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from speech.aligned_text import AlignedText
 from speech.errors import InvalidInput
 from speech.inline import speakable
 from speech.spoken import markdown
@@ -30,29 +31,36 @@ _CLOSING = re.compile(r"^[\s。．｡！？；…‼⁇⁈⁉?!.;，、：,:)\]�
 
 
 @dataclass(frozen=True)
-class Passage:
+class SpokenPart:
     """A text that is spoken without a pause, and the seconds of silence before it."""
 
-    text: str
+    text: AlignedText
     pause_s: float
 
 
 @dataclass(frozen=True)
 class PacedText:
-    """A text with pauses."""
+    """A text with pauses.
 
-    passages: tuple[Passage, ...]
-    last_pause_s: float = 0.0  #: after the last passage
+    Attributes:
+        written: the text with its pauses, the source of all parts.
+        parts: what is spoken.
+        last_pause_s: seconds after the last part.
+    """
+
+    written: str
+    parts: tuple[SpokenPart, ...]
+    last_pause_s: float = 0.0
 
     @property
     def text(self) -> str:
         """The text without its pauses."""
-        return " ".join(passage.text for passage in self.passages)
+        return " ".join(part.text for part in self.parts)
 
     @property
     def seconds(self) -> float:
         """The seconds of all pauses together."""
-        return sum(passage.pause_s for passage in self.passages) + self.last_pause_s
+        return sum(part.pause_s for part in self.parts) + self.last_pause_s
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def parse(text: str) -> PacedText | None:
         text: as `speech.text.check_text` left it.
 
     Returns:
-        The passages, in order; None if the text has no pauses.
+        The parts, in order; None if the text has no pauses.
 
     Raises:
         InvalidInput: (param `text`) `pause_malformed`, `pause_out_of_range`, `pauses_too_long`, `pauses_too_many`,
@@ -94,36 +102,41 @@ def parse(text: str) -> PacedText | None:
             "put the silence between the files of several requests.",
             "pauses_too_long",
         )
-    marked = _TAG.sub(_MARK, text)
+    marked = AlignedText.of(text).sub(_TAG, _MARK)
     if _IN_A_PAIR.search(marked):
         raise _refuse(
             "A pause can't stand between a tag and its end, as in <strong>…</strong>. Close the tag before the pause, "
             "and open it again after it.",
             "pause_in_tag",
         )
-    return _passages(markdown.plain(marked).split(_MARK), lengths)
+    return _passages(text, _split(markdown.plain(marked)), lengths)
 
 
-def _passages(texts: list[str], lengths: list[float]) -> PacedText:
+def _split(text: AlignedText) -> list[AlignedText]:
+    borders = [at for at, char in enumerate(text) if char == _MARK]
+    return [text[start:end] for start, end in zip([0, *(at + 1 for at in borders)], [*borders, len(text)], strict=True)]
+
+
+def _passages(written: str, texts: list[AlignedText], lengths: list[float]) -> PacedText:
     """Pair the texts around the pauses with them; signs and tags without a word go to a neighbour."""
-    spoken: list[Passage] = []
-    waiting, owed = "", 0.0
+    spoken: list[SpokenPart] = []
+    waiting, owed = AlignedText.of(""), 0.0
     for text, pause_s in zip(texts, [0.0, *lengths], strict=True):
         owed += pause_s
         if spoken and not waiting and (closing := _CLOSING.match(text)):
-            spoken[-1] = Passage(spoken[-1].text + closing[0].strip(), spoken[-1].pause_s)
+            spoken[-1] = SpokenPart(spoken[-1].text + text[: closing.end()].strip(), spoken[-1].pause_s)
             text = text[closing.end() :]
-        text = f"{waiting} {text.strip()}".strip()
+        text = AlignedText.joined((waiting, text.strip()), " ").strip()
         if any(speakable(text)):
-            spoken.append(Passage(text, owed))
-            waiting, owed = "", 0.0
+            spoken.append(SpokenPart(text, owed))
+            waiting, owed = AlignedText.of(""), 0.0
         else:
             waiting = text
     if not spoken:
         raise _refuse("The text has pauses, and nothing to say between them. Write at least one word.", "pause_alone")
     if waiting:
-        spoken[-1] = Passage(f"{spoken[-1].text} {waiting}", spoken[-1].pause_s)
-    return PacedText(tuple(spoken), owed)
+        spoken[-1] = SpokenPart(AlignedText.joined((spoken[-1].text, waiting), " "), spoken[-1].pause_s)
+    return PacedText(written, tuple(spoken), owed)
 
 
 def _seconds(tag: re.Match[str]) -> float:

@@ -48,6 +48,13 @@ def pieces(text: str, language: str, limit: int = MAX_TEXT, *, join: bool = True
     return [piece for piece, said in cut if said] or [piece for piece, _ in cut]
 
 
+def is_tiny(piece: str, language: str) -> bool:
+    """Tell if a piece is one or two words, which have no sentence's melody by themselves."""
+    if language in _DENSE:
+        return sum(speakable(piece)) < _TINY_DENSE
+    return len(piece.rstrip()) < _TINY and len(_WORD.findall(piece)) < _TINY_WORDS
+
+
 class _Cutter:
     def __init__(self, text: str, language: str, limit: int, join: bool, finest: Border) -> None:
         self._text = text

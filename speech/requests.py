@@ -22,6 +22,7 @@ from speech.pieces import pieces
 from speech.spoken import markdown
 from speech.text import check_instruction, check_long_text, check_text, check_transcript
 from speech.utterance import Utterance
+from speech.words import GRANULARITIES, Granularity
 
 Mode = Literal["fast", "instruct"]
 #: The formats of `speech.encoding`, which imports FFmpeg: stages know requests, and need no FFmpeg.
@@ -71,6 +72,9 @@ class SpeechFields(BaseModel):
     """File format of the answer."""
     stream_format: StreamFormat | None = None
     """audio: in chunks as it is made; sse: events (docs/api.md); absent: one whole file."""
+    timestamps: Granularity | None = None
+    """What gets a time (docs/timestamps.md); the answer is then JSON or events. /api/dialects says what the engine
+    knows."""
     fit: Fit | None = None
     """wait: speak when the voice is fitted to its speaker, which takes minutes; absent: speak at once."""
 
@@ -91,9 +95,17 @@ class SpeechRequest:
     stream_format: str | None = None  #: audio, sse, or None for one whole file
     waits_for_fit: bool = False  #: speak when the voice is fitted to its speaker
     paced: PacedText | None = None  #: the text with its pauses, which the utterance lacks; None if it has none
+    timestamps: str | None = None  #: what gets a time, of `speech.words.GRANULARITIES`
+
+    @property
+    def written(self) -> str:
+        """The text as it was written, with its pauses; offsets of words are positions in it."""
+        return self.utterance.text if self.paced is None else self.paced.written
 
     def pieces(self, early: bool) -> list[Utterance]:
         """Return the utterances to speak one after the other.
+
+        The texts of pieces are AlignedTexts: they know where they stand in the request's text.
 
         Args:
             early: one for each sentence, so that the first is heard soon. Otherwise as few as the stages' limit
@@ -105,16 +117,16 @@ class SpeechRequest:
         """Return the utterances of `pieces`, and the pauses between them that the text asks for."""
         if self.paced is None:
             return [replace(self.utterance, text=text) for text in self._cut(early)], Pauses()
-        passages = self.paced.passages
+        parts = self.paced.parts
         texts: list[str] = []
         after: dict[int, float] = {}
-        for passage in passages:
+        for part in parts:
             if texts:
-                after[len(texts) - 1] = passage.pause_s
-            texts += self._cut(early, passage.text)
+                after[len(texts) - 1] = part.pause_s
+            texts += self._cut(early, part.text)
         if self.paced.last_pause_s:
             after[len(texts) - 1] = self.paced.last_pause_s
-        found = Pauses(passages[0].pause_s, after, self.paced.last_pause_s > 0)
+        found = Pauses(parts[0].pause_s, after, self.paced.last_pause_s > 0)
         return [replace(self.utterance, text=text) for text in texts], found
 
     def _cut(self, early: bool, text: str | None = None) -> list[str]:
@@ -174,6 +186,7 @@ def parse(fields: Mapping[str, str], registry: Registry = DIALECTS, fallback: Fa
         _choice(fields.get("stream_format"), "stream_format", STREAM_FORMATS),
         _choice(fields.get("fit"), "fit", FITS) is not None,
         paced,
+        _timestamps(fields),
     )
 
 
@@ -187,6 +200,18 @@ def _choice(value: str | None, name: str, known: tuple[str, ...]) -> str | None:
     if value not in known:
         raise InvalidInput(f"The field '{name}' must be one of {', '.join(known)}.", param=name, code=f"{name}_unknown")
     return value
+
+
+def _timestamps(fields: Mapping[str, str]) -> str | None:
+    granularity = _choice(fields.get("timestamps"), "timestamps", GRANULARITIES)
+    if granularity and fields.get("stream_format") == "audio":
+        raise InvalidInput(
+            "A stream of bare audio (stream_format=audio) has no place for timestamps. Send stream_format=sse for "
+            "events with both, or leave stream_format out for one JSON answer.",
+            param="timestamps",
+            code="timestamps_in_raw_stream",
+        )
+    return granularity
 
 
 def _flag(value: str | None, name: str) -> bool:

@@ -33,7 +33,8 @@ _CLOSERS = re.compile(rf"(?:[{_QUOTES})\]）】》〉]|</\w+>)*")
 _CLOSERS_FRENCH = re.compile(rf"(?:\s?»|[{_QUOTES})\]]|</\w+>)*")
 #: Without spaces between sentences, signs after an end may as well open the next sentence.
 _CLOSERS_DENSE = re.compile(r"(?:[”’»›」』〞)\]）】》〉]|</\w+>)*")
-_OPENERS = re.compile(r"(?:[\s\"'“‘„‚«»‹›(\[{（【《「『¿¡—–-]|</?\w+>)*")
+#: Signs and tags between the end of a sentence and the first word of the next.
+OPENERS = re.compile(r"(?:[\s\"'“‘„‚«»‹›(\[{（【《「『¿¡—–-]|</?\w+>)*")
 _CLAUSE = re.compile(r"[，、：]+[”’」』）]*\s*|[,:](?=\s|[^\x00-\x7f])\s*|\s*\n\s*|\s[—–-]+\s+|—+\s*")
 _PARAGRAPH = re.compile(r"\s*\n[^\S\n]*\n\s*")
 _SPACES = re.compile(r"\s+")
@@ -41,21 +42,26 @@ _WORD_BEFORE = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
 _DENSE = frozenset(("zh", "ja"))
 
 
-def borders(text: str, language: str) -> dict[int, Border]:
+def borders(
+    text: str, language: str, *, cased: bool | None = None, open_quotes: frozenset[str] = frozenset()
+) -> dict[int, Border]:
     """Find every place after a sentence or a clause, as the position of the first character after it that is no space.
 
     Args:
         text: as `speech.text.check_text` or `check_long_text` left it.
         language: ISO 639-1.
+        cased: the writer uses capitals, so a small letter goes on with a sentence; None: `text` tells.
+        open_quotes: straight quotes that were opened before `text`, where it is a part of a longer one.
     """
     found = {match.end(): Border.CLAUSE for match in _CLAUSE.finditer(text)}
     found |= {match.end(): Border.SENTENCE for match in _PARAGRAPH.finditer(text)}
-    cased = any(char.isupper() for char in text)
+    if cased is None:
+        cased = any(char.isupper() for char in text)
     start = 0
     for marks in _MARKS.finditer(text):
         if marks.start() < start:
             continue
-        end = _closed(text, marks.end(), language)
+        end = _closed(text, marks.end(), language, open_quotes)
         border = _border(text, start, marks, end, language, cased)
         at = _past_spaces(text, end)
         if border is not None:
@@ -71,13 +77,13 @@ def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _closed(text: str, end: int, language: str) -> int:
+def _closed(text: str, end: int, language: str, open_quotes: frozenset[str]) -> int:
     """Return the position after the quotes, brackets and tags that close at `end`."""
     if language not in _DENSE:
         return _behind(_CLOSERS_FRENCH if language == "fr" else _CLOSERS, text, end)
     closed = _behind(_CLOSERS_DENSE, text, end)
     for quote in ('"', "'"):
-        if text.startswith(quote, closed) and text.count(quote, 0, closed) % 2:
+        if text.startswith(quote, closed) and (text.count(quote, 0, closed) + (quote in open_quotes)) % 2:
             closed += 1
     return closed
 
@@ -96,7 +102,7 @@ def _border(text: str, start: int, marks: re.Match[str], end: int, language: str
         if ellipsis and following and following == text[marks.start() - 1 : marks.start()]:
             return None  # 我……我
         return Border.CLAUSE if quoted and following.isalnum() else Border.SENTENCE
-    ahead = _behind(_OPENERS, text, end)
+    ahead = _behind(OPENERS, text, end)
     return _spaced_border(text, start, marks, text[ahead : ahead + 1], language, quoted, ellipsis, cased)
 
 

@@ -14,6 +14,8 @@ class Utterance:
         speed: A factor of the natural speed.
         seed: 0 … 2**32 - 1.
         dialect_tag: The dialect's `Dialect.tag`, for traces. None outside a request.
+        live: The text is said while it comes; only where `Capabilities.live_text` is true.
+        open: Of a live text: more of it will come.
     """
 
     text: str
@@ -24,3 +26,5 @@ class Utterance:
     speed: float = 1.0
     seed: int = 0
     dialect_tag: str | None = None
+    live: bool = False
+    open: bool = False

@@ -166,7 +166,8 @@ class FinishedTrace:
         root = spans[0]
         return cls(
             trace_id=f"{root.trace_id:032x}",
-            duration_s=root.seconds,
+            # An utterance of a session lasts as long as its text is written: that says nothing of the graph.
+            duration_s=0.0 if vocabulary.SESSION_ID in root.tags else root.seconds,
             failed=any(span.failed for span in spans),
             gaps=root.tags.get(vocabulary.STREAM_CONTINUOUS) == "false",
             incoming=incoming,

@@ -77,7 +77,8 @@ ROUTES = routes.PATHS
 # the Serve deployment in which the second engine runs.
 PRIMARY, FALLBACK = "primary", "fallback"
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+#: `WS`: an utterance of a WebSocket session, or a handshake that was refused.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
 UNKNOWN_ROUTE = "unknown route"
 
 # Tag keys.
@@ -133,6 +134,10 @@ PIECE = "piece"
 PIECES = "pieces"
 FLOW_STEPS = "flow.steps"
 FLOW_FRAMES = "flow.frames"
+SESSION_ID = "session.id"  #: joins the utterances of one WebSocket session, each of which is a trace
+SESSION_EVENT = "session.event"  #: what of a session the trace tells: utterance, config, refused or lost
+UTTERANCE_INDEX = "utterance.index"  #: counts from 0 in its session
+UTTERANCE_CANCELLED = "utterance.cancelled"  #: the client has broken it off, which is no error
 DEVICE = "device"
 GPU_UTILIZATION = "gpu.utilization"
 REPLICA_ID = "replica.id"
@@ -168,5 +173,7 @@ SAMPLING_ADJUSTED_COUNT = "sampling.adjusted_count"
 DEQUEUED = "dequeued"
 BATCH_STARTED = "batch started"
 FIRST_CHUNK = "first chunk"
+FIRST_PIECE = "first piece known"  #: of a text that is still being written
 GAP_BEGAN = "gap began"
-ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, GAP_BEGAN})
+TEXT_RAN_OUT = "text ran out"
+ANNOTATIONS = frozenset({DEQUEUED, BATCH_STARTED, FIRST_CHUNK, FIRST_PIECE, GAP_BEGAN, TEXT_RAN_OUT})

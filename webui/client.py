@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from speech.mark import HEADER, Mark
+from speech.words import Phoneme, Word
 from webui import sse
 
 #: Nothing is said between two events for as long as a stage computes; the service's own deadline is shorter.
@@ -68,6 +69,7 @@ class Speech:
     long_form: bool = False
     response_format: str = "wav"
     fit: str | None = None  #: wait: speak when the voice is fitted to its speaker
+    timestamps: str | None = None  #: part, character, word or phoneme: the audio comes with its times
 
     def form(self) -> dict[str, str]:
         fields = {
@@ -83,6 +85,7 @@ class Speech:
             "response_format": self.response_format,
             "stream_format": "sse",
             "fit": self.fit,
+            "timestamps": self.timestamps,
         }
         return {name: str(value) for name, value in fields.items() if value is not None}
 
@@ -112,6 +115,7 @@ class FitStep:
 class Audio:
     content: bytes  #: the next bytes of the file
     seconds: float
+    words: tuple[Word, ...] = ()  #: those that are complete with it, if timestamps were asked for
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,11 @@ def _error(answer: httpx.Response) -> ApiError:
     )
 
 
+def _word(fields: dict) -> Word:
+    phonemes = tuple(Phoneme(**_known(Phoneme, one)) for one in fields.get("phonemes", ()))
+    return Word(**_known(Word, fields) | {"phonemes": phonemes})
+
+
 def _event(name: str, data: str, trace_id: str | None) -> Event | None:
     """Read one event; return None for a kind that is not known, because a newer service may have more."""
     try:
@@ -292,7 +301,8 @@ def _event(name: str, data: str, trace_id: str | None) -> Event | None:
         if name == "fit":
             return FitStep(**_known(FitStep, fields))
         if name == "audio":
-            return Audio(base64.b64decode(fields["audio"], validate=True), float(fields.get("seconds") or 0))
+            words = tuple(_word(one) for one in fields.get("timestamps", ()))
+            return Audio(base64.b64decode(fields["audio"], validate=True), float(fields.get("seconds") or 0), words)
         if name == "done":
             stages = tuple(Timing(**_known(Timing, one)) for one in fields.get("stages", ()))
             return Done(**_known(Done, fields) | {"stages": stages})

@@ -2,8 +2,12 @@
 // value, so that two updates that Gradio shows as one lose nothing. What has been scheduled is told in data-* attributes.
 const box = element.querySelector('.live'), wanted = box.querySelector('input');
 const status = box.querySelector('[role=status]'), hush = box.querySelector('button');
-const LEAD_S = 0.15;
+const caption = box.querySelector('.caption'), LEAD_S = 0.15;
 let context = null, run = null, next = 0, end = 0, playing = [];
+// Of this run: when each chunk is heard (seconds of speech before it -> the context's time), its words, and its text.
+let heard = [], words = [], units = [];
+const lit = window.Highlight && CSS.highlights ? new Highlight() : null;
+if (lit) CSS.highlights.set('cosygraph-live', lit);
 
 function ready() {
   context = context || new (window.AudioContext || window.webkitAudioContext)();
@@ -17,8 +21,27 @@ for (const kind of ['pointerdown', 'keydown']) {
 function silence() {
   playing.forEach(source => { source.onended = null; source.stop(); });
   playing = [];
+  heard = [];
   end = 0;
   show('idle');
+}
+
+// The text while it is heard, with the word of the moment painted in it.
+function follow() {
+  if (box.dataset.state !== 'playing') { lit.clear(); return; }
+  const chunk = heard.findLast(({at}) => at <= context.currentTime);
+  const now = chunk ? chunk.seconds + context.currentTime - chunk.at : -1;
+  const word = words.find(([, , start, end]) => start <= now && now < end);
+  lit.clear();
+  if (word) {
+    const range = document.createRange();
+    range.setStart(caption.firstChild, units[word[0]]);
+    range.setEnd(caption.firstChild, units[word[1]]);
+    lit.add(range);
+    const line = range.getBoundingClientRect(), shown = caption.getBoundingClientRect();
+    if (line.bottom > shown.bottom || line.top < shown.top) caption.scrollTop += line.top - shown.top;
+  }
+  requestAnimationFrame(follow);
 }
 // What is still on its way of this run stays silent too.
 window.cosygraphSilence = () => { box.dataset.hushed = run; silence(); };
@@ -28,6 +51,7 @@ wanted.addEventListener('change', () => { if (!wanted.checked) silence(); });
 function show(state) {
   box.dataset.state = state;
   hush.hidden = state !== 'playing';
+  caption.hidden = state !== 'playing' || !lit || !words.length;
   status.textContent = state === 'playing' ? box.dataset.playing : state === 'gap' ? box.dataset.gap : '';
 }
 
@@ -51,13 +75,16 @@ function play(base64, rate) {
   source.connect(context.destination);
   end = Math.max(end, context.currentTime + LEAD_S);
   source.start(end);
+  heard.push({seconds: Number(box.dataset.seconds) - buffer.duration, at: end});
   end += buffer.duration;
   playing.push(source);
   source.onended = () => {
     playing = playing.filter(other => other !== source);
     if (!playing.length && box.dataset.over === 'true') show('idle');
   };
+  const silent = box.dataset.state !== 'playing';
   show('playing');
+  if (silent && lit) follow();
 }
 
 function take(value) {
@@ -66,12 +93,17 @@ function take(value) {
     silence();
     run = value.run;
     next = 0;
+    words = [];
+    units = [0];
+    for (const char of value.text ?? '') units.push(units.at(-1) + char.length);
+    caption.textContent = value.text ?? '';
     Object.assign(box.dataset, {seconds: 0, chunks: 0, missed: 0, hushed: ''});
   }
   box.dataset.over = Boolean(value.over);
   for (const number of Object.keys(value.chunks).map(Number).sort((a, b) => a - b)) {
     if (number < next) continue;
     box.dataset.missed = Number(box.dataset.missed) + number - next;
+    words.push(...(value.words?.[number] ?? []));
     play(value.chunks[number], value.rate);
     next = number + 1;
     box.dataset.chunks = next;

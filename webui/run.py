@@ -5,13 +5,16 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from speech.errors import InvalidInput
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
 from speech.mark import Mark
+from speech.text import check_long_text
+from speech.words import Word
 from webui import problems, sound, waterfall
 from webui.client import Api, ApiError, Audio, Clip, Done, Speech, Stage
 from webui.figures import duration
@@ -79,12 +82,14 @@ class Finished:
         seconds: Its length.
         trace_url: The address of the trace, if it is kept.
         whole: False where an error or Stop left only the beginning.
+        words: What is said in it, with its times, if the engine tells.
     """
 
     wav: bytes = field(repr=False)
     seconds: float
     trace_url: str | None = None
     whole: bool = True
+    words: tuple[Word, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class Attempt:
     rate: int = 0  #: of the speech, in Hz
     mark: Mark | None = None  #: says that it is synthetic
     pcm: list[bytes] = field(default_factory=list, repr=False)
+    words: list[Word] = field(default_factory=list, repr=False)
 
     def beginning(self, trace_url: str | None) -> Finished | None:
         """Return the speech that came before an error or Stop; None if there is none."""
@@ -116,12 +122,21 @@ class Attempt:
         pcm = pcm[: len(pcm) - len(pcm) % 2]  # a chunk may end within a sample
         if not pcm:
             return None
-        return Finished(sound.wav(pcm, self.rate, self.mark), len(pcm) / 2 / self.rate, trace_url, whole=False)
+        wav = sound.wav(pcm, self.rate, self.mark)
+        return Finished(wav, len(pcm) / 2 / self.rate, trace_url, whole=False, words=tuple(self.words))
 
 
 def length(text: str | None) -> int:
     """Count the characters of a text as the API counts them: stripped, in NFC."""
     return len(unicodedata.normalize("NFC", (text or "").strip()))
+
+
+def written(text: str | None) -> str:
+    """Return a text as the API checks it, in which the offsets of its words count; as it is if it can't be spoken."""
+    try:
+        return check_long_text(text or "")
+    except InvalidInput:
+        return (text or "").strip()
 
 
 def needs_long_form(text: str | None) -> bool:
@@ -161,16 +176,19 @@ def run(
     yield Shown(progress=progress.html(words), result="")
     try:
         with Api(api_url, wish.key or None) as api:
-            rate = attempt.rate = int(api.dialects()["engine"]["sample_rate"])
-            live = Live(secrets.token_hex(4), rate)
-            for event in api.generate(wish.speech()):
+            engine = api.dialects()["engine"]
+            rate = attempt.rate = int(engine["sample_rate"])
+            live = Live(secrets.token_hex(4), rate, written(wish.text))
+            speech = replace(wish.speech(), timestamps="word" if "word" in engine.get("timestamps", ()) else None)
+            for event in api.generate(speech):
                 attempt.trace_id, attempt.mark = api.trace_id, api.mark
                 if isinstance(event, Stage):
                     progress.take(event)
                     yield Shown(progress=progress.html(words))
                 elif isinstance(event, Audio):
                     attempt.pcm.append(event.content)
-                    live.add(event.content)
+                    attempt.words += event.words
+                    live.add(event.content, event.words)
                     yield Shown(live=live.value())
                 elif isinstance(event, Done):
                     progress.finish("done", timings=event.stages)
@@ -178,7 +196,10 @@ def run(
                         progress=progress.html(words),
                         live=live.value(over=True),
                         finished=Finished(
-                            sound.wav(b"".join(attempt.pcm), rate, attempt.mark), event.seconds, event.trace_url
+                            sound.wav(b"".join(attempt.pcm), rate, attempt.mark),
+                            event.seconds,
+                            event.trace_url,
+                            words=tuple(attempt.words),
                         ),
                         result=summary(event, words),
                         over=True,

@@ -26,9 +26,39 @@ function keep() {
 box.addEventListener('play', event => {
   window.cosygraphSilence?.();
   box.querySelectorAll('audio').forEach(other => { if (other !== event.target) other.pause(); });
+  follow(event.target);
 }, {capture: true});
 // The server has forgotten a take that is older than an hour.
 box.addEventListener('error', event => event.target.closest('.take, .side')?.classList.add('gone'), {capture: true});
+
+// The word that is heard lights up in the take's text. It is only painted: for a screen reader, and to be copied, the
+// text stays one text. Offsets count code points, and the page's strings UTF-16 units.
+const lit = window.Highlight && CSS.highlights ? new Highlight() : null;
+if (lit) CSS.highlights.set('cosygraph-take', lit);
+function follow(audio) {
+  const place = audio.closest('.take'), take = takes.find(known => known.token === place?.dataset.token);
+  if (!lit || !take?.words?.length) return;
+  const text = place.querySelector('.said').firstChild, units = [0];
+  for (const char of take.text) units.push(units.at(-1) + char.length);
+  place.classList.add('followed');
+  let shown = -1;
+  const paint = () => {
+    if (audio.paused || audio.ended || !audio.isConnected) { lit.clear(); place.classList.remove('followed'); return; }
+    const now = take.words.findIndex(([, , start, end]) => start <= audio.currentTime && audio.currentTime < end);
+    if (now !== shown) {
+      lit.clear();
+      shown = now;
+      if (now >= 0) {
+        const range = document.createRange(), [start, end] = take.words[now];
+        range.setStart(text, units[start]);
+        range.setEnd(text, units[end]);
+        lit.add(range);
+      }
+    }
+    requestAnimationFrame(paint);
+  };
+  paint();
+}
 
 function player(take) {
   return make('audio', {controls: true, preload: take === takes[0] ? 'metadata' : 'none', src: `../takes/${take.token}.wav`, ariaLabel: take.text});

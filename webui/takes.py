@@ -21,7 +21,8 @@ import soundfile
 from speech.encoding import encode, format_named
 from speech.wav_header import mark_of
 from webui import folder
-from webui.run import Finished, Wish
+from webui.live import spans
+from webui.run import Finished, Wish, written
 
 #: A setting's name, its value, and the value in words that need no name.
 Setting = tuple[str, str, str]
@@ -98,7 +99,7 @@ def record(wish: Wish, finished: Finished, token: str, settings: list[Setting]) 
     """Return a take as the browser keeps it: what is shown, and the form that speaks it again."""
     form = asdict(wish)
     del form["key"]
-    text = (wish.text or "").strip()
+    text = written(wish.text)
     return {
         "token": token,
         "name": file_name(text, wish.dialect, None if wish.seed is None else int(wish.seed)),
@@ -106,6 +107,7 @@ def record(wish: Wish, finished: Finished, token: str, settings: list[Setting]) 
         "settings": settings,
         "form": form,
         "trace_url": finished.trace_url,
+        "words": spans(finished.words),
     }
 
 

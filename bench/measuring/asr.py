@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 import soxr
@@ -22,8 +23,30 @@ def transcribe(wav: np.ndarray, rate: int) -> str:
     samples = np.asarray(wav, dtype=np.float32)
     if rate != _RATE:
         samples = soxr.resample(samples, rate, _RATE)
-    segments, _ = _model().transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)
+    segments, _ = whisper_tiny().transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)
     return " ".join(segment.text.strip() for segment in segments)
+
+
+def timed_words(model: Any, wav: np.ndarray, rate: int) -> list[tuple[str, float, float]]:
+    """Return the words that a Whisper model hears, each with its start and end in seconds.
+
+    The times come from the model's cross-attention (dynamic time warping over its alignment heads), 20 ms apart.
+
+    Args:
+        model: a `faster_whisper.WhisperModel`.
+        wav: mono float32 (n,).
+        rate: Hz.
+    """
+    samples = soxr.resample(np.asarray(wav, np.float32), rate, _RATE)
+    segments, _ = model.transcribe(
+        samples,
+        language="en",
+        beam_size=5,
+        temperature=0.0,  # without the random second tries, so that a run can be repeated
+        condition_on_previous_text=False,
+        word_timestamps=True,
+    )
+    return [(word.word.strip(), word.start, word.end) for segment in segments for word in segment.words or ()]
 
 
 def word_error_rate(reference: str, heard: str) -> float:
@@ -51,9 +74,10 @@ def word_errors(said: list[str], got: list[str]) -> int:
 
 
 @cache
-def _model():
+def whisper_tiny(threads: int = 2):
+    """Load Whisper tiny.en."""
     from faster_whisper import WhisperModel
 
     return WhisperModel(
-        str(find(*_MODEL).parent), device="cpu", compute_type="int8", cpu_threads=2, local_files_only=True
+        str(find(*_MODEL).parent), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True
     )

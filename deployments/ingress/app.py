@@ -15,7 +15,18 @@ from starlette.routing import Match
 from config.routes import SPEECH
 from config.version import VERSION
 from deployments.ingress.ingress_api import IngressApi, context_of
-from deployments.ingress.routes import batch, cosyvoice, dialects, generate, health, openai, pages, verify, voices
+from deployments.ingress.routes import (
+    batch,
+    cosyvoice,
+    dialects,
+    generate,
+    health,
+    live,
+    openai,
+    pages,
+    verify,
+    voices,
+)
 from speech.errors import MethodNotAllowed, SpeechError, internal_error, path_not_found
 
 
@@ -33,7 +44,7 @@ def build(api: IngressApi) -> FastAPI:
         redoc_url=None,
     )
 
-    for routes in (generate, openai, batch, voices, verify, cosyvoice, dialects, health, pages):
+    for routes in (generate, openai, batch, live, voices, verify, cosyvoice, dialects, health, pages):
         routes.add(app, api)
     _answer_head(app)
 

@@ -87,6 +87,8 @@ class RequestContext:
         self.streaming = False  #: its answer is sent while it is made
         self.broken_off = False  #: its answer has begun and will not be finished
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
+        self.cancelled = False  #: the client has broken it off in a session that goes on: no error
+        self.paced_by_text = False  #: its text came while it was spoken, so its duration is the writer's
         self.has_subrequests = False  #: the requests that came in it count in the metrics, and it does not
         self.kept: bool | None = None  #: of a subrequest that has ended: its trace was kept
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use
@@ -101,6 +103,7 @@ class RequestContext:
         self.on_fallback = False  #: it goes to the fallback backend
         self.dialect: str | None = None  #: the registry's tag
         self.mode: str | None = None
+        self.first_piece_s = 0.0  #: when the first piece of a text was known that came bit by bit, after `started_ns`
         self.audio_s = 0.0  #: seconds of speech made so far
         self.first_audio_s: float | None = None  #: a stream's, after `started_ns`
         self.continuity = Continuity(on_gap=self._annotate_gap)  #: fed where a stream's audio is sent
@@ -178,7 +181,10 @@ class RequestContext:
             node: the id of the node that its replica is on, where that is known.
         """
         span = self._tracer.client(stage, parent=self.root.context, remote_service=service, start_ns=started_ns)
-        span.fail(error_type, message)
+        if self.cancelled:
+            span.tag(vocabulary.UTTERANCE_CANCELLED, "true")
+        else:
+            span.fail(error_type, message)
         span.tag(vocabulary.ERROR_NODE, node)
         self._stage_spans.extend(span.end())
 
@@ -214,7 +220,7 @@ class RequestContext:
 
         Args:
             number: the piece's.
-            count: of all pieces.
+            count: of all pieces; 0: more may come.
             due_ns: when its listener needs it, ns since the epoch; None: when the request is due.
         """
         return SegmentContext(self, number, count, due_ns)

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from access.authentication import Authenticator
-from deployments import place, serve_log
+from deployments import place, ray_internals, serve_log
 from deployments.arrays import HOLD_S, Array, ArrayStore, Nodes
 from deployments.ingress import access_control, app, cors, environment_check, responses, server_sent_events
 from deployments.ingress.admission import Admission
@@ -25,6 +25,8 @@ from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
 from deployments.ingress.http10 import WholeAnswers
+from deployments.ingress.live_sessions import Sessions
+from deployments.ingress.live_speech import NO_TEXT_YET, LiveSpeech
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.readiness import Readiness
@@ -48,6 +50,9 @@ from speech.words import AudioPart
 from tracing import vocabulary
 from tracing.routes import Routes
 from voices import VoiceRecord, Voices, mix
+
+#: A WebSocket session is one of Serve's ongoing requests as long as it is open.
+INGRESS_OPTIONS = {"max_ongoing_requests": 1024}
 
 
 @serve.ingress()
@@ -96,6 +101,10 @@ class CosyVoice3Api:
         self.access_control = access_control.for_replica(config.access, self.authenticator, limiter)
         self.metrics = Metrics(self.registry)
         self.readiness = Readiness()
+        self.sessions = Sessions(config.limits.sessions)
+        self.live = LiveSpeech(
+            self.registry, self.parse_session, self._backend_for, self._admitted, has_fallback=other is not None
+        )
         self.watermarks: dict[str, WatermarkClient] = {}  # by backend; empty where there is no watermark
 
     def _backend(
@@ -125,6 +134,7 @@ class CosyVoice3Api:
                 self.watermarks[backend.name] = finder
         self.access_control.rate_limits.start()
         self.fitting.start()
+        self.sessions.start(ray_internals.replica_is_stopping)
         self.metrics.watch(self._watched_counters)
         self.middleware = TracingMiddleware(
             app.build(self),
@@ -164,6 +174,7 @@ class CosyVoice3Api:
         """Answer a request for speech: see `IngressApi.speak`."""
         backend = self._backend_for(ctx)
         request, source = await self._parse(fields, upload, ctx, backend, default_dialect)
+        backend.engine.capabilities.check_timestamps(request.timestamps)
         backend.engine.check(request.utterance)
         limits = self.config.limits
         if request.waits_for_fit:
@@ -312,6 +323,16 @@ class CosyVoice3Api:
         async with self._admitted(ctx):
             return await finder.find(samples, rate, ctx)
 
+    async def parse_session(
+        self, fields: Mapping[str, str], upload: bytes | None, ctx: RequestContext
+    ) -> tuple[SpeechRequest, VoiceSource, Backend]:
+        """Check the fields of a session, whose text comes later."""
+        backend = self._backend_for(ctx)
+        request, source = await self._parse({**fields, "text": NO_TEXT_YET}, upload, ctx, backend, None)
+        ctx.root.tags({vocabulary.TEXT_LENGTH: 0, vocabulary.TEXT_SCRIPT: "none"})
+        backend.engine.check(request.utterance)
+        return request, source, backend
+
     def is_admin(self, ctx: RequestContext) -> bool:
         """Tell whether the caller may change voices of others."""
         return not self.access_control.required or "admin" in ctx.caller.roles
@@ -334,14 +355,19 @@ class CosyVoice3Api:
     async def drain(self) -> int:
         """Refuse new requests from now on; returns how many are still in the graph. Called through a handle."""
         self.admission.draining = True
-        return self.admission.in_flight + self.admission.waiting
+        self.sessions.drain()
+        return self.admission.in_flight + self.admission.waiting + self.sessions.speaking
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the scaling policy reads. Serve calls this by its name, where the ingress is autoscaled."""
         return self.admission.work_stats()
 
     def _watched_counters(self) -> dict[str, int]:
-        return self.recorder.counters() | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
+        return (
+            self.recorder.counters()
+            | self.sessions.counters()
+            | {"in_flight": self.admission.in_flight, "waiting": self.admission.waiting}
+        )
 
     async def counters(self) -> dict[str, int]:
         """Return what became of this replica's traces, voices and callers at their limits, for tests and operators."""
@@ -355,6 +381,7 @@ class CosyVoice3Api:
             | voices.counters()
             | self.fitting.counters()
             | self.access_control.counters()
+            | self.sessions.counters()
             | {"pid": os.getpid()}
         )
 

@@ -13,6 +13,8 @@ from access.authorization import AccessControl
 from deployments.arrays import Array
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
+from deployments.ingress.live_sessions import Sessions
+from deployments.ingress.live_speech import LiveSpeech
 from deployments.ingress.server_sent_events import EventFormat
 from deployments.settings import ApiConfig
 from engines.contract import Engine
@@ -29,6 +31,8 @@ class IngressApi(Protocol):
         registry: the dialects.
         voices_store: the stored voices; None if none are stored here.
         fitting: the fits of stored voices.
+        live: speech for text that comes bit by bit.
+        sessions: the open WebSocket sessions.
         access_control: counts requests that come inside others against their caller's limits.
         started_s: when the replica started, in seconds since the epoch.
     """
@@ -38,6 +42,8 @@ class IngressApi(Protocol):
     registry: Registry
     voices_store: Voices | None
     fitting: Fitting
+    live: LiveSpeech
+    sessions: Sessions
     access_control: AccessControl
     started_s: int
 

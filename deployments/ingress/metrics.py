@@ -51,6 +51,8 @@ BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0
 #: for one place alone (`Exporter.destinations`).
 LOSSES = ("closed", "no_destination", "empty")
 LOSSES_OF_ONE = ("spool_full", "queue_full", "poison", "spans_rejected", "spool_damaged")
+#: What ends a WebSocket session: its client, closing it or gone; one of our limits; or the end of this replica.
+SESSION_ENDS = ("closed", "left", "idle", "stalled", "too_long", "refused", "misused", "draining", "failed")
 EVERY_S = 5.0  #: between polls of what is counted elsewhere
 
 
@@ -130,6 +132,10 @@ class Metrics:
         self._waiting = kinds.Gauge("cosygraph_traces_waiting", "Kept traces not sent yet", ("destination",))
         self._in_flight = kinds.Gauge("cosygraph_requests_in_flight", "Inside the graph", ())
         self._queued = kinds.Gauge("cosygraph_requests_waiting", "Waiting to be let into the graph", ())
+        self._sessions_open = kinds.Gauge("cosygraph_sessions_open", "WebSocket sessions", ())
+        self._sessions = kinds.Counter(
+            "cosygraph_sessions", "WebSocket sessions that have ended, by what ended them", ("reason",)
+        )
         self._gpu = kinds.Gauge("cosygraph_gpu_utilization", "Percent, as a stage's replica last said", ("stage",))
         self.on = True  #: False: nothing is recorded
         self._counted: dict[str, int] = {}
@@ -158,6 +164,8 @@ class Metrics:
 
     def _record_request(self, ctx: RequestContext, status: int) -> None:
         error_type, outcome = _outcome(ctx.error, status)
+        if ctx.cancelled and outcome == OK:
+            outcome = CANCELLED
         seconds = ctx.elapsed_s
         labels = {
             "route": ctx.route or NONE,
@@ -165,7 +173,8 @@ class Metrics:
             "dialect": ctx.dialect if ctx.dialect in self._dialects else NONE,
             "mode": ctx.mode if ctx.mode in MODES else NONE,
         }
-        self._request_s.observe(seconds, labels)
+        if not ctx.paced_by_text:  # else its duration is the writer's, and no alert's business
+            self._request_s.observe(seconds, labels)
         self._requests.inc(1, {**labels, "error_type": error_type})
         if ctx.on_fallback:
             self._fallback.inc(1, {"outcome": outcome})
@@ -175,7 +184,7 @@ class Metrics:
             dialect = {"dialect": labels["dialect"]}
             self._streams.inc(1, {"continuous": "true" if ctx.continuity.continuous else "false", **dialect})
             self._underrun_s.observe(ctx.continuity.underrun_s, dialect)
-        if outcome == OK and ctx.audio_s:
+        if outcome == OK and ctx.audio_s and not ctx.paced_by_text:
             self._real_time.observe(seconds / ctx.audio_s, {"answer": "stream" if ctx.streaming else "whole"})
 
     def _record_spans(self, spans: list[FinishedSpan], kept: bool) -> None:
@@ -209,7 +218,7 @@ class Metrics:
 
         Args:
             counters: returns `Exporter.counters` below `export_`, `Exporter.destinations` below `export_<name>_`,
-                `in_flight` and `waiting`.
+                `in_flight`, `waiting`, and `Sessions.counters`.
         """
 
         async def poll() -> None:
@@ -228,6 +237,9 @@ class Metrics:
             now = counters()
             self._in_flight.set(now["in_flight"], {})
             self._queued.set(now["waiting"], {})
+            self._sessions_open.set(now.get("sessions_open", 0), {})
+            for reason in SESSION_ENDS:
+                self._increase(self._sessions, now, f"sessions_ended_{reason}", {"reason": reason})
             for cause in LOSSES:
                 self._increase(self._lost, now, f"export_dropped_{cause}", {"cause": cause, "destination": NONE})
             for name in DESTINATIONS:

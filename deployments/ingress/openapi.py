@@ -133,6 +133,7 @@ def _without_null(field: Description) -> Description:
 
 def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) -> Description:
     """Describe an operation that speaks: its body's media types, and those of its answers."""
+    timed: Description = {} if answers else {"model": response_models.TimedSpeech}
     answers = answers or (*sorted({form.media_type for form in FORMATS.values()}), _EVENTS)
     speech = {
         "description": "Speech",
@@ -140,6 +141,7 @@ def _speech(request: Description, *media: str, answers: tuple[str, ...] = ()) ->
         "content": {
             kind: {"schema": _EVENT if kind == _EVENTS else {"type": "string", "format": "binary"}} for kind in answers
         },
+        **timed,
     }
     return {
         "response_class": Response,  # FastAPI would list JSON too
@@ -166,6 +168,14 @@ GENERATE: Description = _speech(
     schema(GenerateForm) | {"anyOf": [{"required": ["prompt_audio"]}, {"required": ["voice"]}]}, _FORM
 )
 SPEECH: Description = _speech(schema(SpeechBody), _JSON, _FORM)
+#: OpenAPI can't describe a WebSocket; this is its handshake.
+LIVE_HANDSHAKE: Description = {
+    "responses": {
+        101: {"description": "The WebSocket is open; docs/live.md has its messages"},
+        **failures(*_ACCESS, errors.UpgradeRequired, errors.StageUnavailable),
+    },
+    "description": "A WebSocket, which OpenAPI can't describe: docs/live.md has its messages. A plain GET gets 426.",
+}
 BATCH: Description = {
     "responses": {
         200: answer(

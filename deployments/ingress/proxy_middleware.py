@@ -29,16 +29,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.authentication import Authenticator
-from config.routes import SPEECH
+from config.routes import LIVE, SPEECH
 from deployments import place, serve_log, trace_error_messages
-from deployments.ingress import arrival, body_prefetch
+from deployments.ingress import arrival, body_prefetch, live_proxy
 from deployments.ingress.repeatable_body import RepeatableBody
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import BROKEN_OFF, DEADLINE, send_error
@@ -106,6 +106,9 @@ class ProxyMiddleware:
         self.answered_here = self.repeated = self.cut_here = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and _route(scope["path"]) == LIVE:
+            await self._relay(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in _OWN_PAGES:
             await self._app(scope, receive, send)
             return
@@ -134,6 +137,19 @@ class ProxyMiddleware:
                 self.cut_here,
             )
 
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a WebSocket session on, and speak for the ingress where it is lost."""
+        started = time.time_ns()
+
+        def trace(error: SpeechError, session_id: str | None) -> str:
+            self.cut_here += 1
+            log.warning("a session lost its ingress (%d answers cut so far)", self.cut_here)
+            more = {vocabulary.SESSION_ID: session_id, vocabulary.SESSION_EVENT: "lost"}
+            return self._trace({**scope, "method": "WS"}, error, started, more)
+
+        headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
+        await live_proxy.relay(self._app, {**scope, "headers": headers}, receive, send, _error, trace)
+
     async def _try(self, scope: Scope, body: RepeatableBody, answer: _WatchedAnswer, arrived: arrival.Arrival) -> None:
         """Send the request to a replica."""
         headers = [(name, value) for name, value in scope["headers"] if not _controls_serve(name)]
@@ -156,7 +172,9 @@ class ProxyMiddleware:
         )
         await send_error(error, send, ((b"x-trace-id", trace_id.encode()),))
 
-    def _trace(self, scope: Scope, error: SpeechError, started_ns: int) -> str:
+    def _trace(
+        self, scope: Scope, error: SpeechError, started_ns: int, more: Mapping[str, str | None] | None = None
+    ) -> str:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
         route = _route(scope["path"])
@@ -165,6 +183,7 @@ class ProxyMiddleware:
         span.tags(**{vocabulary.HTTP_METHOD: scope["method"], vocabulary.HTTP_STATUS_CODE: str(error.status)})
         if route:
             span.tag(vocabulary.HTTP_ROUTE, route)
+        span.tags(dict(more or {}))
         record_error(span, error)
         caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
         trace_id = span.trace_id

@@ -17,6 +17,7 @@ from speech.requests import (
     StreamFormat,
     Transcript,
 )
+from speech.words import Granularity
 from voices.enrolment import EnrolmentFields
 from voices.names import MAX_NAME
 
@@ -70,6 +71,8 @@ class SpeechBody(BaseModel):
     """File format of the answer."""
     stream_format: StreamFormat = "audio"
     """audio: in chunks as it is made; sse: events."""
+    timestamps: Granularity | None = None
+    """What gets a time (docs/timestamps.md); the answer is then JSON or events."""
     long_form: bool = False
     """True by itself if the input is longer than one piece."""
     model: str | None = None

@@ -36,6 +36,39 @@ class ErrorBody(_Answer):
     error: ErrorDetail
 
 
+class TimedPhoneme(_Answer):
+    """A phoneme and its time."""
+
+    symbol: str
+    start_s: float
+    end_s: float
+
+
+class TimedText(_Answer):
+    """Something that was written, and when it is heard."""
+
+    text: str
+    start: int
+    """Offset in the text, in code points."""
+    end: int
+    start_s: float
+    """Seconds from the beginning of the audio."""
+    end_s: float
+    phonemes: list[TimedPhoneme] | None = None
+    """With timestamps=phoneme."""
+
+
+class TimedSpeech(_Answer):
+    """A whole file with the times of what is said in it; the answer if timestamps are asked for without events."""
+
+    audio: str
+    """The file, in base64."""
+    format: str
+    media_type: str
+    seconds: float
+    timestamps: list[TimedText]
+
+
 class Index(_Answer):
     """The paths of this server that a newcomer needs."""
 
@@ -82,6 +115,8 @@ class EngineFacts(_Answer):
     """True if stored voices can be fitted to their speakers."""
     mixes_voices: bool
     """True if stored voices can be mixed: `anna(2)+bob(1)`."""
+    timestamps: list[str]
+    """What it can give times of: part, character, word, phoneme."""
 
 
 class Usage(_Answer):

@@ -1,6 +1,7 @@
 """Audio as an HTTP response: one whole file, the file in chunks as it is made, or events that report progress too.
 
-All of it is marked as synthetic: by the header X-AIGC, and in the file where its format has a place for that.
+All of it is marked as synthetic: by the header X-AIGC, and in the file where its format has a place for that. Where
+timestamps are asked for, events carry them, and a whole file comes in a JSON answer with them.
 
 An error before the response begins has its HTTP status. A raw stream begins with its first audio, a stream of events
 with its first stage. An error after that is an event, or leaves a raw stream without an end: never a whole one.
@@ -9,6 +10,8 @@ with its first stage. An error after that is an event, or leaves a raw stream wi
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,10 +21,10 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.ingress.context import FitProgress, RequestContext, StageProgress
-from deployments.ingress.server_sent_events import EventFormat, StreamSummary
+from deployments.ingress.server_sent_events import EventFormat, StreamSummary, timestamps
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
-from speech.encoding import FORMATS, Encoder, encode
+from speech.encoding import FORMATS, Encoder, Format, encode
 from speech.errors import SpeechError, internal_error
 from speech.mark import HEADER, Mark
 from speech.requests import SpeechRequest
@@ -38,6 +41,11 @@ class EncodedPart(NamedTuple):
     data: bytes
     seconds: float
     words: tuple[Word, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing is in it: no data and no words."""
+        return not (self.data or self.words)
 
 
 Event = EncodedPart | StageProgress | FitProgress
@@ -65,7 +73,21 @@ async def whole(request: SpeechRequest, audio: AudioPart, rate: int, mark: Mark)
         body = pcm.wav(audio.samples, rate, mark)
     else:
         body = await asyncio.to_thread(encode, pcm.from_pcm(audio.samples), rate, format.name, mark)
-    return Response(body, media_type=format.media_type, headers={HEADER: mark.value()})
+    headers = {HEADER: mark.value()}
+    if request.timestamps is None:
+        return Response(body, media_type=format.media_type, headers=headers)
+    answer = await asyncio.to_thread(_with_timestamps, body, format, audio, rate)
+    return Response(answer, media_type="application/json", headers=headers)
+
+
+def _with_timestamps(body: bytes, format: Format, audio: AudioPart, rate: int) -> bytes:
+    fields = {
+        "audio": base64.b64encode(body).decode(),
+        "format": format.name,
+        "media_type": format.media_type,
+        "seconds": round(len(audio.samples) / rate, 4),
+    }
+    return json.dumps(fields | timestamps(audio.words), ensure_ascii=False).encode()
 
 
 async def stream(request: SpeechRequest, audio: AudioStream, rate: int, ctx: RequestContext, mark: Mark) -> Response:
@@ -118,7 +140,8 @@ async def events(
         raise
     ctx.streaming = True
     summary = StreamSummary(len(request.utterance.text))
-    return _ClosingResponse(_events(first, queue, producer, summary, ctx, event_format), "text/event-stream", mark)
+    parts = _events(first, queue, producer, summary, ctx, event_format, request.timestamps is not None)
+    return _ClosingResponse(parts, "text/event-stream", mark)
 
 
 async def _events(
@@ -128,6 +151,7 @@ async def _events(
     summary: StreamSummary,
     ctx: RequestContext,
     event_format: EventFormat,
+    timed: bool,
 ) -> AsyncGenerator[bytes, None]:
     try:
         while event is not None and not isinstance(event, Exception):
@@ -139,8 +163,9 @@ async def _events(
                     yield event_format.fit(event)
             else:
                 summary.add(event.seconds)
+                words = event.words if timed else None
                 with ctx.continuity.sending(event.seconds):
-                    yield event_format.audio(event.data, event.seconds, event.words)
+                    yield event_format.audio(event.data, event.seconds, words)
             event = await queue.get()
         if event is None:
             yield event_format.done(summary, ctx)
@@ -164,8 +189,9 @@ async def _encode(audio: AudioStream, encoder: Encoder, rate: int) -> AsyncGener
             if data:
                 yield EncodedPart(data, seconds, words)
                 seconds, words = 0.0, ()
-    if data := await asyncio.to_thread(encoder.finish):
-        yield EncodedPart(data, seconds, words)
+    last = EncodedPart(await asyncio.to_thread(encoder.finish), seconds, words)
+    if not last.empty:
+        yield last
 
 
 def _as_speech_error(error: Exception, ctx: RequestContext) -> SpeechError:

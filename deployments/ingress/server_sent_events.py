@@ -56,9 +56,16 @@ class EventFormat:
         """Return an event for a step of the fit that the request waits for."""
         return event("fit", asdict(progress))
 
-    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] = ()) -> bytes:
-        """Return an event with a part of the file; `words` are those that begin in its `seconds` of audio."""
-        return event("audio", {"audio": base64.b64encode(data).decode(), "seconds": round(seconds, 4)})
+    def audio(self, data: bytes, seconds: float, words: tuple[Word, ...] | None = None) -> bytes:
+        """Return an event with a part of the file.
+
+        Args:
+            data: bytes of the file.
+            seconds: of audio that went into them.
+            words: those that are complete with that audio; None if no timestamps were asked for.
+        """
+        fields = {"audio": base64.b64encode(data).decode(), "seconds": round(seconds, 4)}
+        return event("audio", fields | timestamps(words))
 
     def done(self, summary: StreamSummary, ctx: RequestContext) -> bytes:
         """Return the last event of a whole stream."""
@@ -80,6 +87,11 @@ class EventFormat:
     def error(self, error: SpeechError, ctx: RequestContext) -> bytes:
         """Return the last event of a stream that failed."""
         return event("error", {**error.body(), "status": error.status, "trace_id": ctx.trace_id})
+
+
+def timestamps(words: tuple[Word, ...] | None) -> dict[str, Any]:
+    """Return the field with the words' times, as events and whole answers have it; none if none were asked for."""
+    return {} if words is None else {"timestamps": [word.as_json() for word in words]}
 
 
 def stages(ctx: RequestContext) -> list[dict[str, Any]]:

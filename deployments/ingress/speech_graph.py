@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from deployments.ingress.context import StageContext
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.stage_clients import StageClient, StageResult, VoiceRef
 from deployments.wire import AudioReply, ClipReply, VoiceReply
 from speech.utterance import Utterance
@@ -36,4 +37,13 @@ class SpeechGraph(Protocol):
         self, utterance: Utterance, voice: VoiceRef, ctx: StageContext
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
         """Say an utterance and yield its audio in chunks as they are made; where the engine streams."""
+        ...
+
+    def speech_stream_live(
+        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        """Say a text while it comes and yield its audio in chunks; where `Capabilities.live_text` is true.
+
+        `utterance` says how; its text is not used.
+        """
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import ray_internals, trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
 from deployments.ingress.context import StageContext
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.retries import RetryPolicy
 from deployments.ingress.voice_cache import CachedVoice
@@ -32,12 +33,15 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
-from engines.contract import Said
+from engines.contract import Reach, Said, TextWanted
+from speech.errors import DeadlineExceeded
 from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
 
 #: How much longer than the stage itself the ingress waits for the stage's own "deadline exceeded".
 GRACE_S = 0.25
+#: text tokens with which a live text is begun; the engine says how many it wants after that
+FIRST_TOKENS = 5
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -243,7 +247,7 @@ class TtsClient(StageClient):
 
     stage, service = vocabulary.GENERATE_MEL, vocabulary.TTS
     remote: Callable[[CallContext, Utterance, PackedArrays], _Response[StageReply[MelReply]]]
-    remote_stream: Callable[[CallContext, Utterance, PackedArrays, Said], Any]
+    remote_stream: Callable[[CallContext, Utterance, PackedArrays, Said, Reach | None], Any]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `TtsService.generate` and `TtsService.stream`."""
@@ -264,13 +268,13 @@ class TtsClient(StageClient):
         utterance: Utterance,
         voice: VoiceRef,
         ctx: StageContext,
-        beyond: tuple[int, float, bool] | None = None,
+        beyond: Reach | None = None,
         said: Said = (),
     ) -> AsyncGenerator[StageResult[MelChunkReply], None]:
         """Yield the mel's chunks as they are made, except those that reach no further than `beyond`.
 
         A stage that dies on the way is replaced by another replica. It is given the tokens said so far and goes on
-        after them. Its chunks come from the beginning again, maybe cut elsewhere: those given out already are skipped.
+        after them. What was given out already is not made again; chunks that came further are skipped.
 
         Args:
             utterance: what to say.
@@ -279,37 +283,92 @@ class TtsClient(StageClient):
             beyond: a chunk's `reaches`.
             said: a chunk's `said`.
         """
+        with ctx.progress(self.stage, self.service):
+            async with aclosing(self._stream(utterance, voice, ctx, beyond, said)) as found:
+                async for chunk in found:
+                    if not isinstance(chunk, TextWanted):
+                        yield chunk
+
+    async def stream_live(
+        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+    ) -> AsyncGenerator[StageResult[MelChunkReply], None]:
+        """Say a text while it comes, and yield its mel's chunks; only where `Capabilities.live_text` is true.
+
+        Each time the engine has said what the text so far allows, it is called again with more text and with the
+        tokens that it had said. So no replica is bound to the utterance. Each call has a span.
+
+        Args:
+            text: the text.
+            utterance: how to say it; its own text is not used.
+            voice: the voice to say it in. It should be held here (`CachedVoice`), since texts may take minutes.
+            ctx: the request.
+
+        Raises:
+            SpeechError: as `stream`, and those of `IncomingText.take`.
+        """
+        beyond: Reach | None = None
+        said: Said = ()
+        given_s, heard_until = 0.0, time.monotonic()
+        wanted, complete, taken = FIRST_TOKENS, False, ""
+        try:
+            with ctx.progress(self.stage, self.service):
+                while not complete:
+                    async with _deadline(ctx):
+                        taken, complete = await text.take(wanted, taken, heard_until - time.monotonic())
+                    live = replace(utterance, text=taken, live=True, open=not complete)
+                    async with aclosing(self._stream(live, voice, ctx, beyond, said)) as found:
+                        async for chunk in found:
+                            if isinstance(chunk, TextWanted):
+                                said, wanted = chunk.said, chunk.tokens
+                                continue
+                            if beyond is None or chunk.value.part > beyond[0]:
+                                given_s = 0.0
+                            beyond, said = chunk.value.reaches, chunk.value.said
+                            heard_until = max(heard_until, time.monotonic()) + chunk.value.seconds - given_s
+                            given_s = chunk.value.seconds
+                            yield chunk
+        finally:
+            await text.close()
+
+    async def _stream(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, beyond: Reach | None, said: Said
+    ) -> AsyncGenerator[StageResult[MelChunkReply] | TextWanted, None]:
+        """Make one call, with retries; an open text's ends with TextWanted."""
         policy, call = self._policy(ctx), self.clocks.tell(ctx.call_context())
         given, ended = _input(voice), False
-        with ctx.progress(self.stage, self.service):
-            while not ended:
-                with policy.attempt():
-                    replies = self.remote_stream(call, utterance, self._packed(given.value), said)
-                    try:
-                        while not ended:
-                            async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
-                                reply: StageReply[MelChunkReply] = await anext(replies)
-                            reply = self._timed(reply, call.sent_ns)
-                            if not policy.accept(reply):
-                                break
-                            chunk = reply.value
-                            ended = chunk is None
-                            if chunk is not None and (beyond is None or chunk.reaches > beyond):
-                                before, beyond, said = beyond, chunk.reaches, chunk.said
-                                yield StageResult(chunk, partial(self._again, utterance, voice, ctx, before, said))
-                    finally:
-                        if not ended:
-                            replies.cancel()
-                if policy.remake_input:
-                    given = await given.remake()
-                call = call.resent()
+        wanted: TextWanted | None = None
+        while not ended:
+            with policy.attempt():
+                replies = self.remote_stream(call, utterance, self._packed(given.value), said, beyond)
+                try:
+                    while not ended:
+                        async with asyncio.timeout(max(0.0, call.remaining_s()) + GRACE_S):
+                            reply: StageReply[MelChunkReply | TextWanted] = await anext(replies)
+                        reply = self._timed(reply, call.sent_ns)
+                        if not policy.accept(reply):
+                            break
+                        chunk = reply.value
+                        ended = chunk is None
+                        if isinstance(chunk, TextWanted):
+                            wanted, said = chunk, chunk.said
+                        elif chunk is not None and (beyond is None or chunk.reaches > beyond):
+                            before, beyond, said = beyond, chunk.reaches, chunk.said
+                            yield StageResult(chunk, partial(self._again, utterance, voice, ctx, before, said))
+                finally:
+                    if not ended:
+                        replies.cancel()
+            if policy.remake_input:
+                given = await given.remake()
+            call = call.resent()
+        if wanted is not None:
+            yield wanted
 
     async def _again(
         self,
         utterance: Utterance,
         voice: VoiceRef,
         ctx: StageContext,
-        beyond: tuple[int, float, bool] | None,
+        beyond: Reach | None,
         said: Said,
     ) -> StageResult[MelChunkReply]:
         """Make a chunk in place of one that was lost; it may reach further."""
@@ -323,6 +382,20 @@ class TtsClient(StageClient):
 
 def _input(voice: VoiceRef) -> StageInput[AnyVoice]:
     return LocalInput(voice) if isinstance(voice, CachedVoice) else voice
+
+
+@asynccontextmanager
+async def _deadline(ctx: StageContext) -> AsyncGenerator[None, None]:
+    """Limit a wait for text to the request's deadline."""
+    try:
+        async with asyncio.timeout(max(0.0, ctx.remaining_s())):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "The request's deadline passed before its text was complete; send the text faster, or in more requests.",
+            param="text",
+            code="text_overdue",
+        ) from None
 
 
 class WatermarkClient(StageClient):

@@ -14,22 +14,25 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from access.authentication import Authenticator
+from access.authentication import Authenticator, Principal
 from access.authorization import AccessControl
 from config.routes import UNTRACED
 from deployments import place, trace_error_messages
 from deployments.ingress import arrival, body_limits, body_prefetch
 from deployments.ingress.context import RequestContext
 from deployments.ingress.http10 import is_http10
+from deployments.ingress.live_flow import ReplicaFlow
+from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.metrics import Metrics
 from deployments.ingress.subrequests import Subrequests
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.safe_traceback import safe_traceback
 from speech.errors import Cancelled, DeadlineExceeded, SpeechError, StageUnavailable, internal_error
-from tracing import NonRecordingSpan, NoOpTracer, Span, Tracer, extract, vocabulary
+from tracing import Incoming, NonRecordingSpan, NoOpTracer, Span, Tracer, extract, vocabulary
 from tracing.routes import Routes
 
 log = logging.getLogger("ray.serve")
@@ -46,6 +49,11 @@ def _path(scope: Scope) -> str:
     """Return the path below the application's route prefix."""
     path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
     return path or "/"
+
+
+def _name(method: str, route: str | None) -> str:
+    """Return a root span's name. An unknown path is the caller's text: it may be anything, so it is no name."""
+    return f"{method} {route}" if route else vocabulary.UNKNOWN_ROUTE
 
 
 def _tell_of_the_lost_one(root: Span | NonRecordingSpan, name: str, started_ns: int) -> None:
@@ -95,8 +103,8 @@ class TracingMiddleware:
         self._routes = routes
         self._deadline_s = deadline_s
         self._recorder = recorder
-        self._authenticator = authenticator
-        self._access_control = access_control or AccessControl()
+        self.authenticator = authenticator
+        self.access_control = access_control or AccessControl()
         self._metrics = metrics
         self._trace_url = trace_url
         self._proxy_clocks = arrival.ProxyClocks(place.node_id(), deadline_s)
@@ -108,6 +116,12 @@ class TracingMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            handshake = Handshake(scope, self, self._routes.find(_path(scope)) or vocabulary.UNKNOWN_ROUTE)
+            scope.setdefault("state", {})["handshake"] = handshake
+            with closing(ReplicaFlow(scope, receive, send)) as handshake.flow:
+                await self._app(scope, handshake.flow.receive, handshake.flow.send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -119,7 +133,7 @@ class TracingMiddleware:
         scope.setdefault("state", {})["context"] = ctx
         answer = _TracedSend(self, scope, ctx, send)
         try:
-            async with self._access_control.enter(ctx.caller, scope["method"], _path(scope)):
+            async with self.access_control.enter(ctx.caller, scope["method"], _path(scope)):
                 # All of it went by in the proxy: no stage is at fault.
                 if arrived is not None and ctx.remaining_s() <= 0:
                     raise DeadlineExceeded(trace_error_messages.LATE_INGRESS, service=vocabulary.INGRESS)
@@ -142,29 +156,42 @@ class TracingMiddleware:
     def _open(self, scope: Scope, arrived: arrival.Arrival | None) -> RequestContext:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         incoming = extract(headers)
-        caller = self._authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
+        caller = self.authenticator.identify(dict(headers), (scope.get("client") or (None,))[0])
         started = now = time.time_ns()
         if arrived is not None:
             started = self._proxy_clocks.started_ns(arrived, now)
-        path = _path(scope)
-        route = self._routes.find(path)
-        # An unknown path is the caller's text: it may be anything, so it is no span name.
-        name = f"{scope['method']} {route}" if route else "unknown route"
+        route = self._routes.find(_path(scope))
+        ctx = self.open(scope["method"], route, incoming, caller, started)
+        root = ctx.root
+        if arrived is not None:
+            root.tag(vocabulary.PROXY_WAIT_MS, round((now - started) / 1e6, 3))
+            if arrived.waited_s:
+                _tell_of_the_lost_one(root, _name(scope["method"], route), started)
+        ctx.takes_chunks = not is_http10(scope)
+        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
+        return ctx
+
+    def open(
+        self, method: str, route: str | None, incoming: Incoming, caller: Principal, started_ns: int
+    ) -> RequestContext:
+        """Open a trace.
+
+        Args:
+            method: of HTTP, or `WS`.
+            route: the known one; None for an unknown path.
+            incoming: what the caller says of tracing.
+            caller: the principal.
+            started_ns: when the request arrived, ns since the epoch.
+        """
         tracer = self._tracer_now()
-        root = tracer.server(name, parent=incoming.parent, start_ns=started)
-        root.tag(vocabulary.HTTP_METHOD, scope["method"])
+        root = tracer.server(_name(method, route), parent=incoming.parent, start_ns=started_ns)
+        root.tag(vocabulary.HTTP_METHOD, method)
         if route:
             root.tag(vocabulary.HTTP_ROUTE, route)
         if user := self._recorder.user_hash(caller):
             root.tag(vocabulary.USER_HASH, user)
-        ctx = RequestContext(tracer, root, self._deadline_s, started, incoming, caller)
-        if arrived is not None:
-            root.tag(vocabulary.PROXY_WAIT_MS, round((now - started) / 1e6, 3))
-            if arrived.waited_s:
-                _tell_of_the_lost_one(root, name, started)
+        ctx = RequestContext(tracer, root, self._deadline_s, started_ns, incoming, caller)
         ctx.route = route
-        ctx.takes_chunks = not is_http10(scope)
-        ctx.wants_primary = caller.trusted and dict(headers).get(LINE_HEADER, "").strip() == vocabulary.PRIMARY
         return ctx
 
     def _tracer_now(self) -> Tracer | NoOpTracer:

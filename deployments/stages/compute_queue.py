@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from engines.contract import Said
+from engines.contract import Reach, Said
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -81,11 +81,14 @@ class ComputeQueue(Protocol[T_contra, R_co]):
 class StreamingComputeQueue(ComputeQueue[T_contra, R_co], Protocol[T_contra, R_co]):
     """A queue whose model also gives a result in chunks."""
 
-    def stream(self, item: T_contra, said: Said = ()) -> AsyncGenerator[Batched[R_co | Exception], None]:
+    def stream(
+        self, item: T_contra, said: Said = (), beyond: Reach | None = None
+    ) -> AsyncGenerator[Batched[R_co | Exception], None]:
         """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`.
 
         Args:
             item: what to compute.
-            said: what the same stream had said before, if its replica was lost (`engines.contract.MelChunk.said`).
+            said: what the same stream had said before (`engines.contract.MelChunk.said`).
+            beyond: how far it was heard (`MelChunk.reaches`); only chunks that reach further are made.
         """
         ...

@@ -8,7 +8,7 @@ One thread does everything with the model, turn by turn: cancel the requests tha
 compute one step, hand out what is finished. It runs while there are requests and needs no event loop between two
 steps, so a busy event loop does not slow the steps down.
 
-Streaming requests receive chunks until the last.
+Streaming requests receive chunks until the last, or until TextWanted: a text that is still coming has run out.
 
 If a step raises, every request that had joined is taken out and computed again alone, so that only a bad one fails.
 The others wait until that is over. A request that had not joined had no part in it and just waits. A stream that is
@@ -29,14 +29,14 @@ from concurrent.futures import Executor
 from deployments.safe_traceback import safe_traceback
 from deployments.scaling.work_log import WorkLog
 from deployments.stages.compute_queue import Batched
-from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Said, Ticket, Voice
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Reach, Said, TextWanted, Ticket, Voice
 from speech.errors import RETRY_AFTER_SUCCESSOR_S, StageUnavailable
 from speech.utterance import Utterance
 from tracing import vocabulary
 
 log = logging.getLogger("ray.serve")
 
-Outcome = Batched[Mel | MelChunk | Exception]
+Outcome = Batched[Mel | MelChunk | TextWanted | Exception]
 
 
 class _Request:
@@ -48,14 +48,21 @@ class _Request:
 
     __slots__ = ("item", "loop", "future", "arrived_ns", "dequeued_ns", "chunks", "reached", "said")
 
-    def __init__(self, item: tuple[Utterance, Voice], arrived_ns: int, stream: bool, said: Said = ()) -> None:
+    def __init__(
+        self,
+        item: tuple[Utterance, Voice],
+        arrived_ns: int,
+        stream: bool,
+        said: Said = (),
+        beyond: Reach | None = None,
+    ) -> None:
         self.item = item
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Outcome] = self.loop.create_future()
         self.arrived_ns = arrived_ns
         self.dequeued_ns: int | None = None
         self.chunks: asyncio.Queue[Outcome] | None = asyncio.Queue() if stream else None
-        self.reached: tuple[int, float, bool] | None = None  # `MelChunk.reaches` of the last chunk handed out
+        self.reached = beyond  # `MelChunk.reaches` of the last chunk handed out, here or before
         self.said = said  # a stream's tokens from before: the model goes on after them
 
     @property
@@ -154,16 +161,19 @@ class ContinuousBatcher:
         """
         return await self._add_request(item, stream=False).future
 
-    async def stream(self, item: tuple[Utterance, Voice], said: Said = ()) -> AsyncGenerator[Outcome, None]:
-        """Add a request and yield its chunks as they are made, up to the last one or to an exception as `value`.
+    async def stream(
+        self, item: tuple[Utterance, Voice], said: Said = (), beyond: Reach | None = None
+    ) -> AsyncGenerator[Outcome, None]:
+        """Add a request and yield its chunks as they are made, up to the last one, TextWanted, or an exception.
 
         Closed or cancelled before, the request leaves at the next step.
 
         Args:
             item: what to say, and the voice.
-            said: `MelChunk.said` of the same stream's last chunk, if its replica was lost.
+            said: the tokens of the same stream so far, if its replica was lost or its text ran out.
+            beyond: `MelChunk.reaches` of its last chunk; only chunks that reach further are made.
         """
-        request = self._add_request(item, stream=True, said=said)
+        request = self._add_request(item, stream=True, said=said, beyond=beyond)
         assert request.chunks is not None
         try:
             while True:
@@ -174,8 +184,10 @@ class ContinuousBatcher:
         finally:
             request.future.cancel()
 
-    def _add_request(self, item: tuple[Utterance, Voice], stream: bool, said: Said = ()) -> _Request:
-        request = _Request(item, self._clock(), stream, said)
+    def _add_request(
+        self, item: tuple[Utterance, Voice], stream: bool, said: Said = (), beyond: Reach | None = None
+    ) -> _Request:
+        request = _Request(item, self._clock(), stream, said, beyond)
         self._work.arrive()
         with self._lock:
             if self._closed:
@@ -251,7 +263,7 @@ class ContinuousBatcher:
             ticket = (
                 self._model.submit(*request.item)
                 if request.chunks is None
-                else self._model.submit(*request.item, stream=True, said=request.said)
+                else self._model.submit(*request.item, stream=True, said=request.said, beyond=request.reached)
             )
         except Exception as error:
             self._deliver(request, None, error)
@@ -332,7 +344,9 @@ class ContinuousBatcher:
             self._deliver(request, None, error)
         return False
 
-    def _deliver(self, request: _Request, ticket: Ticket | None, value: Mel | MelChunk | Exception) -> None:
+    def _deliver(
+        self, request: _Request, ticket: Ticket | None, value: Mel | MelChunk | TextWanted | Exception
+    ) -> None:
         now = self._clock()
         joined = ticket.joined_ns if ticket is not None else None
         if not isinstance(value, MelChunk) or value.last:

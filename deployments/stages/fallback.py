@@ -26,7 +26,7 @@ from deployments.wire import (
     StreamState,
     VoiceReply,
 )
-from engines.contract import Said
+from engines.contract import Reach, Said, TextWanted
 from speech.utterance import Utterance
 from tracing import CallContext
 from tracing.vocabulary import FALLBACK
@@ -55,10 +55,15 @@ class Fallback:
         return await self._tts.generate(call, utterance, voice)
 
     async def stream(
-        self, call: CallContext, utterance: Utterance, voice: PackedArrays, said: Said = ()
-    ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
+        self,
+        call: CallContext,
+        utterance: Utterance,
+        voice: PackedArrays,
+        said: Said = (),
+        beyond: Reach | None = None,
+    ) -> AsyncGenerator[StageReply[MelChunkReply | TextWanted], None]:
         """Call `TtsService.stream`."""
-        async with aclosing(self._tts.stream(call, utterance, voice, said)) as replies:
+        async with aclosing(self._tts.stream(call, utterance, voice, said, beyond)) as replies:
             async for reply in replies:
                 yield reply
 

@@ -11,13 +11,13 @@ from deployments.stages.base import AnySpan
 from deployments.stages.batched import BatchedStage, tag_batch
 from deployments.stages.continuous_batching import ContinuousBatcher
 from deployments.wire import MelChunkReply, MelReply, StageReply
-from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Said, Voice
+from engines.contract import ContinuousAcousticModel, Mel, MelChunk, Phase, Reach, Said, TextWanted, Voice
 from speech.errors import SpeechError
 from speech.utterance import Utterance
 from tracing import CallContext, vocabulary
 
 
-class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
+class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk | TextWanted]):
     """Runs the engine's acoustic model: in batches, or continuously where the model can."""
 
     name = vocabulary.GENERATE_MEL
@@ -50,33 +50,50 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk]):
         async def work(span: AnySpan) -> MelReply:
             item = utterance, Voice(await self.arrays.unpack_all(voice))
             mel = await self.batched(span, item, call.order_ns)
+            assert isinstance(mel, Mel), "chunks come from `stream` alone"
             _add_phases(span, mel.phases)
-            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds)
+            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings)
 
         return await self.answer(call, work, self._open_span_of(call, utterance))
 
     async def stream(
-        self, call: CallContext, utterance: Utterance, voice: PackedArrays, said: Said = ()
-    ) -> AsyncGenerator[StageReply[MelChunkReply], None]:
+        self,
+        call: CallContext,
+        utterance: Utterance,
+        voice: PackedArrays,
+        said: Said = (),
+        beyond: Reach | None = None,
+    ) -> AsyncGenerator[StageReply[MelChunkReply | TextWanted], None]:
         """Compute a mel as `generate` does, in chunks as they are made. Only where the engine streams.
 
-        Each chunk has all arrays of its part from the part's beginning. The last reply has the spans and no chunk.
+        Each chunk has all arrays of its part from the part's beginning. The last reply has the spans and no chunk. An
+        open text ends with TextWanted before it.
 
         Args:
             call: the call's trace context and deadline.
             utterance: what to say.
             voice: the arrays of embedding-service's `VoiceReply`.
-            said: `MelChunkReply.said` of the last chunk that a lost replica made of the same utterance.
+            said: `MelChunkReply.said` of the last chunk that a lost replica made of the same utterance, or
+                `TextWanted.said` of a text that has grown since.
+            beyond: `MelChunkReply.reaches` of the last chunk that was heard; only chunks that reach further are made.
         """
         call = call.on_clock_of(self.node_id)
 
-        async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply, None]:
+        async def work(span: AnySpan) -> AsyncGenerator[MelChunkReply | TextWanted, None]:
+            if utterance.live:
+                self.engine.capabilities.check_live_text()
             assert self._continuous is not None, "the ingress asks for chunks where the engine streams"
             count = 0
             item = utterance, Voice(await self.arrays.unpack_all(voice))
-            async with aclosing(self._continuous.stream(item, said)) as outcomes:
+            async with aclosing(self._continuous.stream(item, said, beyond)) as outcomes:
                 async for outcome in outcomes:
                     chunk = outcome.value
+                    if isinstance(chunk, TextWanted):
+                        tag_batch(span, outcome)
+                        span.tag(vocabulary.STREAM_CHUNKS, count)
+                        span.annotate(vocabulary.TEXT_RAN_OUT)
+                        yield chunk
+                        return
                     if not isinstance(chunk, MelChunk):
                         tag_batch(span, outcome)
                         raise chunk if isinstance(chunk, Exception) else TypeError("a stream gave a whole mel")

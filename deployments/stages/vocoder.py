@@ -19,7 +19,7 @@ from deployments.stages.base import AnySpan
 from deployments.stages.batched import BatchedStage, tag_batch
 from deployments.stages.compute_queue import Batched
 from deployments.wire import AudioChunkReply, AudioReply, MelChunkReply, MelReply, StageReply, StreamState
-from engines.contract import Mel, MelChunk, StreamingVocoder
+from engines.contract import Mel, MelChunk, StreamingVocoder, TimedVocoder
 from speech.errors import SpeechError
 from speech.pcm import to_pcm
 from tracing import CallContext, vocabulary
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from engines.watermark import Watermark
 
 Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the number of samples of its part that were given out
+Sound = tuple[Array, float]  #: int16 (n,), and the seconds of the mel's sound that were cut off before it
 
 
-class VocoderService(BatchedStage[Item, Array]):
+class VocoderService(BatchedStage[Item, Sound]):
     """Runs the engine's vocoder and makes its audio 16 bit."""
 
     name = vocabulary.VOCODE_WAV
@@ -52,23 +53,28 @@ class VocoderService(BatchedStage[Item, Array]):
         watermark.put(np.zeros(rate, np.float32), rate)  # the first use of a network takes longer
         return watermark
 
-    def compute(self, items: Sequence[Item]) -> list[Array | Exception]:
+    def compute(self, items: Sequence[Item]) -> list[Sound | Exception]:
         """Vocode a batch of mels and chunks into int16 (n,) each.
 
         Making it 16 bit happens here too: it belongs in the compute thread, not on the event loop.
         """
         mels = {index: item for index, item in enumerate(items) if isinstance(item, Mel)}
         chunks = {index: item for index, item in enumerate(items) if not isinstance(item, Mel)}
-        waves: dict[int, Array | SpeechError] = {}
+        waves: dict[int, Sound | SpeechError] = {}
         if mels:
-            waves.update(zip(mels, self._vocoder.vocode(list(mels.values())), strict=True))
+            waves.update(zip(mels, self._vocoded(list(mels.values())), strict=True))
         if chunks:
             streaming = cast(StreamingVocoder, self._vocoder)  # chunks come where the engine streams
-            waves.update(zip(chunks, streaming.vocode_chunks(list(chunks.values())), strict=True))
+            waves.update(zip(chunks, _uncut(streaming.vocode_chunks(list(chunks.values()))), strict=True))
         return [
-            wave if isinstance(wave, SpeechError) else to_pcm(self._marked(wave))
+            wave if isinstance(wave, SpeechError) else (to_pcm(self._marked(wave[0])), wave[1])
             for wave in (waves[index] for index in range(len(items)))
         ]
+
+    def _vocoded(self, mels: list[Mel]) -> list[Sound | SpeechError]:
+        if isinstance(self._vocoder, TimedVocoder):
+            return self._vocoder.vocode_timed(mels)
+        return _uncut(self._vocoder.vocode(mels))
 
     def _marked(self, wave: Array) -> Array:
         return wave if self._watermark is None else self._watermark.put(wave, self.engine.capabilities.sample_rate)
@@ -98,8 +104,10 @@ class VocoderService(BatchedStage[Item, Array]):
 
         async def work(span: AnySpan) -> AudioReply:
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
-            pcm = await self.batched(span, item, call.order_ns)
-            return AudioReply(self.arrays.pack(pcm), self._seconds(pcm))
+            pcm, cut_s = await self.batched(span, item, call.order_ns)
+            seconds = self._seconds(pcm)
+            timings = mel.timings and mel.timings.cut(cut_s, seconds)
+            return AudioReply(self.arrays.pack(pcm), seconds, timings=timings)
 
         return await self.answer(call, work)
 
@@ -132,7 +140,7 @@ class VocoderService(BatchedStage[Item, Array]):
             _tag_stream(span, state_now, outcome)
             if isinstance(outcome.value, Exception):
                 raise outcome.value
-            pcm = outcome.value
+            pcm, _ = outcome.value
             state_now = replace(state_now, reached=mel.reaches, given=0 if mel.final else state.given + len(pcm))
             return AudioChunkReply(self.arrays.pack(pcm), self._seconds(pcm), state_now)
 
@@ -141,6 +149,10 @@ class VocoderService(BatchedStage[Item, Array]):
 
     def _seconds(self, pcm: Array) -> float:
         return len(pcm) / self.engine.capabilities.sample_rate
+
+
+def _uncut(waves: list[Array | SpeechError]) -> list[Sound | SpeechError]:
+    return [wave if isinstance(wave, SpeechError) else (wave, 0.0) for wave in waves]
 
 
 def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> None:
@@ -159,7 +171,7 @@ def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> Non
 
 
 def _with_outcome(state: StreamState, outcome: Batched[Any]) -> StreamState:
-    has_audio = not isinstance(outcome.value, Exception) and len(outcome.value) > 0
+    has_audio = not isinstance(outcome.value, Exception) and len(outcome.value[0]) > 0
     return replace(
         state,
         wait_ms=state.wait_ms + outcome.wait_ms,

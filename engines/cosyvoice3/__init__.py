@@ -48,11 +48,16 @@ class CosyVoice3Engine:
             False, the vocoder is float32 throughout.
         recording_s: the longest time in seconds in which a replica on a GPU records the shapes of its batches when it
             is loaded. It is ready only afterwards. Batches of a shape that is not recorded are slower.
+        live_clip: of a text that is still coming, let the language model read the clip's transcript and speech tokens
+            too, as zero-shot does. It then says nothing before it has 5 text tokens for each 15 tokens of the clip:
+            85 for a clip of 10 s, those of the transcript included. Without it, live text is said as if there were no
+            transcript; the flow gives it the clip's voice all the same.
         greedy: always take the likeliest token, whatever the seed: for comparing implementations, not for listening.
-        parity: reproduce three errors of the official code (FunAudioLLM/CosyVoice, commit ace7c47), to compare with
+        parity: reproduce errors of the official code (FunAudioLLM/CosyVoice, commit ace7c47), to compare with
             it. It does not enforce the least length of speech, because it masks the wrong control token
             (sampling.py). It counts the prefix as text in cross-lingual mode (plan.py). It computes a stream's last
-            chunk with attention over everything, unlike the chunks before it (ticket.py).
+            chunk with attention over everything, unlike the chunks before it (ticket.py). Four more concern live
+            text (interleaving.py).
 
     Raises:
         WeightsError: no directory is named, or it or a file in it is missing. The message names it and its publisher.
@@ -68,6 +73,7 @@ class CosyVoice3Engine:
         llm_weights: str = LLM,
         vocoder_tf32: bool = False,
         recording_s: float = 120.0,
+        live_clip: bool = False,
         greedy: bool = False,
         parity: bool = False,
     ) -> None:
@@ -95,6 +101,7 @@ class CosyVoice3Engine:
             "positions": lm_positions,
             "greedy": greedy,
             "parity": parity,
+            "live_clip": live_clip,
         }
         self.capabilities = Capabilities(
             name="fun-cosyvoice3-0.5b",
@@ -105,6 +112,7 @@ class CosyVoice3Engine:
             reference_rates=(16_000, 24_000),
             reference_seconds=(3.0, 30.0),
             streaming=True,
+            live_text=not parity,  # whose draws can't be taken up in the middle
             notice=NOTICE,
         )
 

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 
 import numpy as np
 import torch
 
-from engines.contract import Mel, MelChunk, Said, Utterance, Voice
+from engines.contract import Mel, MelChunk, Reach, Said, TextWanted, Utterance, Voice
 from engines.cosyvoice3 import flow, recording, speech_lm
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Decoder
@@ -23,7 +22,7 @@ from engines.cosyvoice3.flow import Flow
 from engines.cosyvoice3.flow_batches import FlowBatcher, Limits, shapes
 from engines.cosyvoice3.flow_worker import FlowBatch, FlowWorker
 from engines.cosyvoice3.guard import guarded
-from engines.cosyvoice3.plan import Plan, Planner, warm
+from engines.cosyvoice3.plan import LIVE_LEAST, Plan, Planner, warm
 from engines.cosyvoice3.speech_lm import SpeechLm
 from engines.cosyvoice3.ticket import Part, Stretch, Ticket
 from engines.cosyvoice3.tokenizer import TextTokenizer
@@ -159,7 +158,14 @@ class CosyVoice3AcousticModel:
                 self.cancel(ticket)  # after a failed step no later one may find it
         return results
 
-    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said: Said = ()) -> Ticket | SpeechError:
+    def submit(
+        self,
+        utterance: Utterance,
+        voice: Voice,
+        stream: bool = False,
+        said: Said = (),
+        beyond: Reach | None = None,
+    ) -> Ticket | SpeechError:
         """Queue an utterance; returns the planner's SpeechErrors, and InvalidInput for a part longer than a row.
 
         Args:
@@ -168,11 +174,14 @@ class CosyVoice3AcousticModel:
             stream: give out the mel chunk by chunk while it is decoded; at another speed than 1, part by part.
             said: the speech tokens of each part, control tokens included. The language model reads them after the
                 prompt, as if it had said them, and the draws continue at the same place. Not with `parity`.
+            beyond: only chunks that reach further are made.
         """
-        return guarded(self._submit, utterance, voice, stream, said)
+        return guarded(self._submit, utterance, voice, stream, said, beyond)
 
-    def _submit(self, utterance: Utterance, voice: Voice, stream: bool, said: Said) -> Ticket:
-        plan = self.planner.plan(utterance, voice)
+    def _submit(self, utterance: Utterance, voice: Voice, stream: bool, said: Said, beyond: Reach | None) -> Ticket:
+        if utterance.open and not (utterance.live and stream):
+            raise ValueError("only a live text that is streamed may be open")
+        plan = self.planner.plan(utterance, voice).within(self.decoder.cache.positions)
         if said:
             plan = plan.resumed(said)
         if any(job.positions > self.decoder.cache.positions for job in plan.jobs):
@@ -184,18 +193,27 @@ class CosyVoice3AcousticModel:
             )
         ticket = Ticket(plan, stream, self._lead_s, self._urgent_s, self._clock)
         ticket.parts = [
-            Part(ticket, self.decoder.submit(job), self._chunks(plan) if stream else None, chunked_end=not self._parity)
+            Part(
+                ticket,
+                self.decoder.submit(job),
+                self._chunks(plan, utterance.live) if stream else None,
+                chunked_end=not self._parity,
+            )
             for job in plan.jobs
         ]
+        if beyond is not None:
+            ticket.skip(beyond)
         self._tickets[ticket] = None
         return ticket
 
-    def _chunks(self, plan: Plan) -> ChunkPlan | None:
+    def _chunks(self, plan: Plan, live: bool) -> ChunkPlan | None:
         if plan.speed != 1.0:
             return None
         # Little sound in hand is enough where the next chunk comes soon.
         least = _FEW_LEAST if self._urgent_worker is not None and len(self._tickets) < _FEW else None
-        return ChunkPlan(plan.clip_tokens, self.flow.look_ahead, least=least)
+        if live:
+            least = LIVE_LEAST
+        return ChunkPlan(plan.clip_tokens, self.flow.look_ahead, least=least, grows=not live)
 
     def cancel(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket, None)
@@ -207,7 +225,7 @@ class CosyVoice3AcousticModel:
                 part.stretch = None
         ticket.end()
 
-    def step(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+    def step(self) -> list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]]:
         self.decoder.step()
         results = self._decoded()
         # With no row left in the language model no other row will come, and a row would wait in vain.
@@ -234,7 +252,7 @@ class CosyVoice3AcousticModel:
 
     def _computed(
         self, worker: FlowWorker, batcher: FlowBatcher[Stretch], idle: bool, patience: float
-    ) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+    ) -> list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]]:
         """Take what a worker has computed, and give it the next batch if it is free."""
         results = self._sounded(worker.collect(patience))
         if not worker.busy and (stretches := batcher.take(idle=idle)):
@@ -242,17 +260,19 @@ class CosyVoice3AcousticModel:
             results += self._sounded(worker.collect())
         return results
 
-    def _decoded(self) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+    def _decoded(self) -> list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]]:
         """Pass decoded tokens on to the flow; returns the tickets that end here, with their errors."""
-        lost: list[tuple[Ticket, Mel | MelChunk | SpeechError]] = []
-        # Rows join in the order of their tickets: after the first ticket without a row, no ticket has any tokens.
-        for ticket in list(takewhile(lambda ticket: ticket.joined_ns is not None, self._tickets)):
+        lost: list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]] = []
+        for ticket in [ticket for ticket in self._tickets if ticket.joined_ns is not None]:
             if ticket.failed or ticket.mute:
                 lost.append((ticket, _no_numbers() if ticket.failed else _nothing_said()))
                 self.cancel(ticket)
                 continue
             for stretch in ticket.due():
                 self._queue(stretch)
+            if ticket.dry:
+                lost.append((ticket, ticket.wanted()))
+                self.cancel(ticket)
         return lost
 
     def _queue(self, stretch: Stretch) -> None:
@@ -264,7 +284,9 @@ class CosyVoice3AcousticModel:
         # A client that hears nothing yet would rather wait than one that would hear a gap.
         self._urgent_batcher.add(stretch, frames, deadline=self._clock() + _FIRST_S if deadline is None else deadline)
 
-    def _sounded(self, made: Mapping[Ticket, SpeechError | None]) -> list[tuple[Ticket, Mel | MelChunk | SpeechError]]:
+    def _sounded(
+        self, made: Mapping[Ticket, SpeechError | None]
+    ) -> list[tuple[Ticket, Mel | MelChunk | TextWanted | SpeechError]]:
         """Return the results that a batch of the flow completes, and the errors of tickets that failed in it."""
         results: list = []
         for ticket, error in made.items():
@@ -317,6 +339,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     greedy: bool = False,
     parity: bool = False,
+    live_clip: bool = False,
     **settings,
 ) -> CosyVoice3AcousticModel:
     """Load the acoustic model of a directory and warm it up.
@@ -327,7 +350,7 @@ def load(
         threads: torch threads of this process.
         dtype: type of the language model and the flow; the sum of the flow's steps stays float32.
         greedy: always take the likeliest token, whatever the seed.
-        parity: see `CosyVoice3Engine`.
+        parity, live_clip: see `CosyVoice3Engine`.
         settings: arguments of CosyVoice3AcousticModel.
 
     Raises:
@@ -336,7 +359,7 @@ def load(
     torch.set_num_threads(threads)
     lm = speech_lm.load(directory, device, dtype)
     sampling = None if greedy else directory.numbers.llm.sampling
-    planner = Planner(TextTokenizer(directory), sampling, lm.speech_tokens, parity)
+    planner = Planner(TextTokenizer(directory), sampling, lm.speech_tokens, parity, live_clip)
     model = CosyVoice3AcousticModel(lm, flow.load(directory, device, dtype), planner, parity=parity, **settings)
     for language in ("zh", "en", "ja"):
         warm(language)

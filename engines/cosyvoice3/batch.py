@@ -63,7 +63,8 @@ class Batch(nn.Module):
         """
         state = self.state[:n]
         token, at, count = state[:, _TOKEN], state[:, _POSITION], state[:, _COUNT]
-        hidden = self.lm.body.step(self.lm.speech_embedding(token.clamp(min=0)), at, span, self.cache)
+        embedded = self.lm.embedded(token + self.lm.body.size.vocabulary)
+        hidden = self.lm.body.step(embedded, at, span, self.cache)
         log_probabilities = self.lm.log_probabilities(hidden)
         picked = self.sampler(
             log_probabilities,
@@ -89,24 +90,37 @@ class Batch(nn.Module):
         embedded = self.lm.embedded(given[3:])
         self.lm.body.prefill(embedded, given[0], given[1], given[2], span, self.cache)
 
-    def seat(self, row: int, token: int, position: int, sampler: Sampler, uniforms: Tensor | None) -> None:
+    def seat(self, row: int, token: int, position: int, least: int, sampler: Sampler, uniforms: Tensor | None) -> None:
         """Let a row decode from the next step on.
 
         Args:
             row: the row's place.
-            token: the token that it reads first, a speech or control token.
+            token: the token that it reads first, a speech or control token; a text id is its distance below the end
+                of the text ids, and so negative.
             position: the position of that token.
+            least: the number of tokens before which it picks no control token.
             sampler: the row's own.
             uniforms: (m, 2), the random numbers of its picks; None if it picks on the host.
         """
         said, settings = sampler.picked, sampler.settings
         recent = ([-1] * self.window + list(said))[-self.window :]
-        state = [token, position, len(said), sampler.least, settings.top_k, repeats(settings), *recent]
+        state = [token, position, len(said), least, settings.top_k, repeats(settings), *recent]
         if uniforms is not None:
             first = row * self.positions + len(said)
             self._upload(self.uniforms[first : first + len(uniforms)], uniforms)
         self._upload(self.top_p[row], torch.tensor(settings.top_p, dtype=torch.float64))
         self._upload(self.state[row], torch.tensor(state))
+
+    def turn(self, row: int, token: int, position: int, least: int, said: int) -> None:
+        """Let a row go on with another token than the one that it picked last.
+
+        Args:
+            row, token, position, least: as for `seat`.
+            said: the token that counts as picked in its place.
+        """
+        self._upload(self.state[row, :_COUNT], torch.tensor([token, position]))
+        self._upload(self.state[row, _LEAST], torch.tensor(least))
+        self._upload(self.state[row, -1], torch.tensor(said))
 
     def _upload(self, target: Tensor, value: Tensor) -> None:
         """Copy `value` to `target` without a wait, from pinned memory that is not reused before the copy is done."""

@@ -20,11 +20,14 @@ class ChunkPlan:
         look_ahead: tokens that the flow must see beyond the end of a chunk.
         first: the first chunk's length, on which the flow's attention was trained.
         least: end the first chunk at the first border after so many tokens; None: after `first`.
+        grows: False: all chunks have the first one's length, because a text that is still coming may give no more.
     """
 
-    def __init__(self, prompt: int, look_ahead: int, first: int = 25, least: int | None = None) -> None:
+    def __init__(
+        self, prompt: int, look_ahead: int, first: int = 25, least: int | None = None, grows: bool = True
+    ) -> None:
         self._look_ahead = look_ahead
-        self._most = first * _LONGEST
+        self._most = first * _LONGEST if grows else first
         self._hop = first
         least = first if least is None else least
         self._end = -(-(prompt + least) // first) * first - prompt  # end of the next chunk
@@ -38,6 +41,11 @@ class ChunkPlan:
         """Go on to the next chunk."""
         self._hop = min(self._most, self._hop * _GROWTH)
         self._end += self._hop
+
+    def skip(self, tokens: int) -> None:
+        """Leave out the chunks that end within so many tokens: they were made before."""
+        while self._end <= tokens:
+            self.advance()
 
     def reached(self, said: int) -> int | None:
         """Return `wanted` of the last chunk that `said` tokens complete, and go on to the next; None if there is none.

@@ -7,12 +7,16 @@
     row.tokens
 
 The cache is allocated once: `rows * positions` tokens (`decoder.cache.bytes`). A job that finds no free row waits,
-first come first served; a job that could never fit is refused when it is submitted. A prompt is read in stretches, so
-that a long one does not stop the rows that decode. The decoder knows no requests, threads or spans: its owner calls
-`step`, and reads a row's times afterwards. All calls must come from the same thread.
+first come first served; those that have said something before come first. A job that could never fit is refused when
+it is submitted. A prompt is read in stretches, so that a long one does not stop the rows that decode. The decoder knows
+no requests, threads or spans: its owner calls `step`, and reads a row's times afterwards. All calls must come from the
+same thread.
 
 On a GPU the host launches steps ahead, and reads a token some steps later. Tokens that a row computed after its end
 are dropped, so its result does not depend on the number of steps ahead.
+
+The text of a row may be still coming (`interleaving`). Between two steps such a row reads its next text tokens. It ends
+when there are none, and its place is free for others.
 """
 
 from __future__ import annotations
@@ -20,15 +24,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from engines.cosyvoice3.batch import Batch
 from engines.cosyvoice3.capture import Graphs, Recorder
+from engines.cosyvoice3.interleaving import Live, Turn, turns
 from engines.cosyvoice3.qwen import KvCache
-from engines.cosyvoice3.sampling import GREEDY, Sampler, SilenceLimit
+from engines.cosyvoice3.sampling import GREEDY, NEVER, Sampler, SilenceLimit
 from engines.cosyvoice3.speech_lm import SpeechLm
 
 _AHEAD = 2  #: steps launched on a GPU before their tokens are read: the host works while they run
@@ -49,6 +54,7 @@ class Job:
         sampler: the row's own.
         most: the number of tokens after which the row ends by itself.
         said: tokens that it has said before, control tokens included: the row continues after them.
+        live: the form of a text that is still coming; None: all of the text is read first.
     """
 
     text: Sequence[int]
@@ -56,11 +62,22 @@ class Job:
     sampler: Sampler
     most: int
     said: Sequence[int] = ()
+    live: Live | None = None
 
     @property
     def positions(self) -> int:
         """The most cache positions it can need: all tokens that it reads, and all that it says but the last."""
-        return 2 + len(self.text) + len(self.prompt_tokens) + self.most - 1
+        return self._read + self.most - 1
+
+    @property
+    def _read(self) -> int:
+        read = 2 + len(self.text) + len(self.prompt_tokens)
+        twice = self.live is not None and self.sampler.on_host  # see `Turn.again`
+        return 2 * read if twice else read
+
+    def within(self, positions: int) -> Job:
+        """Return the same job, but allowed only as many tokens as fit into so many cache positions, at least one."""
+        return replace(self, most=max(1, min(self.most, positions - self._read + 1)))
 
 
 @dataclass(eq=False)
@@ -68,6 +85,7 @@ class Row:
     """A job under way. Times are in ns by the decoder's clock."""
 
     job: Job
+    turns: list[Turn]
     submitted_ns: int
     joined_ns: int | None = None  #: time at which it got a row of the batch
     ended_ns: int | None = None
@@ -79,6 +97,9 @@ class Row:
     _ids: list[int] = field(default_factory=list)  # ids that it reads before it speaks
     _position: int = 0  # cache positions it takes once the device has done all launched work
     _launched: int = 0  # tokens that it has said by then
+    _turn: int = 0  # the turn that it is in by then
+    _began: int = 0  # tokens that it had said when that turn began
+    _over: bool = False  # by then it has said all that it can
     _silence: SilenceLimit = field(default_factory=SilenceLimit)
 
     @property
@@ -90,6 +111,51 @@ class Row:
         """All tokens that it said, control tokens included."""
         return self.job.sampler.picked
 
+    @property
+    def dry(self) -> bool:
+        """True if it ended because it had no more text, and more will come."""
+        live = self.job.live
+        return live is not None and live.open and self._over and self.done and not self.cancelled and not self.failed
+
+    @property
+    def _final(self) -> bool:
+        return self.turns[self._turn].final
+
+    @property
+    def _least(self) -> int:
+        """The number of tokens before which it picks no control token."""
+        return self.job.sampler.least if self._final else NEVER
+
+    @property
+    def _at_end(self) -> bool:
+        """True if its turn has all its tokens."""
+        return self._launched == self._began + self.turns[self._turn].most
+
+    def _resume(self, lm: SpeechLm) -> None:
+        """Lay out the ids that it reads before it speaks: those of its turns, and the tokens that it has said."""
+        said, at = self.job.said, 0
+        taken: list[int] = []
+        self._launched = len(said)
+        for index, turn in enumerate(self.turns):
+            self._turn, self._began = index, at
+            spoken = list(said[at : at + turn.most])
+            filled = not turn.final and lm.fill_token in spoken
+            if filled:
+                spoken = spoken[: spoken.index(lm.fill_token)]
+            elif not turn.final and len(spoken) == turn.most:
+                raise ValueError("the tokens that were said belong to another text: no fill token is where text ended")
+            sounds = lm.sound_ids(spoken)
+            self._ids += [*(taken if turn.again else ()), *turn.ids, *sounds]
+            taken = sounds[-1:] or [*turn.ids]  # what the network took last
+            at += len(spoken) + filled
+            if not filled:
+                self._over = turn.final and bool(spoken) and (spoken[-1] >= lm.speech_tokens or self._at_end)
+                break
+        else:
+            self._over = True
+        if at < len(said):
+            raise ValueError("the tokens that were said belong to another text: there are more than it has turns for")
+
 
 @dataclass(frozen=True)
 class _Flight:
@@ -98,6 +164,7 @@ class _Flight:
     rows: list[Row]
     tokens: Tensor
     arrived: torch.cuda.Event | None
+    fills: frozenset[Row] = frozenset()  #: rows whose token is a fill token, whatever was picked
 
 
 class Decoder:
@@ -160,8 +227,8 @@ class Decoder:
         """Queue a job; it joins the batch at the next step that has a free row.
 
         Raises:
-            ValueError: the job needs more cache positions than a row has, asks for no tokens, or has settings that the
-                device can't sample by.
+            ValueError: the job needs more cache positions than a row has, asks for no tokens, has settings that the
+                device can't sample by, or has said what its text can't have made it say.
             IndexError: an id is outside the vocabularies.
         """
         if job.most < 1:
@@ -181,12 +248,17 @@ class Decoder:
                 f"top_k {settings.top_k} and win_size {settings.win_size} can't be sampled by: this decoder has "
                 f"{self._batch.sampler.top_k} at most, and {self._batch.window}"
             )
-        row = Row(job, self._clock(), _ids=self._lm.prompt_ids(job.text, [*job.prompt_tokens, *job.said]))
+        laid = turns(self._lm, job.text, job.prompt_tokens, job.most, job.live, official=job.sampler.on_host)
+        row = Row(job, laid, self._clock())
+        row._resume(self._lm)
         if job.said:
             job.sampler.resume(job.said)
         row.tokens += [token for token in job.said if token < self._lm.speech_tokens and row._silence.keeps(token)]
-        row._launched = len(job.said)
-        self._waiting.append(row)
+        if job.said:
+            # A listener hears it already, who would rather not wait: it goes before those who hear nothing yet.
+            self._waiting.insert(sum(bool(each.job.said) for each in self._waiting), row)
+        else:
+            self._waiting.append(row)
         return row
 
     def cancel(self, row: Row) -> None:
@@ -255,7 +327,7 @@ class Decoder:
         while self._waiting and len(self._active) < self.limit:
             row = self._waiting.popleft()
             row.joined_ns = self._clock()
-            if row.job.said and (row.job.said[-1] >= self._lm.speech_tokens or len(row.job.said) >= row.job.most):
+            if row._over:
                 self._end(row)  # it has no more tokens to say
                 continue
             self._active.append(row)
@@ -277,11 +349,15 @@ class Decoder:
         row._position += count
         if row._position == total:
             sampler = row.job.sampler
-            uniforms = None if sampler.on_host else sampler.uniforms(row.job.most - len(row.job.said))
-            token = row._ids[-1] - self._lm.body.size.vocabulary
-            self._batch.seat(len(self._active) - 1, token, total, sampler, uniforms)
+            most = sum(turn.most for turn in row.turns)
+            uniforms = None if sampler.on_host else sampler.uniforms(most - len(row.job.said))
+            self._batch.seat(len(self._active) - 1, self._as_token(row._ids[-1]), total, row._least, sampler, uniforms)
             self._reading, row._ids = None, []
         return count
+
+    def _as_token(self, id: int) -> int:
+        """Return an id in the form of `SpeechLm.embedded` as `Batch.seat` takes it."""
+        return id - self._lm.body.size.vocabulary
 
     def _launch(self) -> bool:
         """Launch a step if any row decodes."""
@@ -293,15 +369,45 @@ class Decoder:
         )
         if any(row.job.sampler.on_host for row in rows):
             picked = self._picked_on_host(rows, picked, log_probabilities)
-        self._flights.append(self._flight(rows, picked[: len(rows)]))
         for row in rows:
             row._position += 1
             row._launched += 1
+        fills = frozenset(
+            row
+            for index, row in enumerate(rows)
+            if not row._final and (row._at_end or row.job.sampler.on_host and int(picked[index]) == self._lm.fill_token)
+        )
+        self._flights.append(self._flight(rows, picked[: len(rows)], fills))
+        for place, row in enumerate(rows):
+            row._over = (row in fills or row._at_end) and row.turns[row._turn] is row.turns[-1]
+            if row in fills and not row._over:
+                self._begin_turn(row, place)
         for row in rows:
-            if row._launched == row.job.most:
+            if row._over:
                 self._leave(row)
                 self._trailing.append(row)
         return True
+
+    def _begin_turn(self, row: Row, place: int) -> None:
+        """Let a row that decodes read the ids of its next turn, all but the last, which the next step reads."""
+        taken = self._taken(row)
+        row._turn, row._began = row._turn + 1, row._launched
+        turn = row.turns[row._turn]
+        ids = [*taken, *turn.ids] if turn.again else [*turn.ids]
+        for first in range(0, len(ids) - 1, _LONGEST_STRETCH):
+            stretch = ids[first : min(first + _LONGEST_STRETCH, len(ids) - 1)]
+            padding = self._stretched(len(stretch)) - len(stretch)
+            given = torch.tensor([place, row._position, len(stretch), *stretch, *[0] * padding])
+            self._read_in(given, self._span(row._position + len(stretch) - 1))
+            row._position += len(stretch)
+        self._batch.turn(place, self._as_token(ids[-1]), row._position, row._least, self._lm.fill_token)
+
+    def _taken(self, row: Row) -> list[int]:
+        """Return what the network took last before the row's fill token, where the row picks on the host."""
+        if not row.job.sampler.on_host:
+            return []
+        said = row.picked[row._began : -1]
+        return self._lm.sound_ids(said[-1:]) if said else [*row.turns[row._turn].ids]
 
     def _compute(self, n: int, span: int) -> tuple[Tensor, Tensor]:
         return self.graphs(("step", n, span), lambda: self._batch.step(n, span), state=[self._batch.state])
@@ -315,19 +421,24 @@ class Decoder:
         tokens = picked[: len(rows)].cpu()
         seen = log_probabilities[: len(rows)].float().cpu().numpy()
         for index, row in enumerate(rows):
-            if row.job.sampler.on_host and tokens[index] >= 0:
-                tokens[index] = row.job.sampler.pick(seen[index].copy())
+            if not row.job.sampler.on_host or tokens[index] < 0:
+                continue
+            if not row._final and row._launched + 1 == row._began + row.turns[row._turn].most:
+                tokens[index] = self._lm.fill_token
+                row.picked.append(self._lm.fill_token)
+            else:
+                tokens[index] = row.job.sampler.pick(seen[index].copy(), ends=row._final)
         self._batch.say(tokens.to(picked.device))
         return tokens
 
-    def _flight(self, rows: list[Row], picked: Tensor) -> _Flight:
+    def _flight(self, rows: list[Row], picked: Tensor, fills: frozenset[Row]) -> _Flight:
         if not picked.is_cuda:
-            return _Flight(rows, picked.clone(), None)
+            return _Flight(rows, picked.clone(), None, fills)
         tokens = torch.empty(picked.shape, dtype=picked.dtype, pin_memory=True)
         tokens.copy_(picked, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        return _Flight(rows, tokens, arrived)
+        return _Flight(rows, tokens, arrived, fills)
 
     def _hear(self, ahead: int) -> None:
         """Read the tokens of all steps but the last `ahead`."""
@@ -339,18 +450,20 @@ class Decoder:
                 if not row.done:  # else it was cut, and this token is dropped
                     row.steps += 1
                     row.batch_sizes += len(flight.rows)
-                    self._say(row, token)
+                    self._say(row, token, row in flight.fills)
 
-    def _say(self, row: Row, token: int) -> None:
+    def _say(self, row: Row, token: int, filled: bool) -> None:
         if token < 0:
             row.failed = True
             self._end(row)
             return
+        if filled:
+            token = self._lm.fill_token
         if not row.job.sampler.on_host:
             row.picked.append(token)
         if token < self._lm.speech_tokens and row._silence.keeps(token):
             row.tokens.append(token)
-        if token >= self._lm.speech_tokens or len(row.picked) == row.job.most:
+        if token >= self._lm.speech_tokens and not filled or row._over and len(row.picked) == row._launched:
             self._end(row)
 
     def _end(self, row: Row) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from engines.contract import Phase, Said, Utterance, Voice
+from engines.cosyvoice3 import live_text
 from engines.cosyvoice3 import voice as voices
 from engines.cosyvoice3.decoder import Job
 from engines.cosyvoice3.flow import FlowRow
+from engines.cosyvoice3.interleaving import Live
 from engines.cosyvoice3.numbers import Sampling
 from engines.cosyvoice3.prompts import CROSS_LINGUAL, Prompt, prompt
 from engines.cosyvoice3.sampling import Sampler
@@ -21,6 +23,9 @@ from speech.dialects import DIALECTS
 
 LEAST, MOST = 2, 20  #: speech tokens for each text token
 TEXT_FRONTEND = "TEXT_FRONTEND"
+CHUNK = 25  #: speech tokens of a chunk of the flow's attention
+LIVE_LEAST = 12  #: tokens of a live text's first chunk: those of a turn, without the three that the flow looks ahead
+_LEAST_CLIP = 100  #: tokens of a clip of which nothing is left out
 _GOLDEN = 0x9E3779B1  #: 2**32 over the golden ratio: seeds of parts differ from those of neighbouring requests
 
 
@@ -37,6 +42,10 @@ class Plan:
     def clip_tokens(self) -> int:
         """Number of speech tokens that the flow continues."""
         return len(self.voice.arrays["speech_tokens"])
+
+    def within(self, positions: int) -> Plan:
+        """Return the same plan, with the jobs of live text within so many cache positions of the language model."""
+        return replace(self, jobs=[job.within(positions) if job.live else job for job in self.jobs])
 
     def resumed(self, said: Said) -> Plan:
         """Return the same plan, but continuing after the tokens that its parts have said.
@@ -72,16 +81,24 @@ class Planner:
         sampling: the checkpoint's settings; None always takes the likeliest token.
         speech_tokens: the number of speech tokens in the vocabulary.
         parity: plan as the official code does. In cross-lingual mode it counts the prefix as text to be spoken, and so
-            lets short texts run up to 2.8 times as long. It does not enforce the least length (see `Sampler`).
+            lets short texts run up to 2.8 times as long. It does not enforce the least length (see `Sampler`). For
+            the errors with live text see `interleaving.turns`.
+        live_clip: see `CosyVoice3Engine`.
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, sampling: Sampling | None, speech_tokens: int, parity: bool = False
+        self,
+        tokenizer: TextTokenizer,
+        sampling: Sampling | None,
+        speech_tokens: int,
+        parity: bool = False,
+        live_clip: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._speech_tokens = speech_tokens
         self._parity = parity
+        self._live_clip = live_clip
 
     def plan(self, utterance: Utterance, voice: Voice) -> Plan:
         """Plan an utterance; raises the SpeechErrors of `parts` for the text, and of `prompt` for the dialect."""
@@ -89,6 +106,9 @@ class Planner:
         language = DIALECTS.find(utterance.dialect).language
         # The voice's own transcript belongs to its speech tokens; the request's serves a voice stored without one.
         said = voices.transcript(voice) or utterance.prompt_text
+        if utterance.live:
+            jobs = self._live_jobs(utterance, voice, language, said if self._live_clip else None)
+            return Plan(jobs, _aligned(voice), utterance.speed, Phase(TEXT_FRONTEND, start, time.time_ns()))
         texts = parts(utterance.text, language, lambda text: len(self._tokenizer.ids(text)))
         jobs = [
             self._job(prompt(utterance, text, said), voice, utterance.seed, index) for index, text in enumerate(texts)
@@ -100,12 +120,45 @@ class Planner:
         counted = len(text)
         if self._parity and read.mode == CROSS_LINGUAL:
             counted += len(before)
-        # Each part has draws of its own, the first the seed's. Only 32 bits of a seed count.
-        sampler = Sampler(
-            self._sampling, self._speech_tokens, (seed + index * _GOLDEN) % 2**32, LEAST * counted, self._parity
-        )
         sounds = voice.arrays["speech_tokens"].tolist() if read.continues_clip else []
-        return Job([*before, *text], sounds, sampler, MOST * counted)
+        return Job([*before, *text], sounds, self._sampler(seed, index, counted), MOST * counted)
+
+    def _sampler(self, seed: int, index: int, counted: int) -> Sampler:
+        """Make the sampler of the part `index`, which has so many text tokens."""
+        # Each part has draws of its own, the first the seed's. Only 32 bits of a seed count.
+        seed = (seed + index * _GOLDEN) % 2**32
+        return Sampler(self._sampling, self._speech_tokens, seed, LEAST * counted, self._parity)
+
+    def _live_jobs(self, utterance: Utterance, voice: Voice, language: str, transcript: str | None) -> list[Job]:
+        """Plan a live text: a job for each part, of which the last one is open while more text will come."""
+        read = prompt(utterance, "", transcript)
+        before = self._tokenizer.ids(read.before)
+        prefix = before.index(self._tokenizer.end_of_prompt) + 1
+        sounds = voice.arrays["speech_tokens"].tolist() if read.continues_clip else []
+        return [
+            Job(
+                [*before, *part.ids],
+                sounds,
+                self._sampler(utterance.seed, index, len(part.ids)),
+                max(1, MOST * len(part.ids)),
+                live=Live(prefix, len(before) - prefix, part.open),
+            )
+            for index, part in enumerate(live_text.parts(utterance.text, language, utterance.open, self._tokenizer.ids))
+        ]
+
+
+def _aligned(voice: Voice) -> Voice:
+    """Return the voice whose first chunk of live text needs no more than the first fifteen tokens.
+
+    A chunk ends where a chunk of the flow's attention ends, counted from the clip's beginning. So up to a second of
+    the beginning of the clip is left out, unless the clip is short.
+    """
+    tokens = voice.arrays["speech_tokens"]
+    extra = (len(tokens) + LIVE_LEAST) % CHUNK
+    if len(tokens) - extra < _LEAST_CLIP:
+        return voice
+    arrays = {**voice.arrays, "speech_tokens": tokens[extra:], "prompt_mel": voice.arrays["prompt_mel"][2 * extra :]}
+    return Voice(arrays)
 
 
 def warm(language: str) -> None:

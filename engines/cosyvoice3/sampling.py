@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from engines.cosyvoice3.numbers import Sampling
 
-#: more than the tokens of any row: a threshold that no repetition reaches
-_NEVER = 1 << 30
-GREEDY = Sampling(top_p=0.0, top_k=1, win_size=1, tau_r=float(_NEVER))
+#: more than the tokens of any row: a count that no row reaches
+NEVER = 1 << 30
+GREEDY = Sampling(top_p=0.0, top_k=1, win_size=1, tau_r=float(NEVER))
 
 
 class Sampler:
@@ -61,9 +61,14 @@ class Sampler:
         """Draw the next picks' numbers (steps, 2) float32 in 0 … 1; they are then used up."""
         return torch.rand(steps, 2, generator=self._generator)
 
-    def pick(self, log_probabilities: np.ndarray) -> int:
-        """Pick the next id. `log_probabilities` is (n,) float32, the row's own; it is changed."""
-        if len(self.picked) < self.least:
+    def pick(self, log_probabilities: np.ndarray, ends: bool = True) -> int:
+        """Pick the next id.
+
+        Args:
+            log_probabilities: (n,) float32, the row's own; it is changed.
+            ends: control tokens may be picked, after `least` tokens.
+        """
+        if not ends or len(self.picked) < self.least:
             first = self._speech_tokens
             log_probabilities[first : first + 1 if self._parity else None] = -np.inf
         token = self._pick(log_probabilities)
@@ -169,7 +174,7 @@ def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
 
 def repeats(settings: Sampling) -> int:
     """Return the number of recent occurrences that is too many: the smallest count not below `win_size * tau_r`."""
-    return min(_NEVER, int(np.ceil(settings.win_size * settings.tau_r)))
+    return min(NEVER, int(np.ceil(settings.win_size * settings.tau_r)))
 
 
 class SilenceLimit:

@@ -16,7 +16,8 @@ from engines.cosyvoice3.directory import ModelDirectory
 from engines.cosyvoice3.qwen import Qwen, QwenSize
 
 CONTROLS = 200  #: number of control tokens, whose ids follow the speech tokens
-_SOS, _TASK = 0, 2  #: the control tokens that open a row, and that divide text from speech
+#: the control tokens that open a row, that divide text from speech, and that stand where more text is wanted
+_SOS, _TASK, _FILL = 0, 2, 3
 _BODY, _TEXT_HEAD = "llm.model.model.", "llm.model.lm_head.weight"
 
 
@@ -47,17 +48,40 @@ class SpeechLm(nn.Module):
         """Number of speech and control tokens."""
         return self.speech_tokens + CONTROLS
 
+    @property
+    def fill_token(self) -> int:
+        """The control token that a row picks where it wants more text (`interleaving`)."""
+        return self.speech_tokens + _FILL
+
+    @property
+    def sos(self) -> int:
+        """The id that opens a row, in the form of `embedded`."""
+        return self.body.size.vocabulary + self.speech_tokens + _SOS
+
+    @property
+    def task(self) -> int:
+        """The id that ends the text, in the form of `embedded`."""
+        return self.body.size.vocabulary + self.speech_tokens + _TASK
+
+    def text_ids(self, text: Sequence[int]) -> list[int]:
+        """Return text ids in the form of `embedded`. Raises as `prompt_ids`."""
+        if any(not 0 <= word < self.body.size.vocabulary for word in text):
+            raise _outside()
+        return list(text)
+
+    def sound_ids(self, speech: Sequence[int]) -> list[int]:
+        """Return speech and control tokens in the form of `embedded`. Raises as `prompt_ids`."""
+        if any(not 0 <= token < self.ids for token in speech):
+            raise _outside()
+        return [self.body.size.vocabulary + token for token in speech]
+
     def prompt_ids(self, text: Sequence[int], speech: Sequence[int]) -> list[int]:
         """Return the prompt's ids in the form of `embedded`: speech and control ids are numbered after the text ids.
 
         Raises:
             IndexError: an id is outside the vocabularies. On a GPU it would make the whole process fail.
         """
-        words, ids = self.body.size.vocabulary, self.ids
-        if any(not 0 <= word < words for word in text) or any(not 0 <= token < ids for token in speech):
-            raise IndexError("a text id or speech token lies outside the checkpoint's vocabularies")
-        sounds = (words + token for token in (self.speech_tokens + _TASK, *speech))
-        return [words + self.speech_tokens + _SOS, *text, *sounds]
+        return [self.sos, *self.text_ids(text), self.task, *self.sound_ids(speech)]
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Embed ids (n,) int64 in the form of `prompt_ids` as (n, hidden)."""
@@ -71,6 +95,10 @@ class SpeechLm(nn.Module):
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """Compute (n, speech tokens + 200) from (n, hidden), float32 whatever the model's dtype."""
         return self.llm_decoder(hidden).float().log_softmax(dim=-1)
+
+
+def _outside() -> IndexError:
+    return IndexError("a text id or speech token lies outside the checkpoint's vocabularies")
 
 
 def stored(directory: ModelDirectory) -> weights.Stored[SpeechLm]:

@@ -41,7 +41,7 @@ def parts(text: str, language: str, count: Callable[[str], int]) -> list[str]:
             to be said.
     """
     said = normalised(text, language)
-    _check_speakable(said)
+    check_speakable(said)
     length = len if language in _DENSE else count
     return _cut(said, length)
 
@@ -55,10 +55,11 @@ def check(text: str) -> None:
     text = markdown.plain(text)
     if _ANGLE_TAG.search(_TOKEN.sub("", text)):
         raise _unknown_tag()
-    _check_speakable(text)
+    check_speakable(text)
 
 
-def _check_speakable(said: str) -> None:
+def check_speakable(said: str) -> None:
+    """Raise InvalidInput (`text_not_speakable`) for a text without a word or a pronunciation."""
     if not re.search(r"\w", _TOKEN.sub("", said)) and _SOUNDS.isdisjoint(_TOKEN.findall(said)):
         raise InvalidInput(
             "Nothing in the text can be spoken: it holds only punctuation, symbols or emoji. Write at least one word.",
@@ -69,12 +70,21 @@ def _check_speakable(said: str) -> None:
 
 def normalised(text: str, language: str) -> str:
     """Spell numbers in `language` (Japanese: the whole text in katakana); tokens of the model stay untouched."""
+    return ended(written_out(text, language), language)
+
+
+def written_out(text: str, language: str) -> str:
+    """Spell a text as `normalised` does, and leave its end as it is."""
     text, pieces, end = markdown.plain(text), [], 0
     for token in _TOKEN.finditer(text):
         pieces += [_plain(text[end : token.start()], language), token[0]]
         end = token.end()
     pieces.append(_plain(text[end:], language))
-    said = re.sub(r"\s+", " ", "".join(pieces)).strip()
+    return re.sub(r"\s+", " ", "".join(pieces)).strip()
+
+
+def ended(said: str, language: str) -> str:
+    """Return a text with a full stop, unless it has an end already; commas at its end make place for it."""
     said = re.sub(r"[，、,]+$", "。" if language in ("zh", "ja") else ".", said)
     if re.search(r"[。？！；：….?!;:][\"”’')\]」』]*$", said):
         return said

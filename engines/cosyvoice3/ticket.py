@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from engines.contract import Arrays, Mel, MelChunk, Phase, Said
+from engines.contract import Arrays, Mel, MelChunk, Phase, Reach, Said, TextWanted
 from engines.cosyvoice3.chunks import ChunkPlan
 from engines.cosyvoice3.decoder import Row
 from engines.cosyvoice3.flow import FlowRow
+from engines.cosyvoice3.interleaving import wanted
 from engines.cosyvoice3.plan import Plan
 
 LM_DECODE = "LM_DECODE"
@@ -48,7 +49,7 @@ class Ticket:
     parts: list[Part] = field(default_factory=list)
     batch_id: str | None = None
     flows: list[Phase] = field(default_factory=list)  #: the flow batches in which its parts were computed
-    _given: int = 0  # number of parts that were given out completely
+    given: int = 0  #: number of parts that were given out completely
     heard_until: float | None = (
         None  #: by the clock, the time at which all that was given out is heard, if played at once
     )
@@ -82,7 +83,29 @@ class Ticket:
     @property
     def mute(self) -> bool:
         """True if a part ended before its first token."""
-        return any(part.row.done and not part.row.tokens for part in self.parts)
+        return any(part.row.done and not part.row.tokens and not part.row.dry for part in self.parts)
+
+    @property
+    def dry(self) -> bool:
+        """True if its text ran out, and all that was said of it is given out as far as it can be sounded."""
+        if not self.parts or not self.parts[-1].row.dry:
+            return False
+        return self.given == len(self.parts) - 1 and self.parts[-1].stretch is None and not self.parts[-1].fresh
+
+    def wanted(self) -> TextWanted:
+        """Return the end of a dry ticket."""
+        job = self.parts[-1].row.job
+        assert job.live is not None, "only live text can run out"
+        return TextWanted(self.said, wanted(len(job.text), len(job.prompt_tokens), job.live))
+
+    def skip(self, beyond: Reach) -> None:
+        """Take what reaches as far as `beyond` as given out: it is not made again."""
+        part, seconds, complete = beyond
+        self.given = min(part + complete, len(self.parts) - 1)
+        for each in self.parts[: self.given]:
+            each.complete = True
+        if self.given == part and not complete:
+            self.parts[part].skip(seconds)
 
     @property
     def failed(self) -> bool:
@@ -125,13 +148,13 @@ class Ticket:
     def _chunks(self) -> list[Mel | MelChunk]:
         """Return chunks in the order of the audio: a part's only after those before it were given out completely."""
         chunks: list[Mel | MelChunk] = []
-        while self._given < len(self.parts) and (part := self.parts[self._given]).fresh:
-            last = part.complete and self._given == len(self.parts) - 1
+        while self.given < len(self.parts) and (part := self.parts[self.given]).fresh:
+            last = part.complete and self.given == len(self.parts) - 1
             phases = self._phases() if last else ()
-            chunks.append(MelChunk(*_arrays([part.mel]), self._given, part.complete, last, phases, self.said))
+            chunks.append(MelChunk(*_arrays([part.mel]), self.given, part.complete, last, phases, self.said))
             part.fresh = False
             self._hear(part.heard_s())
-            self._given += part.complete
+            self.given += part.complete
         return chunks
 
     def _hear(self, seconds: float) -> None:
@@ -215,6 +238,13 @@ class Part:
         """True if all of it is made, or on its way through the flow."""
         return self.complete or self.stretch is not None and self.stretch.row.final
 
+    def skip(self, seconds: float) -> None:
+        """Make no chunk that ends within so many seconds, which were given out before."""
+        speed = self.ticket.plan.speed
+        self._heard_s = max(0.0, seconds - _HELD_BACK_S)
+        if self.chunks is not None:
+            self.chunks.skip(round(seconds * speed * FRAMES_PER_SECOND) // 2)
+
     def heard_s(self) -> float:
         """Return the seconds that can be heard more than at the last call."""
         frames = 0 if self._made is None else self._made.shape[1]
@@ -224,18 +254,19 @@ class Part:
 
     def due(self, turn: bool) -> Stretch | None:
         """Return the stretch that can be made now, or None. `turn` allows chunks as well as the whole part."""
-        said, final = len(self.row.tokens), self.row.done
+        said, final = len(self.row.tokens), self.row.done and not self.row.dry
         if self.stretch is not None or self.complete or not said:
             return None
         left = self.ticket.left_s
         # Tokens are only ever added: the whole begins with the tokens of a chunk.
         count = said if final else None
-        if count is None and self.chunks is not None and turn and left <= self.ticket.lead_s:
+        soon = left <= self.ticket.lead_s or self.row.dry  # a dry row says no more that the chunk could take along
+        if count is None and self.chunks is not None and turn and soon:
             count = self.chunks.reached(said)
         if count is None:
             return None
         chunked = self.chunks is not None and (self.chunked_end or not final)
-        first = self is self.ticket.parts[0] and self._made is None
+        first = self.ticket.heard_until is None and self is self.ticket.parts[self.ticket.given]
         urgent = self.ticket.stream and (first or turn and left < self.ticket.urgent_s)
         row = self.ticket.plan.row(self.row.tokens[:count], chunked, final)
         self.stretch = Stretch(self, row, urgent, self.ticket.heard_until if turn else None)

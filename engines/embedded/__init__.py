@@ -21,6 +21,7 @@ from engines.embedded.mapper import DATA
 from speech.audio import resampled
 from speech.dialects import DIALECTS
 from speech.errors import InvalidInput, UnsupportedDialect
+from speech.words import GRANULARITIES
 
 #: dialects that its text front ends read; the languages are Kokoro's own
 SPOKEN = ("en-US", "en-GB", "zh-CN", "ja-JP")
@@ -76,6 +77,7 @@ class EmbeddedEngine:
             notice=NOTICE,
             fits_voices=True,
             mixes_voices=True,
+            timestamps=GRANULARITIES,
         )
 
     def check(self, utterance: Utterance) -> None:

@@ -18,8 +18,10 @@ from engines.embedded.blocks import STYLE
 from engines.embedded.finish import finish
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.style import Delivery
+from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS
 from speech.errors import InternalError, SpeechError
+from speech.words import Timings
 
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ _PART_PHONEMES = 250
 #: frames of silence left on either side of a join between parts of a long text: after a sentence, a clause, a word. The
 #: last sound before a join is drawn out and dies away, which sounds like 0.3 s more.
 _PAUSE_FRAMES = (8, 3, 1)
+#: frames by which a phoneme is heard before the network's durations have it: fricatives and the power above 4.5 kHz
+#: agree best at 55 ms, vowels and the power from 0.2 to 1.5 kHz at 50 ms (20 sentences; at each of five speeds 45 to
+#: 65 ms). `bench.words` measures what is left.
+_HEARD_BEFORE = 2
 _SENTENCE_ENDS, _CLAUSE_ENDS = ".!?…", ",;:—"
 
 
@@ -40,7 +46,9 @@ _SENTENCE_ENDS, _CLAUSE_ENDS = ".!?…", ",;:—"
 class _Plan:
     """The network's input for an utterance, once its text and style are read."""
 
-    parts: list[list[int]]  #: phoneme ids; more than one part only for a long text
+    text: str  #: as it was written
+    phonemes: list[AlignedText]  #: more than one part only for a long text
+    parts: list[list[int]]  #: their ids
     style: np.ndarray  #: (256,)
     voice: Arrays
     speed: float
@@ -88,8 +96,11 @@ class EmbeddedAcousticModel:
         if utterance.mode == "instruct":
             delivery = style.interpret(utterance.style_instruction or "")
         phonemes = self._text.phonemes(utterance.text, language, utterance.dialect)
-        parts = [self._text.ids(part) for part in self._text.split(phonemes, _PART_PHONEMES)]
+        spoken = self._text.split(phonemes, _PART_PHONEMES)
+        parts = [self._text.ids(part) for part in spoken]
         return _Plan(
+            text=utterance.text,
+            phonemes=spoken,
             parts=parts,
             # The whole text gets the same style; a style depends a little on the text's length.
             style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
@@ -117,6 +128,7 @@ class EmbeddedAcousticModel:
         )
         pieces = iter(self._pieces(output, [part for part, _ in rows]))
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
+        timed = [_timings(plan, times) for plan, (_, _, times) in zip(plans, joined, strict=True)]
         phase = Phase(ACOUSTIC_MODEL, start, time.time_ns())
         return [
             Mel(
@@ -130,8 +142,9 @@ class EmbeddedAcousticModel:
                 },
                 seconds=len(f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
                 phases=(plan.phase, phase),
+                timings=timings,
             )
-            for plan, (features, f0) in zip(plans, joined, strict=True)
+            for plan, (features, f0, _), timings in zip(plans, joined, timed, strict=True)
         ]
 
     def _pieces(self, output: acoustic.AcousticOutput, parts: list[list[int]]) -> list[_Piece]:
@@ -142,7 +155,17 @@ class EmbeddedAcousticModel:
             before, after = durations[i, : spoken[0]], durations[i, spoken[-1] + 1 : len(ids) + 2]
             columns = slice(0, 2 * frames)
             silences = int(before.sum()), int(after.sum())
-            pieces.append(_Piece(features[i, :, columns].copy(), f0[i, columns].copy(), silences, self._pause(ids)))
+            # The first id is the boundary's.
+            ends = np.cumsum(durations[i, : len(ids) + 1]).astype(np.int64)
+            pieces.append(
+                _Piece(
+                    features[i, :, columns].copy(),
+                    f0[i, columns].copy(),
+                    silences,
+                    self._pause(ids),
+                    np.stack([ends[:-1], ends[1:]], axis=1),
+                )
+            )
         return pieces
 
     def _pause(self, ids: list[int]) -> int:
@@ -174,6 +197,10 @@ class EmbeddedVocoder:
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
         """Compute mono float32 (n,) within ±0.9 for each Mel, with its silent edges cut to 80 ms."""
+        return [sound if isinstance(sound, SpeechError) else sound[0] for sound in self.vocode_timed(mels)]
+
+    def vocode_timed(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float] | SpeechError]:
+        """Compute what `vocode` does, each with the seconds of silence that were cut off before it."""
         if not self._at_once or len(mels) == 1:
             return [_guarded(self._one, mel) for mel in mels]
         try:
@@ -186,18 +213,16 @@ class EmbeddedVocoder:
         """Return 50 ms of sound (n,) with its edges uncut, because the place of a cut may depend on rounding."""
         return self._waveforms([_noise(4)])[0]
 
-    def _one(self, mel: Mel) -> np.ndarray:
+    def _one(self, mel: Mel) -> tuple[np.ndarray, float]:
         return self._batch([mel])[0]
 
-    def _batch(self, mels: Sequence[Mel]) -> list[np.ndarray]:
-        return [
-            finish(
-                waveform[: mel.arrays["features"].shape[1] * vocoder.SAMPLES_PER_COLUMN],
-                vocoder.SAMPLE_RATE,
-                mel.arrays["gain"][0],
-            )
-            for waveform, mel in zip(self._waveforms(mels), mels, strict=True)
-        ]
+    def _batch(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float]]:
+        sounds = []
+        for padded, mel in zip(self._waveforms(mels), mels, strict=True):
+            waveform = padded[: mel.arrays["features"].shape[1] * vocoder.SAMPLES_PER_COLUMN]
+            sound, trimmed = finish(waveform, vocoder.SAMPLE_RATE, mel.arrays["gain"][0])
+            sounds.append((sound, trimmed / vocoder.SAMPLE_RATE))
+        return sounds
 
     def _waveforms(self, mels: Sequence[Mel]) -> np.ndarray:
         columns = [mel.arrays["features"].shape[1] for mel in mels]
@@ -237,11 +262,17 @@ class _Piece:
     f0: np.ndarray  #: (2n,)
     silences: tuple[int, int]  #: frames of boundary, punctuation and spaces before and after the speech
     pause: int  #: frames of silence that stay on either side of a join after it
+    spoken: np.ndarray  #: (p, 2) first frame of each phoneme, and the one behind its last
 
 
-def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:
-    """Join features and pitch of the whole text, with a short pause between its parts."""
-    features, f0 = [], []
+def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Join features and pitch of the whole text, with a short pause between its parts.
+
+    Returns:
+        Features, pitch, and for each piece the frames of its phonemes in the whole, (p, 2).
+    """
+    features, f0, spoken = [], [], []
+    columns = 0
     for i, piece in enumerate(pieces):
         first = 0 if i == 0 else 2 * max(0, piece.silences[0] - pieces[i - 1].pause)
         last = len(piece.f0)
@@ -249,7 +280,19 @@ def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray]:
             last -= 2 * max(0, piece.silences[1] - piece.pause)
         features.append(piece.features[:, first:last])
         f0.append(piece.f0[first:last])
-    return np.concatenate(features, axis=1), np.concatenate(f0)
+        spoken.append(piece.spoken + (columns - first) // 2)
+        columns += last - first
+    return np.concatenate(features, axis=1), np.concatenate(f0), spoken
+
+
+def _timings(plan: _Plan, spoken: list[np.ndarray]) -> Timings:
+    """Find the written words; `spoken` holds the frames of each part's phonemes, (p, 2)."""
+    between = np.zeros((1, 2), np.int64)  # the space between two parts, during which nothing is said
+    frames = [row for number, part in enumerate(spoken) for row in ([between] if number else []) + [part]]
+    seconds = (np.concatenate(frames) - _HEARD_BEFORE).clip(min=0) * (
+        2 * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE
+    )
+    return text.timing.timings(AlignedText.joined(plan.phonemes, " "), seconds, plan.text)
 
 
 def _guarded(function: Callable[..., R], *arguments: Any) -> R | SpeechError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from speech.aligned_text import AlignedText
+
 _LABEL = r"[A-Za-z0-9](?:[\w-]{0,61}\w)?"
 #: Top-level domains that people write without `www.` or `https://`; any two letters of a file name would look alike.
 _DOMAINS = (
@@ -24,7 +26,9 @@ _IP = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5})|/(\d{1,2}))?
 Words = Mapping[str, str]
 
 
-def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callable[[re.Match[str]], str]) -> str:
+def written_out(
+    text: AlignedText, words: Words, said: Callable[[str], str], ip: Callable[[re.Match[str]], str]
+) -> AlignedText:
     """Write out the addresses in a text.
 
     Args:
@@ -40,6 +44,6 @@ def written_out(text: str, words: Words, said: Callable[[str], str], ip: Callabl
         address = re.sub(r"^https?://", "", match[0], flags=re.IGNORECASE).rstrip("/")
         return "".join(words.get(part) or said(part) for part in re.split(r"([^A-Za-z0-9])", address) if part)
 
-    text = _MAIL.sub(spelled, text)
-    text = _WEB.sub(spelled, text)
-    return _IP.sub(lambda match: ip(match) if all(int(n) < 256 for n in match[1].split(".")) else match[0], text)
+    text = text.sub(_MAIL, spelled)
+    text = text.sub(_WEB, spelled)
+    return text.sub(_IP, lambda match: ip(match) if all(int(n) < 256 for n in match[1].split(".")) else match[0])

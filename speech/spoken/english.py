@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from speech.aligned_text import AlignedText
 from speech.spoken import addresses
 
 _DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
@@ -133,7 +134,7 @@ _COMPARISONS = {
 }
 
 
-def written_out(text: str, british: bool = False) -> str:
+def written_out(text: str, british: bool = False) -> AlignedText:
     """Write out everything that a reader of words can't read; cardinals stay digits.
 
     Args:
@@ -142,91 +143,91 @@ def written_out(text: str, british: bool = False) -> str:
     """
     from hibari.g2p import normalize
 
-    prepared = _prepared(text, british)
+    prepared = _prepared(AlignedText.of(text), british)
     ends = [0, *(match.end() for match in _NO_ABBREVIATION.finditer(prepared)), len(prepared)]
     parts = [prepared[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-    return "".join(normalize(part).join(_outer_spaces(part)) for part in parts)
+    return AlignedText.joined(part.changed_to(normalize(part).join(_outer_spaces(part))) for part in parts)
 
 
 def _outer_spaces(text: str) -> tuple[str, str]:
     return " " if text[:1].isspace() else "", " " if text[1:] and text[-1:].isspace() else ""
 
 
-def _prepared(text: str, british: bool) -> str:
-    text = "".join(map(_plain_letter, text.translate(_LINK)))
+def _prepared(text: AlignedText, british: bool) -> AlignedText:
+    text = text.translate(_LINK).mapped(_plain_letter)
     text = _quiet(text)
-    text = re.sub(r"(?<=[a-z] )Am\b", "am", text)  # Pan Am: hibari would spell it
-    text = re.sub(r"(?<!\w)'(?=\d\ds)", "", text)  # '90s: no quotation begins here
+    text = text.sub(r"(?<=[a-z] )Am\b", "am")  # Pan Am: hibari would spell it
+    text = text.sub(r"(?<!\w)'(?=\d\ds)", "")  # '90s: no quotation begins here
     text = addresses.written_out(text, _SIGNS, _address_part, _ip)
     for idiom, spoken in _IDIOM.items():
-        text = idiom.sub(spoken, text)
+        text = text.sub(idiom, spoken)
     for written, spoken in _INITIALISMS.items():
-        text = re.sub(rf"(?<!\w){re.escape(written)}", spoken, text, flags=re.IGNORECASE)
-    text = _ET_CETERA.sub(lambda m: "et cetera" + ("." + (m[1] or "") if m[1] is not None else ""), text)
-    text = _STREET.sub(lambda m: _STREETS[m[1]], text)
-    text = _APARTMENT.sub("Apartment", text)
-    text = re.sub(r"\b[Aa]pprox\.", "approximately", text)
-    text = re.sub(r"(?<![\d/.-])(\d{4})/(\d{1,2})/(\d{1,2})(?![\d/]|\.\d)", _year_first, text)
-    text = re.sub(r"(\d)\s?ft\.?\s(\d+(?:\.\d+)?)\s?in\b\.?(?!\w)", r"\1 feet \2 inches", text)
-    text = re.sub(r"(?<=\d)\s?([½¼¾])", lambda m: f" and {_VULGAR[m[1]]}", text)
-    text = re.sub(
-        r"(?<![\w.])([248])K(?= (?:TV|video|monitor|display|screen|resolution|movie|camera|content))", r"\1 K", text
+        text = text.sub(re.compile(rf"(?<!\w){re.escape(written)}", re.IGNORECASE), spoken)
+    text = text.sub(_ET_CETERA, lambda m: "et cetera" + ("." + (m[1] or "") if m[1] is not None else ""))
+    text = text.sub(_STREET, lambda m: _STREETS[m[1]])
+    text = text.sub(_APARTMENT, "Apartment")
+    text = text.sub(r"\b[Aa]pprox\.", "approximately")
+    text = text.sub(r"(?<![\d/.-])(\d{4})/(\d{1,2})/(\d{1,2})(?![\d/]|\.\d)", _year_first)
+    text = text.sub(r"(\d)\s?ft\.?\s(\d+(?:\.\d+)?)\s?in\b\.?(?!\w)", r"\1 feet \2 inches")
+    text = text.sub(r"(?<=\d)\s?([½¼¾])", lambda m: f" and {_VULGAR[m[1]]}")
+    text = text.sub(
+        r"(?<![\w.])([248])K(?= (?:TV|video|monitor|display|screen|resolution|movie|camera|content))", r"\1 K"
     )
-    text = re.sub(rf"(?<![\w.])({_NUMBER})\s?(bn|mn|tn)(?!\w)", lambda m: f"{m[1]} {_MAGNITUDES[m[2]]}", text)
-    text = re.sub(rf"(?<![\w.])({_NUMBER}) (USD|EUR|GBP|JPY|CNY)(?!\w)", lambda m: f"{m[1]} {_CODES[m[2]]}", text)
+    text = text.sub(rf"(?<![\w.])({_NUMBER})\s?(bn|mn|tn)(?!\w)", lambda m: f"{m[1]} {_MAGNITUDES[m[2]]}")
+    text = text.sub(rf"(?<![\w.])({_NUMBER}) (USD|EUR|GBP|JPY|CNY)(?!\w)", lambda m: f"{m[1]} {_CODES[m[2]]}")
     for pattern in _PHONES:
-        text = pattern.sub(_phone, text)
-    text = _DIALLED.sub(lambda m: f"{m[1]} {_one_by_one(m[2])}", text)
+        text = text.sub(pattern, _phone)
+    text = text.sub(_DIALLED, lambda m: f"{m[1]} {_one_by_one(m[2])}")
     if british:
-        text = _DAY_MONTH.sub(_british_date, text)
-    text = _MONEY.sub(_money, text)
-    text = _VERSION.sub(lambda m: ("version " if m[1] else "") + m[2].replace(".", " point "), text)
-    text = _RELEASE.sub(r"\1\2\3 point \4", text)
-    text = re.sub(r"(?<!\w)[vV](\d+)\.(\d+)(?!\w|\.\d)", r"version \1 point \2", text)
-    text = _V.sub("version ", text)
-    text = _HEIGHT.sub(r"\1 foot \2", text)
-    text = _INCHES.sub(r"\1 inch", text)
-    text = _LIST.sub(lambda m: m[0].replace(",", ", "), text)
-    text = _MIXED.sub(lambda m: f"{m[1]} and {_fraction(m[2], m[3], 'a')}", text)
-    text = _FRACTION.sub(lambda m: _fraction(m[1], m[2], "one") or m[0], text)
-    text = _HOURS.sub(" to ", text)
-    text = _HOUR.sub(
+        text = text.sub(_DAY_MONTH, _british_date)
+    text = text.sub(_MONEY, _money)
+    text = text.sub(_VERSION, lambda m: ("version " if m[1] else "") + m[2].replace(".", " point "))
+    text = text.sub(_RELEASE, r"\1\2\3 point \4")
+    text = text.sub(r"(?<!\w)[vV](\d+)\.(\d+)(?!\w|\.\d)", r"version \1 point \2")
+    text = text.sub(_V, "version ")
+    text = text.sub(_HEIGHT, r"\1 foot \2")
+    text = text.sub(_INCHES, r"\1 inch")
+    text = text.sub(_LIST, lambda m: m[0].replace(",", ", "))
+    text = text.sub(_MIXED, lambda m: f"{m[1]} and {_fraction(m[2], m[3], 'a')}")
+    text = text.sub(_FRACTION, lambda m: _fraction(m[1], m[2], "one") or m[0])
+    text = text.sub(_HOURS, " to ")
+    text = text.sub(
+        _HOUR,
         lambda m: f"{m[1]}{m[2]} {m[3].upper()}M" + ("." if m[0][-1] == "." and not text[m.end() :].strip() else ""),
-        text,
     )
-    text = _RATIO.sub(lambda m: f"{m[1] or m[3]} to {m[2] or m[4]}", text)
-    text = _TAKEN.sub(" minus ", text)
-    text = _RANGE.sub(lambda m: _range(m), text)
-    text = _MINUS.sub("minus ", text)
-    text = _CODE.sub(lambda m: " ".join(m[0].replace(",", "")), text)
-    text = _LEADING_ZERO.sub(lambda m: _one_by_one(m[0]), text)
-    text = _NAMED.sub(lambda m: m[1] + m[2] + _in_pairs(m[3]), text)
-    text = _HOUSE.sub(lambda m: f"{_in_pairs(m[1])} {m[2]}", text)
-    text = _LETTERS_DIGITS.sub(lambda m: f"{' '.join(m[1])} {_one_by_one(m[2])}", text)
-    text = _AREA.sub(lambda m: f"{m[1]} {_number_of(_POWERS[m[3]] + _LENGTHS[m[2]], m[1])}", text)
-    text = _UNIT.sub(lambda m: f"{m[1]} {_number_of(_UNITS[m[2]], m[1])}", text)
-    text = _THOUSANDS.sub(r"\1 thousand", text)
-    text = re.sub(r"(?<=\d)\s?%", " percent", text)
-    text = re.sub(r"(?<=\w) > (?=\w)", " greater than ", re.sub(r"(?<=\w) < (?=\w)", " less than ", text))
-    text = re.sub(r"±\s?", "plus or minus ", text)
+    text = text.sub(_RATIO, lambda m: f"{m[1] or m[3]} to {m[2] or m[4]}")
+    text = text.sub(_TAKEN, " minus ")
+    text = text.sub(_RANGE, lambda m: _range(m))
+    text = text.sub(_MINUS, "minus ")
+    text = text.sub(_CODE, lambda m: " ".join(m[0].replace(",", "")))
+    text = text.sub(_LEADING_ZERO, lambda m: _one_by_one(m[0]))
+    text = text.sub(_NAMED, lambda m: m[1] + m[2] + _in_pairs(m[3]))
+    text = text.sub(_HOUSE, lambda m: f"{_in_pairs(m[1])} {m[2]}")
+    text = text.sub(_LETTERS_DIGITS, lambda m: f"{' '.join(m[1])} {_one_by_one(m[2])}")
+    text = text.sub(_AREA, lambda m: f"{m[1]} {_number_of(_POWERS[m[3]] + _LENGTHS[m[2]], m[1])}")
+    text = text.sub(_UNIT, lambda m: f"{m[1]} {_number_of(_UNITS[m[2]], m[1])}")
+    text = text.sub(_THOUSANDS, r"\1 thousand")
+    text = text.sub(r"(?<=\d)\s?%", " percent")
+    text = text.sub(r"(?<=\w) < (?=\w)", " less than ").sub(r"(?<=\w) > (?=\w)", " greater than ")
+    text = text.sub(r"±\s?", "plus or minus ")
     for sign, word in _COMPARISONS.items():
-        text = re.sub(rf"\s?{sign}\s?(?=\d)", f" {word} ", text)
-    text = re.sub(r"(?<=\d)\s?\*\s?(?=\d)", " times ", re.sub(r"(?<=\d)(?:x| x )(?=\d)", " by ", text))
+        text = text.sub(rf"\s?{sign}\s?(?=\d)", f" {word} ")
+    text = text.sub(r"(?<=\d)(?:x| x )(?=\d)", " by ").sub(r"(?<=\d)\s?\*\s?(?=\d)", " times ")
     for sign, word in ((r"\+", "plus"), ("&", "and"), ("@", "at")):
-        text = re.sub(rf"(?<=\w) {sign} (?=\w)", f" {word} ", text)
-    text = _SLASH.sub(" slash ", text)
+        text = text.sub(rf"(?<=\w) {sign} (?=\w)", f" {word} ")
+    text = text.sub(_SLASH, " slash ")
     if british:
         for american, spelled in _SPELLED.items():
             text = text.replace(american, spelled)
     return text
 
 
-def _quiet(text: str) -> str:
+def _quiet(text: AlignedText) -> AlignedText:
     """Write a sentence in capitals in lower case: readers would spell its words."""
     words = re.findall(r"[A-Za-z']+", text)
     if len([word for word in words if len(word) > 1]) < 3 or re.search(r"[a-z]", text):
         return text
-    return re.sub(r"\bi\b", "I", text.lower())
+    return text.lower().sub(r"\bi\b", "I")
 
 
 def _address_part(part: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from speech.aligned_text import AlignedText
 from speech.spoken import addresses
 
 _UNITS = {
@@ -225,46 +226,47 @@ _HOMOGRAPHS: tuple[tuple[re.Pattern[str], str, re.Pattern[str] | None], ...] = (
 )
 
 
-def written_out(text: str) -> str:
+def written_out(text: str) -> AlignedText:
     """Write out everything that is no word; cardinals stay digits, kanji stay unless a reading is decided here.
 
     Args:
         text: plain punctuation, no Markdown.
     """
+    text = AlignedText.of(text)
     for small, large in _SMALL_KANA.items():
         text = text.replace(small, large)
     text = addresses.written_out(text, _ADDRESS_SIGNS, _address_part, _ip)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    text = _DATE.sub(lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日", text)
-    text = re.sub(r"(?<![\d.])(\d{1,2})/(\d{1,2})(?=[にはのがかま(（])", _month_day, text)
-    text = re.sub("(?<=[月火水木金土日])[-~〜](?=[月火水木金土日](?![\\d年月]))", "から", text)
-    text = re.sub(r"#(?=\d)", "ナンバー", text)
-    text = _PHONE.sub(lambda m: _one_by_one(m[0]), text)
-    text = _POSTCODE.sub(lambda m: ("郵便番号" if m[0][0] == "〒" else "") + _one_by_one(m[1] + m[2]), text)
-    text = _NAMED_CODE.sub(lambda m: m[1] + _one_by_one(m[2]), text)
-    text = _BLOCK.sub(lambda m: "の".join(filter(None, m.groups())), text)
-    text = _HOUSE.sub(r"\1の\2", text)
-    text = _CLOCK.sub(lambda m: f"{int(m[1])}時" + (f"{int(m[2])}分" if int(m[2]) else ""), text)
-    text = _RATIO.sub(r"\1対\2", text)
-    text = _FRACTION.sub(r"\2分の\1", text)
-    text = _SUBTRACTION.sub("マイナス", text)
-    text = _RANGE.sub("から", text)
-    text = _MINUS.sub("マイナス", text)
-    text = _MONEY.sub(lambda m: m[2] + _CURRENCIES[m[1]], text)
-    text = _VERSION.sub(lambda m: "点".join(map(_number, m[0].split("."))), text)
-    text = _CODE.sub(lambda m: _one_by_one(m[0]), text)
+    text = text.sub(r"(?<=\d),(?=\d{3}(?!\d))", "")
+    text = text.sub(_DATE, lambda m: f"{m[1]}年{int(m[2])}月{int(m[3])}日")
+    text = text.sub(r"(?<![\d.])(\d{1,2})/(\d{1,2})(?=[にはのがかま(（])", _month_day)
+    text = text.sub("(?<=[月火水木金土日])[-~〜](?=[月火水木金土日](?![\\d年月]))", "から")
+    text = text.sub(r"#(?=\d)", "ナンバー")
+    text = text.sub(_PHONE, lambda m: _one_by_one(m[0]))
+    text = text.sub(_POSTCODE, lambda m: ("郵便番号" if m[0][0] == "〒" else "") + _one_by_one(m[1] + m[2]))
+    text = text.sub(_NAMED_CODE, lambda m: m[1] + _one_by_one(m[2]))
+    text = text.sub(_BLOCK, lambda m: "の".join(filter(None, m.groups())))
+    text = text.sub(_HOUSE, r"\1の\2")
+    text = text.sub(_CLOCK, lambda m: f"{int(m[1])}時" + (f"{int(m[2])}分" if int(m[2]) else ""))
+    text = text.sub(_RATIO, r"\1対\2")
+    text = text.sub(_FRACTION, r"\2分の\1")
+    text = text.sub(_SUBTRACTION, "マイナス")
+    text = text.sub(_RANGE, "から")
+    text = text.sub(_MINUS, "マイナス")
+    text = text.sub(_MONEY, lambda m: m[2] + _CURRENCIES[m[1]])
+    text = text.sub(_VERSION, lambda m: "点".join(map(_number, m[0].split("."))))
+    text = text.sub(_CODE, lambda m: _one_by_one(m[0]))
     for pattern, word in _ENGLISH.items():
-        text = pattern.sub(word, text)
-    text = _UNIT.sub(lambda m: _UNITS[m[1]], text)
-    text = _LETTER_DIGIT.sub(lambda m: _LETTERS[m[1]], text)
-    text = re.sub(r"(?<=\d)\s?>\s?(?=\d)", "大なり", re.sub(r"(?<=\d)\s?<\s?(?=\d)", "小なり", text))
+        text = text.sub(pattern, word)
+    text = text.sub(_UNIT, lambda m: _UNITS[m[1]])
+    text = text.sub(_LETTER_DIGIT, lambda m: _LETTERS[m[1]])
+    text = text.sub(r"(?<=\d)\s?<\s?(?=\d)", "小なり").sub(r"(?<=\d)\s?>\s?(?=\d)", "大なり")
     for symbol, word in _SYMBOLS.items():
         text = text.replace(symbol, word)
     for pattern, reading, beside in _HOMOGRAPHS:
         if beside is None or beside.search(text):
-            text = pattern.sub(reading, text)
+            text = text.sub(pattern, reading)
     # A full stop inside a number is part of it, and must not be taken for the end of a sentence.
-    return re.sub(r"(?<=\d)\.(?=\d)", "．", text)
+    return text.sub(r"(?<=\d)\.(?=\d)", "．")
 
 
 def _month_day(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from speech.aligned_text import AlignedText
 from speech.spoken import addresses
 
 _SIGNS = {
@@ -223,70 +224,71 @@ _SYMBOLS = (
 )
 
 
-def written_out(text: str) -> str:
+def written_out(text: str) -> AlignedText:
     """Write out everything that is not a word in characters; Latin words stay."""
+    text = AlignedText.of(text)
     if not re.search(r"[^\w\s.,!?;:…—“”()'-]|[\d½¼¾²³]", text):
         return text
     text = addresses.written_out(text, _SIGNS, _address_part, _ip)
-    text = re.sub("(?<=\\d)(?=[½¼¾])", " ", text).replace("½", "1/2").replace("¼", "1/4").replace("¾", "3/4")
+    text = text.sub("(?<=\\d)(?=[½¼¾])", " ").replace("½", "1/2").replace("¼", "1/4").replace("¾", "3/4")
     text = text.replace("−", "-")
     if _CALLED.search(text):
-        text = _KNOWN_HOTLINE.sub(lambda m: _digits(m[0], "幺"), text)
-    text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    text = _EVENT.sub(lambda m: _digits(m[0]), text)
-    text = _NICKNAMED.sub(lambda m: _digits(m[0]), text)
-    text = _FEAST.sub(lambda m: cardinal(m[1]) + cardinal(m[2]), text)
-    text = re.sub(r"(?<=零下)\s?[-−](?=\d)", "", text)
-    text = _YEARS.sub(lambda m: f"{_digits(m[1])}到{_digits(m[2])}", text)
-    text = _GENERATION.sub(lambda m: _digits(m[1]), text)
-    text = _DATE.sub(lambda m: f"{_digits(m[1])}年{cardinal(m[3])}月{cardinal(m[4])}日", text)
-    text = _MONTH.sub(lambda m: f"{_digits(m[1])}年{cardinal(m[2])}月", text)
-    text = _SPAN.sub("到", text)
-    text = _CLOCKS.sub("到", text)
-    text = _FOREIGN.sub(lambda m: f"加{_digits(m[1])}{_digits(m[2], '幺')}", text)
-    text = _MOBILE.sub(lambda m: _digits(m[0], "幺"), text)
-    text = _SERVICE.sub(lambda m: _digits(m[0], "幺"), text)
-    text = _PHONE.sub(lambda m: _digits(m[0], "幺"), text)
-    text = _HOTLINE.sub(lambda m: m[1] + _digits(m[2], "幺"), text)
-    text = _YEAR.sub(lambda m: _digits(m[1]), text)
-    text = _CLOCK.sub(_clock, text)
-    text = _SCORE.sub(r"\1:\2", text)
-    text = _NUMERO.sub("number ", text)
-    text = _NAMED_CODE.sub(lambda m: m[1] + _digits(m[2]), text)
-    text = _SPELLED.sub(lambda m: re.sub(r"\d", lambda digit: _DIGIT[digit[0]], m[0].lstrip("-")), text)
-    text = _RATIO.sub(lambda m: f"{cardinal(m[1])}比{cardinal(m[2])}", text)
-    text = _SUBTRACTION.sub("减", text)
-    text = _MINUS_MONEY.sub("负", text)
-    text = _MONEY.sub(_money, text)
-    text = _PERCENTS.sub(r"\1%到\2%", text)
-    text = _MIXED.sub(lambda m: f"{cardinal(m[1])}又{_parts(m[3])}分之{cardinal(m[2])}", text)
-    text = _COMPOUND.sub(lambda m: f"{m[1]}{_UNITS[m[2]]}每{_UNITS[m[3]]}", text)
-    text = _PRESSURE.sub(lambda m: cardinal(m[1]) + m[2], text)
-    text = _EACH.sub(lambda m: "每" + (m[1] or _PER[m[2]]), text)
-    text = _EACH_LATIN.sub(r"\1每\2", text)
-    text = _DEGREES.sub("零下", text)
-    text = _RANGE.sub(r"\1到", text)
-    text = _RESOLUTION.sub("乘以", text)
-    text = _TEMPERATURE.sub(
+        text = text.sub(_KNOWN_HOTLINE, lambda m: _digits(m[0], "幺"))
+    text = text.sub(_THOUSANDS, lambda m: m[0].replace(",", ""))
+    text = text.sub(_EVENT, lambda m: _digits(m[0]))
+    text = text.sub(_NICKNAMED, lambda m: _digits(m[0]))
+    text = text.sub(_FEAST, lambda m: cardinal(m[1]) + cardinal(m[2]))
+    text = text.sub(r"(?<=零下)\s?[-−](?=\d)", "")
+    text = text.sub(_YEARS, lambda m: f"{_digits(m[1])}到{_digits(m[2])}")
+    text = text.sub(_GENERATION, lambda m: _digits(m[1]))
+    text = text.sub(_DATE, lambda m: f"{_digits(m[1])}年{cardinal(m[3])}月{cardinal(m[4])}日")
+    text = text.sub(_MONTH, lambda m: f"{_digits(m[1])}年{cardinal(m[2])}月")
+    text = text.sub(_SPAN, "到")
+    text = text.sub(_CLOCKS, "到")
+    text = text.sub(_FOREIGN, lambda m: f"加{_digits(m[1])}{_digits(m[2], '幺')}")
+    text = text.sub(_MOBILE, lambda m: _digits(m[0], "幺"))
+    text = text.sub(_SERVICE, lambda m: _digits(m[0], "幺"))
+    text = text.sub(_PHONE, lambda m: _digits(m[0], "幺"))
+    text = text.sub(_HOTLINE, lambda m: m[1] + _digits(m[2], "幺"))
+    text = text.sub(_YEAR, lambda m: _digits(m[1]))
+    text = text.sub(_CLOCK, _clock)
+    text = text.sub(_SCORE, r"\1:\2")
+    text = text.sub(_NUMERO, "number ")
+    text = text.sub(_NAMED_CODE, lambda m: m[1] + _digits(m[2]))
+    text = text.sub(_SPELLED, lambda m: re.sub(r"\d", lambda digit: _DIGIT[digit[0]], m[0].lstrip("-")))
+    text = text.sub(_RATIO, lambda m: f"{cardinal(m[1])}比{cardinal(m[2])}")
+    text = text.sub(_SUBTRACTION, "减")
+    text = text.sub(_MINUS_MONEY, "负")
+    text = text.sub(_MONEY, _money)
+    text = text.sub(_PERCENTS, r"\1%到\2%")
+    text = text.sub(_MIXED, lambda m: f"{cardinal(m[1])}又{_parts(m[3])}分之{cardinal(m[2])}")
+    text = text.sub(_COMPOUND, lambda m: f"{m[1]}{_UNITS[m[2]]}每{_UNITS[m[3]]}")
+    text = text.sub(_PRESSURE, lambda m: cardinal(m[1]) + m[2])
+    text = text.sub(_EACH, lambda m: "每" + (m[1] or _PER[m[2]]))
+    text = text.sub(_EACH_LATIN, r"\1每\2")
+    text = text.sub(_DEGREES, "零下")
+    text = text.sub(_RANGE, r"\1到")
+    text = text.sub(_RESOLUTION, "乘以")
+    text = text.sub(
+        _TEMPERATURE,
         lambda m: (
             ("零下" if m[1] else "")
             + ("华氏" if m[3] == "F" else "")
             + cardinal(m[2])
             + ("度" if m[3] == "F" else "摄氏度")
         ),
-        text,
     )
-    text = _PERCENT.sub(
-        lambda m: ("负" if m[1] else "") + ("百" if m[3] == "%" else "千") + "分之" + cardinal(m[2]), text
+    text = text.sub(
+        _PERCENT, lambda m: ("负" if m[1] else "") + ("百" if m[3] == "%" else "千") + "分之" + cardinal(m[2])
     )
-    text = _MINUS.sub("负", text)
-    text = _UNIT.sub(lambda m: _counted(m[1]) + _UNITS[m[2]], text)
-    text = _FRACTION.sub(lambda m: f"{_parts(m[2])}分之{cardinal(m[1])}", text)
-    text = _VERSION.sub(lambda m: "点".join(map(cardinal, m[0].split("."))), text)
-    text = re.sub(r"#(?=\d)", "第", text)
-    text = _TWO.sub("两", text)
-    text = _CODE.sub(lambda m: _digits(m[0]), text)
-    text = _ANY.sub(lambda m: cardinal(m[0]), text)
+    text = text.sub(_MINUS, "负")
+    text = text.sub(_UNIT, lambda m: _counted(m[1]) + _UNITS[m[2]])
+    text = text.sub(_FRACTION, lambda m: f"{_parts(m[2])}分之{cardinal(m[1])}")
+    text = text.sub(_VERSION, lambda m: "点".join(map(cardinal, m[0].split("."))))
+    text = text.sub(r"#(?=\d)", "第")
+    text = text.sub(_TWO, "两")
+    text = text.sub(_CODE, lambda m: _digits(m[0]))
+    text = text.sub(_ANY, lambda m: cardinal(m[0]))
     for symbol, word in _SYMBOLS:
         text = text.replace(symbol, word)
     return text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from speech.aligned_text import AlignedText
+
 _TARGET = r"\((?:<[^<>\n]*>|[^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?:\s+[\"'][^\"'\n]*[\"'])?\)"
 #: A link's text is no pronunciation; `[R][EH1][D](…)` and `[h][ào]` are pronunciations.
 _LINK = re.compile(rf"(?<!\])!?\[([^\[\]\n]*)\]{_TARGET}")
@@ -28,21 +30,22 @@ _EMPHASIS = (
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!|>~-])")
 
 
-def plain(text: str) -> str:
+def plain(text: str) -> AlignedText:
     """Return the text that a page would show; line ends stay, and so does everything that is no Markdown."""
+    text = AlignedText.of(text)
     if not re.search(r"[#>*_`~=|\[\\<•‣◦▪●+-]", text):
         return text
     for pattern in (_FENCE, _RULE, _TABLE_RULE):
-        text = pattern.sub("", text)
-    text = _TABLE_ROW.sub(lambda match: ", ".join(cell.strip() for cell in match[1].split("|")), text)
-    text = _QUOTE.sub("", text)
-    text = _HEADING.sub(r"\1", text)
-    text = _BULLET.sub("", text)
-    text = _CHECKBOX.sub(r"\1", text)
-    text = _AUTOLINK.sub(lambda match: match[1].removeprefix("mailto:"), text)
-    text = _LINK.sub(r"\1", text)
-    text = _REFERENCE.sub(r"\1", text)
-    text = _FOOTNOTE.sub("", text)
+        text = text.sub(pattern, "")
+    text = text.sub(_TABLE_ROW, lambda match: ", ".join(cell.strip() for cell in match[1].split("|")))
+    text = text.sub(_QUOTE, "")
+    text = text.sub(_HEADING, r"\1")
+    text = text.sub(_BULLET, "")
+    text = text.sub(_CHECKBOX, r"\1")
+    text = text.sub(_AUTOLINK, lambda match: match[1].removeprefix("mailto:"))
+    text = text.sub(_LINK, r"\1")
+    text = text.sub(_REFERENCE, r"\1")
+    text = text.sub(_FOOTNOTE, "")
     for pattern in _EMPHASIS:
-        text = pattern.sub(r"\2", text)
-    return _ESCAPED.sub(r"\1", text)
+        text = text.sub(pattern, r"\2")
+    return text.sub(_ESCAPED, r"\1")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 Door = tuple[str, str]  #: method and path
 
 _INFERENCE = ("sft", "zero_shot", "cross_lingual", "instruct", "instruct2")
 SPEECH: frozenset[Door] = frozenset(
-    {("POST", "/api/generate"), ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/speech/batch")}
+    {
+        *(("POST", path) for path in ("/api/generate", "/v1/audio/speech", "/v1/audio/speech/batch")),
+        ("WS", "/v1/audio/speech/stream"),
+    }
     | {(method, f"/inference_{name}") for name in _INFERENCE for method in ("GET", "POST")}
 )
 OTHER: frozenset[Door] = frozenset(
@@ -23,6 +26,7 @@ OTHER: frozenset[Door] = frozenset(
     | {("GET", "/v1/audio/voices"), ("POST", "/v1/audio/voices"), ("POST", "/v1/audio/verify")}
     | {(method, "/v1/audio/voices/{voice}") for method in ("GET", "PATCH", "DELETE")}
     | {("POST", "/v1/audio/voices/{voice}/fit")}
+    | {("GET", "/v1/audio/speech/stream")}  # says that it is a WebSocket
 )
 PAGE_SPEECH: frozenset[Door] = frozenset({("GET", "/takes/{token}.{extension}")})
 #: The pages themselves: Gradio's, which play what `/takes/` has, and PCM that a tab never keeps as a file.
@@ -35,6 +39,8 @@ def doors(routes: Iterable[BaseRoute]) -> set[Door]:
     for route in routes:
         if isinstance(route, Mount):
             found.add(("MOUNT", route.path))
+        elif isinstance(route, WebSocketRoute):
+            found.add(("WS", route.path))
         else:
             assert isinstance(route, Route), f"{type(route).__name__}: a kind of door that the lists do not know yet"
             found |= {(method, route.path) for method in route.methods or () if method != "HEAD"}

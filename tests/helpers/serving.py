@@ -231,7 +231,7 @@ def apps(ray_head, zipkin, tracing, stand_in, otlp, watched_spool, voices_folder
                     "engine": "simulated",
                     "engine_options": FAST,
                     "tracing": tracing,
-                    "limits": {"deadline_s": 8},
+                    "limits": {"deadline_s": 8, "sessions": {"stall_timeout_s": 2}},
                     "cosyvoice_dialect": "zh-CN",
                     "voices": {"url": str(voices_folder / "fast")},
                 },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
 import time
 
@@ -20,6 +21,7 @@ from cluster import ports
 from speech.dialects import DIALECTS
 from speech.mark import HEADER, Mark
 from speech.wav_header import wav_header
+from speech.words import GRANULARITIES
 
 RATE = 24_000
 SPOKEN = frozenset({"en-US", "en-GB", "zh-CN", "ja-JP"})
@@ -74,6 +76,7 @@ class StandInApi:
                     "reference_seconds": [3.0, 15.0],
                     "fits_voices": True,
                     "mixes_voices": True,
+                    "timestamps": list(GRANULARITIES),
                     "modes": ["fast", "instruct"],
                 },
                 "languages": ["en", "ja", "zh"],
@@ -187,7 +190,8 @@ class StandInApi:
                 if name == "VOCODE_WAV":
                     for index in range(self.chunks):
                         first_ms = first_ms or (time.monotonic() - began) * 1e3
-                        yield "audio", {"audio": _chunk(form["response_format"], seconds), "seconds": 0.5}
+                        audio = {"audio": _chunk(form["response_format"], seconds), "seconds": 0.5}
+                        yield "audio", audio | (_words(form["text"], seconds) if "timestamps" in form else {})
                         seconds += 0.5
                         if self.late_error is not None and index == 0:
                             yield "error", {"error": self.late_error, "trace_id": TRACE}
@@ -251,3 +255,22 @@ def serve(app) -> tuple[uvicorn.Server, str]:
     while not server.started:
         time.sleep(0.01)
     return server, f"http://127.0.0.1:{port}"
+
+
+def _words(text: str, seconds: float) -> dict:
+    """Return half of the words with the first half second of audio, the others with the next."""
+    words = [(match[0], *match.span()) for match in re.finditer(r"[^\s.,!?。，！？]+", text)]
+    half = words[: (len(words) + 1) // 2] if seconds == 0 else words[(len(words) + 1) // 2 :] if seconds == 0.5 else []
+    each = 0.5 / max(len(half), 1)
+    return {
+        "timestamps": [
+            {
+                "text": word,
+                "start": start,
+                "end": end,
+                "start_s": seconds + number * each,
+                "end_s": seconds + (number + 1) * each,
+            }
+            for number, (word, start, end) in enumerate(half)
+        ]
+    }

@@ -17,7 +17,10 @@ from tests.helpers.serving import tone
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-TESTED = {"generate.sh", "store_voice.sh", "openai_client.py", "stream.py", "page.html", "README.md"}
+TESTED = {
+    *("generate.sh", "store_voice.sh", "openai_client.py", "stream.py", "page.html", "README.md"),
+    *("live.py", "live.html"),
+}
 
 
 @pytest.fixture
@@ -84,6 +87,41 @@ def test_python_speaks_with_a_stored_voice(run, stored, tmp_path, script):
 @pytest.mark.parametrize("script", ["openai_client.py", "stream.py"])
 def test_python_shows_an_error(run, script):
     assert "HTTP 404" in run(sys.executable, str(EXAMPLES / script), "nobody", "Hello.", "out.wav", ok=False)
+
+
+def test_python_speaks_what_comes_in(fast, stored, tmp_path):
+    environment = {**os.environ, "COSYGRAPH_URL": fast.url, "NO_PROXY": "*"}
+    command = [sys.executable, str(EXAMPLES / "live.py"), stored, "out.wav"]
+    text = "One sentence, with a clause in it. Und noch einer für Ümläute."
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with a clause in it." in done.stdout and "trace" in done.stdout
+    assert soundfile.info(tmp_path / "out.wav").frames > 24_000
+    command[2] = "nobody"
+    refused = subprocess.run(command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True)
+    assert refused.returncode != 0 and "voice_unknown" in refused.stderr
+
+
+def test_a_page_speaks_while_one_types(fast, stored):
+    """The page comes from the API's own origin: the handshake of another one would be refused."""
+    with chromium() as browser:
+        page = browser.new_page()
+        page.route(
+            re.compile(r"/example\b"),
+            lambda route: route.fulfill(path=EXAMPLES / "live.html", content_type="text/html"),
+        )
+        page.goto(f"{fast.url}/example?api={fast.url}")
+        page.fill("#voice", stored)
+        page.click("#connect")
+        page.locator("#text:enabled").wait_for(timeout=20_000)
+        page.locator("#text").press_sequentially("Good morning to you, dear listeners. ")
+        page.locator("output", has_text="Good morning to you,").wait_for(timeout=20_000)
+        page.locator("#text").press("Enter")
+        page.locator("output[data-trace]").wait_for(timeout=20_000, state="attached")
+        page.locator("#text").press_sequentially("And be quiet now, ")
+        page.click("#cancel")
 
 
 def test_the_page_generates_in_a_browser(fast, tmp_path):

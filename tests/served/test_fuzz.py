@@ -31,6 +31,7 @@ GOOD = {
     "text": "Hello",
     "tts_text": "Hello",
     "input": "Hello",
+    "items": [{"input": "Hello"}],
     "dialect": "en-US",
     "prompt_audio": CLIP,
     "prompt_wav": CLIP,

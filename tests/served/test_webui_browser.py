@@ -113,6 +113,31 @@ def test_speech_plays_while_it_is_made_and_can_be_kept(page, api):
     }
 
 
+def painted(page, name: str) -> str:
+    """Return what a highlight paints: the words that are heard now."""
+    return page.evaluate(f"[...CSS.highlights.get('{name}')].map(String).join('|')")
+
+
+def test_the_word_that_is_heard_lights_up_and_the_text_stays_one_text(page, api):
+    api.pause_s, api.chunks = 0.05, 2
+    fill_in(page)
+    page.fill("#text textarea", "Good 😀 day, Ann")
+    page.click("#generate")
+    page.wait_for_function("[...CSS.highlights.get('cosygraph-live')].map(String).join() === 'day'", timeout=20_000)
+    caption = page.locator(".live .caption")
+    assert caption.text_content() == "Good 😀 day, Ann" and caption.get_attribute("aria-hidden") == "true"
+    page.wait_for_function("document.querySelector('.live').dataset.state === 'idle'")
+    assert painted(page, "cosygraph-live") == "" and caption.is_hidden()
+
+    said = page.locator(".take .said")
+    page.locator(".take audio").evaluate("audio => { audio.currentTime = 0.8; return audio.play(); }")
+    page.wait_for_function("[...CSS.highlights.get('cosygraph-take')].map(String).join() === 'Ann'")
+    assert said.evaluate("said => said.childNodes.length") == 1, "for a screen reader it is one text"
+    page.locator(".take audio").evaluate("audio => audio.pause()")
+    page.wait_for_function("CSS.highlights.get('cosygraph-take').size === 0")
+    assert api.asked[0]["timestamps"] == "word"
+
+
 def test_stop_cancels_the_request(page, api):
     api.chunks, api.pause_s = 1000, 0.1
     fill_in(page)

@@ -6,7 +6,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from deployments.ingress.deployment import CosyVoice3Api
-from deployments.ingress.routes.openai import _check_model
+from deployments.ingress.openai_fields import check_model
 from deployments.settings import GraphConfig
 from speech.errors import NotFound, VoiceNotFound
 from voices import Voices, VoiceSettings
@@ -30,7 +30,7 @@ def asked_for(voice: str, **aliases) -> str:
 
 def test_there_are_none_by_default_and_the_404_names_the_setting():
     with pytest.raises(NotFound, match="`aliases.models`") as refused:
-        _check_model("tts-1", api())
+        check_model("tts-1", api())
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     with pytest.raises(VoiceNotFound, match="`aliases.voices`"):
         Voices.open(VoiceSettings(url="memory://aliases")).find("alloy")
@@ -38,9 +38,9 @@ def test_there_are_none_by_default_and_the_404_names_the_setting():
 
 
 def test_an_alias_stands_for_the_running_engines_model():
-    _check_model("tts-1", api(models=["tts-1", "tts-1-hd"]))
+    check_model("tts-1", api(models=["tts-1", "tts-1-hd"]))
     with pytest.raises(NotFound, match="fun-cosyvoice3-0.5b and cosygraph and tts-1 "):
-        _check_model("tts-2", api(models=["tts-1"]))
+        check_model("tts-2", api(models=["tts-1"]))
 
 
 def test_an_alias_stands_for_a_stored_voice_and_other_names_stay():

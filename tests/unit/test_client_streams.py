@@ -169,7 +169,7 @@ def test_a_replica_that_takes_over_is_given_what_the_dead_one_had_said():
         run, given, client = new_run(), [], TtsClient(None)
         client.clocks = PeerClocks("here")
 
-        def begin(call, utterance, arrays, said) -> Replies:
+        def begin(call, utterance, arrays, said, beyond) -> Replies:
             given.append(said)
             return Replies(dies_after=2 if len(given) == 1 else None)
 

@@ -50,7 +50,7 @@ class Model:
     def configure(self, rows=None, wait_ms=None):
         assert self.configured.wait(timeout=5)
 
-    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said=()):
+    def submit(self, utterance: Utterance, voice: Voice, stream: bool = False, said=(), beyond=None):
         self.submitted.append(utterance.text)
         self.continued.append(said)
         self.tickets.append(Ticket(utterance.text, stream))

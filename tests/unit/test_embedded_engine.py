@@ -160,15 +160,16 @@ def test_the_same_seed_gives_the_same_audio(acoustic, vocoder):
 def test_finishing_trims_and_levels():
     tone = np.sin(np.arange(24000) * 0.1).astype(np.float32) * 0.5
     waveform = np.concatenate([np.zeros(12000, np.float32), tone, np.zeros(9000, np.float32)])
-    finished = finish(waveform, 24000)
+    finished, trimmed = finish(waveform, 24000)
+    assert trimmed == pytest.approx(12000 - 0.08 * 24000, abs=240)
     assert len(finished) / 24000 == pytest.approx(1.16, abs=0.021)
     assert loudness.measure(finished, 24000).lufs == pytest.approx(-23, abs=0.2)
-    louder = finish(waveform, 24000, gain=2.0)
+    louder, _ = finish(waveform, 24000, gain=2.0)
     np.testing.assert_allclose(louder, 2 * finished, rtol=1e-5, atol=1e-7)
-    assert np.abs(finish(waveform, 24000, gain=100.0)).max() == pytest.approx(10 ** (-1 / 20), abs=0.01)
+    assert np.abs(finish(waveform, 24000, gain=100.0)[0]).max() == pytest.approx(10 ** (-1 / 20), abs=0.01)
     np.testing.assert_array_equal(waveform[:12000], 0)
-    assert not finish(np.zeros(2400, np.float32), 24000).any()
-    assert finish(np.zeros(0, np.float32), 24000).shape == (0,)
+    assert not finish(np.zeros(2400, np.float32), 24000)[0].any()
+    assert finish(np.zeros(0, np.float32), 24000)[0].shape == (0,)
 
 
 @pytest.mark.parametrize("rate", [16000, 24000, 48000])

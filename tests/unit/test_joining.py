@@ -129,6 +129,32 @@ PIECES = st.lists(
 
 
 @settings(deadline=None, derandomize=True)
+@given(PIECES, st.lists(st.integers(1, 4000), max_size=20))
+def test_origin_tells_where_each_piece_lies_in_the_output(sizes, steps):
+    """Whatever is sound in a piece is found again, sample for sample, where `origin` says, whole or in parts."""
+    joiner, out, found = Joiner(RATE), [], []
+    for number, (before, sound, after, pause_s) in enumerate(sizes):
+        noise = np.random.default_rng(number).uniform(0.1, 0.5, sound).astype(np.float32)
+        piece = np.concatenate([np.zeros(before, np.float32), noise, np.zeros(after, np.float32)])
+        at = 0
+        for step in steps:
+            if at + step >= len(piece):
+                break
+            out.append(joiner.add(piece[at : at + step], pause_s, last=False))
+            at += step
+        out.append(joiner.add(piece[at:], pause_s))
+        assert (joiner.origin is None) == (sound == 0)
+        if joiner.origin is not None:
+            found.append((piece, before, sound, joiner.origin, joiner.kept))
+    whole = np.concatenate([*out, joiner.finish()]) if out else np.zeros(0, np.float32)
+    for piece, before, sound, origin, (first, end) in found:
+        assert first <= origin + before and origin + before + sound <= end <= len(whole)
+        steady = slice(before + FADE, before + sound - FADE)
+        if sound > 2 * FADE:
+            assert np.array_equal(whole[origin + steady.start : origin + steady.stop], piece[steady])
+
+
+@settings(deadline=None, derandomize=True)
 @given(PIECES, st.lists(st.integers(1, 3000), min_size=1, max_size=6))
 def test_parts_give_what_whole_pieces_give(sizes, steps):
     random = np.random.default_rng(6)

@@ -10,15 +10,15 @@ from engines.contract import create
 from speech import requests
 from speech.errors import InvalidInput
 from speech.joining import Joiner
-from speech.pauses import LONGEST_S, MOST, MOST_S, Passage, parse
+from speech.pauses import LONGEST_S, MOST, MOST_S, SpokenPart, parse
 from tests.unit.test_synthesis import RATE, Pipeline, ask, new_run, source, speaking
 from tracing import vocabulary
 
-P = Passage
+P = SpokenPart
 
 
 @pytest.mark.parametrize(
-    "text, passages, last",
+    "text, parts, last",
     [
         ("Wait [pause:0.5s] here.", [P("Wait", 0), P("here.", 0.5)], 0),
         ("Wait[pause:500ms]here", [P("Wait", 0), P("here", 0.5)], 0),
@@ -35,10 +35,10 @@ P = Passage
         ("<strong>a</strong>[pause:1s]<strong>b</strong>", [P("<strong>a</strong>", 0), P("<strong>b</strong>", 1)], 0),
     ],
 )
-def test_a_text_is_cut_at_its_pauses(text, passages, last):
+def test_a_text_is_cut_at_its_pauses(text, parts, last):
     found = parse(text)
-    assert list(found.passages) == passages and found.last_pause_s == last
-    assert found.seconds == sum(passage.pause_s for passage in passages) + last
+    assert list(found.parts) == parts and found.last_pause_s == last
+    assert found.seconds == sum(part.pause_s for part in parts) + last
 
 
 @pytest.mark.parametrize("text", ["Pause here.", "The [paused] film", "[pausing: 1s]", "a [ps:1s] b", "pause:1s", ""])

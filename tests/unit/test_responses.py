@@ -13,7 +13,7 @@ from deployments.ingress.routes.openai import EventFormat as OpenAiEventFormat
 from speech import requests
 from speech.errors import InvalidInput
 from speech.mark import Mark
-from speech.words import AudioPart
+from speech.words import AudioPart, Phoneme, Word
 from tracing import Tracer
 
 RATE = 24_000
@@ -164,3 +164,54 @@ def test_a_defect_in_a_stream_is_not_quoted(caplog):
     events = asyncio.run(read_events(OpenAiEventFormat(), ctx, audio(1, KeyError("secret"))))
     assert events[-1][1]["error"]["type"] == "internal" and ctx.trace_id in caplog.text
     assert "secret" not in json.dumps(events) + caplog.text
+
+
+WORD = Word("Hello", 0, 5, 0.01, 0.25, (Phoneme("h", 0.01, 0.1), Phoneme("ˈO", 0.1, 0.25)))
+TOLD = {"text": "Hello", "start": 0, "end": 5, "start_s": 0.01, "end_s": 0.25}
+
+
+async def timed(words: int):
+    for number in range(3):
+        yield AudioPart(CHUNK, (WORD,) if number < words else ())
+    yield AudioPart(CHUNK[:0], (WORD.moved(1.0),))
+
+
+@pytest.mark.parametrize("response_format", ["pcm", "mp3", "opus"])
+def test_words_come_with_the_audio_that_completes_them_and_none_is_lost(response_format):
+    """Whatever the format holds back, and if the last one comes without audio."""
+    asked = request(timestamps="word", response_format=response_format, stream_format="sse")
+
+    async def scenario(event_format):
+        response = await responses.events(asked, timed(2), RATE, new_context(), event_format, MARK)
+        found = events_of([part async for part in response.body_iterator])
+        return [word for _, data in found if "audio" in data for word in data["timestamps"]]
+
+    for event_format in (responses.EventFormat(lambda ctx: None), OpenAiEventFormat()):
+        words = asyncio.run(scenario(event_format))
+        assert [word["start_s"] for word in words] == [0.01, 0.01, 1.01]
+        assert words[0]["phonemes"] == [
+            {"symbol": "h", "start_s": 0.01, "end_s": 0.1},
+            {"symbol": "ˈO", "start_s": 0.1, "end_s": 0.25},
+        ]
+
+
+def test_events_without_timestamps_are_as_they_were():
+    events = asyncio.run(read_events(responses.EventFormat(lambda ctx: None), new_context(), timed(2)))
+    assert all("timestamps" not in data for _, data in events)
+
+
+def test_a_whole_answer_with_timestamps_is_json():
+    part = AudioPart(CHUNK, (Word("Hello", 0, 5, 0.01, 0.25),))
+    response = asyncio.run(responses.whole(request(response_format="wav", timestamps="word"), part, RATE, MARK))
+    assert response.media_type == "application/json" and "x-aigc" in response.headers
+    body = json.loads(response.body)
+    assert base64.b64decode(body.pop("audio")).endswith(CHUNK.tobytes())
+    assert body == {"format": "wav", "media_type": "audio/wav", "seconds": 0.1, "timestamps": [TOLD]}
+
+
+def test_a_raw_stream_refuses_timestamps_with_a_remedy():
+    with pytest.raises(InvalidInput, match="stream_format=sse") as refused:
+        request(timestamps="word", stream_format="audio")
+    assert (refused.value.param, refused.value.code) == ("timestamps", "timestamps_in_raw_stream")
+    with pytest.raises(InvalidInput, match="part, character, word, phoneme"):
+        request(timestamps="sentence")

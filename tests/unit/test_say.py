@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import soundfile
@@ -48,6 +49,11 @@ def test_speech_figures_and_the_trace(spoken, api):
         "response_format": "wav",
         "stream_format": "sse",
     }
+
+
+def test_a_mix_of_voices_and_pauses_go_to_the_api_as_they_are_written(spoken, api):
+    assert spoken("--voice", "anna(2)+bob(1)", text="Wait [pause:0.5s] here.")[0] == 0
+    assert (api.asked[0]["voice"], api.asked[0]["text"]) == ("anna(2)+bob(1)", "Wait [pause:0.5s] here.")
 
 
 def test_without_a_terminal_each_stage_is_a_line(spoken):
@@ -170,3 +176,30 @@ def test_the_key_comes_from_the_environment_or_a_file(spoken, api, tmp_path, mon
 def test_nobody_there_says_how_to_start(spoken):
     code, _, err, _ = spoken("--voice", "anna", url=f"http://127.0.0.1:{ports.any_free()}")
     assert code == 1 and "make up" in err
+
+
+def test_subtitles_and_words_are_written_beside_the_speech(spoken, api, tmp_path):
+    text = "Good & early.  Then late."
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("srt", "vtt", "json")}
+    options = [part for kind, file in files.items() for part in (f"--{kind}", str(file))]
+    code, _, err, file = spoken("--voice", "anna", *options, text=text + "\n")
+    assert code == 0, err
+    assert api.asked[0]["timestamps"] == "word" and file.exists()
+    assert files["vtt"].read_text() == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:00.500\nGood &amp; early.\n\n00:00:00.500 --> 00:00:01.200\nThen late.\n\n"
+    )
+    assert files["srt"].read_text().startswith("1\n00:00:00,000 --> 00:00:00,500\nGood & early.\n\n2\n")
+    told = json.loads(files["json"].read_text())
+    assert told["text"] == text and [word["text"] for word in told["timestamps"]] == "Good & early Then late".split()
+    assert all(text[word["start"] : word["end"]] == word["text"] for word in told["timestamps"])
+
+
+def test_times_are_asked_for_only_where_they_are_written(spoken, api, tmp_path):
+    assert spoken("--voice", "anna")[0] == 0 and "timestamps" not in api.asked[0]
+    assert spoken("--voice", "anna", "--json", str(tmp_path / "a.json"), "--timestamps", "part")[0] == 0
+    assert api.asked[1]["timestamps"] == "part"
+
+
+def test_a_folder_that_is_missing_is_named_with_its_option(spoken, api):
+    code, _, err, _ = spoken("--voice", "anna", "--srt", "no/such/a.srt")
+    assert code == 1 and "--srt no/such/a.srt: its folder does not exist" in err and not api.asked

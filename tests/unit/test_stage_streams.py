@@ -41,7 +41,7 @@ class AcousticModel:
     def configure(self, rows=None, wait_ms=None):
         pass
 
-    def submit(self, utterance, voice, stream=False, said=()):
+    def submit(self, utterance, voice, stream=False, said=(), beyond=None):
         self.ticket, self.chunks, self.continued = Ticket(), 0, said
         return self.ticket
 

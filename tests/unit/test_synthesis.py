@@ -1,6 +1,7 @@
 """Pieces of a request on their way through the graph, with a pipeline of the test's own; time is a list of events."""
 
 import asyncio
+import re
 from contextlib import aclosing
 
 import numpy as np
@@ -17,6 +18,7 @@ from engines.contract import Capabilities, Utterance
 from speech import requests
 from speech.errors import InternalError
 from speech.joining import SENTENCE_PAUSE_S
+from speech.words import Timings
 from tracing import Tracer, vocabulary
 
 RATE = 24_000
@@ -260,3 +262,104 @@ def test_a_first_sound_is_held_back_while_the_second_is_expected_to_come_too_lat
     unknown, known = asyncio.run(read(False)), asyncio.run(read(True))
     assert unknown["stream.continuous"] == "false" and "stream.hold_ms" not in unknown
     assert 100 < known["stream.hold_ms"] < 700 and known["stream.underrun_ms"] < unknown["stream.underrun_ms"] - 100
+
+
+def timings(text: str) -> Timings:
+    """Return the times of a text's words, each as long, over half a second."""
+    spans = [match.span() for match in re.finditer(r"[\w*]+", text)]
+    edges = np.linspace(0.1, 0.4, len(spans) + 1, dtype=np.float32)
+    return Timings(np.array(spans, np.int32), np.arange(len(spans)), np.stack([edges[:-1], edges[1:]], 1))
+
+
+class Timed(Pipeline):
+    """Knows when it says each word, in audio that begins and ends with silence."""
+
+    async def speech(self, utterance: Utterance, voice, run) -> StageResult:
+        made = await super().speech(utterance, voice, run)
+        silent = np.zeros(RATE // 10, np.int16)
+        pcm = np.concatenate([silent, made.value.pcm[: 3 * RATE // 10], silent])
+        return StageResult(AudioReply(pcm, 0.5, timings=timings(str(utterance.text))), None)
+
+
+def check_words(text: str, words, samples: np.ndarray) -> None:
+    """Each word is what was written, and lies in the sound of its own piece."""
+    assert [word.text for word in words] == re.findall(r"[\w*]+", text)
+    for word in words:
+        assert text[word.start : word.end] == word.text
+        start, end = round(word.start_s * RATE), round(word.end_s * RATE)
+        edge = min(120, (end - start) // 3)  # the joiner fades the ends of a piece
+        inside = samples[start + edge : end - edge]
+        assert len(set(inside.tolist())) == 1 and inside[0] >= 1000, "steady: neither a pause nor another piece"
+
+
+@pytest.mark.parametrize("way", ["one", "long", "stream"])
+def test_words_lie_in_the_request_s_audio_where_their_piece_has_them(way):
+    text = TEXT if way != "long" else " ".join([TEXT] * 3)
+
+    async def scenario():
+        fields = {"timestamps": "word"} | ({"long_form": "true"} if way == "long" else {})
+        speech = speaking(Timed(), at_once=3)
+        if way == "stream":
+            stream = speech.stream(ask(text, stream_format="sse", **fields), source, new_run())
+            parts = [part async for part in stream]
+        else:
+            parts = [await speech.synthesize(ask(text, **fields), source, new_run())]
+        heard = 0
+        for part in parts:
+            heard += len(part.samples)
+            assert all(word.end_s <= heard / RATE for word in part.words), "never later than its audio"
+        samples = np.concatenate([part.samples for part in parts])
+        check_words(text, [word for part in parts for word in part.words], samples)
+
+    asyncio.run(scenario())
+
+
+def test_without_the_wish_there_are_no_words():
+    audio = asyncio.run(speaking(Timed()).synthesize(ask(), source, new_run()))
+    assert audio.words == ()
+
+
+def test_parts_are_what_went_through_the_graph_together():
+    text = " ".join([TEXT] * 3)
+    pipeline = Timed()
+    request = ask(text, timestamps="part", long_form="true")
+    audio = asyncio.run(speaking(pipeline, at_once=1).synthesize(request, source, new_run()))
+    assert [word.text for word in audio.words] == pipeline.said
+    for before, after in zip(audio.words, audio.words[1:], strict=False):
+        assert after.start_s - before.end_s == pytest.approx(SENTENCE_PAUSE_S - 0.12, abs=0.03)
+    assert audio.words[-1].end_s == pytest.approx(len(audio.samples) / RATE)
+
+
+def test_an_engine_that_streams_tells_its_part_at_the_end():
+    async def scenario():
+        request = ask(timestamps="part", stream_format="sse")
+        parts = [part async for part in speaking(Pipeline(), streaming=True).stream(request, source, new_run())]
+        assert [len(part.words) for part in parts] == [0, 0, 0, 1]
+        (whole,) = parts[-1].words
+        assert (whole.text, whole.start_s) == (TEXT, 0.0) and whole.end_s == pytest.approx(0.6)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_words_around_a_pause_stand_where_they_were_written(stream):
+    """A pause is part of the written text, and of no word; Markdown may reach over it."""
+    text = "**First [pause:0.5s] second** one. [pause:1s] Third."
+    fields = {"timestamps": "word"} | ({"stream_format": "sse"} if stream else {})
+
+    async def scenario():
+        speech = speaking(Timed(), at_once=3)
+        if stream:
+            return [part async for part in speech.stream(ask(text, **fields), source, new_run())]
+        return [await speech.synthesize(ask(text, **fields), source, new_run())]
+
+    parts = asyncio.run(scenario())
+    words = [word for part in parts for word in part.words]
+    assert [word.text for word in words] == ["First", "second", "one", "Third"]
+    assert all(text[word.start : word.end] == word.text for word in words)
+    samples = np.concatenate([part.samples for part in parts])
+    for word in words:
+        inside = samples[round(word.start_s * RATE) + 120 : round(word.end_s * RATE) - 120]
+        assert len(set(inside.tolist())) == 1 and inside[0] >= 1000
+    assert words[1].start_s - words[0].end_s == pytest.approx(0.5, abs=0.001)
+    assert words[3].start_s - words[2].end_s == pytest.approx(1.0, abs=0.001)

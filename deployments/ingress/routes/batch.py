@@ -16,12 +16,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from deployments.ingress import json_body
+from deployments.ingress import json_body, openai_fields
 from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi, context_of
 from deployments.ingress.openapi import BATCH
 from deployments.ingress.request_models import MAX_ITEMS, BatchItem
-from deployments.ingress.routes import openai
 from speech.errors import DeadlineExceeded, InvalidInput, RateLimited, SpeechError
 from speech.mark import HEADER, Mark
 from tracing import vocabulary
@@ -82,7 +81,7 @@ async def _read(request: Request) -> tuple[dict[str, str], list[Any]]:
         raise InvalidInput(
             "The field 'input' belongs into each item, not beside 'items'.", param="input", code="input_beside_items"
         )
-    common = openai.as_form(body)
+    common = openai_fields.as_form(body)
     _check_names(common, ("items", *(name for name in _FIELDS if name != "input")), "body")
     return common, items
 
@@ -109,7 +108,7 @@ def _merged(common: dict[str, str], item: Any) -> dict[str, str]:
     """
     if not isinstance(item, dict):
         raise InvalidInput("An item must be an object with its text in 'input'.", code="item_not_object")
-    own = openai.as_form(item)
+    own = openai_fields.as_form(item)
     _check_names(own, _FIELDS, "item")
     inherited = dict(common)
     for names in (("voice", "ref_audio", "ref_text"), ("dialect", "language")):
@@ -158,7 +157,7 @@ class _Batch:
                         raise refused
                     result = await self._speak(item, inner)
             except SpeechError as error:
-                error.rename_param(openai.THEIR_NAMES)
+                error.rename_param(openai_fields.THEIR_NAMES)
                 result = _failed(error)
         assert inner is not None, "a subrequest that can't be opened raises no SpeechError"
         traced = {"trace_id": inner.trace_id, "trace_url": self._api.trace_url(inner), "voice_fit": inner.voice_fit}
@@ -199,7 +198,7 @@ class _Batch:
         self._check_room(1)
         given = _merged(self._common, item) | {"stream": "false"}
         given.setdefault("response_format", "wav")  # vLLM-Omni's default; OpenAI's knows no batch
-        fields, clip = openai.fields_of(given, None, self._api)
+        fields, clip = openai_fields.fields_of(given, None, self._api)
         response = await self._api.speak(fields, clip, inner)
         file = bytes(response.body)
         self._check_room(len(file))
@@ -210,7 +209,7 @@ class _Batch:
             "audio_data": encoded.decode("ascii"),
             "media_type": response.media_type,
             "seconds": round(inner.audio_s, 3),
-            "usage": openai.usage(len(fields.get("text", "")), inner.audio_s),
+            "usage": openai_fields.usage(len(fields.get("text", "")), inner.audio_s),
             "aigc": response.headers[HEADER],
         }
 

@@ -17,22 +17,22 @@ from collections.abc import Iterable
 
 from engines.embedded.packages import find
 from engines.embedded.text import markup, runs
+from engines.embedded.text import timing as timing
 from engines.embedded.text.markup import Item
+from engines.embedded.text.timing import PAUSES
+from speech.aligned_text import AlignedText
 from speech.errors import InvalidInput
 from speech.spoken import markdown
 
 #: Places in the model's position table, without its two padding ids.
 MAX_IDS = 510
 LANGUAGES = ("en", "zh", "ja")
-PAUSES = ';:,.!?—…"()“” '  #: symbols during which nothing is said
 _SILENT = frozenset(PAUSES + "ˈˌː")
 _SENTENCE_END, _CLAUSE_END, _WORD_END = (
     re.compile(r"(?<=[.!?…])[”\")]* "),
     re.compile(r"(?<=[,;:—])[”\")]* "),
     re.compile(" "),
 )
-#: A股: among Chinese or Japanese words the A is a letter, not an article
-_LETTER_A = markup.Word(("EY1",), "A")
 _log = logging.getLogger(__name__)
 
 
@@ -58,8 +58,10 @@ class TextFrontEnd:
         for reader in self._readers.values():
             reader.warm()
 
-    def phonemes(self, text: str, language: str, dialect: str) -> str:
+    def phonemes(self, text: str, language: str, dialect: str) -> AlignedText:
         """Convert a text to phonemes; every character of the result is in the vocabulary.
+
+        Each phoneme knows the characters of `text` that it says, and a space ends a word.
 
         Args:
             text: may hold words of the other languages.
@@ -72,9 +74,9 @@ class TextFrontEnd:
         """
         if language not in self._readers:
             raise ValueError(f"no front end for {language!r} is loaded, only for {', '.join(sorted(self._readers))}")
-        items = _parsed(text, language, self.languages)
+        items = _parsed(str(text), language, self.languages)  # its own source, whatever it was cut from
         parts = [self._read(run, language, dialect) for run in runs.split(_normalised(items, language), language)]
-        phonemes = self._known(" ".join(parts))
+        phonemes = self._known(AlignedText.joined(parts, " "))
         if not set(phonemes) - _SILENT:
             raise _not_speakable()
         return phonemes
@@ -95,14 +97,14 @@ class TextFrontEnd:
             )
         return ids
 
-    def split(self, phonemes: str, limit: int = MAX_IDS) -> list[str]:
+    def split(self, phonemes: AlignedText, limit: int = MAX_IDS) -> list[AlignedText]:
         """Split into parts of at most `limit` phonemes, at ends of sentences, else of clauses, else of words.
 
         200 Chinese characters are about 900 phonemes, so a text that is allowed may well need this.
         """
         return _split(phonemes, limit)
 
-    def _read(self, run: runs.Run, language: str, dialect: str) -> str:
+    def _read(self, run: runs.Run, language: str, dialect: str) -> AlignedText:
         reader = self._readers.get(run.language)
         if reader is None:
             raise InvalidInput(
@@ -113,11 +115,11 @@ class TextFrontEnd:
             )
         if run.language == "en":
             if run.language != language:
-                run.items = [_LETTER_A if item in ("a", "A") else item for item in run.items]
+                run.items = [_letter_a(item) if item in ("a", "A") else item for item in run.items]
             return reader.phonemes(run.items, british=dialect == "en-GB")
         return reader.phonemes(run.items)
 
-    def _known(self, phonemes: str) -> str:
+    def _known(self, phonemes: str) -> AlignedText:
         unknown = Counter(symbol for symbol in phonemes if symbol not in self.vocabulary and not symbol.isspace())
         if unknown:
             _log.warning(
@@ -125,9 +127,16 @@ class TextFrontEnd:
                 unknown.total(),
                 ", ".join(f"U+{ord(symbol):04X} x{count}" for symbol, count in unknown.most_common(8)),
             )
-        known = "".join(symbol if symbol in self.vocabulary else " " if symbol.isspace() else "" for symbol in phonemes)
-        known = re.sub(r"\s+", " ", known).strip()
-        return re.sub(r"(?<=[“(]) | (?=[.,!?;:…”)])", "", known)
+        known = AlignedText.of(phonemes).mapped(
+            lambda symbol: symbol if symbol in self.vocabulary else " " if symbol.isspace() else ""
+        )
+        return known.sub(r"\s+", " ").strip().sub(r"(?<=[“(]) | (?=[.,!?;:…”)])", "")
+
+
+def _letter_a(item: Item) -> markup.Word:
+    """Return the letter A: among Chinese or Japanese words it is no article (A股)."""
+    source = item.source() if isinstance(item, AlignedText) else None
+    return markup.Word(("EY1",), "A", source or (0, 0))
 
 
 def check(text: str, language: str) -> None:
@@ -157,7 +166,7 @@ _RARE_HAN = re.compile("[\u3400-\u4dbf\u9fa6-\u9fff\uf900-\ufaff\U00020000-\U000
 
 def _parsed(text: str, language: str, spoken: frozenset[str], attach: bool = True) -> list[Item]:
     parsed = markup.parse(markdown.plain(text), attach)
-    items = [runs.fold(item) if isinstance(item, str) else item for item in parsed]
+    items: list[Item] = [runs.fold(AlignedText.of(item)) if isinstance(item, str) else item for item in parsed]
     runs.check_scripts("".join(item for item in items if isinstance(item, str)), language, spoken)
     return items
 
@@ -197,7 +206,7 @@ def _normalised(items: list[Item], language: str) -> list[Item]:
     return [normalise(item) if isinstance(item, str) else item for item in items]
 
 
-def _split(phonemes: str, limit: int) -> list[str]:
+def _split(phonemes: AlignedText, limit: int) -> list[AlignedText]:
     parts = [phonemes]
     for break_point in (_SENTENCE_END, _CLAUSE_END, _WORD_END):
         parts = [
@@ -206,9 +215,9 @@ def _split(phonemes: str, limit: int) -> list[str]:
     return [part[start : start + limit] for part in parts for start in range(0, len(part), limit)]
 
 
-def _packed(part: str, break_point: re.Pattern, limit: int) -> list[str]:
+def _packed(part: AlignedText, break_point: re.Pattern, limit: int) -> list[AlignedText]:
     """Split at every break point and join neighbours again as far as the limit allows."""
-    packed: list[str] = []
+    packed: list[AlignedText] = []
     start = 0
     for end in [*(match.end() for match in break_point.finditer(part)), len(part)]:
         piece = part[start:end]

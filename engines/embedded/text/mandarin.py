@@ -14,6 +14,7 @@ from engines.embedded.text import mandarin_contexts, pinyin, tones
 from engines.embedded.text.mandarin_readings import STRANGE, readings, simplified
 from engines.embedded.text.markup import EXAMPLES, Item, Syllable
 from engines.embedded.text.packed import Counts
+from speech.aligned_text import AlignedText
 from speech.errors import InvalidInput
 from speech.spoken.mandarin import written_out
 
@@ -30,12 +31,13 @@ class Mandarin:
     def warm(self) -> None:
         self.phonemes(["预热一下, 现在20.5度。"])  # the number, too, has a library to load
 
-    def phonemes(self, items: list[Item]) -> str:
+    def phonemes(self, items: list[Item]) -> AlignedText:
         """Convert text and given pronunciations, in order, to Kokoro phonemes; words are separated by spaces."""
         text, given = _joined(items)
         meant = mandarin_contexts.readings(simplified(text), text)
-        out: list[str] = []
+        out: list[AlignedText] = []
         clause: list[tones.Word] = []
+        places: list[int] = []  # of the clause's words in the text
         position = 0
         words = self._segmented(text)
         for index, word in enumerate(words):
@@ -44,11 +46,12 @@ class Mandarin:
                     words[at] if 0 <= at < len(words) and _is_word(words[at]) else "" for at in (index - 1, index + 1)
                 ]
                 clause.append(_read(word, position, given, meant, *beside))
+                places.append(position)
             elif word in _PUNCTUATION:
-                out += [*_sounds(clause), word]
-                clause = []
+                out += [*_sounds(clause, places, text), text[position : position + len(word)]]
+                clause, places = [], []
             position += len(word)
-        return " ".join(out + _sounds(clause))
+        return AlignedText.joined(out + _sounds(clause, places, text), " ")
 
     def _segmented(self, text: str) -> list[str]:
         if self._words is None:
@@ -65,16 +68,17 @@ def _is_word(word: str) -> bool:
     return bool(_HAN.match(word)) or word == _ALONE
 
 
-def _joined(items: list[Item]) -> tuple[str, dict[int, str]]:
+def _joined(items: list[Item]) -> tuple[AlignedText, dict[int, str]]:
     """Join all items into one string; returns it and the given readings by position in it."""
-    text, given = "", {}
+    parts: list[AlignedText] = []
+    given: dict[int, str] = {}
     for item in items:
         if isinstance(item, Syllable):
-            given[len(text)] = item.reading
-            text += item.character or _ALONE
+            given[sum(map(len, parts))] = item.reading
+            parts.append(AlignedText.spread(item.character or _ALONE, item.source))
         elif isinstance(item, str):
-            text += written_out(item.replace(_ALONE, " "))
-    return text, given
+            parts.append(written_out(item.replace(_ALONE, " ")))
+    return AlignedText.joined(parts), given
 
 
 def _segmenter():
@@ -138,6 +142,13 @@ def _known(reading: str) -> str:
     )
 
 
-def _sounds(clause: list[tones.Word]) -> list[str]:
+def _sounds(clause: list[tones.Word], places: list[int], text: AlignedText) -> list[AlignedText]:
+    """Return the phonemes of each word of a clause; `places` are the words' positions in the text."""
     tones.apply_sandhi(clause)
-    return ["".join(pinyin.phonemes(syllable.reading) for syllable in word) for word in clause]
+    return [
+        AlignedText.joined(
+            AlignedText.spread(pinyin.phonemes(syllable.reading), text.source(at, at + 1) or (0, 0))
+            for at, syllable in enumerate(word, place)
+        )
+        for word, place in zip(clause, places, strict=True)
+    ]

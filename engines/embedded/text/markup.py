@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engines.embedded.text import arpabet, pinyin
+from speech.aligned_text import AlignedText
 from speech.errors import InvalidInput
 
 EXAMPLES = "爱好[h][ào] for a pinyin syllable, read[R][EH1][D] for CMU phones"
@@ -51,6 +52,7 @@ class Syllable:
 
     reading: str  #: pinyin with a tone number, ü as v, light tone 5: `hao4`, `lv4`, `ma5`
     character: str = ""  #: the character that has this reading; empty if the syllable stands alone
+    source: tuple[int, int] = field(default=(0, 0), compare=False)  #: the span that was written for it
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Word:
 
     phones: tuple[str, ...]  #: CMU phones: `("R", "EH1", "D")`
     spelling: str = ""  #: the word that has this pronunciation; empty if the phones stand alone
+    source: tuple[int, int] = field(default=(0, 0), compare=False)  #: the span that was written for it
 
 
-Item = str | Syllable | Word
+Item = str | Syllable | Word  #: `parse` gives each str as an AlignedText
 
 
 def parse(text: str, attach: bool = True) -> list[Item]:
@@ -75,6 +78,7 @@ def parse(text: str, attach: bool = True) -> list[Item]:
         InvalidInput: (param `text`) `text_tag_unsupported` for a tag, `text_pronunciation` for a bracket that looks
             like a pronunciation and is none.
     """
+    text = AlignedText.of(text)
     if _ANGLE_TAG.search(text):
         raise _tag_refused()
     items: list[Item] = []
@@ -87,7 +91,7 @@ def parse(text: str, attach: bool = True) -> list[Item]:
     return items
 
 
-def _append(items: list[Item], text: str) -> None:
+def _append(items: list[Item], text: AlignedText) -> None:
     text = text.replace("[", " ").replace("]", " ")
     if not text:
         return
@@ -97,14 +101,14 @@ def _append(items: list[Item], text: str) -> None:
         items.append(text)
 
 
-def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attach: bool) -> int:
+def _take(text: AlignedText, bracket: re.Match, items: list[Item], attached: bool, attach: bool) -> int:
     """Read the pronunciation that begins with `bracket`; returns the position of its end."""
     content = unicodedata.normalize("NFC", bracket.group(1).strip())
     if content.lower() in _TAGS:
         raise _tag_refused()
     before = text[bracket.start() - 1 : bracket.start()]
     if _is_text(content, before, text[bracket.end() :]):
-        _append(items, f" {bracket.group(1)} ")
+        _append(items, AlignedText.joined((" ", text[bracket.start(1) : bracket.end(1)], " ")))
         return bracket.end()
     if arpabet.is_phone(content):
         return _take_word(text, bracket, items, attached)
@@ -113,10 +117,12 @@ def _take(text: str, bracket: re.Match, items: list[Item], attached: bool, attac
         reading = final and pinyin.syllable(content, unicodedata.normalize("NFC", final.group(1).strip()))
         if not final or not reading:
             raise _malformed(bracket, "an initial must be followed by a final that goes with it, such as [h][ào]")
-        _take_syllable(reading, items, attached and attach)
+        source = text.source(bracket.start(), final.end())
+        _take_syllable(reading, items, attached and attach, source)
         return final.end()
     if reading := pinyin.syllable("", content):
-        _take_syllable(reading, items, attached and attach)
+        source = text.source(bracket.start(), bracket.end())
+        _take_syllable(reading, items, attached and attach, source)
         return bracket.end()
     raise _malformed(bracket, "it is neither a pinyin syllable nor a CMU phone")
 
@@ -144,31 +150,31 @@ def _is_text(content: str, before: str, behind: str) -> bool:
     return not (arpabet.is_vowel(content) and content[-1].isdigit())
 
 
-def _take_syllable(reading: str, items: list[Item], attached: bool) -> None:
+def _take_syllable(reading: str, items: list[Item], attached: bool, brackets: tuple[int, int] | None) -> None:
     before = items[-1] if items and isinstance(items[-1], str) and attached else ""
     if before and pinyin.may_be_read(before[-1], reading):
         items[-1] = before[:-1]
         if not items[-1]:
             items.pop()
-        items.append(Syllable(reading, before[-1]))
+        items.append(Syllable(reading, before[-1], AlignedText.of(before).source(len(before) - 1) or (0, 0)))
     else:
-        items.append(Syllable(reading))
+        items.append(Syllable(reading, "", brackets or (0, 0)))
 
 
-def _take_word(text: str, bracket: re.Match, items: list[Item], attached: bool) -> int:
+def _take_word(text: AlignedText, bracket: re.Match, items: list[Item], attached: bool) -> int:
     phones, end = [], bracket.start()
     while (following := _BRACKET.match(text, end)) and arpabet.is_phone(following.group(1).strip()):
         phones.append(following.group(1).strip())
         end = following.end()
     if not any(arpabet.is_vowel(phone) for phone in phones) and len(phones) > 1:
         raise _malformed(bracket, "a word needs a vowel, such as EH1 in [R][EH1][D]")
-    spelling = ""
+    spelling, source = "", text.source(bracket.start(), end)
     if attached and items and isinstance(items[-1], str) and (word := _LATIN_WORD_BEFORE.search(items[-1])):
-        spelling = word.group()
+        spelling, source = word.group(), AlignedText.of(items[-1]).source(*word.span())
         items[-1] = items[-1][: word.start()]
         if not items[-1]:
             items.pop()
-    items.append(Word(tuple(phones), spelling))
+    items.append(Word(tuple(phones), spelling, source or (0, 0)))
     return end
 
 

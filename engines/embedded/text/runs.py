@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 
 from engines.embedded.text.markup import Item, Syllable
+from speech.aligned_text import AlignedText
 from speech.errors import InvalidInput
 from speech.spoken.marks import SQUARES
 
 #: Not folded: NFKC would lose the meaning of these (m² would become m2), and the front ends know them.
 _KEPT = "²³½¼¾…™®°"
+_KEPT_SIGN = re.compile(f"[{_KEPT}]")
 _PUNCTUATION = str.maketrans(
     {
         "。": ". ",
@@ -98,14 +101,14 @@ _WIDE_INSIDE = re.compile(r"(?<!\d)[：．]|[：．](?!\d)")  #: 8：30 and ３�
 _LINE_ENDS = re.compile(r"[^\S\n]*(?:\r?\n[^\S\n]*)+")
 
 
-def fold(text: str) -> str:
+def fold(text: AlignedText) -> AlignedText:
     """Replace compatibility forms (full-width, half-width kana, ligatures) and punctuation by plain equivalents."""
-    text = _WIDE_INSIDE.sub(lambda match: ": " if match[0] == "：" else ". ", text.translate(_WIDE))
-    text = _LINE_ENDS.sub(_line_end, text)
-    text = re.sub(r"(?<=\d)(?=[⅐-⅞])", " ", text)
-    parts = re.split(f"([{_KEPT}])", text.translate(SQUARES))
-    folded = "".join(part if part in _KEPT else unicodedata.normalize("NFKC", part) for part in parts)
-    return "".join(map(_plain, folded)).translate(_PUNCTUATION)
+    text = text.translate(_WIDE).sub(_WIDE_INSIDE, lambda match: ": " if match[0] == "：" else ". ")
+    text = text.sub(_LINE_ENDS, _line_end).sub(r"(?<=\d)(?=[⅐-⅞])", " ").translate(SQUARES)
+    kept = [0, *(at for match in _KEPT_SIGN.finditer(text) for at in match.span()), len(text)]
+    parts = [text[start:end] for start, end in pairwise(kept)]
+    folded = AlignedText.joined(part if part in _KEPT else part.normalized("NFKC") for part in parts)
+    return folded.mapped(_plain).translate(_PUNCTUATION)
 
 
 def _line_end(match: re.Match) -> str:
@@ -141,7 +144,7 @@ def _split_text(text: str, language: str, runs: list[Run]) -> None:
     for match in _FOREIGN[language].finditer(text):
         _add(runs, language, text[position : match.start()])
         assert match.lastgroup is not None, "each alternative of _FOREIGN is a named group"
-        _add(runs, match.lastgroup, match.group())
+        _add(runs, match.lastgroup, text[match.start() : match.end()])
         position = match.end()
     _add(runs, language, text[position:])
 

@@ -1,0 +1,433 @@
+"""A WebSocket session without Ray: its messages in any order, right and wrong, and the traces that it leaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from access.key_editor import KeyEditor
+from config.routes import LIVE
+from deployments.ingress import live_session
+from deployments.settings import Cors, Limits
+from speech.errors import InternalError
+from speech.mark import Mark
+from tests.helpers.live import RATE, Ingress
+from tracing import vocabulary
+
+
+@pytest.fixture
+def ingress(tmp_path) -> Ingress:
+    return Ingress(tmp_path)
+
+
+def kinds(events: list[dict]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+def test_text_is_said_by_clause_while_it_is_written(ingress):
+    with ingress.connected() as session:
+        ready = session.configure(split_granularity="clause", stream_audio=True)
+        assert ready["type"] == "session.configured" and ready["sample_rate"] == RATE and ready["format"] == "pcm"
+        session.send("input.text", text="Good morning to you, dear lis")
+        first = session.until("audio.done")
+        assert kinds(first) == ["audio.start", "audio.done"], "before the sentence is complete"
+        assert first[0]["sentence_text"] == "Good morning to you," and first[1]["total_bytes"] == len(session.audio[0])
+        assert Mark.parse(first[0]["aigc"]).trace_id == first[0]["trace_id"]
+        rest = session.say("teners of ours. It is a fine day.")
+        assert [event["sentence_text"] for event in rest if event["type"] == "audio.start"] == [
+            "dear listeners of ours.",
+            "It is a fine day.",
+        ]
+        done = rest[-1]
+        assert (done["utterance_index"], done["total_sentences"]) == (0, 3)
+        assert done["seconds"] == pytest.approx(sum(map(len, session.audio)) / 2 / RATE)
+        assert session.say("Another one.")[-1]["utterance_index"] == 1
+    utterances = [root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "utterance"]
+    assert len({root.tags[vocabulary.SESSION_ID] for root in ingress.roots()}) == 1
+    assert [root.tags[vocabulary.UTTERANCE_INDEX] for root in utterances] == ["0", "1"]
+    assert utterances[0].name == f"WS {LIVE}" and utterances[0].tags[vocabulary.PIECES] == "3"
+    assert utterances[0].tags[vocabulary.TEXT_LENGTH] == str(
+        len("Good morning to you, dear listeners of ours. It is a fine day.")
+    )
+    assert not any(vocabulary.ERROR in root.tags for root in ingress.roots())
+    assert "Good" not in json.dumps(ingress.traces()), "no text leaves"
+
+
+def test_first_audio_counts_from_the_first_piece_that_was_known(ingress):
+    with ingress.connected() as session:
+        session.configure(split_granularity="clause")
+        session.send("input.text", text="Good mor")
+        time.sleep(0.5)
+        assert session.say("ning to you.")[-1]["first_audio_ms"] < 400
+    (root,) = [root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "utterance"]
+    assert [note["value"] for note in root.spans[0]["annotations"]] == [vocabulary.FIRST_PIECE, vocabulary.FIRST_CHUNK]
+    assert root.spans[0]["duration"] > 500_000
+
+
+def test_without_granularity_an_utterance_is_one_file(ingress):
+    with ingress.connected() as session:
+        session.configure(response_format="wav", split_granularity="none")
+        session.send("input.text", text="Good morning to you. ")
+        events = session.say("It is a fine day.")
+        assert kinds(events).count("audio.start") == 2 and len(session.audio) == 2
+        for data in session.audio:
+            samples, rate = soundfile.read(io.BytesIO(data))
+            assert rate == RATE and len(samples) >= 0.9 * RATE
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3", "opus", "aac"])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_every_format_is_a_file_for_each_sentence(ingress, format, chunked):
+    import av
+
+    with ingress.connected() as session:
+        session.configure(response_format=format, split_granularity="sentence", stream_audio=chunked)
+        events = session.say("It is a fine day for all of us.")
+        assert events[0]["format"] == format
+        with av.open(io.BytesIO(b"".join(session.audio))) as file:
+            seconds = sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+        assert seconds == pytest.approx(1.0, abs=0.25)
+
+
+def test_audio_may_come_inside_of_json(ingress):
+    with ingress.connected() as session:
+        session.configure(audio_encoding="base64", stream_audio=True, split_granularity="sentence")
+        chunks = [
+            event for event in session.say("It is a fine day. So it is indeed.") if event["type"] == "audio.chunk"
+        ]
+        data = b"".join(base64.b64decode(chunk["audio_b64"]) for chunk in chunks)
+        assert not session.audio and np.frombuffer(data, np.int16).any()
+        assert chunks[0]["chunk_end_ms"] == pytest.approx(len(base64.b64decode(chunks[0]["audio_b64"])) / 48, abs=1)
+
+
+def test_fragments_do_not_matter_to_what_is_said(ingress):
+    text = "He came at 5 p.m. on Monday, as he always did. 😀 Then he left."
+    with ingress.connected() as session:
+        session.configure(split_granularity="clause")
+        session.say(text)
+        whole, ingress.pipeline.said = ingress.pipeline.said, []
+        session.say(*json.loads(json.dumps(list(text.encode("utf-16", "surrogatepass").decode("utf-16")))))
+        assert ingress.pipeline.said == whole
+        ingress.pipeline.said = []
+        for half in ("He came \\ud83d", "\\ude00 home."):
+            session.socket.send_text('{"type": "input.text", "text": "' + half + '"}')
+        session.say()
+        assert ingress.pipeline.said == ["He came 😀 home."]
+
+
+@pytest.mark.parametrize(
+    "frame, code, says",
+    [
+        ("{", "not_json", "JSON object"),
+        ("[1]", "not_json", "JSON object"),
+        ("[" * 100_000, "not_json", "JSON object"),
+        ('{"type": "input.txt"}', "message_type_unknown", "'input.text'"),
+        ('{"text": "a"}', "message_type_unknown", "input.text"),
+        ('{"type": "input.text", "txt": "a"}', "field_unknown", "'text'"),
+        ('{"type": "input.text", "text": 5}', "field_type", "must be a text"),
+        ('{"type": "input.done", "now": true}', "field_unknown", "none beside"),
+        ('{"type": "session.config", "vioce": "anna"}', "field_unknown", "'voice'"),
+        ('{"type": "session.config", "voice": "nobody", "dialect": "en-US"}', "voice_unknown", "no voice"),
+        ('{"type": "session.config", "split_granularity": "word"}', "split_granularity_unknown", "clause"),
+        ('{"type": "session.config", "stream_audio": "yes"}', "field_type", "true or false"),
+        ('{"type": "session.config", "speaker_embedding": [1]}', "field_not_supported", "leave it out"),
+        ('{"type": "session.config", "voice": "anna", "dialect": "xx"}', "dialect_unknown", "dialect"),
+        ('{"type": "input.text", "text": "' + "a" * 200_000 + '"}', "message_too_long", "several messages"),
+        (b"\x00\x01", "message_binary", "JSON texts"),
+    ],
+)
+def test_a_wrong_message_is_answered_and_the_session_goes_on(ingress, frame, code, says):
+    with ingress.connected() as session:
+        session.configure()
+        (session.socket.send_bytes if isinstance(frame, bytes) else session.socket.send_text)(frame)
+        event = session.event()
+        assert (event["type"], event["code"]) == ("error", code) and says in event["message"], event
+        assert event["error"]["code"] == code and event["error"]["type"] in ("input_validation", "voice_not_found")
+        assert session.say("It goes on.")[-1]["type"] == "session.done"
+
+
+@pytest.mark.parametrize(
+    "texts, code",
+    [
+        (["a \\ud83d b"], "text_not_unicode"),
+        (["ok then \\ud83d"], "text_not_unicode"),
+        (["a \\u0007 bell."], "text_control_character"),
+        (["<|endofprompt|> so it is"], "text_special_token"),
+        (["...", "?!"], None),
+        ([" "], "text_empty"),
+        (["word " * 1200], "text_too_long"),
+        (["你好，今天天气很好。"], "text_not_in_dialect"),
+    ],
+)
+def test_an_utterance_that_can_not_be_said_ends_alone(ingress, texts, code):
+    with ingress.connected() as session:
+        session.configure()
+        for text in texts:
+            session.socket.send_text('{"type": "input.text", "text": "' + text + '"}')
+        events = session.say()
+        assert events[-1]["type"] == "session.done"
+        if code:
+            assert [event["code"] for event in events if event["type"] == "error"] == [code]
+            assert events[-1]["error"] and events[-2]["trace_id"] == events[-1]["trace_id"]
+        assert "error" not in session.say("It goes on.")[-1]
+    assert sum(vocabulary.ERROR in root.tags for root in ingress.roots()) == (code is not None)
+
+
+def test_a_stages_error_ends_the_utterance_and_the_rest_of_its_text_is_dropped(ingress):
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        ingress.pipeline.fails = InternalError("it went wrong", service="tts-service")
+        session.send("input.text", text="This one fails at once. And")
+        events = session.until("session.done")
+        assert kinds(events) == ["error", "session.done"] and events[0]["error"]["type"] == "internal"
+        ingress.pipeline.fails = None
+        session.send("input.text", text=" the rest of it is dropped.")
+        session.send("input.done")
+        assert session.say("It goes on.")[-1]["utterance_index"] == 1
+    assert "the rest" not in str(ingress.pipeline.said)
+
+
+def test_cancel_frees_the_running_work_and_is_no_error(ingress):
+    ingress.pipeline.holds = 30
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        session.send("input.text", text="This one will take very long. And ")
+        deadline = time.monotonic() + 5
+        while not ingress.pipeline.said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        began = time.monotonic()
+        session.send("cancel")
+        done = session.until("session.done")[-1]
+        assert done["cancelled"] and "error" not in done and time.monotonic() - began < 1
+        assert ingress.pipeline.cancelled == ["This one will take very long."] and ingress.admission.in_flight == 0
+        ingress.pipeline.holds = 0
+        assert session.say("It goes on.")[-1]["utterance_index"] == 1
+    cancelled = [root for root in ingress.roots() if vocabulary.UTTERANCE_CANCELLED in root.tags]
+    assert len(cancelled) == 1 and not any(vocabulary.ERROR in span.get("tags", {}) for span in cancelled[0].spans)
+    assert len(cancelled[0].spans) == 2, "the stage's span too"
+
+
+def test_cancel_drops_what_waits_too(ingress):
+    ingress.pipeline.holds = 30
+    with ingress.connected() as session:
+        session.configure()
+        for number in range(3):
+            session.send("input.text", text=f"Number {number} of them.")
+            session.send("input.done")
+        session.send("cancel")
+        events = [session.until("session.done")[-1] for _ in range(3)]
+        assert [event["utterance_index"] for event in events] == [0, 1, 2] and all(
+            event["cancelled"] for event in events
+        )
+
+
+def test_utterances_may_be_sent_ahead_and_closing_waits_for_them(ingress):
+    with ingress.connected() as session:
+        session.configure()
+        for number in range(3):
+            session.send("input.text", text=f"Number {number} of them.")
+            session.send("input.done")
+        session.send("input.text", text="Without an end")
+        session.send("session.close")
+        events = session.until("closed")
+        assert [event["utterance_index"] for event in events if event["type"] == "session.done"] == [0, 1, 2, 3]
+        assert events[-1] == {"type": "closed", "code": 1000, "reason": "closed"}
+    assert ingress.sessions.counters()["sessions_ended_closed"] == 1
+
+
+def test_a_flush_without_text_is_answered_in_its_place(ingress):
+    with ingress.connected() as session:
+        session.configure()
+        assert session.say() == [{"type": "session.done", "utterance_index": 0, "total_sentences": 0}]
+
+
+def test_a_config_can_be_changed_between_utterances_and_not_within_one(ingress):
+    with ingress.connected() as session:
+        session.configure()
+        session.send("input.text", text="It has begun")
+        assert session.configure(speed=2)["code"] == "config_in_utterance"
+        assert session.say(" and ends.")[-1]["utterance_index"] == 0
+        assert session.configure(response_format="flac")["format"] == "flac"
+        assert session.configure(speed=9)["code"] == "speed_out_of_range"
+        assert session.say("So it is.")[0]["format"] == "flac", "the configuration before stays in force"
+
+
+def test_the_first_message_must_configure(ingress):
+    with ingress.connected() as session:
+        session.send("input.text", text="Hello")
+        assert session.event()["code"] == "config_missing"
+        assert session.event()["code"] == 1008
+
+
+def test_a_client_that_leaves_ends_its_work_and_its_trace(ingress):
+    ingress.pipeline.holds = 30
+    with ingress.connected() as session:
+        session.configure()
+        session.send("input.text", text="This one will take very long.")
+        session.send("input.done")
+        while not ingress.pipeline.said:
+            time.sleep(0.01)
+    assert ingress.pipeline.cancelled and ingress.admission.in_flight == 0
+    assert ingress.sessions.counters() | {"sessions_open": 0, "sessions_ended_left": 1} == ingress.sessions.counters()
+    (root,) = [root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "utterance"]
+    assert root.tags[vocabulary.ERROR_TYPE] == "cancelled" and len(root.spans) == 2
+
+
+@pytest.mark.parametrize(
+    "limits, code, closes",
+    [
+        ({"config_timeout_s": 0.2}, "idle", 1000),
+        ({"max_duration_s": 0.2}, "too_long", 1000),
+        ({"max_open": 0}, "too_many_sessions", 1008),
+    ],
+)
+def test_a_session_has_limits(tmp_path, limits, code, closes):
+    ingress = Ingress(tmp_path, limits=Limits(sessions=limits))
+    with ingress.connected() as session:
+        assert session.event()["code"] == code
+        assert session.event()["code"] == closes
+
+
+def test_an_idle_session_is_closed_but_not_while_it_speaks(tmp_path):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"idle_timeout_s": 0.4}))
+    ingress.pipeline.holds = 1.0
+    with ingress.connected() as session:
+        session.configure()
+        assert session.say("It takes a while.")[-1]["type"] == "session.done"
+        session.send("input.text", text="It has begun")
+        events = session.until("closed")
+        assert [event.get("code") for event in events] == ["idle", 1000]
+    unfinished = [root for root in ingress.roots() if root.tags.get(vocabulary.UTTERANCE_INDEX) == "1"]
+    assert unfinished[0].tags[vocabulary.ERROR_TYPE] == "cancelled", "its trace is whole"
+
+
+def test_a_caller_has_a_limit_of_its_own(tmp_path):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"max_open_per_caller": 1}))
+    with ingress.connected() as session:
+        session.configure()
+        with ingress.connected() as other:
+            assert other.event()["error"]["type"] == "rate_limited"
+        assert ingress.sessions.counters()["sessions_refused"] == 1
+        assert session.say("It goes on.")[-1]["type"] == "session.done"
+
+
+def test_too_many_wrong_messages_end_a_session(ingress):
+    with ingress.connected() as session:
+        session.configure()
+        for _ in range(live_session.MOST_WRONG):
+            session.socket.send_text("{")
+        events = session.until("closed")
+        assert events[-2]["code"] == "misused" and events[-1]["code"] == 1008
+
+
+def test_no_more_is_read_than_can_be_spoken(tmp_path):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"max_unspoken": 300}))
+    ingress.pipeline.holds = 0.2
+    with ingress.connected() as session:
+        session.configure()
+        for number in range(8):
+            session.send("input.text", text=f"Number {number}.")
+            session.send("input.done")
+        time.sleep(0.1)
+        (open_session,) = ingress.sessions._open
+        assert 3 <= len(open_session._unfinished) <= 4, "each counts with 100 characters at least"
+        assert [session.until("session.done")[-1]["utterance_index"] for _ in range(8)] == list(range(8))
+
+
+def test_a_draining_service_finishes_what_it_says_and_closes(ingress):
+    ingress.pipeline.holds = 0.5
+    with ingress.connected() as session:
+        session.configure()
+        session.send("input.text", text="It is said to its end.")
+        session.send("input.done")
+        while not ingress.pipeline.said:
+            time.sleep(0.01)
+        ingress.sessions.drain()
+        events = session.until("closed")
+        assert kinds(events)[-3:] == ["session.done", "error", "closed"] and events[-1]["code"] == 1001
+        assert "error" not in events[-3]
+    with ingress.connected() as session:
+        assert session.event()["code"] == "draining"
+
+
+def keys(tmp_path, *roles: str) -> tuple[str, str]:
+    file = tmp_path / "keys.yaml"
+    editor = KeyEditor(file)
+    return str(file), editor.add("alice", roles=roles)
+
+
+def test_a_key_comes_in_a_header_or_in_the_first_message(tmp_path):
+    file, key = keys(tmp_path, "synthesize")
+    ingress = Ingress(tmp_path, keys_file=file, required=True)
+    with ingress.connected(headers={"Authorization": f"Bearer {key}"}) as session:
+        assert session.configure()["type"] == "session.configured"
+    with ingress.connected() as session:
+        assert session.configure(api_key=key)["type"] == "session.configured"
+        assert session.say("It is said.")[-1]["total_sentences"] == 1
+    with ingress.connected() as session:
+        assert session.configure()["code"] == "key_missing" and session.event()["code"] == 1008
+    with ingress.connected() as session:
+        assert session.configure(api_key="cosygraph_wrong")["code"] == "key_unknown"
+    with pytest.raises(WebSocketDenialResponse) as refused, ingress.connected(headers={"X-API-Key": "wrong"}):
+        pass
+    assert refused.value.status_code == 401 and refused.value.json()["error"]["code"] == "key_unknown"
+    assert len(refused.value.headers["X-Trace-Id"]) == 32
+    assert key not in json.dumps(ingress.traces())
+
+
+def test_a_key_needs_the_role(tmp_path):
+    file, key = keys(tmp_path, "view-traces")
+    ingress = Ingress(tmp_path, keys_file=file, required=True)
+    with pytest.raises(WebSocketDenialResponse) as refused, ingress.connected(headers={"X-API-Key": key}):
+        pass
+    assert refused.value.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin, allowed, taken",
+    [
+        ("http://testserver", (), True),
+        ("https://evil.example", (), False),
+        ("null", (), False),
+        ("https://app.example", ("https://app.example",), True),
+        ("https://evil.example", ("*",), True),
+    ],
+)
+def test_a_page_of_another_origin_needs_to_be_allowed(tmp_path, origin, allowed, taken):
+    ingress = Ingress(tmp_path, cors=Cors(allowed_origins=allowed))
+    if taken:
+        with ingress.connected(headers={"Origin": origin}) as session:
+            assert session.configure()["type"] == "session.configured"
+        return
+    with pytest.raises(WebSocketDenialResponse) as refused, ingress.connected(headers={"Origin": origin}):
+        pass
+    assert refused.value.json()["error"]["code"] == "origin_not_allowed"
+
+
+def test_an_utterances_parent_comes_with_its_text(ingress):
+    trace = "463ac35c9f6413ad48485a3953bb6124"
+    with ingress.connected(headers={"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}) as session:
+        session.configure()
+        session.send("input.text", text="It is ", traceparent=f"00-{trace}-a2fb4a1d1a96d312-01")
+        assert session.say("said.")[-1]["trace_id"] == trace
+        assert session.say("So it is.")[-1]["trace_id"] not in (trace, "1" * 32)
+
+
+def test_a_plain_request_is_told_what_this_is(tmp_path):
+    from unittest.mock import Mock
+
+    from deployments.ingress.app import build
+
+    answer = TestClient(build(Mock()), raise_server_exceptions=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deployments.ingress.app.context_of", lambda request: Mock())
+        found = answer.get(LIVE)
+    assert found.status_code == 426 and "ws://" in found.json()["error"]["message"]
+    assert found.headers["Upgrade"] == "websocket"
