@@ -313,8 +313,9 @@ class TtsClient(StageClient):
         try:
             with ctx.progress(self.stage, self.service):
                 while not complete:
-                    async with _deadline(ctx):
-                        taken, complete = await text.take(wanted, taken, heard_until - time.monotonic())
+                    with ctx.continuity.waiting_for_text():
+                        async with _deadline(ctx):
+                            taken, complete = await text.take(wanted, taken, heard_until - time.monotonic())
                     live = replace(utterance, text=taken, live=True, open=not complete)
                     async with aclosing(self._stream(live, voice, ctx, beyond, said)) as found:
                         async for chunk in found:

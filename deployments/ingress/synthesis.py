@@ -345,7 +345,7 @@ class Synthesizer:
                     continue
                 if ctx.first_audio_s is None:
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
-                    ctx.first_audio_s = ctx.elapsed_s
+                    ctx.first_audio_s = ctx.elapsed_s - ctx.first_piece_s
                 yield AudioPart(samples)
 
     def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:

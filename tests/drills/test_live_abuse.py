@@ -91,7 +91,7 @@ def whole(spans: list[dict[str, Any]]) -> bool:
     return len(roots) == 1 and all(span["parentId"] in ids for span in spans if "parentId" in span)
 
 
-def test_200_sessions_are_abused_and_nothing_suffers(fast):
+def test_200_sessions_are_abused_and_nothing_suffers(ray_driver, fast):
     pids = {counts["pid"] for counts in fast.counters()}
     round_of(fast, 40, 10_000)  # what stays in memory once is there now
     before = memory(pids)

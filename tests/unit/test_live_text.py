@@ -210,6 +210,6 @@ def test_an_engine_that_can_not_do_it_says_so(services, engine, monkeypatch):
     monkeypatch.setattr(
         engine, "capabilities", Capabilities("fake", "1", 24_000, frozenset(), frozenset(), (), streaming=True)
     )
-    with pytest.raises(InvalidInput, match="can't say a text while it comes. Send it sentence by sentence") as failure:
+    with pytest.raises(InvalidInput, match="can't say a text token by token") as failure:
         asyncio.run(heard(Stages(services), at_once(TEXT), new_run()))
     assert failure.value.code == "live_text_unsupported"
