@@ -208,7 +208,7 @@ class Synthesizer:
                     continue
                 if first:
                     held_s = await plan.hold(self._first_audio_hold_s)
-                    ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s > 0.001 else None)
+                    ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s else None)
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
                     ctx.first_audio_s = ctx.elapsed_s
                 first = False
