@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from engines.contract import MelChunk, TextWanted, Utterance, Voice
+from engines.contract import MelChunk, Reach, Said, TextWanted, Utterance, Voice
 from engines.cosyvoice3 import acoustic
 from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
 from engines.cosyvoice3.directory import ModelDirectory
+from engines.cosyvoice3.ticket import Ticket
 
 CLIP = 250
 TEXTS = {
@@ -54,7 +55,7 @@ def first(model: CosyVoice3AcousticModel, utterance: Utterance) -> tuple[int | N
     for steps in range(1, 10_000):
         for each, result in model.step():
             if each is ticket:
-                model.cancel(ticket)
+                model.cancel(each)
                 return (steps, result) if isinstance(result, MelChunk) else (None, result)
     raise RuntimeError("no chunk came")
 
@@ -78,22 +79,24 @@ def waited(model: CosyVoice3AcousticModel, text: str, end: str) -> tuple[int, in
 
 
 def again(model: CosyVoice3AcousticModel, text: str) -> tuple[int, float]:
-    """Say a text word by word; returns the calls, and the ids read again for each token said."""
-    words, said, calls, ids, beyond = text.split(" "), (), 0, 0, None
+    """Say a text word by word; returns the calls that went on, and the ids read again for each token said."""
+    words, calls, ids = text.split(" "), 0, 0
+    said: Said = ()
+    beyond: Reach | None = None
     for count in range(1, len(words)):
         so_far = Utterance(" ".join(words[:count]) + " ", "en-US", live=True, open=True)
         ticket = model.submit(so_far, voice(), True, said, beyond)
-        if said and said[0]:
-            row = ticket.parts[0].row  # type: ignore[union-attr]
-            if not row._over:  # else it reads nothing
-                ids += len(row._ids)
-                calls += 1
+        assert isinstance(ticket, Ticket), "all texts can be said"
+        row = ticket.parts[0].row
+        if said and said[0] and not row._over:
+            ids += len(row._ids)
+            calls += 1
         ended = False
         while not ended:
             for each, result in model.step():
                 if each is ticket and isinstance(result, TextWanted):
                     said, ended = result.said, True
-                elif each is ticket:
+                elif isinstance(result, MelChunk):
                     beyond = result.reaches
     return calls, ids / max(1, sum(map(len, said)))
 
