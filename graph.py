@@ -10,7 +10,8 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 """
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from ray.serve import Application
@@ -70,10 +71,16 @@ class Graph:
         return self.vocoder.vocode_stream(self.tts.stream(utterance, voice, ctx), ctx)
 
     def speech_stream_live(
-        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+        self,
+        text: IncomingText,
+        utterance: Utterance,
+        voice: VoiceRef,
+        ctx: StageContext,
+        enter: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        paced: bool = False,
     ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
         """GENERATE_MEL, again and again while the text comes, ─► VOCODE_WAV, where the engine has live text."""
-        return self.vocoder.vocode_stream(self.tts.stream_live(text, utterance, voice, ctx), ctx)
+        return self.vocoder.vocode_stream(self.tts.stream_live(text, utterance, voice, ctx, enter, paced), ctx)
 
     @property
     def stages(self) -> Mapping[str, StageClient]:

@@ -251,6 +251,13 @@ def figure(engine: str, rules: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
+def keep(found: dict[str, Any], seed: int) -> None:
+    """Write the results and the figures."""
+    results.write("streams", {"gpu": GPU, "seed": seed, "held": HELD, "rows": found})
+    for engine, rules in found.items():
+        (ROOT / "docs" / f"streams_{engine}.svg").write_text(figure(engine, rules))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES)
@@ -266,10 +273,9 @@ def main() -> None:
             rows = measure(
                 engine, rule, options.levels or LEVELS[engine], options.seed, options.seconds or LEVEL_S[engine]
             )
-            found.setdefault(engine, {})[rule] = rows
-        found[engine] = {rule: found[engine][rule] for rule in RULES if rule in found[engine]}
-        (ROOT / "docs" / f"streams_{engine}.svg").write_text(figure(engine, found[engine]))
-    results.write("streams", {"gpu": GPU, "seed": options.seed, "held": HELD, "rows": found})
+            found[engine] = {**found.get(engine, {}), rule: rows}
+            found[engine] = {name: found[engine][name] for name in RULES if name in found[engine]}
+            keep(found, options.seed)  # at once: the next one takes minutes
     print(table(found))
     for engine, rules in found.items():
         print(engine, {rule: highest(rows) for rule, rows in rules.items()})

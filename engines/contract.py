@@ -77,9 +77,9 @@ class Capabilities:
         """Raise InvalidInput if the engine can't say a text while it comes."""
         if not self.live_text:
             raise InvalidInput(
-                f"The running engine ({self.name}) can't say a text while it comes. Send it sentence by sentence, or "
-                "whole.",
-                param="text",
+                f"The running engine ({self.name}) can't say a text token by token. Ask for "
+                "`split_granularity=clause`: it is spoken clause by clause while it comes.",
+                param="split_granularity",
                 code="live_text_unsupported",
             )
 

@@ -39,6 +39,31 @@ _RUNS = "*`"
 _EMPHASIS_LEFT = re.compile(r"(?<![\w*])(?:_{1,3}|\*|~~)(?=\w)|(?<=\w)(?:_{2,3}|~~)(?!\w)")
 
 
+class WholeCharacters:
+    """Puts halves of surrogate pairs together, over fragments too: JSON may have cut an emoji in two."""
+
+    def __init__(self) -> None:
+        self._half = ""  # the first half of a pair
+
+    def add(self, fragment: str) -> str:
+        """Return the fragment, with what the one before it left. Raises InvalidInput (param `text`)."""
+        text = self._half + fragment
+        self._half = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            try:
+                return text.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise _half_of_a_pair() from None
+        return text
+
+    def finish(self) -> None:
+        """Raise InvalidInput (param `text`) if half of a pair is left."""
+        if self._half:
+            raise _half_of_a_pair()
+
+
 class IncrementalSplitter:
     """Splits one utterance's text.
 
@@ -58,7 +83,7 @@ class IncrementalSplitter:
         self._most = most
         self._text = ""  # from the last end of a sentence on
         self._cut = 0  # the position in `_text` after the last piece
-        self._half = ""  # the first half of a surrogate pair
+        self._characters = WholeCharacters()
         self._run = ""  # signs of Markdown that may be more
         self._cased = False
         self._undecided = False  # a border may be in the text whose quality is not known yet
@@ -78,7 +103,7 @@ class IncrementalSplitter:
             InvalidInput: (param `text`) the text holds half of a surrogate pair, or is too long by now.
         """
         found: list[str] = []
-        for char in self._whole_characters(fragment):
+        for char in self._characters.add(fragment):
             if unicodedata.category(char) == "Cf":  # silent, as `speech.text` has it
                 continue
             self._take(char, found)
@@ -86,8 +111,7 @@ class IncrementalSplitter:
 
     def finish(self) -> list[str]:
         """Return the rest of the text, in pieces; nothing more may be added. Raises InvalidInput, as `add` does."""
-        if self._half:
-            raise _half_of_a_pair()
+        self._characters.finish()
         found: list[str] = []
         if self._granularity is None:
             text = markdown.plain(self._text).strip() or self._text
@@ -102,19 +126,6 @@ class IncrementalSplitter:
             for piece in cut:
                 self._give(piece, found)
         return found
-
-    def _whole_characters(self, fragment: str) -> str:
-        """Put halves of surrogate pairs together, over fragments too: JSON may have cut an emoji in two."""
-        text = self._half + fragment
-        self._half = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            try:
-                return text.encode("utf-16", "surrogatepass").decode("utf-16")
-            except UnicodeDecodeError:
-                raise _half_of_a_pair() from None
-        return text
 
     def _take(self, char: str, found: list[str]) -> None:
         self.length += 1

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.gpu.requests import utterance
-from engines.contract import Mel, MelChunk
+from engines.contract import Mel, MelChunk, TextWanted
 from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
 from engines.cosyvoice3.ticket import Ticket
 from engines.cosyvoice3.vocoder import CosyVoice3Vocoder
@@ -200,6 +200,7 @@ class Loop:
                         del tickets[ticket]
                         voicing.done.put(heard)
                         continue
+                    assert not isinstance(result, TextWanted), "no text is open here"
                     if not isinstance(result, MelChunk) or result.last:
                         del tickets[ticket]
                     voicing.todo.put((heard, result))

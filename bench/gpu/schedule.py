@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bench.gpu.requests import Lengths, RandomPlanner, utterance
-from engines.contract import Mel, MelChunk
+from engines.contract import Mel, MelChunk, TextWanted
 from engines.cosyvoice3 import acoustic
 from engines.cosyvoice3.acoustic import CosyVoice3AcousticModel
 from engines.cosyvoice3.decoder import Job
@@ -117,7 +117,7 @@ class _Decoder:
     def submit(self, job: Job) -> Any:
         row = SimpleNamespace(
             job=job, tokens=[], picked=[], done=False, failed=False, submitted_ns=0, joined_ns=None, ended_ns=None,
-            steps=0, batch_sizes=0, read_s=_READ_S,
+            steps=0, batch_sizes=0, read_s=_READ_S, dry=False,
         )  # fmt: skip
         self._waiting.append(row)
         return row
@@ -214,6 +214,7 @@ def run(in_flight: int, stream: bool, seconds: float = 12.0, before: bool = Fals
         for ticket, result in model.step():
             if isinstance(result, SpeechError):
                 raise result
+            assert not isinstance(result, TextWanted), "no text is open here"
             last = isinstance(result, Mel) or isinstance(result, MelChunk) and result.last
             vocoder.add(requests.pop(ticket) if last else requests[ticket], result.arrays["mel"].shape[1], last)
         for request, frames, last in vocoder.heard():

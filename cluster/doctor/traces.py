@@ -10,7 +10,8 @@ from config import routes
 from tracing import vocabulary
 
 #: What asks for speech; other routes (health, pages, the voice store) are no part of any share here.
-SPEECH_ROUTES = routes.SPEECH
+#: Without the WebSocket: an utterance lasts as long as its text is written, which says nothing of the graph.
+SPEECH_ROUTES = routes.SPEECH - {routes.LIVE}
 VOICE_STAGES = (vocabulary.PREPROCESS_AUDIO, vocabulary.EXTRACT_SPEAKER)
 SPEECH_STAGES = (vocabulary.GENERATE_MEL, vocabulary.VOCODE_WAV)
 

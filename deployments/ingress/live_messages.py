@@ -35,7 +35,13 @@ _OTHERS = (
     *("max_new_tokens", "initial_codec_chunk_frames", "non_streaming_mode", "x_vector_only_mode"),
     "speaker_embedding",
 )
-GRANULARITIES: Mapping[str, Border | None] = {"none": None, "sentence": Border.SENTENCE, "clause": Border.CLAUSE}
+#: `token`: the text is not cut; the engine says it while it comes.
+GRANULARITIES: Mapping[str, Border | None] = {
+    "token": None,
+    "none": None,
+    "sentence": Border.SENTENCE,
+    "clause": Border.CLAUSE,
+}
 ENCODINGS = ("binary", "base64")
 
 AudioEncoding = Literal["binary", "base64"]
@@ -55,12 +61,14 @@ class AudioForm:
 
     Attributes:
         granularity: where the text is cut while it is written; None: nowhere, so speech begins with `input.done`.
+        by_token: nowhere, and the engine says the text while it comes (`Capabilities.live_text`).
         chunked: audio is sent while it is made. Otherwise each sentence is one frame.
         base64: audio is sent inside of JSON.
         words: the words' times are sent too, where the engine knows them.
     """
 
     granularity: Border | None = None
+    by_token: bool = False
     chunked: bool = False
     base64: bool = False
     words: bool = False
@@ -130,7 +138,9 @@ def audio_form(fields: Mapping[str, Any]) -> AudioForm:
     words = _flag(fields, "word_timestamps")
     encoding = _choice(fields, "audio_encoding", ENCODINGS, "base64" if words else "binary")
     granularity = _choice(fields, "split_granularity", GRANULARITIES, "none")
-    return AudioForm(GRANULARITIES[granularity], _flag(fields, "stream_audio"), encoding == "base64", words)
+    return AudioForm(
+        GRANULARITIES[granularity], granularity == "token", _flag(fields, "stream_audio"), encoding == "base64", words
+    )
 
 
 def speech_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

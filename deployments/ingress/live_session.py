@@ -268,7 +268,10 @@ class LiveSession:
             given = openai_fields.as_form(messages.speech_fields(fields))
             async with self._handshake.counted():
                 ours, clip = openai_fields.fields_of({"response_format": "wav", **given}, None, self._api)
-                self._voice = await self._api.live.configure(ours, clip, ctx)
+                found = await self._api.live.configure(ours, clip, ctx)
+            if form.by_token:
+                found.backend.engine.capabilities.check_live_text()
+            self._voice = found
             self._form = form
         except SpeechError as error:
             error.rename_param(openai_fields.THEIR_NAMES)
@@ -384,13 +387,14 @@ class LiveSession:
             self._handshake.authorize()
             async with self._handshake.counted():
                 voice = await self._api.live.current(utterance.voice, ctx)
-                parts = self._api.live.follow(
-                    voice,
-                    utterance.pieces(),
-                    ctx,
-                    self._api.config.limits.deadline_s,
-                    "word" if utterance.form.words else None,
-                )
+                live, deadline_s = self._api.live, self._api.config.limits.deadline_s
+                if utterance.form.by_token:
+                    parts = live.follow_by_token(
+                        voice, utterance.pieces(), ctx, deadline_s, self._limits.idle_timeout_s
+                    )
+                else:
+                    times = "word" if utterance.form.words else None
+                    parts = live.follow(voice, utterance.pieces(), ctx, deadline_s, times)
                 async with aclosing(parts):
                     sentence: _Sentence | None = None
                     try:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 from deployments.ingress.backends import Backend
 from deployments.ingress.context import RequestContext
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.request_tags import tag_dialect
 from deployments.ingress.synthesis import FollowedPart
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import Clip, VoiceMix, VoiceSource
+from engines.contract import Engine
 from speech import pauses
 from speech.dialects import Registry
 from speech.errors import InvalidInput
@@ -134,21 +136,13 @@ class LiveSpeech:
             SpeechError: a piece can't be said, or a stage failed.
         """
         request = voice.request
-        tag_dialect(ctx, request.dialect, request.dialect_source)
-        ctx.root.tag(vocabulary.REQUEST_MODE, request.utterance.mode)
-        ctx.dialect, ctx.mode = request.dialect.tag, request.utterance.mode
+        self._tag(request, ctx)
 
         async def utterances() -> AsyncIterator[Utterance]:
             said = ""
             async for piece in pieces:
                 text = check_text(piece)
-                if pauses.parse(text) is not None:
-                    raise InvalidInput(
-                        "A session takes no pauses in its text: whoever writes it can wait, or play silence. Leave "
-                        "`[pause:…]` out.",
-                        param="text",
-                        code="pause_in_session",
-                    )
+                _refuse_pauses(text)
                 if not said:
                     ctx.first_piece_s = ctx.elapsed_s
                     ctx.root.annotate(vocabulary.FIRST_PIECE)
@@ -167,3 +161,68 @@ class LiveSpeech:
             async for part in parts:
                 ctx.audio_s += len(part.audio.samples) / voice.sample_rate
                 yield part
+
+    async def follow_by_token(
+        self, voice: SessionVoice, fragments: AsyncIterator[str], ctx: RequestContext, deadline_s: float, idle_s: float
+    ) -> AsyncGenerator[FollowedPart, None]:
+        """Yield the audio of an utterance that the engine says while its text comes, as one sentence.
+
+        Args:
+            voice: the session's.
+            fragments: the text, cut anywhere.
+            ctx: the utterance.
+            deadline_s: seconds for what can be said of the text so far, each time.
+            idle_s: the longest time without any new text.
+
+        Raises:
+            SpeechError: the text can't be said or does not come, the engine can't do it, or a stage failed.
+        """
+        request, engine = voice.request, voice.backend.engine
+        self._tag(request, ctx)
+        engine.capabilities.check_live_text()
+        said = ""
+
+        async def checked() -> AsyncIterator[str]:
+            nonlocal said
+            look_at = 1  # characters: a text is looked at as a whole each time that it has doubled
+            async for fragment in fragments:
+                said += fragment
+                if len(said) >= look_at or "]" in fragment:
+                    look_at = 2 * len(said)
+                    self._look_at(said, request, engine)
+                yield fragment
+            self._look_at(said, request, engine)
+            ctx.root.tags({vocabulary.TEXT_LENGTH: len(said.strip()), vocabulary.TEXT_SCRIPT: script_of(said)})
+
+        parts = voice.backend.synthesizer.follow_live(
+            IncomingText(checked(), idle_s),
+            request.utterance,
+            voice.voice,
+            ctx,
+            lambda: self._admitted(ctx),
+            deadline_s,
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                ctx.audio_s += len(part.audio.samples) / voice.sample_rate
+                yield part
+
+    def _look_at(self, said: str, request: SpeechRequest, engine: Engine) -> None:
+        """Refuse a text that can't go on in a way that makes it one to be said."""
+        _refuse_pauses(said)
+        check_script(said, request.dialect.code, engine.capabilities.dialects, self._registry)
+
+    def _tag(self, request: SpeechRequest, ctx: RequestContext) -> None:
+        tag_dialect(ctx, request.dialect, request.dialect_source)
+        ctx.root.tag(vocabulary.REQUEST_MODE, request.utterance.mode)
+        ctx.dialect, ctx.mode = request.dialect.tag, request.utterance.mode
+
+
+def _refuse_pauses(text: str) -> None:
+    if pauses.parse(text) is not None:
+        raise InvalidInput(
+            "A session takes no pauses in its text: whoever writes it can wait, or play silence. Leave `[pause:…]` "
+            "out.",
+            param="text",
+            code="pause_in_session",
+        )

@@ -9,7 +9,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
 from speech.errors import SpeechError
-from speech.incremental import IncrementalSplitter
+from speech.incremental import IncrementalSplitter, WholeCharacters
 
 _AT_LEAST = 100  #: characters that any utterance is counted with: it costs a trace
 
@@ -26,13 +26,17 @@ class LiveUtterance:
     Attributes:
         ended: its text is complete.
         over: nothing more is said of it: it is finished, failed or cancelled.
-        sentences: the pieces of text so far that were taken to be spoken.
+        sentences: the pieces of text so far that were taken to be spoken; by token, all of the text so far as one.
     """
 
     def __init__(self, index: int, ctx: RequestContext, voice: SessionVoice, form: AudioForm) -> None:
         self.index, self.ctx, self.voice, self.form = index, ctx, voice, form
         ctx.streaming = ctx.paced_by_text = True
-        self._splitter = IncrementalSplitter(voice.request.dialect.language, form.granularity)
+        self._splitter: IncrementalSplitter | WholeCharacters = (
+            WholeCharacters()
+            if form.by_token
+            else IncrementalSplitter(voice.request.dialect.language, form.granularity)
+        )
         self._pieces: asyncio.Queue[str | SpeechError | None] = asyncio.Queue()
         self._waiting = 0  # characters of the pieces that wait
         self.ended = self.over = False
@@ -42,7 +46,7 @@ class LiveUtterance:
     def add(self, text: str) -> None:
         """Take more text. An error in it ends the utterance, where its audio is sent."""
         try:
-            self._give(self._splitter.add(text))
+            self._give(self._splitter.add(text))  # a text that is not cut is a piece each time
         except SpeechError as error:
             self.fail(error)
 
@@ -59,8 +63,8 @@ class LiveUtterance:
         """End the utterance with an error, behind what can be said before it."""
         self._pieces.put_nowait(error)
 
-    def _give(self, pieces: list[str]) -> None:
-        for piece in pieces:
+    def _give(self, pieces: list[str] | str | None) -> None:
+        for piece in [pieces] if isinstance(pieces, str) else pieces or ():
             self._waiting += len(piece)
             self._pieces.put_nowait(piece)
 
@@ -70,7 +74,10 @@ class LiveUtterance:
             if isinstance(piece, SpeechError):
                 raise piece
             self._waiting -= len(piece)
-            self.sentences.append(piece)
+            if self.form.by_token:
+                self.sentences = ["".join((*self.sentences, piece))]
+            else:
+                self.sentences.append(piece)
             yield piece
 
     @property

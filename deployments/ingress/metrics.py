@@ -173,7 +173,8 @@ class Metrics:
             "dialect": ctx.dialect if ctx.dialect in self._dialects else NONE,
             "mode": ctx.mode if ctx.mode in MODES else NONE,
         }
-        self._request_s.observe(seconds, labels)
+        if not ctx.paced_by_text:  # else its duration is the writer's, and no alert's business
+            self._request_s.observe(seconds, labels)
         self._requests.inc(1, {**labels, "error_type": error_type})
         if ctx.on_fallback:
             self._fallback.inc(1, {"outcome": outcome})

@@ -115,6 +115,8 @@ class EngineFacts(_Answer):
     """True if stored voices can be fitted to their speakers."""
     mixes_voices: bool
     """True if stored voices can be mixed: `anna(2)+bob(1)`."""
+    live_text: bool
+    """True if a text can be said token by token while it comes (docs/live.md)."""
     timestamps: list[str]
     """What it can give times of: part, character, word, phoneme."""
 

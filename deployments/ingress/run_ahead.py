@@ -262,15 +262,17 @@ class StreamPlan:
         Args:
             most_s: the longest hold.
         """
-        began = self.ahead.clock()
+        began, held = self.ahead.clock(), False
         while (need := self.need_s() or 0.0) > 0 and (left := began + most_s - self.ahead.clock()) > 0:
+            held = True
             self._changed.clear()
             try:
                 async with asyncio.timeout(min(need, left)):
                     await self._changed.wait()
             except TimeoutError:
                 pass
-        return self.release() - began
+        released = self.release()
+        return released - began if held else 0.0
 
     def release(self) -> float:
         """Note that the first sound goes out; returns when, on the clock."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from deployments.ingress.context import StageContext
@@ -40,10 +41,16 @@ class SpeechGraph(Protocol):
         ...
 
     def speech_stream_live(
-        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+        self,
+        text: IncomingText,
+        utterance: Utterance,
+        voice: VoiceRef,
+        ctx: StageContext,
+        enter: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        paced: bool = False,
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
         """Say a text while it comes and yield its audio in chunks; where `Capabilities.live_text` is true.
 
-        `utterance` says how; its text is not used.
+        `utterance` says how; its text is not used. `enter` and `paced` are those of `TtsClient.stream_live`.
         """
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -290,7 +290,13 @@ class TtsClient(StageClient):
                         yield chunk
 
     async def stream_live(
-        self, text: IncomingText, utterance: Utterance, voice: VoiceRef, ctx: StageContext
+        self,
+        text: IncomingText,
+        utterance: Utterance,
+        voice: VoiceRef,
+        ctx: StageContext,
+        enter: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        paced: bool = False,
     ) -> AsyncGenerator[StageResult[MelChunkReply], None]:
         """Say a text while it comes, and yield its mel's chunks; only where `Capabilities.live_text` is true.
 
@@ -302,6 +308,8 @@ class TtsClient(StageClient):
             utterance: how to say it; its own text is not used.
             voice: the voice to say it in. It should be held here (`CachedVoice`), since texts may take minutes.
             ctx: the request.
+            enter: entered for each call, and left while more text is waited for.
+            paced: the request's deadline does not limit that wait.
 
         Raises:
             SpeechError: as `stream`, and those of `IncomingText.take`.
@@ -313,10 +321,11 @@ class TtsClient(StageClient):
         try:
             with ctx.progress(self.stage, self.service):
                 while not complete:
-                    async with _deadline(ctx):
-                        taken, complete = await text.take(wanted, taken, heard_until - time.monotonic())
+                    with ctx.continuity.waiting_for_text():
+                        async with _deadline(None if paced else ctx):
+                            taken, complete = await text.take(wanted, taken, heard_until - time.monotonic())
                     live = replace(utterance, text=taken, live=True, open=not complete)
-                    async with aclosing(self._stream(live, voice, ctx, beyond, said)) as found:
+                    async with enter(), aclosing(self._stream(live, voice, ctx, beyond, said)) as found:
                         async for chunk in found:
                             if isinstance(chunk, TextWanted):
                                 said, wanted = chunk.said, chunk.tokens
@@ -385,10 +394,10 @@ def _input(voice: VoiceRef) -> StageInput[AnyVoice]:
 
 
 @asynccontextmanager
-async def _deadline(ctx: StageContext) -> AsyncGenerator[None, None]:
-    """Limit a wait for text to the request's deadline."""
+async def _deadline(ctx: StageContext | None) -> AsyncGenerator[None, None]:
+    """Limit a wait for text to the request's deadline; None: there is no limit."""
     try:
-        async with asyncio.timeout(max(0.0, ctx.remaining_s())):
+        async with asyncio.timeout(None if ctx is None else max(0.0, ctx.remaining_s())):
             yield
     except TimeoutError:
         raise DeadlineExceeded(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -208,7 +208,7 @@ class Synthesizer:
                     continue
                 if first:
                     held_s = await plan.hold(self._first_audio_hold_s)
-                    ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s > 0.001 else None)
+                    ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s else None)
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
                     ctx.first_audio_s = ctx.elapsed_s
                 first = False
@@ -321,32 +321,52 @@ class Synthesizer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def stream_live(
-        self, text: IncomingText, request: SpeechRequest, source: VoiceSource, ctx: RequestContext
-    ) -> AsyncGenerator[AudioPart, None]:
-        """Yield the audio of a text while it comes, in the order in which it is heard.
+    async def follow_live(
+        self,
+        text: IncomingText,
+        utterance: Utterance,
+        voice: CachedVoice,
+        ctx: RequestContext,
+        admit: Admit,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[FollowedPart, None]:
+        """Yield the audio of a text that is said while it comes, as one utterance; where `Capabilities.live_text`.
 
         Args:
             text: the text; it is closed at the end.
-            request: how to say it; the text of its utterance is not used.
-            source: the voice.
+            utterance: how to say it; its own text is not used.
+            voice: the voice.
             ctx: the request.
+            admit: lets the request into the graph. It is left again while there is nothing to say.
+            deadline_s: seconds for what can be said of the text so far, each time; None: one deadline for all of it.
 
         Raises:
             SpeechError: the engine can't do it (`Capabilities.check_live_text`), a stage's error, or one of
                 `IncomingText.take`.
         """
         self._engine.check_live_text()
-        voice = await self._hold(await self._voices.resolve(source, ctx))
-        async with aclosing(self._graph.speech_stream_live(text, request.utterance, voice, ctx)) as chunks:
+
+        @asynccontextmanager
+        async def entered() -> AsyncGenerator[None, None]:
+            if not ctx.first_piece_s:
+                ctx.first_piece_s = ctx.elapsed_s
+                ctx.root.annotate(vocabulary.FIRST_PIECE)
+            if deadline_s is not None:
+                await ctx.extend_deadline(ctx.elapsed_s + deadline_s)
+            async with admit():
+                yield
+
+        paced = deadline_s is not None
+        async with aclosing(self._graph.speech_stream_live(text, utterance, voice, ctx, entered, paced)) as chunks:
             async for chunk in chunks:
                 samples, _ = await self._audio(chunk, ctx)
                 if not len(samples):
                     continue
                 if ctx.first_audio_s is None:
                     ctx.root.annotate(vocabulary.FIRST_CHUNK)
-                    ctx.first_audio_s = ctx.elapsed_s
-                yield AudioPart(samples)
+                    ctx.first_audio_s = ctx.elapsed_s - ctx.first_piece_s
+                yield FollowedPart(0, AudioPart(samples), False)
+        yield FollowedPart(0, AudioPart(np.zeros(0, np.int16)), True)
 
     def _split(self, request: SpeechRequest, early: bool, ctx: RequestContext) -> tuple[list[Utterance], Pauses]:
         utterances, pauses = request.paced_pieces(early)

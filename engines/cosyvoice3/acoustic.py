@@ -22,7 +22,7 @@ from engines.cosyvoice3.flow import Flow
 from engines.cosyvoice3.flow_batches import FlowBatcher, Limits, shapes
 from engines.cosyvoice3.flow_worker import FlowBatch, FlowWorker
 from engines.cosyvoice3.guard import guarded
-from engines.cosyvoice3.plan import Plan, Planner, warm
+from engines.cosyvoice3.plan import LIVE_LEAST, Plan, Planner, warm
 from engines.cosyvoice3.speech_lm import SpeechLm
 from engines.cosyvoice3.ticket import Part, Stretch, Ticket
 from engines.cosyvoice3.tokenizer import TextTokenizer
@@ -211,6 +211,8 @@ class CosyVoice3AcousticModel:
             return None
         # Little sound in hand is enough where the next chunk comes soon.
         least = _FEW_LEAST if self._urgent_worker is not None and len(self._tickets) < _FEW else None
+        if live:
+            least = LIVE_LEAST
         return ChunkPlan(plan.clip_tokens, self.flow.look_ahead, least=least, grows=not live)
 
     def cancel(self, ticket: Ticket) -> None:

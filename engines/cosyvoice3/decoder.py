@@ -133,7 +133,8 @@ class Row:
 
     def _resume(self, lm: SpeechLm) -> None:
         """Lay out the ids that it reads before it speaks: those of its turns, and the tokens that it has said."""
-        said, at, taken = self.job.said, 0, []
+        said, at = self.job.said, 0
+        taken: list[int] = []
         self._launched = len(said)
         for index, turn in enumerate(self.turns):
             self._turn, self._began = index, at

@@ -23,6 +23,9 @@ from speech.dialects import DIALECTS
 
 LEAST, MOST = 2, 20  #: speech tokens for each text token
 TEXT_FRONTEND = "TEXT_FRONTEND"
+CHUNK = 25  #: speech tokens of a chunk of the flow's attention
+LIVE_LEAST = 12  #: tokens of a live text's first chunk: those of a turn, without the three that the flow looks ahead
+_LEAST_CLIP = 100  #: tokens of a clip of which nothing is left out
 _GOLDEN = 0x9E3779B1  #: 2**32 over the golden ratio: seeds of parts differ from those of neighbouring requests
 
 
@@ -105,7 +108,7 @@ class Planner:
         said = voices.transcript(voice) or utterance.prompt_text
         if utterance.live:
             jobs = self._live_jobs(utterance, voice, language, said if self._live_clip else None)
-            return Plan(jobs, voice, utterance.speed, Phase(TEXT_FRONTEND, start, time.time_ns()))
+            return Plan(jobs, _aligned(voice), utterance.speed, Phase(TEXT_FRONTEND, start, time.time_ns()))
         texts = parts(utterance.text, language, lambda text: len(self._tokenizer.ids(text)))
         jobs = [
             self._job(prompt(utterance, text, said), voice, utterance.seed, index) for index, text in enumerate(texts)
@@ -142,6 +145,20 @@ class Planner:
             )
             for index, part in enumerate(live_text.parts(utterance.text, language, utterance.open, self._tokenizer.ids))
         ]
+
+
+def _aligned(voice: Voice) -> Voice:
+    """Return the voice whose first chunk of live text needs no more than the first fifteen tokens.
+
+    A chunk ends where a chunk of the flow's attention ends, counted from the clip's beginning. So up to a second of
+    the beginning of the clip is left out, unless the clip is short.
+    """
+    tokens = voice.arrays["speech_tokens"]
+    extra = (len(tokens) + LIVE_LEAST) % CHUNK
+    if len(tokens) - extra < _LEAST_CLIP:
+        return voice
+    arrays = {**voice.arrays, "speech_tokens": tokens[extra:], "prompt_mel": voice.arrays["prompt_mel"][2 * extra :]}
+    return Voice(arrays)
 
 
 def warm(language: str) -> None:

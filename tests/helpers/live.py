@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from config.routes import LIVE
 from deployments.arrays import ArrayStore
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend
+from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.live_sessions import Sessions
 from deployments.ingress.live_speech import LiveSpeech
 from deployments.ingress.routes import live
@@ -67,6 +69,22 @@ class Pipeline:
         wave = np.sin(np.arange(int(self.seconds * RATE)) / 20) * 9000
         return StageResult(AudioReply(wave.astype(np.int16), self.seconds), None)  # type: ignore[arg-type]
 
+    async def speech_stream_live(
+        self, text: IncomingText, utterance: Any, voice: Any, ctx: Any, enter: Any, paced: bool
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        """Say half a second for each new part of the text, until it is complete."""
+        taken, complete = "", False
+        try:
+            while not complete:
+                with ctx.continuity.waiting_for_text():
+                    taken, complete = await text.take(1, taken)
+                self.said.append(taken)
+                wave = np.sin(np.arange(RATE // 2) / 20) * 9000
+                async with enter():
+                    yield StageResult(AudioReply(wave.astype(np.int16), 0.5), None)  # type: ignore[arg-type]
+        finally:
+            await text.close()
+
 
 class Engine:
     """An engine that takes any text; only its capabilities matter."""
@@ -83,13 +101,23 @@ class Ingress:
     Args:
         folder: gets the traces.
         keys_file: the keys; None for no keys.
+        required: keys are in force.
+        live_text: the engine says a text while it comes.
         settings: of the ingress.
     """
 
-    def __init__(self, folder: Path, keys_file: str | None = None, required: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keys_file: str | None = None,
+        required: bool = False,
+        live_text: bool = False,
+        **settings: Any,
+    ) -> None:
         self.config = ApiConfig(engine="simulated", **settings)
         self.registry = DIALECTS
         self.pipeline, self.engine = Pipeline(), Engine()
+        self.engine.capabilities = replace(Engine.capabilities, live_text=live_text, streaming=live_text)
         self.voices = {"anna": CachedVoice({"embedding": np.ones(4)})}
         self.sessions = Sessions(self.config.limits.sessions)
         self.admission = Admission(self.config.limits)
@@ -97,6 +125,7 @@ class Ingress:
         synthesizer = Synthesizer(self.pipeline, self, self.engine.capabilities, arrays)  # type: ignore[arg-type]
         self.backend = Backend("primary", self.engine, self.pipeline, self, synthesizer)  # type: ignore[arg-type]
         self.live = LiveSpeech(DIALECTS, self._parse, lambda ctx: self.backend, self._admitted)
+        self._running = 0  # sessions whose application has not returned
         self._file = folder / "spans.jsonl"
         self.recorder = TraceRecorder(Tracing(spans_file=self._file, sampling=SamplingSettings(ratio=1.0)), DIALECTS)
         app = FastAPI(openapi_url=None)
@@ -131,8 +160,21 @@ class Ingress:
     @contextmanager
     def connected(self, **more: Any) -> Iterator[Session]:
         """Open a session, without its configuration."""
-        with TestClient(self.app, client=("127.0.0.1", 5)) as client, client.websocket_connect(LIVE, **more) as socket:
-            yield Session(socket)
+        with TestClient(self._counted, client=("127.0.0.1", 5)) as client:
+            with client.websocket_connect(LIVE, **more) as socket:
+                yield Session(socket)
+                socket.close()
+                # The test client cancels what still runs, and takes that for a failure now and then.
+                end = time.monotonic() + 10
+                while self._running and time.monotonic() < end:
+                    time.sleep(0.005)
+
+    async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+        self._running += scope["type"] == "websocket"
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._running -= scope["type"] == "websocket"
 
     def traces(self) -> list[list[dict[str, Any]]]:
         """Return the traces so far, each as its spans."""

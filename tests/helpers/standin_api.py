@@ -76,6 +76,7 @@ class StandInApi:
                     "reference_seconds": [3.0, 15.0],
                     "fits_voices": True,
                     "mixes_voices": True,
+                    "live_text": False,
                     "timestamps": list(GRANULARITIES),
                     "modes": ["fast", "instruct"],
                 },

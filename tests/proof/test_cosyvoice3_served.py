@@ -6,6 +6,7 @@ long text decodes for seconds.
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import io
 import json
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from websockets.sync.client import connect
 
 from bench.measuring.load import multipart
 from cluster.serving import Application
@@ -505,3 +507,49 @@ def test_one_whose_stage_dies_twice_ends_with_an_error(served):
     lost = [span["tags"]["error"] for span in spans if span.get("kind") == "CLIENT" and span["name"] == "generate_mel"]
     assert lost == ["the replica died"] * 2
     assert sum(span["name"] == "vocode_wav" for span in spans) == 1, "or its work would not show"
+
+
+def test_a_text_is_said_token_by_token_while_it_is_written(served, rows):
+    """Over a WebSocket: heard before the text is complete, no row taken while it waits, and one trace for all calls."""
+    config = {
+        "type": "session.config",
+        "ref_audio": f"data:audio/wav;base64,{base64.b64encode(CLIP).decode()}",
+        "dialect": "en-US",
+        "response_format": "pcm",
+        "split_granularity": "token",
+        "stream_audio": True,
+    }
+    url = served.url.replace("http://", "ws://") + "/v1/audio/speech/stream"
+    heard = []
+
+    def until_event(ws, kind: str) -> dict:
+        while True:
+            message = ws.recv(timeout=60)
+            if isinstance(message, bytes):
+                heard.append(message)
+            elif (found := json.loads(message))["type"] == kind or found["type"] == "error":
+                assert found["type"] == kind, found
+                return found
+
+    with connect(url, proxy=None) as ws:
+        ws.send(json.dumps(config))
+        until_event(ws, "session.configured")
+        ws.send(json.dumps({"type": "input.text", "text": "The quick brown fox jumps over the lazy dog and runs "}))
+        until_event(ws, "audio.start")
+        while not heard:
+            heard.append(ws.recv(timeout=60))
+        until(rows, decoding=0, waiting=0)
+        for word in "into the deep dark wood without a single look behind".split():
+            ws.send(json.dumps({"type": "input.text", "text": f"{word} "}))
+        ws.send(json.dumps({"type": "input.done"}))
+        done = until_event(ws, "session.done")
+    assert done["seconds"] == pytest.approx(sum(map(len, heard)) / 2 / 24_000) and done["first_audio_ms"] > 0
+    end = time.monotonic() + 20
+    while len(spans := served.trace(done["trace_id"])) < 4 and time.monotonic() < end:
+        time.sleep(0.2)
+    calls = [span for span in spans if span["name"] == "generate_mel" and span.get("kind") == "SERVER"]
+    assert len(calls) >= 2, "each time that the text ran out"
+    ran_out = [[note["value"] for note in span.get("annotations", ())].count("text ran out") for span in calls]
+    assert sum(ran_out) == len(calls) - 1, "all but the last"
+    assert len([span for span in spans if span["name"] == "vocode_wav"]) == 1
+    assert all("error" not in span.get("tags", {}) for span in spans)

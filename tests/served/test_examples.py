@@ -115,7 +115,9 @@ def test_a_page_speaks_while_one_types(fast, stored):
         page.goto(f"{fast.url}/example?api={fast.url}")
         page.fill("#voice", stored)
         page.click("#connect")
-        page.locator("#text:enabled").wait_for(timeout=20_000)
+        page.wait_for_function("document.querySelector('output').textContent", timeout=20_000)
+        said = page.locator("output").inner_text()
+        assert said.startswith("connected"), said
         page.locator("#text").press_sequentially("Good morning to you, dear listeners. ")
         page.locator("output", has_text="Good morning to you,").wait_for(timeout=20_000)
         page.locator("#text").press("Enter")

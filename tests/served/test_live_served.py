@@ -67,7 +67,7 @@ def say(ws: ClientConnection, *texts: str) -> dict[str, Any]:
 
 def joined(app: App, session_id: str) -> list[list[dict]]:
     """The traces of a session, as Zipkin finds them by its id."""
-    query = {"annotationQuery": f"{vocabulary.SESSION_ID}={session_id}", "limit": 50}
+    query = {"annotationQuery": f"{vocabulary.SESSION_ID}={session_id}", "limit": "50"}
     found: list[list[dict]] = httpx.get(f"{app.zipkin}/api/v2/traces", params=query, trust_env=False).json()
     return found
 
@@ -112,7 +112,7 @@ def test_cancel_stops_the_work_and_the_session_goes_on(slow):
     assert any(span.get("tags", {}).get("utterance.cancelled") == "true" for span in spans)
 
 
-def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
+def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(ray_driver, fast):
     before = {counts["pid"] for counts in fast.counters()}
     with session(fast) as ws:
         for frame in ("{", "[]", '{"type": "nonsense"}', b"\x00", '{"type": "input.text", "text": 1}', "x" * 300_000):
@@ -146,7 +146,7 @@ def test_abuse_ends_in_an_error_or_a_close_and_no_replica_suffers(fast):
         time.sleep(0.2)
 
 
-def test_a_client_that_reads_nothing_is_closed(fast):
+def test_a_client_that_reads_nothing_is_closed(ray_driver, fast):
     counted = sum(counts["sessions_ended_stalled"] for counts in fast.counters())
     with session(fast, max_queue=1) as ws:
         send(ws, "session.config", **CONFIG, stream_audio=True)

@@ -221,6 +221,22 @@ def test_ray_says_why_an_actor_ended(ray_driver):
     assert "RAY_KILL" in cause
 
 
+def test_a_replica_knows_that_serve_stops_it(monkeypatch):
+    import ray
+    from ray.serve._private import replica
+
+    assert "self._shutting_down = False" in inspect.getsource(replica.Replica.__init__)
+    assert "self._shutting_down = True" in inspect.getsource(replica.Replica._perform_graceful_shutdown)
+    assert "_replica_impl" in inspect.getsource(replica.ReplicaActor)
+    worker = ray._private.worker.global_worker
+    assert isinstance(worker.actors, dict) and hasattr(worker, "actor_id")
+    assert not ray_internals.replica_is_stopping(), "this is no replica"
+    stopping = SimpleNamespace(_replica_impl=SimpleNamespace(_shutting_down=True))
+    fake = SimpleNamespace(actors={"a": stopping}, actor_id="a")
+    monkeypatch.setattr(ray._private.worker, "global_worker", fake)
+    assert ray_internals.replica_is_stopping()
+
+
 def test_a_value_that_one_process_leaves_another_one_finds(ray_driver):
     @ray_driver.remote(num_cpus=0.1)
     def leave() -> None:

@@ -102,6 +102,19 @@ def test_the_first_sound_comes_of_the_first_words(acoustic, voice):
     assert chunks[0].seconds <= 1.4 and len(chunks[0].said[0]) <= 48, "of the first three words"
 
 
+@pytest.mark.parametrize("clip", [117, 250])
+def test_of_a_longer_clip_a_turn_of_fifteen_tokens_can_be_heard(acoustic, clip):
+    """Its beginning is left out, so that the first turn ends where the flow's attention has a border."""
+    whole = random_voice(clip, seed=1)
+    chunk, end = given(acoustic, acoustic.submit(utterance(3), whole, True))
+    assert chunk.seconds == 0.48 and len(chunk.said[0]) == 15, "of nine text tokens, five of which were read"
+    assert isinstance(end, TextWanted) and len(end.said[0]) == 16
+    voice = acoustic.planner.plan(utterance(3), whole).voice
+    left_out = clip - len(voice.arrays["speech_tokens"])
+    assert 0 <= left_out < 25 and len(voice.arrays["prompt_mel"]) == 2 * (clip - left_out)
+    assert len(acoustic.planner.plan(replace(utterance(), live=False), whole).voice.arrays["speech_tokens"]) == clip
+
+
 def test_it_is_said_in_a_batch_as_alone_and_disturbs_nobody(acoustic, voice, whole):
     usual = Utterance("Hello my old friend, how are you?", "en-US", seed=8)
     (alone,) = acoustic.generate([(usual, voice)])

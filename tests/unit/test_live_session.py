@@ -431,3 +431,46 @@ def test_a_plain_request_is_told_what_this_is(tmp_path):
         found = answer.get(LIVE)
     assert found.status_code == 426 and "ws://" in found.json()["error"]["message"]
     assert found.headers["Upgrade"] == "websocket"
+
+
+def test_an_engine_with_live_text_says_it_by_token(tmp_path):
+    ingress = Ingress(tmp_path, live_text=True)
+    with ingress.connected() as session:
+        assert session.configure(split_granularity="token", stream_audio=True)["type"] == "session.configured"
+        session.send("input.text", text="It is \ud83d")
+        started = session.until("audio.start")[-1]
+        assert (started["sentence_index"], started["sentence_text"]) == (0, "It is "), "before any clause is complete"
+        events = session.say("\ude00 a fi", "ne day")
+        assert kinds(events) == ["audio.done", "session.done"], "one sentence, however its text came"
+        assert events[0]["seconds"] == events[1]["seconds"] == sum(map(len, session.audio)) / 2 / RATE
+        assert session.say("Again.")[-1]["utterance_index"] == 1
+    assert ingress.pipeline.said[0].strip() == "It is" and "It is \U0001f600 a fine day" in ingress.pipeline.said
+    first = next(root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "utterance")
+    assert first.tags[vocabulary.TEXT_LENGTH] == str(len("It is \U0001f600 a fine day"))
+    assert [note["value"] for note in first.spans[0]["annotations"]] == [vocabulary.FIRST_PIECE, vocabulary.FIRST_CHUNK]
+
+
+@pytest.mark.parametrize(
+    "texts, code",
+    [
+        (("Wait [pause:1s] here",), "pause_in_session"),
+        (("你好", "你好"), "text_not_in_dialect"),
+        (("A smile \ud83d",), "text_not_unicode"),
+        (("A bell \u0007",), "text_control_character"),
+        (("   ",), "text_empty"),
+    ],
+)
+def test_a_live_text_that_can_not_be_said_is_refused(tmp_path, texts, code):
+    ingress = Ingress(tmp_path, live_text=True)
+    with ingress.connected() as session:
+        session.configure(split_granularity="token")
+        error, done = (event for event in session.say(*texts) if event["type"] in ("error", "session.done"))
+        assert error["code"] == code and error["error"]["param"] in ("text", "input") and done["error"]
+        assert session.say("Good morning.")[-1]["utterance_index"] == 1, "the session goes on"
+
+
+def test_an_engine_without_live_text_says_so_at_once(ingress):
+    with ingress.connected() as session:
+        error = session.configure(split_granularity="token")
+        assert (error["type"], error["code"]) == ("error", "live_text_unsupported")
+        assert "clause" in error["message"] and error["error"]["param"] == "split_granularity"

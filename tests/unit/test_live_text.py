@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +15,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import TtsClient, VocoderClient
+from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.settings import StageConfig
 from deployments.stages import base
@@ -177,6 +178,44 @@ def test_between_its_calls_no_row_is_taken_and_left_alone_it_stops(services):
     asyncio.run(scenario())
 
 
+def test_the_ingress_follows_it_and_is_in_the_graph_only_while_there_is_something_to_say(services, engine, whole):
+    inside, longest = 0, []
+
+    @asynccontextmanager
+    async def admit():
+        nonlocal inside
+        inside += 1
+        longest.append(inside)
+        yield
+        inside -= 1
+
+    async def scenario():
+        stages, run, typed, parts = Stages(services), new_run(seconds=0.0), Typed(), []
+
+        def stream(text, utterance, voice, ctx, enter, paced):
+            return stages.vocoder.vocode_stream(stages.tts.stream_live(text, utterance, voice, ctx, enter, paced), ctx)
+
+        graph = SimpleNamespace(speech_stream_live=stream)
+        synthesizer = Synthesizer(graph, None, engine.capabilities, stages.arrays)
+        voice = CachedVoice(random_voice(40, seed=4).arrays)
+        async for part in synthesizer.follow_live(IncomingText(typed), SAYS, voice, run, admit, deadline_s=30.0):
+            parts.append(part)
+            if len(part.audio.samples) and not typed.go.is_set():
+                typed.go.set()
+        return run, stages, parts
+
+    run, stages, parts = asyncio.run(scenario())
+    assert {part.number for part in parts} == {0} and [part.ends for part in parts] == [False] * (len(parts) - 1) + [
+        True
+    ]
+    sound = np.concatenate([part.audio.samples for part in parts])
+    assert sound.shape == whole.shape and np.abs(sound.astype(int) - whole.astype(int)).max() <= 2
+    assert longest == [1] * len(stages.calls) and inside == 0
+    assert run.first_audio_s is not None and 0 < run.first_piece_s and run.remaining_s() > 0, (
+        "its deadline was extended"
+    )
+
+
 async def never():
     yield "The quick brown fox jumps "
     await asyncio.sleep(60)
@@ -210,6 +249,6 @@ def test_an_engine_that_can_not_do_it_says_so(services, engine, monkeypatch):
     monkeypatch.setattr(
         engine, "capabilities", Capabilities("fake", "1", 24_000, frozenset(), frozenset(), (), streaming=True)
     )
-    with pytest.raises(InvalidInput, match="can't say a text while it comes. Send it sentence by sentence") as failure:
+    with pytest.raises(InvalidInput, match="can't say a text token by token") as failure:
         asyncio.run(heard(Stages(services), at_once(TEXT), new_run()))
     assert failure.value.code == "live_text_unsupported"

@@ -254,3 +254,20 @@ def test_switched_off_nothing_is_told_and_losses_are_told_later():
     assert kinds.seen["cosygraph_traces_lost"] == [(3, {"cause": "poison", "destination": "zipkin"})]
     metrics.record(run, run.finish(200), 200, True)
     assert len(kinds.seen["cosygraph_requests"]) == 1
+
+
+def test_an_utterance_of_a_session_counts_and_its_duration_is_its_writers():
+    seen = told(paced_by_text=True, streaming=True, audio_s=4.0, first_audio_s=0.3)
+    assert [labels["outcome"] for _, labels in seen["cosygraph_requests"]] == ["ok"]
+    assert [seconds for seconds, _ in seen["cosygraph_first_audio_seconds"]] == [0.3]
+    assert "cosygraph_request_seconds" not in seen and "cosygraph_real_time_factor" not in seen
+    cancelled = told(paced_by_text=True, cancelled=True)
+    assert [labels["outcome"] for _, labels in cancelled["cosygraph_requests"]] == ["cancelled"]
+
+
+def test_sessions_are_counted_by_what_ended_them():
+    kinds = Kinds()
+    polled = {"in_flight": 0, "waiting": 0, "sessions_open": 3, "sessions_ended_left": 2, "sessions_ended_stalled": 1}
+    Metrics(DIALECTS, kinds).poll(lambda: polled)
+    assert kinds.seen["cosygraph_sessions_open"] == [(3, {})]
+    assert kinds.seen["cosygraph_sessions"] == [(2, {"reason": "left"}), (1, {"reason": "stalled"})]

@@ -35,6 +35,7 @@ def _dialects(api: IngressApi, ctx: RequestContext) -> JSONResponse:
                 "reference_seconds": list(engine.reference_seconds),
                 "fits_voices": engine.fits_voices,
                 "mixes_voices": engine.mixes_voices,
+                "live_text": engine.live_text,
                 "timestamps": list(engine.timestamps),
             },
             "languages": sorted({dialect.language for dialect in api.registry if dialect.code in engine.dialects}),
