@@ -63,7 +63,7 @@ class Handshake:
         self._middleware = middleware
         self._route = route
         self.flow: ReplicaFlow
-        self._headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        self._headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         self._peer = (scope.get("client") or (None,))[0]
         self._sampling = replace(extract(self._headers), parent=None)
         self.session_id = secrets.token_hex(8)
