@@ -173,7 +173,7 @@ def test_the_documents_example_runs(fast, tmp_path, monkeypatch):
     answer = httpx.post(
         f"{fast.url}/v1/audio/voices",
         data={"name": "live-doc", "dialect": "en-GB", "consent": "I agree to this test."},
-        files={"audio_sample": ("voice.wav", tone(hz=230))},
+        files={"audio_sample": ("voice.wav", tone(hz=236))},
         timeout=60,
         trust_env=False,
     )
