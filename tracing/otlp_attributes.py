@@ -28,6 +28,7 @@ SEMANTIC: dict[str, str] = {
     vocabulary.HTTP_ROUTE: "http.route",
     vocabulary.ERROR_TYPE: "error.type",
     vocabulary.USER_HASH: "user.hash",
+    vocabulary.SESSION_ID: "session.id",
     vocabulary.REPLICA_ID: "service.instance.id",
     vocabulary.K8S_POD_NAME: "k8s.pod.name",
 }
