@@ -12,7 +12,7 @@ from bench.measuring.memory import anonymous_bytes
 from engines.contract import Mel, Utterance, create
 from tests.helpers.cosyvoice3 import tiny_checkpoint  # noqa: F401
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.soak
 
 REQUESTS, TOGETHER, READ_EVERY = 500, 4, 20
 WORDS = "the rain in spain stays mainly in the plain and the wind goes round the hill".split()

@@ -23,7 +23,7 @@ from cluster.serving import Application, Dashboard, wait_until_ready
 from tests.helpers.serving import CLUSTER
 from tests.proof.test_failure_truth import CLIENTS, Truth, check_whole, failed, load, named, now, serves_again, settled
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.drill
 
 TTS, WITHIN_S = "tts-service", 30.0
 TIMES = {"prepare_ms": 5, "encode_ms": 5, "generate_ms": 60, "vocode_ms": 20, "seconds": 2}
