@@ -64,6 +64,23 @@ class WholeCharacters:
             raise _half_of_a_pair()
 
 
+class Uncut:
+    """Gives a text's fragments out as they come, in whole characters: for an engine that says it token by token."""
+
+    def __init__(self) -> None:
+        self._characters = WholeCharacters()
+
+    def add(self, fragment: str) -> list[str]:
+        """Return the fragment, as `IncrementalSplitter.add` returns pieces; raises as it does."""
+        found = self._characters.add(fragment)
+        return [found] if found else []
+
+    def finish(self) -> list[str]:
+        """Return nothing: all of it was given out. Raises as `IncrementalSplitter.finish`."""
+        self._characters.finish()
+        return []
+
+
 class IncrementalSplitter:
     """Splits one utterance's text.
 

@@ -119,6 +119,12 @@ class RequestContext:
         """Seconds since the request arrived."""
         return max(0.0, (time.time_ns() - self.started_ns) / 1e9)
 
+    def note_first_audio(self) -> None:
+        """Note, the first time, that audio is there. Of a text that comes bit by bit it counts from the first piece."""
+        if self.first_audio_s is None:
+            self.root.annotate(vocabulary.FIRST_CHUNK)
+            self.first_audio_s = self.elapsed_s - self.first_piece_s
+
     def remaining_s(self) -> float:
         """Return the seconds until the deadline; negative once it has passed."""
         return (self.deadline_ns - time.time_ns()) / 1e9

@@ -179,7 +179,6 @@ class LiveSpeech:
         """
         request, engine = voice.request, voice.backend.engine
         self._tag(request, ctx)
-        engine.capabilities.check_live_text()
         said = ""
 
         async def checked() -> AsyncIterator[str]:

@@ -9,7 +9,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
 from speech.errors import SpeechError
-from speech.incremental import IncrementalSplitter, WholeCharacters
+from speech.incremental import IncrementalSplitter, Uncut
 
 _AT_LEAST = 100  #: characters that any utterance is counted with: it costs a trace
 
@@ -32,10 +32,8 @@ class LiveUtterance:
     def __init__(self, index: int, ctx: RequestContext, voice: SessionVoice, form: AudioForm) -> None:
         self.index, self.ctx, self.voice, self.form = index, ctx, voice, form
         ctx.streaming = ctx.paced_by_text = True
-        self._splitter: IncrementalSplitter | WholeCharacters = (
-            WholeCharacters()
-            if form.by_token
-            else IncrementalSplitter(voice.request.dialect.language, form.granularity)
+        self._splitter = (
+            Uncut() if form.by_token else IncrementalSplitter(voice.request.dialect.language, form.granularity)
         )
         self._pieces: asyncio.Queue[str | SpeechError | None] = asyncio.Queue()
         self._waiting = 0  # characters of the pieces that wait
@@ -46,7 +44,7 @@ class LiveUtterance:
     def add(self, text: str) -> None:
         """Take more text. An error in it ends the utterance, where its audio is sent."""
         try:
-            self._give(self._splitter.add(text))  # a text that is not cut is a piece each time
+            self._give(self._splitter.add(text))
         except SpeechError as error:
             self.fail(error)
 
@@ -63,8 +61,8 @@ class LiveUtterance:
         """End the utterance with an error, behind what can be said before it."""
         self._pieces.put_nowait(error)
 
-    def _give(self, pieces: list[str] | str | None) -> None:
-        for piece in [pieces] if isinstance(pieces, str) else pieces or ():
+    def _give(self, pieces: list[str]) -> None:
+        for piece in pieces:
             self._waiting += len(piece)
             self._pieces.put_nowait(piece)
 

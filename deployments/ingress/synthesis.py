@@ -197,7 +197,6 @@ class Synthesizer:
             voice = await self._hold(voice)
         plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces = self._in_order(utterances, voice, ctx, chunked, plan, by_rule)
-        first = True
         if len(utterances) == 1 and not pauses:
             joined = self._plain(pieces, _Wish.of(request))
         else:
@@ -206,12 +205,10 @@ class Synthesizer:
             async for part in chunks:
                 if not len(part.samples) and not part.words:
                     continue
-                if first:
+                if ctx.first_audio_s is None:
                     held_s = await plan.hold(self._first_audio_hold_s)
                     ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s else None)
-                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
-                    ctx.first_audio_s = ctx.elapsed_s
-                first = False
+                    ctx.note_first_audio()
                 yield part
 
     async def find_voice(self, source: VoiceSource, ctx: RequestContext) -> CachedVoice:
@@ -245,9 +242,8 @@ class Synthesizer:
         pieces = self._as_they_come(utterances, voice, ctx, SharedEntry(admit), at)
         async with aclosing(self._join(pieces, Pauses(), _Wish(timestamps))) as parts:
             async for part in parts:
-                if len(part.samples) and ctx.first_audio_s is None:
-                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
-                    ctx.first_audio_s = ctx.elapsed_s - ctx.first_piece_s
+                if len(part.samples):
+                    ctx.note_first_audio()
                 if len(part.samples) or at.ends:
                     yield FollowedPart(at.number, part, at.ends)
                 at.ends = False
@@ -362,9 +358,7 @@ class Synthesizer:
                 samples, _ = await self._audio(chunk, ctx)
                 if not len(samples):
                     continue
-                if ctx.first_audio_s is None:
-                    ctx.root.annotate(vocabulary.FIRST_CHUNK)
-                    ctx.first_audio_s = ctx.elapsed_s - ctx.first_piece_s
+                ctx.note_first_audio()
                 yield FollowedPart(0, AudioPart(samples), False)
         yield FollowedPart(0, AudioPart(np.zeros(0, np.int16)), True)
 
