@@ -45,6 +45,14 @@ def test_every_route_of_ours_is_described(description, application):
     assert set(description["paths"]) == ours
 
 
+def test_every_answer_that_is_described_has_a_trace_but_an_open_socket(description):
+    """FastAPI describes an answer of 200 by itself where a route names no status: it would be one without a trace."""
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                assert status == "101" or "X-Trace-Id" in answer["headers"], (path, status)
+
+
 def test_the_limits_are_those_in_force(description):
     form = fields(description, "/api/generate")["properties"]
     assert form["text"]["maxLength"] == limits.MAX_LONG_TEXT and str(limits.MAX_TEXT) in form["text"]["description"]

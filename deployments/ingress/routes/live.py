@@ -25,7 +25,13 @@ def add(app: FastAPI, api: IngressApi) -> None:
     async def live(websocket: WebSocket) -> None:
         await LiveSession(websocket, cast(Handshake, websocket.state.handshake), api).run()
 
-    @app.get(LIVE, summary="Speak a text while it is written, over a WebSocket", **LIVE_HANDSHAKE)
+    # Without a status FastAPI would describe an answer of 200, which this path never gives.
+    @app.get(
+        LIVE,
+        summary="Speak a text while it is written, over a WebSocket",
+        status_code=UpgradeRequired.status,
+        **LIVE_HANDSHAKE,
+    )
     async def no_upgrade() -> JSONResponse:
         raise UpgradeRequired(
             "This path is a WebSocket: connect to it with ws:// or wss://, and send session.config first. docs/live.md "
