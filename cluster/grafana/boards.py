@@ -58,6 +58,17 @@ OVERVIEW = Dashboard(
         ),
         Panel("Silence in a stream (p95)", {"p95": quantile(0.95, "stream_underrun_seconds")}, "s"),
         Panel("Voices that the ingress knew", {"{{result}}": rate("voice_cache_total", "result")}, "reqps"),
+        Panel(
+            "Open WebSocket sessions",
+            {"{{node}}": f"sum by (node) (ray_cosygraph_sessions_open{{{APPLICATION}}})"},
+            about="Each ingress replica takes limits.sessions.max_open; SessionsRefused speaks where one is full",
+        ),
+        Panel(
+            "Ends of WebSocket sessions per second",
+            {"{{reason}}": rate("sessions_total", "reason")},
+            "reqps",
+            about="full: our limit. stalled: a client that does not read. failed: our fault. The rest: docs/live.md",
+        ),
     ),
 )
 

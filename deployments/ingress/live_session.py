@@ -54,6 +54,7 @@ CODES = {
     "too_long": 1000,
     "draining": 1001,
     "stalled": 1008,
+    "full": 1008,
     "refused": 1008,
     "misused": 1008,
     "failed": 1011,
@@ -116,7 +117,7 @@ class LiveSession:
                 end = await self._converse()
         except SpeechError as error:
             self._trace_refusal(error)
-            end = _End("refused", error)
+            end = _End(self._api.sessions.refusal(error), error)
         finally:
             self._api.sessions.ended(end.reason)
         await self._close(end)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from deployments.ingress.metrics import SESSION_ENDS
 from deployments.settings import SessionLimits
-from speech.errors import RETRY_AFTER_PLACE_S, RETRY_AFTER_RESTART_S, Overloaded, RateLimited
+from speech.errors import RETRY_AFTER_PLACE_S, RETRY_AFTER_RESTART_S, Overloaded, RateLimited, SpeechError
 
 _LOOKED_EVERY_S = 1.0
 
@@ -105,6 +105,14 @@ class Sessions:
                 code="too_many_sessions",
                 retry_after_s=RETRY_AFTER_PLACE_S,
             )
+
+    def refusal(self, error: SpeechError) -> str:
+        """Return which of `metrics.SESSION_ENDS` a session has that `entered` refused with an error.
+
+        `full` makes an alert. A limit of 0 is no such thing: the operator wants no sessions.
+        """
+        full = isinstance(error, Overloaded) and not self.draining and self._limits.max_open > 0
+        return "full" if full else "refused"
 
     def ended(self, reason: str) -> None:
         """Count a session that has ended, by one of `metrics.SESSION_ENDS`."""

@@ -51,8 +51,9 @@ BATCH = (0.9, 1.0, 1.9, 2.0, 2.9, 3.0, 3.9, 4.0, 6.0, 7.9, 8.0, 12.0, 15.9, 16.0
 #: for one place alone (`Exporter.destinations`).
 LOSSES = ("closed", "no_destination", "empty")
 LOSSES_OF_ONE = ("spool_full", "queue_full", "poison", "spans_rejected", "spool_damaged")
-#: What ends a WebSocket session: its client, closing it or gone; one of our limits; or the end of this replica.
-SESSION_ENDS = ("closed", "left", "idle", "stalled", "too_long", "refused", "misused", "draining", "failed")
+#: What ends a WebSocket session: its client, closing it or gone; one of our limits; or the end of this replica. `full`:
+#: the replica had all the sessions that it may have. Whatever else refuses one is the caller's to mend.
+SESSION_ENDS = ("closed", "left", "idle", "stalled", "too_long", "full", "refused", "misused", "draining", "failed")
 EVERY_S = 5.0  #: between polls of what is counted elsewhere
 
 

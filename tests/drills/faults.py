@@ -367,5 +367,6 @@ ALL: tuple[type[Fault], ...] = (
 NOT_TRIED = {
     "GpuUnderused": "needs a GPU",
     "StreamsRunDry": "nobody in a drill streams: tests/served/test_streaming_served.py makes streams run dry",
+    "SessionsRefused": "no client of the drills opens sessions: tests/unit/test_live_session.py fills a replica",
     "NodeLost": "needs several nodes: test_nodes_watched.py provokes it there",
 }

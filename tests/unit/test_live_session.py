@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -15,11 +17,18 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from access.key_editor import KeyEditor
 from config.routes import LIVE
 from deployments.ingress import live_session
+from deployments.ingress.context import RequestContext
+from deployments.ingress.live_flow import ReplicaFlow
+from deployments.ingress.live_handshake import Handshake
+from deployments.ingress.live_utterance import LiveUtterance
 from deployments.settings import Cors, Limits
 from speech.errors import InternalError
 from speech.mark import Mark
 from tests.helpers.live import RATE, Ingress
 from tracing import vocabulary
+
+#: what a session has made for itself
+HOLDERS = (live_session.LiveSession, live_session._Sentence, Handshake, LiveUtterance, ReplicaFlow, RequestContext)
 
 
 @pytest.fixture
@@ -314,8 +323,57 @@ def test_a_caller_has_a_limit_of_its_own(tmp_path):
         session.configure()
         with ingress.connected() as other:
             assert other.event()["error"]["type"] == "rate_limited"
-        assert ingress.sessions.counters()["sessions_refused"] == 1
+        counters = ingress.sessions.counters()
+        assert counters["sessions_refused"] == counters["sessions_ended_refused"] == 1
+        assert counters["sessions_ended_full"] == 0, "it is the caller's, and no alert"
         assert session.say("It goes on.")[-1]["type"] == "session.done"
+
+
+@pytest.mark.parametrize("most, ended", [(1, "full"), (0, "refused")])
+def test_a_full_replica_counts_whom_it_refuses_as_the_alert_reads_it(tmp_path, most, ended):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"max_open": most}))
+    with ExitStack() as open_sessions:
+        for _ in range(most):
+            assert open_sessions.enter_context(ingress.connected()).configure()["type"] == "session.configured"
+        with ingress.connected() as refused:
+            assert refused.event()["code"] == "too_many_sessions" and refused.event()["code"] == 1008
+        assert ingress.sessions.counters()[f"sessions_ended_{ended}"] == 1
+    (root,) = [root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "refused"]
+    assert root.tags[vocabulary.ERROR_TYPE] == "overloaded", "the alert's link asks for it"
+
+
+def test_a_draining_replica_is_not_full(ingress):
+    ingress.sessions.drain()
+    with ingress.connected() as session:
+        session.event()
+    counters = ingress.sessions.counters()
+    assert (counters["sessions_ended_refused"], counters["sessions_ended_full"]) == (1, 0)
+
+
+def test_nothing_holds_on_to_a_session_that_is_over(ingress):
+    def left() -> list[type]:
+        gc.collect()
+        return [type(one) for one in gc.get_objects() if isinstance(one, HOLDERS)]
+
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        session.send("input.text", text="It has begun to be said. And ")
+        session.until("audio.done")
+        assert {live_session.LiveSession, Handshake, LiveUtterance, ReplicaFlow, RequestContext} <= set(left())
+    del session
+    ingress.pipeline.holds = 0.05
+    for number in range(12):
+        with ingress.connected() as session:
+            if number % 3:
+                session.configure(split_granularity="sentence", stream_audio=True)
+                session.send("input.text", text="It is broken off in the middle. So it is. And ")
+            if number % 3 == 2:
+                session.send("cancel")
+                session.send("session.close")
+                session.until("closed")
+        assert ingress.sessions.counters()["sessions_open"] == 0
+        del session  # the client's end
+    assert not left()
 
 
 def test_too_many_wrong_messages_end_a_session(ingress):
