@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from deployments.ingress.following import Follower
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.voice_resolver import VoiceResolver
@@ -30,6 +31,7 @@ class Backend:
     graph: SpeechGraph
     voices: VoiceResolver
     synthesizer: Synthesizer
+    follower: Follower
 
 
 class Failover:

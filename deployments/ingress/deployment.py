@@ -24,6 +24,7 @@ from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend, Failover
 from deployments.ingress.context import RequestContext
 from deployments.ingress.fitting import Fitting
+from deployments.ingress.following import Follower
 from deployments.ingress.http10 import WholeAnswers
 from deployments.ingress.live_sessions import Sessions
 from deployments.ingress.live_speech import NO_TEXT_YET, LiveSpeech
@@ -31,6 +32,7 @@ from deployments.ingress.metrics import Metrics
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
+from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import WatermarkClient, unpacked
 from deployments.ingress.synthesis import Synthesizer
@@ -115,11 +117,12 @@ class CosyVoice3Api:
         cache = VoiceCache(capabilities, self.arrays.unpack_all, cache_mb)
         mixer = getattr(engine, "mix", None) if capabilities.mixes_voices else None
         voices = VoiceResolver(graph, capabilities, cache, self.voices_store, self.arrays, mixer)
-        limits = self.config.limits
+        limits, ahead = self.config.limits, RunAhead()
         synthesizer = Synthesizer(
-            graph, voices, capabilities, self.arrays, limits.pieces_at_once, limits.first_audio_hold_s
+            graph, voices, capabilities, self.arrays, limits.pieces_at_once, limits.first_audio_hold_s, ahead
         )
-        return Backend(name, engine, graph, voices, synthesizer)
+        follower = Follower(graph, capabilities, self.arrays, limits.pieces_at_once, ahead)
+        return Backend(name, engine, graph, voices, synthesizer, follower)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the ASGI app; Serve calls this in the replica, on its event loop."""

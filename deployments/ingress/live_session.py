@@ -24,13 +24,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from deployments.ingress import live_messages as messages
 from deployments.ingress import openai_fields
 from deployments.ingress.context import RequestContext
+from deployments.ingress.following import FollowedPart
 from deployments.ingress.ingress_api import IngressApi
 from deployments.ingress.live_flow import Stalled
 from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
 from deployments.ingress.live_utterance import LiveUtterance
-from deployments.ingress.synthesis import FollowedPart
 from deployments.safe_traceback import safe_traceback
 from speech import pcm
 from speech.encoding import FORMATS, Encoder, encode

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from deployments.ingress.backends import Backend
 from deployments.ingress.context import RequestContext
+from deployments.ingress.following import FollowedPart
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.request_tags import tag_dialect
-from deployments.ingress.synthesis import FollowedPart
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import Clip, VoiceMix, VoiceSource
 from engines.contract import Engine
@@ -155,8 +155,8 @@ class LiveSpeech:
                 ctx.root.tags({vocabulary.TEXT_LENGTH: len(said), vocabulary.TEXT_SCRIPT: script_of(said)})
                 yield utterance
 
-        synthesizer = voice.backend.synthesizer
-        parts = synthesizer.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
+        follower = voice.backend.follower
+        parts = follower.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
         async with aclosing(parts):
             async for part in parts:
                 ctx.audio_s += len(part.audio.samples) / voice.sample_rate
@@ -193,7 +193,7 @@ class LiveSpeech:
             self._look_at(said, request, engine)
             ctx.root.tags({vocabulary.TEXT_LENGTH: len(said.strip()), vocabulary.TEXT_SCRIPT: script_of(said)})
 
-        parts = voice.backend.synthesizer.follow_live(
+        parts = voice.backend.follower.follow_live(
             IncomingText(checked(), idle_s),
             request.utterance,
             voice.voice,

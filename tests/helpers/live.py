@@ -22,6 +22,7 @@ from config.routes import LIVE
 from deployments.arrays import ArrayStore
 from deployments.ingress.admission import Admission
 from deployments.ingress.backends import Backend
+from deployments.ingress.following import Follower
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.live_sessions import Sessions
 from deployments.ingress.live_speech import LiveSpeech
@@ -123,7 +124,8 @@ class Ingress:
         self.admission = Admission(self.config.limits)
         arrays = ArrayStore("here", lambda: False)
         synthesizer = Synthesizer(self.pipeline, self, self.engine.capabilities, arrays)  # type: ignore[arg-type]
-        self.backend = Backend("primary", self.engine, self.pipeline, self, synthesizer)  # type: ignore[arg-type]
+        follower = Follower(self.pipeline, self.engine.capabilities, arrays)  # type: ignore[arg-type]
+        self.backend = Backend("primary", self.engine, self.pipeline, self, synthesizer, follower)  # type: ignore[arg-type]
         self.live = LiveSpeech(DIALECTS, self._parse, lambda ctx: self.backend, self._admitted)
         self._running = 0  # sessions whose application has not returned
         self._file = folder / "spans.jsonl"

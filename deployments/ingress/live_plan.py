@@ -1,0 +1,119 @@
+"""Decides when the next utterance is started of a text that comes bit by bit.
+
+- The first one has the graph for itself until it is heard.
+- A later one has it for itself too where there is time: two at once would slow each other down, and the one that is
+  needed first would come later. It is started when those before it are made, or as soon as it is expected to come too
+  late otherwise.
+- An engine that streams by chunks computes all of them in one batch: there they run side by side.
+- So many at a time, counted from the one that is listened to: a listener who is slow delays what is not started.
+
+What is expected comes from `run_ahead.py`. While nothing is known, one is made after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+
+from deployments.ingress.continuity import Continuity
+from deployments.ingress.run_ahead import LATE, SHORTEST_S, RunAhead
+from speech.utterance import Utterance
+
+
+@dataclass
+class _Said:
+    utterance: Utterance
+    seconds: float  #: expected; once it is made, what it has
+    started: float
+    urgent: bool  #: it was needed when it was started, and nothing else was under way
+    made_s: float = 0.0  #: of audio so far
+    made: bool = False
+    taken: bool = False  #: its listener has all of it
+
+
+@dataclass
+class LivePlan:
+    """The utterances of one text on their way through the graph.
+
+    Args:
+        ahead: what recent pieces have shown.
+        chunked: the engine gives an utterance in chunks.
+        at_once: utterances in the graph at a time.
+        continuity: the play-out clock.
+    """
+
+    ahead: RunAhead
+    chunked: bool
+    at_once: int
+    continuity: Continuity
+    _said: list[_Said] = field(init=False, default_factory=list)
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    async def room(self, utterance: Utterance) -> None:
+        """Wait until an utterance, the next one, may be started."""
+        while (wait_s := self.wait_s(utterance)) > 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def wait_s(self, utterance: Utterance) -> float:
+        """Return the seconds after which the next utterance is started if nothing happens; inf: only then."""
+        waiting = sum(not one.taken for one in self._said)
+        under_way = [one for one in self._said if not one.made]
+        if waiting >= self.at_once or (waiting and not self.continuity.started and not self._heard):
+            return math.inf
+        if not under_way or self.chunked:
+            return 0.0
+        latency = self.ahead.latency_s(self.ahead.seconds_of(utterance))
+        if latency is None:
+            return math.inf
+        remaining = max(self._remaining_s(one) for one in under_way)
+        slack = self._left_s() - (remaining + latency) * self.ahead.correction
+        return max(slack, SHORTEST_S) if slack > 0 else 0.0
+
+    def start(self, utterance: Utterance) -> float:
+        """Note that the next utterance is started now; returns the seconds until it is due, perhaps negative."""
+        seconds = self.ahead.seconds_of(utterance)
+        due_s = self._left_s() - (self.ahead.latency_s(seconds) or 0.0) if self._said else 0.0
+        alone = all(one.made for one in self._said)
+        self._said.append(_Said(utterance, seconds, self.ahead.clock(), urgent=alone and due_s <= 0))
+        return due_s
+
+    def add(self, number: int, seconds: float, whole: bool) -> None:
+        """Note that a part of an utterance is made.
+
+        Args:
+            number: the utterance's, from 0.
+            seconds: of audio in the part.
+            whole: it was the last one.
+        """
+        one = self._said[number]
+        one.made_s += seconds
+        if whole:
+            one.made, one.seconds = True, one.made_s
+            if one.made_s:
+                took = self.ahead.clock() - one.started
+                self.ahead.note_piece(one.utterance, one.made_s, took, urgent=one.urgent and not self.chunked)
+        self._changed.set()
+
+    def taken(self, number: int) -> None:
+        """Note that the listener has all of an utterance."""
+        self._said[number].taken = True
+        self._changed.set()
+
+    @property
+    def _heard(self) -> bool:
+        return any(one.made_s > 0 or one.made for one in self._said)
+
+    def _remaining_s(self, one: _Said) -> float:
+        elapsed = self.ahead.clock() - one.started
+        return max((self.ahead.latency_s(one.seconds) or 0.0) - elapsed, LATE * elapsed)
+
+    def _left_s(self) -> float:
+        """Return the seconds until the listener will have played all that was started."""
+        started = sum(one.seconds for one in self._said)
+        return self.continuity.margin_s + max(0.0, started - self.continuity.seconds)
