@@ -31,7 +31,9 @@ def silence(seconds: float) -> np.ndarray:
 
 def timed(*words: tuple[float, ...]) -> Timings:
     """Make words of phonemes that lie at these times, one behind the other."""
-    phonemes = [(unit, start, end) for unit, word in enumerate(words) for start, end in zip(word, word[1:], strict=False)]
+    phonemes = [
+        (unit, start, end) for unit, edges in enumerate(words) for start, end in zip(edges, edges[1:], strict=False)
+    ]
     return Timings(
         spans=np.array([(place, place + 1) for place in range(len(words))], np.int32),
         words=np.arange(len(words), dtype=np.int32),
