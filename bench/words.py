@@ -12,6 +12,11 @@ median distance from the engine is printed (`bias`) and taken off. A recogniser'
 what the two still differ by, and an engine's time is off beyond that by its distance to the nearer one, less their
 difference.
 
+Two kinds of boundaries show in the sound where they are, and the recognisers are measured against it, too. A word
+before a pause ends where the power falls below -40 dB. Between a hiss and a vowel (a nasal, a liquid) of two words that
+are spoken without a pause, the power above 4.5 kHz changes places with that from 0.2 to 1.5 kHz. The engine's ends
+before pauses are set by the same power (`speech/word_edges.py`): there only the recognisers' figures say something.
+
 A constant error of the engine's own would go with the bias. The sound itself shows it, without a recogniser: the lag at
 which the fricatives' times agree best with the power above 4.5 kHz, and the vowels' with that from 0.2 to 1.5 kHz.
 """
@@ -31,6 +36,7 @@ from bench.recognised import whisper_base
 from engines.contract import TimedVocoder, Utterance, Voice, create
 from speech import audio
 from speech.errors import SpeechError
+from speech.word_edges import heard_in
 from speech.words import Word
 
 SENTENCES = """
@@ -82,7 +88,10 @@ _SOUNDS = {
     "fricatives": (frozenset("sʃzʒʧʤ"), (4500, 12_000)),
     "vowels": (frozenset("AIOQWYaiuæɑɒɔəɛɜɪʊʌᵻᵊ"), (200, 1500)),
 }  #: first symbols, and the band of their power, Hz
+_VOICED = _SOUNDS["vowels"][0] | frozenset("mnŋlɹwj")
+_CLEAR_DB = 15.0  #: by which hiss and voice must differ in the ratio of both bands, to be told apart for certain
 _QUIET_DB = -40.0  #: below the loudest step, silence
+_PAUSE_S = 0.08  #: silence that stays at the end of the speech
 _STEPS = 40  #: of 5 ms, that a lag is looked for to either side
 
 
@@ -112,7 +121,7 @@ class Studio:
         mel = _whole(self._acoustic.generate([(Utterance(text, "en-US", speed=speed), self.voices[voice])])[0])
         assert isinstance(self._vocoder, TimedVocoder) and mel.timings is not None
         wave, cut_s = _whole(self._vocoder.vocode_timed([mel])[0])
-        return wave, mel.timings.cut(cut_s, len(wave) / _RATE).heard("phoneme", text, text)
+        return wave, heard_in(mel.timings.cut(cut_s, len(wave) / _RATE), wave, _RATE).heard("phoneme", text, text)
 
     def heard(self, wave: np.ndarray) -> list[list[tuple[str, float, float]]]:
         """Return what each recogniser hears."""
@@ -153,17 +162,95 @@ def agreement(words: tuple[Word, ...], wave: np.ndarray, sounds: str) -> np.ndar
     return np.array([np.mean(power * padded[at : at + len(power)]) for at in range(2 * _STEPS + 1)])
 
 
+def hisses(words: tuple[Word, ...], text: str, wave: np.ndarray) -> list[tuple[int, float]]:
+    """Find where the sound changes between a hiss and a voiced sound of two words with no more than a space between.
+
+    Returns:
+        The place of the word before, and the second of the change.
+    """
+    size, found = 3 * _HOP, []
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (_HOP, size)), size)[::_HOP] * np.hanning(size)
+    power, hertz = np.square(np.abs(np.fft.rfft(frames, axis=1))), np.fft.rfftfreq(size, 1 / _RATE)
+    high, low = (
+        10 * np.log10(power[:, (hertz >= first) & (hertz <= last)].sum(1) + 1e-9)
+        for _, (first, last) in _SOUNDS.values()
+    )
+    quiet = _power(wave) < _power(wave).max() * 10 ** (_QUIET_DB / 10)
+    for place, (before, after) in enumerate(zip(words, words[1:], strict=False)):
+        last, first = before.phonemes[-1], after.phonemes[0]
+        hissed = [one.symbol.lstrip("ˈˌ")[:1] in _SOUNDS["fricatives"][0] for one in (last, first)]
+        voiced = [one.symbol.lstrip("ˈˌ")[:1] in _VOICED for one in (last, first)]
+        if text[before.end : after.start] != " " or not (hissed[0] and voiced[1] or voiced[0] and hissed[1]):
+            continue
+        begin, behind = max(0, round(last.start_s * _RATE / _HOP) - 6), round(first.end_s * _RATE / _HOP) + 6
+        if quiet[begin:behind].sum() * _HOP / _RATE > _PAUSE_S / 2:
+            continue  # spoken with a pause all the same
+        ratio = (high - low)[begin:behind] * (1 if hissed[1] else -1)
+        cuts = np.arange(3, len(ratio) - 3)
+        sums = np.cumsum(ratio)
+        rise = (sums[-1] - sums[cuts - 1]) / (len(ratio) - cuts) - sums[cuts - 1] / cuts
+        if len(cuts):
+            best = int((rise * np.sqrt(cuts * (len(ratio) - cuts))).argmax())
+            if rise[best] > _CLEAR_DB:
+                found.append((place, float((begin + cuts[best]) * _HOP / _RATE)))
+    return found
+
+
+def against_sound(
+    words: tuple[Word, ...], text: str, heard: list[list[tuple[str, float, float]]], wave: np.ndarray
+) -> list[dict]:
+    """Return a row for each boundary that the sound shows: ms from there to the engine's and the recognisers' times.
+
+    A row of kind `hiss` has `start` and `end`, one of kind `pause` only `end`: the engine's, and each recogniser's or
+    None.
+    """
+    both = [{place: sounding(wave, *times) for place, times in matched(words, one).items()} for one in heard]
+
+    def from_(second: float, edge: int, place: int) -> list[int | None]:
+        ours = words[place].end_s if edge else words[place].start_s
+        return [
+            None if time is None else round(1000 * (time - second))
+            for time in (ours, *(one[place][edge] if place in one else None for one in both))
+        ]
+
+    rows = [
+        {
+            "kind": "hiss",
+            "word": words[place].text,
+            "end": from_(second, 1, place),
+            "start": from_(second, 0, place + 1),
+        }
+        for place, second in hisses(words, text, wave)
+    ]
+    for place, word in enumerate(words):
+        following = words[place + 1] if place + 1 < len(words) else None
+        if following and text[word.end : following.start] == " ":
+            continue
+        until_s = following.start_s if following else len(wave) / _RATE
+        _, end_s = sounding(wave, word.start_s, (word.end_s + until_s) / 2)
+        if until_s - end_s >= _PAUSE_S:
+            rows.append({"kind": "pause", "word": word.text, "end": from_(end_s, 1, place)})
+    return rows
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    return np.square(wave[: len(wave) // _HOP * _HOP].reshape(-1, _HOP)).mean(1)
+
+
 def sounding(wave: np.ndarray, start_s: float, end_s: float) -> tuple[float, float]:
     """Return a recogniser's times of a word without the silence at both ends, which it gives to the word beside it."""
-    power = np.square(wave[: len(wave) // _HOP * _HOP].reshape(-1, _HOP)).mean(1)
+    power = _power(wave)
     step = _HOP / _RATE
     first = round(start_s / step)
     loud = first + np.flatnonzero(power[first : round(end_s / step)] > power.max() * 10 ** (_QUIET_DB / 10))
     return (float(loud[0] * step), float((loud[-1] + 1) * step)) if len(loud) else (start_s, end_s)
 
 
-def compared(words: tuple[Word, ...], heard: list[list[tuple[str, float, float]]], wave: np.ndarray) -> list[dict]:
+def compared(
+    words: tuple[Word, ...], text: str, heard: list[list[tuple[str, float, float]]], wave: np.ndarray
+) -> list[dict]:
     """Return a row for each word that both recognisers have: ms from each of them to our start and end."""
+    spaced = [text[one.end : two.start] == " " for one, two in zip(words, words[1:], strict=False)]
     both = [{place: sounding(wave, *times) for place, times in matched(words, one).items()} for one in heard]
     return [
         {
@@ -172,10 +259,37 @@ def compared(words: tuple[Word, ...], heard: list[list[tuple[str, float, float]]
             "end_s": round(word.end_s, 3),
             "start": [round(1000 * (word.start_s - one[place][0])) for one in both],
             "end": [round(1000 * (word.end_s - one[place][1])) for one in both],
+            "pause_start": not (place and spaced[place - 1]),  # at the edge of the speech, or at punctuation
+            "pause_end": not (place < len(spaced) and spaced[place]),
         }
         for place, word in enumerate(words)
         if all(place in one for one in both)
     ]
+
+
+def sound_figures(rows: list[dict]) -> dict:
+    """Return the figures of the rows of `against_sound`, for the engine and each recogniser.
+
+    `median_ms` is signed: a negative one is too early. `spread_ms` is the median distance from it.
+    """
+    figures: dict = {}
+    for kind, edge, name in (
+        ("hiss", "end", "end at a hiss"),
+        ("hiss", "start", "start at a hiss"),
+        ("pause", "end", "end before a pause"),
+    ):
+        for number, source in enumerate(("the engine", "tiny.en", "base")):
+            times = [row[edge][number] for row in rows if row["kind"] == kind]
+            apart = np.array([time for time in times if time is not None], float)
+            if len(apart):
+                median = float(np.median(apart))
+                figures[f"{name}, {source} against the sound"] = {
+                    "count": len(apart),
+                    "median_ms": round(median, 1),
+                    "spread_ms": round(float(np.median(np.abs(apart - median))), 1),
+                    "p95_ms": round(float(np.percentile(np.abs(apart), 95)), 1),
+                }
+    return figures
 
 
 def summary(rows: list[dict], lags: dict[str, np.ndarray]) -> dict:
@@ -184,6 +298,7 @@ def summary(rows: list[dict], lags: dict[str, np.ndarray]) -> dict:
     for sounds, agreements in lags.items():
         figures[f"lag of {sounds}, ms"] = 5 * (int(agreements.argmax()) - _STEPS)
     beyond: list[float] = []
+    pausing: list[bool] = []
     for edge in ("start", "end"):
         apart = np.array([row[edge] for row in rows], float)
         bias = np.median(apart, axis=0)
@@ -196,11 +311,16 @@ def summary(rows: list[dict], lags: dict[str, np.ndarray]) -> dict:
         figures[f"{edge} where they agree within 40 ms"] = {"count": len(agreed)} | _spread(agreed)
         inside = (left.min(1) <= 0) & (left.max(1) >= 0)
         own = np.abs(left[:, 0] - left[:, 1])
+        pausing += [row[f"pause_{edge}"] for row in rows]
         beyond += np.where(inside, 0.0, np.maximum(0.0, np.abs(left).min(1) - own)).tolist()
     figures["beyond the recognisers' own"] = {
         "worst_ms": max(beyond),
         "over_150_ms": sum(one > AIM_WORST_MS for one in beyond),
+        "over_150_ms_at_pauses": sum(
+            one > AIM_WORST_MS and paused for one, paused in zip(beyond, pausing, strict=True)
+        ),
         "boundaries": len(beyond),
+        "boundaries_at_pauses": sum(pausing),
     }
     return figures
 
@@ -232,21 +352,26 @@ def main() -> None:
     studio = Studio(options.threads)
     voices = list(studio.voices)
     rows: list[dict] = []
+    shown: list[dict] = []
     lags = {sounds: np.zeros(2 * _STEPS + 1) for sounds in _SOUNDS}
     for number, text in enumerate(sentences()[: options.sentences]):
         voice, speed = voices[number % len(voices)], SPEEDS[number % len(SPEEDS)]
         wave, words = studio.speak(text, voice, speed)
-        found = compared(words, studio.heard(wave), wave)
+        heard = studio.heard(wave)
+        found = compared(words, text, heard, wave)
+        shown += [{"sentence": number} | row for row in against_sound(words, text, heard, wave)]
         for sounds in lags:
             lags[sounds] += agreement(words, wave, sounds)
         rows += [{"sentence": number, "voice": voice, "speed": speed} | row for row in found]
         print(f"{number + 1:3}  {voice:15} {speed:4}  {len(words):3} words, {len(found):3} compared", flush=True)
-    figures = summary(rows, lags)
+    figures = summary(rows, lags) | sound_figures(shown)
     for name, value in figures.items():
         print(f"{name}: {value}")
     if options.sentences >= 50:
         version = create("embedded").capabilities.version
-        print(results.write("words", {"engine": "embedded", "version": version} | figures, {"rows": rows}))
+        print(
+            results.write("words", {"engine": "embedded", "version": version} | figures, {"rows": rows, "sound": shown})
+        )
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ class BatchItem(BaseModel):
     """Seed of the random choices."""
     response_format: ResponseFormat = "wav"
     """File format of the audio."""
+    timestamps: Granularity | None = None
+    """What gets a time (docs/timestamps.md); its result then has `timestamps`."""
     long_form: bool = False
     """True by itself if the input is longer than one piece."""
     model: str | None = None

@@ -146,6 +146,8 @@ class BatchResult(_Answer):
     media_type: str | None = None
     seconds: float | None = None
     """Of speech."""
+    timestamps: list[TimedText] | None = None
+    """If they were asked for; seconds count from the beginning of the item's audio, offsets from that of its text."""
     usage: Usage | None = None
     aigc: str | None = None
     """The mark of synthetic speech, as in the header X-AIGC."""

@@ -49,11 +49,26 @@ def test_whole_files_and_streams_tell_the_same_words_on_every_door(voice):
     sound, rate = soundfile.read(io.BytesIO(base64.b64decode(body["audio"])))
     assert body["seconds"] == pytest.approx(len(sound) / rate, abs=1e-4) and body["format"] == "wav"
     check(body["timestamps"], body["seconds"])
+    assert body["seconds"] - body["timestamps"][-1]["end_s"] > 0.05, "the silence at the end is no part of the word"
 
     openai = asked(voice, "/v1/audio/speech", timestamps="word").json()
     assert [word["start_s"] for word in openai["timestamps"]] == pytest.approx(
         [word["start_s"] for word in body["timestamps"]], abs=1e-3
     )
+
+    batch = httpx.post(
+        f"{voice.url}/v1/audio/speech/batch",
+        timeout=60,
+        trust_env=False,
+        json={
+            "items": [{"input": TEXT, "timestamps": "word"}, {"input": "Yes."}],
+            "ref_audio": "data:audio/wav;base64," + base64.b64encode(tone()).decode(),
+            "dialect": "en-US",
+        },
+    )
+    timed, plain = batch.json()["results"]
+    check(timed["timestamps"], timed["seconds"] + 1e-3)
+    assert timed["media_type"] == "audio/wav" and "timestamps" not in plain
 
     ours = [data for data in events(asked(voice, stream_format="sse", timestamps="word")) if "audio" in data]
     theirs = [

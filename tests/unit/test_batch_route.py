@@ -6,22 +6,25 @@ import json
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from starlette.responses import Response
 
 from access.authentication import Authenticator
 from access.authorization import AccessControl
 from access.settings import CallerLimits
-from deployments.ingress import app
+from deployments.ingress import app, responses
 from deployments.ingress.routes import batch
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
 from deployments.settings import GraphConfig, Limits, Tracing
 from speech import requests
+from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS
 from speech.encoding import FORMATS
 from speech.errors import Overloaded, VoiceNotFound
 from speech.mark import HEADER, Mark
+from speech.words import AudioPart, part_of
 from tracing import Tracer, vocabulary
 from tracing.routes import Routes
 from tracing.sampling import SamplingSettings
@@ -77,6 +80,11 @@ class Api:
                 raise ZeroDivisionError
             if request.voice == "nobody":
                 raise VoiceNotFound("No voice of this name or id is stored.", param="voice", code="voice_unknown")
+            if request.timestamps:
+                ctx.audio_s = 0.1
+                words = part_of(AlignedText.of(request.written), request.written, 0.01, 0.09)
+                audio = AudioPart(np.zeros(2400, np.int16), words)
+                return await responses.whole(request, audio, 24_000, Mark("Us", ctx.trace_id))
             ctx.audio_s, ctx.voice_fit = 2.0, "fitted" if request.voice else None
             return Response(
                 b"x" * self.size,
@@ -150,6 +158,32 @@ def test_an_items_fields_come_before_those_for_all(api):
     assert one["mode"] == "instruct" and one["response_format"] == "wav" and "stream_format" not in one
 
 
+def test_an_item_with_times_has_them_beside_its_audio(api):
+    """The file is the one of a plain item; only the items that ask for times have them, or all by the common field."""
+    items = [{"input": "One."}, {"input": "Two.", "timestamps": "part", "response_format": "flac"}]
+    plain, timed = api.post({"items": items}).json()["results"]
+    assert "timestamps" not in plain and plain["media_type"] == "audio/wav"
+    assert timed["timestamps"] == [{"text": "Two.", "start": 0, "end": 4, "start_s": 0.01, "end_s": 0.09}]
+    assert timed["media_type"] == "audio/flac" and base64.b64decode(timed["audio_data"])[:4] == b"fLaC"
+    assert (timed["seconds"], timed["usage"]["output_tokens"]) == (0.1, 2)
+    assert Mark.parse(timed["aigc"]).trace_id == timed["trace_id"]
+    assert set(timed) - set(plain) == {"timestamps"}
+
+    both = api.post({"items": [{"input": "One."}, {"input": "Two."}], "timestamps": "part"}).json()["results"]
+    assert [one["timestamps"][0]["text"] for one in both] == ["One.", "Two."]
+    assert base64.b64decode(both[0]["audio_data"])[:4] == b"RIFF" and both[0]["media_type"] == "audio/wav"
+
+
+def test_the_room_for_the_answer_holds_the_times_too(tmp_path, monkeypatch):
+    """A file of 4,844 bytes and its times, as much as they take in base64."""
+    monkeypatch.setattr(batch, "MAX_ANSWER_BYTES", 4900)
+    found = Api(tmp_path).post({"items": [{"input": "One."}], "timestamps": "part"}).json()
+    assert [one["error_code"] for one in found["results"]] == ["answer_too_large"]
+    monkeypatch.setattr(batch, "MAX_ANSWER_BYTES", 7000)
+    found = Api(tmp_path).post({"items": [{"input": "One."}], "timestamps": "part"}).json()
+    assert found["succeeded"] == 1
+
+
 def test_fields_that_speak_of_one_thing_are_inherited_together_or_not_at_all(api):
     ref = f"data:audio/wav;base64,{CLIP}"
     other = "data:audio/wav;base64," + base64.b64encode(b"other").decode()
@@ -185,6 +219,7 @@ def test_fields_that_speak_of_one_thing_are_inherited_together_or_not_at_all(api
         ({"input": "a", "model": "gpt"}, ("not_found", "model_not_found", "model", 404)),
         ({"input": "a", "voice": "nobody"}, ("voice_not_found", "voice_unknown", "voice", 404)),
         ({"input": "a", "stream": True}, ("input_validation", "batch_stream", "stream", 400)),
+        ({"input": "a", "timestamps": "letter"}, ("input_validation", "timestamps_unknown", "timestamps", 400)),
         ({"input": "a", "stream_format": "sse"}, ("input_validation", "field_unknown", None, 400)),
         ({"input": "a", "voise": "anna"}, ("input_validation", "field_unknown", None, 400)),
         ({"input": ["a"]}, ("input_validation", "field_type", "input", 400)),

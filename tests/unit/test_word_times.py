@@ -14,6 +14,7 @@ from engines.embedded.text import load
 from engines.embedded.text.timing import timings
 from speech.aligned_text import AlignedText
 from speech.requests import parse
+from speech.word_edges import heard_in
 from speech.words import Timings, Word, part_of
 
 VOICE = Voice(
@@ -189,13 +190,22 @@ def test_speech_is_where_the_times_say_after_the_edges_are_cut(acoustic, vocoder
     assert isinstance(vocoder, TimedVocoder)
     ((wave, cut_s),) = vocoder.vocode_timed([mel])
     assert cut_s > 0.1, "the silence before the speech was cut"
-    words = mel.timings.cut(cut_s, len(wave) / 24_000).heard("word", text, text)
+    found = mel.timings.cut(cut_s, len(wave) / 24_000)
+    words = found.heard("word", text, text)
     frames = np.sqrt(np.square(wave[: len(wave) // 240 * 240].reshape(-1, 240)).mean(1))
     loud = np.flatnonzero(frames > frames.max() * 10 ** (-35 / 20)) / 100
     assert loud[0] == pytest.approx(words[0].start_s, abs=0.1)
     assert loud[-1] == pytest.approx(words[-1].end_s, abs=0.16), "a last sound dies away, and its time with it"
     pause = frames[int(words[0].end_s * 100) : int(words[1].start_s * 100)]
     assert len(pause) > 3 and pause.min() < frames.max() * 10 ** (-35 / 20)
+
+    words = heard_in(found, wave, 24_000).heard("phoneme", text, text)
+    check(words, text, "Stop|please|wait|here")
+    assert loud[0] == pytest.approx(words[0].start_s, abs=0.03)
+    assert loud[-1] == pytest.approx(words[-1].end_s, abs=0.05), "the end is where the sound has died away"
+    pause = frames[round(words[0].end_s * 100) + 1 : round(words[1].start_s * 100) - 1]
+    assert len(pause) > 3 and pause.max() < frames.max() * 10 ** (-35 / 20), "all of it is silent"
+    assert [before.end_s == after.start_s for before, after in zip(words, words[1:], strict=False)][1:] == [True, True]
 
 
 def test_the_words_cost_next_to_nothing(front_end):

@@ -200,14 +200,15 @@ class _Batch:
         given.setdefault("response_format", "wav")  # vLLM-Omni's default; OpenAI's knows no batch
         fields, clip = openai_fields.fields_of(given, None, self._api)
         response = await self._api.speak(fields, clip, inner)
-        file = bytes(response.body)
-        self._check_room(len(file))
-        self._bytes_left -= len(file)
-        encoded = await asyncio.to_thread(base64.b64encode, file)
+        body = bytes(response.body)
+        size = len(body) * 3 // 4 if fields.get("timestamps") else len(body)  # with times it is in base64 already
+        self._check_room(size)
+        self._bytes_left -= size
+        spoken = await asyncio.to_thread(_timed if fields.get("timestamps") else _encoded, body)
         return {
             "status": "success",
-            "audio_data": encoded.decode("ascii"),
             "media_type": response.media_type,
+            **spoken,
             "seconds": round(inner.audio_s, 3),
             "usage": openai_fields.usage(len(fields.get("text", "")), inner.audio_s),
             "aigc": response.headers[HEADER],
@@ -221,6 +222,16 @@ class _Batch:
                 "item in another batch, or ask for a smaller response_format: mp3, opus or aac.",
                 code="answer_too_large",
             )
+
+
+def _encoded(file: bytes) -> dict[str, Any]:
+    return {"audio_data": base64.b64encode(file).decode("ascii")}
+
+
+def _timed(answer: bytes) -> dict[str, Any]:
+    """Return the file of a `TimedSpeech`, with the times of what is said in it."""
+    found = json.loads(answer)
+    return {"audio_data": found["audio"], "media_type": found["media_type"], "timestamps": found["timestamps"]}
 
 
 def _failed(error: SpeechError) -> dict[str, Any]:
