@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,6 +76,21 @@ class SharedEntry:
         if not self._inside and self._place is not None:
             place, self._place = self._place, None
             await place.__aexit__(None, None, None)
+
+
+async def _enter(place: AsyncExitStack, entry: SharedEntry, plan: LivePlan, utterance: Utterance) -> None:
+    """Wait until an utterance may be started, and enter the graph for it.
+
+    While those before it are under way it holds their place too. Else the place would be lost between any two, and a
+    busy graph could refuse the rest of a text. A wait for the listener alone holds none.
+    """
+    while plan.busy:
+        await place.enter_async_context(entry)
+        if await plan.room(utterance, while_busy=True):
+            return
+        await place.aclose()
+    await plan.room(utterance)
+    await place.enter_async_context(entry)
 
 
 class Follower:
@@ -148,10 +163,11 @@ class Follower:
         plan = LivePlan(self._run_ahead, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces: asyncio.Queue[asyncio.Queue[PieceAudio | Exception] | Exception | None] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
+        places: list[AsyncExitStack] = []
 
-        async def run(utterance: Utterance, number: int, due_ns: int, put: Put) -> None:
+        async def run(utterance: Utterance, number: int, due_ns: int, put: Put, place: AsyncExitStack) -> None:
             try:
-                async with entry:
+                async with place:
                     await self._pieces.run(utterance, voice, ctx.segment(number, 0, due_ns), chunked, put)
             except Exception as error:
                 put(error)
@@ -160,13 +176,15 @@ class Follower:
             try:
                 number = 0
                 async for utterance in utterances:
-                    await plan.room(utterance)
+                    place = AsyncExitStack()
+                    places.append(place)
+                    await _enter(place, entry, plan, utterance)
                     due_ns = time.time_ns() + int(plan.start(utterance) * 1e9)
                     out: asyncio.Queue[PieceAudio | Exception] = asyncio.Queue()
                     pieces.put_nowait(out)
                     put = partial(self._put, plan, number, out)
                     number += 1
-                    tasks.append(asyncio.create_task(run(utterance, number, due_ns, put)))
+                    tasks.append(asyncio.create_task(run(utterance, number, due_ns, put, place)))
                 pieces.put_nowait(None)
             except Exception as error:
                 pieces.put_nowait(error)
@@ -198,6 +216,8 @@ class Follower:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for place in places:  # of a task that was cancelled before it began
+                await place.aclose()
 
     def _put(
         self,

@@ -50,15 +50,31 @@ class LivePlan:
     _said: list[_Said] = field(init=False, default_factory=list)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
-    async def room(self, utterance: Utterance) -> None:
-        """Wait until an utterance, the next one, may be started."""
+    @property
+    def busy(self) -> bool:
+        """An utterance is started and not made."""
+        return any(not one.made for one in self._said)
+
+    async def room(self, utterance: Utterance, while_busy: bool = False) -> bool:
+        """Wait until an utterance, the next one, may be started.
+
+        Args:
+            utterance: the next one.
+            while_busy: give up where only the listener is waited for.
+
+        Returns:
+            Whether it may be started.
+        """
         while (wait_s := self.wait_s(utterance)) > 0:
+            if while_busy and not self.busy:
+                return False
             self._changed.clear()
             try:
                 async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
                     await self._changed.wait()
             except TimeoutError:
                 pass
+        return True
 
     def wait_s(self, utterance: Utterance) -> float:
         """Return the seconds after which the next utterance is started if nothing happens; inf: only then."""
