@@ -163,12 +163,16 @@ class Follower:
         plan = LivePlan(self._run_ahead, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces: asyncio.Queue[asyncio.Queue[PieceAudio | Exception] | Exception | None] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
-        places: list[AsyncExitStack] = []
 
-        async def run(utterance: Utterance, number: int, due_ns: int, put: Put, place: AsyncExitStack) -> None:
+        async def run(utterance: Utterance, number: int, put: Put, started: asyncio.Event) -> None:
             try:
-                async with place:
-                    await self._pieces.run(utterance, voice, ctx.segment(number, 0, due_ns), chunked, put)
+                async with AsyncExitStack() as place:
+                    try:
+                        await _enter(place, entry, plan, utterance)
+                        due_ns = time.time_ns() + int(plan.start(utterance) * 1e9)
+                    finally:
+                        started.set()
+                    await self._pieces.run(utterance, voice, ctx.segment(number + 1, 0, due_ns), chunked, put)
             except Exception as error:
                 put(error)
 
@@ -176,15 +180,13 @@ class Follower:
             try:
                 number = 0
                 async for utterance in utterances:
-                    place = AsyncExitStack()
-                    places.append(place)
-                    await _enter(place, entry, plan, utterance)
-                    due_ns = time.time_ns() + int(plan.start(utterance) * 1e9)
                     out: asyncio.Queue[PieceAudio | Exception] = asyncio.Queue()
                     pieces.put_nowait(out)
+                    started = asyncio.Event()
                     put = partial(self._put, plan, number, out)
+                    tasks.append(asyncio.create_task(run(utterance, number, put, started)))
+                    await started.wait()
                     number += 1
-                    tasks.append(asyncio.create_task(run(utterance, number, due_ns, put, place)))
                 pieces.put_nowait(None)
             except Exception as error:
                 pieces.put_nowait(error)
@@ -216,8 +218,6 @@ class Follower:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for place in places:  # of a task that was cancelled before it began
-                await place.aclose()
 
     def _put(
         self,

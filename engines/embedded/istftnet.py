@@ -131,6 +131,9 @@ class VocoderNetwork(nn.Module):
         """Compute the excitation's STFT, magnitudes and angles: (B, 22, 60 C + 1)."""
         noise = _noise(seeds, columns, pitch.shape[1]).to(pitch.device)
         spectrum = torch.stft(self.m_source(pitch, noise), _FFT, _HOP, window=self.window, return_complex=True)
+        # The first frame is mirrored at the edge, so it is real. Rounding would choose between angles of π and -π, each
+        # processor in its own way, and the sound would differ.
+        spectrum[:, :, 0] = spectrum[:, :, 0].real.to(spectrum.dtype)
         return torch.cat([spectrum.abs(), spectrum.angle()], 1)
 
     def waveform(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

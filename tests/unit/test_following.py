@@ -48,11 +48,20 @@ def following(pipeline: Pipeline, graph: Graph, texts, at_once: int = 4):
 def test_a_text_that_is_known_keeps_its_place_to_its_end():
     async def scenario() -> list[int]:
         pipeline, graph = Pipeline(), Graph()
-        numbers = []
+        pipeline.free = False
         async with aclosing(following(pipeline, graph, known("One.", "Two.", "Three."))) as parts:
-            async for part in parts:
-                graph.full = True  # whoever would have to enter again is refused
-                numbers.append(part.number)
+            first = asyncio.create_task(anext(parts))
+            await until(lambda: "One." in pipeline.ready)
+            await asyncio.sleep(0.01)
+            graph.full = True  # whoever would have to enter again is refused
+            pipeline.ready["One."].set()
+            numbers = [(await first).number]
+            for text in ("Two.", "Three."):
+                await until(lambda text=text: text in pipeline.ready)
+                await asyncio.sleep(0.01)
+                pipeline.ready[text].set()
+                numbers.append((await anext(parts)).number)
+            numbers += [part.number async for part in parts]
         assert (graph.entered, graph.inside) == (1, 0)
         return numbers
 
