@@ -1,14 +1,15 @@
 """Measure speech for text that is still being written, on a graph of its own: `python -m bench.live`.
 
-A private Ray head runs `cluster/serve.cpu.yaml` with the embedded engine; one client has one session. Two figures:
+A private Ray head runs `cluster/serve.cpu.yaml` with the embedded engine; one client has one session. The figures:
 
 - **first audio**: a clause of five words is sent in one message, its comma and the space behind it last, and no other
   text for now. The time is from there to the first frame of audio, by the client's clock. Every clause is another one.
-- **typed**: texts of four sentences are typed at 20 characters a second, character by character. A listener plays what
-  comes from the first frame on. A gap is counted where the audio of the text that was written came too late. Where the
-  listener has heard everything that could be spoken so far, the writer is late, and no gap is counted.
+- **typed**: texts of four sentences are typed at 20 characters a second, character by character, and others at 80, as a
+  language model writes. A listener plays what comes from the first frame on. A gap is counted where the audio of the
+  text that was written came too late. Where the listener has heard everything that could be spoken so far, the writer
+  is late, and no gap is counted.
 
-The results are in bench/results/live.json. About four minutes.
+The results are in bench/results/live.json. About seven minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from speech.sentences import Border
 
 CLAUSES, TEXTS = 60, 8
 WORDS = 5
-TYPED_PER_S = 20.0
+PACES = {"typed": 20.0, "fast": 80.0}  #: characters a second
 WARM_UP = 6
 BYTES_PER_S = 2 * 24_000
 AIM_MS = 350.0
@@ -93,14 +94,17 @@ class Typed:
     known: list[float] = field(default_factory=list)
     frames: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def gaps(self) -> list[float]:
-        """Return the seconds of each gap: a listener waited for audio of text that was there when it ran dry."""
+    def gaps(self) -> list[tuple[int, float]]:
+        """Return the piece before which each gap lies, from 0, and its seconds.
+
+        In a gap a listener waited for audio of text that was there when it ran dry.
+        """
         found, dry_at = [], None
         for at, seconds, piece in self.frames:
             if dry_at is not None and at > dry_at:
                 waits_from = max(dry_at, self.known[piece])
                 if waits_from == dry_at:
-                    found.append(at - dry_at)
+                    found.append((piece, at - dry_at))
             dry_at = max(dry_at or at, at) + seconds
         return found
 
@@ -114,14 +118,14 @@ class Typed:
         return found
 
 
-def typed(ws: ClientConnection, written: str) -> Typed:
-    """Type a text, and listen."""
+def typed(ws: ClientConnection, written: str, per_s: float) -> Typed:
+    """Type a text at so many characters a second, and listen."""
     heard, splitter = Typed(), IncrementalSplitter("en", Border.CLAUSE)
 
     def write() -> None:
         began = time.monotonic()
         for number, char in enumerate(written):
-            time.sleep(max(0.0, began + number / TYPED_PER_S - time.monotonic()))
+            time.sleep(max(0.0, began + number / per_s - time.monotonic()))
             send(ws, "input.text", text=char)
             heard.known += [time.monotonic()] * len(splitter.add(char))
         send(ws, "input.done")
@@ -169,25 +173,32 @@ def main() -> None:
             raise RuntimeError(answer["message"])
         first_audio(ws, chance, WARM_UP)
         firsts = first_audio(ws, chance, options.clauses)
-        heard = [typed(ws, text(chance)) for _ in range(options.texts)]
-    gaps = [gap for one in heard for gap in one.gaps()]
-    waits = [wait for one in heard for wait in one.waits()]
+        heard = {name: [typed(ws, text(chance), per_s) for _ in range(options.texts)] for name, per_s in PACES.items()}
     client, server = ([pair[side] for pair in firsts] for side in (0, 1))
-    figures = {
+    figures: dict[str, Any] = {
         "clauses": len(firsts),
         "first_audio_p50_ms": round(percentile(client, 50), 1),
         "first_audio_p95_ms": round(percentile(client, 95), 1),
         "server_p50_ms": round(percentile(server, 50), 1),
         "within_aim": round(sum(ms <= AIM_MS for ms in client) / len(client), 4),
-        "texts": len(heard),
-        "typed_per_s": TYPED_PER_S,
-        "pieces": sum(len(one.known) for one in heard),
-        "gaps": len(gaps),
-        "longest_gap_s": round(max(gaps, default=0.0), 3),
-        "listener_waited_for_the_writer": len(waits),
-        "audio_after_the_writer_p95_ms": round(percentile(waits, 95) * 1000, 1) if waits else None,
     }
-    results.write("live", figures, {"first_audio_ms": firsts, "gaps_s": gaps, "waits_s": waits})
+    raw: dict[str, Any] = {"first_audio_ms": firsts}
+    for name, texts_heard in heard.items():
+        gaps = [one.gaps() for one in texts_heard]
+        every = [gap for of_text in gaps for _, gap in of_text]
+        waits = [wait for one in texts_heard for wait in one.waits()]
+        figures[name] = {
+            "per_s": PACES[name],
+            "texts": len(texts_heard),
+            "pieces": sum(len(one.known) for one in texts_heard),
+            "gaps": len(every),
+            "gaps_before_piece": sorted(piece + 1 for of_text in gaps for piece, _ in of_text),
+            "longest_gap_s": round(max(every, default=0.0), 3),
+            "listener_waited_for_the_writer": len(waits),
+            "audio_after_the_writer_p95_ms": round(percentile(waits, 95) * 1000, 1) if waits else None,
+        }
+        raw[name] = {"gaps_s": every, "waits_s": waits}
+    results.write("live", figures, raw)
     print(json.dumps(figures, indent=1))
 
 

@@ -40,7 +40,7 @@ class FollowedPart:
 
 @dataclass
 class _Position:
-    """The place of the audio that `_join` gives out: it has one part for each that it takes."""
+    """The place of the audio that `Pieces.join` gives out: it has one part for each that it takes."""
 
     number: int = 0
     ends: bool = False
@@ -141,8 +141,9 @@ class Follower:
             SpeechError: a stage's, or what `utterances` raises.
         """
         at = _Position()
-        pieces = self._as_they_come(utterances, voice, ctx, SharedEntry(admit), at)
-        async with aclosing(self._pieces.join(pieces, Pauses(), Wish(timestamps))) as parts:
+        wish = Wish(timestamps)
+        pieces = self._as_they_come(utterances, voice, ctx, SharedEntry(admit), wish, at)
+        async with aclosing(self._pieces.join(pieces, Pauses(), wish)) as parts:
             async for part in parts:
                 if len(part.samples):
                     ctx.note_first_audio()
@@ -157,6 +158,7 @@ class Follower:
         voice: CachedVoice,
         ctx: RequestContext,
         entry: SharedEntry,
+        wish: Wish,
         at: _Position,
     ) -> AsyncGenerator[PieceAudio, None]:
         chunked = self._engine.streaming
@@ -172,7 +174,7 @@ class Follower:
                         due_ns = time.time_ns() + int(plan.start(utterance) * 1e9)
                     finally:
                         started.set()
-                    await self._pieces.run(utterance, voice, ctx.segment(number + 1, 0, due_ns), chunked, put)
+                    await self._pieces.run(utterance, voice, ctx.segment(number + 1, 0, due_ns), chunked, wish, put)
             except Exception as error:
                 put(error)
 

@@ -80,7 +80,7 @@ class LivePlan:
         """Return the seconds after which the next utterance is started if nothing happens; inf: only then."""
         waiting = sum(not one.taken for one in self._said)
         under_way = [one for one in self._said if not one.made]
-        if waiting >= self.at_once or (waiting and not self.continuity.started and not self._heard):
+        if waiting >= self.at_once or (waiting and not self._heard):
             return math.inf
         if not under_way or self.chunked:
             return 0.0

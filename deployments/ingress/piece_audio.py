@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -22,6 +23,7 @@ from speech.joining import Joiner, pause_after
 from speech.pauses import Pauses
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
+from speech.word_edges import heard_in
 from speech.words import AudioPart, Timings, Word, part_of
 from tracing import vocabulary
 
@@ -37,6 +39,11 @@ class Wish:
 
     timestamps: str | None
     written: str | None = None
+
+    @property
+    def words(self) -> bool:
+        """It asks for more than where the pieces lie."""
+        return self.timestamps not in (None, "part")
 
     @classmethod
     def of(cls, request: SpeechRequest) -> Wish:
@@ -94,12 +101,27 @@ class Pieces:
         self._engine = engine
         self._arrays = arrays
 
+    async def whole(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, wish: Wish) -> tuple[Array, Said]:
+        """Make a piece; returns its audio, int16 (n,), and what is said in it. Raises the SpeechErrors of the stages.
+
+        Args:
+            utterance: the piece.
+            voice: its voice.
+            ctx: the request, or the piece's place in it.
+            wish: the times asked for. Words' edges are looked for in the sound only where they are: that takes 10 ms.
+        """
+        samples, timings = await self.audio(await self._graph.speech(utterance, voice, ctx), ctx)
+        if timings is not None and wish.words:
+            timings = await asyncio.to_thread(heard_in, timings, samples, self._engine.sample_rate)
+        return samples, Said(utterance.text, timings)
+
     async def run(
         self,
         utterance: Utterance,
         voice: VoiceRef,
         segment: SegmentContext,
         chunked: bool,
+        wish: Wish,
         put: Callable[[PieceAudio | Exception], None],
     ) -> None:
         """Make a piece, and put its audio, whole or in chunks, or the error that it ended with.
@@ -109,13 +131,14 @@ class Pieces:
             voice: its voice.
             segment: its place in the request.
             chunked: take the engine's chunks as they are made.
+            wish: the times asked for.
             put: takes the audio.
         """
         pause_s = pause_after(utterance.text)
         try:
             if not chunked:
-                samples, timings = await self.audio(await self._graph.speech(utterance, voice, segment), segment)
-                put(PieceAudio(samples, True, pause_s, Said(utterance.text, timings)))
+                samples, said = await self.whole(utterance, voice, segment, wish)
+                put(PieceAudio(samples, True, pause_s, said))
                 return
             said = Said(utterance.text)
             async with aclosing(self._graph.speech_stream(utterance, voice, segment)) as chunks:

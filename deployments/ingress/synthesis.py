@@ -17,7 +17,7 @@ import numpy as np
 
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
-from deployments.ingress.piece_audio import PieceAudio, Pieces, Said, Wish
+from deployments.ingress.piece_audio import PieceAudio, Pieces, Wish
 from deployments.ingress.run_ahead import RunAhead, StreamPlan
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import VoiceRef, unpacked
@@ -67,14 +67,14 @@ class Synthesizer:
         """Return all of a request's audio at the engine's rate. Raises the SpeechErrors of the stages."""
         ctx.due_ns = ctx.usual_due_ns + int(self._first_audio_hold_s * 1e9)  # as for a stream's first sound
         utterances, pauses = self._split(request, False, ctx)
+        wish = Wish.of(request)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) == 1 and not pauses:
-            samples, timings = await self._pieces.audio(await self._graph.speech(utterances[0], voice, ctx), ctx)
-            whole_s = 0.0, len(samples) / self._engine.sample_rate
-            return AudioPart(samples, Said(utterances[0].text, timings).words(Wish.of(request), 0.0, whole_s))
+            samples, said = await self._pieces.whole(utterances[0], voice, ctx, wish)
+            return AudioPart(samples, said.words(wish, 0.0, (0.0, len(samples) / self._engine.sample_rate)))
         voice = await self._hold(voice)
-        pieces = self._in_order(utterances, voice, ctx, False)
-        parts = [part async for part in self._pieces.join(pieces, pauses, Wish.of(request))]
+        pieces = self._in_order(utterances, voice, ctx, False, wish)
+        parts = [part async for part in self._pieces.join(pieces, pauses, wish)]
         return AudioPart(
             np.concatenate([part.samples for part in parts]), tuple(word for part in parts for word in part.words)
         )
@@ -87,15 +87,16 @@ class Synthesizer:
         if by_rule := self._first_audio_hold_s > 0:
             ctx.due_ns = time.time_ns() + int(self._first_audio_hold_s * 1e9)
         utterances, pauses = self._split(request, not chunked, ctx)
+        wish = Wish.of(request)
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
             voice = await self._hold(voice)
         plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
-        pieces = self._in_order(utterances, voice, ctx, chunked, plan, by_rule)
+        pieces = self._in_order(utterances, voice, ctx, chunked, wish, plan, by_rule)
         if len(utterances) == 1 and not pauses:
-            joined = self._pieces.plain(pieces, Wish.of(request))
+            joined = self._pieces.plain(pieces, wish)
         else:
-            joined = self._pieces.join(pieces, pauses, Wish.of(request))
+            joined = self._pieces.join(pieces, pauses, wish)
         async with aclosing(joined) as chunks:
             async for part in chunks:
                 if not len(part.samples) and not part.words:
@@ -125,6 +126,7 @@ class Synthesizer:
         voice: VoiceRef,
         ctx: RequestContext,
         chunked: bool,
+        wish: Wish,
         plan: StreamPlan | None = None,
         by_rule: bool = True,
     ) -> AsyncGenerator[PieceAudio, None]:
@@ -146,7 +148,7 @@ class Synthesizer:
                 segment = ctx.segment(number + 1, len(utterances), due_ns)
                 tasks.append(
                     asyncio.create_task(
-                        self._pieces.run(utterances[number], voice, segment, chunked, partial(put, number))
+                        self._pieces.run(utterances[number], voice, segment, chunked, wish, partial(put, number))
                     )
                 )
 

@@ -22,7 +22,6 @@ from deployments.wire import AudioChunkReply, AudioReply, MelChunkReply, MelRepl
 from engines.contract import Mel, MelChunk, StreamingVocoder, TimedVocoder
 from speech.errors import SpeechError
 from speech.pcm import to_pcm
-from speech.word_edges import heard_in
 from tracing import CallContext, vocabulary
 
 if TYPE_CHECKING:
@@ -107,9 +106,7 @@ class VocoderService(BatchedStage[Item, Sound]):
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
             pcm, cut_s = await self.batched(span, item, call.order_ns)
             seconds = self._seconds(pcm)
-            timings = mel.timings and await asyncio.to_thread(
-                heard_in, mel.timings.cut(cut_s, seconds), pcm, self.engine.capabilities.sample_rate
-            )
+            timings = mel.timings and mel.timings.cut(cut_s, seconds)
             return AudioReply(self.arrays.pack(pcm), seconds, timings=timings)
 
         return await self.answer(call, work)

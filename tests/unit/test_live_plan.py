@@ -11,14 +11,7 @@ from deployments.ingress.continuity import Continuity
 from deployments.ingress.live_plan import LivePlan
 from deployments.ingress.run_ahead import RunAhead
 from speech.utterance import Utterance
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.test_run_ahead import Clock
 
 
 def say(seconds: float) -> Utterance:
