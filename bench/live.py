@@ -4,10 +4,11 @@ A private Ray head runs `cluster/serve.cpu.yaml` with the embedded engine; one c
 
 - **first audio**: a clause of five words is sent in one message, its comma and the space behind it last, and no other
   text for now. The time is from there to the first frame of audio, by the client's clock. Every clause is another one.
-- **typed**: texts of four sentences are typed at 20 characters a second, character by character, and others at 80, as a
-  language model writes. A listener plays what comes from the first frame on. A gap is counted where the audio of the
-  text that was written came too late. Where the listener has heard everything that could be spoken so far, the writer
-  is late, and no gap is counted.
+- **typed**: texts of four sentences are typed at 20 characters a second, character by character.
+- **fast**: other texts come at 80 characters a second, four in a message, as a language model writes its tokens.
+
+A listener plays what comes from the first frame on. A gap is counted where the audio of text that was written came too
+late. Where the listener has heard everything that could be spoken so far, the writer is late, and no gap is counted.
 
 The results are in bench/results/live.json. About seven minutes.
 """
@@ -35,7 +36,7 @@ from speech.sentences import Border
 
 CLAUSES, TEXTS = 60, 8
 WORDS = 5
-PACES = {"typed": 20.0, "fast": 80.0}  #: characters a second
+PACES = {"typed": (20.0, 1), "fast": (80.0, 4)}  #: characters a second, and in a message
 WARM_UP = 6
 BYTES_PER_S = 2 * 24_000
 AIM_MS = 350.0
@@ -118,16 +119,17 @@ class Typed:
         return found
 
 
-def typed(ws: ClientConnection, written: str, per_s: float) -> Typed:
-    """Type a text at so many characters a second, and listen."""
+def typed(ws: ClientConnection, written: str, per_s: float, at_once: int = 1) -> Typed:
+    """Type a text at so many characters a second, so many of them in a message, and listen."""
     heard, splitter = Typed(), IncrementalSplitter("en", Border.CLAUSE)
 
     def write() -> None:
         began = time.monotonic()
-        for number, char in enumerate(written):
-            time.sleep(max(0.0, began + number / per_s - time.monotonic()))
-            send(ws, "input.text", text=char)
-            heard.known += [time.monotonic()] * len(splitter.add(char))
+        for start in range(0, len(written), at_once):
+            part = written[start : start + at_once]
+            time.sleep(max(0.0, began + start / per_s - time.monotonic()))
+            send(ws, "input.text", text=part)
+            heard.known += [time.monotonic()] * len(splitter.add(part))
         send(ws, "input.done")
         heard.known += [time.monotonic()] * len(splitter.finish())
 
@@ -173,7 +175,7 @@ def main() -> None:
             raise RuntimeError(answer["message"])
         first_audio(ws, chance, WARM_UP)
         firsts = first_audio(ws, chance, options.clauses)
-        heard = {name: [typed(ws, text(chance), per_s) for _ in range(options.texts)] for name, per_s in PACES.items()}
+        heard = {name: [typed(ws, text(chance), *pace) for _ in range(options.texts)] for name, pace in PACES.items()}
     client, server = ([pair[side] for pair in firsts] for side in (0, 1))
     figures: dict[str, Any] = {
         "clauses": len(firsts),
@@ -188,7 +190,8 @@ def main() -> None:
         every = [gap for of_text in gaps for _, gap in of_text]
         waits = [wait for one in texts_heard for wait in one.waits()]
         figures[name] = {
-            "per_s": PACES[name],
+            "per_s": PACES[name][0],
+            "in_a_message": PACES[name][1],
             "texts": len(texts_heard),
             "pieces": sum(len(one.known) for one in texts_heard),
             "gaps": len(every),
