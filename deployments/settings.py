@@ -107,7 +107,7 @@ class SessionLimits(StrictModel):
     """Longest life of a session, in seconds."""
     stall_timeout_s: float = Field(default=30.0, gt=0)
     """Longest time in which a client takes nothing of the audio that waits for it."""
-    max_unspoken: int = Field(default=10_000, ge=1)
+    max_unspoken: int = Field(default=10_000, ge=100)
     """Characters that wait to be spoken; beyond that no more messages are read until some are."""
 
 

@@ -21,7 +21,7 @@ class Admission:
     Attributes:
         in_flight: requests inside the graph.
         waiting: requests that wait to enter it.
-        draining: no request enters any more.
+        draining: no request enters any more that came since `drain`.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -29,7 +29,7 @@ class Admission:
         self._slots = asyncio.Semaphore(limits.max_in_flight)
         self.in_flight = 0
         self.waiting = 0
-        self.draining = False
+        self._draining_since_ns: int | None = None
         self._work = WorkLog()
         self._cpu_s = time.process_time()
 
@@ -45,14 +45,27 @@ class Admission:
             cpu_s=time.process_time() - self._cpu_s,
         )
 
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._draining_since_ns is not None
+
+    def drain(self) -> None:
+        """Refuse the requests that come from now on."""
+        if self._draining_since_ns is None:
+            self._draining_since_ns = time.time_ns()
+
     @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Hold a slot in the graph.
+    async def enter(self, came_ns: int) -> AsyncIterator[None]:
+        """Hold a slot in the graph. A request may enter again and again.
+
+        Args:
+            came_ns: when the request came, ns since the epoch.
 
         Raises:
-            Overloaded: the queue is full, the wait took too long, or the replica drains.
+            Overloaded: the queue is full, the wait took too long, or the request came since `drain`.
         """
-        if self.draining:
+        if self._draining_since_ns is not None and came_ns > self._draining_since_ns:
             raise Overloaded(
                 "The service is stopping and takes no new requests; try again in a moment.",
                 code="draining",

@@ -77,6 +77,7 @@ class RequestContext:
         self._tracer = tracer
         self.root = root
         self.started_ns = started_ns
+        self.came_ns = started_ns  #: when the client asked for it; of a subrequest, when its parent came
         self.incoming = incoming
         self.caller = caller
         self._latest_ns = latest_ns

@@ -233,7 +233,7 @@ class CosyVoice3Api:
     @asynccontextmanager
     async def _admitted(self, ctx: RequestContext) -> AsyncIterator[None]:
         arrived = time.time_ns()
-        async with self.admission.enter():
+        async with self.admission.enter(ctx.came_ns):
             ctx.root.tag(vocabulary.QUEUE_WAIT_MS, round((time.time_ns() - arrived) / 1e6, 3))
             try:
                 yield
@@ -356,8 +356,8 @@ class CosyVoice3Api:
         )
 
     async def drain(self) -> int:
-        """Refuse new requests from now on; returns how many are still in the graph. Called through a handle."""
-        self.admission.draining = True
+        """Refuse new requests from now on; returns how many are still to be finished. Called through a handle."""
+        self.admission.drain()
         self.sessions.drain()
         return self.admission.in_flight + self.admission.waiting + self.sessions.speaking
 

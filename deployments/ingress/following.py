@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from deployments.arrays import ArrayStore
+from deployments.arrays import Array, ArrayStore
 from deployments.ingress.context import RequestContext
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.live_plan import LivePlan
@@ -267,12 +267,31 @@ class Follower:
             async with admit():
                 yield
 
-        paced = deadline_s is not None
-        async with aclosing(self._graph.speech_stream_live(text, utterance, voice, ctx, entered, paced)) as chunks:
-            async for chunk in chunks:
-                samples, _ = await self._pieces.audio(chunk, ctx)
-                if not len(samples):
-                    continue
-                ctx.note_first_audio()
-                yield FollowedPart(0, AudioPart(samples), False)
-        yield FollowedPart(0, AudioPart(np.zeros(0, np.int16)), True)
+        made: asyncio.Queue[Array | Exception | None] = asyncio.Queue()
+
+        async def make() -> None:
+            paced = deadline_s is not None
+            try:
+                async with aclosing(
+                    self._graph.speech_stream_live(text, utterance, voice, ctx, entered, paced)
+                ) as chunks:
+                    async for chunk in chunks:
+                        made.put_nowait((await self._pieces.audio(chunk, ctx))[0])
+                made.put_nowait(None)
+            except Exception as error:
+                made.put_nowait(error)
+
+        # In a task of its own: a listener who takes the audio as it is played must not hold the place in the graph, nor
+        # use up the deadline of what is still to be made. What waits here is at most the audio of one utterance, 16 MB.
+        making = asyncio.create_task(make())
+        try:
+            while (samples := await made.get()) is not None:
+                if isinstance(samples, Exception):
+                    raise samples
+                if len(samples):
+                    ctx.note_first_audio()
+                    yield FollowedPart(0, AudioPart(samples), False)
+            yield FollowedPart(0, AudioPart(np.zeros(0, np.int16)), True)
+        finally:
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -133,14 +134,18 @@ class ReplicaFlow:
 
     Attributes:
         counted: the proxy tells what the client has taken.
+        hurried: messages that no text before them may hold back, and that wait to be received.
         left: the client has left.
         ending: the session's last messages are sent, whatever the client takes.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.counted = KEY in scope
+        self.hurried = 0
         self.left = self.ending = False
         self._receive, self._send = receive, send
+        self._hurries: Callable[[Message], bool] = lambda message: False
+        self._on_hurry: Callable[[], None] = lambda: None
         self._stall_s = math.inf
         self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._room = asyncio.Event()
@@ -159,6 +164,15 @@ class ReplicaFlow:
         if self.counted:
             await self._send({"type": OPEN, "session_id": session_id, "stall_s": stall_s})
 
+    def watch(self, hurries: Callable[[Message], bool], on_hurry: Callable[[], None]) -> None:
+        """Count the messages that hurry in `hurried`, from when they are here until they are received.
+
+        Args:
+            hurries: tells them from others.
+            on_hurry: called when one has come.
+        """
+        self._hurries, self._on_hurry = hurries, on_hurry
+
     def close(self) -> None:
         """Stop reading."""
         if self._pump is not None:
@@ -174,6 +188,9 @@ class ReplicaFlow:
                     self._room.set()
                     continue
                 self._messages.put_nowait(message)
+                if self._hurries(message):
+                    self.hurried += 1
+                    self._on_hurry()
                 if message["type"] == "websocket.disconnect":
                     self.left = True
                     self._room.set()
@@ -189,6 +206,7 @@ class ReplicaFlow:
         if isinstance(message, Exception):
             raise message
         self._taken += size(message)
+        self.hurried -= self._hurries(message)
         if self.counted and self._taken - self._told >= _TOLD_EVERY:
             self._told = self._taken
             await self._send({"type": TAKEN, "count": self._taken})

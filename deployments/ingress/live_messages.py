@@ -74,6 +74,17 @@ class AudioForm:
     words: bool = False
 
 
+def is_cancel(message: Mapping[str, Any]) -> bool:
+    """Return whether an ASGI message is a client's `cancel`."""
+    text = message.get("text")
+    if text is None or f'"{CANCEL}"' not in text or len(text) > MAX_MESSAGE:
+        return False
+    try:
+        return parse(text).type == CANCEL
+    except SpeechError:
+        return False
+
+
 def parse(text: str | None) -> Message:
     """Check one message.
 

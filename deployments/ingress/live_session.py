@@ -13,7 +13,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -36,7 +36,7 @@ from speech import pcm
 from speech.encoding import FORMATS, Encoder, encode
 from speech.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, SpeechError, internal_error
 from speech.mark import Mark
-from speech.words import AudioPart
+from speech.words import AudioPart, Word
 from tracing import vocabulary
 
 log = logging.getLogger("ray.serve")
@@ -97,6 +97,7 @@ class LiveSession:
         self._drained = asyncio.Event()
         self._index = 0
         self._wrong = 0
+        self._told_dropped = False  # the client knows that the text which comes now is dropped
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class LiveSession:
             return
         await self._websocket.accept()
         await self._handshake.flow.open(self._handshake.session_id, self._limits.stall_timeout_s)
+        self._handshake.flow.watch(messages.is_cancel, self._changed.set)
         end = _End("left")
         try:
             with self._api.sessions.entered(self, self._handshake.caller_name):
@@ -203,7 +205,9 @@ class LiveSession:
                 elif self._voice is None:
                     raise _End("refused", _no_config())
                 elif message.type == messages.TEXT:
-                    self._take(messages.text_of(message), messages.traceparent_of(message), self._voice)
+                    traceparent = messages.traceparent_of(message)
+                    if (dropped := self._take(messages.text_of(message), traceparent, self._voice)) is not None:
+                        await self._event(messages.error(dropped))
                 elif message.type == messages.DONE:
                     self._flush()
                 elif message.type == messages.CANCEL:
@@ -213,7 +217,7 @@ class LiveSession:
                     self._cancel([utterance for utterance in self._unfinished if not utterance.ended])
                     self._queue.put_nowait(None)
             except SpeechError as error:
-                self._wrong += 1
+                self._wrong += error.status < 500  # else it is the service's fault
                 await self._event(messages.error(error))
                 if self._voice is None:
                     raise _End("refused") from error
@@ -245,12 +249,19 @@ class LiveSession:
             return text
 
     async def _wait_until_spoken(self) -> None:
-        """Read no more while too much waits to be spoken: the client's connection fills up, and it waits too."""
-        flow = self._handshake.flow
+        """Read no more while too much waits to be spoken: the client's connection fills up, and it waits too.
+
+        A `cancel` that is here already is not held back by the text before it, which it cancels.
+        """
+        flow, ends = self._handshake.flow, self._began + self._limits.max_duration_s
         while not flow.left and sum(one.unspoken for one in self._unfinished) > self._limits.max_unspoken:
             self._changed.clear()
+            if flow.hurried:
+                return
+            if time.monotonic() >= ends:
+                raise _End("too_long", _too_long(self._limits.max_duration_s))
             with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(min(1.0, max(0.0, ends - time.monotonic()))):
                     await self._changed.wait()
             self._active = time.monotonic()
 
@@ -274,6 +285,8 @@ class LiveSession:
                 found.backend.engine.capabilities.check_live_text()
             self._voice = found
             self._form = form
+            # What comes now is new, also where the last utterance has failed and had no `input.done`.
+            self._written, self._told_dropped = None, False
         except SpeechError as error:
             error.rename_param(openai_fields.THEIR_NAMES)
             ctx.error = error
@@ -281,9 +294,10 @@ class LiveSession:
         except Exception as error:
             ctx.error = self._defect(error, ctx)
             raise ctx.error from None
+        except asyncio.CancelledError:
+            ctx.error = Cancelled("The client left before its session was configured.")
+            raise
         finally:
-            if ctx.error is None and self._voice is None:
-                ctx.error = Cancelled("The client left before its session was configured.")
             self._handshake.submit(ctx)
         await self._event(
             {
@@ -298,21 +312,30 @@ class LiveSession:
             }
         )
 
-    def _take(self, text: str, traceparent: str | None, voice: SessionVoice) -> None:
+    def _take(self, text: str, traceparent: str | None, voice: SessionVoice) -> SpeechError | None:
+        """Take more text; returns why it was dropped, where the client was not told yet."""
         if not text:
-            return
+            return None
         if self._written is None:
             if self._drained.is_set():
-                raise Overloaded("The service is stopping and says nothing new; connect again.", code="draining")
+                return self._dropped(_stopping())
             ctx = self._handshake.open("utterance", index=self._index, traceparent=traceparent)
             self._written = LiveUtterance(self._index, ctx, voice, self._form)
             self._index += 1
             self._unfinished.append(self._written)
             self._queue.put_nowait(self._written)
-        if not self._written.over:  # the rest of one that has failed is of no use
-            self._written.add(text)
+        if self._written.over:  # the rest of one that has failed is of no use
+            return self._dropped(_over(self._written.index))
+        self._written.add(text)
+        return None
+
+    def _dropped(self, error: SpeechError) -> SpeechError | None:
+        """Return the error the first time since the last `input.done`."""
+        told, self._told_dropped = self._told_dropped, True
+        return None if told else error
 
     def _flush(self) -> None:
+        self._told_dropped = False
         if self._written is None:
             self._queue.put_nowait(self._index)
             self._index += 1
@@ -439,7 +462,8 @@ class LiveSession:
         form = sentence.utterance.form
         with ctx.continuity.sending(seconds):
             if form.base64:
-                await self._event(sentence.chunk(data, seconds, part.audio))
+                if (chunk := sentence.chunk(data, seconds, part)) is not None:
+                    await self._event(chunk)
             else:
                 most = MOST_BYTES if form.chunked else max(1, len(data))
                 for at in range(0, len(data), most):
@@ -472,6 +496,7 @@ class _Sentence:
         self._mark = mark
         self._encoder = Encoder(self._format, self._rate, mark) if utterance.form.chunked else None
         self._samples: list[np.ndarray] = []  # of a file that is sent whole
+        self._words: tuple[Word, ...] = ()  # that wait for their audio
         self._bytes = self._chunks = 0
         self._seconds = self._sent_s = 0.0
         self._place = {"utterance_index": utterance.index, "sentence_index": number}
@@ -514,8 +539,15 @@ class _Sentence:
             encode, pcm.from_pcm(samples), self._rate, FORMATS[self._format].name, self._mark
         )
 
-    def chunk(self, data: bytes, seconds: float, part: AudioPart) -> dict[str, Any]:
-        """Return the event with a part of the audio, where audio goes inside of JSON."""
+    def chunk(self, data: bytes, seconds: float, part: FollowedPart) -> dict[str, Any] | None:
+        """Return the event with a part of the file, where audio goes inside of JSON; None: there is nothing to send.
+
+        An encoder gives no bytes for some parts, and a file that is sent whole none before its end. Their words wait.
+        """
+        self._words += part.audio.words
+        if not data and not (part.ends and self._words):
+            return None
+        words, self._words = self._words, ()
         number, self._chunks = self._chunks, self._chunks + 1
         return {
             "type": "audio.chunk",
@@ -526,15 +558,15 @@ class _Sentence:
             "sample_rate": self._rate,
             "channels": 1,
             "audio_b64": base64.b64encode(data).decode(),
-            "timestamps": self._times(part) or None,
+            "timestamps": self._times(words) or None,
         }
 
     def words(self, part: AudioPart) -> dict[str, Any]:
         """Return the event with the times of words, where audio goes in frames of its own."""
-        return {"type": "audio.words", **self._place, "timestamps": self._times(part)}
+        return {"type": "audio.words", **self._place, "timestamps": self._times(part.words)}
 
-    def _times(self, part: AudioPart) -> list[dict[str, Any]]:
-        """Return the words that are complete with a part.
+    def _times(self, words: Sequence[Word]) -> list[dict[str, Any]]:
+        """Return the fields of words.
 
         Times count from the utterance's first sample, offsets are positions in the sentence's text.
         """
@@ -546,7 +578,7 @@ class _Sentence:
                 "start_ms": round(word.start_s * 1000),
                 "end_ms": round(word.end_s * 1000),
             }
-            for word in part.words
+            for word in words
         ]
 
     def done(self, error: bool = False) -> dict[str, Any]:
@@ -571,6 +603,17 @@ def _end_of(task: asyncio.Task[None]) -> _End:
         return _End("left")
     log.error("a session failed: %s", safe_traceback(error) if isinstance(error, Exception) else error)
     return _End("failed", internal_error())
+
+
+def _stopping() -> SpeechError:
+    return Overloaded("The service is stopping and says nothing new; connect again.", code="draining", retry_after_s=1)
+
+
+def _over(index: int) -> SpeechError:
+    return InvalidInput(
+        f"Utterance {index} is over, so its text is dropped; send input.done before the text of the next one.",
+        code="utterance_over",
+    )
 
 
 def _no_config() -> SpeechError:

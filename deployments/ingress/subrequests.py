@@ -85,6 +85,7 @@ class Subrequests:
             tracer, root, deadline_s, started, replace(parent.incoming, parent=None), parent.caller, parent.deadline_ns
         )
         ctx.route = route
+        ctx.came_ns = parent.came_ns
         ctx.wants_primary = parent.wants_primary
         status = 200
         try:

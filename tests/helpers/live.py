@@ -156,7 +156,7 @@ class Ingress:
 
     @asynccontextmanager
     async def _admitted(self, ctx: Any) -> Any:
-        async with self.admission.enter():
+        async with self.admission.enter(ctx.came_ns):
             yield
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The ingress's door."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refused():
         leave = asyncio.Event()
 
         async def guest():
-            async with door.enter():
+            async with door.enter(time.time_ns()):
                 inside.set()
                 await leave.wait()
 
@@ -26,7 +27,7 @@ def test_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refused():
         await asyncio.sleep(0)
         assert (door.in_flight, door.waiting) == (1, 1)
         with pytest.raises(Overloaded) as refused:
-            async with door.enter():
+            async with door.enter(time.time_ns()):
                 pass
         assert refused.value.code == "queue_full" and refused.value.status == 503 and refused.value.retry_after_s >= 1
         leave.set()
@@ -39,12 +40,12 @@ def test_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refused():
 def test_waiting_has_an_end_and_leaves_nothing_behind():
     async def scenario():
         door = Admission(Limits(max_in_flight=1, max_waiting=4, max_wait_s=0.05))
-        async with door.enter():
+        async with door.enter(time.time_ns()):
             with pytest.raises(Overloaded) as refused:
-                async with door.enter():
+                async with door.enter(time.time_ns()):
                     pass
         assert refused.value.code == "queue_timeout" and door.waiting == 0
-        async with door.enter():
+        async with door.enter(time.time_ns()):
             assert door.in_flight == 1
 
     asyncio.run(scenario())
@@ -53,8 +54,8 @@ def test_waiting_has_an_end_and_leaves_nothing_behind():
 def test_a_guest_that_is_cancelled_while_waiting_frees_its_place():
     async def scenario():
         door = Admission(Limits(max_in_flight=1, max_waiting=1, max_wait_s=5))
-        async with door.enter():
-            waiting = asyncio.create_task(door.enter().__aenter__())
+        async with door.enter(time.time_ns()):
+            waiting = asyncio.create_task(door.enter(time.time_ns()).__aenter__())
             await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -64,13 +65,16 @@ def test_a_guest_that_is_cancelled_while_waiting_frees_its_place():
     asyncio.run(scenario())
 
 
-def test_a_draining_door_is_closed():
+def test_a_draining_door_is_closed_to_what_comes_since():
     async def scenario():
         door = Admission(Limits())
-        door.draining = True
+        came_ns = time.time_ns()
+        door.drain()
         with pytest.raises(Overloaded) as refused:
-            async with door.enter():
+            async with door.enter(time.time_ns()):
                 pass
-        assert refused.value.code == "draining"
+        assert refused.value.code == "draining" and door.draining
+        async with door.enter(came_ns):
+            assert door.in_flight == 1, "a request that came before may enter, again and again"
 
     asyncio.run(scenario())

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import soundfile
+from pydantic import ValidationError
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from access.key_editor import KeyEditor
@@ -21,7 +22,9 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.live_flow import ReplicaFlow
 from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.live_utterance import LiveUtterance
+from deployments.ingress.stage_clients import StageResult
 from deployments.settings import Cors, Limits
+from deployments.wire import AudioReply
 from speech.errors import InternalError
 from speech.mark import Mark
 from tests.helpers.live import RATE, Ingress
@@ -203,6 +206,22 @@ def test_a_stages_error_ends_the_utterance_and_the_rest_of_its_text_is_dropped(i
     assert "the rest" not in str(ingress.pipeline.said)
 
 
+def test_text_behind_an_utterance_that_failed_is_dropped_and_said_so_once(ingress):
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        ingress.pipeline.fails = InternalError("it went wrong", service="tts-service")
+        session.send("input.text", text="This one fails at once. And")
+        session.until("session.done")
+        ingress.pipeline.fails = None
+        for word in ("What", "is", "this?"):
+            session.send("input.text", text=word)
+        (event,) = session.until("error")
+        assert event["code"] == "utterance_over" and "input.done" in event["message"]
+        assert session.configure()["type"] == "session.configured"
+        assert session.say("It is new.")[-1]["utterance_index"] == 1
+    assert ingress.pipeline.said[1:] == ["It is new."], "a session.config begins anew too"
+
+
 def test_cancel_frees_the_running_work_and_is_no_error(ingress):
     ingress.pipeline.holds = 30
     with ingress.connected() as session:
@@ -235,6 +254,41 @@ def test_cancel_drops_what_waits_too(ingress):
         assert [event["utterance_index"] for event in events] == [0, 1, 2] and all(
             event["cancelled"] for event in events
         )
+
+
+def test_cancel_is_not_held_back_by_the_text_that_it_cancels(tmp_path):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"max_unspoken": 200}))
+    ingress.pipeline.holds = 30
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        for number in range(8):
+            session.send("input.text", text=f"Number {number} of them, which is not said. ")
+            session.send("input.done")
+        while not ingress.pipeline.said:
+            time.sleep(0.01)
+        began = time.monotonic()
+        session.send("cancel")
+        done = [session.until("session.done")[-1] for _ in range(8)]
+        assert time.monotonic() - began < 2 and all(event["cancelled"] for event in done)
+        ingress.pipeline.holds = 0
+        assert session.say("It goes on.")[-1]["utterance_index"] == 8
+    assert len(ingress.pipeline.said) == 2
+
+
+def test_a_session_that_waits_to_be_spoken_has_its_longest_time_too(tmp_path):
+    ingress = Ingress(tmp_path, limits=Limits(sessions={"max_unspoken": 100, "max_duration_s": 0.5}))
+    ingress.pipeline.holds = 30
+    with ingress.connected() as session:
+        session.configure()
+        for number in range(4):
+            session.send("input.text", text=f"Number {number} of them.")
+            session.send("input.done")
+        assert [event.get("code") for event in session.until("closed")[-2:]] == ["too_long", 1000]
+
+
+def test_a_single_text_is_never_too_much():
+    with pytest.raises(ValidationError):
+        Limits(sessions={"max_unspoken": 99})
 
 
 def test_utterances_may_be_sent_ahead_and_closing_waits_for_them(ingress):
@@ -421,6 +475,37 @@ def test_a_draining_service_finishes_what_it_says_and_closes(ingress):
         assert session.event()["code"] == "draining"
 
 
+def test_a_draining_service_finishes_every_utterance_that_had_begun(ingress):
+    ingress.pipeline.holds = 0.2
+    with ingress.connected() as session:
+        session.configure(split_granularity="sentence")
+        session.send("input.text", text="The first one is being said. And the rest of it")
+        session.until("audio.done")
+        ingress.admission.drain()  # as `CosyVoice3Api.drain` does
+        ingress.sessions.drain()
+        session.send("input.text", text=" comes later.")
+        session.send("input.done")
+        events = session.until("closed")
+        assert kinds(events) == ["audio.start", "audio.done", "session.done", "error", "closed"]
+        assert events[-1]["code"] == 1001 and events[-2]["code"] == "draining"
+
+
+def test_who_types_on_while_the_service_stops_is_told_once_and_is_not_misusing_it(ingress):
+    ingress.pipeline.holds = 0.5
+    with ingress.connected() as session:
+        session.configure()
+        session.send("input.text", text="It is said to its end.")
+        session.send("input.done")
+        while not ingress.pipeline.said:
+            time.sleep(0.01)
+        ingress.sessions.drain()
+        for number in range(2 * live_session.MOST_WRONG):
+            session.send("input.text", text=f"word {number} ")
+        events = session.until("closed")
+        assert kinds(events) == ["error", "audio.start", "audio.done", "session.done", "error", "closed"]
+        assert events[0]["code"] == "draining" and events[-1]["code"] == 1001
+
+
 def keys(tmp_path, *roles: str) -> tuple[str, str]:
     file = tmp_path / "keys.yaml"
     editor = KeyEditor(file)
@@ -512,6 +597,41 @@ def test_an_engine_with_live_text_says_it_by_token(tmp_path):
     first = next(root for root in ingress.roots() if root.tags[vocabulary.SESSION_EVENT] == "utterance")
     assert first.tags[vocabulary.TEXT_LENGTH] == str(len("It is \U0001f600 a fine day"))
     assert [note["value"] for note in first.spans[0]["annotations"]] == [vocabulary.FIRST_PIECE, vocabulary.FIRST_CHUNK]
+
+
+def test_by_token_a_slow_listener_holds_no_place_in_the_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_session, "AHEAD_S", 0.1)
+    ingress = Ingress(tmp_path, live_text=True)
+    seen = []
+
+    async def say(text, utterance, voice, ctx, enter, paced):
+        await text.take(100, "")
+        async with enter():
+            for _ in range(6):
+                seen.append(ctx.remaining_s())
+                yield StageResult(AudioReply(np.ones(RATE // 5, np.int16), 0.2), None)
+        seen.append(ingress.admission.in_flight)
+
+    ingress.pipeline.speech_stream_live = say
+    with ingress.connected() as session:
+        session.configure(split_granularity="token", stream_audio=True)
+        began = time.monotonic()
+        assert session.say("All of the text at once.")[-1]["seconds"] == pytest.approx(1.2)
+        assert time.monotonic() - began > 0.8, "the listener takes it as it is played"
+    assert len(seen) == 7 and seen[-1] == 0 and seen[0] - seen[5] < 0.3
+
+
+def test_by_token_a_whole_file_inside_of_json_is_one_event(tmp_path):
+    ingress = Ingress(tmp_path, live_text=True)
+    with ingress.connected() as session:
+        session.configure(split_granularity="token", audio_encoding="base64", response_format="wav")
+        session.send("input.text", text="Hello there ")
+        session.until("audio.start")
+        events = session.say("my friend of old.")
+        (chunk,) = [event for event in events if event["type"] == "audio.chunk"]
+        samples, _ = soundfile.read(io.BytesIO(base64.b64decode(chunk["audio_b64"])))
+        assert chunk["chunk_id"] == 0 and len(samples) / RATE == pytest.approx(events[-1]["seconds"])
+        assert (chunk["chunk_start_ms"], chunk["chunk_end_ms"]) == (0, round(events[-1]["seconds"] * 1000))
 
 
 @pytest.mark.parametrize(
