@@ -47,7 +47,7 @@ class Admission:
 
     @property
     def draining(self) -> bool:
-        """Whether `drain` was called."""
+        """`drain` was called."""
         return self._draining_since_ns is not None
 
     def drain(self) -> None:
