@@ -6,6 +6,7 @@ of the dashboards, an alert that reaches WeCom by both ways, and its link, which
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import psutil
 import pytest
+from websockets.sync.client import connect
 
 from cluster import monitoring, ports
 from cluster.cli_error import CliError
@@ -21,6 +23,7 @@ from cluster.grafana import queries
 from cluster.monitoring import Monitoring, Thresholds
 from cluster.processes import family
 from cluster.wecom import Application, Robot, Wecom
+from config.routes import LIVE
 from deployments.ingress.metrics import ERROR_TYPES, MODES
 from speech.dialects import DIALECTS
 from tests.helpers.fake_wecom import AGENT, CORP, KEY, SECRET, FakeWecom
@@ -91,6 +94,11 @@ class Load(threading.Thread):
             )
             self._watched.post(text="fault:generate")
             self._watched.post()
+            with connect(f"{self._fast.url}{LIVE}".replace("http", "ws", 1), proxy=None) as session:
+                session.send(json.dumps({"type": "session.config", "voice": "metrics", "dialect": "en-US"}))
+                session.send(json.dumps({"type": "session.close"}))
+                while "session.configured" not in str(session.recv(timeout=60)):
+                    pass
 
     def stop(self) -> None:
         self._over.set()
