@@ -86,9 +86,10 @@ def parse(text: str) -> PacedText | None:
 
     Raises:
         InvalidInput: (param `text`) `pause_malformed`, `pause_out_of_range`, `pauses_too_long`, `pauses_too_many`,
-            `pause_in_tag`, or `pause_alone` if nothing remains to be said.
+            `pause_in_tag`, `pause_in_markup`, or `pause_alone` if nothing remains to be said.
     """
-    lengths = [_seconds(tag) for tag in _TAG.finditer(text)]
+    tags = list(_TAG.finditer(text))
+    lengths = [_seconds(tag) for tag in tags]
     if not lengths:
         return None
     if len(lengths) > MOST:
@@ -109,7 +110,22 @@ def parse(text: str) -> PacedText | None:
             "and open it again after it.",
             "pause_in_tag",
         )
-    return _passages(text, _split(markdown.plain(marked)), lengths)
+    plain = markdown.plain(marked)
+    _refuse_lost(tags, plain)
+    return _passages(text, _split(plain), lengths)
+
+
+def _refuse_lost(tags: list[re.Match[str]], plain: AlignedText) -> None:
+    """Refuse a pause that Markdown's rules take out with what is around it: its silence would be missing."""
+    if plain.count(_MARK) == len(tags):
+        return
+    left = {plain.source(at, at + 1) for at, char in enumerate(plain) if char == _MARK}
+    lost = next(tag for tag in tags if tag.span() not in left)
+    raise _refuse(
+        f"The pause at character {lost.start() + 1} of the text stands in a part of Markdown that is not spoken, such "
+        "as a link's address or the line that opens a block of code. Move it before or behind that part.",
+        "pause_in_markup",
+    )
 
 
 def _split(text: AlignedText) -> list[AlignedText]:
