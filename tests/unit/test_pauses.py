@@ -83,8 +83,8 @@ def test_a_pause_that_can_not_be_is_refused_with_a_remedy(text, code, remedy):
 def test_any_mixture_of_markup_is_taken_with_all_its_pauses_or_refused():
     atoms = (
         "Hello world 你好 a 1/3 $5 [pause:1s] [pause:50ms] ［pause：1s］ [pause] [pause:1s [R][EH1][D] [h][ào] "
-        "[laughter] <strong> </strong> [ ] ( ) [x]( ]( ![a](b) [t](< https://a.b/ <https://a.b/ > ``` ~~~ ~~~~ ` ** * _ __ ~~ == "
-        "*** --- | |---|---| \\ [^1] [1] . 。 ! … , \" ' a@b.c = +"
+        "[laughter] <strong> </strong> [ ] ( ) [x]( ]( ![a](b) [t](< https://a.b/ <https://a.b/ > ``` ~~~ ~~~~ ` ** * "
+        "_ __ ~~ == *** --- | |---|---| \\ [^1] [1] . 。 ! … , \" ' a@b.c = +"
     ).split(" ") + [" ", "\n", "\n\n", "- ", "# ", "> ", "1. ", "[x] ", "| a | b |"]
     chosen = random.Random(0)
     taken = 0
