@@ -1,7 +1,8 @@
 """Makes subtitles of timed words: SubRip (.srt) and WebVTT (.vtt).
 
 Cues follow what subtitlers keep to: at most two lines of 42 characters (of 20 where a character is a syllable), at most
-seven seconds, and a new cue after a sentence or a pause. The text is the one that was written, with its punctuation.
+seven seconds, and a new cue after a sentence or a pause. The text is the one that was written, with its punctuation and
+without its markup.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from speech.aligned_text import AlignedText
+from speech.display_text import displayed
 from speech.words import Word
 
 LINE = 42  #: columns; an East Asian character takes two
@@ -36,21 +39,24 @@ def cues(words: Sequence[Word], text: str) -> list[Cue]:
 
     Args:
         words: in order, with offsets in `text`.
-        text: as the request had it, checked.
+        text: as the request had it, checked. Pauses, Markdown, tags and pronunciations are not shown.
     """
+    shown = displayed(text, (word.start for word in words))
     groups: list[list[Word]] = []
-    for word in words:
-        if groups and not _ends(groups[-1], word, text):
+    for word in _placed(words, shown):
+        if groups and not _ends(groups[-1], word, shown):
             groups[-1].append(word)
         else:
             groups.append([word])
     found: list[Cue] = []
     for group, following in zip_longest(groups, groups[1:]):
-        start = 0 if group is groups[0] else group[0].start - len(_opening(text[: group[0].start]))
-        end = following[0].start - len(_opening(text[: following[0].start])) if following else len(text)
+        start = 0 if group is groups[0] else group[0].start - len(_opening(shown[: group[0].start]))
+        end = following[0].start - len(_opening(shown[: following[0].start])) if following else len(shown)
         latest = following[0].start_s if following else float("inf")
         end_s = min(max(group[-1].end_s, group[0].start_s + SHORTEST_S), latest)
-        found.append(Cue(_wrapped(text[start:end]), group[0].start_s, max(end_s, group[0].start_s + 0.001)))
+        cue = Cue(_wrapped(shown[start:end]), group[0].start_s, max(end_s, group[0].start_s + 0.001))
+        if cue.text:
+            found.append(cue)
     return found
 
 
@@ -67,6 +73,12 @@ def vtt(cues: Sequence[Cue]) -> str:
     return "WEBVTT\n\n" + "".join(
         f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{_escaped(cue.text)}\n\n" for cue in cues
     )
+
+
+def _placed(words: Sequence[Word], shown: AlignedText) -> list[Word]:
+    """Return the words with offsets in the text that is shown."""
+    places = (shown.made_from(word.start, word.end) for word in words)
+    return [replace(word, start=start, end=end) for word, (start, end) in zip(words, places, strict=True)]
 
 
 def _escaped(text: str) -> str:

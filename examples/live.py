@@ -7,6 +7,7 @@ The audio of a clause comes while the next one is written. A player would take e
 """
 
 import asyncio
+import codecs
 import json
 import os
 import sys
@@ -23,12 +24,14 @@ async def write(ws: websockets.ClientConnection) -> None:
     """Send standard input as it comes, and end the utterance with it."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    rest = b""
-    while data := await reader.read(4096):
-        data = rest + data
-        text = data.decode(errors="ignore")  # a character may be cut in two
-        rest = data[len(text.encode()) :]
-        await ws.send(json.dumps({"type": "input.text", "text": text}))
+    # A character may be cut in two. Bytes that are no UTF-8 become U+FFFD, as everywhere.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    ended = False
+    while not ended:
+        data = await reader.read(4096)
+        ended = not data
+        if text := decoder.decode(data, final=ended):
+            await ws.send(json.dumps({"type": "input.text", "text": text}))
     await ws.send(json.dumps({"type": "input.done"}))
 
 
@@ -55,6 +58,8 @@ async def main(voice: str, path: str) -> None:
                     print(event["sentence_text"])
                 elif event["type"] == "error":
                     print(f"{event['code']}: {event['message']}", file=sys.stderr)
+                elif event["type"] == "session.done" and "trace_id" not in event:
+                    sys.exit("Nothing came from standard input that could be spoken.")
                 elif event["type"] == "session.done":
                     print(f"{path}, first audio after {first or 0:.2f} s, trace {event['trace_id']}")
                     await ws.send(json.dumps({"type": "session.close"}))

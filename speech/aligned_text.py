@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal, SupportsIndex, overload
@@ -73,6 +74,13 @@ class AlignedText(str):
         spans = zip(self._starts[start:end], self._ends[start:end], strict=True)
         found = [(first, last) for first, last in spans if last > first]
         return (min(first for first, _ in found), max(last for _, last in found)) if found else None
+
+    def made_from(self, start: int, end: int) -> tuple[int, int]:
+        """Return the span of this text that the source's characters `start` to `end` became; it may be empty.
+
+        The text must have its source's order, as rules leave it.
+        """
+        return bisect_left(self._starts, start), bisect_left(self._starts, end)
 
     def in_source_of(self, text: str) -> AlignedText:
         """Return this text, which was made from `text`, as one made from the source of `text`."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 _BRACKET = r"\[[^\[\]<>]{1,20}\]"
-_TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]{0,30}>")
+TAG = re.compile(r"<\s*/?\s*[A-Za-z][^<>]{0,30}>")
 _PAIR = re.compile(r"<([A-Za-z]+)>.*?</\1>", re.DOTALL)
 _RUN = re.compile(rf"(?:[A-Za-zÀ-ɏ'’]{{1,30}}|\w)?(?:{_BRACKET})+")
 #: A syllable in two brackets begins with its initial; finals, and finals alone, begin with a vowel.
 _SYLLABLE = re.compile(rf"{_BRACKET}(?:\[[aeiouüāáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ][^\[\]<>]{{0,19}}\])?")
-_SOUND = re.compile(r"\[(?:[a-z_-]{5,}|sigh|mn)\]")
+SOUND = re.compile(r"\[(?:[a-z_-]{5,}|sigh|mn)\]")
 
 
 def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
@@ -23,7 +23,7 @@ def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
     A pair of tags, or a row of pronunciations, that is longer than `limit` can't be kept together: then each tag, each
     syllable and each bracket is a span.
     """
-    spans = [match.span() for match in (*_TAG.finditer(text), *_PAIR.finditer(text))]
+    spans = [match.span() for match in (*TAG.finditer(text), *_PAIR.finditer(text))]
     for run in _RUN.finditer(text):
         parts = [run] if len(run[0]) <= limit else _SYLLABLE.finditer(text, *run.span())
         spans += [part.span() for part in parts]
@@ -33,7 +33,7 @@ def closed_spans(text: str, limit: int) -> list[tuple[int, int]]:
 def speakable(text: str) -> list[bool]:
     """Return True for each character that an engine would say: letters and digits outside of tags."""
     said = [char.isalnum() for char in text]
-    for pattern in (_TAG, _SOUND):
+    for pattern in (TAG, SOUND):
         for match in pattern.finditer(text):
             said[match.start() : match.end()] = [False] * len(match[0])
     return said

@@ -24,8 +24,8 @@ EXAMPLES = "[pause:0.5s] or [pause:500ms]"
 _TAG = re.compile(r"[\[［]\s*pause\s*(?=[\]］:：=\d])([^\[\]［］]*)([\]］]?)", re.IGNORECASE)
 _LENGTH = re.compile(r"[:：]\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*(ms|s)\s*", re.IGNORECASE)
 #: In place of a pause while Markdown's signs are taken out; `speech.text` allows no such character in a text.
-_MARK = "\x01"
-_IN_A_PAIR = re.compile(rf"<\s*([A-Za-z]+)\s*>[^<>]*{_MARK}[^<>]*</\s*\1\s*>")
+MARK = "\x01"
+_IN_A_PAIR = re.compile(rf"<\s*([A-Za-z]+)\s*>[^<>]*{MARK}[^<>]*</\s*\1\s*>")
 #: Signs that belong to the words before the pause, where they were written after it.
 _CLOSING = re.compile(r"^[\s。．｡！？；…‼⁇⁈⁉?!.;，、：,:)\]）】》〉」』”»]+")
 
@@ -86,9 +86,10 @@ def parse(text: str) -> PacedText | None:
 
     Raises:
         InvalidInput: (param `text`) `pause_malformed`, `pause_out_of_range`, `pauses_too_long`, `pauses_too_many`,
-            `pause_in_tag`, or `pause_alone` if nothing remains to be said.
+            `pause_in_tag`, `pause_in_markup`, or `pause_alone` if nothing remains to be said.
     """
-    lengths = [_seconds(tag) for tag in _TAG.finditer(text)]
+    tags = list(_TAG.finditer(text))
+    lengths = [_seconds(tag) for tag in tags]
     if not lengths:
         return None
     if len(lengths) > MOST:
@@ -102,18 +103,38 @@ def parse(text: str) -> PacedText | None:
             "put the silence between the files of several requests.",
             "pauses_too_long",
         )
-    marked = AlignedText.of(text).sub(_TAG, _MARK)
-    if _IN_A_PAIR.search(marked):
+    found = marked(text)
+    if _IN_A_PAIR.search(found):
         raise _refuse(
             "A pause can't stand between a tag and its end, as in <strong>…</strong>. Close the tag before the pause, "
             "and open it again after it.",
             "pause_in_tag",
         )
-    return _passages(text, _split(markdown.plain(marked)), lengths)
+    plain = markdown.plain(found)
+    _refuse_lost(tags, plain)
+    return _passages(text, _split(plain), lengths)
+
+
+def marked(text: str) -> AlignedText:
+    """Return the text with a `MARK` in place of each pause."""
+    return AlignedText.of(text).sub(_TAG, MARK)
+
+
+def _refuse_lost(tags: list[re.Match[str]], plain: AlignedText) -> None:
+    """Refuse a pause that Markdown's rules take out with what is around it: its silence would be missing."""
+    if plain.count(MARK) == len(tags):
+        return
+    left = {plain.source(at, at + 1) for at, char in enumerate(plain) if char == MARK}
+    lost = next(tag for tag in tags if tag.span() not in left)
+    raise _refuse(
+        f"The pause at character {lost.start() + 1} of the text stands in a part of Markdown that is not spoken, such "
+        "as a link's address or the line that opens a block of code. Move it before or behind that part.",
+        "pause_in_markup",
+    )
 
 
 def _split(text: AlignedText) -> list[AlignedText]:
-    borders = [at for at, char in enumerate(text) if char == _MARK]
+    borders = [at for at, char in enumerate(text) if char == MARK]
     return [text[start:end] for start, end in zip([0, *(at + 1 for at in borders)], [*borders, len(text)], strict=True)]
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from speech import pauses
+from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
 from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRIPT
@@ -130,10 +131,11 @@ class SpeechRequest:
         return [replace(self.utterance, text=text) for text in texts], found
 
     def _cut(self, early: bool, text: str | None = None) -> list[str]:
-        text = self.utterance.text if text is None else text
+        text = AlignedText.of(self.utterance.text if text is None else text)
         if not (early or self.long_form):
             return [text]
-        # Markdown goes first: emphasis and lists may begin in one piece and end in another.
+        # Markdown goes first: emphasis and lists may begin in one piece and end in another. If nothing is left, the
+        # engine gets the text as it is, and refuses it or says it.
         return pieces(markdown.plain(text).strip() or text, self.dialect.language, join=not early)
 
 

@@ -55,12 +55,13 @@ def heard_in(timings: Timings, samples: NDArray[np.int16] | Wave, rate: int) -> 
             ends[before] = pause[0]
         if after is not None:
             starts[after] = pause[1]
-    starts[1:] = np.maximum(starts[1:], ends[:-1])
-    ends = np.maximum(starts, ends)
+    # An edge that was moved past its neighbour leaves a unit without length; the next begins behind it all the same.
+    ordered = np.maximum.accumulate(np.stack([starts, ends], 1).ravel())
+    starts, ends = np.clip(ordered, 0, sound.seconds).reshape(-1, 2).T
     return replace(
         timings,
         times=np.stack([starts, ends], 1).astype(np.float32),
-        phoneme_times=_within(timings, first, last, starts, ends),
+        phoneme_times=_within(timings, starts, ends),
     )
 
 
@@ -74,16 +75,17 @@ def _outer_phonemes(timings: Timings) -> tuple[np.ndarray, np.ndarray]:
     return first, last
 
 
-def _within(
-    timings: Timings, first: np.ndarray, last: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> NDArray[np.float32]:
-    """Return the phonemes' times, of which the outer ones take their units' new edges."""
+def _within(timings: Timings, starts: np.ndarray, ends: np.ndarray) -> NDArray[np.float32]:
+    """Return the phonemes' times, of which each unit's first and last take its new edges."""
     times, units = timings.phoneme_times.astype(float), timings.phoneme_units
-    outer = times[:, 0] <= first[units, 0], times[:, 1] >= last[units, 1]
-    times[outer[0], 0] = starts[units[outer[0]]]
-    times[outer[1], 1] = ends[units[outer[1]]]
-    clipped: NDArray[np.float32] = np.clip(times, starts[units, None], ends[units, None]).astype(np.float32)
-    return clipped
+    borders = units[1:] != units[:-1]
+    first, last = np.concatenate([[True], borders])[: len(units)], np.concatenate([borders, [True]])[: len(units)]
+    times[first, 0] = starts[units[first]]
+    times[last, 1] = ends[units[last]]
+    inside = np.clip(times, starts[units, None], ends[units, None])
+    # A phoneme that lost its length to a moved edge lies where its neighbour ends.
+    ordered: NDArray[np.float32] = np.maximum.accumulate(inside.ravel()).reshape(-1, 2).astype(np.float32)
+    return ordered
 
 
 class _Sound:

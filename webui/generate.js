@@ -21,6 +21,8 @@
     asked = performance.now();
   }, {capture: true});
   document.addEventListener('keydown', event => {
+    // An input method takes Enter for itself while it composes a character; Safari says so by the code alone.
+    if (event.isComposing || event.keyCode === 229) return;
     if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || event.repeat) return;
     event.preventDefault();
     // A text field hands its last characters over before the click asks for them.

@@ -258,6 +258,19 @@ def test_a_stored_voice_outlives_a_reload_too(page, api):
     assert page.input_value("#voice input") == "bert · en-US" and chosen(page) == "en-US"
 
 
+def test_ctrl_enter_of_an_input_method_asks_for_nothing(page, api):
+    fill_in(page)
+    press = """said => document.querySelector('#text textarea').dispatchEvent(
+        new KeyboardEvent('keydown', {key: 'Enter', ctrlKey: true, bubbles: true, ...said}))"""
+    for said in ({"isComposing": True}, {"keyCode": 229}):
+        page.evaluate(press, said)
+    page.wait_for_timeout(500)
+    assert api.asked == []
+    page.evaluate(press, {})
+    says(page, "#result .summary", "Real-time factor")
+    assert len(api.asked) == 1
+
+
 def test_a_double_click_asks_once(page, api):
     api.pause_s = 0.1
     fill_in(page)

@@ -93,3 +93,10 @@ def test_only_whole_replacements():
     with pytest.raises(TypeError, match="all, or none"):
         AlignedText.of("aa").replace("a", "b", 1)
     assert AlignedText.of("AbC").lower().translate({ord("b"): "xy"}) == "axyc"
+
+
+def test_a_span_of_the_source_is_found_again():
+    plain = AlignedText.of("a **bold** word").sub(r"\*\*", "")
+    assert plain[slice(*plain.made_from(4, 8))] == plain[slice(*plain.made_from(2, 10))] == "bold"
+    start, end = plain.made_from(2, 4)
+    assert start == end == 2, "nothing is left of the signs"

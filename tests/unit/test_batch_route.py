@@ -224,6 +224,7 @@ def test_fields_that_speak_of_one_thing_are_inherited_together_or_not_at_all(api
         ({"input": "a", "voise": "anna"}, ("input_validation", "field_unknown", None, 400)),
         ({"input": ["a"]}, ("input_validation", "field_type", "input", 400)),
         ({"input": "a [pause] b"}, ("input_validation", "pause_malformed", "input", 400)),
+        ({"input": "a [b]([pause:1s]) c"}, ("input_validation", "pause_in_markup", "input", 400)),
         ({}, ("input_validation", "text_empty", "input", 400)),
         ("a", ("input_validation", "item_not_object", None, 400)),
         (None, ("input_validation", "item_not_object", None, 400)),

@@ -1,6 +1,7 @@
 """Pauses in a text: where they are cut, which are refused with a remedy, and that the silence has their length."""
 
 import asyncio
+import random
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from deployments.ingress.request_tags import tag_speech
 from engines.contract import create
 from speech import requests
-from speech.errors import InvalidInput
+from speech.errors import InvalidInput, SpeechError
 from speech.joining import Joiner
 from speech.pauses import LONGEST_S, MOST, MOST_S, SpokenPart, parse
 from tests.unit.test_synthesis import RATE, Pipeline, ask, new_run, source, speaking
@@ -67,12 +68,40 @@ def test_other_words_are_no_pauses(text):
         ("[pause:1s]", "pause_alone", "at least one word"),
         ("… [pause:1s] [breath] [pause:1s] !", "pause_alone", "at least one word"),
         ("<strong>a [pause:1s] b</strong>", "pause_in_tag", "Close the tag"),
+        ("Use [this]([pause:1s]) now.", "pause_in_markup", "at character 12 "),
+        ("Hm [pause:1s] see [the page](https://a.b/[pause:1s]x) now.", "pause_in_markup", "at character 42 "),
+        ("[laughter]([pause:1s]) Ha", "pause_in_markup", "link's address"),
+        ("See:\n```python [pause:1s]\nprint\n```", "pause_in_markup", "before or behind"),
     ],
 )
 def test_a_pause_that_can_not_be_is_refused_with_a_remedy(text, code, remedy):
     with pytest.raises(InvalidInput, match="pause") as caught:
         requests.parse({"text": text, "dialect": "en-US", "long_form": "true"})
     assert (caught.value.code, caught.value.param) == (code, "text") and remedy in caught.value.message
+
+
+def test_any_mixture_of_markup_is_taken_with_all_its_pauses_or_refused():
+    atoms = (
+        "Hello world 你好 a 1/3 $5 [pause:1s] [pause:50ms] ［pause：1s］ [pause] [pause:1s [R][EH1][D] [h][ào] "
+        "[laughter] <strong> </strong> [ ] ( ) [x]( ]( ![a](b) [t](< https://a.b/ <https://a.b/ > ``` ~~~ ~~~~ ` ** * "
+        "_ __ ~~ == *** --- | |---|---| \\ [^1] [1] . 。 ! … , \" ' a@b.c = +"
+    ).split(" ") + [" ", "\n", "\n\n", "- ", "# ", "> ", "1. ", "[x] ", "| a | b |"]
+    chosen = random.Random(0)
+    taken = 0
+    for _ in range(3000):
+        text = "".join(chosen.choices(atoms, k=chosen.randint(1, 20)))
+        dialect = chosen.choice(["en-US", "zh-CN"])
+        try:
+            request = requests.parse({"text": text, "dialect": dialect, "long_form": chosen.choice(["true", "false"])})
+        except SpeechError as error:
+            assert error.code and error.message, text
+            continue
+        for early in (True, False):
+            utterances, found = request.paced_pieces(early)
+            asked = request.paced.seconds if request.paced else 0.0
+            assert utterances and found.before_s + sum(found.after_s.values()) == pytest.approx(asked), text
+        taken += 1
+    assert taken > 1000
 
 
 def test_the_longest_pauses_that_are_allowed_are_allowed():

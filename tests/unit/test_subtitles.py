@@ -68,6 +68,76 @@ def test_a_short_cue_stays_a_moment_but_never_over_the_next():
     assert second.end_s - second.start_s == pytest.approx(0.7)
 
 
+def timed(text: str, heard: str) -> list[Word]:
+    """Return the words of `heard`, between bars, each at its place in the text."""
+    found, at = [], 0
+    for number, word in enumerate(heard.split("|")):
+        at = text.index(word, at)
+        found.append(Word(word, at, at + len(word), number * 0.4, number * 0.4 + 0.4))
+        at += len(word)
+    return found
+
+
+MARKUP = {
+    "pauses": ("Hello there. [pause:2s] Next one,[pause:1s] go [pause:1s]!", "Hello|there|Next|one|go"),
+    "a pause without spaces": ("Wait[pause:500ms]here, 一［pause：2s］二", "Wait|here|一|二"),
+    "emphasis": ("Now **Next** one, *today* ~~or~~ `never`.", "Now|Next|one|today|or|never"),
+    "links": (
+        "Use [this](https://a.b/c?d=[x]) or <https://e.f>: see[^1] ![it](g.png)!",
+        "Use|this|or|https://e.f|see|it",
+    ),
+    "a table": ("| a | b |\n|---|---|\n| one | two |", "a|b|one|two"),
+    "blocks": ("# Title\n\n- [x] first\n> second\n```python\nthird\n```", "Title|first|second|third"),
+    "escapes": ("A \\# and 1\\. b", "A|and|b"),
+    "tags": ("Oh [laughter] <strong>it</strong> <laughter>is</laughter> so [breath].", "Oh|it|is|so"),
+    "a tag at both ends": ("[breath] Well [sigh]", "Well"),
+    "pronunciations": ("I read[R][EH1][D] it, 爱好[h][ào]很多, 行[háng]", "I|read|it|爱好|很多|行"),
+    "pronunciations that stand alone": ("Say [R][EH1][D] 报道[j][ǐ]予", "Say|[R][EH1][D]|报道|[j][ǐ]|予"),
+    "brackets that are spoken": ("He [sic] said [see below] [B2] a [chapter]", "He|sic|said|see|below|B2|a|chapter"),
+    "a pause in emphasis": ("**Bold [pause:100ms] words** here", "Bold|words|here"),
+}
+SHOWN = {
+    "pauses": "Hello there.|Next one, go!",
+    "a pause without spaces": "Wait here, 一二",
+    "emphasis": "Now Next one, today or never.",
+    "links": "Use this or https://e.f: see it!",
+    "a table": "a, b|one, two",
+    "blocks": "Title|first second|third",
+    "escapes": "A # and 1.|b",
+    "tags": "Oh it is so.",
+    "a tag at both ends": "Well",
+    "pronunciations": "I read it, 爱好很多, 行",
+    "pronunciations that stand alone": "Say REH1D 报道jǐ予",
+    "brackets that are spoken": "He [sic] said [see below] [B2] a [chapter]",
+    "a pause in emphasis": "Bold words here",
+}
+
+
+@pytest.mark.parametrize("form", [srt, vtt])
+@pytest.mark.parametrize("kind", MARKUP)
+def test_what_is_not_said_is_not_shown(kind, form):
+    text, heard = MARKUP[kind]
+    blocks = form(cues(timed(text, heard), text)).removeprefix("WEBVTT\n\n").strip().split("\n\n")
+    shown = [" ".join(block[block.index("-->") :].split("\n")[1:]) for block in blocks]
+    assert "|".join(shown) == SHOWN[kind]
+
+
+def test_parts_are_shown_without_markup_too():
+    """An engine that knows no words tells where its pieces are."""
+    text = "**One** read[R][EH1][D] [pause:1s] it. [breath] <strong>Two</strong> [sic] and [so](http://a.b)."
+    at = [0, text.index(" [pause"), text.index("it."), text.index(" [breath]"), text.index("[breath]"), len(text)]
+    words = [
+        Word(text[start:end], start, end, number * 2, number * 2 + 1.0)
+        for number, (start, end) in enumerate(zip(at[::2], at[1::2], strict=True))
+    ]
+    assert [cue.text for cue in cues(words, text)] == ["One read", "it.", "Two [sic] and so."]
+
+
+def test_what_leaves_nothing_to_show_makes_no_cue():
+    words = [Word("~~~ a", 0, 5, 0.0, 1.0)]
+    assert cues(words, "~~~ a") == []
+
+
 def test_webvtt_is_escaped_and_subrip_is_numbered():
     found = [Cue("a < b & c --> d", 0.0, 3661.2345), Cue("two", 3662.0, 3663.0)]
     assert vtt(found) == (

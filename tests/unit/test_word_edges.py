@@ -111,6 +111,27 @@ def test_any_sound_leaves_the_times_in_order_and_in_the_audio(wave):
         assert one.min() >= 0 and one.max() <= len(wave) / RATE + 1e-6
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_words_never_overlap_however_short_they_and_their_gaps_are(seed):
+    """Durations are frames of 25 ms: words of one frame, gaps of none, and sounds that change anywhere."""
+    random = np.random.default_rng(seed)
+    parts = [
+        (voice, hiss, silence)[random.integers(3)](random.uniform(0.004, 0.15)) for _ in range(random.integers(1, 25))
+    ]
+    wave = np.concatenate(parts) * random.uniform(0.01, 1)
+    words, at = [], random.uniform(0, 0.1)
+    for _ in range(random.integers(1, 25)):
+        edges = at + np.cumsum([0, *random.integers(0, 4, random.integers(1, 4))]) * 0.025
+        words.append(tuple(edges))
+        at = edges[-1] + random.choice([0, 0, 0.005, 0.025, 0.05, 0.2])
+    found = heard_in(timed(*words), wave.astype(np.float32), RATE)
+    assert (np.diff(found.times.ravel()) >= 0).all(), "units, one behind the other"
+    assert found.times.min() >= 0 and found.times.max() <= len(wave) / RATE + 1e-6
+    phonemes, units = found.phoneme_times, found.phoneme_units
+    assert (np.diff(phonemes.ravel()) >= 0).all(), "and so are their phonemes"
+    assert (phonemes[:, 0] >= found.times[units, 0]).all() and (phonemes[:, 1] <= found.times[units, 1]).all()
+
+
 def test_words_without_phonemes_are_settled_too():
     """As those of an aligner would be."""
     spans = np.array([(0, 1), (2, 3)], np.int32)

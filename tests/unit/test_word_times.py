@@ -236,3 +236,15 @@ def test_pieces_of_a_request_know_their_places_in_its_text():
     bold = next(piece.text for piece in request.pieces(True) if "bold" in piece.text)
     at = bold.index("bold")
     assert written[slice(*bold.source(at, at + 4))] == "bold"
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("pause", ["", "[pause:1s] "])
+def test_pieces_of_which_markdown_would_leave_nothing_know_their_places_too(early, pause):
+    text = f"{pause}~~~~ One sentence is here. And another one is there. " + "And so on it goes. " * 20
+    request = parse({"text": text, "dialect": "en-US", "long_form": "true"})
+    pieces = request.pieces(early)
+    assert len(pieces) > 1
+    found = [part_of(piece.text, request.written, 0.0, 1.0)[0] for piece in pieces]
+    assert [word.text for word in found] == [piece.text for piece in pieces]
+    assert all(before.end <= after.start for before, after in zip(found, found[1:], strict=False))
