@@ -1,6 +1,6 @@
 """Makes the audio of texts that come bit by bit: utterances one by one, or a text that the engine says while it comes.
 
-`live_plan.py` decides when an utterance is started.
+`start_plan.py` decides when an utterance is started.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from deployments.arrays import Array, ArrayStore
 from deployments.ingress.context import RequestContext
 from deployments.ingress.incoming_text import IncomingText
-from deployments.ingress.live_plan import LivePlan
 from deployments.ingress.piece_audio import PieceAudio, Pieces, Wish
 from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
+from deployments.ingress.start_plan import StartPlan
 from deployments.ingress.voice_cache import CachedVoice
 from engines.contract import Capabilities
 from speech.pauses import Pauses
@@ -78,7 +78,7 @@ class SharedEntry:
             await place.__aexit__(None, None, None)
 
 
-async def _enter(place: AsyncExitStack, entry: SharedEntry, plan: LivePlan, utterance: Utterance) -> None:
+async def _enter(place: AsyncExitStack, entry: SharedEntry, plan: StartPlan, utterance: Utterance) -> None:
     """Wait until an utterance may be started, and enter the graph for it.
 
     While those before it are under way it holds their place too. Else the place would be lost between any two, and a
@@ -128,7 +128,7 @@ class Follower:
     ) -> AsyncGenerator[FollowedPart, None]:
         """Yield the audio of utterances that come one by one, joined into one, each as soon as it is there.
 
-        `LivePlan` says when each one is started.
+        `StartPlan` says when each one is started.
 
         Args:
             utterances: in the order in which they are heard.
@@ -162,7 +162,7 @@ class Follower:
         at: _Position,
     ) -> AsyncGenerator[PieceAudio, None]:
         chunked = self._engine.streaming
-        plan = LivePlan(self._run_ahead, chunked, self._max_concurrent_pieces, ctx.continuity)
+        plan = StartPlan(self._run_ahead, chunked, self._max_concurrent_pieces, ctx.continuity)
         pieces: asyncio.Queue[asyncio.Queue[PieceAudio | Exception] | Exception | None] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
 
@@ -223,7 +223,7 @@ class Follower:
 
     def _put(
         self,
-        plan: LivePlan,
+        plan: StartPlan,
         number: int,
         out: asyncio.Queue[PieceAudio | Exception],
         audio: PieceAudio | Exception,

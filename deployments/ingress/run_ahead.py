@@ -1,32 +1,18 @@
-"""Decides how far a stream runs ahead of its listener, so that the listener does not run dry.
-
-The rule, in three parts (docs/streams.md says why, and what was measured):
-
-- **Order.** Each piece of a stream is due when its listener will have played what comes before it, less the time that
-  the piece is expected to take. The stages' queues take the most urgent first. A request's first sound is due
-  `limits.first_audio_hold_s` after it came: by so much a listener who would run dry goes before a new one.
-- **The second piece** starts with the first one if it is expected to come too late otherwise. Else the first has the
-  graph for itself until it is heard.
-- **The hold.** The first sound is held back while a gap is expected, at most `limits.first_audio_hold_s`.
+"""Expects how long the next pieces of speech will take, and for how long a stream should be held.
 
 What is expected comes from this ingress's own recent pieces and streams, so it follows the present load. A piece's
-latency is a line over its seconds of audio. At the release, one piece is the critical one: of all that are not ready,
-it is expected to leave the listener the least. The expectation is corrected by how much longer than expected the
-critical pieces of recent streams took, so that CORRECTED of them would have come in time. Where the engine streams by
-chunks, there is no line: a stream is held for as long as CORRECTED of the recent ones would have needed.
+latency is a line over its seconds of audio. The expectation is corrected by how much longer than expected the critical
+pieces of recent streams took (`stream_plan.py`), so that CORRECTED of them would have come in time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from statistics import fmean
 
-from deployments.ingress.continuity import Continuity
 from speech.utterance import Utterance
 
 RECENT, RECENT_S = 20, 300.0  #: what is expected comes from so many pieces and streams, none older than that
@@ -127,154 +113,3 @@ class RunAhead:
 
     def _is_recent(self, at: float) -> bool:
         return self.clock() - at <= RECENT_S
-
-
-@dataclass
-class _Piece:
-    utterance: Utterance
-    seconds: float  #: expected; once it is ready, what it has
-    started: float | None = None
-    urgent: bool = False  #: it was due when it was started, and no earlier piece of the stream was before it
-    made: float = 0.0  #: seconds of audio so far
-    ready: bool = False
-
-
-@dataclass
-class StreamPlan:
-    """One stream on its way through the graph.
-
-    Args:
-        ahead: what recent streams have shown.
-        utterances: its pieces, in order.
-        chunked: the engine gives a piece in chunks.
-        at_once: pieces in the graph at a time.
-        continuity: the stream's play-out clock.
-    """
-
-    ahead: RunAhead
-    utterances: Sequence[Utterance]
-    chunked: bool
-    at_once: int
-    continuity: Continuity
-    _pieces: list[_Piece] = field(init=False)
-    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _first_at: float | None = field(init=False, default=None)
-    _first_s: float = field(init=False, default=0.0)
-    _chunks_need: float | None = field(init=False, default=None)
-    _critical: tuple[int, float, float] | None = field(
-        init=False, default=None
-    )  # a piece, its start, its expected time
-    _released: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        self._pieces = [_Piece(utterance, self.ahead.seconds_of(utterance)) for utterance in self.utterances]
-
-    @property
-    def at_first(self) -> int:
-        """The pieces to start before anything is heard: 2 where the second would come too late, else 1."""
-        if self.chunked or len(self._pieces) < 2:
-            return 1
-        second = self.ahead.latency_s(self._pieces[1].seconds)
-        return 2 if second is not None and second * self.ahead.correction > self._pieces[0].seconds else 1
-
-    def start(self, number: int) -> float:
-        """Note that a piece, counted from 0, is started now; returns the seconds until it is due, perhaps negative."""
-        piece = self._pieces[number]
-        piece.started = self.ahead.clock()
-        if number == 0:
-            piece.urgent = True
-            return 0.0
-        before = sum(one.seconds for one in self._pieces[:number])
-        left = self.continuity.margin_s + max(0.0, before - self.continuity.seconds)
-        due_s = left - (self.ahead.latency_s(piece.seconds) or 0.0)
-        piece.urgent = due_s <= 0 and all(one.ready for one in self._pieces[:number])
-        return due_s
-
-    def add(self, number: int, seconds: float, whole: bool) -> None:
-        """Note that a part of a piece is made.
-
-        Args:
-            number: the piece's, from 0.
-            seconds: of audio in the part.
-            whole: it was the piece's last.
-        """
-        piece, now = self._pieces[number], self.ahead.clock()
-        if seconds and self._first_at is None:
-            self._first_at, self._first_s = now, seconds
-        elif seconds and self._first_at is not None:
-            before = sum(one.made for one in self._pieces[: number + 1])
-            need = now - self._first_at - before
-            self._chunks_need = need if self._chunks_need is None else max(need, self._chunks_need)
-        piece.made += seconds
-        if whole:
-            self._end(number, piece, now)
-        self._changed.set()
-
-    def _end(self, number: int, piece: _Piece, now: float) -> None:
-        piece.ready = True
-        piece.seconds = piece.made
-        if piece.made and piece.started is not None:
-            self.ahead.note_piece(
-                piece.utterance, piece.made, now - piece.started, urgent=piece.urgent and not self.chunked
-            )
-        if self.chunked:
-            if number == len(self._pieces) - 1 and self._chunks_need is not None:
-                self.ahead.note_chunks(self._chunks_need)
-        elif self._released and self._critical is not None and self._critical[0] == number:
-            _, started, expected = self._critical
-            self.ahead.note_critical((now - started) / expected)
-
-    def need_s(self) -> float | None:
-        """Return for how long the first sound has to be held back from now on, as far as that is expected.
-
-        Negative: the listener will have that much left. None: nothing is expected, or nothing is to come.
-        """
-        now = self.ahead.clock()
-        self._critical = None
-        if all(piece.ready for piece in self._pieces) or self._first_at is None:
-            return None
-        if self.chunked:
-            return (
-                self.ahead.chunks_need_s
-                - (now - self._first_at)
-                - (sum(piece.made for piece in self._pieces) - self._first_s)
-            )
-        need, before, remaining = None, 0.0, 0.0
-        for number, piece in enumerate(self._pieces):
-            if not piece.ready:
-                latency = self.ahead.latency_s(piece.seconds)
-                if latency is None:
-                    return None
-                elapsed = 0.0 if piece.started is None else now - piece.started
-                # At worst one device computes the stream's pieces one after the other.
-                after = remaining + self.ahead.factor() * piece.seconds if remaining else SHORTEST_S
-                remaining = max(latency - elapsed, LATE * elapsed, after)
-                whole = elapsed + remaining
-                one = whole * self.ahead.correction - elapsed - before
-                if need is None or one > need:
-                    need, self._critical = one, (number, now - elapsed, whole)
-            before += piece.seconds
-        return need
-
-    async def hold(self, most_s: float) -> float:
-        """Hold the first sound back while a gap is expected; returns for how many seconds.
-
-        Args:
-            most_s: the longest hold.
-        """
-        began, held = self.ahead.clock(), False
-        while (need := self.need_s() or 0.0) > 0 and (left := began + most_s - self.ahead.clock()) > 0:
-            held = True
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(min(need, left)):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-        released = self.release()
-        return released - began if held else 0.0
-
-    def release(self) -> float:
-        """Note that the first sound goes out; returns when, on the clock."""
-        self._released = True
-        return self.ahead.clock()

@@ -1,7 +1,7 @@
 """Makes a request's audio: one utterance or many in a row, whole or while it is made.
 
 A long text is said in pieces, which go through the graph side by side and are joined in their order. So is a streamed
-text if the engine can't stream by itself: sentence by sentence. `run_ahead.py` decides how far a stream runs ahead of
+text if the engine can't stream by itself: sentence by sentence. `stream_plan.py` decides how far a stream runs ahead of
 its listener, and when it is first heard.
 """
 
@@ -18,9 +18,10 @@ import numpy as np
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
 from deployments.ingress.piece_audio import PieceAudio, Pieces, Wish
-from deployments.ingress.run_ahead import RunAhead, StreamPlan
+from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.stage_clients import VoiceRef, unpacked
+from deployments.ingress.stream_plan import StreamPlan
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import VoiceResolver, VoiceSource
 from engines.contract import Capabilities
@@ -91,8 +92,9 @@ class Synthesizer:
         voice = await self._voices.resolve(source, ctx)
         if len(utterances) > 1:
             voice = await self._hold(voice)
-        plan = StreamPlan(self._run_ahead, utterances, chunked, self._max_concurrent_pieces, ctx.continuity)
-        pieces = self._in_order(utterances, voice, ctx, chunked, wish, plan, by_rule)
+        at_once = self._max_concurrent_pieces
+        plan = StreamPlan(self._run_ahead, chunked, at_once, ctx.continuity, by_rule, utterances)
+        pieces = self._in_order(utterances, voice, ctx, chunked, wish, plan)
         if len(utterances) == 1 and not pauses:
             joined = self._pieces.plain(pieces, wish)
         else:
@@ -128,48 +130,50 @@ class Synthesizer:
         chunked: bool,
         wish: Wish,
         plan: StreamPlan | None = None,
-        by_rule: bool = True,
     ) -> AsyncGenerator[PieceAudio, None]:
         """Yield the pieces' audio in order.
 
-        Of a stream, one piece is started before anything is heard, or `plan.at_first` by the rule. Then as many run as
-        may run at a time, counted from the one that is listened to: a slow listener delays those that are not started.
+        `plan` says when each piece of a stream is started. Of a whole answer, as many run as may run at a time, counted
+        from the one that is next.
         """
         queues: list[asyncio.Queue[PieceAudio | Exception]] = [asyncio.Queue() for _ in utterances]
         tasks: list[asyncio.Task[None]] = []
+        places = asyncio.Semaphore(self._max_concurrent_pieces)
 
-        def start_up_to(count: int) -> None:
-            for number in range(len(tasks), min(count, len(utterances))):
+        async def start() -> None:
+            for number, utterance in enumerate(utterances):
                 due_ns = ctx.due_ns
-                if plan is not None:
-                    due_in_s = plan.start(number)
-                    if number and by_rule:
+                if plan is None:
+                    await places.acquire()
+                else:
+                    await plan.room(utterance)
+                    due_in_s = plan.start(utterance)
+                    if number and plan.by_rule:
                         due_ns = time.time_ns() + int(due_in_s * 1e9)
                 segment = ctx.segment(number + 1, len(utterances), due_ns)
-                tasks.append(
-                    asyncio.create_task(
-                        self._pieces.run(utterances[number], voice, segment, chunked, wish, partial(put, number))
-                    )
-                )
+                run = self._pieces.run(utterance, voice, segment, chunked, wish, partial(put, number))
+                tasks.append(asyncio.create_task(run))
 
         def put(number: int, audio: PieceAudio | Exception) -> None:
             if plan is not None and not isinstance(audio, Exception):
                 plan.add(number, len(audio.samples) / self._engine.sample_rate, audio.ends)
             queues[number].put_nowait(audio)
 
+        tasks.append(asyncio.create_task(start()))
         try:
-            start_up_to(self._max_concurrent_pieces if plan is None else plan.at_first if by_rule else 1)
             for number, queue in enumerate(queues):
-                start_up_to(number + 1)
                 ended = False
                 while not ended:
                     audio = await queue.get()
                     if isinstance(audio, Exception):
                         ctx.abandoned = True
                         raise audio
-                    start_up_to(number + self._max_concurrent_pieces)
                     ended = audio.ends
                     yield audio
+                if plan is None:
+                    places.release()
+                else:
+                    plan.taken(number)
         finally:
             for task in tasks:
                 task.cancel()

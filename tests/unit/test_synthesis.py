@@ -161,10 +161,30 @@ def test_who_stops_listening_cancels_what_is_under_way():
             await until(lambda: pipeline.said)
             pipeline.ready[pipeline.said[0]].set()
             await first
-            await until(lambda: len(pipeline.said) == 3)
+            await until(lambda: len(pipeline.said) == 2)
         assert pipeline.cancelled == pipeline.said[1:]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("takes_s, beside", [(0.2, 2), (3.0, 3)])
+def test_a_piece_starts_beside_its_predecessor_only_where_it_would_come_too_late(takes_s, beside):
+    async def scenario() -> int:
+        pipeline, run = Pipeline(), new_run()
+        synthesizer = speaking(pipeline, at_once=3)
+        for _ in range(3):
+            synthesizer._run_ahead.note_piece(ask(TWO[:36]).utterance, 2.0, takes_s)
+        pipeline.free = False
+        async with aclosing(synthesizer.stream(ask(), source, run)) as sounds:
+            first = asyncio.create_task(anext(sounds))
+            await until(lambda: pipeline.said)
+            for text in list(pipeline.said):
+                pipeline.ready[text].set()
+            with run.continuity.sending(len((await first).samples) / RATE):
+                await asyncio.sleep(0.1)
+            return len(pipeline.said)
+
+    assert asyncio.run(scenario()) == beside
 
 
 def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
@@ -226,7 +246,7 @@ def test_each_piece_of_a_stream_is_due_when_its_listener_needs_it():
     assert second == pytest.approx(0.5, abs=0.2), (
         "half a second of audio is before it, and nothing is known of its time"
     )
-    assert third > second + 1, "the expected length of a sentence more"
+    assert third == pytest.approx(second + 0.5, abs=0.1), "it was started when the second was made"
 
 
 def test_a_whole_answer_is_due_like_a_first_sound_and_a_long_one_later():

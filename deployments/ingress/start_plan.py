@@ -1,4 +1,4 @@
-"""Decides when the next utterance is started of a text that comes bit by bit.
+"""Decides when the next piece of a stream is started, and when it is due.
 
 - The first one has the graph for itself until it is heard.
 - A later one has it for itself too where there is time: two at once would slow each other down, and the one that is
@@ -22,10 +22,12 @@ from speech.utterance import Utterance
 
 
 @dataclass
-class _Said:
+class StartedPiece:
+    """A piece on its way through the graph."""
+
     utterance: Utterance
     seconds: float  #: expected; once it is made, what it has
-    started: float
+    started: float  #: when, on the clock
     urgent: bool  #: it was needed when it was started, and nothing else was under way
     made_s: float = 0.0  #: of audio so far
     made: bool = False
@@ -33,30 +35,37 @@ class _Said:
 
 
 @dataclass
-class LivePlan:
-    """The utterances of one text on their way through the graph.
+class StartPlan:
+    """The pieces of one stream, as they are started.
 
     Args:
         ahead: what recent pieces have shown.
-        chunked: the engine gives an utterance in chunks.
-        at_once: utterances in the graph at a time.
-        continuity: the play-out clock.
+        chunked: the engine gives a piece in chunks.
+        at_once: pieces in the graph at a time.
+        continuity: the stream's play-out clock.
+        by_rule: pieces wait for those before them; otherwise only the first one does not run beside the others.
     """
 
     ahead: RunAhead
     chunked: bool
     at_once: int
     continuity: Continuity
-    _said: list[_Said] = field(init=False, default_factory=list)
+    by_rule: bool = True
+    _started: list[StartedPiece] = field(init=False, default_factory=list)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     @property
+    def at_first(self) -> int:
+        """The pieces to start before anything is heard."""
+        return 1
+
+    @property
     def busy(self) -> bool:
-        """An utterance is started and not made."""
-        return any(not one.made for one in self._said)
+        """A piece is started and not made."""
+        return any(not one.made for one in self._started)
 
     async def room(self, utterance: Utterance, while_busy: bool = False) -> bool:
-        """Wait until an utterance, the next one, may be started.
+        """Wait until a piece, the next one, may be started.
 
         Args:
             utterance: the next one.
@@ -68,21 +77,17 @@ class LivePlan:
         while (wait_s := self.wait_s(utterance)) > 0:
             if while_busy and not self.busy:
                 return False
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            await self._change(wait_s)
         return True
 
     def wait_s(self, utterance: Utterance) -> float:
-        """Return the seconds after which the next utterance is started if nothing happens; inf: only then."""
-        waiting = sum(not one.taken for one in self._said)
-        under_way = [one for one in self._said if not one.made]
-        if waiting >= self.at_once or (waiting and not self._heard):
+        """Return the seconds after which the next piece is started if nothing happens; inf: only then."""
+        if sum(not one.taken for one in self._started) >= self.at_once:
             return math.inf
-        if not under_way or self.chunked:
+        if not any(one.made_s > 0 or one.made for one in self._started):
+            return 0.0 if len(self._started) < self.at_first else math.inf
+        under_way = [one for one in self._started if not one.made]
+        if not under_way or self.chunked or not self.by_rule:
             return 0.0
         latency = self.ahead.latency_s(self.ahead.seconds_of(utterance))
         if latency is None:
@@ -92,22 +97,22 @@ class LivePlan:
         return max(slack, SHORTEST_S) if slack > 0 else 0.0
 
     def start(self, utterance: Utterance) -> float:
-        """Note that the next utterance is started now; returns the seconds until it is due, perhaps negative."""
+        """Note that the next piece is started now; returns the seconds until it is due, perhaps negative."""
         seconds = self.ahead.seconds_of(utterance)
-        due_s = self._left_s() - (self.ahead.latency_s(seconds) or 0.0) if self._said else 0.0
-        alone = all(one.made for one in self._said)
-        self._said.append(_Said(utterance, seconds, self.ahead.clock(), urgent=alone and due_s <= 0))
+        due_s = self._left_s() - (self.ahead.latency_s(seconds) or 0.0) if self._started else 0.0
+        alone = all(one.made for one in self._started)
+        self._started.append(StartedPiece(utterance, seconds, self.ahead.clock(), urgent=alone and due_s <= 0))
         return due_s
 
     def add(self, number: int, seconds: float, whole: bool) -> None:
-        """Note that a part of an utterance is made.
+        """Note that a part of a piece is made.
 
         Args:
-            number: the utterance's, from 0.
+            number: the piece's, from 0.
             seconds: of audio in the part.
             whole: it was the last one.
         """
-        one = self._said[number]
+        one = self._started[number]
         one.made_s += seconds
         if whole:
             one.made, one.seconds = True, one.made_s
@@ -117,19 +122,24 @@ class LivePlan:
         self._changed.set()
 
     def taken(self, number: int) -> None:
-        """Note that the listener has all of an utterance."""
-        self._said[number].taken = True
+        """Note that the listener has all of a piece."""
+        self._started[number].taken = True
         self._changed.set()
 
-    @property
-    def _heard(self) -> bool:
-        return any(one.made_s > 0 or one.made for one in self._said)
+    async def _change(self, at_most_s: float) -> None:
+        """Wait until something happens, at most so many seconds."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(None if math.isinf(at_most_s) else at_most_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
 
-    def _remaining_s(self, one: _Said) -> float:
+    def _remaining_s(self, one: StartedPiece) -> float:
         elapsed = self.ahead.clock() - one.started
         return max((self.ahead.latency_s(one.seconds) or 0.0) - elapsed, LATE * elapsed)
 
     def _left_s(self) -> float:
         """Return the seconds until the listener will have played all that was started."""
-        started = sum(one.seconds for one in self._said)
+        started = sum(one.seconds for one in self._started)
         return self.continuity.margin_s + max(0.0, started - self.continuity.seconds)

@@ -8,8 +8,8 @@ import math
 import pytest
 
 from deployments.ingress.continuity import Continuity
-from deployments.ingress.live_plan import LivePlan
 from deployments.ingress.run_ahead import RunAhead
+from deployments.ingress.start_plan import StartPlan
 from speech.utterance import Utterance
 from tests.unit.test_run_ahead import Clock
 
@@ -19,22 +19,22 @@ def say(seconds: float) -> Utterance:
     return Utterance("a" * round(10 * seconds), "en-US")
 
 
-def plan_of(clock: Clock, factor: float | None = 0.5, chunked: bool = False, at_once: int = 4) -> LivePlan:
+def plan_of(clock: Clock, factor: float | None = 0.5, chunked: bool = False, at_once: int = 4) -> StartPlan:
     """Return a plan that has seen utterances take `factor` of the time that they last; None: that has seen none."""
     ahead = RunAhead(clock)
     for seconds in (1.0, 2.0, 3.0) if factor is not None else ():
         ahead.note_piece(say(seconds), seconds, factor * seconds)
-    return LivePlan(ahead, chunked, at_once, Continuity(clock))
+    return StartPlan(ahead, chunked, at_once, Continuity(clock))
 
 
-def first(plan: LivePlan, clock: Clock, took: float) -> None:
+def first(plan: StartPlan, clock: Clock, took: float) -> None:
     """The first utterance, of 2 s, has taken so long, and is heard."""
     plan.start(say(2))
     clock.now += took
     heard(plan, 0, 2.0)
 
 
-def heard(plan: LivePlan, number: int, seconds: float) -> None:
+def heard(plan: StartPlan, number: int, seconds: float) -> None:
     """The utterance is made, and all of it handed over at once."""
     plan.add(number, seconds, True)
     with plan.continuity.sending(seconds):
@@ -133,7 +133,7 @@ def test_it_learns_from_what_was_needed_and_had_the_graph_for_itself():
 
 def test_the_wait_ends_when_the_one_before_is_made():
     async def scenario() -> float:
-        plan = LivePlan(RunAhead(), False, 4, Continuity())
+        plan = StartPlan(RunAhead(), False, 4, Continuity())
         plan.start(say(2))
         heard(plan, 0, 2.0)
         plan.start(say(2))
