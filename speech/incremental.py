@@ -21,18 +21,18 @@ import re
 import unicodedata
 
 from speech.errors import InvalidInput
-from speech.inline import closed_spans, speakable
+from speech.inline import InlineMarks, speakable
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
 from speech.pieces import is_tiny, pieces
-from speech.sentences import OPENERS, Border, borders
+from speech.sentences import OPENERS, Border, GrowingBorders, Run
 from speech.spoken import markdown
 
 #: Signs at or after which a border may be; anything else leaves the decisions as they are.
 _SIGNS = frozenset("。．｡！？；…‼⁇⁈⁉?!.;，、：,:—–-\n")
 #: A bracket or a tag that may still be closed: `speech.inline` knows none that is longer.
 _OPEN_BRACKET = re.compile(r"\[[^\[\]<>]{0,20}$")
-_OPEN_TAG = re.compile(r"<\s*/?\s*(?:[A-Za-z][^<>]{0,30})?$")
-_BEGUN_PAIR = re.compile(r"<([A-Za-z]+)>")
+_OPEN_TAG = re.compile(r"<\s*+(?:/\s*+)?(?:[A-Za-z][^<>]{0,30})?$")
+_INLINE_SIGNS = frozenset("[]<>")
 #: Signs of Markdown that come in pairs. They go before the text is cut: a pair may begin in one piece and end in
 #: another, and `**Note.** Next` has its full stop inside.
 _RUNS = "*`"
@@ -105,6 +105,8 @@ class IncrementalSplitter:
         self._cased = False
         self._undecided = False  # a border may be in the text whose quality is not known yet
         self._open_quotes: frozenset[str] = frozenset()  # before `_text`
+        self._unfit: set[int] = set()  # borders at which the piece from `_cut` on can't end
+        self._begin("")
         self._given = 0  # pieces so far
         self.length = 0  #: characters so far, without those that are never spoken
 
@@ -174,10 +176,24 @@ class IncrementalSplitter:
         inside = self._text[-1:].isalnum() and following.isalnum()
         return self._run if inside else ""
 
+    def _begin(self, text: str) -> None:
+        """Set what is known of `_text` to what is known of `text`, its beginning."""
+        self._text, self._cut = text, 0
+        self._unfit.clear()
+        self._marks = InlineMarks()
+        self._marks.read(text)
+        self._borders = GrowingBorders(self._language, self._cased, self._open_quotes)
+        self._openers = Run(OPENERS)
+        self._settled_to = -1  # a position; borders up to it are settled
+
     def _append(self, text: str, found: list[str]) -> None:
         for char in text:
             self._text += char
-            self._cased = self._cased or char.isupper()
+            if char in _INLINE_SIGNS:
+                self._marks.read(self._text, len(self._text) - 1)
+            if not self._cased and char.isupper():
+                self._cased = True
+                self._borders = GrowingBorders(self._language, True, self._open_quotes)
             if char in _SIGNS:
                 self._undecided = True
             elif self._undecided:
@@ -190,10 +206,9 @@ class IncrementalSplitter:
         assert self._granularity is not None
         text = self._text
         open_from = len(text) if ended else self._open_from()
-        closed = {at for start, end in closed_spans(text, self._limit) for at in range(start + 1, end)}
         # A comma with a space behind it ends a clause, whatever the next word is: its first letter is made up.
         known = "x" if not ended and text[-1:] == " " and text.rstrip()[-1:] in (",", ":") else ""
-        places = borders(text + known, self._language, cased=self._cased, open_quotes=self._open_quotes)
+        places = self._borders.find(text, known, self._cut)
         self._undecided = False
         for at, border in sorted(places.items()):
             if at <= self._cut or border > self._granularity:
@@ -201,31 +216,46 @@ class IncrementalSplitter:
             if not ended and (at > open_from or not (self._settled(at) or at == len(text))):
                 self._undecided = True
                 break
-            if at in closed or unicodedata.combining(text[at : at + 1] or " ") or not self._may_end(at):
+            if at in self._unfit or self._marks.divided(at, self._limit):
+                continue
+            if unicodedata.combining(text[at : at + 1] or " ") or not self._may_end(at):
+                self._unfit.add(at)
                 continue
             self._give(text[self._cut : at].strip(), found)
-            self._cut = at
+            self._cut_here(at)
         if not ended and not self._undecided:
             self._undecided = open_from < len(text) or not text[-1].isalnum()
         self._forget(places)
 
+    def _cut_here(self, at: int) -> None:
+        self._cut = at
+        self._unfit.clear()
+
     def _settled(self, at: int) -> bool:
         """Tell if what follows a border can no longer change it: a word has begun, or a sign that opens nothing."""
-        match = OPENERS.match(self._text, at)
-        ahead = match.end() if match else at
-        return ahead < len(self._text) and not _OPEN_TAG.search(self._text, ahead)
+        if self._open_tag(at) is not None:
+            return False
+        if at > self._settled_to and self._openers.end(self._text, at) < len(self._text):
+            self._settled_to = at
+        return at <= self._settled_to
+
+    def _open_tag(self, start: int) -> int | None:
+        """Return the position of a tag from `start` on that may still be closed."""
+        at = self._marks.open_tag
+        return at if at is not None and at >= start and _OPEN_TAG.match(self._text, at) else None
 
     def _open_from(self) -> int:
         """Return the position of the first tag that may still be closed; a cut behind it might divide a pair."""
-        text, first = self._text, len(self._text)
-        for pattern in (_OPEN_BRACKET, _OPEN_TAG):
-            if match := pattern.search(text, self._cut):
-                first = min(first, match.start())
-        for match in _BEGUN_PAIR.finditer(text, self._cut):
-            if len(text) - match.start() <= self._limit and f"</{match[1]}>" not in text[match.end() :]:
-                first = min(first, match.start())
-                break
-        return first
+        text = self._text
+        first = [len(text)]
+        bracket = self._marks.open_bracket
+        if bracket is not None and bracket >= self._cut and _OPEN_BRACKET.match(text, bracket):
+            first.append(bracket)
+        if (tag := self._open_tag(self._cut)) is not None:
+            first.append(tag)
+        if (pair := self._marks.unended(max(self._cut, len(text) - self._limit))) is not None:
+            first.append(pair)
+        return min(first)
 
     def _may_end(self, at: int) -> bool:
         """Tell if the piece up to a border can be said by itself."""
@@ -238,7 +268,7 @@ class IncrementalSplitter:
         if len(rest.strip()) <= self._limit:
             return
         piece = pieces(rest, self._language, self._limit, join=False)[0]
-        self._cut += rest.index(piece) + len(piece)
+        self._cut_here(self._cut + rest.index(piece) + len(piece))
         if any(speakable(piece)):
             self._give(piece, found)
 
@@ -249,7 +279,7 @@ class IncrementalSplitter:
             self._open_quotes = frozenset(
                 quote for quote in "\"'" if (gone.count(quote) + (quote in self._open_quotes)) % 2
             )
-            self._text, self._cut = self._text[self._cut :], 0
+            self._begin(self._text[self._cut :])
 
     def _give(self, piece: str, found: list[str]) -> None:
         plain = _EMPHASIS_LEFT.sub("", markdown.plain(piece)).strip() or piece
