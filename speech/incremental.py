@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator
 
 from speech.errors import InvalidInput
 from speech.inline import InlineMarks, speakable
@@ -32,6 +34,8 @@ _SIGNS = frozenset("。．｡！？；…‼⁇⁈⁉?!.;，、：,:—–-\n")
 #: A bracket or a tag that may still be closed: `speech.inline` knows none that is longer.
 _OPEN_BRACKET = re.compile(r"\[[^\[\]<>]{0,20}$")
 _OPEN_TAG = re.compile(r"<\s*+(?:/\s*+)?(?:[A-Za-z][^<>]{0,30})?$")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
 _INLINE_SIGNS = frozenset("[]<>")
 #: Signs of Markdown that come in pairs. They go before the text is cut: a pair may begin in one piece and end in
 #: another, and `**Note.** Next` has its full stop inside.
@@ -45,18 +49,24 @@ class WholeCharacters:
     def __init__(self) -> None:
         self._half = ""  # the first half of a pair
 
-    def add(self, fragment: str) -> str:
-        """Return the fragment, with what the one before it left. Raises InvalidInput (param `text`)."""
+    def add(self, fragment: str) -> Iterator[str]:
+        """Yield the fragment, with what the one before it left, up to a half that is none of a pair.
+
+        Raises:
+            InvalidInput: (param `text`) there is such a half.
+        """
         text = self._half + fragment
         self._half = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._half = text[:-1], text[-1]
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            try:
-                return text.encode("utf-16", "surrogatepass").decode("utf-16")
-            except UnicodeDecodeError:
-                raise _half_of_a_pair() from None
-        return text
+        if not _HALF.search(text):
+            yield text
+            return
+        text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+        lone = _HALF.search(text)
+        yield text[: lone.start()] if lone else text
+        if lone:
+            raise _half_of_a_pair()
 
     def finish(self) -> None:
         """Raise InvalidInput (param `text`) if half of a pair is left."""
@@ -72,8 +82,13 @@ class Uncut:
 
     def add(self, fragment: str) -> list[str]:
         """Return the fragment, as `IncrementalSplitter.add` returns pieces; raises as it does."""
-        found = self._characters.add(fragment)
-        return [found] if found else []
+        return list(self.completed(fragment))
+
+    def completed(self, fragment: str) -> Iterator[str]:
+        """Yield the fragment, as `IncrementalSplitter.completed` yields pieces; raises as it does."""
+        for found in self._characters.add(fragment):
+            if found:
+                yield found
 
     def finish(self) -> list[str]:
         """Return nothing: all of it was given out. Raises as `IncrementalSplitter.finish`."""
@@ -105,7 +120,6 @@ class IncrementalSplitter:
         self._cased = False
         self._undecided = False  # a border may be in the text whose quality is not known yet
         self._open_quotes: frozenset[str] = frozenset()  # before `_text`
-        self._unfit: set[int] = set()  # borders at which the piece from `_cut` on can't end
         self._begin("")
         self._given = 0  # pieces so far
         self.length = 0  #: characters so far, without those that are never spoken
@@ -119,14 +133,23 @@ class IncrementalSplitter:
         """Add the next part of the text and return the pieces that it completes.
 
         Raises:
+            InvalidInput: as `completed`; the pieces before the error are lost.
+        """
+        return list(self.completed(fragment))
+
+    def completed(self, fragment: str) -> Iterator[str]:
+        """Add the next part of the text and yield the pieces that it completes: before an error, all that precede it.
+
+        Raises:
             InvalidInput: (param `text`) the text holds half of a surrogate pair, or is too long by now.
         """
-        found: list[str] = []
-        for char in self._characters.add(fragment):
-            if unicodedata.category(char) == "Cf":  # silent, as `speech.text` has it
-                continue
-            self._take(char, found)
-        return found
+        for part in self._characters.add(fragment):
+            for char in part:
+                if unicodedata.category(char) == "Cf":  # silent, as `speech.text` has it
+                    continue
+                found: list[str] = []
+                self._take(char, found)
+                yield from found
 
     def finish(self) -> list[str]:
         """Return the rest of the text, in pieces; nothing more may be added. Raises InvalidInput, as `add` does."""
@@ -134,7 +157,7 @@ class IncrementalSplitter:
         found: list[str] = []
         if self._granularity is None:
             text = markdown.plain(self._text).strip() or self._text
-            return pieces(text, self._language, self._limit, join=False)
+            return pieces(unicodedata.normalize("NFC", str(text)), self._language, self._limit, join=False)
         self._append(self._unpaired(""), found)
         self._run = ""
         self._cut_at_settled(found, ended=True)
@@ -179,7 +202,7 @@ class IncrementalSplitter:
     def _begin(self, text: str) -> None:
         """Set what is known of `_text` to what is known of `text`, its beginning."""
         self._text, self._cut = text, 0
-        self._unfit.clear()
+        self._unfit_to = 0  # a position; at no border up to it the piece from `_cut` on can end
         self._marks = InlineMarks()
         self._marks.read(text)
         self._borders = GrowingBorders(self._language, self._cased, self._open_quotes)
@@ -209,17 +232,20 @@ class IncrementalSplitter:
         # A comma with a space behind it ends a clause, whatever the next word is: its first letter is made up.
         known = "x" if not ended and text[-1:] == " " and text.rstrip()[-1:] in (",", ":") else ""
         places = self._borders.find(text, known, self._cut)
-        self._undecided = False
-        for at, border in sorted(places.items()):
-            if at <= self._cut or border > self._granularity:
+        self._undecided, in_order = False, sorted(places)
+        divided = False
+        for at in in_order[bisect_right(in_order, max(self._cut, self._unfit_to)) :]:
+            if places[at] > self._granularity:
                 continue
             if not ended and (at > open_from or not (self._settled(at) or at == len(text))):
                 self._undecided = True
                 break
-            if at in self._unfit or self._marks.divided(at, self._limit):
+            if self._marks.divided(at, self._limit):
+                divided = True  # not for good: what is around it may grow too long to be kept together
                 continue
             if unicodedata.combining(text[at : at + 1] or " ") or not self._may_end(at):
-                self._unfit.add(at)
+                if not divided and at < len(text):
+                    self._unfit_to = at
                 continue
             self._give(text[self._cut : at].strip(), found)
             self._cut_here(at)
@@ -228,8 +254,7 @@ class IncrementalSplitter:
         self._forget(places)
 
     def _cut_here(self, at: int) -> None:
-        self._cut = at
-        self._unfit.clear()
+        self._cut = self._unfit_to = at
 
     def _settled(self, at: int) -> bool:
         """Tell if what follows a border can no longer change it: a word has begun, or a sign that opens nothing."""
@@ -267,10 +292,19 @@ class IncrementalSplitter:
         rest = self._text[self._cut :]
         if len(rest.strip()) <= self._limit:
             return
+        if not any(speakable(rest)) and (at := self._middle()) is not None:
+            self._cut_here(at)  # a row of signs is left out; the best place in it is not worth a search
+            return
         piece = pieces(rest, self._language, self._limit, join=False)[0]
         self._cut_here(self._cut + rest.index(piece) + len(piece))
         if any(speakable(piece)):
             self._give(piece, found)
+
+    def _middle(self) -> int | None:
+        """Return a position that divides no tag, near the middle of a piece."""
+        half = self._cut + self._limit // 2
+        fit = (at for at in range(half, self._cut, -1) if not self._marks.divided(at, self._limit))
+        return next(fit, None)
 
     def _forget(self, places: dict[int, Border]) -> None:
         """Drop the sentences that are given out: they decide nothing any more."""

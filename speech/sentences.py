@@ -75,6 +75,7 @@ class GrowingBorders:
         self._closers = Run(_CLOSERS_DENSE if language in _DENSE else _CLOSERS_FRENCH if language == "fr" else _CLOSERS)
         self._openers = Run(OPENERS)
         self._found: dict[int, Border] = {}  # what is certain
+        self._useful_from = 0
         # Where each search goes on: nothing before depends on what follows.
         self._clauses_at = self._paragraphs_at = self._marks_at = 0
         self._start = 0  # of the sentence at `_marks_at`
@@ -87,7 +88,8 @@ class GrowingBorders:
             known: what follows the text, as far as it is known; it may be wrong the next time.
             start: borders before it are of no use any more.
         """
-        if start:
+        if start > self._useful_from:
+            self._useful_from = start
             self._found = {at: border for at, border in self._found.items() if at >= start}
         doubtful: dict[int, Border] = {}
         self._find_clauses(text, known, doubtful)
@@ -182,7 +184,9 @@ def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _border(text: str, start: int, marks: re.Match[str], end: int, ahead: int, language: str, cased: bool) -> Border | None:
+def _border(
+    text: str, start: int, marks: re.Match[str], end: int, ahead: int, language: str, cased: bool
+) -> Border | None:
     """Classify `marks` in the sentence from `start` on; `end` is the position after closing signs
     behind them, and `ahead` the one after opening signs behind those."""
     following = text[end : end + 1]
