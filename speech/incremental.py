@@ -284,7 +284,7 @@ class IncrementalSplitter:
 
     def _may_end(self, at: int) -> bool:
         """Tell if the piece up to a border can be said by itself."""
-        piece = self._text[self._cut : at]
+        piece = self._text[self._cut : at].rstrip()
         return any(speakable(piece)) and not (self._given and is_tiny(piece, self._language))
 
     def _cut_for_length(self, found: list[str]) -> None:
