@@ -64,7 +64,7 @@ class GrowingScript:
 
     @property
     def script(self) -> str:
-        """What `script_of` returns for the text so far."""
+        """The script of the text so far, as `script_of` has it."""
         counts = self._counts.copy()
         if not counts:
             return "none"
