@@ -75,6 +75,11 @@ class Pauses:
         return bool(self.before_s or self.after_s)
 
 
+def has_any(text: str) -> bool:
+    """Tell if a text has anything that is meant as a pause, also one that `parse` refuses."""
+    return _TAG.search(text) is not None
+
+
 def parse(text: str) -> PacedText | None:
     """Cut a text at its pauses.
 

@@ -7,7 +7,7 @@ words; else between characters. Spans that `speech.inline` keeps together are ne
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import accumulate, pairwise
 
 from speech.inline import closed_spans, speakable
@@ -41,7 +41,8 @@ def pieces(text: str, language: str, limit: int = MAX_TEXT, *, join: bool = True
         raise ValueError(f"limit must be at least {SHORTEST_LIMIT}, not {limit}")
     cut: list[tuple[str, bool]] = []
     # If signs or tags are left alone, their neighbours are cut at further places.
-    for finest in (Border.CLAUSE, Border.SPACE, Border.CHARACTER) if text.strip() else ():
+    kinds = (Border.CLAUSE, Border.SPACE, Border.CHARACTER) if any(speakable(text)) else (Border.CHARACTER,)
+    for finest in kinds if text.strip() else ():
         cut = _Cutter(text.strip(), language, limit, join, finest).cut()
         if all(said for _, said in cut):
             break
@@ -70,49 +71,53 @@ class _Cutter:
     def cut(self) -> list[tuple[str, bool]]:
         """Find the cheapest way to cut the text; returns each piece and True if anything in it can be said."""
         places = [0, *sorted(self._borders), len(self._text)]
+        ends = [len(self._text[before:at].rstrip()) + before for before, at in pairwise((0, *places))]
+        for number in range(1, len(ends)):  # a gap of spaces alone ends where the text before it does
+            if ends[number] == places[number - 1]:
+                ends[number] = ends[number - 1]
+        said = [self._said[at] for at in places]
+        words = [bisect_left(self._words, at) for at in places]
+        sentences = [bisect_left(self._sentences, at) for at in places]
+        begun = [bisect_right(self._sentences, at) for at in places]
+        unsaid, sign, character, space, tiny, clause, inside = self._weights()
+        of_border = {Border.SIGN: sign, Border.CHARACTER: character, Border.SPACE: space, Border.CLAUSE: clause}
         best = [(0, 0)]  # for each place: the cost of the best way there, and the previous place on it
         for end in range(1, len(places)):
-            ways = []
+            border = self._borders.get(places[end])
+            at_end = of_border.get(border, 0) if border is not None else 0
+            if self._join:
+                at_end += inside
+            cheapest, previous = -1, 0
             for start in range(end - 1, -1, -1):
-                size = len(self._text[places[start] : places[end]].rstrip())
+                size = max(0, ends[end] - places[start])
                 if size > self._limit:
                     break
-                cost = self._cost(places[start], places[end], size)
-                ways.append((best[start][0] + cost, start))
-            best.append(min(ways))
+                cost = best[start][0] + at_end + size * size
+                if said[end] == said[start]:
+                    cost += unsaid
+                if not start:
+                    pass
+                elif self._dense:
+                    if said[end] - said[start] < _TINY_DENSE:
+                        cost += tiny
+                elif size < _TINY and words[end] - words[start] < _TINY_WORDS:
+                    cost += tiny
+                if not self._join:
+                    # A second sentence in the first piece would make a listener wait.
+                    cost += inside * (sentences[end] - begun[start]) * (1 if start else 2)
+                if cheapest < 0 or cost <= cheapest:
+                    cheapest, previous = cost, start
+            best.append((cheapest, previous))
         at, path = len(places) - 1, []
         while at:
             start = best[at][1]
             path.append((places[start], places[at]))
             at = start
-        return [(self._text[start:end].strip(), self._speaks(start, end)) for start, end in reversed(path)]
+        return [(self._text[start:end].strip(), self._said[end] > self._said[start]) for start, end in reversed(path)]
 
-    def _speaks(self, start: int, end: int) -> bool:
-        return self._said[end] > self._said[start]
-
-    def _cost(self, start: int, end: int, size: int) -> int:
-        """Return the cost of a piece: faults are digits of a number, the worst first, so that sums compare likewise."""
-        border = self._borders.get(end)
-        inside = bisect_left(self._sentences, end) - bisect_left(self._sentences, start + 1)
-        cost = int(not self._speaks(start, end))
-        for fault in (
-            border is Border.SIGN,
-            border is Border.CHARACTER,
-            border is Border.SPACE,
-            self._tiny(start, end, size),
-            border is Border.CLAUSE,
-            # A second sentence in the first piece would make a listener wait.
-            1 if self._join else inside * (2 if start == 0 else 1),
-        ):
-            cost = cost * self._base + fault
-        return cost * self._base * self._limit + size * size
-
-    def _tiny(self, start: int, end: int, size: int) -> bool:
-        if start == 0:
-            return False
-        if self._dense:
-            return self._said[end] - self._said[start] < _TINY_DENSE
-        return size < _TINY and bisect_left(self._words, end) - bisect_left(self._words, start) < _TINY_WORDS
+    def _weights(self) -> list[int]:
+        """Return the costs of a piece's faults, the worst first: digits of a number, so that sums compare likewise."""
+        return [self._base ** (7 - fault) * self._limit for fault in range(7)]
 
 
 def _places(text: str, language: str, limit: int, finest: Border) -> dict[int, Border]:

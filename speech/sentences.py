@@ -29,14 +29,17 @@ class Border(IntEnum):
 _MARKS = re.compile(r"[。．｡！？；…‼⁇⁈⁉?!.;]+")
 _FULL_WIDTH = frozenset("。．｡！？；‼⁇⁈⁉")
 _QUOTES = "\"'”’»›«“‘」』〞＂＇"
-_CLOSERS = re.compile(rf"(?:[{_QUOTES})\]）】》〉]|</\w+>)*")
+_CLOSERS = re.compile(rf"(?:[{_QUOTES})\]）】》〉]+|</\w+>)*")
 _CLOSERS_FRENCH = re.compile(rf"(?:\s?»|[{_QUOTES})\]]|</\w+>)*")
 #: Without spaces between sentences, signs after an end may as well open the next sentence.
-_CLOSERS_DENSE = re.compile(r"(?:[”’»›」』〞)\]）】》〉]|</\w+>)*")
+_CLOSERS_DENSE = re.compile(r"(?:[”’»›」』〞)\]）】》〉]+|</\w+>)*")
 #: Signs and tags between the end of a sentence and the first word of the next.
-OPENERS = re.compile(r"(?:[\s\"'“‘„‚«»‹›(\[{（【《「『¿¡—–-]|</?\w+>)*")
-_CLAUSE = re.compile(r"[，、：]+[”’」』）]*\s*|[,:](?=\s|[^\x00-\x7f])\s*|\s*\n\s*|\s[—–-]+\s+|—+\s*")
-_PARAGRAPH = re.compile(r"\s*\n[^\S\n]*\n\s*")
+OPENERS = re.compile(r"(?:[\s\"'“‘„‚«»‹›(\[{（【《「『¿¡—–-]+|</?\w+>)*")
+_OPEN_TAG = re.compile(r"</?\w*\Z")
+_DASHES = "—–-"
+#: Only the ends of these matter, so none begins with a row of spaces: each space in it would be a new beginning.
+_CLAUSE = re.compile(r"[，、：]+[”’」』）]*\s*|[,:](?=\s|[^\x00-\x7f])\s*|\n\s*|\s[—–-]+\s+|—+\s*")
+_PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 _SPACES = re.compile(r"\s+")
 _WORD_BEFORE = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
 _DENSE = frozenset(("zh", "ja"))
@@ -53,22 +56,126 @@ def borders(
         cased: the writer uses capitals, so a small letter goes on with a sentence; None: `text` tells.
         open_quotes: straight quotes that were opened before `text`, where it is a part of a longer one.
     """
-    found = {match.end(): Border.CLAUSE for match in _CLAUSE.finditer(text)}
-    found |= {match.end(): Border.SENTENCE for match in _PARAGRAPH.finditer(text)}
     if cased is None:
         cased = any(char.isupper() for char in text)
-    start = 0
-    for marks in _MARKS.finditer(text):
-        if marks.start() < start:
-            continue
-        end = _closed(text, marks.end(), language, open_quotes)
-        border = _border(text, start, marks, end, language, cased)
-        at = _past_spaces(text, end)
-        if border is not None:
-            found[at] = min(border, found.get(at, border))
-        if border is Border.SENTENCE:
-            start = at
-    return {at: border for at, border in found.items() if 0 < at < len(text)}
+    return GrowingBorders(language, cased, open_quotes).find(text)
+
+
+class GrowingBorders:
+    """The borders of a text that grows. Those that no further character can change are found once, and kept.
+
+    Args:
+        language: ISO 639-1.
+        cased: as for `borders`.
+        open_quotes: as for `borders`.
+    """
+
+    def __init__(self, language: str, cased: bool, open_quotes: frozenset[str]) -> None:
+        self._language, self._cased, self._open_quotes = language, cased, open_quotes
+        self._closers = Run(_CLOSERS_DENSE if language in _DENSE else _CLOSERS_FRENCH if language == "fr" else _CLOSERS)
+        self._openers = Run(OPENERS)
+        self._found: dict[int, Border] = {}  # what is certain
+        self._useful_from = 0
+        # Where each search goes on: nothing before depends on what follows.
+        self._clauses_at = self._paragraphs_at = self._marks_at = 0
+        self._start = 0  # of the sentence at `_marks_at`
+
+    def find(self, text: str, known: str = "", start: int = 0) -> dict[int, Border]:
+        """Find the borders of `text`, as `borders` does.
+
+        Args:
+            text: the text of the last call, or more of it.
+            known: what follows the text, as far as it is known; it may be wrong the next time.
+            start: borders before it are of no use any more.
+        """
+        if start > self._useful_from:
+            self._useful_from = start
+            self._found = {at: border for at, border in self._found.items() if at >= start}
+        doubtful: dict[int, Border] = {}
+        self._find_clauses(text, known, doubtful)
+        self._find_paragraphs(text, known, doubtful)
+        self._find_sentences(text, known, doubtful)
+        found = dict(self._found)
+        for at, border in doubtful.items():
+            if 0 < at < len(text) + len(known):
+                found[at] = min(border, found.get(at, border))
+        return found
+
+    def _keep(self, at: int, border: Border) -> None:
+        self._found[at] = min(border, self._found.get(at, border))
+
+    def _find_clauses(self, text: str, known: str, doubtful: dict[int, Border]) -> None:
+        # A dash is one between spaces, or not, only when the row of dashes has ended.
+        certain_to = len(text.rstrip(_DASHES)) - 1
+        goes_on = certain_to
+        for match in _CLAUSE.finditer(text + known, self._clauses_at):
+            if match.end() <= certain_to:
+                self._keep(match.end(), Border.CLAUSE)
+            else:
+                goes_on = min(goes_on, match.start())
+                doubtful[match.end()] = Border.CLAUSE
+        self._clauses_at = max(self._clauses_at, goes_on)
+
+    def _find_paragraphs(self, text: str, known: str, doubtful: dict[int, Border]) -> None:
+        line = text.rfind("\n", self._paragraphs_at)
+        goes_on = line if line >= 0 and text[line:].isspace() else len(text)
+        for match in _PARAGRAPH.finditer(text + known, self._paragraphs_at):
+            if match.end() < len(text):
+                self._keep(match.end(), Border.SENTENCE)
+            else:
+                goes_on = min(goes_on, match.start())
+                doubtful[match.end()] = Border.SENTENCE
+        self._paragraphs_at = goes_on
+
+    def _find_sentences(self, text: str, known: str, doubtful: dict[int, Border]) -> None:
+        whole, start, goes_on = text + known, self._start, None
+        for marks in _MARKS.finditer(whole, self._marks_at):
+            if marks.start() < start:
+                continue
+            end = self._closed(whole, marks.end())
+            ahead = self._openers.end(whole, end)
+            border = _border(whole, start, marks, end, ahead, self._language, self._cased)
+            at = _past_spaces(whole, end)
+            if border is Border.SENTENCE:
+                start = at
+            if goes_on is None and max(marks.end(), ahead) < len(text) and not _OPEN_TAG.match(text, ahead):
+                self._start = start
+                if border is not None:
+                    self._keep(at, border)
+                continue
+            if goes_on is None:
+                goes_on = marks.start()
+            if border is not None:
+                doubtful[at] = min(border, doubtful.get(at, border))
+        self._marks_at = len(text) if goes_on is None else goes_on
+
+    def _closed(self, text: str, end: int) -> int:
+        """Return the position after the quotes, brackets and tags that close at `end`."""
+        closed = self._closers.end(text, end)
+        if self._language in _DENSE:
+            for quote in ('"', "'"):
+                if text.startswith(quote, closed) and (text.count(quote, 0, closed) + (quote in self._open_quotes)) % 2:
+                    closed += 1
+        return closed
+
+
+class Run:
+    """Finds the end of a run of signs in a text that grows, and goes on there the next time.
+
+    Args:
+        pattern: of a run, which is its parts one after the other.
+    """
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self._start = self._end = 0
+
+    def end(self, text: str, at: int) -> int:
+        """Return the end of the run that begins at `at`, or with a part before it; `at` itself if there is none."""
+        if not self._start <= at <= self._end:
+            self._start = self._end = at
+        self._end = _behind(self._pattern, text, self._end)
+        return self._end
 
 
 def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
@@ -77,19 +184,11 @@ def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _closed(text: str, end: int, language: str, open_quotes: frozenset[str]) -> int:
-    """Return the position after the quotes, brackets and tags that close at `end`."""
-    if language not in _DENSE:
-        return _behind(_CLOSERS_FRENCH if language == "fr" else _CLOSERS, text, end)
-    closed = _behind(_CLOSERS_DENSE, text, end)
-    for quote in ('"', "'"):
-        if text.startswith(quote, closed) and (text.count(quote, 0, closed) + (quote in open_quotes)) % 2:
-            closed += 1
-    return closed
-
-
-def _border(text: str, start: int, marks: re.Match[str], end: int, language: str, cased: bool) -> Border | None:
-    """Classify `marks` in the sentence from `start` on; `end` is the position after closing signs behind them."""
+def _border(
+    text: str, start: int, marks: re.Match[str], end: int, ahead: int, language: str, cased: bool
+) -> Border | None:
+    """Classify `marks` in the sentence from `start` on; `end` is the position after closing signs
+    behind them, and `ahead` the one after opening signs behind those."""
     following = text[end : end + 1]
     quoted = any(char in _QUOTES for char in text[marks.end() : end])
     spaced = not following or following.isspace() or following in "[<"
@@ -102,7 +201,6 @@ def _border(text: str, start: int, marks: re.Match[str], end: int, language: str
         if ellipsis and following and following == text[marks.start() - 1 : marks.start()]:
             return None  # 我……我
         return Border.CLAUSE if quoted and following.isalnum() else Border.SENTENCE
-    ahead = _behind(OPENERS, text, end)
     return _spaced_border(text, start, marks, text[ahead : ahead + 1], language, quoted, ellipsis, cased)
 
 

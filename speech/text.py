@@ -16,7 +16,7 @@ from speech.limits import MAX_INSTRUCTION, MAX_LONG_TEXT, MAX_TEXT, MAX_TRANSCRI
 #: Far above any length that normalisation can shrink to the limit: refused before any work is spent on it.
 _SHRINKS_AT_MOST = 8
 _WHITESPACE_CONTROLS = frozenset("\t\n\r\v\f\x85")
-_MODEL_TOKEN = re.compile(r"<\s*\|.*?\|\s*>", re.DOTALL)
+_TOKEN_BEGINS, _TOKEN_ENDS = re.compile(r"<\s*+\|"), re.compile(r"\|\s*+>")
 
 
 def check_text(text: str) -> str:
@@ -84,7 +84,7 @@ def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: st
             f"The {noun} is empty, or holds nothing but spaces and invisible characters. Fill the field '{param}'.",
         )
     # Full-width brackets become a token only after an engine folds them, so both forms are checked.
-    if _MODEL_TOKEN.search(visible) or _MODEL_TOKEN.search(unicodedata.normalize("NFKC", visible)):
+    if _has_token(visible) or _has_token(unicodedata.normalize("NFKC", visible)):
         raise refuse(
             "special_token",
             f"The {noun} contains a model control token of the form <|…|>, which is not "
@@ -96,6 +96,11 @@ def _check(text: str, param: str, prefix: str, noun: str, limit: int, remedy: st
 
 
 _SPACES = {ord(char): " " for char in _WHITESPACE_CONTROLS}
+
+
+def _has_token(text: str) -> bool:
+    begun = _TOKEN_BEGINS.search(text)
+    return begun is not None and _TOKEN_ENDS.search(text, begun.end()) is not None
 
 
 def _audible(char: str) -> str:

@@ -17,8 +17,9 @@ from engines.contract import Engine
 from speech import pauses
 from speech.dialects import Registry
 from speech.errors import InvalidInput
+from speech.limits import MAX_LONG_TEXT
 from speech.requests import SpeechRequest
-from speech.script import check_script, script_of
+from speech.script import GrowingScript, check_script, script_of
 from speech.text import check_text
 from speech.utterance import Utterance
 from tracing import vocabulary
@@ -26,6 +27,8 @@ from voices import VoiceRecord
 
 #: Stands in for a session's text while its other fields are checked: fits every dialect, and is never spoken.
 NO_TEXT_YET = "a"
+
+_CLOSING_BRACKETS = frozenset("]］")
 
 ParseSession = Callable[
     [Mapping[str, str], bytes | None, RequestContext], Awaitable[tuple[SpeechRequest, VoiceSource, Backend]]
@@ -139,21 +142,28 @@ class LiveSpeech:
         self._tag(request, ctx)
 
         async def utterances() -> AsyncIterator[Utterance]:
-            said = ""
+            length, script = 0, GrowingScript()
+            code, spoken = request.dialect.code, voice.backend.engine.capabilities.dialects
+            held: list[Utterance] = []  # a text may begin in another script: nothing is said until one of its own comes
             async for piece in pieces:
                 text = check_text(piece)
                 _refuse_pauses(text)
-                if not said:
+                if not length:
                     ctx.first_piece_s = ctx.elapsed_s
                     ctx.root.annotate(vocabulary.FIRST_PIECE)
-                said = f"{said} {text}".lstrip()
-                spoken = voice.backend.engine.capabilities.dialects
-                check_script(said, request.dialect.code, spoken, self._registry)
+                length += len(text) + (length > 0)
+                script.add(text)
+                ctx.root.tags({vocabulary.TEXT_LENGTH: length, vocabulary.TEXT_SCRIPT: script.script})
                 utterance = replace(request.utterance, text=text)
+                fits = script.check(code, spoken, self._registry, complete=False)
                 voice.backend.engine.check(utterance)
-                await ctx.extend_deadline(ctx.elapsed_s + deadline_s)
-                ctx.root.tags({vocabulary.TEXT_LENGTH: len(said), vocabulary.TEXT_SCRIPT: script_of(said)})
-                yield utterance
+                held.append(utterance)
+                if fits:
+                    for utterance in held:
+                        await ctx.extend_deadline(ctx.elapsed_s + deadline_s)
+                        yield utterance
+                    held.clear()
+            script.check(code, spoken, self._registry)
 
         follower = voice.backend.follower
         parts = follower.follow(utterances(), voice.voice, ctx, lambda: self._admitted(ctx), timestamps)
@@ -184,13 +194,18 @@ class LiveSpeech:
         async def checked() -> AsyncIterator[str]:
             nonlocal said
             look_at = 1  # characters: a text is looked at as a whole each time that it has doubled
+            bracket = 0  # the position from which a pause may begin that was not looked for
             async for fragment in fragments:
                 said += fragment
-                if len(said) >= look_at or "]" in fragment:
-                    look_at = 2 * len(said)
-                    self._look_at(said, request, engine)
+                if len(said) <= MAX_LONG_TEXT:  # a longer one is refused below, and not worth a look
+                    if not _CLOSING_BRACKETS.isdisjoint(fragment):
+                        _refuse_pauses(said[bracket:])
+                        bracket = max(0, said.rfind("["), said.rfind("［"))
+                    if len(said) >= look_at:
+                        look_at = 2 * len(said)
+                        self._look_at(said, request, engine, complete=False)
                 yield fragment
-            self._look_at(said, request, engine)
+            self._look_at(said, request, engine, complete=True)
             ctx.root.tags({vocabulary.TEXT_LENGTH: len(said.strip()), vocabulary.TEXT_SCRIPT: script_of(said)})
 
         parts = voice.backend.follower.follow_live(
@@ -206,10 +221,10 @@ class LiveSpeech:
                 ctx.audio_s += len(part.audio.samples) / voice.sample_rate
                 yield part
 
-    def _look_at(self, said: str, request: SpeechRequest, engine: Engine) -> None:
-        """Refuse a text that can't go on in a way that makes it one to be said."""
+    def _look_at(self, said: str, request: SpeechRequest, engine: Engine, complete: bool) -> None:
+        """Refuse a text with a pause, and one in another script: when it is `complete`, or long enough to tell."""
         _refuse_pauses(said)
-        check_script(said, request.dialect.code, engine.capabilities.dialects, self._registry)
+        check_script(said, request.dialect.code, engine.capabilities.dialects, self._registry, complete=complete)
 
     def _tag(self, request: SpeechRequest, ctx: RequestContext) -> None:
         tag_dialect(ctx, request.dialect, request.dialect_source)
@@ -218,7 +233,7 @@ class LiveSpeech:
 
 
 def _refuse_pauses(text: str) -> None:
-    if pauses.parse(text) is not None:
+    if pauses.has_any(text):
         raise InvalidInput(
             "A session takes no pauses in its text: whoever writes it can wait, or play silence. Leave `[pause:…]` "
             "out.",

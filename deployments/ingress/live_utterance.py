@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from deployments.ingress.context import RequestContext
 from deployments.ingress.live_messages import AudioForm
@@ -42,9 +42,9 @@ class LiveUtterance:
         self.said = 0  #: sentences whose audio is sent
 
     def add(self, text: str) -> None:
-        """Take more text. An error in it ends the utterance, where its audio is sent."""
+        """Take more text. An error in it ends the utterance, behind the audio of what was complete before it."""
         try:
-            self._give(self._splitter.add(text))
+            self._give(self._splitter.completed(text))
         except SpeechError as error:
             self.fail(error)
 
@@ -61,7 +61,7 @@ class LiveUtterance:
         """End the utterance with an error, behind what can be said before it."""
         self._pieces.put_nowait(error)
 
-    def _give(self, pieces: list[str]) -> None:
+    def _give(self, pieces: Iterable[str]) -> None:
         for piece in pieces:
             self._waiting += len(piece)
             self._pieces.put_nowait(piece)

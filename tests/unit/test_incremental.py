@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from speech import pauses
 from speech.errors import InvalidInput
 from speech.incremental import IncrementalSplitter
 from speech.limits import MAX_LONG_TEXT, MAX_TEXT
 from speech.pieces import pieces
+from speech.script import script_of
 from speech.sentences import Border, borders
+from speech.text import check_long_text
 
 SENTENCE, CLAUSE = Border.SENTENCE, Border.CLAUSE
 #: Texts without one-word sentences and without very long ones: for these nothing depends on seeing all of a text.
@@ -100,7 +104,11 @@ def test_any_text_is_cut_the_same_in_any_fragments_and_nothing_is_lost(text, lan
     letters = re.compile(r"[^\W_]")
     if any(letters.search(piece) for piece in whole):
         said = "".join(letters.findall("".join(whole)))
-        assert sorted(said) == sorted(letters.findall(unicodedata.normalize("NFC", text))) or "<" in text
+        assert (
+            sorted(said) == sorted(letters.findall(unicodedata.normalize("NFC", text)))
+            or "<" in text
+            or "[laughter]" in text
+        )
 
 
 @given(st.sampled_from(sorted(TEXTS)), st.integers(1, 400))
@@ -194,6 +202,25 @@ def test_a_text_that_is_too_long_is_refused():
     assert refused.value.code == "text_too_long" and "input.done" in refused.value.message
 
 
+@pytest.mark.parametrize("end, code", [("a" * MAX_LONG_TEXT, "text_too_long"), ("\ud800 so.", "text_not_unicode")])
+def test_what_is_complete_before_an_error_is_given_out_in_however_many_messages_it_comes(end, code):
+    text = "It goes on, and on it goes. " * 20 + end
+    said = []
+    for size in (1, 1000, len(text)):
+        splitter, found = IncrementalSplitter("en", CLAUSE), []
+        with pytest.raises(InvalidInput) as refused:
+            for at in range(0, len(text), size):
+                for piece in splitter.completed(text[at : at + size]):
+                    found.append(piece)
+        assert refused.value.code == code
+        said.append(found)
+    assert len(said[0]) >= 30 and said[0] == said[1] == said[2]
+
+
+def test_an_uncut_text_is_in_nfc_as_the_offsets_of_its_words_are():
+    assert split("Le cafe\u0301 est ferme\u0301", "fr", None) == ["Le café est fermé"]
+
+
 def test_what_can_not_be_said_alone_goes_with_a_neighbour():
     assert split("... Hello there, you. ...") == ["... Hello there, you."]
     splitter = IncrementalSplitter("en", SENTENCE)
@@ -214,3 +241,52 @@ def test_a_long_text_in_single_characters_costs_little():
     began = time.process_time()
     split(("It goes on, and on - it never ends" * 200)[: MAX_LONG_TEXT - 1], granularity=CLAUSE, size=1)
     assert time.process_time() - began < 5
+
+
+#: Repeated, or after a sentence, each made some search begin again at every character.
+HOSTILE = [
+    "<a>, ",
+    "<a>",
+    "</a>, ",
+    "<b>a, ",
+    "< ",
+    "[",
+    "[a][e]",
+    "a[a]",
+    "(",
+    ". (",
+    '. "',
+    ", ",
+    ". ",
+    "— ",
+    "1,",
+    "1. ",
+]
+HOSTILE += [
+    "**a ",
+    "`a",
+    "~~a ",
+    "_a ",
+    "|",
+    "\n ",
+    "[](",
+    "[pause:",
+    "<|a",
+    "https://",
+    "a. <" + " " * 4000,
+    "a" + " " * 4000,
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_text_costs_much_more_than_another_of_its_length(hostile):
+    text = (hostile * MAX_LONG_TEXT)[: MAX_LONG_TEXT - 1]
+    began = time.process_time()
+    split(text, granularity=CLAUSE, size=1)
+    pieces(text, "en", join=False)
+    script_of(text)
+    with suppress(InvalidInput):
+        check_long_text(text)
+    with suppress(InvalidInput):
+        pauses.parse(text)
+    assert time.process_time() - began < 3

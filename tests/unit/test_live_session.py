@@ -192,6 +192,33 @@ def test_an_utterance_that_can_not_be_said_ends_alone(ingress, texts, code):
     assert sum(vocabulary.ERROR in root.tags for root in ingress.roots()) == (code is not None)
 
 
+@pytest.mark.parametrize("text", ["Привет, he said to me yesterday.", "Yesterday he said привет to me."])
+def test_a_text_that_begins_in_another_script_is_said_as_a_whole_one_is(ingress, text):
+    with ingress.connected() as session:
+        session.configure(split_granularity="clause")
+        events = session.say(text)
+        assert not events[-1].get("error") and "error" not in kinds(events)
+        said = [event["sentence_text"] for event in events if event["type"] == "audio.start"]
+        assert " ".join(said) == text
+
+
+@pytest.mark.parametrize("text", ["Привет, как твои дела сегодня?", "Привет, мой друг. " * 5 + "So it is."])
+def test_a_text_in_another_script_is_refused_when_it_is_complete_or_long_enough_to_tell(ingress, text):
+    with ingress.connected() as session:
+        session.configure(split_granularity="clause")
+        events = session.say(text)
+        assert [event["code"] for event in events if event["type"] == "error"] == ["text_not_in_dialect"]
+        assert not session.audio and not ingress.pipeline.said
+
+
+def test_what_was_complete_before_a_text_became_too_long_is_said(ingress):
+    with ingress.connected() as session:
+        session.configure(split_granularity="clause")
+        events = session.say("It goes on, " * 5 + "a" * 5000)
+        assert [event["code"] for event in events if event["type"] == "error"] == ["text_too_long"]
+        assert kinds(events).count("audio.done") >= 5
+
+
 def test_a_stages_error_ends_the_utterance_and_the_rest_of_its_text_is_dropped(ingress):
     with ingress.connected() as session:
         session.configure(split_granularity="sentence")
@@ -639,6 +666,16 @@ def test_by_token_a_whole_file_inside_of_json_is_one_event(tmp_path):
     [
         (("Wait [pause:1s] here",), "pause_in_session"),
         (("你好", "你好"), "text_not_in_dialect"),
+        (("你好" * 20, "hello"), "text_not_in_dialect"),
+        (
+            (
+                "[pau",
+                "se:1s",
+                "] and so on",
+            ),
+            "pause_in_session",
+        ),
+        (("word " * 2000,), "text_too_long"),
         (("A smile \ud83d",), "text_not_unicode"),
         (("A bell \u0007",), "text_control_character"),
         (("   ",), "text_empty"),
@@ -651,6 +688,12 @@ def test_a_live_text_that_can_not_be_said_is_refused(tmp_path, texts, code):
         error, done = (event for event in session.say(*texts) if event["type"] in ("error", "session.done"))
         assert error["code"] == code and error["error"]["param"] in ("text", "input") and done["error"]
         assert session.say("Good morning.")[-1]["utterance_index"] == 1, "the session goes on"
+
+
+def test_a_live_text_may_begin_in_another_script(tmp_path):
+    with Ingress(tmp_path, live_text=True).connected() as session:
+        session.configure(split_granularity="token")
+        assert "error" not in kinds(session.say("Привет, ", "he said ", "to me."))
 
 
 def test_an_engine_without_live_text_says_so_at_once(ingress):
