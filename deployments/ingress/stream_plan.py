@@ -1,13 +1,13 @@
 """Decides how far a stream of a known text runs ahead of its listener, so that the listener does not run dry.
 
-The rule, in three parts (docs/streams.md says why, and what was measured):
+The rule, in four parts (docs/streams.md says why, and what was measured):
 
-- **Order.** `start_plan.py` says when each piece is started, and when it is due: when its listener will have played
-  what comes before it, less the time that the piece is expected to take. The stages' queues take the most urgent first.
-  A request's first sound is due `limits.first_audio_hold_s` after it came: by so much a listener who would run dry goes
-  before a new one.
+- **Order.** A piece is due when its listener will have played what comes before it, less the time that the piece is
+  expected to take. The stages' queues take the most urgent first. A request's first sound is due
+  `limits.first_audio_hold_s` after it came: by so much a listener who would run dry goes before a new one.
 - **The second piece** starts with the first one if it is expected to come too late otherwise. Else the first has the
   graph for itself until it is heard.
+- **One after the other.** `start_plan.py` says when a later piece is started.
 - **The hold.** The first sound is held back while a gap is expected, at most `limits.first_audio_hold_s`.
 
 At the release, one piece is the critical one: of all that are not ready, it is expected to leave the listener the

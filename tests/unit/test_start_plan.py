@@ -1,4 +1,4 @@
-"""When an utterance of a text that comes bit by bit is started, on a clock of the test's own."""
+"""A piece is started when those before it are made, or when it would come too late, on a clock of the test's own."""
 
 from __future__ import annotations
 
