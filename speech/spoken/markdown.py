@@ -28,6 +28,10 @@ _EMPHASIS = (
     re.compile(r"(`{1,2})([^`\n]+)\1"),
 )
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!|>~-])")
+#: An escaped sign is no sign of Markdown: it is one of these, of a private-use plane, while the rules are applied.
+_ASIDE = {sign: chr(0xF0000 + number) for number, sign in enumerate("\\`*_{}[]()#+.!|>~-")}
+_SIGNS = {aside: sign for sign, aside in _ASIDE.items()}
+_PUT_ASIDE = re.compile(f"[{''.join(_SIGNS)}]")
 
 
 def plain(text: str) -> AlignedText:
@@ -35,6 +39,9 @@ def plain(text: str) -> AlignedText:
     text = AlignedText.of(text)
     if not re.search(r"[#>*_`~=|\[\\<•‣◦▪●+-]", text):
         return text
+    escapes = "\\" in text and not _PUT_ASIDE.search(text)
+    if escapes:
+        text = text.sub(_ESCAPED, lambda match: _ASIDE[match[1]])
     for pattern in (_FENCE, _RULE, _TABLE_RULE):
         text = text.sub(pattern, "")
     text = text.sub(_TABLE_ROW, lambda match: ", ".join(cell.strip() for cell in match[1].split("|")))
@@ -48,4 +55,4 @@ def plain(text: str) -> AlignedText:
     text = text.sub(_FOOTNOTE, "")
     for pattern in _EMPHASIS:
         text = text.sub(pattern, r"\2")
-    return text.sub(_ESCAPED, r"\1")
+    return text.sub(_PUT_ASIDE, lambda match: _SIGNS[match[0]]) if escapes else text.sub(_ESCAPED, r"\1")

@@ -233,6 +233,10 @@ def test_a_word_at_a_sentences_end_is_no_abbreviation(front_end, word):
         ("这是*重点*内容", "这是重点内容"),
         ("3 > 2", "3 > 2"),
         ("a plain text", "a plain text"),
+        (r"A \*star\* is \`no code\`.", "A *star* is `no code`."),
+        (r"\[No link\](x), **bold \* star**", "[No link](x), bold * star"),
+        ("\\# No heading\n\\- no list", "# No heading\n- no list"),
+        (r"C:\temp is no escape, \_this_ one is", r"C:\temp is no escape, _this_ one is"),
     ],
 )
 def test_markdown_is_what_its_page_would_show(written, shown):
