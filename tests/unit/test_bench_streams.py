@@ -49,12 +49,12 @@ def hear(parts: list[tuple[float, float]]) -> tuple[Heard, float]:
 def test_a_listener_plays_to_the_end_in_real_time():
     heard, took = hear([(0.2, 0.4), (0.1, 0.4)])
     assert heard.continuous and heard.seconds == pytest.approx(0.8) and heard.trace_id == "cafe"
-    assert heard.first_audio_s == pytest.approx(0.2, abs=0.1) and took == pytest.approx(1.0, abs=0.15)
+    assert 0.15 < heard.first_audio_s < took - 0.7 and 0.95 < took < 5, "a busy machine only makes it longer"
 
 
 def test_a_listener_hears_a_gap():
     heard, _ = hear([(0.0, 0.2), (0.5, 0.2)])
-    assert not heard.continuous and heard.underrun_s == pytest.approx(0.3, abs=0.1)
+    assert not heard.continuous and 0.05 < heard.underrun_s < 3, "0.3 s on a machine that is never late"
 
 
 def test_texts_and_clips_are_never_the_same_and_the_same_for_the_same_seed():
