@@ -147,7 +147,7 @@ class ReplicaFlow:
         self._hurries: Callable[[Message], bool] = lambda message: False
         self._on_hurry: Callable[[], None] = lambda: None
         self._stall_s = math.inf
-        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
+        self._messages: asyncio.Queue[tuple[Message | Exception, bool]] = asyncio.Queue()  # and whether it hurries
         self._room = asyncio.Event()
         self._sent = self._acknowledged = 0
         self._taken = self._told = 0
@@ -187,8 +187,9 @@ class ReplicaFlow:
                     self._acknowledged = message["count"]
                     self._room.set()
                     continue
-                self._messages.put_nowait(message)
-                if self._hurries(message):
+                hurries = self._hurries(message)
+                self._messages.put_nowait((message, hurries))
+                if hurries:
                     self.hurried += 1
                     self._on_hurry()
                 if message["type"] == "websocket.disconnect":
@@ -196,17 +197,17 @@ class ReplicaFlow:
                     self._room.set()
                     return
         except Exception as error:
-            self._messages.put_nowait(error)
+            self._messages.put_nowait((error, False))
 
     async def receive(self) -> Message:
         """Return the client's next message."""
         if self._pump is None:
             self._pump = asyncio.ensure_future(self._read())
-        message = await self._messages.get()
+        message, hurries = await self._messages.get()
         if isinstance(message, Exception):
             raise message
         self._taken += size(message)
-        self.hurried -= self._hurries(message)
+        self.hurried -= hurries
         if self.counted and self._taken - self._told >= _TOLD_EVERY:
             self._told = self._taken
             await self._send({"type": TAKEN, "count": self._taken})

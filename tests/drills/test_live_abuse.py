@@ -30,7 +30,7 @@ GARBAGE: list[str | bytes] = ["{", "[]", b"\x00" * 1000, "x" * 50_000, '{"type":
 KINDS = ("leave", "mid", "garbage", "flood", "cancel", "deaf", "giant", "good")
 AT_ONCE = 16
 MORE = 800  #: sessions in which their clients leave at once: what each of them left behind would add up
-OF_A_SESSION = ("LiveSession", "LiveUtterance", "Handshake", "ReplicaFlow", "ProxyFlow", "_Sentence", "_Answer")
+OF_A_SESSION = ("LiveSession", "LiveUtterance", "Handshake", "ReplicaFlow", "ProxyFlow", "LiveSentence", "_Answer")
 pytestmark = pytest.mark.drill
 
 

@@ -263,3 +263,32 @@ def test_without_a_proxy_of_ours_nothing_is_counted():
         assert not flow.counted and len(sent) == 3
 
     asyncio.run(main())
+
+
+def test_what_hurries_is_counted_from_when_it_is_here_until_it_is_received():
+    async def scenario() -> tuple[list[int], list[int]]:
+        coming: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        async def come(*texts: str) -> None:
+            for text in texts:
+                coming.put_nowait({"type": "websocket.receive", "text": text})
+            while not coming.empty():
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        flow, told, seen = ReplicaFlow({}, coming.get, send), [], []
+        coming.put_nowait({"type": "websocket.connect"})
+        await flow.receive()
+        await come("cancel")  # before anybody watches
+        flow.watch(lambda message: message["text"] == "cancel", lambda: told.append(flow.hurried))
+        await come("text", "cancel", "cancel")
+        for _ in range(4):
+            await flow.receive()
+            seen.append(flow.hurried)
+        flow.close()
+        return told, seen
+
+    assert asyncio.run(scenario()) == ([1, 2], [2, 2, 1, 0])

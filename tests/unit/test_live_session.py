@@ -21,6 +21,7 @@ from deployments.ingress import live_session
 from deployments.ingress.context import RequestContext
 from deployments.ingress.live_flow import ReplicaFlow
 from deployments.ingress.live_handshake import Handshake
+from deployments.ingress.live_sentence import LiveSentence
 from deployments.ingress.live_utterance import LiveUtterance
 from deployments.ingress.stage_clients import StageResult
 from deployments.settings import Cors, Limits
@@ -31,7 +32,7 @@ from tests.helpers.live import RATE, Ingress
 from tracing import vocabulary
 
 #: what a session has made for itself
-HOLDERS = (live_session.LiveSession, live_session._Sentence, Handshake, LiveUtterance, ReplicaFlow, RequestContext)
+HOLDERS = (live_session.LiveSession, LiveSentence, Handshake, LiveUtterance, ReplicaFlow, RequestContext)
 
 
 @pytest.fixture
