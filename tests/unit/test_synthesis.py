@@ -201,6 +201,22 @@ def test_a_piece_that_fails_ends_the_request_and_the_others_are_given_up():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_piece_that_can_not_be_started_ends_the_request(streamed, monkeypatch):
+    run = new_run()
+    monkeypatch.setattr(run, "segment", lambda *place: 1 / 0)
+
+    async def read() -> None:
+        if streamed:
+            async for _ in speaking(Pipeline()).stream(ask(), source, run):
+                pass
+        else:
+            await speaking(Pipeline()).synthesize(ask(" ".join([TEXT] * 3), long_form="true"), source, run)
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(asyncio.wait_for(read(), 10))
+
+
 def test_an_engine_that_streams_gets_the_whole_text_and_its_chunks_pass_as_they_are():
     async def scenario():
         pipeline, run = Pipeline(), new_run()
