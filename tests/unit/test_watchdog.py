@@ -222,6 +222,16 @@ def test_a_replica_that_serve_stops_because_it_is_ill_is_lost():
     ) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
 
 
+def test_a_lost_replica_that_is_wanted_no_more_has_no_successor_however_much_later_one_starts():
+    assert looks(
+        service("a:RUNNING", "b:RUNNING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", target=1),
+        service("b:RUNNING", "d:STARTING"),
+        service("b:RUNNING", "d:RUNNING"),
+    ) == [([], []), (["a"], []), ([], []), ([], []), ([], [])]
+
+
 def test_lost_and_replaced_between_two_looks():
     assert looks(service("a:RUNNING"), service("b:RUNNING")) == [([], []), (["a"], [("a", "b", 10.0)])]
 
