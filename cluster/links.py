@@ -182,7 +182,7 @@ def _scroll(client: httpx.Client, indices: str, search: dict) -> Iterator[dict]:
             answer = _call(client, "POST", "/_search/scroll", json={"scroll": "5m", "scroll_id": answer["_scroll_id"]})
     finally:
         if "_scroll_id" in answer:
-            with suppress(httpx.HTTPError):  # it ends by itself too, and what went wrong before is what people must know
+            with suppress(httpx.HTTPError):  # it ends by itself too; what went wrong before is what people must know
                 client.request("DELETE", "/_search/scroll", json={"scroll_id": answer["_scroll_id"]})
 
 

@@ -151,8 +151,8 @@ class ZipkinReader:
             )
         if answer.status_code >= 500:
             raise CliError(
-                f"Zipkin at {self.url} answers {answer.status_code} to a search: its storage fails or is too slow, or a "
-                "proxy before it does not reach it. Its own log says why (docs/storage.md). A shorter --since asks for "
+                f"Zipkin at {self.url} answers {answer.status_code} to a search: its storage fails or is too slow, or "
+                "a proxy before it does not reach it. Its own log says why (docs/storage.md). A shorter --since asks for "
                 "less; --zipkin-url names another Zipkin."
             )
         try:
@@ -177,8 +177,8 @@ class ZipkinReader:
                 answer = self._http.get("/api/v2/traces", params=asked)
             except httpx.ReadTimeout as failure:
                 raise CliError(
-                    f"Zipkin at {self.url} runs, and did not answer a search within {TIMEOUT_S:.0f} s: its storage is too "
-                    "slow (docs/storage.md). Ask for less with --since, or name another Zipkin with --zipkin-url."
+                    f"Zipkin at {self.url} runs, and did not answer a search within {TIMEOUT_S:.0f} s: its storage is "
+                    "too slow (docs/storage.md). Ask for less with --since, or name another Zipkin with --zipkin-url."
                 ) from failure
             except httpx.HTTPError as failure:
                 raise CliError(
