@@ -152,8 +152,8 @@ class ZipkinReader:
         if answer.status_code >= 500:
             raise CliError(
                 f"Zipkin at {self.url} answers {answer.status_code} to a search: its storage fails or is too slow, or "
-                "a proxy before it does not reach it. Its own log says why (docs/storage.md). A shorter --since asks for "
-                "less; --zipkin-url names another Zipkin."
+                "a proxy before it does not reach it. Its own log says why (docs/storage.md). A shorter --since asks "
+                "for less; --zipkin-url names another Zipkin."
             )
         try:
             traces = answer.raise_for_status().json()
