@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cluster import cli, options, output, processes, stack, status
+from cluster import cli, options, output, processes, signals, stack, status
 from cluster.ray_head import ROOT, RayHead
 from cluster.state import State, StateFile, boot_id
 from cluster.zipkin import Zipkin
@@ -149,6 +150,30 @@ class TestTheMachine:
         )
         assert not any(one.alive for one in running) and not folder.exists()
         assert any("logs could be kept" in line and "No space left" in line for line in said)
+
+
+def test_a_process_whose_start_is_interrupted_does_not_run_on(tmp_path, monkeypatch):
+    made: list[subprocess.Popen] = []
+    popen = subprocess.Popen
+
+    def interrupted(*arguments, **options) -> subprocess.Popen:
+        made.append(popen(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        return made[0]
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    try:
+        interruptions = signals.Interruptions().install()
+        with pytest.raises(signals.Interrupted):
+            processes.start("ray", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    ended = made[0].poll() is not None
+    made[0].kill()
+    made[0].wait()
+    assert ended and interruptions.count == 1
 
 
 @pytest.mark.parametrize("leftover", [None, ""])
