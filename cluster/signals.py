@@ -16,7 +16,7 @@ class Interrupted(BaseException):
 
 
 class _Held:
-    """Whether signals wait now, and whether one does."""
+    """Tells whether signals wait now, and whether one does."""
 
     active = False
     waits = False

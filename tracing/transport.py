@@ -57,7 +57,7 @@ class Transport(Protocol):
 
 @runtime_checkable
 class Unconfirmed(Protocol):
-    """What a transport has that is not sure whether the receiver stored what it took."""
+    """Is implemented by a transport that does not know whether the receiver stored what it took."""
 
     def unconfirmed(self) -> list[bytes]:
         """Return these traces. Any thread may call it, also while `send` hangs."""
