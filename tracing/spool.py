@@ -154,7 +154,8 @@ class Spool:
         with self._mutex:
             data = segment.path.read_bytes()
             before, segment.traces = segment.traces, data.count(b"\n")
-            segment.size, segment.sent = len(data), 0
+            segment.size, segment.sent = data.rfind(b"\n") + 1, 0
+            os.truncate(segment.path, segment.size)  # the next line must not begin behind half a one
             lost = max(0, before - segment.traces) if segment in self._segments else 0
             segment.sent_path.unlink(missing_ok=True)
             if not segment.traces:

@@ -160,6 +160,23 @@ def test_a_spool_file_emptied_by_somebody_costs_what_was_in_it_and_nothing_that_
     assert counters.read()["dropped_spool_damaged"] == 10 - sent_before
 
 
+@pytest.mark.parametrize("cut_at", [1, 100, 200])
+def test_a_spool_file_cut_off_in_the_middle_of_a_line_costs_no_whole_one(tmp_path, cut_at):
+    spool, receiver, clock = Spool(tmp_path, 2**20), Receiver(), Clock()
+    sending, counters = sender(spool, receiver, clock)
+    for n in range(6):
+        spool.append(trace(n))
+    [file] = tmp_path.glob("*.spool")
+    os.truncate(file, cut_at)
+    whole = cut_at // (len(trace(0)) + 1)
+    settle(sending.step, clock)
+    for n in range(6, 9):
+        spool.append(trace(n))
+    settle(sending.step, clock)
+    assert receiver.numbers() == [*range(whole), 6, 7, 8] and len(spool) == 0
+    assert counters.read()["dropped_spool_damaged"] == 6 - whole
+
+
 def test_an_adopted_file_that_was_cut_off_keeps_what_came_after_the_cut(tmp_path):
     dead = Spool(tmp_path, 2**20)
     for n in range(9):
