@@ -73,8 +73,14 @@ class KeyEditor:
     @contextmanager
     def _changed(self) -> Iterator[list[dict[str, Any]]]:
         folder = self._path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)  # the folder's, since the file is replaced
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY)  # the folder's, since the file is replaced
+        except OSError as error:
+            raise ValueError(
+                f"the folder of the key file {self._path} can't be used ({error.strerror}): name another file, or use "
+                "an account that may write there"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.entries()  # a damaged file is refused here

@@ -32,6 +32,7 @@ _WAY_OUT = (
     "spool_limit_mb",
     "retry_most_s",
 )
+_SECTIONS = ("tracing", "access", "limits", "voices")  #: of the graph's settings, those that the launcher looks into
 GRAPH = "graph:build"  #: import path of the application that is the graph
 WEB_PAGE = "webui.deployment:build"  #: import path of the application that is the web page
 SCALING = "deployments.scaling.serve_policy:ScaleByWait"  #: import path of the scaling policy
@@ -68,10 +69,10 @@ class Application:
             raise CliError(
                 f"The Serve config {path} can't be read ({failure.strerror}); --config names another one."
             ) from failure
-        except (yaml.YAMLError, KeyError, TypeError) as failure:
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as failure:
             raise CliError(f"{path} is no Serve config: it must be YAML with a list `applications`.") from failure
         graph, page, dog = _sorted(applications, path)
-        config["http_options"] = {**config.get("http_options", {}), "host": host, "port": http_port}
+        config["http_options"] = {**_mapping(config, "http_options", path), "host": host, "port": http_port}
         own = graph.get("args") or {}
         if args.get("engine", own.get("engine")) != own.get("engine"):
             own = {key: value for key, value in own.items() if key != "engine_options"}
@@ -80,7 +81,7 @@ class Application:
         api = (graph.get("route_prefix") or "/").rstrip("/")
         if page is not None and graph.get("import_path") == GRAPH:
             graph["args"] = {**graph["args"], "web_page_url": _path(page) if web_page else None}
-        api_url, tracing = f"http://{reachable(host)}:{http_port}{api}", graph["args"].get("tracing", {})
+        api_url, tracing = f"http://{reachable(host)}:{http_port}{api}", graph["args"].get("tracing") or {}
         if page is not None and web_page:
             page["args"] = _laid_over(
                 page.get("args") or {},
@@ -237,7 +238,28 @@ def _sorted(applications: object, path: Path) -> tuple[dict, dict | None, dict |
             f"{path} must describe exactly one application, and beside it at most the web page "
             f"(import_path: {WEB_PAGE}) and the watchdog ({WATCHDOG})."
         )
+    for application in entries:
+        if not isinstance(application.get("import_path"), str):
+            raise CliError(f"{path}: an application has no import_path. The graph's is `import_path: {GRAPH}`.")
+        args = _mapping(application, "args", path)
+        if application["import_path"] == GRAPH:
+            for name in _SECTIONS:
+                _mapping(args, name, path)
     return others[0], pages[0] if pages else None, dogs[0] if dogs else None
+
+
+def _mapping(settings: Mapping, name: str, path: Path) -> Mapping:
+    """Return a section of settings; one that is left out, or has nothing below it, is empty.
+
+    Raises:
+        CliError: It is something else.
+    """
+    section = settings.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise CliError(f"{path}: `{name}` must hold settings, one `name: value` a line below it.")
+    return section
 
 
 def _path(page: Mapping) -> str:

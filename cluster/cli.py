@@ -7,6 +7,7 @@ the thirty options of a stack would stand twice, in `up` and in `demo`.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -133,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CliError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except OSError as error:  # of the machine, and not of the command: a disk, a permission, a limit
+        print(f"\n{_in_words(error)}", file=sys.stderr)
+        return 1
     except signals.Interrupted:
         # The second interruption, while things were being stopped gently: stop at once, and listen to no third.
         interruptions.ignore()
@@ -140,6 +144,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.say("stopping at once")
             stack.stop(stack.started, drain=False)
         return 130
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on that disk",
+    errno.EDQUOT: "Free some space: your quota is used up",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "Close programs: the machine has no more open files to give",
+    errno.ENOMEM: "Free some memory",
+    errno.EAGAIN: "Raise the limit of processes (`ulimit -u`)",
+}
+
+
+def _in_words(error: OSError) -> str:
+    """Return an error of the operating system with its cause and its remedy."""
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    remedy = _REMEDIES.get(
+        error.errno or 0, "Use an account that may read and write there, or name another folder with --run-dir"
+    )
+    return f"{what}. {remedy}, and type the same again."
 
 
 def _demo(args: argparse.Namespace, stack: Stack) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -89,7 +90,7 @@ def read_traces(client: httpx.Client, day: date, prefix: str = "zipkin") -> Iter
         CliError: There is no index of that day.
     """
     index = f"{prefix}-span-{day}"
-    if client.head(f"/{index}").status_code == 404:
+    if _request(client, "HEAD", f"/{index}").status_code == 404:
         raise CliError(
             f"{client.base_url} has no spans of {day}: there is no index {index}. Days are of UTC; another "
             "one is named with --day, another prefix of indices (Zipkin's ES_INDEX) with --index."
@@ -181,14 +182,22 @@ def _scroll(client: httpx.Client, indices: str, search: dict) -> Iterator[dict]:
             answer = _call(client, "POST", "/_search/scroll", json={"scroll": "5m", "scroll_id": answer["_scroll_id"]})
     finally:
         if "_scroll_id" in answer:
-            client.request("DELETE", "/_search/scroll", json={"scroll_id": answer["_scroll_id"]})
+            with suppress(httpx.HTTPError):  # it ends by itself too; what went wrong before is what people must know
+                client.request("DELETE", "/_search/scroll", json={"scroll_id": answer["_scroll_id"]})
+
+
+def _request(client: httpx.Client, method: str, path: str, **more) -> httpx.Response:
+    try:
+        return client.request(method, path, **more)
+    except httpx.HTTPError as failure:
+        raise CliError(
+            f"{client.base_url} broke off ({type(failure).__name__}); no links were written. Run it again: it replaces "
+            "what it wrote."
+        ) from failure
 
 
 def _call(client: httpx.Client, method: str, path: str, **more) -> dict:
-    try:
-        answer = client.request(method, path, **more)
-    except httpx.HTTPError as failure:
-        raise CliError(f"{client.base_url} broke off ({type(failure).__name__}); no links were written.") from failure
+    answer = _request(client, method, path, **more)
     if answer.is_error:
         raise CliError(f"{client.base_url} answers {answer.status_code} to {method} {path}: {answer.text[:300]}")
     return answer.json()

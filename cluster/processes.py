@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from cluster.signals import Interrupted, held
+
 MARK = "COSYGRAPH_PROCESS"
 
 
@@ -55,18 +57,25 @@ def start(
     """Start `command` in a session of its own with its output in `log`. Raises OSError where it can't be started."""
     mark = uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **(env or {}), MARK: mark},
-            cwd=cwd,
-            start_new_session=True,
-        )
-    _OURS[process.pid] = process
-    return Started(name, process.pid, start_ticks(process.pid) or 0, mark, str(log))
+    started = None
+    try:
+        with open(log, "ab") as output, held():  # cut off in the middle, it would run on, and nobody would know of it
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(env or {}), MARK: mark},
+                cwd=cwd,
+                start_new_session=True,
+            )
+            _OURS[process.pid] = process
+            started = Started(name, process.pid, start_ticks(process.pid) or 0, mark, str(log))
+    except Interrupted:
+        if started is not None:
+            stop(started, grace_s=0)
+        raise
+    return started
 
 
 _OURS: dict[int, subprocess.Popen] = {}  #: children of this very process, to be reaped

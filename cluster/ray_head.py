@@ -106,13 +106,22 @@ class RayHead:
     def logs(self) -> Path:
         return Path(self.folder) / "session_latest" / "logs"
 
-    def stop(self, keep_logs_in: Path | None = None) -> None:
-        """End its processes and remove its folder; the logs are kept where asked."""
+    def stop(self, keep_logs_in: Path | None = None) -> str | None:
+        """End its processes and remove its folder; the logs are kept where asked.
+
+        Returns:
+            Why not all of the logs could be kept: a full disk must not keep anything from being stopped.
+        """
         processes.stop(self.process)
+        trouble = None
         if keep_logs_in is not None and self.logs.is_dir():
             shutil.rmtree(keep_logs_in, ignore_errors=True)
-            shutil.copytree(self.logs, keep_logs_in, ignore_dangling_symlinks=True)
+            try:
+                shutil.copytree(self.logs, keep_logs_in, ignore_dangling_symlinks=True)
+            except OSError as failure:  # shutil.Error, with one reason for each file, is one too
+                trouble = failure.strerror or str(next((reason for *_, reason in failure.args[0]), failure))
         shutil.rmtree(self.folder, ignore_errors=True)
+        return trouble
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: A terminal sends Ctrl-C to `make` and to us, and `make` may pass on its own: that is one wish, not two.
 _SAME_WISH_S = 1.0
@@ -11,6 +13,25 @@ _SAME_WISH_S = 1.0
 
 class Interrupted(BaseException):
     """A signal asks the launcher to stop. It is no Exception, so that no `except Exception` swallows it."""
+
+
+class _Held:
+    """Tells whether signals wait now, and whether one does."""
+
+    active = False
+    waits = False
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait until the end of what must not be cut in two, and raise Interrupted there."""
+    _Held.active, _Held.waits = True, False
+    try:
+        yield
+    finally:
+        _Held.active = False
+        if _Held.waits:
+            raise Interrupted
 
 
 class Interruptions:
@@ -35,4 +56,7 @@ class Interruptions:
             return
         self._last = now
         self.count += 1
-        raise Interrupted
+        if _Held.active:
+            _Held.waits = True
+        else:
+            raise Interrupted

@@ -34,10 +34,12 @@ DRAIN_WITHIN_S = 30.0
 def secret_file(run_dir: Path) -> Path:
     """This stack's secret, made once: what user ids are hashed with, and what makes sampling unpredictable."""
     path = run_dir / "secret"
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # empty: an older version was stopped while it made it
         run_dir.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        partial = path.with_suffix(".partial")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32) + "\n")
+        partial.replace(path)
     return path
 
 
@@ -305,7 +307,8 @@ class Stack:
                 self.say("deleting the graph")
                 serving.Dashboard(state.ray).delete()
             self.say("stopping Ray")
-            state.ray.stop(keep_logs_in=self.ray_logs)
+            if trouble := state.ray.stop(keep_logs_in=self.ray_logs):
+                self.say(f"  not all of Ray's logs could be kept in {self.ray_logs}: {trouble}")
         if state.zipkin_proxy is not None:
             self.say("stopping the gate")
             state.zipkin_proxy.stop()

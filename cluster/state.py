@@ -107,7 +107,12 @@ class StateFile:
             saved = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as failure:
+        except OSError as failure:
+            raise CliError(
+                f"{self.path} can't be read ({failure.strerror}). Use the account that started this stack, or name "
+                "another folder with --run-dir."
+            ) from failure
+        except ValueError as failure:
             raise CliError(
                 f"{self.path} can't be read ({type(failure).__name__}). Remove it if this stack no longer runs."
             ) from failure

@@ -17,6 +17,7 @@ API = "https://qyapi.weixin.qq.com/cgi-bin/"
 API_VARIABLE, ROBOT_VARIABLE = "COSYGRAPH_WECOM_API", "COSYGRAPH_WECOM_ROBOT"
 CORP_VARIABLE, AGENT_VARIABLE = "COSYGRAPH_WECOM_CORP_ID", "COSYGRAPH_WECOM_AGENT_ID"
 SECRET_VARIABLE, TO_VARIABLE = "COSYGRAPH_WECOM_SECRET", "COSYGRAPH_WECOM_TO"
+_SEND = "webhook/send"  #: of a robot, below the API's address
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 
@@ -50,7 +51,7 @@ class Robot:
 
     @property
     def url(self) -> str:
-        return f"{self.api}webhook/send"
+        return f"{self.api}{_SEND}"
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the adapter's process; no other process inherits it."""
@@ -60,13 +61,20 @@ class Robot:
     def of(cls, env: Mapping[str, str], api: str = API) -> Robot | None:
         """Return the robot that `env` names by its key or by the address that WeCom shows, or None.
 
+        An address of another WeCom than the public one, as companies run, is where its robot is: the key goes nowhere
+        else. `api` comes before it if it is not the public one.
+
         Raises:
             CliError: It is neither a key nor an address.
         """
         named = env.get(ROBOT_VARIABLE, "").strip()
         if not named:
             return None
-        key = parse_qs(urlsplit(named).query).get("key", [""])[0] if "://" in named else named
+        key = named
+        if "://" in named:
+            base, send, rest = named.partition(_SEND)
+            key = parse_qs(urlsplit(rest).query).get("key", [""])[0] if send else ""
+            api = base if api == API else api
         if not _KEY.fullmatch(key):
             raise CliError(
                 f"{ROBOT_VARIABLE} is neither a group robot's key nor its address. WeCom shows the "

@@ -17,7 +17,10 @@ class StrictModel(BaseModel):
     """
 
     # Errors must not quote values: some are secrets (a salt, a broker's password, an address with credentials).
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    # No infinity: times become whole nanoseconds, and the config travels as JSON. Neither has one.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

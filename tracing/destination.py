@@ -15,7 +15,7 @@ from pathlib import Path
 from tracing.export_settings import ExportSettings
 from tracing.sender import Counters, Queue, Sender
 from tracing.spool import Spool
-from tracing.transport import Transport
+from tracing.transport import Transport, Unconfirmed
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +82,32 @@ class Destination:
         self._wake.set()
 
     def end_close(self) -> None:
-        """Wait for that, and let go of the spool."""
+        """Wait for that, and let go of the spool. What waits in memory goes there, or is counted as lost."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if not self._thread.is_alive():
-            for line in self._transport.close() or ():
-                self._counters.add("returned")
-                self._store(line)
+            back = self._transport.close()
+        else:  # it hangs in a send, so what the receiver took before that may not be stored either
+            back = self._transport.unconfirmed() if isinstance(self._transport, Unconfirmed) else None
+        for line in back or ():
+            self._counters.add("returned")
+            self._store(line)
+        self._empty_queue()
         if self._spool is not None:
             self._spool.close()
+
+    def _empty_queue(self) -> None:
+        waiting = self._queue.read(len(self._queue))
+        for done, line in enumerate(waiting.traces):
+            try:
+                if self._spool is None:
+                    raise OSError
+                self._counters.add("dropped_spool_full", self._spool.append(line))
+            except OSError:  # no spool, or its disk still refuses
+                lost = len(waiting.traces) - done
+                self._counters.add("dropped_closed", lost)
+                log.warning("%d traces that waited in memory for %s are lost with this process", lost, self.name)
+                break
+        self._queue.commit(waiting)
 
     def _run(self) -> None:
         next_adoption = -math.inf

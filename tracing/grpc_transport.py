@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from tracing.transport import Rejected, Unavailable, join
+from tracing.transport import NO_TRACE, Rejected, Unavailable, join
 
 _F = descriptor_pb2.FieldDescriptorProto
 _KINDS = {"CLIENT": 1, "SERVER": 2, "PRODUCER": 3, "CONSUMER": 4}
@@ -100,7 +100,10 @@ class GrpcTransport:
 
     def send(self, traces: Sequence[bytes]) -> None:
         """As `Transport.send`."""
-        message = to_protobuf(json.loads(join(traces)))
+        try:
+            message = to_protobuf(json.loads(join(traces)))
+        except NO_TRACE as error:
+            raise Rejected(f"no trace: {type(error).__name__}") from None
         try:
             self._report(message, timeout=self._timeout_s)
         except grpc.RpcError as error:

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tracing.export_settings import OtlpDestination
 from tracing.http_post import HttpPost
 from tracing.otlp_encoding import OtlpEncoder
-from tracing.transport import Unavailable
+from tracing.transport import NO_TRACE, Rejected, Unavailable
 
 _HEADERS = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 _LINE = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ \t]*:[ \t]*([ -~]*?)[ \t]*")
@@ -54,7 +54,11 @@ class OtlpTransport:
 
     def send(self, traces: Sequence[bytes]) -> int:
         """As `Transport.send`. Returns the number of spans in the receiver's partial success."""
-        return self._send(self._encoder.encode(traces))
+        try:
+            message = self._encoder.encode(traces)
+        except NO_TRACE as error:
+            raise Rejected(f"no trace: {type(error).__name__}") from None
+        return self._send(message)
 
     def check(self) -> None:
         """Send a request without spans, as `send` would send one with them.

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tracing.export_settings import ExportSettings
-from tracing.spool import Batch, Spool
+from tracing.spool import Batch, Spool, TracesLost
 from tracing.transport import Rejected, Transport, Unavailable
 
 log = logging.getLogger(__name__)
@@ -148,10 +148,11 @@ class Sender:
             return math.inf
         try:
             batch = store.read(1 if self.failing else self._settings.batch_traces)
-        except OSError as error:
-            self._counters.add("dropped_spool_damaged")
-            log.warning("a spool segment can't be read (%s) and is left out", type(error).__name__)
+        except TracesLost as error:
+            self._count_lost(error)
             return 0.0
+        except OSError as error:  # too many open files, for example: nothing is lost yet
+            return self._failed(Unavailable(f"the spool can't be read: {error.strerror}"))
         if not batch.traces:
             return math.inf
         try:
@@ -216,11 +217,22 @@ class Sender:
             error,
         )
 
+    def _count_lost(self, lost: TracesLost) -> None:
+        if lost.count:
+            self._counters.add("dropped_spool_damaged", lost.count)
+            log.warning("%d traces that waited for %s are gone: %s", lost.count, self._transport.name, lost)
+
     def _is_poison(self, store: Spool | Queue, error: Unavailable) -> bool:
         """Find out by the next trace if the first one is at fault. True takes both off the store."""
         if not error.answered or self._failures < _SUSPECT_AFTER:
             return False
-        pair = store.read(2)
+        try:
+            pair = store.read(2)
+        except TracesLost as lost:
+            self._count_lost(lost)
+            return False
+        except OSError:  # the next attempt says so
+            return False
         if len(pair.traces) < 2:
             return False
         try:

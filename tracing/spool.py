@@ -19,6 +19,7 @@ import io
 import os
 import secrets
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,15 @@ class Batch:
     traces: list[bytes]
     length: int
     segment: _Segment | None
+
+
+class TracesLost(OSError):
+    """A segment was deleted or cut off from outside, as one does who wants disk space. `count`: of its unsent traces,
+    those that went with it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("a segment of the spool was deleted or cut off from outside")
+        self.count = count
 
 
 class Spool:
@@ -98,7 +108,7 @@ class Spool:
             segment, file = self._segment_for(len(line) + 1)
             written = file.write(line + b"\n")
             if written != len(line) + 1:
-                file.truncate(segment.size)
+                file.truncate(os.fstat(file.fileno()).st_size - written)
                 raise OSError(errno.ENOSPC, "No space left on device")
             segment.size += written
             segment.traces += 1
@@ -108,7 +118,8 @@ class Spool:
         """Return the oldest unsent traces of one segment, at most `most`.
 
         Raises:
-            FileNotFoundError: The segment was deleted from outside. It is forgotten; the next call reads the next one.
+            TracesLost: The segment was deleted or cut off from outside. The next call reads what is left.
+            OSError: It can't be read now.
         """
         with self._mutex:
             segment = next((s for s in self._segments if s.traces), None)
@@ -119,6 +130,8 @@ class Spool:
         end = start
         try:
             with open(segment.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < size:
+                    self._take_as_it_is(segment)
                 file.seek(start)
                 for line in file:
                     if len(lines) == most or end + len(line) > size:
@@ -127,9 +140,27 @@ class Spool:
                     end += len(line)
         except FileNotFoundError:
             with self._mutex:
+                lost = segment.traces if segment in self._segments else 0  # or it was dropped just now to make room
                 self._remove(segment)
-            raise
+            raise TracesLost(lost) from None
         return Batch(lines, end - start, segment)
+
+    def _take_as_it_is(self, segment: _Segment) -> None:
+        """Measure a segment anew that is shorter than what was written. All that is in it now counts as unsent.
+
+        Raises:
+            TracesLost: Always.
+        """
+        with self._mutex:
+            data = segment.path.read_bytes()
+            before, segment.traces = segment.traces, data.count(b"\n")
+            segment.size, segment.sent = data.rfind(b"\n") + 1, 0
+            os.truncate(segment.path, segment.size)  # the next line must not begin behind half a one
+            lost = max(0, before - segment.traces) if segment in self._segments else 0
+            segment.sent_path.unlink(missing_ok=True)
+            if not segment.traces:
+                self._remove(segment)
+        raise TracesLost(lost)
 
     def commit(self, batch: Batch) -> None:
         """Note that a batch was sent."""
@@ -140,7 +171,8 @@ class Spool:
             segment.sent += batch.length
             segment.traces -= len(batch.traces)
             if segment.sent < segment.size:
-                segment.sent_path.write_text(str(segment.sent))
+                with suppress(OSError):  # on a full disk: without the note these go out twice after a crash, no worse
+                    segment.sent_path.write_text(str(segment.sent))
             elif self._file is not None and segment is self._current:
                 self._file.truncate(0)  # O_APPEND: the next line starts at 0; cheaper than a new file a trace
                 segment.size = segment.sent = 0
@@ -228,6 +260,7 @@ class Spool:
         sent = _number_in(sent_path)
         data = path.read_bytes()
         size = data.rfind(b"\n") + 1  # a process killed while writing leaves half a line
+        sent = sent if sent <= size else 0  # cut off from outside: what is in it came later
         if sent >= size:
             path.unlink(missing_ok=True)
             sent_path.unlink(missing_ok=True)

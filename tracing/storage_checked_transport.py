@@ -100,4 +100,8 @@ class StorageCheckedTransport:
             pass  # the held traces go back to the caller
         self._client.close()
         self._transport.close()
-        return [trace for traces in self._held for trace in traces]
+        return self.unconfirmed()
+
+    def unconfirmed(self) -> list[bytes]:
+        """As `Unconfirmed.unconfirmed`."""
+        return [trace for traces in tuple(self._held) for trace in traces]

@@ -6,7 +6,10 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+#: What encoding raises for a line that is no trace, as a machine that lost power may leave in a spool.
+NO_TRACE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 class Rejected(Exception):
@@ -50,6 +53,14 @@ class Transport(Protocol):
 
     def close(self) -> list[bytes] | None:
         """Close, and return the traces that the receiver took and may not have stored."""
+
+
+@runtime_checkable
+class Unconfirmed(Protocol):
+    """Is implemented by a transport that does not know whether the receiver stored what it took."""
+
+    def unconfirmed(self) -> list[bytes]:
+        """Return these traces. Any thread may call it, also while `send` hangs."""
 
 
 class FileTransport:

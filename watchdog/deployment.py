@@ -29,7 +29,7 @@ from watchdog.canary import CanaryResult
 from watchdog.canary_request import Canary
 from watchdog.nodes import LostNode, Nodes
 from watchdog.policy import CheckFailed, Decision, Policy, Restart, RestartWithheld, Switch
-from watchdog.replicas import Replaced, Replicas, Service, deploying
+from watchdog.replicas import Replaced, Replica, Replicas, Service, deploying
 from watchdog.reporter import Metrics, Reporter
 from watchdog.scaling import Scaled, Scaling
 from watchdog.settings import WatchdogSettings
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 STALLED_AFTER = 10  #: missed looks after which the watchdog itself counts as unhealthy
 LOOK_WITHIN_S = 30
 SWITCH_WITHIN_S = 10
+#: The four steps of one look may honestly take so long while much is going wrong: no time to replace the watchdog.
+LONGEST_LOOK_S = 4 * LOOK_WITHIN_S + SWITCH_WITHIN_S
 RAY = "ray"  #: the service of actions that are about a node
 
 
@@ -79,7 +81,7 @@ class Watchdog:
                 self._forever(self._look, lambda: self.settings.check_every_s),
                 self._forever(self._check, self._pause),
             ]
-        if time.monotonic() - self._looked_at > STALLED_AFTER * self.settings.check_every_s:
+        if time.monotonic() - self._looked_at > LONGEST_LOOK_S + STALLED_AFTER * self.settings.check_every_s:
             raise RuntimeError("the watchdog has stopped looking")
 
     def _forever(self, work: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> asyncio.Task[None]:
@@ -106,15 +108,24 @@ class Watchdog:
         fallback = self.services.get(FALLBACK)
         self.policy.fallback_ready = fallback is not None and bool(fallback.running)
         lost, replaced = self.replicas.observe(self.services, now)
-        for loss in lost:
-            if loss.replica.id not in self._restarting:
-                self._death_causes[loss.replica.id] = await asyncio.to_thread(serve_view.end_of, loss.replica)
+        await self._find_causes([loss.replica for loss in lost if loss.replica.id not in self._restarting])
         for one in replaced:
             self._report_replaced(one)
         await self._look_at_scaling()
         if self.policy.engine == FALLBACK:
             await self._switch_traffic()
         await self._look_at_nodes()
+
+    async def _find_causes(self, lost: list[Replica]) -> None:
+        """Ask why replicas have ended, all at once: a lost node may have had dozens, and each answer takes seconds."""
+        asked = [asyncio.to_thread(serve_view.end_of, replica) for replica in lost]
+        try:
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                causes = await asyncio.gather(*asked)
+        except TimeoutError:
+            log.warning("why %d replicas ended could not be found out in time", len(lost))
+            return
+        self._death_causes |= {replica.id: cause for replica, cause in zip(lost, causes, strict=True)}
 
     async def _look_at_scaling(self) -> None:
         """Look at the targets. A change is reported when it is carried out."""

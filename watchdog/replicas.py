@@ -101,6 +101,8 @@ class Replicas:
                 awaiting += gone
                 new = [one for one in service.running if one not in self._seen]
                 replaced += [Replaced(awaiting.pop(0), successor, now) for successor in new if awaiting]
+                if len(service.running) >= service.target:  # as many are wanted no more, so no replica follows
+                    awaiting.clear()
             self._seen |= dict.fromkeys(service.running, now)
             self._before[name] = service
         if services:

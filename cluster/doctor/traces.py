@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,9 +47,10 @@ class Span:
 
     def number(self, tag: str) -> float | None:
         try:
-            return float(self.tags[tag])
+            value = float(self.tags[tag])
         except (KeyError, ValueError):
             return None
+        return value if math.isfinite(value) else None  # anybody may send Zipkin a span with `nan`
 
     def ms(self, tag: str) -> float:
         """Return a duration in ms; 0 where the span has none."""
@@ -143,7 +145,7 @@ class Trace:
     @property
     def weight(self) -> float:
         """The number of requests that the trace stands for: 10 if a tenth is kept and this one is kept by chance."""
-        return (self.root and self.root.number(vocabulary.SAMPLING_ADJUSTED_COUNT)) or 1.0
+        return max(1.0, (self.root and self.root.number(vocabulary.SAMPLING_ADJUSTED_COUNT)) or 1.0)
 
     @property
     def by_ratio(self) -> bool:

@@ -26,6 +26,7 @@ from tracing import vocabulary
 
 PAGE = 500  #: traces an answer
 MOST = 20_000  #: traces of the ingress that are read at most; the newest
+TIMEOUT_S = 60.0  #: of one search
 PATIENCE = 30  #: times in a row that the gate may say "later"
 STAGE_SERVICES = tuple(vocabulary.STAGE_SERVICE.values())
 
@@ -78,7 +79,7 @@ class ZipkinReader:
         self.url = url.rstrip("/").removesuffix("/zipkin")
         self._page, self._most = page, most
         self._key, self._sleep = key, sleep
-        self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False, transport=transport)
+        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False, transport=transport)
 
     def read(self, window: Window) -> Read:
         """Read the traces of a time.
@@ -148,6 +149,12 @@ class ZipkinReader:
                 "Zipkin. Put a key with the role view-traces into COSYGRAPH_KEY (docs/gate.md), or name "
                 "Zipkin itself with --zipkin-url, on the machine where it runs."
             )
+        if answer.status_code >= 500:
+            raise CliError(
+                f"Zipkin at {self.url} answers {answer.status_code} to a search: its storage fails or is too slow, or "
+                "a proxy before it does not reach it. Its own log says why (docs/storage.md). A shorter --since asks "
+                "for less; --zipkin-url names another Zipkin."
+            )
         try:
             traces = answer.raise_for_status().json()
             read.pages += 1
@@ -168,6 +175,11 @@ class ZipkinReader:
         for _ in range(PATIENCE):
             try:
                 answer = self._http.get("/api/v2/traces", params=asked)
+            except httpx.ReadTimeout as failure:
+                raise CliError(
+                    f"Zipkin at {self.url} runs, and did not answer a search within {TIMEOUT_S:.0f} s: its storage is "
+                    "too slow (docs/storage.md). Ask for less with --since, or name another Zipkin with --zipkin-url."
+                ) from failure
             except httpx.HTTPError as failure:
                 raise CliError(
                     f"Zipkin at {self.url} doesn't answer ({type(failure).__name__}). Start it (`make up`), "

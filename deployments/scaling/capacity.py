@@ -75,7 +75,10 @@ class StepCost:
         if self._line is not None or not self._sizes:
             return self._line or (0.0, 0.0)
         now = self._now
-        weights = {n: min(one.steps, HOLDS) * 0.5 ** ((now - one.at_s) / FADES_S) for n, one in self._sizes.items()}
+        weights = {
+            n: min(one.steps, HOLDS) * 0.5 ** (max(0.0, now - one.at_s) / FADES_S)  # a clock may be set back
+            for n, one in self._sizes.items()
+        }
         total = sum(weights.values()) or 1e-9
         n = sum(weight * size for size, weight in weights.items()) / total
         t = sum(weight * self._sizes[size].mean_s for size, weight in weights.items()) / total

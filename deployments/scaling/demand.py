@@ -23,9 +23,10 @@ class Arrivals:
         """Spread requests evenly over the time in which they came."""
         if count < 0 or until_s <= since_s:
             return
-        self._from_s = since_s if self._from_s is None else min(self._from_s, since_s)
-        for second in range(math.floor(since_s), math.ceil(until_s)):
-            share = min(until_s, second + 1) - max(since_s, second)
+        begin_s = max(since_s, until_s - KEPT_S)  # of a clock that was set forward by years, not every second
+        self._from_s = begin_s if self._from_s is None else min(self._from_s, begin_s)
+        for second in range(math.floor(begin_s), math.ceil(until_s)):
+            share = min(until_s, second + 1) - max(begin_s, second)
             self._bins[second] += count * share / (until_s - since_s)
         oldest = math.floor(until_s) - KEPT_S
         if len(self._bins) > 2 * KEPT_S:

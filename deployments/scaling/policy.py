@@ -32,6 +32,7 @@ LIMIT_SHARE = 0.8
 #: Requests after which older ones count half, where it is learned how many of them reach a service.
 VISITS_FADE = 2000.0
 VISITS_PRIOR = 20.0
+SET_BACK_S = 5.0  #: a clock that goes back by more was set: what is remembered with its time lies in the future
 SPARE = 0.15  #: a service shrinks only to a size that would do for so many more requests
 FULL_SHARE = 0.9  #: a service that keeps up has at most this share of its capacity in use
 GAIN_S = 1e-3  #: a replica that saves less waiting than this is not added
@@ -108,6 +109,19 @@ class _Service:
     starting: deque[float] = field(default_factory=deque)  # when each replica that does not run yet was asked for
     running: int = 0
     needed: deque[tuple[float, int]] = field(default_factory=deque)  # falling: when so many were last needed
+
+    def begun_anew(self, view: ServiceView, now: float) -> _Service:
+        """Return a service that knows what this one has learned, and nothing that has a time."""
+        return _Service(
+            self.startup_s,
+            self.cost,
+            done=self.done,
+            members=self.members,
+            finished=self.finished,
+            busy_at_s=now,
+            running=self.running,
+            needed=deque([(now, view.target)]),
+        )
 
     def observe(self, view: ServiceView, now: float) -> float:
         """Take in new reports, and return the requests that were finished since the last ones."""
@@ -218,6 +232,7 @@ class ScalingPolicy:
         self._ingress = ingress
         self._services: dict[str, _Service] = {}
         self._entered = VISITS_PRIOR  # requests that left the ingress, fading
+        self._decided_s = -math.inf
 
     def decide(self, now: float, views: Sequence[ServiceView]) -> Decision:
         """Return the targets.
@@ -231,6 +246,11 @@ class ScalingPolicy:
         """
         for name in self._services.keys() - {view.name for view in views}:
             del self._services[name]
+        if now < self._decided_s - SET_BACK_S:
+            for view in views:
+                if view.name in self._services:
+                    self._services[view.name] = self._services[view.name].begun_anew(view, now)
+        self._decided_s = now
         finished = {view.name: self._observe(view, now) for view in views}
         entered = finished.get(self._ingress, 0.0)
         fade = 0.5 ** (entered / VISITS_FADE)

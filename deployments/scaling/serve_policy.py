@@ -83,8 +83,10 @@ class ScaleByWait:
         if self._policy is None:
             return {deployment: context.target_num_replicas for deployment, context in contexts.items()}
         now = time.time()
-        if now - self._decided_s < EVERY_S and contexts.keys() == self._targets.keys():
+        if 0 <= now - self._decided_s < EVERY_S and contexts.keys() == self._targets.keys():
             return self._targets
+        if now < self._decided_s:  # the clock was set back
+            self._seen_s.clear()
         views: dict[Any, ServiceView] = {}
         targets: dict[Any, float] = {}
         for deployment, context in contexts.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from config.strict import StrictModel
@@ -20,5 +22,5 @@ class ScalingSettings(StrictModel):
     """Seconds without a request after which a service with `min_replicas: 0` is stopped."""
     startup_s: float = Field(default=15.0, gt=0)
     """Seconds that a replica takes to start, until some were seen to start."""
-    cost: dict[str, float] = {}
+    cost: dict[str, Annotated[float, Field(gt=0)]] = {}
     """What a replica costs, by service; 1 if it is not named. Of two services, the cheaper one is grown first."""

@@ -305,7 +305,9 @@ class ContinuousBatcher:
         for ticket, request in requests:
             if request.chunks is not None and ticket.joined_ns is not None:
                 request.said = ticket.said  # which is gone once it is cancelled
-            self._cancel(ticket)
+            self._model.cancel(ticket)  # a model that can't even do that fails all of them: none is forgotten yet
+        for ticket, _ in requests:
+            self._forget(ticket)
         if len(suspects) == 1:
             [(ticket, request)] = suspects
             self._deliver(request, ticket, error)

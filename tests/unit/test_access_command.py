@@ -200,6 +200,36 @@ class TestApplication:
         application.check_access(said.append)
         return "".join(said)
 
+    @pytest.mark.parametrize("section", ["tracing", "access", "limits", "voices"])
+    def test_a_section_with_nothing_below_it_is_empty_and_one_that_holds_no_settings_is_said(self, tmp_path, section):
+        path = tmp_path / "serve.yaml"
+        text = (ROOT / "cluster" / "serve.cpu.yaml").read_text()
+        config = yaml.safe_load(text) | {"http_options": None}
+        for wrong in (None, [1]):
+            config["applications"][0]["args"] = {"engine": "simulated", section: wrong}
+            path.write_text(yaml.safe_dump(config))
+            if wrong is None:
+                application = serving.Application.read(path, 8080, {}, web_page=True, watchdog=True)
+                assert application.proxy_environment() and not application.stores_voices
+            else:
+                with pytest.raises(CliError, match=f"`{section}` must hold settings"):
+                    serving.Application.read(path, 8080, {}, web_page=True, watchdog=True)
+
+    @pytest.mark.parametrize(
+        "text, says",
+        [
+            (b"applications: [{name: a}]", "import_path"),
+            (b"applications: [{import_path: 'graph:build', args: [1]}]", "`args` must hold settings"),
+            (b"applications: \xff", "is no Serve config"),
+            (b"http_options: [1]\napplications: [{import_path: 'graph:build'}]", "`http_options` must hold settings"),
+        ],
+    )
+    def test_what_is_no_config_is_said(self, tmp_path, text, says):
+        path = tmp_path / "serve.yaml"
+        path.write_bytes(text)
+        with pytest.raises(CliError, match=says):
+            serving.Application.read(path, 8080, {}, web_page=True, watchdog=True)
+
     def test_loopback_asks_for_none(self, tmp_path):
         assert self.checked(self.read(tmp_path)) == ""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -11,8 +14,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cluster import options, output, status
-from cluster.ray_head import ROOT
+from cluster import cli, options, output, processes, signals, stack, status
+from cluster.ray_head import ROOT, RayHead
+from cluster.state import State, StateFile, boot_id
+from cluster.zipkin import Zipkin
 from config import version
 from deployments.ingress.app import build
 from speech.audio import decode
@@ -98,6 +103,94 @@ class TestAPipeThatIsClosed:
         with output.outliving_its_reader():
             print("text")
         assert capfd.readouterr().out == "text\n"
+
+
+class TestTheMachine:
+    """Faults of the machine have a cause and a remedy, and no traceback."""
+
+    @pytest.mark.parametrize("command", [["up"], ["key", "alice"], ["status"], ["down"]])
+    def test_a_run_folder_that_can_not_be_used(self, command, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        assert cli.main([*command, "--run-dir", str(tmp_path / "file" / "run")]) == 1
+        said = capsys.readouterr().err
+        assert "Not a directory" in said and "account" in said and "Remove" not in said
+
+    def test_a_full_disk(self, tmp_path, capsys, monkeypatch):
+        def full(self, *_args):
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+        monkeypatch.setattr(StateFile, "load", full)
+        assert cli.main(["status", "--run-dir", str(tmp_path)]) == 1
+        assert f"{tmp_path}: No space left on device. Free some space" in capsys.readouterr().err
+
+    def test_logs_that_can_not_be_kept_do_not_keep_anything_running(self, tmp_path, monkeypatch):
+        said: list[str] = []
+        running = [
+            processes.start(name, [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+            for name in ("ray", "zipkin")
+        ]
+        folder = tmp_path / "ray"
+        (folder / "session_latest" / "logs").mkdir(parents=True)
+        (folder / "session_latest" / "logs" / "gcs.out").touch()
+
+        def full(*_args, **_more):
+            raise shutil.Error([("from", "to", "[Errno 28] No space left on device: 'to'")])
+
+        monkeypatch.setattr(shutil, "copytree", full)
+        here = stack.Stack(tmp_path / "run", said.append)
+        here.stop(
+            State(
+                "now",
+                boot_id(),
+                8000,
+                ray=RayHead(running[0], 1, 1, str(folder)),
+                zipkin=Zipkin("http://127.0.0.1:1", running[1]),
+            ),
+            drain=False,
+        )
+        assert not any(one.alive for one in running) and not folder.exists()
+        assert any("logs could be kept" in line and "No space left" in line for line in said)
+
+
+def test_a_process_whose_start_is_interrupted_does_not_run_on(tmp_path, monkeypatch):
+    made: list[subprocess.Popen] = []
+    popen = subprocess.Popen
+
+    def interrupted(*arguments, **options) -> subprocess.Popen:
+        made.append(popen(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        return made[0]
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    try:
+        interruptions = signals.Interruptions().install()
+        with pytest.raises(signals.Interrupted):
+            processes.start("ray", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    ended = made[0].poll() is not None
+    made[0].kill()
+    made[0].wait()
+    assert ended and interruptions.count == 1
+
+
+@pytest.mark.parametrize("leftover", [None, ""])
+def test_a_secret_is_made_whole_and_an_empty_one_anew(tmp_path, leftover, monkeypatch):
+    path = tmp_path / "secret"
+    if leftover is not None:
+        path.write_text(leftover)
+
+    def full(_bytes: int) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(stack.secrets, "token_hex", full)
+        stack.secret_file(tmp_path)
+    assert not path.exists() or path.read_text() == leftover
+    assert stack.secret_file(tmp_path) == path and len(made := path.read_text()) == 65
+    assert path.stat().st_mode & 0o777 == 0o600 and stack.secret_file(tmp_path).read_text() == made
 
 
 class TestWhatToType:

@@ -1,5 +1,6 @@
 """docs/configuration.md is current, and every settings model is strict, at every level."""
 
+import math
 from importlib import import_module
 
 import pytest
@@ -70,6 +71,12 @@ def test_every_model_is_strict_and_names_the_nearest_key(model):
 def test_the_graphs_settings_name_the_nearest_key_at_every_level(wrong, place):
     with pytest.raises(ValidationError, match=place):
         GraphConfig(**wrong)
+
+
+def test_no_number_may_be_infinite():
+    for wrong in ({"limits": {"deadline_s": math.inf}}, {"tracing": {"retry_most_s": math.inf}}):
+        with pytest.raises(ValidationError, match="finite"):
+            GraphConfig(**wrong)
 
 
 def test_an_error_quotes_no_value():

@@ -283,6 +283,25 @@ def test_a_model_that_answers_for_somebody_unknown_leaves_nobody_waiting():
     run(scenario)
 
 
+def test_a_model_that_can_not_take_requests_out_after_a_step_that_raised_leaves_nobody_waiting():
+    async def scenario(desk):
+        desk.model.raises["bad"] = RuntimeError("no")
+        tasks = await desk.asked("good", "bad", "other")
+        cancel = desk.model.cancel
+
+        def broken(ticket):
+            if ticket.text == "bad":
+                raise OSError("the device is gone")
+            cancel(ticket)
+
+        desk.model.cancel = broken
+        desk.go(100)
+        results = await asyncio.gather(*tasks)
+        assert [type(done.value) for done in results] == [OSError] * 3
+
+    run(scenario, rows=3)
+
+
 def test_health_sees_a_step_that_hangs():
     async def scenario(desk):
         (task,) = await desk.asked("a")

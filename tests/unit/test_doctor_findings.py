@@ -86,6 +86,18 @@ class TestHealthy:
         [error] = of("errors", found)
         assert error.severity == "look" and "2 % of all requests" in error.summary
 
+    @pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", ""])
+    def test_a_span_of_somebody_elses_with_numbers_that_are_none_ends_nothing(self, value):
+        """Anybody who reaches Zipkin may send it spans, also in the names of these services."""
+        traces = many(60)
+        for trace in traces[::2]:
+            for span in trace:
+                span["tags"] = dict.fromkeys(span["tags"], value) | {
+                    tag: span["tags"][tag] for tag in (vocabulary.HTTP_ROUTE,) if tag in span["tags"]
+                }
+        found = findings(traces)
+        assert json.dumps([finding.as_json() for finding in found], allow_nan=False)
+
     def test_no_requests_at_all(self):
         [only] = findings([])
         assert only.kind == "sources" and only.severity == "look" and "no request for speech" in only.summary

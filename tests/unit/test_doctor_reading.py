@@ -113,7 +113,10 @@ class TestZipkin:
             (httpx.Response(200, text="<html>"), "no Zipkin"),
             (httpx.Response(200, json=[[{"no": 1}]]), "no Zipkin"),
             (httpx.Response(200, json={"a": 1}), "no Zipkin"),
-            (httpx.ConnectError("refused"), "doesn't answer"),
+            (httpx.ConnectError("refused"), "doesn't answer.*Start it"),
+            (httpx.Response(500, json={"error": "Timeout"}), "its storage fails.*--since"),
+            (httpx.Response(502, text="<html>nginx"), "does not reach it"),
+            (httpx.ReadTimeout("slow"), "too slow.*--since"),
         ],
     )
     def test_what_is_no_zipkin_is_said_with_a_remedy(self, answer, says):

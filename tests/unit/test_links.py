@@ -72,6 +72,21 @@ def test_days():
         links.parse_day("22.11.2026", today)
 
 
+@pytest.mark.parametrize("answered", [0, 4])
+def test_a_storage_that_breaks_off_is_said_and_not_hidden_by_what_is_tidied_up_afterwards(answered):
+    search, asked = Search([hit("a", MIDNIGHT_US), hit("b", MIDNIGHT_US), hit("c", MIDNIGHT_US)]), []
+
+    def until_it_breaks(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) > answered:
+            raise httpx.ConnectError("refused")
+        return search.answer(request)
+
+    client = httpx.Client(base_url="http://search", transport=httpx.MockTransport(until_it_breaks))
+    with pytest.raises(CliError, match="broke off.*again"):
+        list(links.read_traces(client, DAY))
+
+
 def test_large_days_are_read_in_pieces():
     assert links.pieces(links.PIECE_SPANS) == [""]
     assert links.pieces(links.PIECE_SPANS + 1) == list("0123456789abcdef")

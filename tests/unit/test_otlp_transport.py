@@ -425,6 +425,18 @@ class TestTls:
             to("https://localhost", ca_file=path)
 
 
+@pytest.mark.parametrize("damaged", [b"\0" * 40, b'[{"traceId":"', b"[1]", b'[{"id":"0000000000000001"}]'])
+def test_a_damaged_line_costs_no_other_trace(receiver, damaged):
+    """A machine that lost power may leave such lines in a spool."""
+    queue, clock = Queue(100), Clock()
+    for line in (*lines(1, 2), damaged, *lines(3)):
+        queue.append(line)
+    sending, counters = sender(queue, transport(receiver), clock)
+    settle(sending.step, clock)
+    assert len({span.trace_id for _, span in receiver.spans}) == 3
+    assert counters.read()["dropped_spans_rejected"] == 1 and len(queue) == 0
+
+
 @pytest.mark.parametrize(
     "wrong, says",
     [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
+from pydantic import ValidationError
 
 from deployments.scaling.capacity import NEVER, Station, StepCost
 from deployments.scaling.demand import Arrivals
@@ -252,6 +254,33 @@ def test_a_policy_that_has_just_started_stops_no_replica():
     assert all(world.targets()[name] >= count for name, count in before.items())
     world.run(120, 20.0)
     assert abs(world.targets()[TTS] - before[TTS]) <= 1
+
+
+@pytest.mark.parametrize("back_s", [600.0, 4e7])
+def test_a_clock_that_is_set_back_holds_up_nothing(back_s):
+    world = World(hold_s=60)
+    world.now += 1e8
+    world.run(200, 20.0)
+    before = world.targets()[TTS]
+    world.now -= back_s
+    world.run(30, 20.0)
+    assert world.targets()[TTS] >= before, "nothing is stopped for it"
+    world.run(60, 60.0)
+    assert world.targets()[TTS] > 2 * before
+    world.run(200, 1.0)
+    assert world.targets()[TTS] < before
+
+
+def test_a_clock_that_is_set_forward_by_a_month_costs_no_time():
+    arrivals, began = Arrivals(), time.perf_counter()
+    arrivals.add(3e6, 0.0, 3e6)
+    assert time.perf_counter() - began < 0.1 and arrivals.rate(3e6, 30) == pytest.approx(1.0)
+
+
+def test_settings_that_no_replica_could_follow_are_refused():
+    for wrong in ({"cost": {TTS: 0.0}}, {"cost": {TTS: -1.0}}, {"cost": {TTS: math.nan}}, {"hold_s": math.inf}):
+        with pytest.raises(ValidationError):
+            ScalingSettings(**wrong)
 
 
 def test_a_service_that_may_be_stopped_is_stopped_when_idle_and_not_before():

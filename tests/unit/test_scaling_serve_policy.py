@@ -138,6 +138,15 @@ def test_reports_become_targets_through_serves_own_wrapper(clock):
     assert targets[deployments[1].id] >= 20 * 0.2 / 0.95
 
 
+def test_a_clock_that_is_set_back_does_not_make_the_last_targets_stand(clock):
+    policy = ScaleByWait()
+    deployments = [Deployment(INGRESS, clock, 1), Deployment("tts-service", clock, 1)]
+    run(policy, clock, deployments, 30, 2, 0.1)
+    clock.now -= 3000.0
+    targets = run(policy, clock, deployments, 30, 20, 0.2)
+    assert targets[deployments[1].id] >= 20 * 0.2 / 0.95
+
+
 def test_a_deployment_that_reports_no_work_is_scaled_as_serve_does(clock):
     policy = ScaleByWait()
     other = Deployment("fallback", clock, 2)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from tests.helpers.export import Receiver, drain, real_trace, trace, wait_for
 from tracing import Exporter, ExportSettings, vocabulary
 from tracing.spool import Spool
+from tracing.storage_checked_transport import StorageCheckedTransport
 from tracing.transport import FileTransport, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,58 @@ def test_what_close_cannot_send_stays_for_the_next(tmp_path):
     assert len(list(tmp_path.glob("*.spool"))) == 1
     heir = Spool(tmp_path, 2**20)
     assert heir.adopt() == 1
+
+
+def test_what_waits_in_memory_goes_to_the_spool_at_the_end_or_is_counted_as_lost(tmp_path, monkeypatch, caplog):
+    def refuse(line):
+        raise OSError(28, "No space left on device")
+
+    for folder, lost in ((tmp_path, 0), (None, 3)):
+        receiver = Receiver()
+        receiver.trouble = Unavailable("ConnectError")
+        exporter = Exporter(ExportSettings(spool_dir=folder), transport=receiver)
+        [destination] = exporter._destinations
+        with monkeypatch.context() as patch:
+            if destination._spool is not None:
+                patch.setattr(destination._spool, "append", refuse)
+            for _ in range(3):
+                exporter.submit(real_trace())
+        exporter.close(0.5)
+        counts = exporter.counters()
+        assert counts.get("dropped_closed", 0) == counts["dropped"] == lost
+        assert ("3 traces that waited in memory" in caplog.text) == bool(lost)
+    heir = Spool(tmp_path, 2**20)
+    assert heir.adopt() == 3
+    heir.close()
+
+
+def test_what_a_receiver_took_before_it_hung_is_not_forgotten_by_close(tmp_path):
+    class Hanging(Receiver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.entered, self.end = threading.Event(), threading.Event()
+
+        def send(self, traces) -> None:
+            if self.traces:
+                self.entered.set()
+                self.end.wait(20)
+            super().send(traces)
+
+    receiver = Hanging()
+    exporter = Exporter(
+        ExportSettings(spool_dir=tmp_path, linger_s=0),
+        transport=StorageCheckedTransport(receiver, "http://127.0.0.1:1", 1),
+    )
+    exporter.submit(real_trace())
+    wait_for(lambda: exporter.counters()["sent"] == 1)
+    exporter.submit(real_trace())
+    assert receiver.entered.wait(5)
+    exporter.close(0.1)
+    assert exporter.counters()["returned"] == 1
+    receiver.end.set()
+    heir = Spool(tmp_path, 2**20)
+    assert heir.adopt() == 2
+    heir.close()
 
 
 def test_a_refusing_disk_falls_back_to_memory(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """The spool on disk: order, limits, and who adopts what a dead process left."""
 
+import errno
 import json
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -126,12 +129,92 @@ def test_a_damaged_mark_means_sending_again_not_losing(tmp_path):
     assert heir.adopt() == 3
 
 
-def test_a_spool_file_deleted_by_somebody_costs_only_itself(tmp_path):
+def test_a_spool_file_deleted_by_somebody_costs_only_itself_and_each_of_its_traces_is_counted(tmp_path):
     spool, receiver, clock = Spool(tmp_path, 2**20, 300), Receiver(), Clock()
     for n in range(30):
         spool.append(trace(n))
     sorted(tmp_path.glob("*.spool"))[0].unlink()
     sending, counters = sender(spool, receiver, clock)
     settle(sending.step, clock)
-    assert counters.read()["dropped_spool_damaged"] == 1
+    assert counters.read()["dropped_spool_damaged"] == 30 - len(receiver.numbers()) > 1
     assert receiver.numbers()[-1] == 29 and len(receiver.numbers()) > 20
+
+
+@pytest.mark.parametrize("sent_before", [0, 4])
+def test_a_spool_file_emptied_by_somebody_costs_what_was_in_it_and_nothing_that_comes_later(tmp_path, sent_before):
+    spool, receiver, clock = Spool(tmp_path, 2**20), Receiver(), Clock()
+    sending, counters = sender(spool, receiver, clock, batch_traces=4)
+    for n in range(10):
+        spool.append(trace(n))
+    if sent_before:
+        sending.step()
+    [file] = tmp_path.glob("*.spool")
+    os.truncate(file, 0)
+    for n in range(10, 13):
+        spool.append(trace(n))
+    settle(sending.step, clock)
+    for n in range(13, 16):
+        spool.append(trace(n))
+    settle(sending.step, clock)
+    assert receiver.numbers() == [*range(sent_before), *range(10, 16)] and len(spool) == 0
+    assert counters.read()["dropped_spool_damaged"] == 10 - sent_before
+
+
+@pytest.mark.parametrize("cut_at", [1, 100, 200])
+def test_a_spool_file_cut_off_in_the_middle_of_a_line_costs_no_whole_one(tmp_path, cut_at):
+    spool, receiver, clock = Spool(tmp_path, 2**20), Receiver(), Clock()
+    sending, counters = sender(spool, receiver, clock)
+    for n in range(6):
+        spool.append(trace(n))
+    [file] = tmp_path.glob("*.spool")
+    os.truncate(file, cut_at)
+    whole = cut_at // (len(trace(0)) + 1)
+    settle(sending.step, clock)
+    for n in range(6, 9):
+        spool.append(trace(n))
+    settle(sending.step, clock)
+    assert receiver.numbers() == [*range(whole), 6, 7, 8] and len(spool) == 0
+    assert counters.read()["dropped_spool_damaged"] == 6 - whole
+
+
+def test_an_adopted_file_that_was_cut_off_keeps_what_came_after_the_cut(tmp_path):
+    dead = Spool(tmp_path, 2**20)
+    for n in range(9):
+        dead.append(trace(n))
+    dead.commit(dead.read(8))
+    [file] = tmp_path.glob("*.spool")
+    os.truncate(file, 0)
+    dead.append(trace(9))
+    dead.close()
+    heir = Spool(tmp_path, 2**20)
+    assert heir.adopt() == 1 and drain(heir) == [trace(9)]
+
+
+def test_a_full_disk_does_not_hold_up_what_waits(tmp_path, monkeypatch):
+    spool, receiver, clock = Spool(tmp_path, 2**20), Receiver(), Clock()
+    for n in range(9):
+        spool.append(trace(n))
+    sending, _ = sender(spool, receiver, clock, batch_traces=2)
+
+    def refused(*_args, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    settle(sending.step, clock)
+    assert receiver.numbers() == list(range(9)) and clock.now == Clock().now
+
+
+def test_a_spool_that_can_not_be_read_now_is_tried_again_after_a_pause_and_loses_nothing(tmp_path, monkeypatch):
+    spool, receiver, clock = Spool(tmp_path, 2**20), Receiver(), Clock()
+    spool.append(trace(1))
+    sending, counters = sender(spool, receiver, clock, retry_first_s=1)
+
+    def refused(*_args, **_more):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        assert sending.step() == 1
+    assert "dropped_spool_damaged" not in counters.read()
+    settle(sending.step, clock)
+    assert receiver.numbers() == [1]

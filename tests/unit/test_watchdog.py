@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from types import SimpleNamespace
 
 import httpx
@@ -14,10 +15,11 @@ from pydantic import ValidationError
 
 from speech.errors import DeadlineExceeded, StageUnavailable, internal_error
 from tracing.vocabulary import FALLBACK, PRIMARY
-from watchdog import serve_view
+from watchdog import deployment, serve_view
 from watchdog.budget import Budget
 from watchdog.canary import CanaryResult, Outcome, classify
 from watchdog.canary_request import Canary
+from watchdog.deployment import Watchdog
 from watchdog.nodes import DRAIN_IDLE, DRAIN_PREEMPTED, EXPECTED_TERMINATION, Node, Nodes
 from watchdog.policy import CheckFailed, Policy, Restart, RestartWithheld, Switch
 from watchdog.replicas import Replica, Replicas, Service, deploying
@@ -220,6 +222,38 @@ def test_a_replica_that_serve_stops_because_it_is_ill_is_lost():
     assert looks(
         service("a:RUNNING"), service("a:STOPPING", "b:STARTING", status="UNHEALTHY", target=1), service("b:RUNNING")
     ) == [([], []), (["a"], []), ([], [("a", "b", 20.0)])]
+
+
+def test_a_lost_replica_that_is_wanted_no_more_has_no_successor_however_much_later_one_starts():
+    assert looks(
+        service("a:RUNNING", "b:RUNNING"),
+        service("b:RUNNING", "c:STARTING"),
+        service("b:RUNNING", target=1),
+        service("b:RUNNING", "d:STARTING"),
+        service("b:RUNNING", "d:RUNNING"),
+    ) == [([], []), (["a"], []), ([], []), ([], []), ([], [])]
+
+
+def test_a_look_that_takes_long_because_much_is_lost_does_not_cost_the_watchdog_itself(monkeypatch):
+    """Replaced in the middle, it would forget that traffic is on the fallback."""
+    monkeypatch.setattr(serve_view, "end_of", lambda replica: time.sleep(0.2) or f"ended-{replica.id}")
+    watchdog = object.__new__(Watchdog)
+    watchdog.settings, watchdog._death_causes = WatchdogSettings(check_every_s=1, canary_every_s=1), {}
+    lost = [Replica(str(number), "STOPPING") for number in range(10)]
+
+    async def scenario() -> float:
+        began = time.monotonic()
+        await watchdog._find_causes(lost)
+        return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 1.0, "asked one after the other they take two seconds"
+    assert watchdog._death_causes == {one.id: f"ended-{one.id}" for one in lost}
+    watchdog._tasks = [object()]
+    watchdog._looked_at = time.monotonic() - 3 * deployment.LOOK_WITHIN_S
+    asyncio.run(watchdog.check_health())
+    watchdog._looked_at -= 2 * deployment.LOOK_WITHIN_S
+    with pytest.raises(RuntimeError, match="stopped looking"):
+        asyncio.run(watchdog.check_health())
 
 
 def test_lost_and_replaced_between_two_looks():

@@ -135,6 +135,16 @@ def test_a_robot_is_named_by_its_key_or_its_address_and_taken_out_of_the_environ
     assert KEY not in repr(wanted) + wanted.description
 
 
+def test_a_robot_of_a_companys_own_wecom_is_asked_there_and_its_key_goes_nowhere_else():
+    named = f"https://wecom.example/cgi-bin/webhook/send?key={KEY}"
+    robot = Wecom.of({"COSYGRAPH_WECOM_ROBOT": named}).robot
+    assert robot is not None and (robot.url, robot.key) == ("https://wecom.example/cgi-bin/webhook/send", KEY)
+    environment = robot.environment()
+    assert Robot.of(environment, environment["COSYGRAPH_WECOM_API"]) == robot, "the adapter's process knows it too"
+    with pytest.raises(CliError):
+        Wecom.of({"COSYGRAPH_WECOM_ROBOT": f"https://wecom.example/?key={KEY}"})
+
+
 def test_half_a_wecom_is_a_problem():
     with pytest.raises(CliError, match="COSYGRAPH_WECOM_ROBOT is neither"):
         Wecom.of({"COSYGRAPH_WECOM_ROBOT": "https://example.org/hook"})
