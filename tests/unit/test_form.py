@@ -138,7 +138,9 @@ def test_a_text_in_another_charset_is_refused_and_not_spoken_as_other_words(text
     assert answer.status_code == 400 and answer.json()[0] == "form_not_unicode" and "UTF-8" in answer.json()[2]
 
 
-@pytest.mark.parametrize("charset", ["nope", "idna", "punycode", "undefined", "unicode_escape", "base64", "rot13", "\x00"])
+@pytest.mark.parametrize(
+    "charset", ["nope", "idna", "punycode", "undefined", "unicode_escape", "base64", "rot13", "\x00"]
+)
 def test_a_charset_that_is_none_is_refused(charset):
     answer = client(form.GENERATE).post("/", **_one_text(b"abc\x80", charset))
     assert answer.status_code == 400 and answer.json()[0] == "charset_unknown" and "UTF-8" in answer.json()[2]
