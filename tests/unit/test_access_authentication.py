@@ -1,5 +1,6 @@
 """Trusted callers, and the rules of a key file."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -133,6 +134,24 @@ def test_what_yaml_itself_stumbles_over_ends_no_request(path, monkeypatch, caplo
     callers = Authenticator(str(path))
     path.write_text(damage)
     assert callers.identify({"x-api-key": KEY}, REMOTE).key == "load-test" and "keys.yaml is no key file" in caplog.text
+
+
+def test_no_request_waits_while_a_file_with_many_keys_is_read(path, monkeypatch):
+    monkeypatch.setattr("access.authentication._CHECK_EVERY_S", 0)
+    callers, entry = Authenticator(str(path)), path.read_text()
+    others = "".join(f"  - {{name: other-{n}, sha256: {n:063x}a}}\n" for n in range(1000))
+    path.write_text(entry.replace("load-test", "renamed") + others)
+
+    def name() -> str | None:
+        return callers.identify({"x-api-key": KEY}, REMOTE).key
+
+    start = time.thread_time()
+    assert name() == "load-test" and time.thread_time() - start < 0.1
+    path.write_text("keys: []")  # in the middle of it: the last change counts
+    while name() is not None:
+        assert time.thread_time() - start < 30
+        time.sleep(0.01)
+    assert callers.known == 0
 
 
 def test_a_changed_file_is_not_looked_at_for_every_request(path, monkeypatch):
