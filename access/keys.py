@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -61,7 +61,8 @@ class Key(StrictModel):
         if self.expires is None:
             return None
         if not isinstance(self.expires, datetime):
-            return datetime.combine(self.expires + timedelta(days=1), time(), UTC)
+            # Not the next day's beginning: the last day of the calendar, which people write for "never", has none.
+            return datetime.combine(self.expires, time.max, UTC)
         return self.expires if self.expires.tzinfo else self.expires.replace(tzinfo=UTC)
 
 
@@ -102,6 +103,10 @@ def parse(text: str, path: Path, dialects: Registry | None = None) -> KeyFile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise _damaged(path, f"it is no YAML{f' at line {mark.line + 1}' if mark else ''}") from None
+    except ValueError:  # PyYAML's own: it makes dates of what looks like one
+        raise _damaged(path, "a date or a number in it does not exist, such as 2026-02-30") from None
+    except RecursionError:
+        raise _damaged(path, "its lists are nested far too deep") from None
     if not isinstance(loaded, Mapping):
         raise _damaged(path, "it has no list `keys`")
     try:

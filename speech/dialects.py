@@ -61,6 +61,9 @@ _BUILT_IN = (
 )
 
 
+_LONGEST = 64  #: characters of a code that may be a misspelt one
+
+
 class Registry:
     """Dialects by code. Case does not matter, and `zh_sichuan` is read as `zh-Sichuan`.
 
@@ -110,7 +113,8 @@ class Registry:
             )
         found = self._by_key.get(self._key(code))
         if found is None:
-            near = get_close_matches(self._key(code), self._by_key, n=3, cutoff=0.5)
+            # difflib takes 25 s for the 27 MB that a JSON body may hold.
+            near = get_close_matches(self._key(code), self._by_key, n=3, cutoff=0.5) if len(code) < _LONGEST else []
             hint = f"Did you mean {' or '.join(self._by_key[key].code for key in near)}? " if near else ""
             raise InvalidInput(
                 f"The dialect asked for is not known. {hint}GET /api/dialects lists them all.",

@@ -91,4 +91,5 @@ class Mark:
 
 def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name, "")
-    return str(value) if isinstance(value, (str, int)) else ""
+    # JSON may hold half of a surrogate pair, which no answer can.
+    return str(value).encode("utf-8", "replace").decode() if isinstance(value, (str, int)) else ""

@@ -31,6 +31,7 @@ _MISSING_S, _MISSING_SHARE = 0.5, 0.05
 _FIRST = {b"\x1aE\xdf\xa3": "matroska", b"fLaC": "flac", b"OggS": "ogg"}
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
 _ANNOUNCE = ("mov", "flac")  #: containers that hold their length; for others FFmpeg makes an estimate
+_MOST_TAGS = 16  #: in front of mp3; a file of 20 MB may hold millions of empty ones
 _UNKNOWN_S = 1e8
 _UNKNOWN = 2**40  #: samples; libsndfile returns more if a container doesn't hold its length
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "ULAW": 8, "ALAW": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64}
@@ -104,8 +105,10 @@ def _foreign(data: bytes) -> str | None:
     if data[4:8] in _BOXES:
         return "mov"
     at = 0
-    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):  # a tag in front, its size in 7 bits a byte
-        size = 0
+    for _ in range(_MOST_TAGS):
+        if data[at : at + 3] != b"ID3" or at + 10 > len(data):
+            break
+        size = 0  # of a tag in front, in 7 bits a byte
         for byte in data[at + 6 : at + 10]:
             size = size << 7 | byte & 0x7F
         at += 10 + size

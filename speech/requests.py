@@ -223,7 +223,7 @@ def _flag(value: str | None, name: str) -> bool:
 
 
 def _unknown_field(name: str) -> InvalidInput:
-    near = get_close_matches(name, (*FIELDS, "prompt_audio"), n=1)
+    near = get_close_matches(name, (*FIELDS, "prompt_audio"), n=1) if len(name) < 40 else []
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InvalidInput(
         f"The form has a field that is not known.{hint} Known fields: prompt_audio, {', '.join(FIELDS)}.",

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 
 _KINDS = (b"RIFF", b"RF64", b"BW64")
+_MOST_CHUNKS = 1000  #: a file of 20 MB may hold millions of empty ones; recorders and editors write some dozen
 #: Chunks that may follow the samples (RIFF, EBU 3285, iXML, and those of editors).
 _BEHIND = frozenset(
     (
@@ -46,7 +47,9 @@ def sized(data: bytes, largest: int) -> Sized:
         largest: the most bytes of an upload; a larger size is a placeholder.
     """
     at = 12
-    while at + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data):
+            break
         name, size = struct.unpack_from("<4sI", data, at)
         if name == b"data":
             return _sized_at(data, at, size, largest)
@@ -94,7 +97,9 @@ def _ends(data: bytes, end: int) -> bool:
 def _chunks_fill(rest: bytes) -> bool:
     """Return True if `rest` is nothing but chunks of any name."""
     at = 0
-    while at + 8 <= len(rest):
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(rest):
+            break
         name, size = struct.unpack_from("<4sI", rest, at)
         if not all(32 <= char < 127 for char in name):
             return False

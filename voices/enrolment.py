@@ -115,7 +115,7 @@ def _fit(value: str | None) -> bool:
 
 
 def _unknown_field(name: str) -> InvalidInput:
-    near = get_close_matches(name, (*FIELDS, FILE), n=1)
+    near = get_close_matches(name, (*FIELDS, FILE), n=1) if len(name) < 40 else []
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InvalidInput(
         f"The form has a field that is not known.{hint} Known fields: {FILE}, {', '.join(FIELDS)}.",

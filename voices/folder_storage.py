@@ -56,9 +56,9 @@ class FolderStorage:
         for again in (True, True, False):
             try:
                 shutil.rmtree(self._root / path)
-            except FileNotFoundError:
-                return
-            except OSError:  # another process has put a file there meanwhile
+            except OSError:  # another process has put a file there meanwhile, or has removed one
+                if not (self._root / path).exists():
+                    return
                 if not again:
                     raise
 
@@ -115,6 +115,7 @@ def _make(folder: Path) -> None:
         return
     _make(folder.parent)
     folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

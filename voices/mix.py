@@ -13,6 +13,8 @@ EXAMPLE = "anna(2)+bob(1)"
 
 #: No name may hold one of them (names.py), so a mix can't be taken for a name.
 _SIGNS = frozenset("+()")
+#: Characters of the longest mix. What is longer, a body of megabytes for one, is the name of no voice either.
+_LONGEST = MOST_MEMBERS * 1024
 _MEMBER = re.compile(r"\s*(?P<name>[^+()\s]+)\s*(?:\((?P<weight>[^+()]*)\)\s*)?")
 _WEIGHT = re.compile(r"\s*[0-9]{1,6}(?:\.[0-9]{1,6})?\s*")
 
@@ -31,15 +33,15 @@ def parse(voice: str) -> tuple[Member, ...] | None:
     Raises:
         InvalidInput: (param `voice`) `mix_malformed`, `mix_weight`, `mix_too_many` or `mix_twice`.
     """
-    if _SIGNS.isdisjoint(voice):
-        return None
-    parts = voice.split("+")
-    if len(parts) > MOST_MEMBERS:
+    count = voice.count("+") + 1
+    if count > MOST_MEMBERS:
         raise _refuse(
-            f"The mix has {len(parts)} voices; at most {MOST_MEMBERS} can be mixed. Leave out those of little weight.",
+            f"The mix has {count} voices; at most {MOST_MEMBERS} can be mixed. Leave out those of little weight.",
             "mix_too_many",
         )
-    members = tuple(map(_member, parts))
+    if len(voice) > _LONGEST or _SIGNS.isdisjoint(voice):
+        return None
+    members = tuple(map(_member, voice.split("+")))
     if len({member.name for member in members}) < len(members):
         raise twice()
     return members

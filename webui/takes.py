@@ -11,6 +11,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -56,7 +57,7 @@ class TakeFiles:
     def add(self, wav: bytes) -> str:
         """Keep a take, and return its token: 128 random bits, the only way to it."""
         token = secrets.token_hex(16)
-        (self._place / f"{token}.wav").write_bytes(wav)
+        self._write(self._place / f"{token}.wav", wav)
         return token
 
     def file(self, token: str, extension: str) -> tuple[Path, str] | None:
@@ -69,7 +70,7 @@ class TakeFiles:
             try:
                 if not wanted.exists():
                     samples, rate = soundfile.read(wav, dtype="float32")
-                    wanted.write_bytes(encode(samples, rate, extension, mark_of(wav.read_bytes())))
+                    self._write(wanted, encode(samples, rate, extension, mark_of(wav.read_bytes())))
             except (FileNotFoundError, soundfile.LibsndfileError):
                 return None
         return wanted, media_type
@@ -85,7 +86,17 @@ class TakeFiles:
     def _sweep_forever(self) -> None:
         while True:
             time.sleep(_SWEEP_EVERY_S)
-            self.sweep()
+            with suppress(OSError):  # a file that can't be looked at now must not end the sweeping
+                self.sweep()
+
+    def _write(self, file: Path, data: bytes) -> None:
+        """Write a file whole or not at all: on a full disk the next request would get the beginning of it for all."""
+        partial = self._place / f".{file.name}.part"
+        try:
+            partial.write_bytes(data)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def file_name(text: str, dialect: str | None, seed: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ MAX_BODY_BYTES = MAX_CLIP_BYTES + FORM_OVERHEAD_BYTES
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 16 * 1024
 _EXTENDED_NAME = re.compile(rb";\s*filename\*(?:0\*?)?\s*=", re.IGNORECASE)
+#: Codecs of Python that are no charsets.
+_NO_CHARSETS = frozenset(("idna", "punycode", "undefined", "raw-unicode-escape", "unicode-escape"))
 #: Of a URL-encoded form, whose fields are counted only after it is read.
 MAX_PLAIN_BYTES = 4 * MAX_FIELD_BYTES
 
@@ -82,6 +85,41 @@ class _Parser(MultiPartParser):
             part.content_disposition = disposition + b'; filename="unnamed"'
         super().on_headers_finished()
 
+    def on_part_end(self) -> None:
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode(self._charset)
+            except UnicodeError as error:  # Starlette would take it for Latin-1: other words, spoken all the same
+                raise InvalidInput(
+                    "A text field of the form is not in UTF-8, or not in the charset that its Content-Type names. Send "
+                    "it in UTF-8.",
+                    code="form_not_unicode",
+                ) from error
+        super().on_part_end()
+
+
+def _check_charset(content_type: str) -> None:
+    """Refuse a charset that is not known; Starlette would take it for Latin-1.
+
+    Raises:
+        InvalidInput: so it is, or it is one of Python's own codecs, some of which take time quadratic in the length.
+    """
+    named = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(named).name not in _NO_CHARSETS
+        if known:
+            b" ".decode(named)  # base64, rot13 and the like are codecs of another kind
+    except LookupError:
+        known = False
+    except ValueError:  # a name with a NUL in it is none; half a character of UTF-16 is no fault of its name
+        known = "\0" not in named
+    if not known:
+        raise InvalidInput(
+            "The Content-Type of the form names a charset that is not known here. Leave it out, and send the texts in "
+            "UTF-8.",
+            code="charset_unknown",
+        )
+
 
 def _is_media(content_type: bytes) -> bool:
     kind = content_type.partition(b";")[0].strip().lower()
@@ -110,6 +148,7 @@ async def read(request: Request, kind: Kind = GENERATE) -> Form:
         if plain:
             form = await body.form(max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
         else:
+            _check_charset(request.headers["content-type"])
             async with aclosing(body.stream()) as stream:
                 form = await _Parser(
                     body.headers, stream, max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -52,18 +52,32 @@ Event = EncodedPart | StageProgress | FitProgress
 
 
 class _ClosingResponse(StreamingResponse):
-    """A StreamingResponse that closes its iterator on a disconnect, so that the graph stops working."""
+    """A StreamingResponse that closes its iterator on a disconnect, so that the graph stops working.
 
-    def __init__(self, parts: AsyncGenerator[bytes, None], media_type: str, mark: Mark) -> None:
+    Args:
+        parts: the body.
+        media_type: of the body.
+        mark: for the header.
+        stop: ends the work behind `parts`. A client may leave before the first part is asked for; closing a generator
+            that has not begun runs none of its `finally`.
+    """
+
+    def __init__(
+        self, parts: AsyncGenerator[bytes, None], media_type: str, mark: Mark, stop: Callable[[], Awaitable[None]]
+    ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", HEADER: mark.value()}
         super().__init__(parts, media_type=media_type, headers=headers)
         self._parts = parts
+        self._stop = stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._parts.aclose()
+            try:
+                await self._parts.aclose()
+            finally:
+                await self._stop()
 
 
 async def whole(request: SpeechRequest, audio: AudioPart, rate: int, mark: Mark) -> Response:
@@ -95,7 +109,7 @@ async def stream(request: SpeechRequest, audio: AudioStream, rate: int, ctx: Req
     parts = _encode(audio, Encoder(request.response_format, rate, mark), rate)
     first = await anext(parts)
     ctx.streaming = True
-    return _ClosingResponse(_raw(first, parts, ctx), FORMATS[request.response_format].media_type, mark)
+    return _ClosingResponse(_raw(first, parts, ctx), FORMATS[request.response_format].media_type, mark, parts.aclose)
 
 
 async def _raw(
@@ -131,6 +145,11 @@ async def events(
             queue.put_nowait(error)
 
     producer = asyncio.create_task(produce())
+
+    async def stop() -> None:
+        producer.cancel()
+        await asyncio.gather(producer, return_exceptions=True)
+
     try:
         first = await queue.get()
         if isinstance(first, Exception):
@@ -140,41 +159,36 @@ async def events(
         raise
     ctx.streaming = True
     summary = StreamSummary(len(request.utterance.text))
-    parts = _events(first, queue, producer, summary, ctx, event_format, request.timestamps is not None)
-    return _ClosingResponse(parts, "text/event-stream", mark)
+    parts = _events(first, queue, summary, ctx, event_format, request.timestamps is not None)
+    return _ClosingResponse(parts, "text/event-stream", mark, stop)
 
 
 async def _events(
     event: Event | Exception | None,
     queue: asyncio.Queue[Event | Exception | None],
-    producer: asyncio.Task[None],
     summary: StreamSummary,
     ctx: RequestContext,
     event_format: EventFormat,
     timed: bool,
 ) -> AsyncGenerator[bytes, None]:
-    try:
-        while event is not None and not isinstance(event, Exception):
-            if isinstance(event, StageProgress):
-                with ctx.continuity.sending(0.0):
-                    yield event_format.stage(event)
-            elif isinstance(event, FitProgress):
-                with ctx.continuity.sending(0.0):
-                    yield event_format.fit(event)
-            else:
-                summary.add(event.seconds)
-                words = event.words if timed else None
-                with ctx.continuity.sending(event.seconds):
-                    yield event_format.audio(event.data, event.seconds, words)
-            event = await queue.get()
-        if event is None:
-            yield event_format.done(summary, ctx)
-            return
-        ctx.error = _as_speech_error(event, ctx)
-        yield event_format.error(ctx.error, ctx)
-    finally:
-        producer.cancel()
-        await asyncio.gather(producer, return_exceptions=True)
+    while event is not None and not isinstance(event, Exception):
+        if isinstance(event, StageProgress):
+            with ctx.continuity.sending(0.0):
+                yield event_format.stage(event)
+        elif isinstance(event, FitProgress):
+            with ctx.continuity.sending(0.0):
+                yield event_format.fit(event)
+        else:
+            summary.add(event.seconds)
+            words = event.words if timed else None
+            with ctx.continuity.sending(event.seconds):
+                yield event_format.audio(event.data, event.seconds, words)
+        event = await queue.get()
+    if event is None:
+        yield event_format.done(summary, ctx)
+        return
+    ctx.error = _as_speech_error(event, ctx)
+    yield event_format.error(ctx.error, ctx)
 
 
 async def _encode(audio: AudioStream, encoder: Encoder, rate: int) -> AsyncGenerator[EncodedPart, None]:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 from speech.aligned_text import AlignedText
-from speech.spoken import addresses
+from speech.spoken import addresses, marks
 
 _DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
 _ORDINALS = dict(
@@ -143,7 +143,7 @@ def written_out(text: str, british: bool = False) -> AlignedText:
     """
     from hibari.g2p import normalize
 
-    prepared = _prepared(AlignedText.of(text), british)
+    prepared = _prepared(marks.ascii_digits(AlignedText.of(text)), british)
     ends = [0, *(match.end() for match in _NO_ABBREVIATION.finditer(prepared)), len(prepared)]
     parts = [prepared[start:end] for start, end in zip(ends, ends[1:], strict=False)]
     return AlignedText.joined(part.changed_to(normalize(part).join(_outer_spaces(part))) for part in parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from speech.aligned_text import AlignedText
-from speech.spoken import addresses
+from speech.spoken import addresses, marks
 
 _UNITS = {
     "km/h": "キロメートル毎時",
@@ -232,7 +232,7 @@ def written_out(text: str) -> AlignedText:
     Args:
         text: plain punctuation, no Markdown.
     """
-    text = AlignedText.of(text)
+    text = marks.ascii_digits(AlignedText.of(text))
     for small, large in _SMALL_KANA.items():
         text = text.replace(small, large)
     text = addresses.written_out(text, _ADDRESS_SIGNS, _address_part, _ip)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from speech.aligned_text import AlignedText
-from speech.spoken import addresses
+from speech.spoken import addresses, marks
 
 _SIGNS = {
     ".": " dot ", "/": " slash ", "@": " at ", "-": " dash ", "_": " underscore ", "?": "问号", "=": "等于",
@@ -226,7 +226,7 @@ _SYMBOLS = (
 
 def written_out(text: str) -> AlignedText:
     """Write out everything that is not a word in characters; Latin words stay."""
-    text = AlignedText.of(text)
+    text = marks.ascii_digits(AlignedText.of(text))
     if not re.search(r"[^\w\s.,!?;:…—“”()'-]|[\d½¼¾²³]", text):
         return text
     text = addresses.written_out(text, _SIGNS, _address_part, _ip)

@@ -1,5 +1,6 @@
 """Trusted callers, and the rules of a key file."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -97,6 +98,7 @@ keys:
         ("2026-11-25 12:00:00", "2026-11-25T11:59:59", True),
         ("2026-11-25 12:00:00", "2026-11-25T12:00:00", False),
         ("2026-11-25T12:00:00+02:00", "2026-11-25T10:30:00", False),
+        ("9999-12-31", "2026-11-25T00:00:00", True),
     ],
 )
 def test_a_key_ends_when_its_entry_says_so(path, expires, now, good):
@@ -126,6 +128,32 @@ def test_the_file_may_change_while_it_is_in_use_and_a_damaged_one_changes_nothin
     assert callers.identify({"x-api-key": OTHER}, REMOTE).key == "load-test"
 
 
+@pytest.mark.parametrize("damage", ["keys: [{name: a, expires: 2026-02-30}]", "[" * 5000])
+def test_what_yaml_itself_stumbles_over_ends_no_request(path, monkeypatch, caplog, damage):
+    monkeypatch.setattr("access.authentication._CHECK_EVERY_S", 0)
+    callers = Authenticator(str(path))
+    path.write_text(damage)
+    assert callers.identify({"x-api-key": KEY}, REMOTE).key == "load-test" and "keys.yaml is no key file" in caplog.text
+
+
+def test_no_request_waits_while_a_file_with_many_keys_is_read(path, monkeypatch):
+    monkeypatch.setattr("access.authentication._CHECK_EVERY_S", 0)
+    callers, entry = Authenticator(str(path)), path.read_text()
+    others = "".join(f"  - {{name: other-{n}, sha256: {n:063x}a}}\n" for n in range(1000))
+    path.write_text(entry.replace("load-test", "renamed") + others)
+
+    def name() -> str | None:
+        return callers.identify({"x-api-key": KEY}, REMOTE).key
+
+    start = time.thread_time()
+    assert name() == "load-test" and time.thread_time() - start < 0.1
+    path.write_text("keys: []")  # in the middle of it: the last change counts
+    while name() is not None:
+        assert time.thread_time() - start < 30
+        time.sleep(0.01)
+    assert callers.known == 0
+
+
 def test_a_changed_file_is_not_looked_at_for_every_request(path, monkeypatch):
     clock = iter([0.0, 0.2, 0.6, 0.6])
     monkeypatch.setattr("access.authentication.time.monotonic", lambda: next(clock))
@@ -150,6 +178,8 @@ def test_a_changed_file_is_not_looked_at_for_every_request(path, monkeypatch):
         ("keys: [{name: a, sha256: []}]", "keys.0.sha256"),
         ("- a list", "no list `keys`"),
         ("keys: {", "no YAML at line"),
+        (f"keys: [{{name: a, sha256: {A}, expires: 2026-02-30}}]", "does not exist"),
+        ("[" * 5000, "nested far too deep"),
         ("other: []", "unknown key 'other'"),
         ("{1: 2}", "is no key file"),
         ("keys: [3]", "keys.0"),

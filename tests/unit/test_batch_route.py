@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from types import SimpleNamespace
 
 import httpx
@@ -14,6 +15,7 @@ from access.authentication import Authenticator
 from access.authorization import AccessControl
 from access.settings import CallerLimits
 from deployments.ingress import app, responses
+from deployments.ingress.request_models import MAX_ITEMS
 from deployments.ingress.routes import batch
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
@@ -361,3 +363,17 @@ class TestLimits:
 def test_without_a_key_nothing_is_read(tmp_path):
     api = Api(tmp_path, AccessControl(required=True))
     assert api.post({"items": [{"input": "a"}]}).status_code == 401 and not api.spoken
+
+
+@pytest.mark.parametrize("value, count", [(b"[]", 9_000_000), (b"{}", 9_000_000), (b'"":0', 4_000_000)])
+def test_a_body_of_millions_of_values_is_refused_at_once(api, value, count):
+    begins, ends = (b'{"items": {', b"}}") if b":" in value else (b'{"items": [', b"]}")
+    start = time.thread_time()
+    error = api.post(begins + (value + b",") * (count - 1) + value + ends).json()["error"]
+    assert error["code"] == "json_too_complex" and "documented fields" in error["message"]
+    assert time.thread_time() - start < 0.5
+
+
+def test_the_longest_texts_of_a_batch_are_not_too_complex(api):
+    body = {"items": [{"input": "a," * 2_500, "seed": n} for n in range(MAX_ITEMS)], "ref_audio": "," * 1_000}
+    assert api.post(body).json()["total"] == MAX_ITEMS

@@ -115,3 +115,32 @@ def test_starlettes_parser_still_has_what_ours_leans_on():
     parser = form._Parser({}, None)
     parser.on_part_begin()
     assert parser._current_part.content_disposition is None and parser._current_part.item_headers == []
+
+
+def _one_text(text: bytes, charset: str = "") -> dict:
+    return {
+        "content": b'--b\r\nContent-Disposition: form-data; name="text"\r\n\r\n' + text + b"\r\n--b--\r\n",
+        "headers": {"Content-Type": "multipart/form-data; boundary=b" + (f"; charset={charset}" if charset else "")},
+    }
+
+
+def test_a_text_is_read_in_its_charset():
+    ask = client(form.GENERATE).post
+    assert ask("/", **_one_text("早上好".encode())).json()[0] == {"text": "早上好"}
+    for charset in ("GBK", '"UTF-8"'):
+        sent = _one_text("早上好".encode(charset.strip('"')), charset)
+        assert ask("/", **sent).json()[0] == {"text": "早上好"}
+
+
+@pytest.mark.parametrize("text, charset", [("早上好".encode("gbk"), ""), (b"caf\xe9", ""), (b"\x80", "ascii")])
+def test_a_text_in_another_charset_is_refused_and_not_spoken_as_other_words(text, charset):
+    answer = client(form.GENERATE).post("/", **_one_text(text, charset))
+    assert answer.status_code == 400 and answer.json()[0] == "form_not_unicode" and "UTF-8" in answer.json()[2]
+
+
+@pytest.mark.parametrize(
+    "charset", ["nope", "idna", "punycode", "undefined", "unicode_escape", "base64", "rot13", "\x00"]
+)
+def test_a_charset_that_is_none_is_refused(charset):
+    answer = client(form.GENERATE).post("/", **_one_text(b"abc\x80", charset))
+    assert answer.status_code == 400 and answer.json()[0] == "charset_unknown" and "UTF-8" in answer.json()[2]

@@ -95,6 +95,11 @@ class TestValue:
     def test_anything_else_is_no_mark(self, value):
         assert Mark.parse(value) is None
 
+    def test_half_a_surrogate_pair_in_anothers_mark_can_be_shown(self):
+        found = Mark.parse('{"Label": "1", "ContentProducer": "a\\ud800b", "ProduceID": "\\udfff"}')
+        assert found is not None and JSONResponse(found.public()).body
+        assert (found.content_producer, found.produce_id) == ("a?b", "?")
+
     @pytest.mark.parametrize("producer", ["", "  ", "a\nb", "x" * 129])
     def test_a_producer_is_a_name_on_one_line(self, producer):
         with pytest.raises(ValidationError):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech import audio, encoding
+from speech import audio, encoding, recording, wav_sizes
 from speech.decoder import Decoder, DecoderFailed
 from speech.errors import InvalidInput
 from speech.mark import Mark
@@ -165,6 +165,23 @@ def test_an_mp3_behind_a_tag_with_a_picture():
     size = 300_000
     tag = b"ID3\x04\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(size)
     assert audio.decode(tag + mp3).seconds == pytest.approx(4.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"RIFF\0\0\0\0WAVE" + b"abcd\0\0\0\0" * 2_600_000,
+        b"RIFF\0\0\0\0WAVE" + b"data\x08\0\0\0" + bytes(8) + b"abcd\0\0\0\0" * 2_600_000,
+        b"ID3" + bytes(7) + (b"ID3" + bytes(7)) * 2_000_000,
+    ],
+    ids=["chunks before the samples", "chunks behind them", "tags"],
+)
+def test_millions_of_empty_chunks_or_tags_take_no_time(data):
+    start = time.thread_time()
+    recording.container_of(data)
+    if wav_sizes.is_wav(data):
+        wav_sizes.sized(data, 2**30)
+    assert time.thread_time() - start < 0.5
 
 
 def test_a_too_long_recording_says_how_long_it_is():

@@ -215,3 +215,35 @@ def test_a_raw_stream_refuses_timestamps_with_a_remedy():
     assert (refused.value.param, refused.value.code) == ("timestamps", "timestamps_in_raw_stream")
     with pytest.raises(InvalidInput, match="part, character, word, phoneme"):
         request(timestamps="sentence")
+
+
+@pytest.mark.parametrize("kind", ["audio", "sse"])
+def test_a_client_that_leaves_before_the_first_part_ends_the_work_behind_it(kind):
+    made: list[str] = []
+
+    async def endless():
+        try:
+            while True:
+                await asyncio.sleep(0.001)
+                made.append("part")
+                yield AudioPart(CHUNK)
+        finally:
+            made.append("ended")
+
+    async def run() -> int:
+        if kind == "audio":
+            response = await responses.stream(request(), endless(), RATE, new_context(), MARK)
+        else:
+            response = await responses.events(request(), endless(), RATE, new_context(), OpenAiEventFormat(), MARK)
+
+        async def gone() -> dict:
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict) -> None:
+            await asyncio.sleep(0)
+
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, send)
+        return len(made)
+
+    ended_at = asyncio.run(run())
+    assert made[ended_at - 1] == "ended"

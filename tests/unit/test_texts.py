@@ -268,3 +268,18 @@ def test_no_text_takes_the_rules_long(text):
     japanese.written_out(text)
     english.written_out(text[:200])
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    "language, written, same",
+    [
+        ("en", "0٣ and ३ and 12", "03 and 3 and 12"),
+        ("en", "+٨٦ ١٣٨ ٠٠١٣ ٨٠٠٠", "+86 138 0013 8000"),
+        ("zh", "k٣100到", "k3100到"),
+        ("zh", "２０２６年०३月", "2026年03月"),
+        ("ja", "٣.٤.٥ a", "3.4.5 a"),
+        ("ja", "x@٣.com", "x@3.com"),
+    ],
+)
+def test_digits_of_every_script_are_read_as_their_numbers(language, written, same):
+    assert normalised(written, language) == normalised(same, language)

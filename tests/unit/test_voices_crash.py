@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from speech.errors import Conflict, VoiceStoreUnavailable
 from tests.helpers.enrolments import clip_of, store
 from voices import Voices, VoiceSettings
+from voices.folder_storage import FolderStorage
 from voices.shared_list import KEPT
 from voices.storage import open_storage
 
@@ -212,3 +214,31 @@ def test_a_deletion_that_can_not_remove_the_files_says_so_and_they_go_later(tmp_
     assert caught.value.code == "voice_files_left"
     later = Voices(place, settings, now=lambda: time.time() + LATER_S)
     assert later.all() == [] and place.folders("voices") == []
+
+
+def test_a_folder_goes_whole_when_another_process_removes_a_file_of_it_meanwhile(tmp_path, monkeypatch):
+    storage, unlink, taken = FolderStorage(tmp_path), os.unlink, []
+    for name in ("arrays", "clip", "more"):
+        storage.write(f"voices/one/{name}", b"private")
+
+    def another_was_first(path, *args, **kwargs):
+        unlink(path, *args, **kwargs)
+        if not taken:
+            taken.append(path)
+            unlink(path, *args, **kwargs)  # raises FileNotFoundError
+
+    monkeypatch.setattr(os, "unlink", another_was_first)
+    storage.remove_folder("voices/one")
+    assert taken and not (tmp_path / "voices/one").exists()
+    storage.remove_folder("voices/one")  # it is gone: no error
+
+
+def test_a_new_folder_is_on_the_disk_when_the_call_returns(tmp_path, monkeypatch):
+    """Without this a list on the disk could name a clip whose folder was lost with the power."""
+    synced: set[int] = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    storage = FolderStorage(tmp_path / "store")
+    storage.write("voices/one/clip", b"private")
+    parents = [tmp_path, tmp_path / "store", tmp_path / "store/voices", tmp_path / "store/voices/one"]
+    assert {folder.stat().st_ino for folder in parents} <= synced

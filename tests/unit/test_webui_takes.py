@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -51,6 +52,22 @@ class TestTakeFiles:
     def test_no_other_file_can_be_asked_for(self, files, tmp_path):
         token = files.add(tone(seconds=1))
         assert files.file(token, "exe") is None and files.file(token, "pcm") is None
+
+    def test_a_full_disk_leaves_no_beginning_of_a_file(self, files, tmp_path, monkeypatch):
+        token, write = files.add(tone(seconds=1)), type(tmp_path).write_bytes
+
+        def full(path, data: bytes) -> int:
+            write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(type(tmp_path), "write_bytes", full)
+            for attempt in (lambda: files.file(token, "mp3"), lambda: files.add(tone(seconds=1))):
+                with pytest.raises(OSError, match="No space"):
+                    attempt()
+        assert [file.name for file in tmp_path.iterdir()] == [f"{token}.wav"]
+        path, _ = files.file(token, "mp3")
+        assert soundfile.info(path).duration == pytest.approx(1, abs=0.1)
 
     def test_an_hour_later_it_is_gone_in_all_formats(self, tmp_path):
         late = TakeFiles(tmp_path, now=lambda: (tmp_path / f"{token}.wav").stat().st_mtime + KEPT_S + 1)

@@ -39,7 +39,8 @@ PATHS = {
     "/inference_instruct2": ("tts_text", "instruct_text", "prompt_wav"),
 }
 #: What their instructions are wrapped in; the engine adds its own.
-_WRAPPING = re.compile(r"^\s*You are a helpful assistant\.\s*|\s*<\|endofprompt\|>\s*$")
+#: Only the first of a row of spaces may begin a match: each would read on to the row's end.
+_WRAPPING = re.compile(r"^\s*You are a helpful assistant\.\s*|(?<!\s)\s*<\|endofprompt\|>\s*$")
 _IN_DIALECT = re.compile(r"请用(?:这句话用)?(.{2,5}?)(?:表达|说(?:这句话)?)[。.]?")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.ingress import form, openapi
 from deployments.ingress.ingress_api import IngressApi, context_of
+from deployments.ingress.limited_threads import LimitedThreads
 from speech import verification
 from speech.errors import InvalidInput
 from tracing import vocabulary
@@ -24,13 +24,13 @@ _EMPTY = "clip_empty"
 
 def add(app: FastAPI, api: IngressApi) -> None:
     """Add the route."""
-    places = asyncio.Semaphore(AT_ONCE)
+    threads = LimitedThreads(AT_ONCE, "verify")
 
     @app.post(PATH, summary="Which marks of synthetic speech a file has", **openapi.VERIFY)
     async def verify(request: Request) -> JSONResponse:
         data, ctx = await _read(request), context_of(request)
-        async with places:
-            found = await asyncio.to_thread(verification.read, data)
+        async with threads.place:
+            found = await threads.run(verification.read, data)
         sure = await api.find_watermark(found.samples, found.rate, ctx)
         ctx.root.tags(
             {

@@ -6,7 +6,6 @@ The store's work and decoding happen in threads: none of it may hold up the even
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from asyncio import to_thread
 from typing import Any
@@ -17,6 +16,7 @@ from fastapi.responses import JSONResponse
 from deployments.ingress import form, json_body, openapi
 from deployments.ingress.context import RequestContext
 from deployments.ingress.ingress_api import IngressApi, context_of
+from deployments.ingress.limited_threads import LimitedThreads
 from deployments.ingress.request_tags import tag_dialect
 from deployments.safe_traceback import safe_traceback
 from speech import audio
@@ -68,7 +68,7 @@ def add(app: FastAPI, api: IngressApi) -> None:
 class _Endpoints:
     def __init__(self, api: IngressApi) -> None:
         self._api = api
-        self._enrolments = asyncio.Semaphore(ENROLMENTS)
+        self._enrolments = LimitedThreads(ENROLMENTS, "enrol")
 
     async def enrol(self, request: Request) -> JSONResponse:
         try:
@@ -85,11 +85,10 @@ class _Endpoints:
         enrolment = parse(sent.fields, self._api.registry)
         tag_dialect(ctx, enrolment.dialect, "request")
         self._api.engine.capabilities.check_dialect(enrolment.dialect.code)
-        async with self._enrolments:
+        async with self._enrolments.place:
             clip = await self._checked(upload, ctx)
-            record, created = await to_thread(
-                store.create, enrolment, upload, ClipFacts.of(clip, upload), ctx.caller.key
-            )
+            facts, owner = ClipFacts.of(clip, upload), ctx.caller.key
+            record, created = await self._enrolments.run(store.create, enrolment, upload, facts, owner)
         if created:
             await self._prepare(record, ctx)
             await self._queue(record, ctx)
@@ -117,7 +116,7 @@ class _Endpoints:
 
     async def _checked(self, upload: bytes, ctx: RequestContext) -> audio.Clip:
         seconds = self._api.engine.capabilities.reference_seconds
-        found = await to_thread(audio.read, upload, seconds=seconds)
+        found = await self._enrolments.run(audio.read, upload, seconds=seconds)
         ctx.root.tags(  # before any check, as in audio-service: the trace of a refused clip must say what it was
             {
                 vocabulary.AUDIO_SAMPLE_RATE: found.rate,
@@ -125,7 +124,7 @@ class _Endpoints:
                 vocabulary.AUDIO_DURATION: round(found.seconds, 3),
             }
         )
-        clip = await to_thread(audio.checked, found, seconds=seconds)
+        clip = await self._enrolments.run(audio.checked, found, seconds=seconds)
         ctx.root.tag(vocabulary.AUDIO_CLIPPING, round(clip.clipped_ratio, 5))
         return clip
 
