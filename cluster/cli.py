@@ -135,7 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except OSError as error:  # of the machine, and not of the command: a disk, a permission, a limit
-        print(f"\n{_in_words(error)}", file=sys.stderr)
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"\n{what}. {remedy}, and type the same again.", file=sys.stderr)
         return 1
     except signals.Interrupted:
         # The second interruption, while things were being stopped gently: stop at once, and listen to no third.
@@ -146,23 +150,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+_ANOTHER_ACCOUNT = "Use an account that may read and write there, or name another folder with --run-dir"
+#: For the errors of a machine with which any command may end.
 _REMEDIES = {
+    errno.EACCES: _ANOTHER_ACCOUNT,
+    errno.EPERM: _ANOTHER_ACCOUNT,
+    errno.EROFS: _ANOTHER_ACCOUNT,
+    errno.EEXIST: "Name another folder with --run-dir",
+    errno.ENOTDIR: "Name another folder with --run-dir",
     errno.ENOSPC: "Free some space on that disk",
     errno.EDQUOT: "Free some space: your quota is used up",
+    errno.EIO: "Look at the disk: it fails",
     errno.EMFILE: "Raise the limit of open files (`ulimit -n`)",
     errno.ENFILE: "Close programs: the machine has no more open files to give",
     errno.ENOMEM: "Free some memory",
     errno.EAGAIN: "Raise the limit of processes (`ulimit -u`)",
 }
-
-
-def _in_words(error: OSError) -> str:
-    """Return an error of the operating system with its cause and its remedy."""
-    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    remedy = _REMEDIES.get(
-        error.errno or 0, "Use an account that may read and write there, or name another folder with --run-dir"
-    )
-    return f"{what}. {remedy}, and type the same again."
 
 
 def _demo(args: argparse.Namespace, stack: Stack) -> int:

@@ -113,7 +113,7 @@ class TestTheMachine:
         (tmp_path / "file").touch()
         assert cli.main([*command, "--run-dir", str(tmp_path / "file" / "run")]) == 1
         said = capsys.readouterr().err
-        assert "Not a directory" in said and "account" in said and "Remove" not in said
+        assert "Not a directory" in said and "nother f" in said and "Remove" not in said
 
     def test_a_full_disk(self, tmp_path, capsys, monkeypatch):
         def full(self, *_args):
@@ -122,6 +122,14 @@ class TestTheMachine:
         monkeypatch.setattr(StateFile, "load", full)
         assert cli.main(["status", "--run-dir", str(tmp_path)]) == 1
         assert f"{tmp_path}: No space left on device. Free some space" in capsys.readouterr().err
+
+    def test_an_error_that_no_remedy_is_known_for_keeps_its_traceback(self, tmp_path, monkeypatch):
+        def gone(self, *_args):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        monkeypatch.setattr(StateFile, "load", gone)
+        with pytest.raises(BrokenPipeError):  # `output` ends the command quietly
+            cli.main(["status", "--run-dir", str(tmp_path)])
 
     def test_logs_that_can_not_be_kept_do_not_keep_anything_running(self, tmp_path, monkeypatch):
         said: list[str] = []
