@@ -71,6 +71,7 @@ class Batcher(Generic[T, R]):
         max_batch_size: most requests in a batch; see the module.
         batch_wait_ms: longest wait for one more request; see the module.
         clock: ns since the epoch, for tests.
+        stopwatch: seconds, for tests; it does not jump when the clock is set.
         wait: tells whether an event is set within so many seconds; for tests.
         prepare_thread: called once in the compute thread, before its first batch.
         tidy: called in the compute thread after a batch, when its results are out, at most every TIDY_EVERY_S.
@@ -86,13 +87,14 @@ class Batcher(Generic[T, R]):
         max_batch_size: int = BATCHING.max_batch_size,
         batch_wait_ms: float = BATCHING.batch_wait_ms,
         clock: Callable[[], int] = time.time_ns,
+        stopwatch: Callable[[], float] = time.monotonic,
         wait: Callable[[asyncio.Event, float], Awaitable[bool]] = _is_set_within,
         prepare_thread: Callable[[], None] | None = None,
         tidy: Callable[[], None] | None = None,
     ) -> None:
         self._compute = compute
         self._tidy = tidy
-        self._tidied_ns = clock()
+        self._tidied_s = stopwatch()
         self._clock = clock
         self._wait = wait
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare_thread)
@@ -102,7 +104,8 @@ class Batcher(Generic[T, R]):
         self._gap_ns = float("inf")
         self._last_arrival_ns: int | None = None
         self._last_compute_ns = 0
-        self._running_since_ns: int | None = None
+        self._stopwatch = stopwatch
+        self._running_since_s: float | None = None
         self._computing = 0
         self._work = WorkLog()
         self.configure(max_batch_size=max_batch_size, batch_wait_ms=batch_wait_ms)
@@ -120,8 +123,8 @@ class Batcher(Generic[T, R]):
 
     def running_s(self) -> float:
         """Return the seconds for which the present batch has been computing; 0 when idle."""
-        started = self._running_since_ns
-        return 0.0 if started is None else (self._clock() - started) / 1e9
+        started = self._running_since_s
+        return 0.0 if started is None else self._stopwatch() - started
 
     async def submit(self, item: T, due_ns: float = float("inf")) -> Batched[R | Exception]:
         """Add a request and wait for its outcome. One that failed has its exception as `value`: it had a batch too.
@@ -194,7 +197,8 @@ class Batcher(Generic[T, R]):
     async def _compute_batch(self, batch: list[_Request[T, R]]) -> None:
         batch_id = secrets.token_hex(8)
         items = [request.item for request in batch]
-        dequeued = started = self._running_since_ns = self._clock()
+        dequeued = started = self._clock()
+        self._running_since_s = self._stopwatch()
         results: Sequence[R | Exception]
         self._computing = len(batch)
         try:
@@ -206,7 +210,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             ended, results = self._clock(), [error] * len(batch)
         finally:
-            self._running_since_ns = None
+            self._running_since_s = None
             self._computing = 0
             self._work.finish(len(batch))
         self._last_compute_ns = ended - started
@@ -218,8 +222,8 @@ class Batcher(Generic[T, R]):
             request.future.set_result(
                 Batched(result, batch_id, len(batch), request.arrived_ns, dequeued, started, ended)
             )
-        if self._tidy is not None and ended - self._tidied_ns >= TIDY_EVERY_S * 1e9:
-            self._tidied_ns = ended
+        if self._tidy is not None and self._stopwatch() - self._tidied_s >= TIDY_EVERY_S:
+            self._tidied_s = self._stopwatch()
             self.executor.submit(self._tidy)
 
     def _timed(self, items: list[T]) -> tuple[int, Sequence[R | Exception], int]:

@@ -87,10 +87,15 @@ class ContinuousBatcher:
         model: as loaded in the thread of `executor`.
         executor: of one thread; nothing else may compute with the model.
         clock: ns since the epoch, the same as the model's.
+        stopwatch: seconds; it does not jump when the clock is set, or a long step would look like a hanging one.
     """
 
     def __init__(
-        self, model: ContinuousAcousticModel, executor: Executor, clock: Callable[[], int] = time.time_ns
+        self,
+        model: ContinuousAcousticModel,
+        executor: Executor,
+        clock: Callable[[], int] = time.time_ns,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._executor = executor
@@ -101,7 +106,8 @@ class ContinuousBatcher:
         self._wait_ms: float | None = None
         self._running = False
         self._closed = False
-        self._turn_since_ns: int | None = None
+        self._stopwatch = stopwatch
+        self._turn_since_s: float | None = None
         self._work = WorkLog()
         self._most = model.rows
         # The compute thread's own:
@@ -140,8 +146,8 @@ class ContinuousBatcher:
 
     def running_s(self) -> float:
         """Return the seconds for which the present step has been computing; 0 between steps."""
-        since = self._turn_since_ns
-        return 0.0 if since is None else (self._clock() - since) / 1e9
+        since = self._turn_since_s
+        return 0.0 if since is None else self._stopwatch() - since
 
     def work_stats(self) -> dict[str, float]:
         """Return what this queue has done, for the scaling policy. A step of the model is a step; its rows, members."""
@@ -207,7 +213,7 @@ class ContinuousBatcher:
     def _run(self) -> None:
         """Take turns in the compute thread for as long as there are requests."""
         while True:
-            self._turn_since_ns = self._clock()
+            self._turn_since_s = self._stopwatch()
             try:
                 more = self._turn()
             except Exception as error:
@@ -215,7 +221,7 @@ class ContinuousBatcher:
                     "decoding failed beside the model's step; all requests under way fail: %s", safe_traceback(error)
                 )
                 more = self._fail_all(error)
-            self._turn_since_ns = None
+            self._turn_since_s = None
             if not more:
                 return
 

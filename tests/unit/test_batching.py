@@ -152,6 +152,22 @@ def test_never_waits_beyond_the_limit():
     asyncio.run(scenario())
 
 
+def test_a_clock_that_is_set_makes_no_batch_look_as_if_it_hung():
+    async def scenario():
+        clock = Clock()
+        gate = Gate(clock)
+        batcher = Batcher(gate, clock=clock)
+        task = asyncio.create_task(submit(batcher, 0))
+        await until(lambda: gate.batches)
+        clock.advance(3_600_000)
+        assert 0 < batcher.running_s() < 60
+        gate.released.release()
+        await task
+        assert batcher.running_s() == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_member_cancelled_while_waiting_leaves():
     async def scenario():
         clock = Clock()
@@ -296,7 +312,7 @@ def test_memory_is_tidied_between_batches_at_most_every_half_minute():
             clock.advance(12_000)
             return items
 
-        batcher = Batcher(compute, clock=clock, tidy=tidy)
+        batcher = Batcher(compute, clock=clock, stopwatch=lambda: clock.ns / 1e9, tidy=tidy)
         for _ in range(8):
             await submit(batcher, 1)
             batcher.in_thread(lambda: None)  # what was tidied is done

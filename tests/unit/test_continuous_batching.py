@@ -102,7 +102,8 @@ class Desk:
     def __init__(self, rows: int = 2) -> None:
         self.executor = ThreadPoolExecutor(1)
         self.model = self.executor.submit(Model, rows).result()
-        self.driver = ContinuousBatcher(self.model, self.executor, self.model.clock)
+        self.seconds = 0.0  #: of the stopwatch
+        self.driver = ContinuousBatcher(self.model, self.executor, self.model.clock, lambda: self.seconds)
 
     def ask(self, text: str) -> asyncio.Task:
         return asyncio.create_task(self.driver.submit((Utterance(text, "en-US"), Voice({}))))
@@ -305,7 +306,9 @@ def test_a_model_that_can_not_take_requests_out_after_a_step_that_raised_leaves_
 def test_health_sees_a_step_that_hangs():
     async def scenario(desk):
         (task,) = await desk.asked("a")
-        desk.model.ns += 7_000_000_000
+        desk.model.ns += 3_600_000_000_000
+        assert desk.driver.running_s() == 0.0, "a clock that was set"
+        desk.seconds += 7.0
         assert desk.driver.running_s() == 7.0
         desk.go(1)
         await task
