@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from config.nearest import nearest
 
 
 def unknown_key(key: str, known: list[str], owner: str) -> str:
@@ -13,6 +13,6 @@ def unknown_key(key: str, known: list[str], owner: str) -> str:
         known: The keys that exist.
         owner: The place of the key, as people know it.
     """
-    near = get_close_matches(key, known, n=1)
+    near = nearest(key, known)
     hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known) or 'none'}"
     return f"unknown key '{key}' in {owner}; {hint}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 
+from config.nearest import nearest
 from speech.errors import InvalidInput
 
 
@@ -59,9 +59,6 @@ _BUILT_IN = (
     Dialect("it-IT", "Italiano", "Italian", "it", "italian"),
     Dialect("ru-RU", "Русский", "Russian", "ru", "russian"),
 )
-
-
-_LONGEST = 64  #: characters of a code that may be a misspelt one
 
 
 class Registry:
@@ -113,8 +110,7 @@ class Registry:
             )
         found = self._by_key.get(self._key(code))
         if found is None:
-            # difflib takes 25 s for the 27 MB that a JSON body may hold.
-            near = get_close_matches(self._key(code), self._by_key, n=3, cutoff=0.5) if len(code) < _LONGEST else []
+            near = nearest(self._key(code), self._by_key, count=3, cutoff=0.5)
             hint = f"Did you mean {' or '.join(self._by_key[key].code for key in near)}? " if near else ""
             raise InvalidInput(
                 f"The dialect asked for is not known. {hint}GET /api/dialects lists them all.",

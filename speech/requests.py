@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from config.nearest import nearest
 from speech import pauses
 from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS, Dialect, Registry
@@ -223,7 +223,7 @@ def _flag(value: str | None, name: str) -> bool:
 
 
 def _unknown_field(name: str) -> InvalidInput:
-    near = get_close_matches(name, (*FIELDS, "prompt_audio"), n=1) if len(name) < 40 else []
+    near = nearest(name, (*FIELDS, "prompt_audio"))
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InvalidInput(
         f"The form has a field that is not known.{hint} Known fields: prompt_audio, {', '.join(FIELDS)}.",

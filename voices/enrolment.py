@@ -5,10 +5,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from config.nearest import nearest
 from speech.dialects import DIALECTS, Dialect, Registry
 from speech.errors import InvalidInput
 from speech.requests import Transcript
@@ -115,7 +115,7 @@ def _fit(value: str | None) -> bool:
 
 
 def _unknown_field(name: str) -> InvalidInput:
-    near = get_close_matches(name, (*FIELDS, FILE), n=1) if len(name) < 40 else []
+    near = nearest(name, (*FIELDS, FILE))
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InvalidInput(
         f"The form has a field that is not known.{hint} Known fields: {FILE}, {', '.join(FIELDS)}.",

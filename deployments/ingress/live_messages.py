@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from config.nearest import nearest
 from speech.errors import InvalidInput, SpeechError
 from speech.sentences import Border
 
@@ -111,7 +111,7 @@ def parse(text: str | None) -> Message:
         )
     kind = found.pop("type", None)
     if not isinstance(kind, str) or kind not in FIELDS:
-        near = get_close_matches(kind, FIELDS, n=1) if isinstance(kind, str) and len(kind) < 40 else []
+        near = nearest(kind, FIELDS) if isinstance(kind, str) else []
         raise _refuse(
             f"The message's 'type' is not known.{_hint(near)} It must be one of {', '.join(FIELDS)}.",
             "message_type_unknown",
@@ -205,7 +205,7 @@ def _field_unknown(name: str, kind: str) -> InvalidInput:
             f"The field '{name}' steers a model that is not here; leave it out.", "field_not_supported", name
         )
     known = FIELDS[kind]
-    near = get_close_matches(name, known, n=1) if len(name) < 40 else []
+    near = nearest(name, known)
     listed = f" Its fields: {', '.join(known)}." if known else " It has none beside 'type'."
     return _refuse(
         f"The message {kind} has a field that is not known.{_hint(near)}{listed}",
