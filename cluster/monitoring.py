@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from cluster import processes
+from cluster import private_file, processes
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free, require_free
 from cluster.ray_head import ROOT, RayHead
@@ -267,9 +267,7 @@ class Monitoring:
 
     def _write(self, name: str, config: dict) -> Path:
         path = self._folder / name
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        private_file.write(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         return path
 
 

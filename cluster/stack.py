@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from access.required import is_loopback
-from cluster import key, monitoring, otlp, ray_head, serving, watchdog_key, zipkin
+from cluster import key, monitoring, otlp, private_file, ray_head, serving, watchdog_key, zipkin
 from cluster.application import Application
 from cluster.cli_error import CliError
 from cluster.options import Options, command
@@ -36,10 +36,7 @@ def secret_file(run_dir: Path) -> Path:
     path = run_dir / "secret"
     if not path.exists() or not path.stat().st_size:  # empty: an older version was stopped while it made it
         run_dir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        partial.replace(path)
+        private_file.write(path, secrets.token_hex(32) + "\n")
     return path
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import processes
+from cluster import private_file, processes
 from cluster.cli_error import CliError
 from cluster.ports import LOOPBACK, any_free
 from cluster.storage_mysql import Address, connected
@@ -60,7 +60,7 @@ def start(
     opening = folder / "opening.sql"
     say(f"starting MariaDB on {LOOPBACK}:{port} (its files: {data})")
     try:
-        _write_private(opening, _opening(password))
+        private_file.write(opening, _opening(password))
         process = processes.start("mariadb", command(server, data, port, opening), log)
         mariadb = MariaDb(process, port, str(folder))
         remember(mariadb)
@@ -153,12 +153,6 @@ def _wait_until_ready(mariadb: MariaDb, address: Address, password: str) -> None
                 f"MariaDB {how}. The end of {mariadb.process.log}:\n{processes.last_lines(mariadb.process.log)}"
             )
         time.sleep(0.2)
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
 
 
 def _me() -> str:

@@ -5,13 +5,12 @@ Only the run folder's own key file is written to.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from access.key_editor import KeyEditor
 from access.keys import digest
-from cluster import key
+from cluster import key, private_file
 
 NAME = "watchdog-canary"  #: of its entry
 FILE = "watchdog.key"  #: in the run folder, for its owner alone
@@ -40,11 +39,8 @@ def ready(run_dir: Path, keys_file: Path, say: Callable[[str], None]) -> Path | 
             path.chmod(0o600)
             return path
         editor.revoke(NAME)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(editor.add(NAME, roles=["synthesize"]) + "\n")
-    partial.replace(path)
+    # A key that could not be written is replaced at the next start: `_holds` finds no file for it.
+    private_file.write(path, editor.add(NAME, roles=["synthesize"]) + "\n")
     return path
 
 
