@@ -118,14 +118,13 @@ class Watchdog:
 
     async def _find_causes(self, lost: list[Replica]) -> None:
         """Ask why replicas have ended, all at once: a lost node may have had dozens, and each answer takes seconds."""
-        asked = [asyncio.to_thread(serve_view.end_of, replica) for replica in lost]
-        try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
-                causes = await asyncio.gather(*asked)
-        except TimeoutError:
-            log.warning("why %d replicas ended could not be found out in time", len(lost))
+        if not lost:
             return
-        self._death_causes |= {replica.id: cause for replica, cause in zip(lost, causes, strict=True)}
+        asked = {asyncio.create_task(asyncio.to_thread(serve_view.end_of, replica)): replica for replica in lost}
+        answered, late = await asyncio.wait(asked, timeout=LOOK_WITHIN_S)
+        self._death_causes |= {asked[task].id: task.result() for task in answered}
+        if late:
+            log.warning("why %d of %d replicas ended could not be found out in time", len(late), len(lost))
 
     async def _look_at_scaling(self) -> None:
         """Look at the targets. A change is reported when it is carried out."""

@@ -234,6 +234,16 @@ def test_a_lost_replica_that_is_wanted_no_more_has_no_successor_however_much_lat
     ) == [([], []), (["a"], []), ([], []), ([], []), ([], [])]
 
 
+def test_one_cause_that_is_not_told_in_time_costs_the_others_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(deployment, "LOOK_WITHIN_S", 0.3)
+    monkeypatch.setattr(serve_view, "end_of", lambda replica: time.sleep(float(replica.id)) or "died")
+    watchdog = object.__new__(Watchdog)
+    watchdog._death_causes = {}
+    asyncio.run(watchdog._find_causes([Replica("0.0", "STOPPING"), Replica("1.0", "STOPPING")]))
+    assert watchdog._death_causes == {"0.0": "died"} and "1 of 2 replicas" in caplog.text
+    asyncio.run(watchdog._find_causes([]))
+
+
 def test_a_look_that_takes_long_because_much_is_lost_does_not_cost_the_watchdog_itself(monkeypatch):
     """Replaced in the middle, it would forget that traffic is on the fallback."""
     monkeypatch.setattr(serve_view, "end_of", lambda replica: time.sleep(0.2) or f"ended-{replica.id}")
