@@ -218,3 +218,17 @@ def test_a_spool_that_can_not_be_read_now_is_tried_again_after_a_pause_and_loses
     assert "dropped_spool_damaged" not in counters.read()
     settle(sending.step, clock)
     assert receiver.numbers() == [1]
+
+
+def test_a_sender_that_outlives_its_spool_takes_nothing_from_the_next_owner(tmp_path):
+    spool = Spool(tmp_path, 2**20)
+    for line in (b"[1]", b"[2]"):
+        spool.append(line)
+    batch = spool.read(1)
+    spool.close()
+    spool.commit(batch)
+    heir = Spool(tmp_path, 2**20)
+    assert heir.adopt() == 2 and heir.read(9).traces == [b"[1]", b"[2]"]
+    spool.commit(batch)
+    assert not list(tmp_path.glob(f"{spool.owner}*")), "no note is left that belongs to nobody"
+    heir.close()
