@@ -231,7 +231,9 @@ def test_who_leaves_in_mid_stream_frees_what_waits_and_his_trace_says_so(slow):
     assert root["tags"]["error.type"] == "cancelled" and root["tags"]["http.status_code"] == "499"
     cut = [span for span in by_name(spans, "generate_mel") if span["kind"] == "CLIENT"]
     assert {span["tags"]["error.type"] for span in cut} == {"cancelled"}
-    assert {span["tags"]["piece"] for span in cut} == {"2", "3"}
+    # The third one waits for a place in the stage, or, where no recent piece tells how long one takes, for the second.
+    pieces = {span["tags"]["piece"] for span in cut}
+    assert "2" in pieces and pieces <= {"2", "3"}
     ended = max(span["timestamp"] + span["duration"] for span in cut)
     assert root["timestamp"] + root["duration"] - ended < 1_000_000
     before = time.monotonic()
