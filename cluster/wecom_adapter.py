@@ -35,8 +35,9 @@ MAX_BYTES = 4096  #: of markdown content, WeCom's limit
 PER_MINUTE = 20  #: messages of one robot, WeCom's limit
 ATTEMPTS = 3
 MAX_WAIT_S = 8.0  #: longest wait before a message; Alertmanager waits 10 s and more
-#: "System busy" and "too many calls". Every other code is about the message or the key, and stays.
-_RETRYABLE = frozenset({-1, 45009})
+#: "System busy", "too many calls" and "too many calls at a time". Every other code is about the message or the key, and
+#: stays.
+_RETRYABLE = frozenset({-1, 45009, 45033})
 
 
 class Refused(Exception):

@@ -78,6 +78,7 @@ def test_a_message_fits_and_says_what_it_leaves_out(count, truncated):
     "answers, status, asked",
     [
         ([-1, 45009, 0], 200, 3),  # busy, too many calls
+        ([45033, 0], 200, 2),  # too many at a time
         ([-1, -1, -1], 503, 3),
         ([93000], 400, 1),  # no such robot: again would be in vain
     ],
