@@ -10,8 +10,8 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 """
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any
 
 from ray.serve import Application
@@ -63,6 +63,19 @@ class Graph:
         """GENERATE_MEL ─► VOCODE_WAV: say an utterance in that voice."""
         mel = await self.tts.generate(utterance, voice, ctx)
         return await self.vocoder.vocode(mel, ctx)
+
+    async def speech_in_parts(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: Callable[[float], Sequence[float]]
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        """GENERATE_MEL ─► VOCODE_WAV, in several parts where the mel is divisible."""
+        mel = await self.tts.generate(utterance, voice, ctx)
+        cuts = ends(mel.value.seconds) if mel.value.divisible else ()
+        if not cuts:
+            yield await self.vocoder.vocode(mel, ctx)
+            return
+        async with aclosing(self.vocoder.vocode_parts(mel, cuts, ctx)) as parts:
+            async for part in parts:
+                yield part
 
     def speech_stream(
         self, utterance: Utterance, voice: VoiceRef, ctx: StageContext

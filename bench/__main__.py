@@ -6,8 +6,8 @@ Without names it runs all of them.
 
 Not part of it, because they take long or need more: `bench.soak`, `bench.crowd`, `bench.storage`, `bench.cosyvoice3`,
 `bench.lengths`, `bench.recognised`, `bench.marking`, `bench.fitting`, `bench.fitting_served`, `bench.fitted_languages`,
-`bench.mixes`, `bench.replicas`, `bench.streams`, `bench.words`, `bench.scaling`, `bench.scaling_held_out` and, on a
-GPU, `bench.gpu`.
+`bench.mixes`, `bench.parts`, `bench.replicas`, `bench.streams`, `bench.words`, `bench.scaling`,
+`bench.scaling_held_out` and, on a GPU, `bench.gpu`.
 """
 
 from __future__ import annotations

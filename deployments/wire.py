@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from deployments.arrays import Packed, PackedArrays
+from deployments.arrays import Array, Packed, PackedArrays
 from engines.contract import Reach, Said
 from speech.errors import SpeechError
 from speech.words import Timings
@@ -76,19 +76,22 @@ class MelReply:
 
     Attributes:
         timings: the times of its words, where the engine knows them.
+        divisible: its sound can be made part by part.
     """
 
     arrays: PackedArrays
     seconds: float
     timings: Timings | None = None
+    divisible: bool = False
 
 
 @dataclass(frozen=True)
 class MelChunkReply:
-    """Acoustic features of the beginning of a part, as `engines.contract.MelChunk` has them.
+    """Acoustic features of the beginning of a part, or of a divisible mel, as `engines.contract.MelChunk` has them.
 
     Attributes:
         said: the tokens so far, with which another replica continues the same speech.
+        divided: it is the beginning of a divisible mel, which has one part.
     """
 
     arrays: PackedArrays
@@ -97,6 +100,7 @@ class MelChunkReply:
     final: bool
     last: bool
     said: Said = ()
+    divided: bool = False
 
     @property
     def reaches(self) -> Reach:
@@ -117,6 +121,11 @@ class AudioReply:
     seconds: float
     timings: Timings | None = field(default=None, kw_only=True)
 
+    @property
+    def complete(self) -> bool:
+        """Nothing of the utterance, or of its present part, is to come."""
+        return True
+
 
 @dataclass(frozen=True)
 class StreamState:
@@ -128,10 +137,11 @@ class StreamState:
     Attributes:
         started_ns: when the first call began, ns since the epoch.
         first_ns: when the first audio was ready.
-        reached: `MelChunk.reaches` of the last chunk.
+        reached: `MelChunk.reaches` of the last chunk; beyond all of a part whose sound is complete.
         given: samples of the present part that were given out.
         chunks: number of calls.
         queue_ms, wait_ms, compute_ms: sums over the calls, in milliseconds.
+        kept: what the engine has to know of the present part's earlier chunks.
     """
 
     started_ns: int | None = None
@@ -142,6 +152,7 @@ class StreamState:
     queue_ms: float = 0.0
     wait_ms: float = 0.0
     compute_ms: float = 0.0
+    kept: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -149,3 +160,8 @@ class AudioChunkReply(AudioReply):
     """The audio that a chunk adds, maybe none, and the stream's new state."""
 
     state: StreamState = StreamState()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of the present part is to come."""
+        return self.state.reached is not None and self.state.reached[2]

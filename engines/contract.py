@@ -119,11 +119,14 @@ class Mel:
     seconds: float
     phases: tuple[Phase, ...] = ()
     timings: Timings | None = None  #: of the words in it, where the engine knows them
+    divisible: bool = False  #: True: the engine's vocoder is a StreamingVocoder, which can make its sound part by part
 
 
 @dataclass(frozen=True)
 class MelChunk:
     """The beginning of a mel that is still being made. Each chunk holds all that came before it in its part.
+
+    Or the beginning of a `divisible` Mel: `arrays` are all of the Mel's, and `seconds` says how far its sound goes.
 
     A text may be made in parts, one after the other. Each part is computed independently of the others.
     """
@@ -135,6 +138,7 @@ class MelChunk:
     last: bool = False  #: True: the utterance is complete, too
     phases: tuple[Phase, ...] = ()  #: only in the last chunk: those of the whole utterance
     said: Said = ()  #: the tokens of all chunks up to this one, and maybe a few more; see `submit`
+    kept: np.ndarray | None = None  #: what the vocoder has to know of the part's earlier chunks: `ChunkAudio.kept`
 
     @property
     def reaches(self) -> Reach:
@@ -257,6 +261,21 @@ class TimedVocoder(Vocoder, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ChunkAudio:
+    """Holds the samples that a chunk adds, where more has to be said of them.
+
+    Attributes:
+        samples: mono float32 (n,).
+        complete: nothing of the part is to come, though the chunk was not `final`.
+        kept: what the part's next chunks have to know, as their `MelChunk.kept`; under 100 kB.
+    """
+
+    samples: np.ndarray
+    complete: bool = False
+    kept: np.ndarray | None = None
+
+
 @runtime_checkable
 class StreamingVocoder(Vocoder, Protocol):
     """A vocoder whose audio for the beginning of a part stays the same when more of the part comes.
@@ -264,7 +283,7 @@ class StreamingVocoder(Vocoder, Protocol):
     It keeps no state between chunks, so any replica may compute any chunk.
     """
 
-    def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[np.ndarray | SpeechError]:
+    def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> Sequence[np.ndarray | ChunkAudio | SpeechError]:
         """Compute the samples that follow those given out already.
 
         Args:

@@ -171,10 +171,12 @@ class Follower:
                 async with AsyncExitStack() as place:
                     try:
                         await _enter(place, entry, plan, utterance)
-                        due_ns = time.time_ns() + int(plan.start(utterance) * 1e9)
+                        due_s = plan.start(utterance)
+                        due_ns = time.time_ns() + int(due_s * 1e9)
                     finally:
                         started.set()
-                    await self._pieces.run(utterance, voice, ctx.segment(number + 1, 0, due_ns), chunked, wish, put)
+                    segment, divided = ctx.segment(number + 1, 0, due_ns), plan.divided(number, due_s)
+                    await self._pieces.run(utterance, voice, segment, chunked, wish, put, divided)
             except Exception as error:
                 put(error)
 

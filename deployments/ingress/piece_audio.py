@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -123,6 +123,7 @@ class Pieces:
         chunked: bool,
         wish: Wish,
         put: Callable[[PieceAudio | Exception], None],
+        ends_of_parts: Callable[[float], Sequence[float]] | None = None,
     ) -> None:
         """Make a piece, and put its audio, whole or in chunks, or the error that it ended with.
 
@@ -133,9 +134,16 @@ class Pieces:
             chunked: take the engine's chunks as they are made.
             wish: the times asked for.
             put: takes the audio.
+            ends_of_parts: where somebody waits for it: how a mel is divided. Words' times need all of the sound.
         """
         pause_s = pause_after(utterance.text)
         try:
+            if not chunked and ends_of_parts is not None and not wish.words:
+                said = Said(utterance.text)
+                async with aclosing(self._graph.speech_in_parts(utterance, voice, segment, ends_of_parts)) as parts:
+                    async for part in parts:
+                        put(PieceAudio((await self.audio(part, segment))[0], part.value.complete, pause_s, said))
+                return
             if not chunked:
                 samples, said = await self.whole(utterance, voice, segment, wish)
                 put(PieceAudio(samples, True, pause_s, said))

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from statistics import fmean
 
+from deployments.ingress.part_plan import OVERHEAD_S, PART_FACTOR
 from speech.utterance import Utterance
 
 RECENT, RECENT_S = 20, 300.0  #: what is expected comes from so many pieces and streams, none older than that
@@ -38,6 +39,7 @@ class RunAhead:
         self._pieces: deque[tuple[float, float, float]] = deque(maxlen=RECENT)  # when, seconds, latency
         self._ratios: deque[tuple[float, float]] = deque(maxlen=RECENT)  # when, time taken over time expected
         self._needs: deque[tuple[float, float]] = deque(maxlen=RECENT)  # when, the hold that a stream of chunks needed
+        self._parts: deque[tuple[float, float]] = deque(maxlen=RECENT)  # when, time taken for a second of a part
         self._pace: dict[str, tuple[float, float]] = {}  # by dialect: characters and seconds, earlier ones for less
 
     def note_piece(self, utterance: Utterance, seconds: float, latency_s: float, urgent: bool = True) -> None:
@@ -64,6 +66,10 @@ class RunAhead:
     def note_chunks(self, need_s: float) -> None:
         """Learn from a stream of chunks: the hold that it needed, counted from its first chunk; negative: none."""
         self._needs.append((self.clock(), need_s))
+
+    def note_part(self, seconds: float, took_s: float) -> None:
+        """Learn from a further part of a piece: the seconds of its sound, and those from the part before it."""
+        self._parts.append((self.clock(), took_s / (seconds + OVERHEAD_S)))
 
     def seconds_of(self, utterance: Utterance) -> float:
         """Return the seconds of audio that a piece is expected to have."""
@@ -107,9 +113,14 @@ class RunAhead:
         """The hold that a stream of chunks needs."""
         return self._most(self._needs, 0.0)
 
-    def _most(self, values: deque[tuple[float, float]], unknown: float) -> float:
+    @property
+    def part_factor(self) -> float:
+        """The seconds that a second of a part and its overhead take, as `part_plan.py` has them."""
+        return self._most(self._parts, PART_FACTOR, share=0.5)  # the plan itself has a reserve
+
+    def _most(self, values: deque[tuple[float, float]], unknown: float, share: float = CORRECTED) -> float:
         recent = sorted(value for at, value in values if self._is_recent(at))
-        return recent[math.ceil(len(recent) * CORRECTED) - 1] if len(recent) >= LEAST else unknown
+        return recent[math.ceil(len(recent) * share) - 1] if len(recent) >= LEAST else unknown
 
     def _is_recent(self, at: float) -> bool:
         return self.clock() - at <= RECENT_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
@@ -32,6 +32,15 @@ class SpeechGraph(Protocol):
 
     async def speech(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[AudioReply]:
         """Say an utterance; returns its whole audio."""
+        ...
+
+    def speech_in_parts(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: Callable[[float], Sequence[float]]
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        """Say an utterance and yield its audio in parts, where its mel is divisible; else whole.
+
+        `ends` gives, for the seconds of a mel, where the parts end, but for the last one (`part_plan.py`).
+        """
         ...
 
     def speech_stream(

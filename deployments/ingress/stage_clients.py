@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -444,6 +444,24 @@ class VocoderClient(StageClient):
         """Vocode a whole mel."""
         return await self._run(ctx, self.remote, mel)
 
+    def vocode_parts(
+        self, mel: StageResult[MelReply], ends: Sequence[float], ctx: StageContext
+    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
+        """Yield the sound of a divisible mel in parts, or whole with the first one where the engine makes it so.
+
+        Args:
+            mel: the mel.
+            ends: where the parts end, in seconds of the sound, but for the last.
+            ctx: the request.
+        """
+
+        async def chunks() -> AsyncGenerator[StageResult[MelChunkReply], None]:
+            for end in ends:
+                yield _beginning(mel, end)
+            yield _beginning(mel, None)
+
+        return self.vocode_stream(chunks(), ctx)
+
     async def vocode_stream(
         self, chunks: AsyncGenerator[StageResult[MelChunkReply], None], ctx: StageContext
     ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
@@ -479,3 +497,14 @@ class VocoderClient(StageClient):
                             trace_error_messages.STREAM_BROKEN,
                         )
                     raise
+
+
+def _beginning(mel: StageResult[MelReply], end: float | None) -> StageResult[MelChunkReply]:
+    """Return the beginning of a mel, up to a second of its sound; None: all of it."""
+
+    async def again() -> StageResult[MelChunkReply]:
+        return _beginning(await mel.remake(), end)
+
+    seconds = mel.value.seconds if end is None else end
+    last = end is None
+    return StageResult(MelChunkReply(mel.value.arrays, seconds, 0, final=last, last=last, divided=True), again)

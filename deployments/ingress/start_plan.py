@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.ingress.continuity import Continuity
+from deployments.ingress.part_plan import SOON_S, ends_of_parts
 from deployments.ingress.run_ahead import LATE, SHORTEST_S, RunAhead
 from speech.utterance import Utterance
 
@@ -30,6 +32,7 @@ class StartedPiece:
     started: float  #: when, on the clock
     urgent: bool  #: it was needed when it was started, and nothing else was under way
     made_s: float = 0.0  #: of audio so far
+    part_at: float = 0.0  #: when its latest part was made, on the clock
     made: bool = False
     taken: bool = False  #: its listener has all of it
 
@@ -104,6 +107,17 @@ class StartPlan:
         self._started.append(StartedPiece(utterance, seconds, self.ahead.clock(), urgent=alone and due_s <= 0))
         return due_s
 
+    def divided(self, number: int, due_s: float) -> Callable[[float], Sequence[float]] | None:
+        """Return how a piece is divided whose first sound is waited for, or soon will be; None: it is not.
+
+        Args:
+            number: the piece's, from 0.
+            due_s: as `start` says it.
+        """
+        if self.chunked or (number > 0 and due_s > SOON_S):
+            return None
+        return lambda seconds: ends_of_parts(seconds, self.ahead.part_factor)
+
     def add(self, number: int, seconds: float, whole: bool) -> None:
         """Note that a part of a piece is made.
 
@@ -112,13 +126,17 @@ class StartPlan:
             seconds: of audio in the part.
             whole: it was the last one.
         """
-        one = self._started[number]
+        one, now = self._started[number], self.ahead.clock()
+        if seconds and one.made_s and not self.chunked:
+            self.ahead.note_part(seconds, now - one.part_at)
+        one.part_at = now
         one.made_s += seconds
         if whole:
             one.made, one.seconds = True, one.made_s
             if one.made_s:
-                took = self.ahead.clock() - one.started
-                self.ahead.note_piece(one.utterance, one.made_s, took, urgent=one.urgent and not self.chunked)
+                self.ahead.note_piece(
+                    one.utterance, one.made_s, now - one.started, urgent=one.urgent and not self.chunked
+                )
         self._changed.set()
 
     def taken(self, number: int) -> None:

@@ -94,7 +94,8 @@ class StreamPlan(StartPlan):
                 remaining = max(latency - elapsed, LATE * elapsed, after)
                 whole = elapsed + remaining
                 needs = whole * self.ahead.correction - elapsed - before
-                if need is None or needs > need:
+                divided = one is not None and one.made_s > 0  # its parts are in time for each other: part_plan.py
+                if not divided and (need is None or needs > need):
                     need, self._critical = needs, (number, now - elapsed, whole)
             before += seconds
         return need

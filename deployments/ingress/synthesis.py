@@ -143,19 +143,20 @@ class Synthesizer:
         async def start() -> None:
             for number, utterance in enumerate(utterances):
                 try:
-                    due_ns = ctx.due_ns
+                    due_ns, divided = ctx.due_ns, None
                     if plan is None:
                         await places.acquire()
                     else:
                         await plan.room(utterance)
                         due_in_s = plan.start(utterance)
+                        divided = plan.divided(number, due_in_s)
                         if number and plan.by_rule:
                             due_ns = time.time_ns() + int(due_in_s * 1e9)
                     segment = ctx.segment(number + 1, len(utterances), due_ns)
                 except Exception as error:  # whoever waits for this piece must not wait for ever
                     put(number, error)
                     return
-                run = self._pieces.run(utterance, voice, segment, chunked, wish, partial(put, number))
+                run = self._pieces.run(utterance, voice, segment, chunked, wish, partial(put, number), divided)
                 tasks.append(asyncio.create_task(run))
 
         def put(number: int, audio: PieceAudio | Exception) -> None:

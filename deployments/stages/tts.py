@@ -52,7 +52,7 @@ class TtsService(BatchedStage[tuple[Utterance, Voice], Mel | MelChunk | TextWant
             mel = await self.batched(span, item, call.order_ns)
             assert isinstance(mel, Mel), "chunks come from `stream` alone"
             _add_phases(span, mel.phases)
-            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings)
+            return MelReply(self.arrays.pack_all(mel.arrays), mel.seconds, mel.timings, mel.divisible)
 
         return await self.answer(call, work, self._open_span_of(call, utterance))
 

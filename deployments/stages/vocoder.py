@@ -7,8 +7,9 @@ again (FIND_WATERMARK).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from deployments.stages.base import AnySpan
 from deployments.stages.batched import BatchedStage, tag_batch
 from deployments.stages.compute_queue import Batched
 from deployments.wire import AudioChunkReply, AudioReply, MelChunkReply, MelReply, StageReply, StreamState
-from engines.contract import Mel, MelChunk, StreamingVocoder, TimedVocoder
+from engines.contract import ChunkAudio, Mel, MelChunk, StreamingVocoder, TimedVocoder
 from speech.errors import SpeechError
 from speech.pcm import to_pcm
 from tracing import CallContext, vocabulary
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
     from engines.watermark import Watermark
 
 Item = Mel | tuple[MelChunk, int]  #: a chunk goes with the number of samples of its part that were given out
-Sound = tuple[Array, float]  #: int16 (n,), and the seconds of the mel's sound that were cut off before it
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Holds what an item has become."""
+
+    samples: Array  #: float32 (n,) from the engine, then int16
+    cut_s: float = 0.0  #: of the mel's sound that was cut off before it
+    complete: bool = False  #: a chunk brought all of its part's sound, though it was not the final one
+    kept: Array | None = None  #: `ChunkAudio.kept`
 
 
 class VocoderService(BatchedStage[Item, Sound]):
@@ -65,16 +75,17 @@ class VocoderService(BatchedStage[Item, Sound]):
             waves.update(zip(mels, self._vocoded(list(mels.values())), strict=True))
         if chunks:
             streaming = cast(StreamingVocoder, self._vocoder)  # chunks come where the engine streams
-            waves.update(zip(chunks, _uncut(streaming.vocode_chunks(list(chunks.values()))), strict=True))
+            waves.update(zip(chunks, map(_sound, streaming.vocode_chunks(list(chunks.values()))), strict=True))
         return [
-            wave if isinstance(wave, SpeechError) else (to_pcm(self._marked(wave[0])), wave[1])
+            wave if isinstance(wave, SpeechError) else replace(wave, samples=to_pcm(self._marked(wave.samples)))
             for wave in (waves[index] for index in range(len(items)))
         ]
 
     def _vocoded(self, mels: list[Mel]) -> list[Sound | SpeechError]:
         if isinstance(self._vocoder, TimedVocoder):
-            return self._vocoder.vocode_timed(mels)
-        return _uncut(self._vocoder.vocode(mels))
+            timed = self._vocoder.vocode_timed(mels)
+            return [sound if isinstance(sound, SpeechError) else Sound(*sound) for sound in timed]
+        return [_sound(wave) for wave in self._vocoder.vocode(mels)]
 
     def _marked(self, wave: Array) -> Array:
         return wave if self._watermark is None else self._watermark.put(wave, self.engine.capabilities.sample_rate)
@@ -104,10 +115,10 @@ class VocoderService(BatchedStage[Item, Sound]):
 
         async def work(span: AnySpan) -> AudioReply:
             item = Mel(await self.arrays.unpack_all(mel.arrays), mel.seconds)
-            pcm, cut_s = await self.batched(span, item, call.order_ns)
-            seconds = self._seconds(pcm)
-            timings = mel.timings and mel.timings.cut(cut_s, seconds)
-            return AudioReply(self.arrays.pack(pcm), seconds, timings=timings)
+            sound = await self.batched(span, item, call.order_ns)
+            seconds = self._seconds(sound.samples)
+            timings = mel.timings and mel.timings.cut(sound.cut_s, seconds)
+            return AudioReply(self.arrays.pack(sound.samples), seconds, timings=timings)
 
         return await self.answer(call, work)
 
@@ -116,7 +127,7 @@ class VocoderService(BatchedStage[Item, Sound]):
     ) -> StageReply[AudioChunkReply]:
         """Vocode a chunk of tts-service's stream: the audio that follows what was given out, maybe none.
 
-        Only the last chunk's reply, or an error's, has the span: one for all calls of the stream.
+        Only the reply that completes the stream, or an error's, has the span: one for all calls of the stream.
 
         Args:
             call: the call's trace context and deadline.
@@ -132,27 +143,39 @@ class VocoderService(BatchedStage[Item, Sound]):
             queue_ms=state.queue_ms + call.waited_ms(),
         )
 
+        ends = chunk.last
+
         async def work(span: AnySpan) -> AudioChunkReply:
-            nonlocal state_now
-            mel = MelChunk(await self.arrays.unpack_all(chunk.arrays), chunk.seconds, chunk.part, chunk.final)
+            nonlocal state_now, ends
+            arrays = await self.arrays.unpack_all(chunk.arrays)
+            mel = MelChunk(arrays, chunk.seconds, chunk.part, chunk.final, kept=state.kept)
             outcome = await self.queue.submit((mel, state.given), call.order_ns)
             state_now = _with_outcome(state_now, outcome)
             _tag_stream(span, state_now, outcome)
             if isinstance(outcome.value, Exception):
                 raise outcome.value
-            pcm, _ = outcome.value
-            state_now = replace(state_now, reached=mel.reaches, given=0 if mel.final else state.given + len(pcm))
-            return AudioChunkReply(self.arrays.pack(pcm), self._seconds(pcm), state_now)
+            sound = outcome.value
+            whole = mel.final or sound.complete
+            ends = ends or (sound.complete and chunk.divided)
+            state_now = replace(
+                state_now,
+                reached=(mel.part, math.inf, True) if sound.complete else mel.reaches,
+                given=0 if whole else state.given + len(sound.samples),
+                kept=None if whole else sound.kept,
+            )
+            return AudioChunkReply(self.arrays.pack(sound.samples), self._seconds(sound.samples), state_now)
 
         reply = await self.answer(call, work, span)
-        return reply if chunk.last or reply.error is not None else replace(reply, spans=[])
+        return reply if ends or reply.error is not None else replace(reply, spans=[])
 
     def _seconds(self, pcm: Array) -> float:
         return len(pcm) / self.engine.capabilities.sample_rate
 
 
-def _uncut(waves: list[Array | SpeechError]) -> list[Sound | SpeechError]:
-    return [wave if isinstance(wave, SpeechError) else (wave, 0.0) for wave in waves]
+def _sound(made: Array | ChunkAudio | SpeechError) -> Sound | SpeechError:
+    if isinstance(made, SpeechError):
+        return made
+    return Sound(made.samples, 0.0, made.complete, made.kept) if isinstance(made, ChunkAudio) else Sound(made)
 
 
 def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> None:
@@ -171,7 +194,7 @@ def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> Non
 
 
 def _with_outcome(state: StreamState, outcome: Batched[Any]) -> StreamState:
-    has_audio = not isinstance(outcome.value, Exception) and len(outcome.value[0]) > 0
+    has_audio = not isinstance(outcome.value, Exception) and len(outcome.value.samples) > 0
     return replace(
         state,
         wait_ms=state.wait_ms + outcome.wait_ms,

@@ -28,12 +28,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.blocks import STYLE, AdaptiveNorm, with_deltas
-from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
+from engines.embedded.istftnet import SAMPLES_PER_COLUMN, SnakeBlock, VocoderNetwork
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 from engines.embedded.thread_team import Meet, ThreadTeam
 
 _TILES = 4096, 512  #: steps that a direct convolution computes at a time
+_SHORTEST_PART = 128  #: steps of a thread where no tile is filled up
+#: columns on either side of a part that are computed too. Its sound depends on 14, but on the outer four by less than
+#: 1e-5.
+HALO = 10
 _COLUMNS = 64  #: the layers between the blocks work on a multiple of this many columns; zeros fill the end
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One member on its way through the vocoder."""
+
+    features: Tensor  #: (1, 512, C)
+    source: Tensor  #: the excitation's spectrum (1, 22, 60 C + 1)
+    style: Tensor  #: (128,), or (128 + D,) with a fitted voice's deltas
+
+    @property
+    def columns(self) -> int:
+        return self.features.shape[-1]
 
 
 class CpuVocoder:
@@ -93,24 +110,84 @@ class CpuVocoder:
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
     def _one(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int) -> Tensor:
+        return self.part(self.sound(features, pitch, style, seed), slice(0, pitch.shape[1]))[None]
+
+    @torch.inference_mode()
+    def sound(self, features: Tensor, pitch: Tensor, style: Tensor, seed: int = 0) -> Sound:
+        """Prepare one member to be computed in parts, or whole: all that is cheap.
+
+        Args:
+            features: (1, 512, C).
+            pitch: (1, C) in Hz.
+            style: (128,), or (128 + D,) with a fitted voice's deltas.
+            seed: for the noise in the excitation.
+        """
         columns = pitch.shape[1]
         source = self._network.source_spectrum(pitch, torch.tensor([columns]), [seed])
+        return Sound(features, source, style)
+
+    def known(self, sound: Sound) -> list[Moments]:
+        """Measure what is computed of a whole sound in little time: the inputs of the blocks.
+
+        Returns:
+            Those of the first upsampled features (256,), and of the two that are made of the excitation, (256,) and
+            (128,). The latter two are the inputs of the 1st and the 25th norm.
+        """
+        columns = sound.columns
+        up = self._up(0, sound.features)[:, :, : 10 * columns]
+        aside = [self._aside(step, sound.source, columns * (10, 60)[step] + step) for step in range(2)]
+        return [moments_of(up[0].T), *(moments_of(one) for one in aside)]
+
+    @torch.inference_mode()
+    def part(
+        self,
+        sound: Sound,
+        columns: slice,
+        expected: Sequence[Moments] | None = None,
+        measured: list[Moments] | None = None,
+    ) -> Tensor:
+        """Compute the waveform (300 c,) of c columns of a sound.
+
+        Args:
+            sound: of `sound`.
+            columns: which ones; they have a start and a stop.
+            expected: the moments of the 48 norms' inputs over the whole sound. Without them the part must be all of it.
+            measured: takes the moments of the 48 norms' inputs.
+        """
+        # What lies beyond the window is taken for zeros. That reaches HALO columns into it, which are computed for
+        # nothing; at the true ends there are zeros.
+        window = slice(max(0, columns.start - HALO), min(sound.columns, columns.stop + HALO))
+        size = window.stop - window.start
+        source = sound.source[:, :, 60 * window.start : 60 * window.stop + 1]
         # Each layer's own padding would put the same zeros after the end.
         source = _filled_up(source, 60 * _COLUMNS)
-        x = features
-        for step, up in enumerate(self._ups):
-            steps = columns * (10, 60)[step]
-            x = up(_filled_up(F.leaky_relu(x, 0.1).to(self._dtype), _COLUMNS * (1, 10)[step]))[0, :, :steps].T
+        x = sound.features[:, :, window]
+        blocks = iter(range(0, 48, 6))
+
+        def through(block: CpuBlock, x: Tensor) -> Tensor:
+            first = next(blocks)
+            return block(x, sound.style, None if expected is None else expected[first : first + 6], measured)
+
+        for step in range(2):
+            x = self._up(step, x)[0, :, : size * (10, 60)[step]].T
             if step == 1:
-                x = torch.cat([x[1:2], x])  # reflection: an STFT of n hops has n + 1 columns
-            aside = self._network.noise_convs[step](source)[0, :, : len(x)].T.contiguous()
-            x = self._noise_res[step](aside, style).add_(x)
-            total, *others = [block(x, style) for block in self._resblocks[3 * step : 3 * step + 3]]
+                # An STFT of n hops has n + 1 columns: the first is a reflection, or lies in what is left out.
+                x = torch.cat([x[1:2], x])
+            x = through(self._noise_res[step], self._aside(step, source, len(x))).add_(x)
+            total, *others = [through(block, x) for block in self._resblocks[3 * step : 3 * step + 3]]
             for other in others:
                 total.add_(other)
             x = total.div_(3).T[None]
         last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01), 60 * _COLUMNS))
-        return self._network.inverse(last[:, :, : x.shape[-1]])
+        first = SAMPLES_PER_COLUMN * (columns.start - window.start)
+        waveform = self._network.inverse(last[:, :, : x.shape[-1]])[0]
+        return waveform[first : first + SAMPLES_PER_COLUMN * (columns.stop - columns.start)]
+
+    def _up(self, step: int, x: Tensor) -> Tensor:
+        return self._ups[step](_filled_up(F.leaky_relu(x, 0.1).to(self._dtype), _COLUMNS * (1, 10)[step]))
+
+    def _aside(self, step: int, source: Tensor, steps: int) -> Tensor:
+        return self._network.noise_convs[step](source)[0, :, :steps].T.contiguous()
 
 
 class CpuBlock:
@@ -126,12 +203,27 @@ class CpuBlock:
         made = halves(block, dtype)
         self._styles = [half.style for half in made]
         self._convolutions = [_fastest(half) for half in made]
+        spectral = all(isinstance(convolution, SpectralConvolution) for convolution in self._convolutions)
+        self._least = _SHORTEST_PART if spectral else _TILES[-1]
         self._team = team
         self._dtype = dtype
 
-    def __call__(self, x: Tensor, style: Tensor) -> Tensor:
-        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `StyleLayer` takes it."""
-        parts = _parts(len(x), self._team.size)
+    def __call__(
+        self,
+        x: Tensor,
+        style: Tensor,
+        expected: Sequence[Moments] | None = None,
+        measured: list[Moments] | None = None,
+    ) -> Tensor:
+        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `StyleLayer` takes it.
+
+        Args:
+            x: the input, all of it or a part.
+            style: as `StyleLayer` takes it.
+            expected: the moments of the six norms' inputs, where x is a part and they are those of the whole.
+            measured: takes the moments of the six norms' inputs.
+        """
+        parts = _parts(len(x), self._team.size, self._least)
         styled = [layer(style) for layer in self._styles]
         moments: list[list[Moments | None]] = [[None] * len(parts) for _ in styled]
         x = x.clone()
@@ -143,9 +235,11 @@ class CpuBlock:
             part = parts[number]
             for index, (convolution, (scale, shift)) in enumerate(zip(self._convolutions, styled, strict=True)):
                 source = x if index % 2 == 0 else between
-                moments[index][number] = _moments(source[part])
+                if expected is None:
+                    moments[index][number] = moments_of(source[part])
                 meet()
-                scale, shift = _normed(scale, shift, cast(list[Moments], moments[index]))
+                whole = _together(cast(list[Moments], moments[index])) if expected is None else expected[index]
+                scale, shift = _normed(scale, shift, whole)
                 start = part.start
                 for size in convolution.tiles(part.stop - part.start):
                     end = min(start + size, part.stop)
@@ -159,6 +253,8 @@ class CpuBlock:
                     start = end
 
         self._team.run(len(parts), work)
+        if measured is not None:
+            measured += [_together(cast(list[Moments], of_parts)) for of_parts in moments]
         return x
 
 
@@ -231,19 +327,24 @@ def _fastest(half: Half) -> DirectConvolution | SpectralConvolution:
 Moments = tuple[int, Tensor, Tensor]  #: how many steps, their mean (C,) and variance (C,), both float32
 
 
-def _moments(x: Tensor) -> Moments:
+def moments_of(x: Tensor) -> Moments:
     """Measure a part of an input (P, C) of any float type."""
     mean, variance = torch.batch_norm_update_stats(image(x), None, None, 0.0)
     return len(x), mean.float(), variance.float()
 
 
-def _normed(scale: Tensor, shift: Tensor, moments: Sequence[Moments]) -> tuple[Tensor, Tensor]:
-    """Take the norm of an input, given in parts, into a style's scale and shift (C,)."""
+def _together(moments: Sequence[Moments]) -> Moments:
+    """Put the moments of parts together to those of the whole."""
     counts = torch.tensor([float(steps) for steps, _, _ in moments])
     means, variances = (torch.stack(rows) for rows in list(zip(*moments, strict=True))[1:])
     shares = counts / counts.sum()
     mean = shares @ means
-    variance = shares @ (variances + (means - mean).square())
+    return int(counts.sum()), mean, shares @ (variances + (means - mean).square())
+
+
+def _normed(scale: Tensor, shift: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Take the norm of an input into a style's scale and shift (C,)."""
+    _, mean, variance = moments
     scale = scale * torch.rsqrt(variance + 1e-5)
     return scale, shift - mean * scale
 
@@ -278,11 +379,10 @@ def image(x: Tensor) -> Tensor:
     return x.T[None, :, None]
 
 
-def _parts(steps: int, most: int) -> list[slice]:
-    """Cut `steps` steps into at most `most` parts of nearly the same size, each of whole tiles but for the last."""
-    small = _TILES[-1]
-    count = min(most, max(1, steps // small))
-    cuts = [round(steps * number / count / small) * small for number in range(count)] + [steps]
+def _parts(steps: int, most: int, least: int) -> list[slice]:
+    """Cut steps into at most `most` parts of nearly the same size, each a multiple of `least` but for the last."""
+    count = min(most, max(1, steps // least))
+    cuts = [round(steps * number / count / least) * least for number in range(count)] + [steps]
     return [slice(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
 
 

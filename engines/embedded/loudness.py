@@ -10,7 +10,7 @@ import numpy as np
 #: EBU R 128. Voices came out at -18.5 to -28 dB; from here a voice can be told to speak 6 dB louder without a limiter.
 TARGET_LUFS = -23.0
 CEILING_DBTP = -1.0  #: EBU R 128's largest true peak
-_SILENT_LUFS = -60.0
+SILENT_LUFS = -60.0  #: nothing up to here has speech in it
 _BLOCK_SECONDS = 0.4  #: BS.1770's; nothing shorter has a loudness
 
 
@@ -54,7 +54,7 @@ def measure(waveform: np.ndarray, sample_rate: int) -> Loudness:
 def levelled(waveform: np.ndarray, sample_rate: int, gain: float = 1.0) -> np.ndarray:
     """Scale mono float32 (n,) to the target loudness times `gain`, or to the largest true peak that is allowed."""
     found = measure(waveform, sample_rate)
-    if found.lufs <= _SILENT_LUFS:
+    if found.lufs <= SILENT_LUFS:
         return waveform
     factor = gain * 10 ** ((TARGET_LUFS - found.lufs) / 20)
     return waveform * np.float32(min(factor, 10 ** (CEILING_DBTP / 20) / found.peak))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -12,11 +13,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from engines.contract import Arrays, Mel, Phase, Utterance, Voice
+from engines.contract import Arrays, ChunkAudio, Mel, MelChunk, Phase, Utterance, Voice
 from engines.embedded import acoustic, deltas, style, text, vocoder
-from engines.embedded.blocks import STYLE
-from engines.embedded.finish import finish
+from engines.embedded.blocks import STYLE, with_deltas
+from engines.embedded.finish import finish, finish_part, speech_in
+from engines.embedded.istftnet_cpu import CpuVocoder, Moments, Sound
+from engines.embedded.loudness import SILENT_LUFS, measure
 from engines.embedded.mapper import StyleMapper
+from engines.embedded.moments import Expected, MomentPredictor, VoiceMemory
 from engines.embedded.style import Delivery
 from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS
@@ -39,6 +43,7 @@ _PAUSE_FRAMES = (8, 3, 1)
 #: agree best at 55 ms, vowels and the power from 0.2 to 1.5 kHz at 50 ms (20 sentences; at each of five speeds 45 to
 #: 65 ms). `bench.words` measures what is left.
 _HEARD_BEFORE = 2
+_MARGIN_COLUMNS = 7  #: of 12.5 ms; what `finish` leaves of the silence
 _SENTENCE_ENDS, _CLAUSE_ENDS = ".!?…", ",;:—"
 
 
@@ -51,6 +56,7 @@ class _Plan:
     parts: list[list[int]]  #: their ids
     style: np.ndarray  #: (256,)
     voice: Arrays
+    language: str
     speed: float
     log_pitch: float
     gain: float
@@ -62,8 +68,9 @@ class EmbeddedAcousticModel:
     """An `engines.contract.AcousticModel`.
 
     A Mel's arrays: `features` float32 (512, 2n) and `f0` float32 (2n,) in Hz for n frames of 25 ms, `style` float32
-    (128,), the acoustic half, `gain` float32 (1,) and `seed` int64 (1,). 164 kB for each second of speech. That of a
-    fitted voice also holds the vocoder's deltas (deltas.py), 37 kB.
+    (128,), the acoustic half, `gain` float32 (1,), `seed` int64 (1,), `spoken` int64 (2,), the columns between the
+    silent edges, and `speaker` uint8 (16,), the same in all mels of a voice in a language. 164 kB for each second of
+    speech. That of a fitted voice also holds the vocoder's deltas (deltas.py), 37 kB.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
@@ -105,6 +112,7 @@ class EmbeddedAcousticModel:
             # The whole text gets the same style; a style depends a little on the text's length.
             style=self._mapper.style(voice.arrays, max(len(part) for part in parts), language),
             voice=voice.arrays,
+            language=language,
             speed=utterance.speed * delivery.speed,
             log_pitch=float(voice.arrays["log_f0"][0]) + delivery.pitch_semitones * math.log(2) / 12,
             gain=10 ** (delivery.energy_db / 20),
@@ -128,23 +136,26 @@ class EmbeddedAcousticModel:
         )
         pieces = iter(self._pieces(output, [part for part, _ in rows]))
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
-        timed = [_timings(plan, times) for plan, (_, _, times) in zip(plans, joined, strict=True)]
+        timed = [_timings(plan, whole.phonemes) for plan, whole in zip(plans, joined, strict=True)]
         phase = Phase(ACOUSTIC_MODEL, start, time.time_ns())
         return [
             Mel(
                 arrays={
-                    "features": features,
-                    "f0": f0,
+                    "features": whole.features,
+                    "f0": whole.f0,
+                    "spoken": np.array(whole.spoken, np.int64),
                     "style": plan.style[:STYLE].astype(np.float32),
                     "gain": np.array([plan.gain], np.float32),
                     "seed": np.array([plan.seed], np.int64),
+                    "speaker": _speaker(plan.voice, plan.language),
                     **{name: plan.voice[name] for name in (deltas.OF_VOCODER,) if name in plan.voice},
                 },
-                seconds=len(f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
+                seconds=len(whole.f0) * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE,
                 phases=(plan.phase, phase),
                 timings=timings,
+                divisible=self._device.startswith("cpu"),
             )
-            for plan, (features, f0, _), timings in zip(plans, joined, timed, strict=True)
+            for plan, whole, timings in zip(plans, joined, timed, strict=True)
         ]
 
     def _pieces(self, output: acoustic.AcousticOutput, parts: list[list[int]]) -> list[_Piece]:
@@ -186,13 +197,18 @@ class EmbeddedAcousticModel:
 
 
 class EmbeddedVocoder:
-    """An `engines.contract.Vocoder`, 24 kHz. On a GPU a batch is computed at once, on a CPU one by one."""
+    """An `engines.contract.StreamingVocoder`, 24 kHz. On a GPU a batch is computed at once, on a CPU one by one.
+
+    The parts of a divisible mel are computed with the moments that are expected of the whole (moments.py). What is
+    expected of a voice is learned from its first sounds, so the first one is made whole.
+    """
 
     def __init__(self, device: str = "cpu", threads: int = 1, bf16: bool | Literal["auto"] = "auto") -> None:
         torch.set_num_threads(threads)
         self._device = device
         self._at_once = not device.startswith("cpu")
         self._network = vocoder.load(device, bf16, threads)
+        self._predictor, self._memory = MomentPredictor.load(), VoiceMemory()
         self._warm_up()
 
     def vocode(self, mels: Sequence[Mel]) -> list[np.ndarray | SpeechError]:
@@ -209,12 +225,63 @@ class EmbeddedVocoder:
             logger.exception("a batch of %d could not be vocoded; trying its members one by one", len(mels))
             return [_guarded(self._one, mel) for mel in mels]
 
+    def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[ChunkAudio | SpeechError]:
+        """Compute the sound of divisible mels as far as the chunks' `seconds` of it, behind what was given out.
+
+        It begins 80 ms before the speech. What is left of a mel is computed whole where its voice was not heard before,
+        and on a GPU. `kept` is what is expected of the whole sound, float16 (18433,).
+        """
+        return [_guarded(self._part, chunk, given) for chunk, given in chunks]
+
+    @torch.inference_mode()
+    def _part(self, chunk: MelChunk, given: int) -> ChunkAudio:
+        arrays, network = chunk.arrays, self._network
+        speaker = arrays["speaker"].tobytes()
+        if not isinstance(network, CpuVocoder) or (chunk.kept is None and not self._memory.knows(speaker)):
+            return ChunkAudio(self._one(Mel(arrays, chunk.seconds))[0][given:], complete=True)
+        sound, kept = _sound(network, arrays), chunk.kept
+        if kept is None:
+            kept = self._memory.corrected(speaker, self._expect(network, sound)).row.astype(np.float16)
+        first, last = _edges(arrays["spoken"], sound.columns)
+        start = first + given // vocoder.SAMPLES_PER_COLUMN
+        end = last
+        if not chunk.final:
+            end = min(last, first + round(chunk.seconds * vocoder.SAMPLE_RATE) // vocoder.SAMPLES_PER_COLUMN)
+        if start >= end:
+            return ChunkAudio(np.zeros(0, np.float32), kept=kept)
+        expected = Expected.of(kept, sound.columns)
+        waveform = network.part(sound, slice(start, end), expected.moments).numpy()
+        gain = float(arrays["gain"][0])
+        return ChunkAudio(
+            finish_part(waveform, vocoder.SAMPLE_RATE, expected.lufs, gain, first=not given, last=chunk.final),
+            kept=kept,
+        )
+
+    def _expect(self, network: CpuVocoder, sound: Sound) -> Expected:
+        return self._predictor.expect(network.known(sound), sound.style[:STYLE], sound.columns)
+
     def probe(self) -> np.ndarray:
         """Return 50 ms of sound (n,) with its edges uncut, because the place of a cut may depend on rounding."""
         return self._waveforms([_noise(4)])[0]
 
     def _one(self, mel: Mel) -> tuple[np.ndarray, float]:
+        if isinstance(self._network, CpuVocoder) and "speaker" in mel.arrays:
+            speaker = mel.arrays["speaker"].tobytes()
+            if self._memory.wants(speaker):
+                return self._learning(self._network, mel, speaker)
         return self._batch([mel])[0]
+
+    @torch.inference_mode()
+    def _learning(self, network: CpuVocoder, mel: Mel, speaker: bytes) -> tuple[np.ndarray, float]:
+        """Compute a sound, and remember by how much what is expected of it is off."""
+        sound = _sound(network, mel.arrays)
+        moments: list[Moments] = []
+        waveform = network.part(sound, slice(0, sound.columns), measured=moments).numpy()
+        finished, trimmed = finish(waveform, vocoder.SAMPLE_RATE, mel.arrays["gain"][0])
+        lufs = measure(waveform[speech_in(waveform, vocoder.SAMPLE_RATE)], vocoder.SAMPLE_RATE).lufs
+        if lufs > SILENT_LUFS:
+            self._memory.learn(speaker, self._expect(network, sound), Expected(moments, lufs))
+        return finished, trimmed / vocoder.SAMPLE_RATE
 
     def _batch(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float]]:
         sounds = []
@@ -241,6 +308,27 @@ class EmbeddedVocoder:
             self._batch([_noise(columns)])
 
 
+def _speaker(voice: Arrays, language: str) -> np.ndarray:
+    """Return a hash of what tells voices apart, uint8 (16,)."""
+    digest = hashlib.blake2b(language.encode(), digest_size=16)
+    for name in sorted(voice):
+        digest.update(np.ascontiguousarray(voice[name]).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _sound(network: CpuVocoder, arrays: Arrays) -> Sound:
+    features, pitch = (torch.tensor(arrays[name])[None] for name in ("features", "f0"))
+    rows = deltas.stacked([arrays.get(deltas.OF_VOCODER)], "cpu")
+    style = with_deltas(torch.tensor(arrays["style"])[None], rows)[0]
+    return network.sound(features, pitch, style, int(arrays["seed"][0]))
+
+
+def _edges(spoken: np.ndarray, columns: int) -> tuple[int, int]:
+    """Return the columns of a sound with as much of its silent edges as is heard, and a little more at the end."""
+    first, last = spoken.tolist()
+    return max(0, first - 2 * _HEARD_BEFORE - _MARGIN_COLUMNS), min(columns, last + 2 * _MARGIN_COLUMNS)
+
+
 def _noise(columns: int) -> Mel:
     """Make random features, the same every time."""
     features = np.random.default_rng(0).standard_normal((512, columns), np.float32)
@@ -265,12 +353,16 @@ class _Piece:
     spoken: np.ndarray  #: (p, 2) first frame of each phoneme, and the one behind its last
 
 
-def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Join features and pitch of the whole text, with a short pause between its parts.
+@dataclass(frozen=True)
+class _Whole:
+    features: np.ndarray  #: (512, c)
+    f0: np.ndarray  #: (c,)
+    phonemes: list[np.ndarray]  #: for each piece the frames of its phonemes in the whole, (p, 2)
+    spoken: tuple[int, int]  #: the columns between the silent edges
 
-    Returns:
-        Features, pitch, and for each piece the frames of its phonemes in the whole, (p, 2).
-    """
+
+def _join(pieces: list[_Piece]) -> _Whole:
+    """Join features and pitch of the whole text, with a short pause between its parts."""
     features, f0, spoken = [], [], []
     columns = 0
     for i, piece in enumerate(pieces):
@@ -282,7 +374,8 @@ def _join(pieces: list[_Piece]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray
         f0.append(piece.f0[first:last])
         spoken.append(piece.spoken + (columns - first) // 2)
         columns += last - first
-    return np.concatenate(features, axis=1), np.concatenate(f0), spoken
+    edges = 2 * pieces[0].silences[0], columns - 2 * pieces[-1].silences[1]
+    return _Whole(np.concatenate(features, axis=1), np.concatenate(f0), spoken, edges)
 
 
 def _timings(plan: _Plan, spoken: list[np.ndarray]) -> Timings:

@@ -70,6 +70,11 @@ class Pipeline:
         wave = np.sin(np.arange(int(self.seconds * RATE)) / 20) * 9000
         return StageResult(AudioReply(wave.astype(np.int16), self.seconds), None)  # type: ignore[arg-type]
 
+    async def speech_in_parts(
+        self, utterance: Any, voice: Any, ctx: Any, ends: Any
+    ) -> AsyncGenerator[StageResult[AudioReply], None]:
+        yield await self.speech(utterance, voice, ctx)
+
     async def speech_stream_live(
         self, text: IncomingText, utterance: Any, voice: Any, ctx: Any, enter: Any, paced: bool
     ) -> AsyncGenerator[StageResult[AudioReply], None]:

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -53,6 +54,34 @@ def test_the_same_seed_is_the_same_audio_alone_and_in_a_batch(voice):
     # bfloat16, where the CPU has them, round a difference in the last bit up to about 1e-2 of full scale.
     assert len(same) == len(alone) and np.abs(same - alone).max() < 2e-2
     assert np.corrcoef(same, alone)[0, 1] > 0.999
+
+
+def test_a_streams_first_piece_is_made_part_by_part_and_says_the_same(voice, spoken):
+    from bench.measuring.asr import transcribe, word_error_rate
+
+    with httpx.stream(
+        "POST",
+        f"{voice.url}/api/generate",
+        data={"text": SENTENCE, "dialect": "en-US", "stream_format": "audio", "response_format": "pcm"},
+        files={"prompt_audio": ("clip.flac", REFERENCE.read_bytes())},
+        timeout=60,
+        trust_env=False,
+    ) as answer:
+        assert answer.status_code == 200
+        streamed = np.frombuffer(b"".join(answer.iter_bytes()), "<i2").astype(np.float32) / 32768
+        trace_id = answer.headers["x-trace-id"]
+    assert abs(len(streamed) - len(spoken)) < 0.15 * 24_000
+    heard = transcribe(streamed, 24_000)
+    assert word_error_rate(SENTENCE, heard) <= 0.15, heard
+    spans = {span["name"]: span for span in voice.trace(trace_id, spans=5)}
+    vocoding = spans["vocode_wav"]
+    assert int(vocoding["tags"]["stream.chunks"]) >= 2
+    [first] = [note["timestamp"] for note in vocoding["annotations"] if note["value"] == "first chunk"]
+    end = vocoding["timestamp"] + vocoding["duration"]
+    assert first - vocoding["timestamp"] < 0.6 * (end - vocoding["timestamp"]), "half a second of six"
+    root = spans["post /api/generate"]
+    [sounded] = [note["timestamp"] for note in root["annotations"] if note["value"] == "first chunk"]
+    assert sounded < end, "it was sent while the rest was made"
 
 
 @pytest.mark.parametrize(

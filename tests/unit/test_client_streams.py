@@ -1,7 +1,9 @@
 """A stream's two stages as the ingress drives them, with stages of the test's own: what a death and an end mean."""
 
 import asyncio
+import math
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from ray.exceptions import ActorUnavailableError
 from deployments.ingress.context import RequestContext
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.stage_clients import StageResult, TtsClient, VocoderClient
-from deployments.wire import AudioChunkReply, MelChunkReply, StageReply, StreamState, VoiceReply
+from deployments.wire import AudioChunkReply, MelChunkReply, MelReply, StageReply, StreamState, VoiceReply
 from engines.contract import Utterance
 from speech.errors import InternalError, StageUnavailable
 from tracing import Tracer
@@ -203,5 +205,39 @@ def test_making_one_chunk_again_ends_with_it_and_is_not_put_down_to_the_client()
         assert streams[1].cancelled
         [span] = run.stage_spans
         assert (span.tags["error.type"], span.tags["error"]) == ("cancelled", "the stream ended before its last chunk")
+
+    asyncio.run(main())
+
+
+def test_a_divisible_mel_is_vocoded_from_its_beginning_each_time_and_made_again_if_it_is_lost():
+    async def main():
+        asked: list = []
+        mel = StageResult(MelReply({"features": "lost"}, 3.0, divisible=True), None)
+        made_again = StageResult(MelReply({"features": "there"}, 3.0, divisible=True), None)
+
+        async def remake():
+            return made_again
+
+        mel = replace(mel, remake=remake)
+        first, last = (audio(StreamState(reached=(0, end, end == 3.0), chunks=1)) for end in (0.5, 3.0))
+        client = vocoder(StageReply([], input_lost=True, error=StageUnavailable("gone")), first, last, asked=asked)
+        parts = [part.value async for part in client.vocode_parts(mel, [0.5], new_run())]
+        assert parts == [first.value, last.value] and [part.complete for part in parts] == [False, True]
+        assert [seconds for seconds, _ in asked] == [0.5, 0.5, 3.0]
+
+    asyncio.run(main())
+
+
+def test_where_the_first_part_was_the_whole_sound_no_other_is_asked_for():
+    async def main():
+        asked: list = []
+        mel = StageResult(MelReply({}, 3.0, divisible=True), None)
+        whole = audio(StreamState(reached=(0, math.inf, True), chunks=1))
+        run = new_run()
+        spans = Tracer("vocoder-service").server("VOCODE_WAV", parent=None).end()
+        client = vocoder(replace(whole, spans=spans), asked=asked)
+        parts = [part.value async for part in client.vocode_parts(mel, [0.5, 1.5], run)]
+        assert parts == [whole.value] and parts[0].complete and [seconds for seconds, _ in asked] == [0.5]
+        assert run.stage_spans == spans, "the stage's own, and none of a broken stream"
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from deployments.ingress.part_plan import OVERHEAD_S, PART_FACTOR
 from deployments.ingress.run_ahead import PER_CHARACTER_S, RECENT_S, RunAhead
 from speech.utterance import Utterance
 
@@ -69,3 +70,14 @@ def test_the_correction_would_have_kept_nine_of_ten_streams():
     for _ in range(20):
         ahead.note_critical(0.5)
     assert ahead.correction == 1, "sooner than expected is no reason to trust in it"
+
+
+def test_parts_are_as_slow_as_half_of_the_recent_ones():
+    clock = Clock()
+    ahead = RunAhead(clock)
+    assert ahead.part_factor == PART_FACTOR, "nothing is known"
+    for took in (0.1, 0.2, 0.3, 0.2, 0.9):
+        ahead.note_part(1.0 - OVERHEAD_S, took)
+    assert ahead.part_factor == pytest.approx(0.2)
+    clock.now += RECENT_S + 1
+    assert ahead.part_factor == PART_FACTOR

@@ -11,9 +11,9 @@ from deployments.settings import StageConfig
 from deployments.stages import base
 from deployments.stages.tts import TtsService
 from deployments.stages.vocoder import VocoderService
-from deployments.wire import StreamState
+from deployments.wire import MelChunkReply, StreamState
 from engines import contract
-from engines.contract import Capabilities, Mel, MelChunk, Phase
+from engines.contract import Capabilities, ChunkAudio, Mel, MelChunk, Phase
 from speech.errors import InternalError
 from speech.utterance import Utterance
 from tracing import CallContext
@@ -148,3 +148,45 @@ def test_each_chunk_gives_the_audio_that_follows_and_the_last_call_makes_one_spa
     assert [len(reply.spans) for reply in replies] == [0, 0, 1]
     [span] = replies[-1].spans
     assert span.start_ns == replies[0].value.state.started_ns and span.tags["stream.chunks"] == 3
+
+
+class Divider(Vocoder):
+    """Tells with each chunk what the next one has to know; or makes a sound whole at its first chunk."""
+
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
+        self.told: list = []
+
+    def vocode_chunks(self, chunks):
+        ((chunk, given),) = chunks
+        self.told.append(None if chunk.kept is None else chunk.kept.tolist())
+        samples = np.zeros(RATE if self.whole else round(chunk.seconds * RATE) - given, np.float32)
+        return [ChunkAudio(samples, complete=self.whole, kept=np.array([given]))]
+
+
+async def divided_replies(vocoder: VocoderService) -> list:
+    state, replies = StreamState(), []
+    for end in (0.5, 0.75, 1.0):
+        chunk = MelChunkReply({}, end, 0, final=end == 1.0, last=end == 1.0, divided=True)
+        replies.append(await vocoder.vocode_chunk(new_call(), chunk, state))
+        state = replies[-1].value.state
+        if replies[-1].value.complete:
+            break
+    return replies
+
+
+def test_what_the_engine_keeps_of_a_sound_comes_back_with_its_next_part(engine):
+    divider = Divider(whole=False)
+    engine.load_vocoder = lambda device, threads: divider
+    replies = asyncio.run(divided_replies(VocoderService(StageConfig(engine="fake"))))
+    assert divider.told == [None, [0], [12_000]]
+    assert [len(reply.value.pcm) for reply in replies] == [12_000, 6_000, 6_000]
+    assert [len(reply.spans) for reply in replies] == [0, 0, 1] and replies[-1].value.state.kept is None
+
+
+def test_a_sound_that_comes_whole_with_its_first_part_ends_its_span_there(engine):
+    engine.load_vocoder = lambda device, threads: Divider(whole=True)
+    (reply,) = asyncio.run(divided_replies(VocoderService(StageConfig(engine="fake"))))
+    assert len(reply.value.pcm) == RATE and reply.value.complete
+    state, [span] = reply.value.state, reply.spans
+    assert state.reached > (0, 1.0, True) and (state.given, state.kept) == (0, None) and span.tags["stream.chunks"] == 1

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from deployments.ingress.continuity import Continuity
+from deployments.ingress.part_plan import PART_FACTOR, SOON_S, ends_of_parts
 from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.start_plan import StartPlan
 from speech.utterance import Utterance
@@ -145,3 +146,33 @@ def test_the_wait_ends_when_the_one_before_is_made():
         return loop.time() - began
 
     assert asyncio.run(scenario()) >= 0.05
+
+
+def test_a_piece_is_divided_that_is_waited_for_or_soon_will_be():
+    plan = plan_of(Clock())
+    assert plan.divided(0, 5.0)(6.0) == ends_of_parts(6.0), "the first is always waited for"
+    assert plan.divided(1, -1.0) is not None and plan.divided(1, SOON_S) is not None
+    assert plan.divided(1, SOON_S + 0.1) is None
+    assert plan_of(Clock(), chunked=True).divided(0, 0.0) is None, "its engine has chunks of its own"
+
+
+def test_parts_that_come_slowly_make_the_next_pieces_whole():
+    clock = Clock()
+    plan = plan_of(clock)
+    plan.start(say(6))
+    plan.add(0, 0.5, False)
+    for _ in range(3):
+        clock.now += 1.0
+        plan.add(0, 0.5, False)
+    assert plan.ahead.part_factor == pytest.approx(1.0)
+    assert plan.divided(0, 0.0)(6.0) == []
+
+
+def test_chunks_teach_nothing_of_parts():
+    clock = Clock()
+    plan = plan_of(clock, chunked=True)
+    plan.start(say(6))
+    for _ in range(5):
+        clock.now += 1.0
+        plan.add(0, 0.6, False)
+    assert plan.ahead.part_factor == PART_FACTOR

@@ -9,11 +9,12 @@ import pytest
 
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
+from deployments.ingress.part_plan import ends_of_parts
 from deployments.ingress.stage_clients import StageResult
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import Clip
-from deployments.wire import AudioReply
+from deployments.wire import AudioChunkReply, AudioReply, StreamState
 from engines.contract import Capabilities, Utterance
 from speech import requests
 from speech.errors import InternalError
@@ -56,6 +57,9 @@ class Pipeline:
         if utterance.text == self.wrong:
             raise InternalError("it went wrong")
         return StageResult(AudioReply(sound(number), 0.5), None)
+
+    async def speech_in_parts(self, utterance: Utterance, voice, run, ends):
+        yield await self.speech(utterance, voice, run)
 
     async def speech_stream(self, utterance: Utterance, voice, run):
         self.said.append(utterance.text)
@@ -234,6 +238,54 @@ async def until(condition) -> None:
             return
         await asyncio.sleep(0.002)
     raise AssertionError("it never happened")
+
+
+class Divided(Pipeline):
+    """Makes pieces in parts of half a second, as it is told to; `divided` has what each piece's parts were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.divided: list[list[float]] = []
+
+    async def speech_in_parts(self, utterance: Utterance, voice, run, ends):
+        made = await self.speech(utterance, voice, run)
+        cuts = [0.0, *ends(3.0), 3.0]
+        self.divided.append(cuts)
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            state = StreamState(reached=(0, end, end == cuts[-1]))
+            samples = np.full(int((end - start) * RATE), made.value.pcm[0], np.int16)
+            yield StageResult(AudioChunkReply(samples, end - start, state), None)
+            await asyncio.sleep(0.01)
+
+
+def test_a_piece_that_is_waited_for_comes_in_parts_and_is_heard_at_the_first():
+    pipeline, run = Divided(), new_run()
+
+    async def read() -> list[np.ndarray]:
+        parts = []
+        async for part in speaking(pipeline).stream(ask(), source, run):
+            with run.continuity.sending(len(part.samples) / RATE):
+                parts.append(part.samples)
+        return parts
+
+    parts = asyncio.run(read())
+    assert pipeline.divided == [[0.0, *ends_of_parts(3.0), 3.0]], "the others have time"
+    assert len(pipeline.said) == 3 and 0.4 < len(parts[0]) / RATE <= 0.5
+    assert levels(np.concatenate(parts)) == [1000, 2000, 3000]
+    assert len(np.concatenate(parts)) / RATE == pytest.approx(3 + 2 * 0.5 + 2 * SENTENCE_PAUSE_S, abs=0.1)
+    assert "stream.hold_ms" not in run.finish(200)[0].tags
+
+
+def test_a_whole_answer_and_words_times_need_all_of_a_sound():
+    pipeline = Divided()
+    asyncio.run(speaking(pipeline).synthesize(ask(), source, new_run()))
+
+    async def words() -> None:
+        async for _ in speaking(pipeline).stream(ask(timestamps="word", stream_format="sse"), source, new_run()):
+            pass
+
+    asyncio.run(words())
+    assert pipeline.divided == []
 
 
 class Telling(Pipeline):

@@ -1,0 +1,164 @@
+"""Measure what it costs in sound to make a piece part by part: `python -m bench.parts`.
+
+The vocoder makes the parts with expected moments of the whole (`engines/embedded/moments.py`). Real speakers, whom the
+map was not fitted to, each say sentences, and clauses of two to seven words. One sentence before them is made whole, as
+a voice's first one always is. Each other piece is made twice from the same mel: whole, and in the parts that a listener
+would get. Compared are DNSMOS, Whisper's errors, loudness, and the seconds of CPU time until the first sound.
+
+The results are in bench/results/parts.json, with `--fitted` in parts_fitted.json: there each voice is fitted before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+from bench import results
+from bench.measuring import texts
+from bench.measuring.asr import transcribe, word_errors, words
+from bench.measuring.quality import dnsmos
+from bench.measuring.references import chosen
+from deployments.ingress.part_plan import ends_of_parts
+from engines.contract import ChunkAudio, Mel, MelChunk, Reference, StreamingVocoder, Voice, create
+from engines.embedded.fitting import VoiceFitter
+from engines.embedded.loudness import TARGET_LUFS, measure
+from speech.utterance import Utterance
+
+FIRST = "A voice is heard for the first time with this sentence."
+
+
+def pieces(count: int, seed: int) -> list[str]:
+    """Return sentences, and as many clauses."""
+    chance = random.Random(seed)
+    sentences = [texts.sentence(chance) for _ in range(count)]
+    clauses = [" ".join(texts.sentence(chance).rstrip(".").split()[: chance.randint(2, 7)]) + "," for _ in range(count)]
+    return [text for pair in zip(sentences, clauses, strict=True) for text in pair]
+
+
+def in_parts(vocoder: StreamingVocoder, mel: Mel) -> tuple[np.ndarray, float, int]:
+    """Return the sound of a mel made in parts, the CPU seconds to the first one, and how many there are."""
+    ends = ends_of_parts(mel.seconds)
+    made: list[np.ndarray] = []
+    first_s, given, kept, began = 0.0, 0, None, time.process_time()
+    for end in [*ends, None]:
+        chunk = MelChunk(mel.arrays, mel.seconds if end is None else end, 0, final=end is None, kept=kept)
+        [part] = vocoder.vocode_chunks([(chunk, given)])
+        assert isinstance(part, ChunkAudio) and not part.complete, part
+        kept = part.kept
+        made.append(part.samples)
+        given += len(part.samples)
+        first_s = first_s or time.process_time() - began
+    return np.concatenate(made), first_s, len(made)
+
+
+def fitted(fitter: VoiceFitter, voice: Voice, reference: Reference) -> Voice:
+    """Fit a voice; returns the fitted one also where the check would keep the steered one."""
+    begun = fitter.begin(voice, None, lambda: reference)
+    while begun.outcome is None:
+        begun.advance()
+    return begun.outcome.voice
+
+
+def judged(sound: np.ndarray, rate: int, text: str) -> dict[str, float]:
+    """Measure a sound."""
+    return {
+        "dnsmos": dnsmos(sound, rate).overall,
+        "errors": word_errors(words(text), words(transcribe(sound, rate))),
+        "lufs_off": measure(sound, rate).lufs - TARGET_LUFS,
+        "peak": float(np.abs(sound).max()),
+        "seconds": len(sound) / rate,
+    }
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.parts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--speakers", type=int, default=6, help="of each language (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=2, help="and as many clauses (default: %(default)s)")
+    parser.add_argument("--fitted", action="store_true", help="fit each voice first")
+    parser.add_argument("--threads", type=int, default=2, help="of a fit (default: %(default)s)")
+    arguments = parser.parse_args()
+    engine = create("embedded")
+    rate = engine.capabilities.sample_rate
+    encoder, acoustic, vocoder = engine.load_speaker_encoder(), engine.load_acoustic_model(), engine.load_vocoder()
+    assert isinstance(vocoder, StreamingVocoder)
+    fitter = VoiceFitter(threads=arguments.threads) if arguments.fitted else None
+    rows: list[dict] = []
+    for number, person in enumerate(chosen(arguments.speakers)):
+        reference = engine.prepare(person.clip.samples, person.clip.rate)
+        [voice] = encoder.encode([reference])
+        assert isinstance(voice, Voice)
+        if fitter is not None:
+            voice = fitted(fitter, voice, reference)
+        for place, text in enumerate([FIRST, *pieces(arguments.sentences, number)]):
+            [mel] = acoustic.generate([(Utterance(text, "en-US", seed=number), voice)])
+            assert isinstance(mel, Mel) and mel.divisible
+            began = time.process_time()
+            [whole] = vocoder.vocode([mel])
+            whole_s = time.process_time() - began
+            assert isinstance(whole, np.ndarray)
+            if not place:
+                continue
+            parts, first_s, count = in_parts(vocoder, mel)
+            row: dict[str, Any] = {
+                "speaker": person.name,
+                "text": text,
+                "words": len(words(text)),
+                "parts": count,
+                "whole": judged(whole, rate, text) | {"cpu_s": whole_s},
+                "in_parts": judged(parts, rate, text) | {"first_cpu_s": first_s},
+            }
+            rows.append(row)
+            print(
+                f"{person.name:24} {count} DNSMOS {row['whole']['dnsmos']:.2f} {row['in_parts']['dnsmos']:.2f}  "
+                f"LUFS {row['whole']['lufs_off']:+.2f} {row['in_parts']['lufs_off']:+.2f}  "
+                f"{row['whole']['seconds']:.2f} s {row['in_parts']['seconds']:.2f} s  "
+                f"first {first_s:.2f} of {whole_s:.2f} CPU s  {text}",
+                flush=True,
+            )
+    name = "parts_fitted" if arguments.fitted else "parts"
+    print(f"written: {results.write(name, summary(rows), raw={'pieces': rows})}")
+
+
+def summary(rows: list[dict]) -> dict:
+    """Return the figures of all pieces, and of sentences and clauses by themselves."""
+    kinds = {
+        "all": rows,
+        "sentences": [row for row in rows if row["text"].endswith(".")],
+        "clauses": [row for row in rows if row["text"].endswith(",")],
+    }
+    return {kind: figures(some) for kind, some in kinds.items()}
+
+
+def figures(rows: list[dict]) -> dict[str, float]:
+    """Return the figures of some pieces."""
+    change = np.array([row["in_parts"]["dnsmos"] - row["whole"]["dnsmos"] for row in rows])
+    lufs = np.array([row["in_parts"]["lufs_off"] - row["whole"]["lufs_off"] for row in rows])
+    return {
+        "pieces": len(rows),
+        "divided": sum(row["parts"] > 1 for row in rows),
+        "dnsmos_whole": float(np.mean([row["whole"]["dnsmos"] for row in rows])),
+        "dnsmos_in_parts": float(np.mean([row["in_parts"]["dnsmos"] for row in rows])),
+        "dnsmos_change": float(change.mean()),
+        "dnsmos_change_standard_error": float(change.std(ddof=1) / len(change) ** 0.5),
+        "dnsmos_worst_change": float(change.min()),
+        "wer_whole": sum(row["whole"]["errors"] for row in rows) / sum(row["words"] for row in rows),
+        "wer_in_parts": sum(row["in_parts"]["errors"] for row in rows) / sum(row["words"] for row in rows),
+        "loudness_off_db_mean": float(lufs.mean()),
+        "loudness_off_db_rms": float(np.sqrt(np.mean(lufs**2))),
+        "loudness_off_db_worst": float(np.abs(lufs).max()),
+        "peak_highest": max(row["in_parts"]["peak"] for row in rows),
+        "first_part_share_of_cpu": float(
+            np.median([row["in_parts"]["first_cpu_s"] / row["whole"]["cpu_s"] for row in rows])
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()

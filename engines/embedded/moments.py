@@ -1,0 +1,152 @@
+"""Expects the moments of the vocoder's norms, and the loudness, so that a sound can be computed from its beginning.
+
+The vocoder normalises each of 48 layers by its mean and variance over the whole sound. So no sample is known before all
+of it is computed. But what these will be can be told beforehand: they follow from the style, and from the moments of
+what the blocks are given, which take a hundredth of the time. A linear map of low rank expects the 48 means and
+logarithms of deviations, and what is known of the voice corrects it. `python -m engines.embedded.train moments` fits
+the map; docs/speed.md has what it costs in sound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.contract import WeightsError
+from engines.embedded.istftnet_cpu import Moments
+from engines.embedded.packages import is_whole
+
+DATA = Path(__file__).with_name("moments.npz")
+CHANNELS = (256,) * 24 + (128,) * 24  #: of the norms, in the order of their computation
+#: The inputs of these norms are themselves among what the blocks are given.
+EXACT = {0: 1, 24: 2}
+LEARNED_FROM = 4  #: sounds of a voice
+_REPAIR = (
+    "Restore engines/embedded/moments.npz and moments.npz.sha256 from the repository (git checkout), or make both "
+    "again with: python -m engines.embedded.train moments"
+)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Holds what is expected of a whole sound, or what was measured of it."""
+
+    moments: list[Moments]  #: of the 48 norms' inputs
+    lufs: float  #: loudness before it is levelled
+
+    @property
+    def row(self) -> np.ndarray:
+        """Means and logarithms of deviations of norm after norm, and the loudness, float32 (18433,)."""
+        parts = [number for moments in self.moments for number in mean_and_deviation(moments)]
+        return np.concatenate([*parts, [np.float32(self.lufs)]]).astype(np.float32)
+
+    @classmethod
+    def of(cls, row: np.ndarray, columns: int) -> Expected:
+        """Take a row apart.
+
+        Args:
+            row: as `row` has it, of any float type.
+            columns: of the sound.
+        """
+        pairs = np.split(row[:-1].astype(np.float32), np.cumsum(2 * np.array(CHANNELS))[:-1])
+        return cls([_moments(pair, columns) for pair in pairs], float(row[-1]))
+
+
+@dataclass(frozen=True)
+class MomentPredictor:
+    """The fitted map of rank r, from n numbers that are known to the m that are expected. All arrays float32."""
+
+    known_mean: np.ndarray  #: (n,)
+    known_scale: np.ndarray  #: (n,) what each is divided by
+    basis: np.ndarray  #: (n, r)
+    limits: np.ndarray  #: (r,) coordinates beyond those of the fit's own sounds are drawn back to here
+    weights: np.ndarray  #: (r, m)
+    mean: np.ndarray  #: (m,)
+
+    @classmethod
+    def load(cls, path: Path = DATA) -> MomentPredictor:
+        """Read the data that the project carries. Raises WeightsError if it is missing or damaged."""
+        checksum = path.with_name(path.name + ".sha256")
+        if not path.is_file() or not checksum.is_file():
+            raise WeightsError(f"The vocoder's expected moments are missing: {path} or its .sha256 file. {_REPAIR}")
+        if not is_whole(path, checksum.read_text().split()[0]):
+            raise WeightsError(
+                f"The vocoder's expected moments {path} are damaged: their SHA-256 is not the one in {checksum.name}. "
+                f"{_REPAIR}"
+            )
+        with np.load(path) as data:
+            return cls(**{name: data[name].astype(np.float32) for name in cls.__dataclass_fields__})
+
+    def expect(self, known: list[Moments], style: Tensor, columns: int) -> Expected:
+        """Expect what a whole sound will have.
+
+        Args:
+            known: of `CpuVocoder.known`.
+            style: (128,).
+            columns: of the sound.
+        """
+        numbers = (as_numbers(known, style, columns) - self.known_mean) / self.known_scale
+        coordinates = np.clip(numbers @ self.basis, -self.limits, self.limits)
+        expected = Expected.of(coordinates @ self.weights + self.mean, columns)
+        for norm, place in EXACT.items():
+            expected.moments[norm] = known[place]
+        return expected
+
+
+class VoiceMemory:
+    """Remembers what voices' own sounds have shown: by how much the expectation is off for them.
+
+    The errors are nearly the same in all sounds of a voice, so a voice's first sounds, which are made whole, correct
+    those that follow. 74 kB for a voice.
+
+    Args:
+        voices: to remember; the one that was not used for the longest time is forgotten.
+    """
+
+    def __init__(self, voices: int = 256) -> None:
+        self._voices = voices
+        self._off: OrderedDict[bytes, tuple[int, np.ndarray]] = OrderedDict()
+
+    def knows(self, voice: bytes) -> bool:
+        """Tell whether the voice has been heard."""
+        return voice in self._off
+
+    def wants(self, voice: bytes) -> bool:
+        """Tell whether another sound of the voice would teach anything."""
+        return voice not in self._off or self._off[voice][0] < LEARNED_FROM
+
+    def learn(self, voice: bytes, expected: Expected, measured: Expected) -> None:
+        """Take in a sound that was made whole."""
+        found = measured.row - expected.row
+        count, off = self._off.pop(voice, (0, np.zeros_like(found)))
+        self._off[voice] = count + 1, off + (found - off) / (count + 1)
+        if len(self._off) > self._voices:
+            self._off.popitem(last=False)
+
+    def corrected(self, voice: bytes, expected: Expected) -> Expected:
+        """Return what is expected of a sound of this voice, which is known."""
+        self._off.move_to_end(voice)
+        _, off = self._off[voice]
+        return Expected.of(expected.row + off, expected.moments[0][0])
+
+
+def _moments(pair: np.ndarray, columns: int) -> Moments:
+    mean, log_deviation = torch.from_numpy(pair).chunk(2)
+    return columns, mean, (2 * log_deviation).exp()
+
+
+def as_numbers(known: list[Moments], style: Tensor, columns: int) -> np.ndarray:
+    """Put what is known of a sound into a row (n,): means and logarithms of deviations, style, length."""
+    parts = [number for moments in known for number in mean_and_deviation(moments)]
+    return np.concatenate([*parts, style.numpy(), [np.float32(np.log(columns))]]).astype(np.float32)
+
+
+def mean_and_deviation(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the logarithm of the deviation, (C,) each."""
+    _, mean, variance = moments
+    return mean.numpy(), (0.5 * torch.log(variance + 1e-8)).numpy()
