@@ -6,11 +6,12 @@ replicas have it (`acks=all`), so a broker that dies right after it loses nothin
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tracing.transport import Rejected, Unavailable, join
+from tracing.transport import NO_TRACE, Rejected, Unavailable, join
 
 
 class KafkaTransport:
@@ -52,10 +53,16 @@ class KafkaTransport:
         )
 
     def send(self, traces: Sequence[bytes]) -> None:
-        """As `Transport.send`."""
+        """As `Transport.send`. The broker takes anything, and a line that is no trace would spoil all of a message."""
+        message = join(traces)
+        try:
+            for span in json.loads(message):
+                span["traceId"], span["id"]
+        except NO_TRACE as error:
+            raise Rejected(f"no trace: {type(error).__name__}") from None
         outcome: list[Any] = []
         try:
-            self._producer.produce(self._topic, join(traces), on_delivery=lambda error, _: outcome.append(error))
+            self._producer.produce(self._topic, message, on_delivery=lambda error, _: outcome.append(error))
             # Longer than the message's own timeout: its fate must be known on return, or it could go out twice.
             self._producer.flush(self._timeout_s + 1)
         except self._refusal as error:

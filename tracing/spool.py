@@ -168,9 +168,7 @@ class Spool:
             segment = batch.segment
             if segment is None or segment not in self._segments:  # dropped meanwhile to make room
                 return
-            if (
-                self._lock_file.closed
-            ):  # by a sender that outlived `close`: the next owner has the files, and sends them
+            if self._lock_file.closed:  # a sender outlived `close`: the next owner has the files, and sends them
                 return
             segment.sent += batch.length
             segment.traces -= len(batch.traces)

@@ -163,6 +163,17 @@ def test_a_damaged_line_is_refused_before_it_is_sent_over_grpc(damaged):
     transport.close()
 
 
+@pytest.mark.parametrize("damaged", [b"\0" * 40, b'[{"traceId":"', b"[1]", b'[{"id":"0000000000000001"}]'])
+def test_a_damaged_line_spoils_no_message_of_kafka(damaged):
+    pytest.importorskip("confluent_kafka", reason="Kafka's client isn't installed: pip install confluent-kafka")
+    from tracing.kafka_transport import KafkaTransport
+
+    transport = KafkaTransport("127.0.0.1:1", "zipkin", 0.1)
+    with pytest.raises(Rejected, match="no trace"):
+        transport.send([line(real_trace()), damaged])
+    transport.close()
+
+
 def test_grpc_with_nobody_there_is_unavailable():
     transport = GrpcTransport("http://127.0.0.1:1", 2.0)
     with pytest.raises(Unavailable):
