@@ -6,6 +6,7 @@ counted, and those of an ingress replica that died would stay counted for ever. 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class RateLimiter:
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
         self._leases: dict[str, dict[str, float]] = {}  #: caller -> lease -> the time at which it ends
+        self._released: dict[str, float] = {}  #: lease -> the time until which nothing may bring it back
         self._swept = clock()
 
     def acquire(self, caller: str, limits: CallerLimits, lease: str) -> Refusal | None:
@@ -64,7 +66,13 @@ class RateLimiter:
         return None
 
     def release(self, caller: str, lease: str) -> None:
-        """Release a lease. An unknown lease is no error: it may have ended by itself."""
+        """Release a lease. An unknown lease is no error: it may have ended by itself.
+
+        Calls may overtake each other on their way here. So an acquire or a renewal that was sent before the release, and
+        comes after it, does not hold the lease again.
+        """
+        if math.isfinite(self._lease_s):
+            self._released[lease] = self._clock() + self._lease_s
         leases = self._leases.get(caller, {})
         leases.pop(lease, None)
         if not leases:
@@ -74,7 +82,8 @@ class RateLimiter:
         """Renew (caller, lease) pairs. Unknown ones are added: so a new limiter learns which requests are under way."""
         ends = self._clock() + self._lease_s
         for caller, lease in held:
-            self._leases.setdefault(caller, {})[lease] = ends
+            if lease not in self._released:
+                self._leases.setdefault(caller, {})[lease] = ends
 
     def under_way(self, caller: str) -> int:
         """The number of the caller's leases that have not ended."""
@@ -108,3 +117,5 @@ class RateLimiter:
             del self._buckets[caller]
         for caller in [caller for caller in self._leases if self.under_way(caller) == 0]:
             self._leases.pop(caller, None)
+        for lease in [lease for lease, until in self._released.items() if until <= now]:
+            del self._released[lease]

@@ -101,6 +101,29 @@ def test_a_place_is_free_again_when_it_is_given_back(clock):
     assert limiter.acquire("b", limits, "x") is None
 
 
+@pytest.mark.parametrize("late", ["acquire", "renew"])
+def test_a_call_that_the_release_has_overtaken_holds_no_place(clock, late):
+    limiter, limits = RateLimiter(lease_s=15, clock=clock), CallerLimits(concurrent=1)
+    if late == "renew":
+        limiter.acquire("a", limits, "first")
+    limiter.release("a", "first")
+    if late == "renew":
+        limiter.renew([("a", "first")])
+    else:
+        limiter.acquire("a", limits, "first")
+    assert limiter.under_way("a") == 0 and limiter.acquire("a", limits, "second") is None
+
+
+def test_what_was_released_is_forgotten_when_nothing_can_be_on_its_way_any_more(clock):
+    limiter = RateLimiter(lease_s=15, clock=clock)
+    for number in range(100):
+        limiter.release("a", str(number))
+    assert len(limiter._released) == 100
+    clock.now += 61
+    limiter.acquire("b", CallerLimits(concurrent=1), "other")
+    assert not limiter._released
+
+
 def test_a_refusal_takes_nothing(clock):
     limiter, limits = RateLimiter(clock=clock), CallerLimits(requests_per_minute=1, burst=2, concurrent=1)
     assert limiter.acquire("a", limits, "x") is None
