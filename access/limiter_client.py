@@ -86,8 +86,7 @@ class RateLimitClient:
         Raises:
             RateLimited: the caller has reached a limit.
         """
-        lease = Lease(caller, secrets.token_hex(8))
-        refusal = await self._count(lease, limits)
+        lease, refusal = await self._count(_new_lease(caller), limits)
         if refusal is not None:
             self.refused += 1
             raise _rate_limited(refusal, limits)
@@ -102,20 +101,21 @@ class RateLimitClient:
             self._held.discard(lease)
             self._forget(lease)
 
-    async def _count(self, lease: Lease, limits: CallerLimits) -> Refusal | None:
+    async def _count(self, lease: Lease, limits: CallerLimits) -> tuple[Lease, Refusal | None]:
         if self.available and self._limiter is not None:
             try:
                 async with asyncio.timeout(self._call_timeout_s):
-                    return await self._limiter.acquire(lease.caller, limits, lease.id)
+                    return lease, await self._limiter.acquire(lease.caller, limits, lease.id)
             except asyncio.CancelledError:
                 self._forget(lease)  # it may have been granted
                 raise
             except Exception as error:  # whatever the reason, the limiter can't be asked now
                 self._forget(lease)
+                lease = _new_lease(lease.caller)  # a limiter lets nobody hold a lease that was released
                 self._mark_unavailable(error)
         if self._limiter is not None:
             self.decided_locally += 1
-        return self._local.acquire(lease.caller, limits, lease.id)
+        return lease, self._local.acquire(lease.caller, limits, lease.id)
 
     def _forget(self, lease: Lease) -> None:
         self._local.release(lease.caller, lease.id)
@@ -165,6 +165,10 @@ class RateLimitClient:
             "under_way": len(self._held),
             "limiter_present": int(self.available),
         }
+
+
+def _new_lease(caller: str) -> Lease:
+    return Lease(caller, secrets.token_hex(8))
 
 
 def _rate_limited(refusal: Refusal, limits: CallerLimits) -> RateLimited:

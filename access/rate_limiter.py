@@ -68,8 +68,8 @@ class RateLimiter:
     def release(self, caller: str, lease: str) -> None:
         """Release a lease. An unknown lease is no error: it may have ended by itself.
 
-        Calls may overtake each other on their way here. So an acquire or a renewal that was sent before the release, and
-        comes after it, does not hold the lease again.
+        Calls may overtake each other on their way here. So an acquire or a renewal that was sent before the release and
+        comes after it does not hold the lease again.
         """
         if math.isfinite(self._lease_s):
             self._released[lease] = self._clock() + self._lease_s
