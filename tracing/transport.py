@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,19 +83,31 @@ class FileTransport:
         data = b"".join(trace + b"\n" for trace in traces)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._rotate_if_full()
-            with open(self._path, "ab", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                start = os.fstat(file.fileno()).st_size
-                if file.write(data) != len(data):  # a full disk: leave no half line behind
-                    file.truncate(start)
-                    raise Unavailable("disk full")
+            while not self._written(data):
+                pass  # the file was renamed, by this process or by another
         except OSError as error:
             raise Unavailable(error.strerror or type(error).__name__) from None
 
-    def _rotate_if_full(self) -> None:
-        if self._path.exists() and self._path.stat().st_size >= self._limit:
-            os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+    def _written(self, data: bytes) -> bool:
+        """Append to the file; False: it was full, or another process has renamed it meanwhile."""
+        with open(self._path, "ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            start = os.fstat(file.fileno()).st_size
+            if not self._is_current(file):
+                return False
+            if start >= max(1, self._limit):  # under the lock, or two processes would rename it one after the other
+                os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+                return False
+            if file.write(data) != len(data):  # a full disk: leave no half line behind
+                file.truncate(start)
+                raise Unavailable("disk full")
+        return True
+
+    def _is_current(self, file: io.FileIO) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Do nothing: the file is open only while it is written."""

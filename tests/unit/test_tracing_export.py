@@ -253,6 +253,27 @@ def test_the_file_is_rotated(tmp_path):
     assert (tmp_path / "spans.jsonl").stat().st_size < 300
 
 
+def test_two_processes_that_find_the_file_full_rename_it_once(tmp_path, monkeypatch):
+    path = tmp_path / "spans.jsonl"
+    one, other = (FileTransport(path, limit_bytes=100) for _ in range(2))
+    full = b"".join(trace(n) + b"\n" for n in range(3))
+    path.write_bytes(full)
+    beside = threading.Thread(target=other.send, args=([trace(8)],))
+    rename = os.replace
+
+    def slowly(*names):
+        if not beside.ident:  # the first of them is about to rename it: the other one comes now
+            beside.start()
+            beside.join(0.3)
+        rename(*names)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    one.send([trace(9)])
+    beside.join()
+    assert (tmp_path / "spans.jsonl.1").read_bytes() == full
+    assert sorted(path.read_bytes().splitlines()) == sorted([trace(8), trace(9)])
+
+
 @pytest.mark.parametrize(
     "wrong, says",
     [
