@@ -57,7 +57,7 @@ class Stack:
     def up(self, options: Options) -> State:
         """Start everything and return when the graph is ready. Whatever goes wrong, nothing is left running."""
         with self.file.locked():
-            self._refuse_if_running()
+            self._make_way()
             application = self._application(options)
             application.check_engine()
             application.check_scaling()
@@ -85,13 +85,21 @@ class Stack:
                 raise
             return state
 
-    def _refuse_if_running(self) -> None:
-        running = self.file.load()
-        if running is not None and running.alive:
+    def _make_way(self) -> None:
+        """Refuse to start beside a running graph, and stop what is left of one that has ended by itself.
+
+        Its file is written over, so nobody else would find, for example, the children of a Ray head that was killed.
+        """
+        earlier = self.file.load()
+        if earlier is None or earlier.boot_id != boot_id():
+            return
+        if earlier.alive:
             raise CliError(
-                f"A graph has been running here since {running.began}, at {running.http_url}. "
+                f"A graph has been running here since {earlier.began}, at {earlier.http_url}. "
                 f"Stop it with `{command('down', self.run_dir)}`, or use another folder for this one with --run-dir."
             )
+        self.say(f"the graph of {earlier.began} has ended by itself; stopping what is left of it")
+        self.stop(earlier, drain=False)
 
     def _start(self, options: Options, state: State, keys_required: bool) -> None:
         self._start_zipkin(options, state)

@@ -181,6 +181,17 @@ class TestState:
         with pytest.raises(CliError, match="`python -m cluster down --run-dir"):
             stack.Stack(tmp_path, lambda text: None).up(stack.Options(run_dir=tmp_path))
 
+    def test_up_stops_what_is_left_of_a_graph_that_has_ended_by_itself(self, tmp_path, sleeper, listener):
+        StateFile(tmp_path).save(state(ray=head(sleeper, tmp_path / "ray")))
+        os.kill(sleeper.pid, signal.SIGKILL)
+        wait_for(lambda: not sleeper.alive)
+        assert processes.family(sleeper), "its child lives on"
+        said = []
+        with pytest.raises(CliError, match=str(listener)):  # and is stopped itself by a port that is taken
+            stack.Stack(tmp_path, said.append).up(stack.Options(run_dir=tmp_path, http_port=listener))
+        assert not processes.family(sleeper) and not (tmp_path / "state.json").exists()
+        assert "has ended by itself" in said[0]
+
     def test_down_stops_what_a_killed_launcher_left_behind(self, tmp_path, sleeper):
         sessions = tmp_path / "sessions"
         (sessions / "session_latest" / "logs").mkdir(parents=True)
