@@ -105,7 +105,8 @@ def test_it_speaks_three_languages_and_a_bad_text_fails_alone(acoustic, vocoder)
     for mel in sound:
         assert [phase.name for phase in mel.phases] == ["TEXT_FRONTEND", "ACOUSTIC_MODEL"]
         assert all(phase.start_ns <= phase.end_ns for phase in mel.phases)
-        assert all(array.dtype == np.float32 for name, array in mel.arrays.items() if name != "seed")
+        whole = {name: array.dtype for name, array in mel.arrays.items() if array.dtype != np.float32}
+        assert whole == {"seed": np.int64, "spoken": np.int64, "speaker": np.uint8}
     for waveform in vocoder.vocode(sound):
         assert waveform.dtype == np.float32 and waveform.ndim == 1
         assert 0.5 < len(waveform) / 24000 < 4
