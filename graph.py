@@ -10,8 +10,8 @@ or a Serve config file whose application imports `graph:build` and whose `args` 
 """
 
 # No `from __future__ import annotations` here: Serve reads the builder's type, and would find a string.
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from ray.serve import Application
@@ -21,15 +21,10 @@ from deployments.ingress.context import StageContext
 from deployments.ingress.deployment import INGRESS_OPTIONS, CosyVoice3Api
 from deployments.ingress.draining import drain as drain  # `python -m cluster.drain` asks the application's module
 from deployments.ingress.incoming_text import IncomingText
-from deployments.ingress.stage_clients import (
-    AudioClient,
-    EmbeddingClient,
-    StageClient,
-    StageResult,
-    TtsClient,
-    VocoderClient,
-    VoiceRef,
-)
+from deployments.ingress.part_plan import PartEnds
+from deployments.ingress.stage_clients import AudioClient, EmbeddingClient, StageClient, TtsClient
+from deployments.ingress.stage_result import StageResult, VoiceRef
+from deployments.ingress.vocoder_client import VocoderClient
 from deployments.serve_options import deployment
 from deployments.settings import GraphConfig
 from deployments.stages.audio import AudioService
@@ -65,17 +60,10 @@ class Graph:
         return await self.vocoder.vocode(mel, ctx)
 
     async def speech_in_parts(
-        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: Callable[[float], Sequence[float]]
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: PartEnds
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
         """GENERATE_MEL ─► VOCODE_WAV, in several parts where the mel is divisible."""
-        mel = await self.tts.generate(utterance, voice, ctx)
-        cuts = ends(mel.value.seconds) if mel.value.divisible else ()
-        if not cuts:
-            yield await self.vocoder.vocode(mel, ctx)
-            return
-        async with aclosing(self.vocoder.vocode_parts(mel, cuts, ctx)) as parts:
-            async for part in parts:
-                yield part
+        return self.vocoder.vocode_parts(await self.tts.generate(utterance, voice, ctx), ends, ctx)
 
     def speech_stream(
         self, utterance: Utterance, voice: VoiceRef, ctx: StageContext

@@ -34,7 +34,8 @@ from deployments.ingress.readiness import Readiness
 from deployments.ingress.request_tags import tag_speech
 from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import WatermarkClient, unpacked
+from deployments.ingress.stage_clients import WatermarkClient
+from deployments.ingress.stage_result import unpacked
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware

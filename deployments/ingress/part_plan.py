@@ -6,12 +6,17 @@ played, with a reserve. Where making takes nearly half as long as playing, the p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+#: Says for the seconds of a mel where its parts end, in seconds of the sound, but for the last one.
+PartEnds = Callable[[float], Sequence[float]]
+
 FIRST_S = 0.5  #: of sound, at least
 LEAST_S = 0.45  #: of a later part; so much that what is left to play grows with each one, up to MOST_FACTOR
 OVERHEAD_S = 0.5  #: a part costs as much as so much more of it: its neighbours' edges, the excitation, the call
 PART_FACTOR = 0.33  #: seconds that a second of a part and its overhead take, until recent parts have shown it
 MOST_GROWTH = 3.0  #: from part to part
-MOST_FACTOR = 0.45  #: beyond it pieces are made whole: parts cost a half more, and a busy graph has no time for that
+MOST_FACTOR = 0.45  #: beyond it pieces are made whole: parts cost a third more, and a busy graph has no time for that
 RESERVE = 1.6  #: by how much longer than expected a part may take: a late one would be a gap within a word
 SOON_S = 0.5  #: a piece that is due later than this is made whole: what is expected may be off by as much
 SILENCE_S = 0.5  #: that a mel has at its edges, more or less; no part is made of it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -13,8 +13,9 @@ import numpy as np
 from deployments import trace_error_messages
 from deployments.arrays import Array, ArrayStore, InputLost
 from deployments.ingress.context import SegmentContext, StageContext
+from deployments.ingress.part_plan import PartEnds
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import StageResult, VoiceRef
+from deployments.ingress.stage_result import StageResult, VoiceRef
 from deployments.wire import AudioReply
 from engines.contract import Capabilities
 from speech import pcm
@@ -123,7 +124,7 @@ class Pieces:
         chunked: bool,
         wish: Wish,
         put: Callable[[PieceAudio | Exception], None],
-        ends_of_parts: Callable[[float], Sequence[float]] | None = None,
+        ends_of_parts: PartEnds | None = None,
     ) -> None:
         """Make a piece, and put its audio, whole or in chunks, or the error that it ended with.
 
@@ -140,7 +141,8 @@ class Pieces:
         try:
             if not chunked and ends_of_parts is not None and not wish.words:
                 said = Said(utterance.text)
-                async with aclosing(self._graph.speech_in_parts(utterance, voice, segment, ends_of_parts)) as parts:
+                made = await self._graph.speech_in_parts(utterance, voice, segment, ends_of_parts)
+                async with aclosing(made) as parts:
                     async for part in parts:
                         put(PieceAudio((await self.audio(part, segment))[0], part.value.complete, pause_s, said))
                 return

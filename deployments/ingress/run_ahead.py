@@ -106,19 +106,19 @@ class RunAhead:
     @property
     def correction(self) -> float:
         """The factor by which critical pieces take longer than expected, at least 1."""
-        return max(1.0, self._most(self._ratios, 1.0))
+        return max(1.0, self._quantile(self._ratios, 1.0))
 
     @property
     def chunks_need_s(self) -> float:
         """The hold that a stream of chunks needs."""
-        return self._most(self._needs, 0.0)
+        return self._quantile(self._needs, 0.0)
 
     @property
     def part_factor(self) -> float:
         """The seconds that a second of a part and its overhead take, as `part_plan.py` has them."""
-        return self._most(self._parts, PART_FACTOR, share=0.5)  # the plan itself has a reserve
+        return self._quantile(self._parts, PART_FACTOR, share=0.5)  # the plan itself has a reserve
 
-    def _most(self, values: deque[tuple[float, float]], unknown: float, share: float = CORRECTED) -> float:
+    def _quantile(self, values: deque[tuple[float, float]], unknown: float, share: float = CORRECTED) -> float:
         recent = sorted(value for at, value in values if self._is_recent(at))
         return recent[math.ceil(len(recent) * share) - 1] if len(recent) >= LEAST else unknown
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from deployments.ingress.context import StageContext
 from deployments.ingress.incoming_text import IncomingText
-from deployments.ingress.stage_clients import StageClient, StageResult, VoiceRef
+from deployments.ingress.part_plan import PartEnds
+from deployments.ingress.stage_clients import StageClient
+from deployments.ingress.stage_result import StageResult, VoiceRef
 from deployments.wire import AudioReply, ClipReply, VoiceReply
 from speech.utterance import Utterance
 
@@ -34,13 +36,10 @@ class SpeechGraph(Protocol):
         """Say an utterance; returns its whole audio."""
         ...
 
-    def speech_in_parts(
-        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: Callable[[float], Sequence[float]]
+    async def speech_in_parts(
+        self, utterance: Utterance, voice: VoiceRef, ctx: StageContext, ends: PartEnds
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
-        """Say an utterance and yield its audio in parts, where its mel is divisible; else whole.
-
-        `ends` gives, for the seconds of a mel, where the parts end, but for the last one (`part_plan.py`).
-        """
+        """Say an utterance; returns its audio in parts where its mel is divisible, else whole."""
         ...
 
     def speech_stream(

@@ -7,30 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from deployments import ray_internals, trace_error_messages
-from deployments.arrays import Array, ArrayStore, InputLost, Packed, PackedArrays
+from deployments import ray_internals
+from deployments.arrays import Array, ArrayStore, Packed, PackedArrays
 from deployments.ingress.context import StageContext
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.peer_clocks import PeerClocks
 from deployments.ingress.retries import RetryPolicy
+from deployments.ingress.stage_result import AnyVoice, LocalInput, StageInput, StageResult, VoiceRef
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.wire import (
-    AudioChunkReply,
-    AudioReply,
     ClipReply,
     MelChunkReply,
     MelReply,
     StageReply,
-    StreamState,
     VoiceReply,
 )
 from engines.contract import Reach, Said, TextWanted
@@ -48,58 +46,7 @@ T_co = TypeVar("T_co", covariant=True)
 I_co = TypeVar("I_co", covariant=True)
 
 
-@dataclass(frozen=True)
-class StageResult(Generic[T_co]):
-    """A stage's outcome, and how to make it again should its arrays be lost.
-
-    Attributes:
-        value: the outcome.
-        remake: makes the outcome again.
-        reported: the reply carried the stage's spans.
-    """
-
-    value: T_co
-    remake: Callable[[], Awaitable[StageResult[T_co]]]
-    reported: bool = True
-
-
-VoiceRef = StageResult[VoiceReply] | CachedVoice  #: a voice as GENERATE_MEL takes it: just found, or known here
-AnyVoice = VoiceReply | CachedVoice
-
-
-class StageInput(Protocol[T_co]):
-    """The input of a call: a `StageResult`, or a value that the ingress holds itself."""
-
-    @property
-    def value(self) -> T_co: ...
-
-    def remake(self) -> Awaitable[StageInput[T_co]]:
-        """Make the value again after its arrays were lost."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalInput(Generic[T_co]):
-    """A value that the ingress holds itself: there is nothing to make again."""
-
-    value: T_co
-
-    async def remake(self) -> LocalInput[T_co]:
-        """Return the same value."""
-        return self
-
-
-async def unpacked(voice: VoiceRef, arrays: ArrayStore) -> dict[str, Array]:
-    """Return a voice's arrays; they are made again once if they are lost. Raises InputLost if they are lost again."""
-    if isinstance(voice, CachedVoice):
-        return dict(voice.arrays)
-    try:
-        return await arrays.unpack_all(voice.value.arrays)
-    except InputLost:
-        return await arrays.unpack_all((await voice.remake()).value.arrays)
-
-
-class _Response(Protocol[T_co]):
+class Response(Protocol[T_co]):
     """A call under way, as Serve's `DeploymentResponse` has it."""
 
     def __await__(self) -> Any: ...
@@ -107,7 +54,7 @@ class _Response(Protocol[T_co]):
     def cancel(self) -> Any: ...
 
 
-async def _reply(response: _Response[StageReply[T]]) -> StageReply[T]:
+async def _reply(response: Response[StageReply[T]]) -> StageReply[T]:
     """Await a reply. If this task is cancelled, cancel the remote call too: Serve does so only on a disconnect."""
     try:
         return cast("StageReply[T]", await response)
@@ -148,7 +95,7 @@ class StageClient:
     async def _call(
         self,
         ctx: StageContext,
-        send: Callable[[CallContext, I_co], _Response[StageReply[T]]],
+        send: Callable[[CallContext, I_co], Response[StageReply[T]]],
         given: StageInput[I_co],
         spans_earlier_calls: bool = False,
     ) -> StageResult[T]:
@@ -190,7 +137,7 @@ class StageClient:
     async def _run(
         self,
         ctx: StageContext,
-        send: Callable[[CallContext, I_co], _Response[StageReply[T]]],
+        send: Callable[[CallContext, I_co], Response[StageReply[T]]],
         given: StageInput[I_co],
     ) -> StageResult[T]:
         """Make a remote call and report its start and end as the stage's progress."""
@@ -202,7 +149,7 @@ class AudioClient(StageClient):
     """Calls `deployments/stages/audio.py`."""
 
     stage, service = vocabulary.PREPROCESS_AUDIO, vocabulary.AUDIO
-    remote: Callable[[CallContext, Packed, str | None], _Response[StageReply[ClipReply]]]
+    remote: Callable[[CallContext, Packed, str | None], Response[StageReply[ClipReply]]]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `AudioService.preprocess`."""
@@ -215,7 +162,7 @@ class AudioClient(StageClient):
         Upload and transcript alone make the voice, so they are its key in `voice_cache.py`.
         """
 
-        def send(call: CallContext, upload: bytes) -> _Response[StageReply[ClipReply]]:
+        def send(call: CallContext, upload: bytes) -> Response[StageReply[ClipReply]]:
             # Packed anew for every attempt: an array is not held as long as a request may last.
             return self.remote(call, self.arrays.pack(np.frombuffer(upload, np.uint8)), transcript)
 
@@ -226,7 +173,7 @@ class EmbeddingClient(StageClient):
     """Calls `deployments/stages/embedding.py`."""
 
     stage, service = vocabulary.EXTRACT_SPEAKER, vocabulary.EMBEDDING
-    remote: Callable[[CallContext, ClipReply, bool], _Response[StageReply[VoiceReply]]]
+    remote: Callable[[CallContext, ClipReply, bool], Response[StageReply[VoiceReply]]]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up `EmbeddingService.extract`."""
@@ -236,7 +183,7 @@ class EmbeddingClient(StageClient):
     async def extract(self, clip: StageResult[ClipReply], for_fit: bool, ctx: StageContext) -> StageResult[VoiceReply]:
         """Find the voice in a clip; `for_fit` also finds what a fit without the clip needs."""
 
-        def send(call: CallContext, clip: ClipReply) -> _Response[StageReply[VoiceReply]]:
+        def send(call: CallContext, clip: ClipReply) -> Response[StageReply[VoiceReply]]:
             return self.remote(call, clip, for_fit)
 
         return await self._run(ctx, send, clip)
@@ -246,7 +193,7 @@ class TtsClient(StageClient):
     """Calls `deployments/stages/tts.py`."""
 
     stage, service = vocabulary.GENERATE_MEL, vocabulary.TTS
-    remote: Callable[[CallContext, Utterance, PackedArrays], _Response[StageReply[MelReply]]]
+    remote: Callable[[CallContext, Utterance, PackedArrays], Response[StageReply[MelReply]]]
     remote_stream: Callable[[CallContext, Utterance, PackedArrays, Said, Reach | None], Any]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
@@ -258,7 +205,7 @@ class TtsClient(StageClient):
     async def generate(self, utterance: Utterance, voice: VoiceRef, ctx: StageContext) -> StageResult[MelReply]:
         """Compute an utterance's mel."""
 
-        def send(call: CallContext, voice: AnyVoice) -> _Response[StageReply[MelReply]]:
+        def send(call: CallContext, voice: AnyVoice) -> Response[StageReply[MelReply]]:
             return self.remote(call, utterance, self._packed(voice))
 
         return await self._run(ctx, send, _input(voice))
@@ -411,7 +358,7 @@ class WatermarkClient(StageClient):
     """Calls `VocoderService.find_watermark`, on the vocoder's handle."""
 
     stage, service = vocabulary.FIND_WATERMARK, vocabulary.VOCODER
-    remote: Callable[[CallContext, Packed, int], _Response[StageReply[float]]]
+    remote: Callable[[CallContext, Packed, int], Response[StageReply[float]]]
 
     def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
         """Look up the method."""
@@ -421,90 +368,7 @@ class WatermarkClient(StageClient):
     async def find(self, samples: Array, rate: int, ctx: StageContext) -> float:
         """Look for the watermark in mono float32 (n,) at `rate` Hz; returns 0 to 1. Raises the stage's errors."""
 
-        def send(call: CallContext, samples: Array) -> _Response[StageReply[float]]:
+        def send(call: CallContext, samples: Array) -> Response[StageReply[float]]:
             return self.remote(call, self.arrays.pack(samples), rate)
 
         return (await self._call(ctx, send, LocalInput(samples))).value
-
-
-class VocoderClient(StageClient):
-    """Calls `deployments/stages/vocoder.py`."""
-
-    stage, service = vocabulary.VOCODE_WAV, vocabulary.VOCODER
-    remote: Callable[[CallContext, MelReply], _Response[StageReply[AudioReply]]]
-    remote_chunk: Callable[[CallContext, MelChunkReply, StreamState], _Response[StageReply[AudioChunkReply]]]
-
-    def connect(self, arrays: ArrayStore, clocks: PeerClocks) -> None:
-        """Look up `VocoderService.vocode` and `VocoderService.vocode_chunk`."""
-        super().connect(arrays, clocks)
-        self.remote = self.handle.vocode.remote
-        self.remote_chunk = self.handle.vocode_chunk.remote
-
-    async def vocode(self, mel: StageResult[MelReply], ctx: StageContext) -> StageResult[AudioReply]:
-        """Vocode a whole mel."""
-        return await self._run(ctx, self.remote, mel)
-
-    def vocode_parts(
-        self, mel: StageResult[MelReply], ends: Sequence[float], ctx: StageContext
-    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
-        """Yield the sound of a divisible mel in parts, or whole with the first one where the engine makes it so.
-
-        Args:
-            mel: the mel.
-            ends: where the parts end, in seconds of the sound, but for the last.
-            ctx: the request.
-        """
-
-        async def chunks() -> AsyncGenerator[StageResult[MelChunkReply], None]:
-            for end in ends:
-                yield _beginning(mel, end)
-            yield _beginning(mel, None)
-
-        return self.vocode_stream(chunks(), ctx)
-
-    async def vocode_stream(
-        self, chunks: AsyncGenerator[StageResult[MelChunkReply], None], ctx: StageContext
-    ) -> AsyncGenerator[StageResult[AudioChunkReply], None]:
-        """Yield the audio that each chunk of a mel adds, as the chunks come.
-
-        vocoder-service makes one span of all its calls, with the last one. Where a stream ends before, the ingress
-        speaks for it.
-        """
-        state, open_span = StreamState(), False  # open_span: the stage has a span that no reply has brought yet
-
-        def send(call: CallContext, chunk: MelChunkReply) -> _Response[StageReply[AudioChunkReply]]:
-            return self.remote_chunk(call, chunk, state)
-
-        async with aclosing(chunks):  # or tts-service would go on, for as long as a failure's traceback is held
-            with ExitStack() as stack:
-                try:
-                    async for chunk in chunks:
-                        if state.reached is not None and chunk.value.reaches <= state.reached:
-                            continue  # one that was made again in place of a lost one came as far
-                        if not state.chunks:
-                            stack.enter_context(ctx.progress(self.stage, self.service))
-                        open_span = False  # a call that fails has a span, its own or the ingress's
-                        audio = await self._call(ctx, send, chunk, spans_earlier_calls=bool(state.chunks))
-                        state, open_span = audio.value.state, not audio.reported
-                        yield audio
-                except BaseException:
-                    if open_span:
-                        ctx.record_lost_stage(
-                            self.stage,
-                            self.service,
-                            state.started_ns or 0,
-                            "cancelled",
-                            trace_error_messages.STREAM_BROKEN,
-                        )
-                    raise
-
-
-def _beginning(mel: StageResult[MelReply], end: float | None) -> StageResult[MelChunkReply]:
-    """Return the beginning of a mel, up to a second of its sound; None: all of it."""
-
-    async def again() -> StageResult[MelChunkReply]:
-        return _beginning(await mel.remake(), end)
-
-    seconds = mel.value.seconds if end is None else end
-    last = end is None
-    return StageResult(MelChunkReply(mel.value.arrays, seconds, 0, final=last, last=last, divided=True), again)

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.ingress.continuity import Continuity
-from deployments.ingress.part_plan import SOON_S, ends_of_parts
+from deployments.ingress.part_plan import SOON_S, PartEnds, ends_of_parts
 from deployments.ingress.run_ahead import LATE, SHORTEST_S, RunAhead
 from speech.utterance import Utterance
 
@@ -107,7 +106,7 @@ class StartPlan:
         self._started.append(StartedPiece(utterance, seconds, self.ahead.clock(), urgent=alone and due_s <= 0))
         return due_s
 
-    def divided(self, number: int, due_s: float) -> Callable[[float], Sequence[float]] | None:
+    def divided(self, number: int, due_s: float) -> PartEnds | None:
         """Return how a piece is divided whose first sound is waited for, or soon will be; None: it is not.
 
         Args:

@@ -20,7 +20,7 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.piece_audio import PieceAudio, Pieces, Wish
 from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import VoiceRef, unpacked
+from deployments.ingress.stage_result import VoiceRef, unpacked
 from deployments.ingress.stream_plan import StreamPlan
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import VoiceResolver, VoiceSource

@@ -15,7 +15,7 @@ from typing import Any
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
 from deployments.ingress.speech_graph import SpeechGraph
-from deployments.ingress.stage_clients import VoiceRef, unpacked
+from deployments.ingress.stage_result import VoiceRef, unpacked
 from deployments.ingress.voice_cache import CachedVoice, VoiceCache
 from deployments.safe_traceback import safe_traceback
 from engines.contract import Capabilities, Voice

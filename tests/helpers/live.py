@@ -27,7 +27,7 @@ from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.live_sessions import Sessions
 from deployments.ingress.live_speech import LiveSpeech
 from deployments.ingress.routes import live
-from deployments.ingress.stage_clients import StageResult
+from deployments.ingress.stage_result import StageResult
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.trace_recorder import TraceRecorder
 from deployments.ingress.tracing_middleware import TracingMiddleware
@@ -73,7 +73,12 @@ class Pipeline:
     async def speech_in_parts(
         self, utterance: Any, voice: Any, ctx: Any, ends: Any
     ) -> AsyncGenerator[StageResult[AudioReply], None]:
-        yield await self.speech(utterance, voice, ctx)
+        made = await self.speech(utterance, voice, ctx)
+
+        async def whole() -> AsyncGenerator[StageResult[AudioReply], None]:
+            yield made
+
+        return whole()
 
     async def speech_stream_live(
         self, text: IncomingText, utterance: Any, voice: Any, ctx: Any, enter: Any, paced: bool

@@ -14,7 +14,8 @@ import ray.exceptions
 
 from deployments.ingress.context import RequestContext
 from deployments.ingress.peer_clocks import PeerClocks
-from deployments.ingress.stage_clients import LocalInput, StageClient, StageResult
+from deployments.ingress.stage_clients import StageClient
+from deployments.ingress.stage_result import LocalInput, StageResult
 from deployments.wire import StageReply
 from speech.errors import StageUnavailable
 from tests.helpers.serving import tone

@@ -10,7 +10,8 @@ import ray
 from deployments.arrays import ArrayStore, MemoryRef
 from deployments.ingress.context import RequestContext
 from deployments.ingress.peer_clocks import PeerClocks
-from deployments.ingress.stage_clients import AudioClient, EmbeddingClient, StageResult
+from deployments.ingress.stage_clients import AudioClient, EmbeddingClient
+from deployments.ingress.stage_result import StageResult
 from deployments.wire import ClipReply, StageReply, VoiceReply
 from engines.contract import Utterance
 from tests.helpers.serving import tone

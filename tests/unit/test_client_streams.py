@@ -11,7 +11,9 @@ from ray.exceptions import ActorUnavailableError
 
 from deployments.ingress.context import RequestContext
 from deployments.ingress.peer_clocks import PeerClocks
-from deployments.ingress.stage_clients import StageResult, TtsClient, VocoderClient
+from deployments.ingress.stage_clients import TtsClient
+from deployments.ingress.stage_result import StageResult
+from deployments.ingress.vocoder_client import VocoderClient
 from deployments.wire import AudioChunkReply, MelChunkReply, MelReply, StageReply, StreamState, VoiceReply
 from engines.contract import Utterance
 from speech.errors import InternalError, StageUnavailable
@@ -221,7 +223,7 @@ def test_a_divisible_mel_is_vocoded_from_its_beginning_each_time_and_made_again_
         mel = replace(mel, remake=remake)
         first, last = (audio(StreamState(reached=(0, end, end == 3.0), chunks=1)) for end in (0.5, 3.0))
         client = vocoder(StageReply([], input_lost=True, error=StageUnavailable("gone")), first, last, asked=asked)
-        parts = [part.value async for part in client.vocode_parts(mel, [0.5], new_run())]
+        parts = [part.value async for part in client.vocode_parts(mel, lambda seconds: [0.5], new_run())]
         assert parts == [first.value, last.value] and [part.complete for part in parts] == [False, True]
         assert [seconds for seconds, _ in asked] == [0.5, 0.5, 3.0]
 
@@ -236,7 +238,7 @@ def test_where_the_first_part_was_the_whole_sound_no_other_is_asked_for():
         run = new_run()
         spans = Tracer("vocoder-service").server("VOCODE_WAV", parent=None).end()
         client = vocoder(replace(whole, spans=spans), asked=asked)
-        parts = [part.value async for part in client.vocode_parts(mel, [0.5, 1.5], run)]
+        parts = [part.value async for part in client.vocode_parts(mel, lambda seconds: [0.5, 1.5], run)]
         assert parts == [whole.value] and parts[0].complete and [seconds for seconds, _ in asked] == [0.5]
         assert run.stage_spans == spans, "the stage's own, and none of a broken stream"
 

@@ -23,7 +23,7 @@ from deployments.ingress.live_flow import ReplicaFlow
 from deployments.ingress.live_handshake import Handshake
 from deployments.ingress.live_sentence import LiveSentence
 from deployments.ingress.live_utterance import LiveUtterance
-from deployments.ingress.stage_clients import StageResult
+from deployments.ingress.stage_result import StageResult
 from deployments.settings import Cors, Limits
 from deployments.wire import AudioReply
 from speech.errors import InternalError

@@ -15,7 +15,8 @@ from deployments.ingress.context import RequestContext
 from deployments.ingress.following import Follower
 from deployments.ingress.incoming_text import IncomingText
 from deployments.ingress.peer_clocks import PeerClocks
-from deployments.ingress.stage_clients import TtsClient, VocoderClient
+from deployments.ingress.stage_clients import TtsClient
+from deployments.ingress.vocoder_client import VocoderClient
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.settings import StageConfig
 from deployments.stages import base

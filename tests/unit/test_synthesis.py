@@ -10,7 +10,7 @@ import pytest
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
 from deployments.ingress.part_plan import ends_of_parts
-from deployments.ingress.stage_clients import StageResult
+from deployments.ingress.stage_result import StageResult
 from deployments.ingress.synthesis import Synthesizer
 from deployments.ingress.voice_cache import CachedVoice
 from deployments.ingress.voice_resolver import Clip
@@ -59,7 +59,10 @@ class Pipeline:
         return StageResult(AudioReply(sound(number), 0.5), None)
 
     async def speech_in_parts(self, utterance: Utterance, voice, run, ends):
-        yield await self.speech(utterance, voice, run)
+        return self.whole(await self.speech(utterance, voice, run))
+
+    async def whole(self, made):
+        yield made
 
     async def speech_stream(self, utterance: Utterance, voice, run):
         self.said.append(utterance.text)
@@ -251,6 +254,9 @@ class Divided(Pipeline):
         made = await self.speech(utterance, voice, run)
         cuts = [0.0, *ends(3.0), 3.0]
         self.divided.append(cuts)
+        return self.parts(made, cuts)
+
+    async def parts(self, made, cuts):
         for start, end in zip(cuts, cuts[1:], strict=False):
             state = StreamState(reached=(0, end, end == cuts[-1]))
             samples = np.full(int((end - start) * RATE), made.value.pcm[0], np.int16)

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.arrays import ArrayStore
 from deployments.ingress.context import RequestContext
-from deployments.ingress.stage_clients import StageResult
+from deployments.ingress.stage_result import StageResult
 from deployments.ingress.voice_cache import VoiceCache
 from deployments.ingress.voice_resolver import Clip, VoiceResolver
 from deployments.wire import ClipReply, VoiceReply
