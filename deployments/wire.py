@@ -91,7 +91,6 @@ class MelChunkReply:
 
     Attributes:
         said: the tokens so far, with which another replica continues the same speech.
-        divided: it is the beginning of a divisible mel, which has one part.
     """
 
     arrays: PackedArrays
@@ -100,7 +99,6 @@ class MelChunkReply:
     final: bool
     last: bool
     said: Said = ()
-    divided: bool = False
 
     @property
     def reaches(self) -> Reach:
@@ -137,7 +135,7 @@ class StreamState:
     Attributes:
         started_ns: when the first call began, ns since the epoch.
         first_ns: when the first audio was ready.
-        reached: `MelChunk.reaches` of the last chunk; beyond all of a part whose sound is complete.
+        reached: `MelChunk.reaches` of the last chunk; beyond all where an earlier one brought the whole sound.
         given: samples of the present part that were given out.
         chunks: number of calls.
         queue_ms, wait_ms, compute_ms: sums over the calls, in milliseconds.

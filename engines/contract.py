@@ -267,7 +267,7 @@ class ChunkAudio:
 
     Attributes:
         samples: mono float32 (n,).
-        complete: nothing of the part is to come, though the chunk was not `final`.
+        complete: a divisible Mel's sound came whole, though the chunk was not `final`. Nothing is to come.
         kept: what the part's next chunks have to know, as their `MelChunk.kept`; under 100 kB.
     """
 

@@ -37,7 +37,7 @@ class Sound:
 
     samples: Array  #: float32 (n,) from the engine, then int16
     cut_s: float = 0.0  #: of the mel's sound that was cut off before it
-    complete: bool = False  #: a chunk brought all of its part's sound, though it was not the final one
+    complete: bool = False  #: `ChunkAudio.complete`
     kept: Array | None = None  #: `ChunkAudio.kept`
 
 
@@ -156,7 +156,7 @@ class VocoderService(BatchedStage[Item, Sound]):
                 raise outcome.value
             sound = outcome.value
             whole = mel.final or sound.complete
-            ends = ends or (sound.complete and chunk.divided)
+            ends = ends or sound.complete
             state_now = replace(
                 state_now,
                 reached=(mel.part, math.inf, True) if sound.complete else mel.reaches,

@@ -2,7 +2,7 @@
 
 The vocoder normalises each of 48 layers by its mean and variance over the whole sound. So no sample is known before all
 of it is computed. But what these will be can be told beforehand: they follow from the style, and from the moments of
-what the blocks are given, which take a hundredth of the time. A linear map of low rank expects the 48 means and
+what the blocks are given, which take 4 % of the time. A linear map of low rank expects the 48 means and
 logarithms of deviations, and what is known of the voice corrects it. `python -m engines.embedded.train moments` fits
 the map; docs/speed.md has what it costs in sound.
 """
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.contract import WeightsError
-from engines.embedded.istftnet_cpu import Moments
-from engines.embedded.packages import is_whole
+from engines.embedded import loudness, vocoder
+from engines.embedded.finish import speech_in
+from engines.embedded.istftnet_cpu import CpuVocoder, Moments, Sound
+from engines.embedded.packages import carried
 
 DATA = Path(__file__).with_name("moments.npz")
 CHANNELS = (256,) * 24 + (128,) * 24  #: of the norms, in the order of their computation
@@ -57,6 +58,14 @@ class Expected:
         return cls([_moments(pair, columns) for pair in pairs], float(row[-1]))
 
 
+def whole(network: CpuVocoder, sound: Sound) -> tuple[np.ndarray, Expected]:
+    """Compute a whole sound; returns its waveform (n,), and what should have been expected of it."""
+    moments: list[Moments] = []
+    waveform = network.part(sound, slice(0, sound.columns), measured=moments).numpy()
+    speech = waveform[speech_in(waveform, vocoder.SAMPLE_RATE)]
+    return waveform, Expected(moments, loudness.measure(speech, vocoder.SAMPLE_RATE).lufs)
+
+
 @dataclass(frozen=True)
 class MomentPredictor:
     """The fitted map of rank r, from n numbers that are known to the m that are expected. All arrays float32."""
@@ -71,16 +80,7 @@ class MomentPredictor:
     @classmethod
     def load(cls, path: Path = DATA) -> MomentPredictor:
         """Read the data that the project carries. Raises WeightsError if it is missing or damaged."""
-        checksum = path.with_name(path.name + ".sha256")
-        if not path.is_file() or not checksum.is_file():
-            raise WeightsError(f"The vocoder's expected moments are missing: {path} or its .sha256 file. {_REPAIR}")
-        if not is_whole(path, checksum.read_text().split()[0]):
-            raise WeightsError(
-                f"The vocoder's expected moments {path} are damaged: their SHA-256 is not the one in {checksum.name}. "
-                f"{_REPAIR}"
-            )
-        with np.load(path) as data:
-            return cls(**{name: data[name].astype(np.float32) for name in cls.__dataclass_fields__})
+        return cls(**carried(path, "The map of the vocoder's moments", _REPAIR))
 
     def expect(self, known: list[Moments], style: Tensor, columns: int) -> Expected:
         """Expect what a whole sound will have.
@@ -101,8 +101,8 @@ class MomentPredictor:
 class VoiceMemory:
     """Remembers what voices' own sounds have shown: by how much the expectation is off for them.
 
-    The errors are nearly the same in all sounds of a voice, so a voice's first sounds, which are made whole, correct
-    those that follow. 74 kB for a voice.
+    The errors are nearly the same in all sounds of a voice, so a voice's first one, which is made whole, corrects those
+    that follow, and the next whole ones make that exact. 74 kB for a voice.
 
     Args:
         voices: to remember; the one that was not used for the longest time is forgotten.
@@ -117,8 +117,8 @@ class VoiceMemory:
         return voice in self._off
 
     def wants(self, voice: bytes) -> bool:
-        """Tell whether another sound of the voice would teach anything."""
-        return voice not in self._off or self._off[voice][0] < LEARNED_FROM
+        """Tell whether a known voice is not known well: another sound would teach more."""
+        return voice in self._off and self._off[voice][0] < LEARNED_FROM
 
     def learn(self, voice: bytes, expected: Expected, measured: Expected) -> None:
         """Take in a sound that was made whole."""

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from engines.contract import Arrays, ChunkAudio, Mel, MelChunk, Phase, Utterance, Voice
-from engines.embedded import acoustic, deltas, style, text, vocoder
+from engines.embedded import acoustic, deltas, moments, style, text, vocoder
 from engines.embedded.blocks import STYLE, with_deltas
-from engines.embedded.finish import finish, finish_part, speech_in
-from engines.embedded.istftnet_cpu import CpuVocoder, Moments, Sound
-from engines.embedded.loudness import SILENT_LUFS, measure
+from engines.embedded.finish import finish, finish_part
+from engines.embedded.istftnet_cpu import CpuVocoder, Sound
+from engines.embedded.loudness import SILENT_LUFS
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.moments import Expected, MomentPredictor, VoiceMemory
 from engines.embedded.style import Delivery
@@ -200,7 +200,7 @@ class EmbeddedVocoder:
     """An `engines.contract.StreamingVocoder`, 24 kHz. On a GPU a batch is computed at once, on a CPU one by one.
 
     The parts of a divisible mel are computed with the moments that are expected of the whole (moments.py). What is
-    expected of a voice is learned from its first sounds, so the first one is made whole.
+    expected of a voice is learned from its own sounds, so the first one that comes in chunks is made whole.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 1, bf16: bool | Literal["auto"] = "auto") -> None:
@@ -228,21 +228,23 @@ class EmbeddedVocoder:
     def vocode_chunks(self, chunks: Sequence[tuple[MelChunk, int]]) -> list[ChunkAudio | SpeechError]:
         """Compute the sound of divisible mels as far as the chunks' `seconds` of it, behind what was given out.
 
-        It begins 80 ms before the speech. What is left of a mel is computed whole where its voice was not heard before,
-        and on a GPU. `kept` is what is expected of the whole sound, float16 (18433,).
+        It begins 80 ms before the speech. What is left of a mel is computed whole where its voice is not known yet, and
+        on a GPU. `kept` is what is expected of the whole sound, float16 (18433,).
         """
         return [_guarded(self._part, chunk, given) for chunk, given in chunks]
 
     @torch.inference_mode()
     def _part(self, chunk: MelChunk, given: int) -> ChunkAudio:
-        arrays, network = chunk.arrays, self._network
-        speaker = arrays["speaker"].tobytes()
-        if not isinstance(network, CpuVocoder) or (chunk.kept is None and not self._memory.knows(speaker)):
-            return ChunkAudio(self._one(Mel(arrays, chunk.seconds))[0][given:], complete=True)
-        sound, kept = _sound(network, arrays), chunk.kept
+        mel, network = Mel(chunk.arrays, chunk.seconds), self._network
+        if not isinstance(network, CpuVocoder):
+            return ChunkAudio(self._one(mel)[0][given:], complete=True)
+        speaker, kept = chunk.arrays["speaker"].tobytes(), chunk.kept
+        if kept is None and not self._memory.knows(speaker):
+            return ChunkAudio(self._learn(network, mel)[0][given:], complete=True)
+        sound = sound_of(network, chunk.arrays)
         if kept is None:
             kept = self._memory.corrected(speaker, self._expect(network, sound)).row.astype(np.float16)
-        first, last = _edges(arrays["spoken"], sound.columns)
+        first, last = _edges(chunk.arrays["spoken"], sound.columns)
         start = first + given // vocoder.SAMPLES_PER_COLUMN
         end = last
         if not chunk.final:
@@ -251,7 +253,7 @@ class EmbeddedVocoder:
             return ChunkAudio(np.zeros(0, np.float32), kept=kept)
         expected = Expected.of(kept, sound.columns)
         waveform = network.part(sound, slice(start, end), expected.moments).numpy()
-        gain = float(arrays["gain"][0])
+        gain = float(chunk.arrays["gain"][0])
         return ChunkAudio(
             finish_part(waveform, vocoder.SAMPLE_RATE, expected.lufs, gain, first=not given, last=chunk.final),
             kept=kept,
@@ -265,22 +267,19 @@ class EmbeddedVocoder:
         return self._waveforms([_noise(4)])[0]
 
     def _one(self, mel: Mel) -> tuple[np.ndarray, float]:
-        if isinstance(self._network, CpuVocoder) and "speaker" in mel.arrays:
-            speaker = mel.arrays["speaker"].tobytes()
-            if self._memory.wants(speaker):
-                return self._learning(self._network, mel, speaker)
+        # A voice that was never waited for teaches nothing: its whole answers would take longer for it.
+        if isinstance(self._network, CpuVocoder) and self._memory.wants(mel.arrays["speaker"].tobytes()):
+            return self._learn(self._network, mel)
         return self._batch([mel])[0]
 
     @torch.inference_mode()
-    def _learning(self, network: CpuVocoder, mel: Mel, speaker: bytes) -> tuple[np.ndarray, float]:
-        """Compute a sound, and remember by how much what is expected of it is off."""
-        sound = _sound(network, mel.arrays)
-        moments: list[Moments] = []
-        waveform = network.part(sound, slice(0, sound.columns), measured=moments).numpy()
+    def _learn(self, network: CpuVocoder, mel: Mel) -> tuple[np.ndarray, float]:
+        """Compute a whole sound, and remember by how much what is expected of it is off."""
+        sound = sound_of(network, mel.arrays)
+        waveform, measured = moments.whole(network, sound)
+        if measured.lufs > SILENT_LUFS:
+            self._memory.learn(mel.arrays["speaker"].tobytes(), self._expect(network, sound), measured)
         finished, trimmed = finish(waveform, vocoder.SAMPLE_RATE, mel.arrays["gain"][0])
-        lufs = measure(waveform[speech_in(waveform, vocoder.SAMPLE_RATE)], vocoder.SAMPLE_RATE).lufs
-        if lufs > SILENT_LUFS:
-            self._memory.learn(speaker, self._expect(network, sound), Expected(moments, lufs))
         return finished, trimmed / vocoder.SAMPLE_RATE
 
     def _batch(self, mels: Sequence[Mel]) -> list[tuple[np.ndarray, float]]:
@@ -316,7 +315,8 @@ def _speaker(voice: Arrays, language: str) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _sound(network: CpuVocoder, arrays: Arrays) -> Sound:
+def sound_of(network: CpuVocoder, arrays: Arrays) -> Sound:
+    """Prepare a Mel's sound."""
     features, pitch = (torch.tensor(arrays[name])[None] for name in ("features", "f0"))
     rows = deltas.stacked([arrays.get(deltas.OF_VOCODER)], "cpu")
     style = with_deltas(torch.tensor(arrays["style"])[None], rows)[0]
@@ -339,6 +339,7 @@ def _noise(columns: int) -> Mel:
             "style": np.zeros(128, np.float32),
             "gain": np.ones(1, np.float32),
             "seed": np.zeros(1, np.int64),
+            "speaker": np.zeros(16, np.uint8),
         },
         columns / 80,
     )

@@ -167,7 +167,7 @@ class Divider(Vocoder):
 async def divided_replies(vocoder: VocoderService) -> list:
     state, replies = StreamState(), []
     for end in (0.5, 0.75, 1.0):
-        chunk = MelChunkReply({}, end, 0, final=end == 1.0, last=end == 1.0, divided=True)
+        chunk = MelChunkReply({}, end, 0, final=end == 1.0, last=end == 1.0)
         replies.append(await vocoder.vocode_chunk(new_call(), chunk, state))
         state = replies[-1].value.state
         if replies[-1].value.complete:

@@ -14,16 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from engines.contract import Mel, Utterance, Voice
 from engines.embedded import vocoder
-from engines.embedded.finish import speech_in
-from engines.embedded.istftnet_cpu import CpuVocoder, Moments
-from engines.embedded.loudness import measure
+from engines.embedded.istftnet_cpu import CpuVocoder
 from engines.embedded.mapper import ACOUSTIC_LIMIT, PROSODY_LIMIT, StyleMapper
-from engines.embedded.moments import CHANNELS, DATA, MomentPredictor, as_numbers, mean_and_deviation
-from engines.embedded.stages import EmbeddedAcousticModel
+from engines.embedded.moments import CHANNELS, DATA, MomentPredictor, as_numbers, whole
+from engines.embedded.stages import EmbeddedAcousticModel, sound_of
 from engines.embedded.train.sentences import TEXTS
 from speech.errors import SpeechError
 
@@ -55,15 +52,9 @@ class Sounds:
             made = self._acoustic.generate([(_utterance(chance), self._voice(chance, spread))])
         [mel] = made
         assert isinstance(mel, Mel)
-        features, pitch, style = (torch.tensor(mel.arrays[name]) for name in ("features", "f0", "style"))
-        sound = self._vocoder.sound(features[None], pitch[None], style, int(mel.arrays["seed"][0]))
-        measured: list[Moments] = []
-        wave = self._vocoder.part(sound, slice(0, sound.columns), measured=measured).numpy()
-        loudness = measure(wave[speech_in(wave, vocoder.SAMPLE_RATE)], vocoder.SAMPLE_RATE).lufs
-        numbers = [number for moments in measured for number in mean_and_deviation(moments)]
-        return as_numbers(self._vocoder.known(sound), style, sound.columns), np.array(
-            np.concatenate([*numbers, [loudness]]), np.float32
-        )
+        sound = sound_of(self._vocoder, mel.arrays)
+        _, measured = whole(self._vocoder, sound)
+        return as_numbers(self._vocoder.known(sound), sound.style, sound.columns), measured.row
 
     def _voice(self, chance: random.Random, spread: float) -> Voice:
         drawn = np.random.default_rng(chance.getrandbits(32))
