@@ -2,8 +2,9 @@
 
 The vocoder makes the parts with expected moments of the whole (`engines/embedded/moments.py`). Real speakers, whom the
 map was not fitted to, each say sentences, and clauses of two to seven words. One sentence before them is made whole, as
-a voice's first one always is. Each other piece is made twice from the same mel: whole, and in the parts that a listener
-would get. Compared are DNSMOS, Whisper's errors, loudness, and the CPU time until the first sound and for all of it.
+a voice's first one always is. Each other piece is made twice from the same mel: in the parts that a listener would get,
+and then whole, so that no sound was learned from before it is expected. Compared are DNSMOS, Whisper's errors,
+loudness, and the CPU time until the first sound and for all of it.
 
 The results are in bench/results/parts.json, with `--fitted` in parts_fitted.json: there each voice is fitted before.
 """
@@ -23,7 +24,7 @@ from bench.measuring.asr import transcribe, word_errors, words
 from bench.measuring.quality import dnsmos
 from bench.measuring.references import chosen
 from deployments.ingress.part_plan import ends_of_parts
-from engines.contract import ChunkAudio, Mel, MelChunk, Reference, StreamingVocoder, Voice, create
+from engines.contract import ChunkAudio, FitOutcome, Mel, MelChunk, Reference, StreamingVocoder, Voice, create
 from engines.embedded.fitting import VoiceFitter
 from engines.embedded.loudness import TARGET_LUFS, measure
 from speech.utterance import Utterance
@@ -55,12 +56,12 @@ def in_parts(vocoder: StreamingVocoder, mel: Mel) -> tuple[np.ndarray, float, fl
     return np.concatenate(made), first_s, time.process_time() - began, len(made)
 
 
-def fitted(fitter: VoiceFitter, voice: Voice, reference: Reference) -> Voice:
-    """Fit a voice; returns the fitted one also where the check would keep the steered one."""
+def fitted(fitter: VoiceFitter, voice: Voice, reference: Reference) -> FitOutcome:
+    """Fit a voice."""
     begun = fitter.begin(voice, None, lambda: reference)
     while begun.outcome is None:
         begun.advance()
-    return begun.outcome.voice
+    return begun.outcome
 
 
 def judged(sound: np.ndarray, rate: int, text: str) -> dict[str, float]:
@@ -95,17 +96,22 @@ def main() -> None:
         [voice] = encoder.encode([reference])
         assert isinstance(voice, Voice)
         if fitter is not None:
-            voice = fitted(fitter, voice, reference)
+            outcome = fitted(fitter, voice, reference)
+            if not outcome.kept:
+                print(f"{person.name:24} is left out: its steered voice is kept", flush=True)
+                continue
+            voice = outcome.voice
         for place, text in enumerate([FIRST, *pieces(arguments.sentences, number)]):
             [mel] = acoustic.generate([(Utterance(text, "en-US", seed=number), voice)])
             assert isinstance(mel, Mel) and mel.divisible
+            if not place:
+                vocoder.vocode_chunks([(MelChunk(mel.arrays, mel.seconds, 0, final=True), 0)])
+                continue
+            parts, first_s, all_s, count = in_parts(vocoder, mel)
             began = time.process_time()
             [whole] = vocoder.vocode([mel])
             whole_s = time.process_time() - began
             assert isinstance(whole, np.ndarray)
-            if not place:
-                continue
-            parts, first_s, all_s, count = in_parts(vocoder, mel)
             row: dict[str, Any] = {
                 "speaker": person.name,
                 "text": text,
