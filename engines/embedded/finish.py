@@ -10,6 +10,8 @@ _FRAME_SECONDS = 0.01
 _MARGIN_SECONDS = 0.08  #: silence that stays before and after the speech, so that no soft onset is cut
 _FADE_SECONDS = 0.01
 _SILENCE_DB = -50.0  #: below the loudest 10 ms
+_LOUDEST = 4.0  #: power of the loudest 10 ms of speech over its mean, at least
+_K_WEIGHTED_DB = 0.69  #: BS.1770's offset between mean power and loudness
 _STRAIGHT = np.float32(0.5)  #: amplitude up to which a part is left as it is
 
 
@@ -43,7 +45,10 @@ def finish_part(
         first: it begins the sound, so it fades in.
         last: it ends the sound, so the silence behind the speech is trimmed, and it fades out.
     """
-    part = waveform[: speech_in(waveform, sample_rate).stop if last else None].astype(np.float32)
+    end = None
+    if last:  # it may have nothing of the speech but its end, or nothing at all
+        end = speech_in(waveform, sample_rate, loudest=_LOUDEST * 10 ** ((lufs + _K_WEIGHTED_DB) / 10)).stop
+    part = waveform[:end].astype(np.float32)
     _fade(part, sample_rate, first, last)
     return _bent(part * np.float32(gain * 10 ** ((TARGET_LUFS - lufs) / 20)))
 
@@ -66,13 +71,21 @@ def _bent(waveform: np.ndarray) -> np.ndarray:
     return np.where(beyond > 0, np.sign(waveform) * (_STRAIGHT + room * np.tanh(beyond / room)), waveform)
 
 
-def speech_in(waveform: np.ndarray, sample_rate: int) -> slice:
-    """Find the samples that stay when the silent edges are trimmed."""
+def speech_in(waveform: np.ndarray, sample_rate: int, loudest: float = 0.0) -> slice:
+    """Find the samples that stay when the silent edges are trimmed.
+
+    Args:
+        waveform: mono (n,).
+        sample_rate: in Hz.
+        loudest: the power of the loudest 10 ms, where it is not in this part of a waveform.
+    """
     frame = round(_FRAME_SECONDS * sample_rate)
     frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
     power = np.square(frames).mean(axis=1)
-    if not power.any():
+    if not power.any() and not loudest:
         return slice(0, len(waveform))
-    loud = np.flatnonzero(power > power.max() * 10 ** (_SILENCE_DB / 10))
+    loud = np.flatnonzero(power > max(power.max(initial=0.0), loudest) * 10 ** (_SILENCE_DB / 10))
     margin = round(_MARGIN_SECONDS / _FRAME_SECONDS)
+    if not len(loud):
+        return slice(0, min(margin * frame, len(waveform)))
     return slice(int(max(0, loud[0] - margin)) * frame, min(int(loud[-1] + 1 + margin) * frame, len(waveform)))

@@ -217,6 +217,16 @@ def test_a_peak_is_bent_and_not_clipped():
     np.testing.assert_array_equal(np.delete(part, RATE // 2), np.delete(loud, RATE // 2))
 
 
+@pytest.mark.parametrize("speech_s", [0.0, 0.1])
+def test_a_last_part_that_is_nearly_silent_is_trimmed_by_what_was_before_it(speech_s):
+    part = np.random.default_rng(0).standard_normal(round(0.4 * RATE)).astype(np.float32) * 1e-5
+    part[: round(speech_s * RATE)] += 0.01
+    kept = finish_part(part, RATE, loudness.TARGET_LUFS, last=True)
+    assert len(kept) / RATE == pytest.approx(speech_s + 0.08, abs=0.02)
+    assert len(finish_part(part, RATE, loudness.TARGET_LUFS)) == len(part), "more is to come behind it"
+    assert len(finish_part(part[:100], RATE, loudness.TARGET_LUFS, last=True)) == 100, "less than 10 ms"
+
+
 def test_the_map_is_refused_where_it_is_damaged_or_missing(tmp_path):
     path = tmp_path / "moments.npz"
     with pytest.raises(WeightsError, match=r"missing.*git checkout"):
