@@ -24,7 +24,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bench import results
 from bench.measuring import plot, texts
@@ -69,6 +69,12 @@ class Heard:
     continuous: bool
 
 
+class Requests(Protocol):
+    """Whatever makes requests for streams."""
+
+    def request(self, host: str) -> bytes: ...
+
+
 class Texts:
     """Random texts and clips; the same for the same seed."""
 
@@ -89,8 +95,8 @@ class Texts:
         return multipart(host, fields, texts.clip(self._chance))
 
 
-async def hear(port: int, request: bytes) -> Heard:
-    """Ask for a stream and play it to its end, in real time.
+async def hear(port: int, request: bytes, to_end: bool = True) -> Heard:
+    """Ask for a stream and play it to its end, in real time, or only until all of it is here.
 
     Raises:
         RuntimeError: The answer is not 200.
@@ -111,7 +117,8 @@ async def hear(port: int, request: bytes) -> Heard:
             first = first or time.monotonic()
             with continuity.sending(size / BYTES_PER_S):
                 pass
-        await asyncio.sleep(continuity.margin_s)
+        if to_end:
+            await asyncio.sleep(continuity.margin_s)
     finally:
         writer.close()
     return Heard(
@@ -119,7 +126,7 @@ async def hear(port: int, request: bytes) -> Heard:
     )
 
 
-async def listen(port: int, listeners: int, seconds: float, source: Texts) -> list[Heard]:
+async def listen(port: int, listeners: int, seconds: float, source: Requests) -> list[Heard]:
     """Let so many listeners hear streams, one after the other each, for so long; they begin at different moments."""
     end = time.monotonic() + seconds
     heard: list[Heard] = []

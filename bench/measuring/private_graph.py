@@ -39,8 +39,10 @@ def private_graph(
     behind_haproxy: bool = False,
     watchdog: Mapping | None = None,
     deployments: Mapping[str, Mapping] | None = None,
+    config: Path = CONFIG,
+    num_gpus: int | None = None,
 ) -> Iterator[PrivateGraph]:
-    """Run `cluster/serve.cpu.yaml` with changes, on a private Ray head.
+    """Run `cluster/serve.cpu.yaml`, or another Serve config, with changes, on a private Ray head.
 
     Voices are not cached, unless `args` says so: a benchmark repeats one clip, and all four stages are to be measured.
 
@@ -54,11 +56,17 @@ def private_graph(
         behind_haproxy: True: run the graph behind HAProxy.
         watchdog: settings of a watchdog; None runs none.
         deployments: by service, what is laid over its entry, such as `num_replicas`.
+        config: the Serve config.
+        num_gpus: GPUs of the Ray head; None lets Ray count them.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         head = ray_head.start(
-            ports.any_free(), Path(folder) / "ray.log", num_cpus=num_cpus, behind_haproxy=behind_haproxy
+            ports.any_free(),
+            Path(folder) / "ray.log",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            behind_haproxy=behind_haproxy,
         )
         try:
             port, spans = ports.any_free(), Path(folder) / "spans.jsonl"
@@ -70,7 +78,7 @@ def private_graph(
                 **args.get("tracing", {}),
             }
             application = Application.read(
-                CONFIG, port, {"voice_cache_mb": 0, **args, "tracing": tracing}, watchdog=watchdog is not None
+                config, port, {"voice_cache_mb": 0, **args, "tracing": tracing}, watchdog=watchdog is not None
             )
             if watchdog is not None:
                 application.config["applications"][-1]["args"] |= watchdog

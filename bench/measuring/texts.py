@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 
-from speech import audio
 from speech.pcm import to_wav
 
 DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
@@ -41,13 +41,13 @@ _PIECES = {
 _SHORTEST_S, _LONGEST_S = 3.2, 14.5
 
 
-def text(chance: random.Random, dialect: str = "en-US", longest: int | None = None) -> str:
-    """Return a text of random pieces and of a random length, from 10 characters to `longest` or the dialect's most.
+def text(chance: random.Random, dialect: str = "en-US", longest: int | None = None, shortest: int = 10) -> str:
+    """Return a text of random pieces, `shortest` to `longest` characters long, by default up to the dialect's most.
 
     Lengths are spread evenly on a logarithmic scale: as many texts from 10 to 20 characters as from 100 to 200.
     """
     pieces, joint, end, most = _PIECES[dialect]
-    wanted = round(math.exp(chance.uniform(math.log(10), math.log(longest or most)))) - len(end)
+    wanted = round(math.exp(chance.uniform(math.log(shortest), math.log(longest or most)))) - len(end)
     made = chance.choice(pieces)
     while len(made) < wanted:
         made += joint + chance.choice(pieces)
@@ -60,10 +60,10 @@ def sentence(chance: random.Random) -> str:
     return joint.join(chance.choice(words) for _ in range(chance.randint(14, 18))).capitalize() + end
 
 
-def clip(chance: random.Random) -> bytes:
+def clip(chance: random.Random, shortest_s: float = _SHORTEST_S, longest_s: float = _LONGEST_S) -> bytes:
     """Return a WAV file of 3 to 15 s, cut from the demo's clip said over and over, a little higher or lower."""
     samples, rate = _demo()
-    wanted = int(chance.uniform(_SHORTEST_S, _LONGEST_S) * rate)
+    wanted = int(chance.uniform(shortest_s, longest_s) * rate)
     start = chance.randrange(len(samples))
     said = np.tile(samples, 2 + wanted * 2 // len(samples))[start : start + int(wanted * 1.2)]
     moved = soxr.resample(said, rate * chance.uniform(0.9, 1.1), rate)
@@ -72,5 +72,6 @@ def clip(chance: random.Random) -> bytes:
 
 @cache
 def _demo() -> tuple[np.ndarray, int]:
-    decoded = audio.decode(DEMO_CLIP.read_bytes())
-    return decoded.samples, decoded.rate
+    samples, rate = soundfile.read(DEMO_CLIP, dtype="float32")
+    assert samples.ndim == 1, "the demo's clip has one channel"
+    return samples, rate
