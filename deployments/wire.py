@@ -91,6 +91,7 @@ class MelChunkReply:
 
     Attributes:
         said: the tokens so far, with which another replica continues the same speech.
+        timings: of a divisible mel: the times of its words, where the engine knows them.
     """
 
     arrays: PackedArrays
@@ -99,6 +100,7 @@ class MelChunkReply:
     final: bool
     last: bool
     said: Said = ()
+    timings: Timings | None = None
 
     @property
     def reaches(self) -> Reach:
@@ -112,7 +114,8 @@ class AudioReply:
 
     Attributes:
         timings: the times of its words, where they are known. The ingress reads no others: a stage that aligns audio
-            and text would put its own here.
+            and text would put its own here. They count from the first sample of the utterance's audio, also in the
+            reply to a later chunk.
     """
 
     pcm: Packed

@@ -269,11 +269,13 @@ class ChunkAudio:
         samples: mono float32 (n,).
         complete: a divisible Mel's sound came whole, though the chunk was not `final`. Nothing is to come.
         kept: what the part's next chunks have to know, as their `MelChunk.kept`; under 100 kB.
+        cut_s: seconds of the part's sound that were cut off before what was given out first.
     """
 
     samples: np.ndarray
     complete: bool = False
     kept: np.ndarray | None = None
+    cut_s: float = 0.0
 
 
 @runtime_checkable

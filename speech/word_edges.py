@@ -65,6 +65,22 @@ def heard_in(timings: Timings, samples: NDArray[np.int16] | Wave, rate: int) -> 
     )
 
 
+def settled(timings: Timings, seconds: float) -> int:
+    """Return how many of the units `heard_in` moves as it would with all of the sound, given only its beginning.
+
+    A unit's end depends on the sound up to the end of the next one's first phoneme. The last unit's depends on all of
+    it. Power counts in relation to the loudest step, so a pause's edge may still differ by a step or two.
+
+    Args:
+        timings: the times in the whole sound.
+        seconds: length of the beginning.
+    """
+    if len(timings.times) < 2:
+        return 0
+    first, _ = _outer_phonemes(timings)
+    return int((np.maximum.accumulate(first[1:, 1]) + _WINDOW_SECONDS / 2 <= seconds).sum())
+
+
 def _outer_phonemes(timings: Timings) -> tuple[np.ndarray, np.ndarray]:
     """Return the times of each unit's first and last phoneme, (u, 2) each; those of the unit where none are known."""
     first, last = timings.times.astype(float), timings.times.astype(float)

@@ -100,8 +100,8 @@ class Word:
 class AudioPart:
     """Audio, int16 (n,), and the words that are complete with it.
 
-    Each word of a stream comes once and in order, at the latest with the audio in which it ends. Its times count from
-    the first sample of the request.
+    Each word of a stream comes once and in order, with the audio in which it ends or with the next. Its times count
+    from the first sample of the request.
     """
 
     samples: NDArray[np.int16]
@@ -140,19 +140,22 @@ class Timings:
             phoneme_times=np.clip(self.phoneme_times - np.float32(start_s), first, last),
         )
 
-    def heard(self, granularity: str, utterance: str, text: str) -> tuple[Word, ...]:
+    def heard(self, granularity: str, utterance: str, text: str, units_known: int | None = None) -> tuple[Word, ...]:
         """Return the words of an utterance, with offsets in the text of the request.
 
         Args:
             granularity: `character`, `word` or `phoneme`.
             utterance: the utterance's text; an AlignedText if it is only a part of the request's.
             text: the request's text.
+            units_known: only words of the first so many units; None: all.
         """
         numbers: Sequence[int] = range(len(self.words)) if granularity == "character" else self.words.tolist()
         phonemes = self._phonemes() if granularity == "phoneme" else {}
         found = []
         for _, group in groupby(range(len(numbers)), key=numbers.__getitem__):
             units = list(group)
+            if units_known is not None and units[-1] >= units_known:
+                break
             spans = self.spans[units]
             span = AlignedText.of(utterance).source(int(spans[:, 0].min()), int(spans[:, 1].max()))
             if span is not None:

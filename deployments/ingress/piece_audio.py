@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from speech.joining import Joiner, pause_after
 from speech.pauses import Pauses
 from speech.requests import SpeechRequest
 from speech.utterance import Utterance
-from speech.word_edges import heard_in
+from speech.word_edges import heard_in, settled
 from speech.words import AudioPart, Timings, Word, part_of
 from tracing import vocabulary
 
@@ -53,13 +53,20 @@ class Wish:
 
 @dataclass(frozen=True)
 class Said:
-    """The text of a piece, and the times of its words if the engine tells them."""
+    """The text of a piece, and the times of its words if the engine tells them.
+
+    Attributes:
+        text: of the piece.
+        timings: of its units; None: not known, or not asked for.
+        units_known: the number of units whose times are final; None: all are.
+    """
 
     text: str
     timings: Timings | None = None
+    units_known: int | None = None
 
     def words(self, wish: Wish, origin_s: float, kept_s: tuple[float, float]) -> tuple[Word, ...]:
-        """Return the words that the request asks for.
+        """Return the words that the request asks for, as far as their times are final.
 
         Args:
             wish: what it asks for.
@@ -74,8 +81,33 @@ class Said:
         if self.timings is None:
             return ()
         return tuple(
-            word.moved(origin_s).within(*kept_s) for word in self.timings.heard(wish.timestamps, self.text, text)
+            word.moved(origin_s).within(*kept_s)
+            for word in self.timings.heard(wish.timestamps, self.text, text, self.units_known)
         )
+
+
+class _WordsInTurn:
+    """Gives out each word of a piece once, as soon as its times are final."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count, self._end_s = 0, 0.0
+
+    def of(self, audio: PieceAudio, origin_s: float, kept_s: tuple[float, float]) -> tuple[Word, ...]:
+        """Return the words that are new with this audio; the arguments are those of `Said.words`."""
+        if not audio.ends and not audio.said.units_known:
+            return ()
+        known = audio.said.words(self._wish, origin_s, kept_s)
+        # A pause's edge may lie a step earlier now that more is heard, but never before what was said of it.
+        new = tuple(word.within(max(kept_s[0], self._end_s), kept_s[1]) for word in known[self._count :])
+        if audio.ends:
+            self._begin()
+        elif new:
+            self._count, self._end_s = len(known), new[-1].end_s
+        return new
 
 
 @dataclass(frozen=True)
@@ -112,9 +144,18 @@ class Pieces:
             wish: the times asked for. Words' edges are looked for in the sound only where they are: that takes 10 ms.
         """
         samples, timings = await self.audio(await self._graph.speech(utterance, voice, ctx), ctx)
-        if timings is not None and wish.words:
-            timings = await asyncio.to_thread(heard_in, timings, samples, self._engine.sample_rate)
-        return samples, Said(utterance.text, timings)
+        return samples, await self._said(utterance.text, wish, timings, [samples], complete=True)
+
+    async def _said(
+        self, text: str, wish: Wish, timings: Timings | None, so_far: Sequence[Array], complete: bool
+    ) -> Said:
+        """Say when the words of a piece are heard, as far as its sound so far tells."""
+        if timings is None or not wish.words:
+            return Said(text, timings if complete else None)
+        rate = self._engine.sample_rate
+        samples = np.concatenate(so_far) if len(so_far) > 1 else so_far[0]
+        known = None if complete else settled(timings, len(samples) / rate)
+        return Said(text, await asyncio.to_thread(heard_in, timings, samples, rate), known)
 
     async def run(
         self,
@@ -135,16 +176,19 @@ class Pieces:
             chunked: take the engine's chunks as they are made.
             wish: the times asked for.
             put: takes the audio.
-            ends_of_parts: where somebody waits for it: how a mel is divided. Words' times need all of the sound.
+            ends_of_parts: where somebody waits for it: how a mel is divided.
         """
         pause_s = pause_after(utterance.text)
         try:
-            if not chunked and ends_of_parts is not None and not wish.words:
-                said = Said(utterance.text)
+            if not chunked and ends_of_parts is not None:
                 made = await self._graph.speech_in_parts(utterance, voice, segment, ends_of_parts)
+                so_far: list[Array] = []
                 async with aclosing(made) as parts:
                     async for part in parts:
-                        put(PieceAudio((await self.audio(part, segment))[0], part.value.complete, pause_s, said))
+                        samples, timings = await self.audio(part, segment)
+                        so_far.append(samples)
+                        said = await self._said(utterance.text, wish, timings, so_far, part.value.complete)
+                        put(PieceAudio(samples, part.value.complete, pause_s, said))
                 return
             if not chunked:
                 samples, said = await self.whole(utterance, voice, segment, wish)
@@ -163,25 +207,25 @@ class Pieces:
     ) -> AsyncGenerator[AudioPart, None]:
         """Yield the final audio of pieces in a row, with pauses between them."""
         rate = self._engine.sample_rate
-        joiner = Joiner(rate, lead_s=pauses.before_s)
+        joiner, new = Joiner(rate, lead_s=pauses.before_s), _WordsInTurn(wish)
         async with aclosing(_paced(pieces, pauses)) as paced:
             async for audio in paced:
                 joined = joiner.add(pcm.from_pcm(audio.samples), audio.pause_s, last=audio.ends)
                 words: tuple[Word, ...] = ()
-                if audio.ends and joiner.origin is not None:
+                if joiner.origin is not None:
                     first, end = joiner.kept
-                    words = audio.said.words(wish, joiner.origin / rate, (first / rate, end / rate))
+                    words = new.of(audio, joiner.origin / rate, (first / rate, end / rate))
                 yield AudioPart(pcm.to_pcm(joined), words)
         yield AudioPart(pcm.to_pcm(joiner.finish(pause=pauses.last_is_heard)))
 
     async def plain(self, pieces: AsyncGenerator[PieceAudio, None], wish: Wish) -> AsyncGenerator[AudioPart, None]:
         """Yield the audio of a single piece as it is."""
-        count = 0
+        count, new = 0, _WordsInTurn(wish)
         async with aclosing(pieces):
             async for audio in pieces:
                 count += len(audio.samples)
                 whole_s = 0.0, count / self._engine.sample_rate
-                yield AudioPart(audio.samples, audio.said.words(wish, 0.0, whole_s) if audio.ends else ())
+                yield AudioPart(audio.samples, new.of(audio, 0.0, whole_s))
 
     async def audio(self, audio: StageResult[AudioReply], ctx: StageContext) -> tuple[Array, Timings | None]:
         """Fetch finished audio and its times; it is made again once if its replica has died with it."""

@@ -101,4 +101,5 @@ def _beginning(mel: StageResult[MelReply], end: float | None) -> StageResult[Mel
 
     seconds = mel.value.seconds if end is None else end
     last = end is None
-    return StageResult(MelChunkReply(mel.value.arrays, seconds, 0, final=last, last=last), again)
+    beginning = MelChunkReply(mel.value.arrays, seconds, 0, final=last, last=last, timings=mel.value.timings)
+    return StageResult(beginning, again)

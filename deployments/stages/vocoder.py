@@ -163,7 +163,13 @@ class VocoderService(BatchedStage[Item, Sound]):
                 given=0 if whole else state.given + len(sound.samples),
                 kept=None if whole else sound.kept,
             )
-            return AudioChunkReply(self.arrays.pack(sound.samples), self._seconds(sound.samples), state_now)
+            so_far_s = self._seconds(sound.samples) + state.given / self.engine.capabilities.sample_rate
+            return AudioChunkReply(
+                self.arrays.pack(sound.samples),
+                self._seconds(sound.samples),
+                state_now,
+                timings=chunk.timings and chunk.timings.cut(sound.cut_s, so_far_s if whole else math.inf),
+            )
 
         reply = await self.answer(call, work, span)
         return reply if ends or reply.error is not None else replace(reply, spans=[])
@@ -175,7 +181,9 @@ class VocoderService(BatchedStage[Item, Sound]):
 def _sound(made: Array | ChunkAudio | SpeechError) -> Sound | SpeechError:
     if isinstance(made, SpeechError):
         return made
-    return Sound(made.samples, 0.0, made.complete, made.kept) if isinstance(made, ChunkAudio) else Sound(made)
+    if isinstance(made, ChunkAudio):
+        return Sound(made.samples, made.cut_s, made.complete, made.kept)
+    return Sound(made)
 
 
 def _tag_stream(span: AnySpan, state: StreamState, outcome: Batched[Any]) -> None:

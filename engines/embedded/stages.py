@@ -237,26 +237,30 @@ class EmbeddedVocoder:
     def _part(self, chunk: MelChunk, given: int) -> ChunkAudio:
         mel, network = Mel(chunk.arrays, chunk.seconds), self._network
         if not isinstance(network, CpuVocoder):
-            return ChunkAudio(self._one(mel)[0][given:], complete=True)
+            whole, cut_s = self._one(mel)
+            return ChunkAudio(whole[given:], complete=True, cut_s=cut_s)
         speaker, kept = chunk.arrays["speaker"].tobytes(), chunk.kept
         if kept is None and not self._memory.knows(speaker):
-            return ChunkAudio(self._learn(network, mel)[0][given:], complete=True)
+            whole, cut_s = self._learn(network, mel)
+            return ChunkAudio(whole[given:], complete=True, cut_s=cut_s)
         sound = sound_of(network, chunk.arrays)
         if kept is None:
             kept = self._memory.corrected(speaker, self._expect(network, sound)).row.astype(np.float16)
         first, last = _edges(chunk.arrays["spoken"], sound.columns)
         start = first + given // vocoder.SAMPLES_PER_COLUMN
+        cut_s = first * vocoder.SAMPLES_PER_COLUMN / vocoder.SAMPLE_RATE
         end = last
         if not chunk.final:
             end = min(last, first + round(chunk.seconds * vocoder.SAMPLE_RATE) // vocoder.SAMPLES_PER_COLUMN)
         if start >= end:
-            return ChunkAudio(np.zeros(0, np.float32), kept=kept)
+            return ChunkAudio(np.zeros(0, np.float32), kept=kept, cut_s=cut_s)
         expected = Expected.of(kept, sound.columns)
         waveform = network.part(sound, slice(start, end), expected.moments).numpy()
         gain = float(chunk.arrays["gain"][0])
         return ChunkAudio(
             finish_part(waveform, vocoder.SAMPLE_RATE, expected.lufs, gain, first=not given, last=chunk.final),
             kept=kept,
+            cut_s=cut_s,
         )
 
     def _expect(self, network: CpuVocoder, sound: Sound) -> Expected:

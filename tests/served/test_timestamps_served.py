@@ -80,7 +80,9 @@ def test_whole_files_and_streams_tell_the_same_words_on_every_door(voice):
     for stream in (ours, theirs):
         words = [word for data in stream for word in data["timestamps"]]
         check(words, 60.0)
-        assert words == [word for data in ours for word in data["timestamps"]]
+        for word, same in zip(words, (word for data in ours for word in data["timestamps"]), strict=True):
+            # A first piece may be made in parts: the same words, and edges within a phoneme.
+            assert word["text"] == same["text"] and word["start_s"] == pytest.approx(same["start_s"], abs=0.06)
     heard = 0.0
     for data in ours:
         heard += data["seconds"]

@@ -134,6 +134,17 @@ def test_any_replica_can_make_a_part_again_and_goes_on_as_another_has_begun(mels
     np.testing.assert_array_equal(here.samples, there.samples)
 
 
+def test_each_part_tells_what_was_cut_off_before_the_first(mels, heard):
+    """The times of words count from there."""
+    for mel in mels:
+        (_, whole_cut_s), cuts, kept = heard.vocode_timed([mel])[0], [], None
+        for end, given in (0.5, 0), (1.0, RATE // 2), (60.0, RATE), (60.0, 60 * RATE):
+            [part] = heard.vocode_chunks([(MelChunk(mel.arrays, end, 0, final=False, kept=kept), given)])
+            cuts.append(part.cut_s)
+            kept = part.kept
+        assert len(set(cuts)) == 1 and cuts[0] == pytest.approx(whole_cut_s, abs=0.1)
+
+
 def test_where_all_was_given_out_nothing_is_left(mels, heard):
     mel = mels[1]
     *_, last = parts(heard, mel, 0.5, 60.0)
@@ -154,7 +165,9 @@ def test_a_voices_first_sound_is_made_whole_and_the_next_one_in_parts(mels, mode
     assert isinstance(one, Mel) and isinstance(other, Mel) and one.divisible
     [begun] = model.vocode_chunks([(beginning(one), 0)])
     assert isinstance(begun, ChunkAudio) and begun.complete
-    np.testing.assert_allclose(begun.samples, model.vocode([one])[0], atol=1e-5)
+    ((whole, cut_s),) = model.vocode_timed([one])
+    np.testing.assert_allclose(begun.samples, whole, atol=1e-5)
+    assert begun.cut_s == cut_s > 0.1
     joined = np.concatenate(parts(model, other, 0.5))
     assert abs(loudness.measure(joined, RATE).lufs - loudness.TARGET_LUFS) < 2
 

@@ -16,6 +16,7 @@ from engines import contract
 from engines.contract import Capabilities, ChunkAudio, Mel, MelChunk, Phase
 from speech.errors import InternalError
 from speech.utterance import Utterance
+from speech.words import Timings
 from tracing import CallContext
 
 RATE = 24_000
@@ -161,13 +162,21 @@ class Divider(Vocoder):
         ((chunk, given),) = chunks
         self.told.append(None if chunk.kept is None else chunk.kept.tolist())
         samples = np.zeros(RATE if self.whole else round(chunk.seconds * RATE) - given, np.float32)
-        return [ChunkAudio(samples, complete=self.whole, kept=np.array([given]))]
+        return [ChunkAudio(samples, complete=self.whole, kept=np.array([given]), cut_s=0.25)]
+
+
+#: of three words in a sound of 1.5 s, silence at its edges included
+TIMES = Timings(
+    np.array([(0, 1), (2, 3), (4, 5)], np.int32),
+    np.arange(3, dtype=np.int32),
+    np.array([(0.25, 0.5), (0.5, 1.0), (1.0, 1.5)], np.float32),
+)
 
 
 async def divided_replies(vocoder: VocoderService) -> list:
     state, replies = StreamState(), []
     for end in (0.5, 0.75, 1.0):
-        chunk = MelChunkReply({}, end, 0, final=end == 1.0, last=end == 1.0)
+        chunk = MelChunkReply({}, end, 0, final=end == 1.0, last=end == 1.0, timings=TIMES)
         replies.append(await vocoder.vocode_chunk(new_call(), chunk, state))
         state = replies[-1].value.state
         if replies[-1].value.complete:
@@ -190,3 +199,13 @@ def test_a_sound_that_comes_whole_with_its_first_part_ends_its_span_there(engine
     assert len(reply.value.pcm) == RATE and reply.value.complete
     state, [span] = reply.value.state, reply.spans
     assert state.reached > (0, 1.0, True) and (state.given, state.kept) == (0, None) and span.tags["stream.chunks"] == 1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_times_of_a_divided_sound_count_from_what_is_left_of_it(engine, whole):
+    engine.load_vocoder = lambda device, threads: Divider(whole)
+    replies = asyncio.run(divided_replies(VocoderService(StageConfig(engine="fake"))))
+    for reply in replies:
+        assert reply.value.timings.times[:2].ravel().tolist() == [0.0, 0.25, 0.25, 0.75]
+    assert [reply.value.timings.times[2].tolist() for reply in replies[:-1]] == [[0.75, 1.25]] * (len(replies) - 1)
+    assert replies[-1].value.timings.times[2].tolist() == [0.75, 1.0], "what was cut off behind it is not heard"

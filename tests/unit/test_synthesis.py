@@ -3,6 +3,7 @@
 import asyncio
 import re
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from engines.contract import Capabilities, Utterance
 from speech import requests
 from speech.errors import InternalError
 from speech.joining import SENTENCE_PAUSE_S
-from speech.words import Timings
+from speech.words import AudioPart, Timings
 from tracing import Tracer, vocabulary
 
 RATE = 24_000
@@ -282,16 +283,59 @@ def test_a_piece_that_is_waited_for_comes_in_parts_and_is_heard_at_the_first():
     assert "stream.hold_ms" not in run.finish(200)[0].tags
 
 
-def test_a_whole_answer_and_words_times_need_all_of_a_sound():
+def test_a_whole_answer_is_not_divided():
     pipeline = Divided()
     asyncio.run(speaking(pipeline).synthesize(ask(), source, new_run()))
-
-    async def words() -> None:
-        async for _ in speaking(pipeline).stream(ask(timestamps="word", stream_format="sse"), source, new_run()):
-            pass
-
-    asyncio.run(words())
     assert pipeline.divided == []
+
+
+class TimedParts(Divided):
+    """Says that the words of a piece share its 3 s evenly, one directly behind the other."""
+
+    async def speech(self, utterance, voice, run):
+        return replace(await super().speech(utterance, voice, run), value=self.said_in(utterance.text))
+
+    async def parts(self, made, cuts):
+        async for part in super().parts(made, cuts):
+            yield replace(part, value=replace(part.value, timings=made.value.timings))
+
+    @staticmethod
+    def said_in(text: str) -> AudioReply:
+        spans = np.array([word.span() for word in re.finditer(r"\w+", text)], np.int32)
+        edges = np.linspace(0, 3, len(spans) + 1)
+        times = np.stack([edges[:-1], edges[1:]], 1).astype(np.float32)
+        timings = Timings(spans, np.arange(len(spans), dtype=np.int32), times)
+        return AudioReply(sound(0, 3.0), 3.0, timings=timings)
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_each_word_comes_once_and_with_its_audio_or_the_next(divided):
+    pipeline, run = TimedParts(), new_run()
+    if not divided:
+        pipeline.speech_in_parts = Pipeline.speech_in_parts.__get__(pipeline)
+    asked = ask(timestamps="word", stream_format="sse")
+
+    async def read() -> list[AudioPart]:
+        parts = []
+        async for part in speaking(pipeline).stream(asked, source, run):
+            with run.continuity.sending(len(part.samples) / RATE):
+                parts.append(part)
+        return parts
+
+    parts = asyncio.run(read())
+    assert len(pipeline.divided) == divided and [word.text for part in parts for word in part.words] == re.findall(
+        r"\w+", TEXT
+    )
+    heard, last_s, waited = 0.0, 0.0, 0
+    for part in parts:
+        before, heard = heard, heard + len(part.samples) / RATE
+        for word in part.words:
+            assert last_s <= word.start_s < word.end_s <= heard + 1e-4 and word.end_s > before - 1.0
+            waited += word.end_s < before
+            last_s = word.end_s
+    first = [word for part in parts if part.words for word in part.words][:7]
+    np.testing.assert_allclose([word.end_s for word in first], np.linspace(0, 3, 8)[1:], atol=0.01)
+    assert waited <= 3 and (not divided or len(parts[0].words) < 7), "not all at once with the first sound"
 
 
 class Telling(Pipeline):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speech.word_edges import heard_in
+from speech.word_edges import heard_in, settled
 from speech.words import Timings
 
 RATE = 24_000
@@ -140,3 +140,21 @@ def test_words_without_phonemes_are_settled_too():
     check(heard_in(words, wave, RATE), [(0.0, 0.45), (0.7, 1.0)])
     nothing = Timings(spans[:0], words.words[:0], words.times[:0])
     assert heard_in(nothing, wave, RATE) is nothing
+
+
+def test_a_unit_is_settled_when_the_next_ones_first_phoneme_was_heard():
+    words = timed((0.0, 0.2, 0.4), (0.45, 0.55, 0.7), (0.7, 0.9, 1.0))
+    assert [settled(words, seconds) for seconds in (0.0, 0.5, 0.559, 0.561, 0.9, 0.911, 1.0, 5.0)] == [
+        0, 0, 0, 1, 1, 2, 2, 2,
+    ]  # fmt: skip
+    assert settled(timed(), 1.0) == settled(timed((0.0, 0.5)), 1.0) == 0, "the last one's end depends on all of it"
+
+
+@pytest.mark.parametrize("length", [0.57, 0.7, 0.94, 1.1])
+def test_settled_units_lie_where_the_whole_sound_has_them(length):
+    wave = np.concatenate([silence(0.05), voice(0.37), hiss(0.3), silence(0.15), voice(0.3), silence(0.1)])
+    words = timed((0.0, 0.2, 0.4), (0.45, 0.55, 0.75), (0.8, 0.92, 1.2))
+    whole, begun = heard_in(words, wave, RATE), heard_in(words, wave[: round(length * RATE)], RATE)
+    count = settled(words, length)
+    assert count == (1 if length < 0.94 else 2)
+    np.testing.assert_allclose(begun.times[:count], whole.times[:count], atol=0.0051)
