@@ -104,6 +104,10 @@ class Typed:
     known: list[float] = field(default_factory=list)
     frames: list[tuple[float, float, int]] = field(default_factory=list)
 
+    def first_audio_s(self) -> float:
+        """Return the seconds from the first piece's last character to the first audio."""
+        return self.frames[0][0] - self.known[0]
+
     def gaps(self) -> list[tuple[int, float]]:
         """Return the piece before which each gap lies, from 0, and its seconds.
 
@@ -209,6 +213,7 @@ def main() -> None:
             "in_a_message": PACES[name][1],
             "texts": len(texts_heard),
             "pieces": sum(len(one.known) for one in texts_heard),
+            "first_audio_p50_ms": round(percentile([one.first_audio_s() * 1000 for one in texts_heard], 50), 1),
             "gaps": len(every),
             "gaps_before_piece": sorted(piece + 1 for of_text in gaps for piece, _ in of_text),
             "longest_gap_s": round(max(every, default=0.0), 3),

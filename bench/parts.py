@@ -4,7 +4,7 @@ The vocoder makes the parts with expected moments of the whole (`engines/embedde
 map was not fitted to, each say sentences, and clauses of two to seven words. One sentence before them is made whole, as
 a voice's first one always is. Each other piece is made twice from the same mel: in the parts that a listener would get,
 and then whole, so that no sound was learned from before it is expected. Compared are DNSMOS, Whisper's errors,
-loudness, and the CPU time until the first sound and for all of it.
+loudness, the edges of words, and the CPU time until the first sound and for all of it.
 
 The results are in bench/results/parts.json, with `--fitted` in parts_fitted.json: there each voice is fitted before.
 """
@@ -12,6 +12,7 @@ The results are in bench/results/parts.json, with `--fitted` in parts_fitted.jso
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from typing import Any
@@ -24,10 +25,22 @@ from bench.measuring.asr import transcribe, word_errors, words
 from bench.measuring.quality import dnsmos
 from bench.measuring.references import chosen
 from deployments.ingress.part_plan import ends_of_parts
-from engines.contract import ChunkAudio, FitOutcome, Mel, MelChunk, Reference, StreamingVocoder, Voice, create
+from engines.contract import (
+    ChunkAudio,
+    FitOutcome,
+    Mel,
+    MelChunk,
+    Reference,
+    StreamingVocoder,
+    TimedVocoder,
+    Voice,
+    create,
+)
 from engines.embedded.fitting import VoiceFitter
 from engines.embedded.loudness import TARGET_LUFS, measure
+from speech.errors import SpeechError
 from speech.utterance import Utterance
+from speech.word_edges import heard_in, settled
 
 FIRST = "A voice is heard for the first time with this sentence."
 
@@ -40,10 +53,17 @@ def pieces(count: int, seed: int) -> list[str]:
     return [text for pair in zip(sentences, clauses, strict=True) for text in pair]
 
 
-def in_parts(vocoder: StreamingVocoder, mel: Mel) -> tuple[np.ndarray, float, float, int]:
-    """Return the sound of a mel made in parts, the CPU seconds of the first and of all, and how many there are."""
+def in_parts(vocoder: StreamingVocoder, mel: Mel, rate: int) -> tuple[np.ndarray, np.ndarray, float, float, int]:
+    """Make the sound of a mel in parts.
+
+    Returns:
+        The sound, the edges of its words (u, 2) as they are told with each part, in seconds of the mel, the CPU seconds
+        of the first part and of all, and how many there are.
+    """
+    assert mel.timings is not None
     ends = ends_of_parts(mel.seconds)
     made: list[np.ndarray] = []
+    edges = np.zeros((0, 2))
     first_s, given, kept, began = 0.0, 0, None, time.process_time()
     for end in [*ends, None]:
         chunk = MelChunk(mel.arrays, mel.seconds if end is None else end, 0, final=end is None, kept=kept)
@@ -53,7 +73,10 @@ def in_parts(vocoder: StreamingVocoder, mel: Mel) -> tuple[np.ndarray, float, fl
         made.append(part.samples)
         given += len(part.samples)
         first_s = first_s or time.process_time() - began
-    return np.concatenate(made), first_s, time.process_time() - began, len(made)
+        times, so_far = mel.timings.cut(part.cut_s, math.inf), np.concatenate(made)
+        known = len(times.times) if end is None else settled(times, len(so_far) / rate)
+        edges = np.concatenate([edges, heard_in(times, so_far, rate).times[len(edges) : known] + part.cut_s])
+    return np.concatenate(made), edges, first_s, time.process_time() - began, len(made)
 
 
 def fitted(fitter: VoiceFitter, voice: Voice, reference: Reference) -> FitOutcome:
@@ -88,7 +111,7 @@ def main() -> None:
     engine = create("embedded")
     rate = engine.capabilities.sample_rate
     encoder, acoustic, vocoder = engine.load_speaker_encoder(), engine.load_acoustic_model(), engine.load_vocoder()
-    assert isinstance(vocoder, StreamingVocoder)
+    assert isinstance(vocoder, StreamingVocoder) and isinstance(vocoder, TimedVocoder)
     fitter = VoiceFitter(threads=arguments.threads) if arguments.fitted else None
     rows: list[dict] = []
     for number, person in enumerate(chosen(arguments.speakers)):
@@ -107,16 +130,19 @@ def main() -> None:
             if not place:
                 vocoder.vocode_chunks([(MelChunk(mel.arrays, mel.seconds, 0, final=True), 0)])
                 continue
-            parts, first_s, all_s, count = in_parts(vocoder, mel)
+            parts, edges, first_s, all_s, count = in_parts(vocoder, mel, rate)
             began = time.process_time()
-            [whole] = vocoder.vocode([mel])
+            [made] = vocoder.vocode_timed([mel])
             whole_s = time.process_time() - began
-            assert isinstance(whole, np.ndarray)
+            assert not isinstance(made, SpeechError) and mel.timings is not None
+            whole, cut_s = made
+            told = heard_in(mel.timings.cut(cut_s, math.inf), whole, rate).times + cut_s
             row: dict[str, Any] = {
                 "speaker": person.name,
                 "text": text,
                 "words": len(words(text)),
                 "parts": count,
+                "edges_off_ms": np.abs(1000 * (edges - told)).ravel().round(1).tolist(),
                 "whole": judged(whole, rate, text) | {"cpu_s": whole_s},
                 "in_parts": judged(parts, rate, text) | {"first_cpu_s": first_s, "cpu_s": all_s},
             }
@@ -145,6 +171,7 @@ def summary(rows: list[dict]) -> dict:
 def figures(rows: list[dict]) -> dict[str, float]:
     """Return the figures of some pieces."""
     change = np.array([row["in_parts"]["dnsmos"] - row["whole"]["dnsmos"] for row in rows])
+    edges = np.concatenate([row["edges_off_ms"] for row in rows])
     lufs = np.array([row["in_parts"]["lufs_off"] - row["whole"]["lufs_off"] for row in rows])
     return {
         "pieces": len(rows),
@@ -159,6 +186,9 @@ def figures(rows: list[dict]) -> dict[str, float]:
         "loudness_off_db_mean": float(lufs.mean()),
         "loudness_off_db_rms": float(np.sqrt(np.mean(lufs**2))),
         "loudness_off_db_worst": float(np.abs(lufs).max()),
+        "edges_off_ms_median": float(np.median(edges)),
+        "edges_off_ms_p95": float(np.percentile(edges, 95)),
+        "edges_off_ms_worst": float(edges.max()),
         "peak_highest": max(row["in_parts"]["peak"] for row in rows),
         "first_part_share_of_cpu": float(
             np.median([row["in_parts"]["first_cpu_s"] / row["whole"]["cpu_s"] for row in rows])

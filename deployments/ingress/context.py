@@ -13,6 +13,7 @@ from typing import Any
 
 from access.authentication import Principal
 from deployments.ingress.continuity import Continuity
+from deployments.ingress.writing_pace import WritingPace
 from deployments.span_errors import record_error
 from speech.errors import SpeechError
 from tracing import (
@@ -90,6 +91,7 @@ class RequestContext:
         self.abandoned = False  #: a piece of it has failed, and the other pieces are given up for that
         self.cancelled = False  #: the client has broken it off in a session that goes on: no error
         self.paced_by_text = False  #: its text came while it was spoken, so its duration is the writer's
+        self.writing: WritingPace | None = None  #: how fast that text comes
         self.has_subrequests = False  #: the requests that came in it count in the metrics, and it does not
         self.kept: bool | None = None  #: of a subrequest that has ended: its trace was kept
         self.wants_primary = False  #: it goes to the primary backend, whichever is in use

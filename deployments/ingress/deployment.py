@@ -122,7 +122,8 @@ class CosyVoice3Api:
         synthesizer = Synthesizer(
             graph, voices, capabilities, self.arrays, limits.pieces_at_once, limits.first_audio_hold_s, ahead
         )
-        follower = Follower(graph, capabilities, self.arrays, limits.pieces_at_once, ahead)
+        hold_s = limits.first_audio_hold_s
+        follower = Follower(graph, capabilities, self.arrays, limits.pieces_at_once, hold_s, ahead)
         return Backend(name, engine, graph, voices, synthesizer, follower)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -22,6 +22,7 @@ from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.speech_graph import SpeechGraph
 from deployments.ingress.start_plan import StartPlan
 from deployments.ingress.voice_cache import CachedVoice
+from deployments.ingress.written_plan import WrittenPlan
 from engines.contract import Capabilities
 from speech.pauses import Pauses
 from speech.utterance import Utterance
@@ -101,6 +102,7 @@ class Follower:
         engine: the graph's engine.
         arrays: fetches the arrays of the stages' replies.
         max_concurrent_pieces: utterances of one request that are in the graph at a time.
+        first_audio_hold_s: by how much a first sound may be put back, so that no listener runs dry.
         run_ahead: what recent pieces have shown.
     """
 
@@ -110,12 +112,14 @@ class Follower:
         engine: Capabilities,
         arrays: ArrayStore,
         max_concurrent_pieces: int = 4,
+        first_audio_hold_s: float = 0.0,
         run_ahead: RunAhead | None = None,
     ) -> None:
         self._graph = graph
         self._engine = engine
         self._pieces = Pieces(graph, engine, arrays)
         self._max_concurrent_pieces = max_concurrent_pieces
+        self._first_audio_hold_s = first_audio_hold_s
         self._run_ahead = run_ahead or RunAhead()
 
     async def follow(
@@ -128,7 +132,7 @@ class Follower:
     ) -> AsyncGenerator[FollowedPart, None]:
         """Yield the audio of utterances that come one by one, joined into one, each as soon as it is there.
 
-        `StartPlan` says when each one is started.
+        `WrittenPlan` says when each one is started, and for how long the first sound is held back.
 
         Args:
             utterances: in the order in which they are heard.
@@ -162,7 +166,8 @@ class Follower:
         at: _Position,
     ) -> AsyncGenerator[PieceAudio, None]:
         chunked = self._engine.streaming
-        plan = StartPlan(self._run_ahead, chunked, self._max_concurrent_pieces, ctx.continuity)
+        at_once = self._max_concurrent_pieces
+        plan = WrittenPlan(self._run_ahead, chunked, at_once, ctx.continuity, writing=ctx.writing)
         pieces: asyncio.Queue[asyncio.Queue[PieceAudio | Exception] | Exception | None] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
 
@@ -196,6 +201,7 @@ class Follower:
                 pieces.put_nowait(error)
 
         tasks.append(asyncio.create_task(start()))
+        heard = False
         try:
             while True:
                 with ctx.continuity.waiting_for_text():
@@ -209,6 +215,9 @@ class Follower:
                     audio = await out.get()
                     if isinstance(audio, Exception):
                         raise audio
+                    if not heard and len(audio.samples):
+                        heard, held_s = True, await plan.hold(self._first_audio_hold_s)
+                        ctx.root.tag(vocabulary.STREAM_HOLD_MS, round(held_s * 1000, 1) if held_s else None)
                     at.ends = ended = audio.ends
                     if ended:
                         plan.taken(at.number)

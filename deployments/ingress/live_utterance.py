@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from deployments.ingress.context import RequestContext
 from deployments.ingress.live_messages import AudioForm
 from deployments.ingress.live_speech import SessionVoice
+from deployments.ingress.writing_pace import WritingPace
 from speech.errors import SpeechError
 from speech.incremental import IncrementalSplitter, Uncut
 
@@ -32,6 +33,7 @@ class LiveUtterance:
     def __init__(self, index: int, ctx: RequestContext, voice: SessionVoice, form: AudioForm) -> None:
         self.index, self.ctx, self.voice, self.form = index, ctx, voice, form
         ctx.streaming = ctx.paced_by_text = True
+        ctx.writing = self._pace = WritingPace()
         self._splitter = (
             Uncut() if form.by_token else IncrementalSplitter(voice.request.dialect.language, form.granularity)
         )
@@ -43,6 +45,7 @@ class LiveUtterance:
 
     def add(self, text: str) -> None:
         """Take more text. An error in it ends the utterance, behind the audio of what was complete before it."""
+        self._pace.add(len(text))
         try:
             self._give(self._splitter.completed(text))
         except SpeechError as error:
@@ -50,7 +53,7 @@ class LiveUtterance:
 
     def finish(self) -> None:
         """Take the text as complete."""
-        self.ended = True
+        self.ended = self._pace.ended = True
         try:
             self._give(self._splitter.finish())
         except SpeechError as error:
