@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Voices are personal: only the user that the service runs as may read them.
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _HALF_WRITTEN = "tmp"
+#: Attempts at what another process may undo meanwhile. One that loses all of them races with many.
+_ATTEMPTS = 20
 
 
 class FolderStorage:
@@ -28,39 +30,35 @@ class FolderStorage:
 
     def write(self, path: str, data: bytes) -> None:
         with self._finished(data) as file:
-            for again in (True, True, False):
-                try:
-                    os.replace(file, self._target(path))
-                    break
-                except FileNotFoundError:  # another process has removed the folder since it was made
-                    if not again:
-                        raise
+            self._placed(path, lambda target: os.replace(file, target))
         with suppress(FileNotFoundError):  # the same, a moment later
             _sync_folder((self._root / path).parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        target = self._target(path)
         with self._finished(data) as file:
             try:
-                os.link(file, target)
+                self._placed(path, lambda target: os.link(file, target))
             except FileExistsError:
                 # Over NFS a link can be made and its answer be lost; the second attempt then finds it.
                 return self.read(path) == data
-        _sync_folder(target.parent)
+        with suppress(FileNotFoundError):
+            _sync_folder((self._root / path).parent)
         return True
 
     def remove(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
 
     def remove_folder(self, path: str) -> None:
-        for again in (True, True, False):
+        for attempt in range(_ATTEMPTS):
             try:
                 shutil.rmtree(self._root / path)
             except OSError:  # another process has put a file there meanwhile, or has removed one
                 if not (self._root / path).exists():
                     return
-                if not again:
+                if attempt == _ATTEMPTS - 1:
                     raise
+            else:
+                return
 
     def sizes(self, path: str) -> dict[str, int]:
         found = {}
@@ -89,10 +87,17 @@ class FolderStorage:
         except FileNotFoundError:
             return []
 
-    def _target(self, path: str) -> Path:
+    def _placed(self, path: str, place: Callable[[Path], None]) -> None:
+        """Put a file at its place; its folder is made anew where another process removes it."""
         target = self._root / path
-        _make(target.parent)
-        return target
+        for attempt in range(_ATTEMPTS):
+            try:
+                _make(target.parent)
+                place(target)
+                return
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
     @contextmanager
     def _finished(self, data: bytes) -> Iterator[Path]:

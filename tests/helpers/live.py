@@ -172,13 +172,14 @@ class Ingress:
     @contextmanager
     def connected(self, **more: Any) -> Iterator[Session]:
         """Open a session, without its configuration."""
+        before = self._running  # sessions around this one
         with TestClient(self._counted, client=("127.0.0.1", 5)) as client:
             with client.websocket_connect(LIVE, **more) as socket:
                 yield Session(socket)
                 socket.close()
                 # The test client cancels what still runs, and takes that for a failure now and then.
                 end = time.monotonic() + 10
-                while self._running and time.monotonic() < end:
+                while self._running > before and time.monotonic() < end:
                     time.sleep(0.005)
 
     async def _counted(self, scope: Any, receive: Any, send: Any) -> None:

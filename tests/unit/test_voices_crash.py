@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 
 import numpy as np
@@ -242,3 +244,36 @@ def test_a_new_folder_is_on_the_disk_when_the_call_returns(tmp_path, monkeypatch
     storage.write("voices/one/clip", b"private")
     parents = [tmp_path, tmp_path / "store", tmp_path / "store/voices", tmp_path / "store/voices/one"]
     assert {folder.stat().st_ino for folder in parents} <= synced
+
+
+@pytest.mark.parametrize("call", ["replace", "link", "rmtree"])
+@pytest.mark.parametrize("lost", [3, 12, 1000])
+def test_who_loses_a_race_for_a_folder_tries_again(tmp_path, monkeypatch, call, lost):
+    """Another process removes the folder between its making and its use, or fills it while it is removed."""
+    storage, times = FolderStorage(tmp_path), iter(range(lost))
+    storage.write("v/before", b"0")
+    module = shutil if call == "rmtree" else os
+    real = getattr(module, call)
+
+    def losing(*args):
+        if next(times, None) is not None:
+            if call != "rmtree":
+                shutil.rmtree(tmp_path / "v", ignore_errors=True)
+                raise FileNotFoundError("the folder is gone")
+            raise OSError(errno.ENOTEMPTY, "somebody has put a file there")
+        return real(*args)
+
+    work = {
+        "replace": lambda: storage.write("v/x", b"1"),
+        "link": lambda: storage.create("v/x", b"1"),
+        "rmtree": lambda: storage.remove_folder("v"),
+    }[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, call, losing)
+        if lost == 1000:
+            with pytest.raises(OSError, match=r"gone|somebody"):
+                work()
+        else:
+            work()
+    assert storage.read("v/x") == (None if call == "rmtree" or lost == 1000 else b"1")
+    assert list((tmp_path / "tmp").iterdir()) == [], "nothing half written is left"
