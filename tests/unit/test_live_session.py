@@ -213,6 +213,7 @@ def test_a_text_in_another_script_is_refused_when_it_is_complete_or_long_enough_
 
 
 def test_what_was_complete_before_a_text_became_too_long_is_said(ingress):
+    ingress.pipeline.seconds = 0.2  # nobody waits for a listener with half a minute of audio
     with ingress.connected() as session:
         session.configure(split_granularity="clause")
         events = session.say("It goes on, " * 5 + "a" * 5000)
