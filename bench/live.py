@@ -208,12 +208,13 @@ def main() -> None:
         gaps = [one.gaps() for one in texts_heard]
         every = [gap for of_text in gaps for _, gap in of_text]
         waits = [wait for one in texts_heard for wait in one.waits()]
+        firsts_ms = [one.first_audio_s() * 1000 for one in texts_heard]
         figures[name] = {
             "per_s": PACES[name][0],
             "in_a_message": PACES[name][1],
             "texts": len(texts_heard),
             "pieces": sum(len(one.known) for one in texts_heard),
-            "first_audio_p50_ms": round(percentile([one.first_audio_s() * 1000 for one in texts_heard], 50), 1),
+            "first_audio_p50_ms": round(percentile(firsts_ms, 50), 1) if firsts_ms else None,
             "gaps": len(every),
             "gaps_before_piece": sorted(piece + 1 for of_text in gaps for piece, _ in of_text),
             "longest_gap_s": round(max(every, default=0.0), 3),
