@@ -17,6 +17,8 @@ from deployments.ingress.part_plan import OVERHEAD_S, PART_FACTOR
 from speech.utterance import Utterance
 
 RECENT, RECENT_S = 20, 300.0  #: what is expected comes from so many pieces and streams, none older than that
+#: The same for parts. Where they come slowly none are made, and nothing new is learned: it is tried again then.
+PARTS_RECENT_S = 60.0
 LEAST = 3  #: pieces or streams below which nothing is expected
 CORRECTED = 0.9  #: share of the recent streams that the correction would have kept from a gap
 LATE = 0.25  #: a piece that takes longer than expected is expected to take so much of its time until now again
@@ -116,11 +118,18 @@ class RunAhead:
     @property
     def part_factor(self) -> float:
         """The seconds that a second of a part and its overhead take, as `part_plan.py` has them."""
-        return self._quantile(self._parts, PART_FACTOR, share=0.5)  # the plan itself has a reserve
+        # Half of them: the plan itself has a reserve.
+        return self._quantile(self._parts, PART_FACTOR, share=0.5, within_s=PARTS_RECENT_S)
 
-    def _quantile(self, values: deque[tuple[float, float]], unknown: float, share: float = CORRECTED) -> float:
-        recent = sorted(value for at, value in values if self._is_recent(at))
+    def _quantile(
+        self,
+        values: deque[tuple[float, float]],
+        unknown: float,
+        share: float = CORRECTED,
+        within_s: float = RECENT_S,
+    ) -> float:
+        recent = sorted(value for at, value in values if self._is_recent(at, within_s))
         return recent[math.ceil(len(recent) * share) - 1] if len(recent) >= LEAST else unknown
 
-    def _is_recent(self, at: float) -> bool:
-        return self.clock() - at <= RECENT_S
+    def _is_recent(self, at: float, within_s: float = RECENT_S) -> bool:
+        return self.clock() - at <= within_s

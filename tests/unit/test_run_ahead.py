@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments.ingress.part_plan import OVERHEAD_S, PART_FACTOR
-from deployments.ingress.run_ahead import PER_CHARACTER_S, RECENT_S, RunAhead
+from deployments.ingress.run_ahead import PARTS_RECENT_S, PER_CHARACTER_S, RECENT_S, RunAhead
 from speech.utterance import Utterance
 
 
@@ -79,5 +79,5 @@ def test_parts_are_as_slow_as_half_of_the_recent_ones():
     for took in (0.1, 0.2, 0.3, 0.2, 0.9):
         ahead.note_part(1.0 - OVERHEAD_S, took)
     assert ahead.part_factor == pytest.approx(0.2)
-    clock.now += RECENT_S + 1
+    clock.now += PARTS_RECENT_S + 1
     assert ahead.part_factor == PART_FACTOR
