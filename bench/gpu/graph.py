@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.gpu import front_end
 from bench.gpu.report import Report
 from bench.measuring import texts
@@ -252,16 +254,24 @@ class _Run:
             self._report.add("listeners", **row_of_streams(level, heard), **device.figures)
 
 
+def _application() -> dict[str, Any]:
+    """Return the config's application, as the file has it."""
+    application: dict[str, Any] = yaml.safe_load(CONFIG.read_text())["applications"][0]
+    return application
+
+
+def most_replicas(service: str) -> int:
+    """Return the most replicas that the config allows a service."""
+    [found] = [one for one in _application()["deployments"] if one["name"] == service]
+    return int(found["autoscaling_config"]["max_replicas"])
+
+
 def settings(model_dir: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return what is laid over the arguments of the config's application."""
+    own = _application()["args"]["engine_options"]
     args: dict[str, Any] = {
         "voice_cache_mb": 64,
-        "engine_options": {
-            "model_dir": str(model_dir),
-            "lm_rows": 32,
-            "lm_positions": 3072,
-            "recording_s": options.recording_s,
-        },
+        "engine_options": {**own, "model_dir": str(model_dir), "recording_s": options.recording_s},
         "tracing": {"sampling": {"ratio": 1.0}},
     }
     if options.device == "cpu":
@@ -282,7 +292,7 @@ def main() -> None:
         if options.model_dir is None:
             write_checkpoint(folder, options.tiny)
         written = time.monotonic()
-        audio = {"num_replicas": 1 if options.tiny else 4}
+        audio = {"num_replicas": 1 if options.tiny else most_replicas("audio-service")}
         with (
             multi_process_service(Path(scratch), options.mps),
             private_graph(

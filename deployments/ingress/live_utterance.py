@@ -25,7 +25,6 @@ class LiveUtterance:
         form: the form of its audio.
 
     Attributes:
-        ended: its text is complete.
         over: nothing more is said of it: it is finished, failed or cancelled.
         sentences: the pieces of text so far that were taken to be spoken; by token, all of the text so far as one.
     """
@@ -39,7 +38,7 @@ class LiveUtterance:
         )
         self._pieces: asyncio.Queue[str | SpeechError | None] = asyncio.Queue()
         self._waiting = 0  # characters of the pieces that wait
-        self.ended = self.over = False
+        self.over = False
         self.sentences: list[str] = []
         self.said = 0  #: sentences whose audio is sent
 
@@ -53,7 +52,7 @@ class LiveUtterance:
 
     def finish(self) -> None:
         """Take the text as complete."""
-        self.ended = self._pace.ended = True
+        self._pace.ended = True
         try:
             self._give(self._splitter.finish())
         except SpeechError as error:
@@ -80,6 +79,11 @@ class LiveUtterance:
             else:
                 self.sentences.append(piece)
             yield piece
+
+    @property
+    def ended(self) -> bool:
+        """Its text is complete."""
+        return self._pace.ended
 
     @property
     def unspoken(self) -> int:

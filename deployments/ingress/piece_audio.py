@@ -151,7 +151,7 @@ class Pieces:
     ) -> Said:
         """Say when the words of a piece are heard, as far as its sound so far tells."""
         if timings is None or not wish.words:
-            return Said(text, timings if complete else None)
+            return Said(text)
         rate = self._engine.sample_rate
         samples = np.concatenate(so_far) if len(so_far) > 1 else so_far[0]
         known = None if complete else settled(timings, len(samples) / rate)
