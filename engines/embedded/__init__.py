@@ -58,13 +58,16 @@ class EmbeddedEngine:
 
     Args:
         bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so if the CPU has instructions for
-            it (AVX512-BF16, AMX): that is twice as fast, without an audible difference. All else is always float32.
+            it (AVX512-BF16, AMX): that is twice as fast, without an audible difference.
+        int8: compute the acoustic model's products in 8-bit integers, on a CPU. "auto" does so if the CPU has VNNI:
+            that takes two thirds of the time or less. The melody differs a little.
     """
 
-    def __init__(self, bf16: bool | Literal["auto"] = "auto") -> None:
-        if bf16 not in (True, False, "auto"):
-            raise ValueError(f"bf16 is {bf16!r}; it must be true, false or 'auto'")
-        self._bf16 = bf16
+    def __init__(self, bf16: bool | Literal["auto"] = "auto", int8: bool | Literal["auto"] = "auto") -> None:
+        for name, option in (("bf16", bf16), ("int8", int8)):
+            if option not in (True, False, "auto"):
+                raise ValueError(f"{name} is {option!r}; it must be true, false or 'auto'")
+        self._bf16, self._int8 = bf16, int8
         self.process_settings = PROCESS_SETTINGS
         self.capabilities = Capabilities(
             name="embedded-kokoro-82m",
@@ -121,7 +124,7 @@ class EmbeddedEngine:
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
         from engines.embedded.stages import EmbeddedAcousticModel
 
-        return EmbeddedAcousticModel(device, threads)
+        return EmbeddedAcousticModel(device, threads, self._int8)
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.embedded.stages import EmbeddedVocoder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engines.embedded import quantized
+from engines.embedded import int8_layers, quantized
 from engines.embedded.blocks import (
     STYLE,
     BidirectionalLSTM,
@@ -356,7 +356,18 @@ _SOURCES = {
 }
 
 
-def load(device: torch.device | str = "cpu") -> AcousticNetwork:
-    """Load the network with Kokoro's weights. Raises WeightsError if they are missing or damaged."""
+def load(device: torch.device | str = "cpu", int8: bool = False) -> AcousticNetwork:
+    """Load the network with Kokoro's weights.
+
+    Args:
+        device: `cpu`, or anything else torch knows.
+        int8: multiply in 8-bit integers, on a CPU. Such a network has no gradient.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+    """
     sources = {f"{ours}.": f"{theirs}." for ours, theirs in _SOURCES.items()}
-    return quantized.fill(AcousticNetwork(), sources).to(device)
+    network = quantized.fill(AcousticNetwork(), sources)
+    if int8:
+        int8_layers.put_into(network)
+    return network.to(device)

@@ -42,9 +42,12 @@ def enrolled(store: Voices, name: str = "anna", level: float = 0.3, by: str | No
 
 
 class Service:
-    """A replica of fitting-service as Serve would have it, and the spans that it exports."""
+    """A replica of fitting-service as Serve would have it, and the spans that it exports.
 
-    def __init__(self, monkeypatch, tmp_path, store: Voices, fit_ms: float = 1) -> None:
+    Its thread is not nice, unless a test asks for that: beside other tests a nice one waits for its turn.
+    """
+
+    def __init__(self, monkeypatch, tmp_path, store: Voices, fit_ms: float = 1, nice: int = 0) -> None:
         replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
         node = SimpleNamespace(get_node_id=lambda: "ab" * 28, get_accelerator_ids=dict)
         monkeypatch.setattr(base.serve, "get_replica_context", lambda: replica)
@@ -58,7 +61,10 @@ class Service:
         monkeypatch.setattr("ray.serve.metrics.Histogram", self.kinds.Histogram)
         self.replica = FittingService(
             FittingConfig(
-                engine="simulated", engine_options={"fit_ms": fit_ms}, voices={"url": str(tmp_path / "voices")}
+                engine="simulated",
+                engine_options={"fit_ms": fit_ms},
+                voices={"url": str(tmp_path / "voices")},
+                nice=nice,
             )
         )
         self.spans: list[dict] = []
@@ -169,7 +175,7 @@ def priority() -> tuple[int, int]:
 
 def test_the_thread_that_computes_is_nice_and_the_one_that_answers_is_not(make, store, monkeypatch):
     enrolled(store)
-    service, seen = make(), []
+    service, seen = make(nice=FittingConfig.model_fields["nice"].default), []
     advance = fit_worker.FitWorker.make
     monkeypatch.setattr(
         service.replica._worker,
