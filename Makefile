@@ -43,9 +43,10 @@ check: $(TOOLS) ## style, types, arrows between rooms, spelling: without running
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
+# Unit tests compute for two thirds of their time: a third process is worth its place on two cores.
 test: $(TESTS) ## all tests but the long ones
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest tests/unit --numprocesses 3 --dist loadfile
 	$(BIN)/python -m pytest --ignore tests/unit
 else
 	$(BIN)/python -m pytest $(ARGS)

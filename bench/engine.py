@@ -1,6 +1,6 @@
 """Measure the embedded engine's compute time for a request: the four stages' own work, without the graph.
 
-    python -m bench.engine [--threads 2] [--bf16 auto|true|false] [--runs 15] [--rounds 1] [--out FILE]
+    python -m bench.engine [--threads 2] [--bf16 auto] [--int8 auto] [--runs 15] [--rounds 1] [--out FILE]
 
 A request is a 16-bit WAV clip of about 5 s and an English sentence that takes about 5 s to say; its real-time factor
 is compute time / seconds of speech made. Every request has another text of another length, because real requests hardly
@@ -18,7 +18,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,20 +27,23 @@ import torch
 
 from bench.measuring.texts import sentence
 from engines.contract import Mel, Reference, Utterance, Voice, create
+from engines.embedded.int8_layers import has_int8_instructions
 from engines.embedded.vocoder import has_bf16_instructions
 from speech import audio, pcm
 from speech.errors import SpeechError
 
 WARM_UP = "The first request is slower than any other, and is not counted."
 CLIP_SENTENCE = "This clip is only here to be measured. It is as long as the clips that people send, five seconds."
+CHOICES: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
+INSTRUCTIONS = {"bf16": has_bf16_instructions, "int8": has_int8_instructions}
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
 
 class Pipeline:
-    """The four stages in one process."""
+    """The four stages in one process, with the embedded engine's own options."""
 
-    def __init__(self, threads: int, bf16: bool | str) -> None:
-        self.engine = create("embedded", {"bf16": bf16})
+    def __init__(self, threads: int, options: Mapping[str, bool | str] | None = None) -> None:
+        self.engine = create("embedded", options)
         self._speaker = self.engine.load_speaker_encoder("cpu", threads)
         self._acoustic = self.engine.load_acoustic_model("cpu", threads)
         self._vocoder = self.engine.load_vocoder("cpu", threads)
@@ -71,13 +74,13 @@ def sentences(count: int, round_: int = 0) -> list[str]:
     return [sentence(chance) for _ in range(count)]
 
 
-def measure(threads: int, bf16: bool | str, runs: int, round_: int = 0) -> dict:
+def measure(threads: int, runs: int, round_: int = 0, options: Mapping[str, bool | str] | None = None) -> dict:
     """Measure the stages' time for `runs` texts, and the real-time factors.
 
     Returns:
         Medians over the texts, the lowest and highest real-time factor, and `total_ms`, each text's time.
     """
-    pipeline = Pipeline(threads, bf16)
+    pipeline = Pipeline(threads, options)
     upload = reference_clip(pipeline)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
     lengths, factors, cpu = [], [], []
@@ -137,20 +140,25 @@ def cpu_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", choices=("auto", "true", "false"), default="auto")
+    for name in INSTRUCTIONS:
+        parser.add_argument(f"--{name}", choices=tuple(CHOICES), default="auto")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine.json")
     options = parser.parse_args()
-    bf16 = "auto" if options.bf16 == "auto" else options.bf16 == "true"
-    rounds = [measure(options.threads, bf16, options.runs, number) for number in range(options.rounds)]
+    chosen = {name: CHOICES[getattr(options, name)] for name in INSTRUCTIONS}
+    rounds = [measure(options.threads, options.runs, number, chosen) for number in range(options.rounds)]
     figures = min(rounds, key=lambda one: one["rtf_p50"])
-    uses_bf16 = has_bf16_instructions() if bf16 == "auto" else bf16
+    used = {name: has() if chosen[name] == "auto" else chosen[name] for name, has in INSTRUCTIONS.items()}
     result = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "threads": options.threads,
-        "dtype": "float32, vocoder's convolutions bfloat16" if uses_bf16 else "float32",
+        "dtype": ", ".join(
+            ["float32"]
+            + ["acoustic model's products int8"] * bool(used["int8"])
+            + ["vocoder's convolutions bfloat16"] * bool(used["bf16"])
+        ),
         "torch": torch.__version__,
         "rounds": options.rounds,
         "rtf_p50_of_rounds": [one["rtf_p50"] for one in rounds],

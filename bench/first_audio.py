@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=10)
     options = parser.parse_args()
-    clip = in_process.reference_clip(in_process.Pipeline(2, "auto"))
+    clip = in_process.reference_clip(in_process.Pipeline(2))
     with private_graph({}, num_cpus=2) as graph:
         found = summary(*measure(Listener(graph.port, clip), options.turns))
     for name, value in found.items():

@@ -123,7 +123,7 @@ def window(port: int, request: Callable[[int], bytes], clients: int, count: int)
 
 
 def measure(clients: int, count: int, pairs: int, nice: int) -> dict:
-    clip = in_process.reference_clip(in_process.Pipeline(1, "auto"))
+    clip = in_process.reference_clip(in_process.Pipeline(1))
     texts = in_process.sentences(count, 0)
     found = []
     with tempfile.TemporaryDirectory(prefix="voices-") as folder:

@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    clip = in_process.reference_clip(in_process.Pipeline(THREADS, "auto"))
+    clip = in_process.reference_clip(in_process.Pipeline(THREADS))
     alone, served, ratios = [], [], []
     for number in range(options.rounds):
-        alone.append(in_process.measure(THREADS, "auto", options.requests, number))
+        alone.append(in_process.measure(THREADS, options.requests, number))
         print(f"in one process: {alone[-1]}", flush=True)
         served.append(serve_and_measure(clip, options.requests, number))
         print(f"through the graph: {served[-1]}", flush=True)

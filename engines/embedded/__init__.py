@@ -60,7 +60,7 @@ class EmbeddedEngine:
         bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so if the CPU has instructions for
             it (AVX512-BF16, AMX): that is twice as fast, without an audible difference.
         int8: compute the acoustic model's products in 8-bit integers, on a CPU. "auto" does so if the CPU has VNNI:
-            that takes two thirds of the time or less. The melody differs a little.
+            that takes three quarters of the time. The melody differs a little.
     """
 
     def __init__(self, bf16: bool | Literal["auto"] = "auto", int8: bool | Literal["auto"] = "auto") -> None:
