@@ -9,6 +9,7 @@ decoder's last block doubles that to 80 feature columns a second.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,8 @@ class AcousticOutput:
 
 
 class AcousticNetwork(nn.Module):
+    int8 = False  #: it multiplies in 8-bit integers
+
     def __init__(self) -> None:
         super().__init__()
         self.albert = Albert()
@@ -356,18 +359,21 @@ _SOURCES = {
 }
 
 
-def load(device: torch.device | str = "cpu", int8: bool = False) -> AcousticNetwork:
+def load(device: torch.device | str = "cpu", int8: bool | Literal["auto"] = False) -> AcousticNetwork:
     """Load the network with Kokoro's weights.
 
     Args:
         device: `cpu`, or anything else torch knows.
-        int8: multiply in 8-bit integers, on a CPU. Such a network has no gradient.
+        int8: True: a CPU multiplies in 8-bit integers; "auto": if it has instructions for it. A GPU stays in float32.
+            Such a network has no gradient.
 
     Raises:
         WeightsError: the weights are missing or damaged.
     """
     sources = {f"{ours}.": f"{theirs}." for ours, theirs in _SOURCES.items()}
     network = quantized.fill(AcousticNetwork(), sources)
-    if int8:
+    if torch.device(device).type == "cpu":
+        network.int8 = int8_layers.has_int8_instructions() if int8 == "auto" else int8
+    if network.int8:
         int8_layers.put_into(network)
     return network.to(device)

@@ -17,7 +17,6 @@ from engines.contract import Arrays, ChunkAudio, Mel, MelChunk, Phase, Utterance
 from engines.embedded import acoustic, deltas, moments, style, text, vocoder
 from engines.embedded.blocks import STYLE, with_deltas
 from engines.embedded.finish import finish, finish_part
-from engines.embedded.int8_layers import has_int8_instructions
 from engines.embedded.istftnet_cpu import CpuVocoder, Sound
 from engines.embedded.loudness import SILENT_LUFS
 from engines.embedded.mapper import StyleMapper
@@ -82,9 +81,7 @@ class EmbeddedAcousticModel:
         self._silent, self._sentence_ends, self._clause_ends = (
             frozenset(self._text.ids(symbols)) for symbols in (text.PAUSES, _SENTENCE_ENDS, _CLAUSE_ENDS)
         )
-        on_cpu = torch.device(device).type == "cpu"
-        self._int8 = on_cpu and (has_int8_instructions() if int8 == "auto" else int8)
-        self._network = acoustic.load(device, self._int8)
+        self._network = acoustic.load(device, int8)
         self._warm_up()
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
@@ -130,7 +127,7 @@ class EmbeddedAcousticModel:
         rows = [(part, plan) for plan in plans for part in plan.parts]
         # Rounding to integers makes much of little: in a batch a member's durations would not quite be those that it
         # has alone. One by one they are, and that is as fast as a batch in float32.
-        together = [[row] for row in rows] if self._int8 else [rows]
+        together = [[row] for row in rows] if self._network.int8 else [rows]
         pieces = iter([piece for some in together for piece in self._spoken(some)])
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
         timed = [_timings(plan, whole.phonemes) for plan, whole in zip(plans, joined, strict=True)]

@@ -238,8 +238,12 @@ def test_a_part_that_ends_in_a_clause_is_joined_without_a_long_pause(acoustic, v
     assert longest <= 0.75, f"a pause of {longest} s"
 
 
-def test_the_speech_has_the_reference_s_pitch(acoustic, vocoder):
-    """Measured in the speech by the estimator that measures the reference."""
+def test_the_speech_has_the_reference_s_pitch(vocoder):
+    """Measured in the speech by the estimator that measures the reference.
+
+    In float32 wherever it runs; test_int8_layers.py compares the melody in integers with this one.
+    """
+    acoustic = create("embedded", {"int8": False}).load_acoustic_model(threads=1)
     texts = {
         "en-US": "Please put the blue folder back where you found it, and tell me when you are done.",
         "zh-CN": "明天下午我们在图书馆见面，然后一起去吃饭。",
@@ -255,5 +259,5 @@ def test_the_speech_has_the_reference_s_pitch(acoustic, vocoder):
     errors = [12 / math.log(2) * (hz - voice.arrays["log_f0"][0]) for hz, (_, voice) in zip(found, jobs, strict=True)]
     # The worst is a low voice in Mandarin, whose lowest tones the estimator does not hear. With all voiced frames in
     # the median the mean was 1.6 and the worst 3.6. The step toward the native voices (mapper.zh_acoustic) took the
-    # worst from 2.4 to 3.0; in int8 it is 3.4, and the mean of twelve texts at both pitches 0.58 in place of 0.63.
-    assert np.abs(errors).mean() < 1.0 and np.abs(errors).max() < 3.6, errors
+    # worst from 2.4 to 3.0.
+    assert np.abs(errors).mean() < 1.0 and np.abs(errors).max() < 3.3, errors
