@@ -91,6 +91,7 @@ def streams_told(ray_head, **labels: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
+@pytest.mark.proof
 def test_a_stream_is_told_as_continuous_or_not_in_its_trace_and_in_the_metric(fast, slow, ray_head):
     def listen(app: App) -> dict[str, str]:
         with streaming(app, "audio", text=" ".join(SENTENCES[:2]), response_format="pcm") as answer:

@@ -130,6 +130,7 @@ def asked_for(url: str, link: str) -> set[str]:
     return {trace[0]["traceId"] for trace in search(url, query)}
 
 
+@pytest.mark.proof
 def test_every_link_of_the_doctor_shows_exactly_what_its_search_finds(page, server, findings):
     links = {finding.summary: finding.traces for finding in findings if finding.traces}
     assert {finding.kind for finding in findings if finding.traces} == {
@@ -155,6 +156,7 @@ def test_an_error_findings_link_finds_its_requests_and_no_others(server, finding
         assert len(asked_for(server, finding.traces)) == finding.figures["count"], finding.summary
 
 
+@pytest.mark.proof
 def test_every_link_of_the_alerts_shows_exactly_what_its_search_finds(page, server):
     labels = {"application": "cosygraph", "dialect": "sichuan", "stage": "GENERATE_MEL", "deployment": "tts-service"}
     for rule in yaml.safe_load(rules())["groups"][0]["rules"]:

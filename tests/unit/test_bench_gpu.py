@@ -44,6 +44,7 @@ def rehearsed(out: Path, *more: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.proof
 def test_all_of_it_runs_with_nothing_of_the_server_installed(tmp_path):
     done = rehearsed(tmp_path / "gpu.json", "--profile", str(tmp_path / "trace.json"))
     assert done.returncode == 0, done.stdout + done.stderr

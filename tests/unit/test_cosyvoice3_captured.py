@@ -98,6 +98,7 @@ def test_the_flow_is_traced_strictly_in_fixed_shapes(tiny, seen, dtype):
         assert torch.equal(traced.module()(*inputs), module(*inputs))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("final", [True, False])
 def test_the_vocoder_is_traced_strictly_in_fixed_shapes(tiny, excitation, final):
     network = hift.load(tiny)

@@ -238,6 +238,7 @@ def test_a_part_that_ends_in_a_clause_is_joined_without_a_long_pause(acoustic, v
     assert longest <= 0.75, f"a pause of {longest} s"
 
 
+@pytest.mark.proof
 def test_the_speech_has_the_reference_s_pitch(vocoder):
     """Measured in the speech by the estimator that measures the reference.
 

@@ -98,6 +98,7 @@ def test_a_fit_brings_the_voice_nearer_to_its_speaker_on_passages_that_are_not_f
     assert abs(outcome.changes["level_db"]) < 1.5, "the encoder does not hear the level, so it must not drift"
 
 
+@pytest.mark.proof
 def test_a_fit_brings_the_voice_nearer_by_both_speaker_encoders(fitter, voice):
     fit = with_settings(fitter, voice, replace(SHORT, steps=5, look_every=5, frames=64))  # a whole window of GE2E's
     fit.advance()
@@ -216,6 +217,7 @@ def test_a_fit_whose_voice_fails_every_check_leaves_the_steered_voice(fitter, vo
     assert outcome.voice.arrays.keys() == without_target(voice).arrays.keys()
 
 
+@pytest.mark.proof
 def test_a_voice_that_fails_the_check_goes_back_until_it_passes(fitter, voice):
     """Only a voice that has hardly changed passes a check that allows less than the fit's whole change."""
     settings = replace(SHORT, steps=2, back_off=(), limits=ANY_GAIN)

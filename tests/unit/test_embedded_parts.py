@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -41,14 +42,20 @@ def model() -> EmbeddedVocoder:
     return EmbeddedVocoder(bf16=False)
 
 
-@pytest.fixture
-def heard(model, acoustic) -> EmbeddedVocoder:
-    """The same, which has heard the mels' voice say another sentence in both languages."""
+@pytest.fixture(scope="module")
+def memory(model, acoustic) -> VoiceMemory:
+    """What the model knows once it has heard the mels' voice say another sentence in both languages."""
     model._memory = VoiceMemory()
     for text in ("Everybody has heard of it by now.", "en-US"), ("今天晚上我们去看电影吧。", "zh-CN"):
         [mel] = acoustic.generate([(Utterance(*text, seed=9), VOICE)])
         [made] = model.vocode_chunks([(beginning(mel), 0)])
         assert isinstance(made, ChunkAudio) and made.complete
+    return model._memory
+
+
+@pytest.fixture
+def heard(model, memory) -> EmbeddedVocoder:
+    model._memory = deepcopy(memory)
     return model
 
 

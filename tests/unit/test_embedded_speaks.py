@@ -33,15 +33,15 @@ def voices(engine):
     """The demo's speaker, and the same one a third lower and larger: another person."""
     clip = decode(DEMO_CLIP.read_bytes())
     lower = soxr.resample(clip.samples, clip.rate, clip.rate * 4 / 3)
-    return engine.load_speaker_encoder(threads=2).encode(
+    return engine.load_speaker_encoder(threads=1).encode(
         [engine.prepare(clip.samples, clip.rate), engine.prepare(lower, clip.rate)]
     )
 
 
 @pytest.fixture(scope="module")
 def spoken(engine, voices) -> list[np.ndarray]:
-    mels = engine.load_acoustic_model(threads=2).generate([(Utterance(SENTENCE, "en-US"), voice) for voice in voices])
-    return engine.load_vocoder(threads=2).vocode(mels)
+    mels = engine.load_acoustic_model(threads=1).generate([(Utterance(SENTENCE, "en-US"), voice) for voice in voices])
+    return engine.load_vocoder(threads=1).vocode(mels)
 
 
 def test_a_sentence_is_understood(engine, spoken):

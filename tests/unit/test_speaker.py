@@ -20,7 +20,7 @@ DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
 
 @pytest.fixture(scope="module")
 def encoder() -> SpeakerEncoder:
-    return SpeakerEncoder(threads=2)
+    return SpeakerEncoder(threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """A voice's fit behind the graph: from its enrolment to a request that uses it, and through the end of its service.
 
+pytestmark = pytest.mark.proof
+
 The application is this file's own, beside those of the session: none of theirs fits voices.
 """
 

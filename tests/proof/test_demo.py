@@ -25,6 +25,8 @@ from cluster import zipkin as zipkins
 from cluster.ray_head import ROOT
 from cluster.state import StateFile
 
+pytestmark = pytest.mark.proof
+
 GENERATE_MS = 2500
 ROBOT = "robot-key-0123456789"
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
@@ -207,7 +209,6 @@ def test_down_lets_the_request_under_way_finish_and_stops_only_its_own(place, zi
     assert place.run("status").returncode == 1
 
 
-@pytest.mark.proof
 def test_ctrl_c_stops_a_demo_without_zipkin(tmp_path):
     """The whole demo in one process: spans to a file, serving until the signal, nothing left behind."""
     place = Place(tmp_path)

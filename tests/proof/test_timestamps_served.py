@@ -11,6 +11,8 @@ import soundfile
 
 from tests.helpers.serving import App, tone
 
+pytestmark = pytest.mark.proof
+
 TEXT = "Dr. Quirrell paid $5 for 1/3 of it. Then she left, humming **quietly**."
 WORDS = "Dr.|Quirrell|paid|$5|for|1/3|of|it|Then|she|left|humming|quietly"
 
