@@ -44,7 +44,7 @@ def model() -> EmbeddedVocoder:
 
 @pytest.fixture(scope="module")
 def memory(model, acoustic) -> VoiceMemory:
-    """What the model knows once it has heard the mels' voice say another sentence in both languages."""
+    """Return what the model knows once it has heard another sentence of the mels' voice, in both languages."""
     model._memory = VoiceMemory()
     for text in ("Everybody has heard of it by now.", "en-US"), ("今天晚上我们去看电影吧。", "zh-CN"):
         [mel] = acoustic.generate([(Utterance(*text, seed=9), VOICE)])
