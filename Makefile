@@ -46,7 +46,7 @@ check: $(TOOLS) ## style, types, arrows between rooms, spelling: without running
 # Unit tests compute for two thirds of their time: a third process is worth its place on two cores.
 test: $(TESTS) ## all tests but the long ones
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest tests/unit --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/unit --numprocesses 3 --dist loadfile
 	$(BIN)/python -m pytest --ignore tests/unit
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -67,22 +67,9 @@ HAS_GPU = Path("/dev/nvidia0").exists()  #: tests marked `gpu` are left out else
 LAST = "test_shutdown.py"  #: leaves an application of the whole session unusable
 
 
-FIRST = -1
-
-
-def _place(item: pytest.Item) -> int:
-    """Tell when its file's turn comes, from FIRST on."""
-    if item.path.name == LAST:
-        return 2
-    if "ray_head" in item.fixturenames:
-        return 1
-    return FIRST if item.path.name.startswith(("test_embedded_", "test_cosyvoice3_")) else 0
-
-
 def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Sort the items that pytest-randomly has shuffled, and leave its order where any order will do.
 
-    Files that load an engine's networks come first: of several processes, none should begin the longest file last.
     Files that need the session's Ray come last. Its two dozen replicas, idle, take CPU time from whatever runs beside
     them (0.7 of a core in one reading). Within a file of `unit`, any order will do. Tests of `served` and `proof` run
     as they stand in their file, because they share one running graph or stack, and some stop it. So do tests marked
@@ -91,7 +78,8 @@ def _in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     group: dict[Path, int] = {}
     first: dict[Path, int] = {}
     for position, item in enumerate(items):
-        group[item.path] = max(_place(item), group.get(item.path, FIRST))
+        place = 2 if item.path.name == LAST else int("ray_head" in item.fixturenames)
+        group[item.path] = max(place, group.get(item.path, 0))
         first.setdefault(item.path, position)
 
     def key(numbered: tuple[int, pytest.Item]) -> tuple:
