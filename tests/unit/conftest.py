@@ -14,6 +14,6 @@ def _load(languages: Iterable[str] = text.LANGUAGES) -> text.TextFrontEnd:
     return _loaded(tuple(languages))
 
 
-# Its dictionaries take nine seconds to load, in a dozen files. The graph has one for each model, because two threads
+# Its dictionaries take six seconds to load, in a dozen files. The graph has one for each model, because two threads
 # must not use it at once; a test is one thread. Set here, before a test file imports the function.
 text.load = _load
