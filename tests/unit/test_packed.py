@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from engines.embedded.text import packed as module
 from engines.embedded.text.packed import Counts, Phrases, Readings, Weights, Words
 
 
@@ -34,6 +35,12 @@ def test_words_whose_strings_have_the_same_hash_stay_apart():
     packed = Counts({"偂": 1, "BP": 2})
     assert packed["偂"] == 1 and packed["BP"] == 2
     assert "偉" not in Counts({"IP": 1})
+
+
+def test_words_with_the_same_hash_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "_hash", len)
+    with pytest.raises(ValueError, match="same hash"):
+        Words({"one", "two"})
 
 
 def test_readings_with_and_without_parts_of_speech(words):

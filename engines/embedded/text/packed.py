@@ -2,8 +2,8 @@
 
 The front ends' libraries load their lexicons as dicts: 260 MB in each tts-service. A dict needs some 150 bytes for a
 word and its reading. Here a word is its 64-bit hash in a sorted array, and beside it the place of its value. The words
-are not kept. An unknown word would be taken for a known one if their hashes were equal: for half a million words that is one
-lookup in 10^13.
+are not kept. An unknown word would be taken for a known one if their hashes were equal: for half a million words that
+is one lookup in 10^13.
 """
 
 from __future__ import annotations
