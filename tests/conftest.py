@@ -99,6 +99,8 @@ def pytest_collection_modifyitems(config, items):
     chosen, left_out = [], []
     for item in items:
         marks = {mark for mark in LONG.values() if item.get_closest_marker(mark)}
+        if item.path.parent.name == "proof" and not marks:
+            raise pytest.UsageError(f"{item.nodeid} lies in tests/proof and has no mark: `make test` would run it")
         runs = marks & wanted or not (marks or wanted)
         runs = runs and (HAS_GPU or not item.get_closest_marker("gpu"))
         (chosen if runs else left_out).append(item)

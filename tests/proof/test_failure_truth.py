@@ -461,10 +461,7 @@ def test_an_ingress_that_is_replaced_under_load_fails_nobody_and_sends_everythin
     with load(truth, word="-1"):
         serves_again(truth, now())
         ingress = next(d for d in truth.config["applications"][0]["deployments"] if d["name"] == INGRESS)
-        options = ingress["ray_actor_options"]
-        options["num_cpus"] = (
-            0.3 if options["num_cpus"] != 0.3 else 0.31
-        )  # another than it has: this may be a second try
+        ingress["ray_actor_options"]["num_cpus"] += 0.1  # another number than it has, also at a second try
         truth.dashboard.deploy(Application(truth.config))
         end = time.monotonic() + 120
         while psutil.pid_exists(old):
@@ -480,9 +477,10 @@ def test_an_ingress_that_is_replaced_under_load_fails_nobody_and_sends_everythin
     traces = settled(truth, {request.trace_id for request in seen})
     print("longest (s):", max((request.ended - request.began) / 1e6 for request in seen), len(seen))
     wrong = [
-        (request, named(traces[request.trace_id]), waited_for(traces[request.trace_id]))
+        (request, named(trace), waited_for(trace))
         for request in seen
         if request.status != 200
+        for trace in [traces.get(request.trace_id, [])]
     ]
     assert wrong == []
     served = {

@@ -1,7 +1,5 @@
 """A voice's fit behind the graph: from its enrolment to a request that uses it, and through the end of its service.
 
-pytestmark = pytest.mark.proof
-
 The application is this file's own, beside those of the session: none of theirs fits voices.
 """
 
@@ -24,6 +22,8 @@ from deployments.settings import GraphConfig
 from tests.helpers.serving import App, sound, tone
 from voices.fits import CLAIM_S
 from webui import sse
+
+pytestmark = pytest.mark.proof
 
 NAME = "fitting"
 ENGINE = {"prepare_ms": 1, "encode_ms": 1, "generate_ms": 5, "vocode_ms": 1, "seconds": 1, "fit_ms": 800}

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from engines.embedded.text import packed as module
 from engines.embedded.text.packed import Counts, Phrases, Readings, Weights, Words
 
 
@@ -38,7 +37,7 @@ def test_words_whose_strings_have_the_same_hash_stay_apart():
 
 
 def test_words_with_the_same_hash_are_refused(monkeypatch):
-    monkeypatch.setattr(module, "_hash", len)
+    monkeypatch.setattr("engines.embedded.text.packed._hash", len)
     with pytest.raises(ValueError, match="same hash"):
         Words({"one", "two"})
 
