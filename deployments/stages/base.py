@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -34,7 +35,7 @@ T = TypeVar("T")
 AnySpan = Span | NonRecordingSpan
 
 
-class Stage:
+class Stage(ABC):
     """Base of the four services. A subclass sets `name` (the span's) and `service` (Serve's and Zipkin's).
 
     Attributes:
@@ -66,9 +67,9 @@ class Stage:
             vocabulary.MODEL_VERSION: self.engine.capabilities.version,
         }
 
+    @abstractmethod
     def running_s(self) -> float:
         """Return the seconds for which the present computing has been under way; 0 when idle."""
-        raise NotImplementedError
 
     def work_stats(self) -> dict[str, float]:
         """Return what this replica has done: `deployments.scaling.work_log.Work` by field; nothing by default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -63,9 +64,9 @@ class BatchedStage(Stage, Generic[T, R]):
         """Return what this replica has done, for the scaling policy."""
         return self.queue.work_stats()
 
+    @abstractmethod
     def compute(self, items: Sequence[T]) -> Sequence[R | Exception]:
         """Compute a batch, in the batcher's thread. One result per item; a failed item has its error in its place."""
-        raise NotImplementedError
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new batch settings. Serve calls this at start and on every change; the process lives on."""

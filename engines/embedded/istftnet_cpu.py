@@ -9,7 +9,7 @@ Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" a
   stays in the cache, and no second array of the whole utterance is needed.
 - Each thread takes a part of the time through a whole block (`thread_team`); a norm's mean and variance are put
   together from those of the parts.
-- Direct convolutions' tiles have two lengths, and the other layers padded lengths. oneDNN compiles and keeps a
+- Direct convolutions' tiles have four lengths, and the other layers padded lengths. oneDNN compiles and keeps a
   kernel for each shape that it meets: with whole utterances each new length cost time and memory.
 - Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
 - In float32, convolutions of kernel 7 and 11 run through short Fourier transforms (`spectral_convolution`).
@@ -32,8 +32,13 @@ from engines.embedded.istftnet import SAMPLES_PER_COLUMN, SnakeBlock, VocoderNet
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 from engines.embedded.thread_team import Meet, ThreadTeam
 
-_TILES = 4096, 512  #: steps that a direct convolution computes at a time
+#: Steps that a direct convolution computes at a time. Few large tiles are faster than many small ones: threads wait for
+#: Python's lock between operations, and short operations are over sooner than a thread wakes up.
+_TILES = 4096, 2048, 1024, 512
+_FULL_ENOUGH = 0.55  #: share of a tile that is worth computing all of it, in place of two smaller ones
 _SHORTEST_PART = 128  #: steps of a thread where no tile is filled up
+#: The same for direct convolutions; with AMX one thread is done with less before two have met often enough.
+_SHORTEST_DIRECT_PART = 4096 if torch.cpu._is_amx_tile_supported() else 512
 #: columns on either side of a part that are computed too. Its sound depends on 14, but on the outer four by less than
 #: 1e-5.
 HALO = 10
@@ -67,19 +72,23 @@ class CpuVocoder:
         team = ThreadTeam(threads)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = network
-        self._noise_res, self._resblocks = (
-            [CpuBlock(cast(SnakeBlock, block), team, self._dtype) for block in blocks]
-            for blocks in (network.noise_res, network.resblocks)
-        )
+        noise_res, resblocks = list(network.noise_res), list(network.resblocks)
+        in_order = [noise_res[0], *resblocks[:3], noise_res[1], *resblocks[3:]]
+        made = [halves(cast(SnakeBlock, block), self._dtype) for block in in_order]
+        self._blocks = [CpuBlock(of_block, team) for of_block in made]
+        self._styles = StyleLayers([half.style for of_block in made for half in of_block])
         self._ups = [
-            nn.ConvTranspose1d(
-                up.in_channels, up.out_channels, up.kernel_size[0], up.stride[0], cast(tuple[int], up.padding)[0]
+            Upsampling(up, self._dtype, multiple)
+            for up, multiple in zip(
+                cast(Iterable[nn.ConvTranspose1d], network.ups), (_COLUMNS, 10 * _COLUMNS), strict=True
             )
-            for up in cast(Iterable[nn.ConvTranspose1d], network.ups)
         ]
-        for ours, theirs in zip(self._ups, network.ups, strict=True):
-            ours.load_state_dict(theirs.state_dict())
-            ours.requires_grad_(False).to(self._dtype)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Have each kernel of the direct convolutions compiled, so that no request waits for it."""
+        for block in self._blocks[1:4] + self._blocks[5:]:  # the two others have nothing that these don't
+            block.warm_up()
 
     @torch.inference_mode()
     def __call__(
@@ -134,9 +143,9 @@ class CpuVocoder:
             (128,). The latter two are the inputs of the 1st and the 25th norm.
         """
         columns = sound.columns
-        up = self._up(0, sound.features)[:, :, : 10 * columns]
+        up = self._ups[0](sound.features[0].T)[: 10 * columns]
         aside = [self._aside(step, sound.source, columns * (10, 60)[step] + step) for step in range(2)]
-        return [moments_of(up[0].T), *(moments_of(one) for one in aside)]
+        return [moments_of(up), *(moments_of(one) for one in aside)]
 
     @torch.inference_mode()
     def part(
@@ -161,70 +170,99 @@ class CpuVocoder:
         source = sound.source[:, :, 60 * window.start : 60 * window.stop + 1]
         # Each layer's own padding would put the same zeros after the end.
         source = _filled_up(source, 60 * _COLUMNS)
-        x = sound.features[:, :, window]
-        blocks = iter(range(0, 48, 6))
+        x = sound.features[0, :, window].T
+        styled = self._styles(sound.style)
+        if expected is not None:
+            styled = _all_normed(styled, expected)
 
-        def through(block: CpuBlock, x: Tensor) -> Tensor:
-            first = next(blocks)
-            return block(x, sound.style, None if expected is None else expected[first : first + 6], measured)
+        def through(number: int, x: Tensor) -> Tensor:
+            of_block = slice(6 * number, 6 * number + 6)
+            return self._blocks[number](x, styled[of_block], normed=expected is not None, measured=measured)
 
         for step in range(2):
-            x = self._up(step, x)[0, :, : size * (10, 60)[step]].T
+            x = self._ups[step](x)[: size * (10, 60)[step]]
             if step == 1:
                 # An STFT of n hops has n + 1 columns: the first is a reflection, or lies in what is left out.
                 x = torch.cat([x[1:2], x])
-            x = through(self._noise_res[step], self._aside(step, source, len(x))).add_(x)
-            total, *others = [through(block, x) for block in self._resblocks[3 * step : 3 * step + 3]]
+            x = through(4 * step, self._aside(step, source, len(x))).add_(x)
+            total, *others = [through(number, x) for number in range(4 * step + 1, 4 * step + 4)]
             for other in others:
                 total.add_(other)
-            x = total.div_(3).T[None]
-        last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01), 60 * _COLUMNS))
+            x = total.div_(3)
+        last = self._network.conv_post(_filled_up(F.leaky_relu(x, 0.01).T[None], 60 * _COLUMNS))
         first = SAMPLES_PER_COLUMN * (columns.start - window.start)
-        waveform = self._network.inverse(last[:, :, : x.shape[-1]])[0]
+        waveform = self._network.inverse(last[:, :, : len(x)])[0]
         return waveform[first : first + SAMPLES_PER_COLUMN * (columns.stop - columns.start)]
-
-    def _up(self, step: int, x: Tensor) -> Tensor:
-        return self._ups[step](_filled_up(F.leaky_relu(x, 0.1).to(self._dtype), _COLUMNS * (1, 10)[step]))
 
     def _aside(self, step: int, source: Tensor, steps: int) -> Tensor:
         return self._network.noise_convs[step](source)[0, :, :steps].T.contiguous()
+
+
+class Upsampling:
+    """A leaky ReLU and a transposed convolution whose kernel is twice its stride, as one product of matrices.
+
+    Each step of the input makes two strides of the output, and each stride is the sum of two steps' halves.
+
+    Args:
+        convolution: the plain module.
+        dtype: of the product.
+        multiple: the steps of the input are filled up to a multiple of this.
+    """
+
+    def __init__(self, convolution: nn.ConvTranspose1d, dtype: torch.dtype, multiple: int) -> None:
+        inputs, outputs, kernel = convolution.weight.shape
+        self._stride, self._padding = convolution.stride[0], cast(tuple[int], convolution.padding)[0]
+        assert kernel == 2 * self._stride and convolution.bias is not None
+        self._weight = convolution.weight.detach().permute(2, 1, 0).reshape(kernel * outputs, inputs).to(dtype)
+        self._bias = convolution.bias.detach()
+        self._multiple = multiple
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute a new (stride T, C') float32, or a little longer, from x (T, C) float32."""
+        rows = F.leaky_relu(x, 0.1).to(self._weight.dtype)
+        rows = F.pad(rows, (0, 0, 0, -len(rows) % self._multiple))
+        steps, channels = len(rows) * self._stride, len(self._bias)
+        first, second = F.linear(rows, self._weight).view(len(rows), 2, self._stride, channels).unbind(1)
+        made = torch.empty(steps + self._stride, channels)
+        made[:steps].view(first.shape).copy_(first)
+        made[steps:] = 0
+        made[self._stride :].view(second.shape).add_(second)
+        return made[self._padding : self._padding + steps].add_(self._bias)
 
 
 class CpuBlock:
     """A SnakeBlock in six halves, computed by a team: each thread takes a part of the time through all of them.
 
     Args:
-        block: the plain module.
+        halves: of the block, as `halves` returns them.
         team: whose threads compute; no other block's at the same time.
-        dtype: of the convolutions.
     """
 
-    def __init__(self, block: SnakeBlock, team: ThreadTeam, dtype: torch.dtype) -> None:
-        made = halves(block, dtype)
-        self._styles = [half.style for half in made]
-        self._convolutions = [_fastest(half) for half in made]
+    def __init__(self, halves: Sequence[Half], team: ThreadTeam) -> None:
+        self._convolutions = [_fastest(half) for half in halves]
         spectral = all(isinstance(convolution, SpectralConvolution) for convolution in self._convolutions)
-        self._least = _SHORTEST_PART if spectral else _TILES[-1]
+        self._least = _SHORTEST_PART if spectral else _SHORTEST_DIRECT_PART
         self._team = team
-        self._dtype = dtype
+        self._dtype = halves[0].weight.dtype
+
+    def warm_up(self) -> None:
+        """Compute a tile of each length with each direct convolution."""
+        for convolution in self._convolutions:
+            if isinstance(convolution, DirectConvolution):
+                convolution.warm_up()
 
     def __call__(
-        self,
-        x: Tensor,
-        style: Tensor,
-        expected: Sequence[Moments] | None = None,
-        measured: list[Moments] | None = None,
+        self, x: Tensor, styled: Sequence[Scaled], normed: bool = False, measured: list[Moments] | None = None
     ) -> Tensor:
-        """Compute a new (T, C) float32 from x (T, C) float32 and a style as `StyleLayer` takes it.
+        """Compute a new (T, C) float32 from x (T, C) float32.
 
         Args:
             x: the input, all of it or a part.
-            style: as `StyleLayer` takes it.
-            expected: the moments of the six norms' inputs, where x is a part and they are those of the whole.
-            measured: takes the moments of the six norms' inputs.
+            styled: what the halves' `StyleLayer`s make of a style.
+            normed: the norms are taken into `styled`: x may be a part. Otherwise they are those of x itself.
+            measured: takes the moments of the six norms' inputs, where they are measured.
         """
         parts = _parts(len(x), self._team.size, self._least)
-        styled = [layer(style) for layer in self._styles]
         moments: list[list[Moments | None]] = [[None] * len(parts) for _ in styled]
         x = x.clone()
         between = torch.empty(len(x), x.shape[1], dtype=self._dtype)
@@ -233,29 +271,32 @@ class CpuBlock:
             # A half reads a little of its neighbours' parts, and its norm is over all of them: so all parts of its
             # input have to be there. No part writes what another may still be reading: that was read before they met.
             part = parts[number]
-            for index, (convolution, (scale, shift)) in enumerate(zip(self._convolutions, styled, strict=True)):
+            for index, (convolution, scaled) in enumerate(zip(self._convolutions, styled, strict=True)):
                 source = x if index % 2 == 0 else between
-                if expected is None:
+                if not normed:
                     moments[index][number] = moments_of(source[part])
                 meet()
-                whole = _together(cast(list[Moments], moments[index])) if expected is None else expected[index]
-                scale, shift = _normed(scale, shift, whole)
+                if not normed:
+                    scaled = _normed(scaled, _together(cast(list[Moments], moments[index])))
                 start = part.start
                 for size in convolution.tiles(part.stop - part.start):
                     end = min(start + size, part.stop)
                     tile = torch.empty(size + 2 * convolution.halo, source.shape[1], dtype=self._dtype)
-                    _activate(source, start - convolution.halo, end + convolution.halo, scale, shift, tile)
+                    _activate(source, start - convolution.halo, end + convolution.halo, scaled, tile)
                     made = convolution.inner(tile)[: end - start]
                     if index % 2 == 0:
                         between[start:end] = made
                     else:
-                        x[start:end] += made
+                        x[start:end].add_(made)
                     start = end
 
         self._team.run(len(parts), work)
         if measured is not None:
             measured += [_together(cast(list[Moments], of_parts)) for of_parts in moments]
         return x
+
+
+Scaled = tuple[Tensor, Tensor]  #: a scale and a shift, (C,) each
 
 
 @dataclass(frozen=True)
@@ -267,13 +308,32 @@ class StyleLayer:
     alpha: Tensor  #: (2C,) α twice, for scale and shift
     slot: slice  #: its deltas in a row of style and deltas
 
-    def __call__(self, style: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, style: Tensor) -> Scaled:
         """Compute scale and shift (C,) from a style (128,) or from a style and all deltas (128 + D,)."""
         both = torch.addmv(self.bias, self.weight, style[:STYLE])
         if len(style) > STYLE:
             both = torch.addcmul(both, style[self.slot], self.alpha)
         scale, shift = both.chunk(2)
         return scale, shift
+
+
+class StyleLayers:
+    """Many style layers at once: one product where there would be dozens of small ones, which take longer to begin."""
+
+    def __init__(self, layers: Sequence[StyleLayer]) -> None:
+        self._sizes = [len(layer.bias) // 2 for layer in layers for _ in range(2)]
+        self._weight, self._bias, self._alpha = (
+            torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias", "alpha")
+        )
+        self._slots = torch.cat([torch.arange(layer.slot.start, layer.slot.stop) for layer in layers])
+
+    def __call__(self, style: Tensor) -> list[Scaled]:
+        """Compute what each layer computes of a style."""
+        both = torch.addmv(self._bias, self._weight, style[:STYLE])
+        if len(style) > STYLE:
+            both.addcmul_(style[self._slots], self._alpha)
+        pairs = both.split(self._sizes)
+        return list(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 @dataclass(frozen=True)
@@ -301,20 +361,36 @@ class Half:
 
 
 class DirectConvolution:
-    """A half's convolution by oneDNN."""
+    """A half's convolution by oneDNN, whose weights are packed once, and not again for each tile."""
 
     def __init__(self, half: Half) -> None:
-        self._weight, self._bias, self._dilation = half.weight, half.bias, half.dilation
-        self.halo = half.dilation * (half.weight.shape[-1] // 2)  #: steps on either side of a tile that it reads too
+        channels, kernel = half.weight.shape[0], half.weight.shape[-1]
+        self.halo = half.dilation * (kernel // 2)  #: steps on either side of a tile that it reads too
+        self._bias = half.bias
+        self._strides = [0, 0], [1, 1], [1, half.dilation], 1  # of padding, convolution, taps; groups
+        self._channels = channels
+        shape = [1, channels, 1, _TILES[-1] + 2 * self.halo]
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(half.weight, *self._strides, shape)
 
     def tiles(self, steps: int) -> list[int]:
         """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
-        large, small = _TILES
-        return [large] * (steps // large) + [small] * -(-(steps % large) // small)
+        sizes: list[int] = []
+        for size in _TILES:
+            count, steps = divmod(steps, size)
+            if steps > _FULL_ENOUGH * size or (steps > 0 and size == _TILES[-1]):
+                count, steps = count + 1, 0
+            sizes += [size] * count
+        return sizes
+
+    def warm_up(self) -> None:
+        """Convolve a tile of each length."""
+        for size in _TILES:
+            self.inner(torch.zeros(size + 2 * self.halo, self._channels, dtype=self._bias.dtype))
 
     def inner(self, x: Tensor) -> Tensor:
         """Convolve a tile with its halos: (tile + 2 halo, C) -> (tile, C)."""
-        return F.conv2d(image(x), self._weight, self._bias, dilation=(1, self._dilation))[0, :, 0].T
+        packed = self._weight, self._bias, *self._strides
+        return torch.ops.mkldnn._convolution_pointwise(image(x), *packed, "none", [], "")[0, :, 0].T
 
 
 def _fastest(half: Half) -> DirectConvolution | SpectralConvolution:
@@ -342,24 +418,36 @@ def _together(moments: Sequence[Moments]) -> Moments:
     return int(counts.sum()), mean, shares @ (variances + (means - mean).square())
 
 
-def _normed(scale: Tensor, shift: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Take the norm of an input into a style's scale and shift (C,)."""
-    _, mean, variance = moments
+def _normed(styled: Scaled, moments: Moments) -> Scaled:
+    """Take the norm of an input into a style's scale and shift."""
+    (scale, shift), (_, mean, variance) = styled, moments
     scale = scale * torch.rsqrt(variance + 1e-5)
     return scale, shift - mean * scale
 
 
-def _activate(x: Tensor, start: int, end: int, scale: Tensor, shift: Tensor, activated: Tensor) -> None:
+def _all_normed(styled: Sequence[Scaled], moments: Sequence[Moments]) -> list[Scaled]:
+    """Do what `_normed` does for many norms at once."""
+    scales, shifts = (torch.cat(numbers) for numbers in zip(*styled, strict=True))
+    means, variances = (torch.cat(numbers) for numbers in list(zip(*moments, strict=True))[1:])
+    sizes = [len(scale) for scale, _ in styled]
+    both = _normed((scales, shifts), (0, means, variances))
+    return list(zip(*(numbers.split(sizes) for numbers in both), strict=True))
+
+
+def _activate(x: Tensor, start: int, end: int, scaled: Scaled, activated: Tensor) -> None:
     """Write norm and snake of the steps from `start` to `end` of x (T, C) into `activated`.
 
     Zeros stand for the steps before x's first and after its last, and after `end`.
     """
+    scale, shift = scaled
     first, last = max(start, 0), min(end, len(x))
     h = torch.addcmul(shift, x[first:last].float(), scale)
     waves = torch.sin(h)
-    activated[: first - start] = 0
     activated[first - start : last - start] = h.addcmul_(waves, waves)
-    activated[last - start :] = 0
+    if start < first:
+        activated[: first - start] = 0
+    if last - start < len(activated):
+        activated[last - start :] = 0
 
 
 def halves(block: SnakeBlock, dtype: torch.dtype) -> list[Half]:

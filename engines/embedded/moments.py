@@ -10,6 +10,7 @@ the map; docs/speed.md has what it costs in sound.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from engines.embedded.packages import carried
 
 DATA = Path(__file__).with_name("moments.npz")
 CHANNELS = (256,) * 24 + (128,) * 24  #: of the norms, in the order of their computation
+_SIZES = [size for size in CHANNELS for _ in range(2)]  #: of a row's groups: mean, deviation, mean, ...
 #: The inputs of these norms are themselves among what the blocks are given.
 EXACT = {0: 1, 24: 2}
 LEARNED_FROM = 4  #: sounds of a voice
@@ -31,6 +33,14 @@ _REPAIR = (
     "Restore engines/embedded/moments.npz and moments.npz.sha256 from the repository (git checkout), or make both "
     "again with: python -m engines.embedded.train moments"
 )
+
+
+def _seconds(sizes: Sequence[int]) -> np.ndarray:
+    """Mark the numbers of every second one of the groups that lie in a row, bool (n,)."""
+    return np.repeat(np.arange(len(sizes)) % 2 == 1, sizes)
+
+
+_DEVIATIONS = _seconds(_SIZES)
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,7 @@ class Expected:
     @property
     def row(self) -> np.ndarray:
         """Means and logarithms of deviations of norm after norm, and the loudness, float32 (18433,)."""
-        parts = [number for moments in self.moments for number in mean_and_deviation(moments)]
-        return np.concatenate([*parts, [np.float32(self.lufs)]]).astype(np.float32)
+        return np.concatenate([means_and_deviations(self.moments), [np.float32(self.lufs)]]).astype(np.float32)
 
     @classmethod
     def of(cls, row: np.ndarray, columns: int) -> Expected:
@@ -54,8 +63,11 @@ class Expected:
             row: as `row` has it, of any float type.
             columns: of the sound.
         """
-        pairs = np.split(row[:-1].astype(np.float32), np.cumsum(2 * np.array(CHANNELS))[:-1])
-        return cls([_moments(pair, columns) for pair in pairs], float(row[-1]))
+        numbers = row[:-1].astype(np.float32)
+        numbers[_DEVIATIONS] = np.exp(2 * numbers[_DEVIATIONS])  # all at once: a call takes longer than its numbers
+        pairs = torch.from_numpy(numbers).split(_SIZES)
+        moments = [(columns, mean, variance) for mean, variance in zip(pairs[::2], pairs[1::2], strict=True)]
+        return cls(moments, float(row[-1]))
 
 
 def whole(network: CpuVocoder, sound: Sound) -> tuple[np.ndarray, Expected]:
@@ -135,18 +147,17 @@ class VoiceMemory:
         return Expected.of(expected.row + off, expected.moments[0][0])
 
 
-def _moments(pair: np.ndarray, columns: int) -> Moments:
-    mean, log_deviation = torch.from_numpy(pair).chunk(2)
-    return columns, mean, (2 * log_deviation).exp()
-
-
 def as_numbers(known: list[Moments], style: Tensor, columns: int) -> np.ndarray:
     """Put what is known of a sound into a row (n,): means and logarithms of deviations, style, length."""
-    parts = [number for moments in known for number in mean_and_deviation(moments)]
-    return np.concatenate([*parts, style.numpy(), [np.float32(np.log(columns))]]).astype(np.float32)
+    return np.concatenate([means_and_deviations(known), style.numpy(), [np.float32(np.log(columns))]]).astype(
+        np.float32
+    )
 
 
-def mean_and_deviation(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the logarithm of the deviation, (C,) each."""
-    _, mean, variance = moments
-    return mean.numpy(), (0.5 * torch.log(variance + 1e-8)).numpy()
+def means_and_deviations(moments: Sequence[Moments]) -> np.ndarray:
+    """Return in a row the mean and the logarithm of the deviation of each, (C,) and (C,)."""
+    sizes = [len(mean) for _, mean, _ in moments for _ in range(2)]
+    numbers = torch.cat([part for _, mean, variance in moments for part in (mean, variance)]).numpy()
+    deviations = _seconds(sizes)
+    numbers[deviations] = 0.5 * np.log(numbers[deviations] + 1e-8)
+    return numbers

@@ -314,6 +314,8 @@ class EmbeddedVocoder:
         return self._network(features, pitch, styles, torch.tensor(columns), seeds, rows).cpu().numpy()
 
     def _warm_up(self) -> None:
+        if isinstance(self._network, CpuVocoder):
+            self._network.warm_up()
         for columns in (100, 200):  # the first call of each size is slower than the next
             self._batch([_noise(columns)])
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from engines.embedded.blocks import STYLE, give_slots
 from engines.embedded.istftnet import SnakeBlock
-from engines.embedded.istftnet_cpu import CpuBlock
+from engines.embedded.istftnet_cpu import CpuBlock, DirectConvolution, StyleLayers, halves
 from engines.embedded.thread_team import ThreadTeam
 
 CHANNELS = 16
@@ -17,6 +17,17 @@ CHANNELS = 16
 @pytest.fixture(scope="module")
 def teams():
     return {size: ThreadTeam(size) for size in (1, 2, 3)}
+
+
+class Arranged:
+    """A block as a CPU computes it, from a style."""
+
+    def __init__(self, block, team, dtype=torch.float32):
+        made = halves(block, dtype)
+        self.styles, self.block = [half.style for half in made], CpuBlock(made, team)
+
+    def __call__(self, x, style):
+        return self.block(x, StyleLayers(self.styles)(style))
 
 
 def block_of(kernel: int) -> SnakeBlock:
@@ -39,14 +50,14 @@ def test_it_computes_what_the_plain_module_computes(teams, kernel, steps, size):
     style = torch.randn(STYLE, generator=generator)
     expected = block(x.T[None], style[None], None)[0].T
     before = x.clone()
-    made = CpuBlock(block, teams[size], torch.float32)(x, style)
+    made = Arranged(block, teams[size])(x, style)
     torch.testing.assert_close(made, expected, atol=2e-4, rtol=1e-4)
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("kernel", [3, 11])
 def test_a_team_computes_the_same_each_time(teams, kernel):
-    block = CpuBlock(block_of(kernel), teams[2], torch.float32)
+    block = Arranged(block_of(kernel), teams[2])
     x, style = torch.randn(5000, CHANNELS), torch.randn(STYLE)
     first = block(x, style)
     assert all(torch.equal(block(x, style), first) for _ in range(20))
@@ -54,5 +65,21 @@ def test_a_team_computes_the_same_each_time(teams, kernel):
 
 def test_bfloat16_is_near(teams):
     x, style = torch.randn(3000, CHANNELS), torch.randn(STYLE)
-    exact, rounded = (CpuBlock(block_of(7), teams[2], dtype)(x, style) for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (Arranged(block_of(7), teams[2], dtype)(x, style) for dtype in (torch.float32, torch.bfloat16))
     assert 0 < (exact - rounded).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_many_style_layers_at_once_compute_what_each_computes(fitted):
+    both = torch.nn.ModuleList([block_of(3), block_of(7)])
+    style = torch.randn(STYLE + (give_slots(both) if fitted else 0))
+    layers = [half.style for block in both for half in halves(block, torch.float32)]
+    for (scale, shift), layer in zip(StyleLayers(layers)(style), layers, strict=True):
+        torch.testing.assert_close((scale, shift), layer(style))
+
+
+@pytest.mark.parametrize("steps", [1, 255, 256, 257, 300, 1100, 1800, 4095, 4097, 9000])
+def test_tiles_cover_the_steps_and_little_more(steps):
+    half = halves(block_of(3), torch.float32)[0]
+    tiles = DirectConvolution(half).tiles(steps)
+    assert steps <= sum(tiles) <= max(512, 2 * steps) and sum(tiles[:-1]) < steps
