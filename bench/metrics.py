@@ -58,7 +58,7 @@ def in_a_worker() -> list[float]:
             return ray.get(ray.remote(num_cpus=1)(rounds).remote())
         finally:
             ray.shutdown()
-            head.stop()
+            head.stop(grace_s=1.0)
 
 
 def main() -> None:

@@ -106,13 +106,17 @@ class RayHead:
     def logs(self) -> Path:
         return Path(self.folder) / "session_latest" / "logs"
 
-    def stop(self, keep_logs_in: Path | None = None) -> str | None:
+    def stop(self, keep_logs_in: Path | None = None, grace_s: float = 10.0) -> str | None:
         """End its processes and remove its folder; the logs are kept where asked.
+
+        Args:
+            keep_logs_in: a folder for the logs, if they are to be kept.
+            grace_s: seconds until what still runs is killed. Ray waits for replicas, so all of them pass.
 
         Returns:
             Why not all of the logs could be kept: a full disk must not keep anything from being stopped.
         """
-        processes.stop(self.process)
+        processes.stop(self.process, grace_s)
         trouble = None
         if keep_logs_in is not None and self.logs.is_dir():
             shutil.rmtree(keep_logs_in, ignore_errors=True)

@@ -166,7 +166,7 @@ def ray_head(tmp_path_factory, tracing):  # noqa: F811
         pytest.fail(str(problem))
     finally:
         for head in started:
-            head.stop(keep_logs_in=folder / "logs")
+            head.stop(keep_logs_in=folder / "logs", grace_s=1.0)
             assert not processes.family(head.process)
 
 

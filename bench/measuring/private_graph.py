@@ -96,4 +96,4 @@ def private_graph(
                 wait_until_ready(f"http://127.0.0.1:{port}{path}")
             yield PrivateGraph(port, spans, head, dashboard, application)
         finally:
-            head.stop()
+            head.stop(grace_s=1.0)

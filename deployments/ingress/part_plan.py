@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 #: Says for the seconds of a mel where its parts end, in seconds of the sound, but for the last one.
 PartEnds = Callable[[float], Sequence[float]]
 
-FIRST_S = 0.35  #: of sound, at least; less is heard as a broken start where the next part is late
+FIRST_S = 0.3  #: of sound, at least; less is heard as a broken start where the next part is late
 LEAST_S = 0.45  #: of a later part; so much that what is left to play grows with each one, up to MOST_FACTOR
 OVERHEAD_S = 0.5  #: a part costs as much as so much more of it: its neighbours' edges, the excitation, the call
 PART_FACTOR = 0.33  #: seconds that a second of a part and its overhead take, until recent parts have shown it

@@ -341,7 +341,7 @@ class RayStopped(MetricsAgentSuspended):
     clears = False
 
     def inject(self, environment: Environment) -> None:
-        environment.graph.head.stop()
+        environment.graph.head.stop(grace_s=1.0)
 
     def inspect(self, environment: Environment, alert: Alert) -> str:
         expect(not environment.graph.dashboard.applications(), "Serve answers")

@@ -107,7 +107,7 @@ def scaled_graph(application: Application, folder: Path, port: int) -> Iterator[
         yield graph
     finally:
         for head in heads:
-            head.stop(keep_logs_in=folder / "logs")
+            head.stop(keep_logs_in=folder / "logs", grace_s=1.0)
 
 
 class ReplicaSeconds(threading.Thread):

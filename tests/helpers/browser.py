@@ -45,7 +45,12 @@ class Asked:
         self.complaints: list[str] = []
         page.on("request", lambda request: self.urls.append(request.url))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", self._console)
+
+    def _console(self, message) -> None:
+        if message.type == "error":
+            where = message.location.get("url")
+            self.complaints.append(f"{message.text} ({where})" if where else message.text)
 
     @property
     def hosts(self) -> set[str]:

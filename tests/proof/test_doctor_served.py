@@ -33,7 +33,7 @@ from tests.helpers.serving import tone
 pytestmark = pytest.mark.proof
 
 TIMES = {"prepare_ms": 2, "encode_ms": 4, "generate_ms": 120, "vocode_ms": 4, "batch_slope": 0.1, "seconds": 2}
-COUNTED_S = 17.0  #: Ray's agent is told every 10 s, and scraped every 5 s
+COUNTED_S = 8.0  #: Ray's agent is told and scraped every two seconds
 CLIENTS, REQUESTS, NARROW = 8, 80, 16
 BATCHES = {"max_batch_size": 8, "batch_wait_ms": 200}
 
@@ -77,13 +77,15 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
     except CliError as missing:
         pytest.skip(str(missing))
     run_dir = tmp_path_factory.mktemp("run")
+    often = pytest.MonkeyPatch()
+    often.setenv("RAY_metrics_report_interval_ms", "2000")
     servers: dict[str, Server] = {}
     on_terminate = signal.getsignal(signal.SIGTERM)  # private_graph has its own
     try:
         with private_graph(
             {"engine": "simulated", "engine_options": TIMES}, num_cpus=8, zipkin_url=zipkin.url
         ) as graph:
-            Monitoring(run_dir / "monitoring", print, servers.__setitem__, thresholds=Thresholds(every_s=5)).start(
+            Monitoring(run_dir / "monitoring", print, servers.__setitem__, thresholds=Thresholds(every_s=2)).start(
                 graph.head, zipkin.url, ports.any_free(), ports.any_free()
             )
             StateFile(run_dir).save(
@@ -105,6 +107,7 @@ def stack(zipkin, tmp_path_factory) -> Iterator[Stack]:
             time.sleep(COUNTED_S)
             yield found
     finally:
+        often.undo()
         signal.signal(signal.SIGTERM, on_terminate)
         for server in servers.values():
             server.stop()

@@ -201,7 +201,7 @@ def truth(zipkin, tmp_path_factory) -> Iterator[Truth]:
         yield Truth(port, zipkin.url, dashboard, config, folder / "spool")
     finally:
         for head in heads:
-            head.stop(keep_logs_in=folder / "logs")
+            head.stop(keep_logs_in=folder / "logs", grace_s=1.0)
 
 
 def serves_again(truth: Truth, since: int, within_s: float = 60.0) -> None:

@@ -84,7 +84,7 @@ def graph(zipkin, tmp_path_factory) -> Iterator[Truth]:
         yield Truth(port, zipkin.url, dashboard, config, folder / "spool")
     finally:
         for head in heads:
-            head.stop(keep_logs_in=folder / "logs")
+            head.stop(keep_logs_in=folder / "logs", grace_s=1.0)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def graph(zipkin, tmp_path_factory) -> Iterator[Watched]:
         yield watched
     finally:
         for head in heads:
-            head.stop(keep_logs_in=folder / "logs")
+            head.stop(keep_logs_in=folder / "logs", grace_s=1.0)
 
 
 def test_a_replica_that_dies_is_told_with_its_cause_and_its_duration(graph):

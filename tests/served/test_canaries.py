@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import httpx
 import pytest
 
+from tests.helpers.files import contents
 from tests.helpers.serving import App, tone
 
 WORD = f"kanarie{secrets.token_hex(4)}"
@@ -287,7 +288,7 @@ def test_no_secret_reaches_zipkin_or_the_wire_to_it_or_to_a_receiver_of_otlp(
     by_otlp = b"".join(message.SerializeToString() for message in list(otlp.requests))
     assert all(bytes.fromhex(trace_id) in by_otlp for trace_id in sent.faults.values())
     assert found(by_otlp) == []
-    assert [path for path in watched_spool.rglob("*") if path.is_file() and found(path.read_bytes())] == []
+    assert [path for path, data in contents(watched_spool) if found(data)] == []
     for stage, trace_id in sent.faults.items():
         failed = {span["tags"]["error"] for span in traces[trace_id] if "error" in span.get("tags", {})}
         assert failed == {"internal"}, (stage, "type alone, and no message")
@@ -296,10 +297,7 @@ def test_no_secret_reaches_zipkin_or_the_wire_to_it_or_to_a_receiver_of_otlp(
 def test_no_secret_is_in_any_file_of_ray(sent, ray_head):
     """Logs of proxy, controller, replicas and Ray itself, events, and whatever else lies in the session's folder."""
     places, leaks = {}, []
-    for path in sorted(ray_head.logs.parent.rglob("*")):
-        if not path.is_file() or path.is_symlink():
-            continue
-        data = path.read_bytes()
+    for path, data in contents(ray_head.logs.parent):
         leaks += [f"{path.name}: {spot!r}" for spot in found(data)]
         for stage, trace_id in sent.faults.items():
             if trace_id.encode() in data:

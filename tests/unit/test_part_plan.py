@@ -31,13 +31,13 @@ def test_a_part_is_made_while_those_before_it_are_played(seconds, factor):
 
 
 def test_the_slower_parts_are_made_the_longer_is_the_first_one_until_nothing_is_divided():
-    first = [(ends_of_parts(10.0, factor) or [10.0])[0] for factor in (0.1, 0.2, 0.4, 0.45, 0.46, 2.0)]
+    first = [(ends_of_parts(10.0, factor) or [10.0])[0] for factor in (0.1, 0.15, 0.4, 0.45, 0.46, 2.0)]
     assert first == sorted(first) and first[:2] == [FIRST_S, FIRST_S] and FIRST_S < first[2] < first[3] < 0.7
     assert first[-2:] == [10.0, 10.0]
 
 
 def test_a_short_piece_is_one_part():
-    assert ends_of_parts(1.0, 0.2) == [] and ends_of_parts(1.5, 0.2) == [FIRST_S]
+    assert ends_of_parts(1.0, 0.3) == [] and ends_of_parts(1.5, 0.15) == [FIRST_S]
 
 
 def test_a_long_piece_has_few_parts():
