@@ -46,7 +46,7 @@ def _version() -> str:
 
 
 #: oneDNN compiles a kernel for each shape that it meets, and keeps this many. Texts hardly ever repeat a length, so the
-#: acoustic model's are not met again. The vocoder's tiles take 72, which are met again, beside those of its other layers.
+#: acoustic model's are not met again. The vocoder's tiles take 72, which are met again, and its other layers take some.
 PROCESS_SETTINGS = {
     "GENERATE_MEL": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "20"},
     "VOCODE_WAV": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"},

@@ -37,7 +37,7 @@ class HarmonicSource(nn.Module):
         # pitch that steps from column to column.
         phase = cycles.double().cumsum(1) * (2 * math.pi * SAMPLES_PER_COLUMN)
         phase = F.interpolate(phase.transpose(1, 2), scale_factor=SAMPLES_PER_COLUMN, mode="linear").transpose(1, 2)
-        waves = 0.1 * torch.sin((phase % (2 * math.pi)).to(pitch.dtype))
+        waves = 0.1 * torch.sin((phase % (2 * math.pi)).to(pitch.dtype).contiguous())  # in the noise's layout
         voiced = (pitch > 10).to(pitch.dtype).repeat_interleave(SAMPLES_PER_COLUMN, 1)[:, :, None]
         loudness = voiced * 0.003 + (1 - voiced) * (0.1 / 3)
         return torch.tanh(self.l_linear(waves * voiced + loudness * noise))[:, :, 0]

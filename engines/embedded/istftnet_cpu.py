@@ -20,7 +20,7 @@ docs/speed.md has the measurements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -52,6 +52,9 @@ class Sound:
     features: Tensor  #: (1, 512, C)
     source: Tensor  #: the excitation's spectrum (1, 22, 60 C + 1)
     style: Tensor  #: (128,), or (128 + D,) with a fitted voice's deltas
+    #: What `known` has computed of all of it, and its parts need not compute again: the first upsampled features
+    #: (10 C, 256), and what is made of the excitation, (10 C, 256) and (60 C + 1, 128).
+    inputs: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
@@ -143,9 +146,12 @@ class CpuVocoder:
             (128,). The latter two are the inputs of the 1st and the 25th norm.
         """
         columns = sound.columns
-        up = self._ups[0](sound.features[0].T)[: 10 * columns]
-        aside = [self._aside(step, sound.source, columns * (10, 60)[step] + step) for step in range(2)]
-        return [moments_of(up), *(moments_of(one) for one in aside)]
+        source = _filled_up(sound.source, 60 * _COLUMNS)
+        sound.inputs[:] = [
+            self._ups[0](sound.features[0].T)[: 10 * columns],
+            *(self._aside(step, source, columns * (10, 60)[step] + step) for step in range(2)),
+        ]
+        return [moments_of(one) for one in sound.inputs]
 
     @torch.inference_mode()
     def part(
@@ -167,9 +173,8 @@ class CpuVocoder:
         # nothing; at the true ends there are zeros.
         window = slice(max(0, columns.start - HALO), min(sound.columns, columns.stop + HALO))
         size = window.stop - window.start
-        source = sound.source[:, :, 60 * window.start : 60 * window.stop + 1]
         # Each layer's own padding would put the same zeros after the end.
-        source = _filled_up(source, 60 * _COLUMNS)
+        source = _filled_up(sound.source[:, :, 60 * window.start : 60 * window.stop + 1], 60 * _COLUMNS)
         x = sound.features[0, :, window].T
         styled = self._styles(sound.style)
         if expected is not None:
@@ -179,12 +184,14 @@ class CpuVocoder:
             of_block = slice(6 * number, 6 * number + 6)
             return self._blocks[number](x, styled[of_block], normed=expected is not None, measured=measured)
 
-        for step in range(2):
-            x = self._ups[step](x)[: size * (10, 60)[step]]
+        for step, each in enumerate((10, 60)):
+            of_window = slice(each * window.start, each * window.stop + step)
+            x = sound.inputs[0][of_window] if sound.inputs and step == 0 else self._ups[step](x)[: each * size]
             if step == 1:
                 # An STFT of n hops has n + 1 columns: the first is a reflection, or lies in what is left out.
                 x = torch.cat([x[1:2], x])
-            x = through(4 * step, self._aside(step, source, len(x))).add_(x)
+            aside = sound.inputs[1 + step][of_window] if sound.inputs else self._aside(step, source, len(x))
+            x = through(4 * step, aside).add_(x)
             total, *others = [through(number, x) for number in range(4 * step + 1, 4 * step + 4)]
             for other in others:
                 total.add_(other)
