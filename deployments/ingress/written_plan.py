@@ -8,8 +8,7 @@ the first before the second is written and made. So the first sound goes out lat
 - Its first sound then takes as long as the first clause's did, and RESERVE of that.
 - What is missing is that time less the first clause's length. It is held back for so long, at most
   `limits.first_audio_hold_s`. If more than twice as much is missing, a gap can't be avoided, and nothing is held.
-- LATER_S more are held for the clauses after that, one of which may be long, if the text comes hardly faster than it is
-  spoken.
+- If the text comes hardly faster than it is spoken, LONGER_S more are held: the next clause may be longer than expected.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from deployments.ingress.writing_pace import WritingPace
 
 USUAL_S = 3.2  #: seconds of speech in a clause of 50 Latin or 15 Chinese characters
 RESERVE = 1.25  #: by which a first sound may take longer than the one before it
-LATER_S = 0.3  #: that a later clause may be behind by; measured in gaps of text typed at 20 characters a second
-FAST = 2.0  #: as fast as speech: a text that comes so fast needs no reserve for its later clauses
+LONGER_S = 0.3  #: more than the longest gap that was left in text typed at 20 characters a second
+FAST = 2.0  #: times as fast as speech: a text that comes so fast needs no such reserve
 _LOOK_AGAIN_S = 0.1  #: the text goes on meanwhile
 
 
@@ -64,13 +63,13 @@ class WrittenPlan(StartPlan):
             spoken = len(first.utterance.text)
             length = spoken * max(1.0, USUAL_S / (self.ahead.seconds_of(first.utterance) or USUAL_S))
             comes_s = max(0.0, length - (self.writing.characters - spoken)) / per_s + takes_s
-        return comes_s - first.seconds + self._later_s(first)
+        return comes_s - first.seconds + self._longer_s(first)
 
-    def _later_s(self, first: StartedPiece) -> float:
-        """Return the seconds to hold for clauses after the second."""
+    def _longer_s(self, first: StartedPiece) -> float:
+        """Return the seconds by which the next clause may come later than expected."""
         per_s = self.writing.per_s if self.writing else None
         slow = per_s is not None and per_s < FAST * len(first.utterance.text) / max(first.seconds, SHORTEST_S)
-        return LATER_S if slow else 0.0
+        return LONGER_S if slow else 0.0
 
     async def hold(self, most_s: float) -> float:
         """Hold the first sound back while the second is expected to be missing; returns for how many seconds.

@@ -9,7 +9,7 @@ import pytest
 from deployments.ingress.continuity import Continuity
 from deployments.ingress.run_ahead import RunAhead
 from deployments.ingress.writing_pace import WritingPace
-from deployments.ingress.written_plan import FAST, LATER_S, RESERVE, USUAL_S, WrittenPlan
+from deployments.ingress.written_plan import FAST, LONGER_S, RESERVE, USUAL_S, WrittenPlan
 from tests.unit.test_run_ahead import Clock, say
 
 TOOK_S = 0.8  #: for the first sound
@@ -65,19 +65,19 @@ def test_what_is_missing_is_the_time_to_write_and_make_the_next_clause_less_the_
     ahead = plan.ahead.seconds_of(say(40))
     per_s, length = pace.per_s, 40 * USUAL_S / ahead
     assert per_s == pytest.approx(39 / 2.8, rel=0.01) and ahead < USUAL_S
-    assert plan.missing_s() == pytest.approx(length / per_s + RESERVE * TOOK_S - 2.6 + LATER_S)
+    assert plan.missing_s() == pytest.approx(length / per_s + RESERVE * TOOK_S - 2.6 + LONGER_S)
     pace.add(20)
-    assert plan.missing_s() == pytest.approx((length - 20) / pace.per_s + RESERVE * TOOK_S - 2.6 + LATER_S)
+    assert plan.missing_s() == pytest.approx((length - 20) / pace.per_s + RESERVE * TOOK_S - 2.6 + LONGER_S)
     plan.start(say(50))
-    assert plan.missing_s() == pytest.approx(RESERVE * TOOK_S - 2.6 + LATER_S), "it is being made"
+    assert plan.missing_s() == pytest.approx(RESERVE * TOOK_S - 2.6 + LONGER_S), "it is being made"
     clock.now += 5.0
-    assert plan.missing_s() == pytest.approx(0.02 - 2.6 + LATER_S)
+    assert plan.missing_s() == pytest.approx(0.02 - 2.6 + LONGER_S)
     plan.add(1, 0.5, False)
     assert plan.missing_s() is None, "it is there"
 
 
-@pytest.mark.parametrize(("times", "reserve"), [(0.9, LATER_S), (1.1, 0.0)])
-def test_only_text_that_comes_hardly_faster_than_speech_has_a_reserve_for_later_clauses(times, reserve):
+@pytest.mark.parametrize(("times", "reserve"), [(0.9, LONGER_S), (1.1, 0.0)])
+def test_only_text_that_comes_hardly_faster_than_speech_is_held_for_a_longer_clause(times, reserve):
     clock = Clock()
     speech = 40 / 2.6  # characters a second
     plan = begun(clock, pace := typed(clock, 40, 2.0 * speech))
@@ -90,7 +90,7 @@ def test_only_text_that_comes_hardly_faster_than_speech_has_a_reserve_for_later_
 def test_a_long_first_clause_lets_a_long_next_one_be_expected():
     clock = Clock()
     plan = begun(clock, pace := typed(clock, 100, 20.0), first=100, seconds=6.5)
-    assert plan.missing_s() == pytest.approx(100 / pace.per_s + RESERVE * TOOK_S - 6.5 + LATER_S)
+    assert plan.missing_s() == pytest.approx(100 / pace.per_s + RESERVE * TOOK_S - 6.5 + LONGER_S)
 
 
 @pytest.mark.parametrize("why", ["no writer", "nothing heard", "by chunks", "ended", "at once"])
