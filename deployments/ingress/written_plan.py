@@ -8,7 +8,7 @@ the first before the second is written and made. So the first sound goes out lat
 - Its first sound then takes as long as the first clause's did, and RESERVE of that.
 - What is missing is that time less the first clause's length. It is held back for so long, at most
   `limits.first_audio_hold_s`. If more than twice as much is missing, a gap can't be avoided, and nothing is held.
-- If the text comes hardly faster than it is spoken, LONGER_S more are held: the next clause may be longer than expected.
+- If the text comes hardly faster than it is spoken, LONGER_S more are held: the next clause may be longer than that.
 """
 
 from __future__ import annotations
