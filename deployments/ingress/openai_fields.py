@@ -47,12 +47,7 @@ def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> 
     """
     if model := given.get("model"):
         check_model(model, api)
-    if given.get("task_type", "Base") != "Base":
-        raise InvalidInput(
-            "The field 'task_type' can only be Base here: a voice comes from a clip or from a stored voice.",
-            param="task_type",
-            code="task_type_unknown",
-        )
+    _check_task(given, clip)
     fields = {
         ours: given[theirs] for theirs, ours in (*RENAMED.items(), *((name, name) for name in SAME)) if theirs in given
     }
@@ -72,6 +67,23 @@ def fields_of(given: Mapping[str, str], clip: bytes | None, api: IngressApi) -> 
     if "dialect" not in fields and (dialect := _dialect_of(given.get("language"), api)):
         fields["dialect"] = dialect
     return fields, clip
+
+
+def _check_task(given: Mapping[str, str], clip: bytes | None) -> None:
+    """Check what vLLM-Omni's clients say of the voice's origin. `CustomVoice` is a voice by its name, their default.
+
+    Raises:
+        InvalidInput: a voice is to be designed, or the one by its name is missing.
+    """
+    by_name = "voice" in given and "ref_audio" not in given and clip is None
+    if given.get("task_type", "Base") == "Base" or given["task_type"] == "CustomVoice" and by_name:
+        return
+    raise InvalidInput(
+        "The field 'task_type' can be Base, or CustomVoice with a stored voice in 'voice' and no clip: a voice comes "
+        "from a clip or from a stored voice.",
+        param="task_type",
+        code="task_type_unknown",
+    )
 
 
 def as_form(body: Mapping[str, Any]) -> dict[str, str]:

@@ -85,7 +85,7 @@ class SpeechBody(BaseModel):
     """Instead of dialect, if the engine speaks exactly one dialect of it."""
     stream: bool = True
     """false: one whole file."""
-    task_type: Literal["Base"] | None = None
+    task_type: Literal["Base", "CustomVoice"] | None = None
 
 
 class BatchItem(BaseModel):
@@ -121,7 +121,7 @@ class BatchItem(BaseModel):
     """One of GET /v1/models."""
     stream: Literal[False] | None = None
     """A batch answers with whole files."""
-    task_type: Literal["Base"] | None = None
+    task_type: Literal["Base", "CustomVoice"] | None = None
 
 
 class CosyVoiceForm(BaseModel):
