@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deployments.ingress.run_ahead import SHORTEST_S
-from deployments.ingress.start_plan import StartedPiece, StartPlan
+from deployments.ingress.start_plan import StartPlan
 from deployments.ingress.writing_pace import WritingPace
 
 USUAL_S = 3.2  #: seconds of speech in a clause of 50 Latin or 15 Chinese characters
@@ -50,26 +50,20 @@ class WrittenPlan(StartPlan):
         """
         if self.writing is None or self._first_took_s is None or self.chunked:
             return None
-        first, now = self._started[0], self.ahead.clock()
-        takes_s = RESERVE * self._first_took_s
+        first, now, per_s = self._started[0], self.ahead.clock(), self.writing.per_s
+        takes_s, spoken = RESERVE * self._first_took_s, len(first.utterance.text)
         if len(self._started) > 1:
             second = self._started[1]
             if second.made_s or second.made:
                 return None
             comes_s = max(takes_s - (now - second.started), SHORTEST_S)
         else:
-            if (per_s := self.writing.per_s) is None:
+            if per_s is None:
                 return None
-            spoken = len(first.utterance.text)
             length = spoken * max(1.0, USUAL_S / (self.ahead.seconds_of(first.utterance) or USUAL_S))
             comes_s = max(0.0, length - (self.writing.characters - spoken)) / per_s + takes_s
-        return comes_s - first.seconds + self._longer_s(first)
-
-    def _longer_s(self, first: StartedPiece) -> float:
-        """Return the seconds by which the next clause may come later than expected."""
-        per_s = self.writing.per_s if self.writing else None
-        slow = per_s is not None and per_s < FAST * len(first.utterance.text) / max(first.seconds, SHORTEST_S)
-        return LONGER_S if slow else 0.0
+        slow = per_s is not None and per_s * first.seconds < FAST * spoken
+        return comes_s - first.seconds + (LONGER_S if slow else 0.0)
 
     async def hold(self, most_s: float) -> float:
         """Hold the first sound back while the second is expected to be missing; returns for how many seconds.

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engines.embedded.direct_convolution import image
 from engines.embedded.istftnet import SnakeBlock, VocoderNetwork
-from engines.embedded.istftnet_cpu import Half, halves, image
+from engines.embedded.istftnet_cpu import Half, halves
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 
 _EPSILON = 1e-5  # of the instance norm

@@ -28,17 +28,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.blocks import STYLE, AdaptiveNorm, with_deltas
+from engines.embedded.direct_convolution import DirectConvolution, image
 from engines.embedded.istftnet import SAMPLES_PER_COLUMN, SnakeBlock, VocoderNetwork
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 from engines.embedded.thread_team import Meet, ThreadTeam
+from engines.embedded.upsampling import Upsampling
 
-#: Steps that a direct convolution computes at a time. Few large tiles are faster than many small ones: threads wait for
-#: Python's lock between operations, and short operations are over sooner than a thread wakes up.
-_TILES = 4096, 2048, 1024, 512
-_FULL_ENOUGH = 0.55  #: share of a tile that is worth computing all of it, in place of two smaller ones
-_SHORTEST_PART = 128  #: steps of a thread where no tile is filled up
-#: The same for direct convolutions; with AMX one thread is done with less before two have met often enough.
-_SHORTEST_DIRECT_PART = 4096 if torch.cpu._is_amx_tile_supported() else 512
 #: columns on either side of a part that are computed too. Its sound depends on 14, but on the outer four by less than
 #: 1e-5.
 HALO = 10
@@ -139,17 +134,16 @@ class CpuVocoder:
         return Sound(features, source, style)
 
     def known(self, sound: Sound) -> list[Moments]:
-        """Measure what is computed of a whole sound in little time: the inputs of the blocks.
+        """Measure what is computed of a whole sound in little time: the inputs of the blocks, which it keeps.
 
         Returns:
             Those of the first upsampled features (256,), and of the two that are made of the excitation, (256,) and
             (128,). The latter two are the inputs of the 1st and the 25th norm.
         """
-        columns = sound.columns
-        source = _filled_up(sound.source, 60 * _COLUMNS)
+        everything = slice(0, sound.columns)
         sound.inputs[:] = [
-            self._ups[0](sound.features[0].T)[: 10 * columns],
-            *(self._aside(step, source, columns * (10, 60)[step] + step) for step in range(2)),
+            self._ups[0](sound.features[0].T)[: 10 * sound.columns],
+            *(self._aside(sound, step, everything) for step in range(2)),
         ]
         return [moments_of(one) for one in sound.inputs]
 
@@ -173,8 +167,6 @@ class CpuVocoder:
         # nothing; at the true ends there are zeros.
         window = slice(max(0, columns.start - HALO), min(sound.columns, columns.stop + HALO))
         size = window.stop - window.start
-        # Each layer's own padding would put the same zeros after the end.
-        source = _filled_up(sound.source[:, :, 60 * window.start : 60 * window.stop + 1], 60 * _COLUMNS)
         x = sound.features[0, :, window].T
         styled = self._styles(sound.style)
         if expected is not None:
@@ -190,7 +182,7 @@ class CpuVocoder:
             if step == 1:
                 # An STFT of n hops has n + 1 columns: the first is a reflection, or lies in what is left out.
                 x = torch.cat([x[1:2], x])
-            aside = sound.inputs[1 + step][of_window] if sound.inputs else self._aside(step, source, len(x))
+            aside = sound.inputs[1 + step][of_window] if sound.inputs else self._aside(sound, step, window)
             x = through(4 * step, aside).add_(x)
             total, *others = [through(number, x) for number in range(4 * step + 1, 4 * step + 4)]
             for other in others:
@@ -201,40 +193,12 @@ class CpuVocoder:
         waveform = self._network.inverse(last[:, :, : len(x)])[0]
         return waveform[first : first + SAMPLES_PER_COLUMN * (columns.stop - columns.start)]
 
-    def _aside(self, step: int, source: Tensor, steps: int) -> Tensor:
+    def _aside(self, sound: Sound, step: int, window: slice) -> Tensor:
+        """Compute what a step is given of the excitation in some columns: (10 c, 256), and (60 c + 1, 128)."""
+        # Each layer's own padding would put the same zeros after the end.
+        source = _filled_up(sound.source[:, :, 60 * window.start : 60 * window.stop + 1], 60 * _COLUMNS)
+        steps = (window.stop - window.start) * (10, 60)[step] + step
         return self._network.noise_convs[step](source)[0, :, :steps].T.contiguous()
-
-
-class Upsampling:
-    """A leaky ReLU and a transposed convolution whose kernel is twice its stride, as one product of matrices.
-
-    Each step of the input makes two strides of the output, and each stride is the sum of two steps' halves.
-
-    Args:
-        convolution: the plain module.
-        dtype: of the product.
-        multiple: the steps of the input are filled up to a multiple of this.
-    """
-
-    def __init__(self, convolution: nn.ConvTranspose1d, dtype: torch.dtype, multiple: int) -> None:
-        inputs, outputs, kernel = convolution.weight.shape
-        self._stride, self._padding = convolution.stride[0], cast(tuple[int], convolution.padding)[0]
-        assert kernel == 2 * self._stride and convolution.bias is not None
-        self._weight = convolution.weight.detach().permute(2, 1, 0).reshape(kernel * outputs, inputs).to(dtype)
-        self._bias = convolution.bias.detach()
-        self._multiple = multiple
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute a new (stride T, C') float32, or a little longer, from x (T, C) float32."""
-        rows = F.leaky_relu(x, 0.1).to(self._weight.dtype)
-        rows = F.pad(rows, (0, 0, 0, -len(rows) % self._multiple))
-        steps, channels = len(rows) * self._stride, len(self._bias)
-        first, second = F.linear(rows, self._weight).view(len(rows), 2, self._stride, channels).unbind(1)
-        made = torch.empty(steps + self._stride, channels)
-        made[:steps].view(first.shape).copy_(first)
-        made[steps:] = 0
-        made[self._stride :].view(second.shape).add_(second)
-        return made[self._padding : self._padding + steps].add_(self._bias)
 
 
 class CpuBlock:
@@ -247,8 +211,7 @@ class CpuBlock:
 
     def __init__(self, halves: Sequence[Half], team: ThreadTeam) -> None:
         self._convolutions = [_fastest(half) for half in halves]
-        spectral = all(isinstance(convolution, SpectralConvolution) for convolution in self._convolutions)
-        self._least = _SHORTEST_PART if spectral else _SHORTEST_DIRECT_PART
+        self._least = max(convolution.shortest_part for convolution in self._convolutions)
         self._team = team
         self._dtype = halves[0].weight.dtype
 
@@ -367,44 +330,11 @@ class Half:
         )
 
 
-class DirectConvolution:
-    """A half's convolution by oneDNN, whose weights are packed once, and not again for each tile."""
-
-    def __init__(self, half: Half) -> None:
-        channels, kernel = half.weight.shape[0], half.weight.shape[-1]
-        self.halo = half.dilation * (kernel // 2)  #: steps on either side of a tile that it reads too
-        self._bias = half.bias
-        self._strides = [0, 0], [1, 1], [1, half.dilation], 1  # of padding, convolution, taps; groups
-        self._channels = channels
-        shape = [1, channels, 1, _TILES[-1] + 2 * self.halo]
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(half.weight, *self._strides, shape)
-
-    def tiles(self, steps: int) -> list[int]:
-        """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
-        sizes: list[int] = []
-        for size in _TILES:
-            count, steps = divmod(steps, size)
-            if steps > _FULL_ENOUGH * size or (steps > 0 and size == _TILES[-1]):
-                count, steps = count + 1, 0
-            sizes += [size] * count
-        return sizes
-
-    def warm_up(self) -> None:
-        """Convolve a tile of each length."""
-        for size in _TILES:
-            self.inner(torch.zeros(size + 2 * self.halo, self._channels, dtype=self._bias.dtype))
-
-    def inner(self, x: Tensor) -> Tensor:
-        """Convolve a tile with its halos: (tile + 2 halo, C) -> (tile, C)."""
-        packed = self._weight, self._bias, *self._strides
-        return torch.ops.mkldnn._convolution_pointwise(image(x), *packed, "none", [], "")[0, :, 0].T
-
-
 def _fastest(half: Half) -> DirectConvolution | SpectralConvolution:
     """Return a half's convolution as a CPU computes it fastest."""
     if half.weight.dtype == torch.float32 and half.weight.shape[-1] >= SMALLEST_KERNEL:
         return SpectralConvolution(half.weight[:, :, 0], half.bias, half.dilation)
-    return DirectConvolution(half)
+    return DirectConvolution(half.weight, half.bias, half.dilation)
 
 
 Moments = tuple[int, Tensor, Tensor]  #: how many steps, their mean (C,) and variance (C,), both float32
@@ -467,11 +397,6 @@ def halves(block: SnakeBlock, dtype: torch.dtype) -> list[Half]:
             (block.adain2, block.alpha2, block.convs2),
         )
     ]
-
-
-def image(x: Tensor) -> Tensor:
-    """View x (T, C) as (1, C, 1, T) in channels-last memory, without a copy."""
-    return x.T[None, :, None]
 
 
 def _parts(steps: int, most: int, least: int) -> list[slice]:

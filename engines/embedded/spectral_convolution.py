@@ -31,7 +31,12 @@ class SpectralConvolution:
         weight: (outputs, inputs, k), k odd, at most 31.
         bias: (outputs,), or None.
         dilation: steps between the kernel's taps.
+
+    Attributes:
+        shortest_part: steps that one thread computes at least.
     """
+
+    shortest_part = 128
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int) -> None:
         self._dilation = dilation

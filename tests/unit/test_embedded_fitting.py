@@ -14,6 +14,7 @@ from engines.contract import Utterance, Voice, WeightsError, create
 from engines.embedded import campplus, deltas, fit_check
 from engines.embedded.fitting import FitSettings, Listener, VoiceFit, VoiceFitter
 from engines.embedded.speaker import RATE
+from engines.embedded.vocoder import has_bf16_instructions
 from speech.audio import decode
 
 DEMO_CLIP = Path(__file__).parents[2] / "cluster" / "assets" / "reference.flac"
@@ -251,7 +252,7 @@ def test_two_speaker_encoders_can_be_followed_at_once(fitter, voice):
     # Adam moves a number by its rate whichever sign rounding gives to a gradient near zero: a few may go the other way,
     # and three in a thousand do where the CPU computes in bfloat16.
     apart = np.abs(both.state()["timbre"] - one.state()["timbre"])
-    assert (apart <= 0.05).mean() > 0.99
+    assert (apart <= 0.05).mean() > (0.99 if has_bf16_instructions() else 0.999)
 
 
 def test_a_voice_that_is_near_enough_is_done(fitter, voice):

@@ -87,10 +87,16 @@ def test_with_the_moments_of_the_whole_a_part_is_what_it_was(mels, model):
     whole = network.part(sound, slice(0, sound.columns), measured=measured)
     assert len(whole) == 300 * sound.columns and len(measured) == 48
     edges = [0, 1, 40, 41 + HALO, sound.columns - 1, sound.columns]
-    for start, stop in zip(edges, edges[1:], strict=False):
-        part = network.part(sound, slice(start, stop), measured)
-        assert (part - whole[300 * start : 300 * stop]).abs().max() < 2e-5
+
+    def same_in_parts() -> None:
+        for start, stop in zip(edges, edges[1:], strict=False):
+            part = network.part(sound, slice(start, stop), measured)
+            assert (part - whole[300 * start : 300 * stop]).abs().max() < 2e-5
+
+    same_in_parts()
     known = network.known(sound)
+    assert sound.inputs
+    same_in_parts()  # of what `known` has kept
     for norm, place in moments.EXACT.items():
         for mine, theirs in zip(known[place][1:], measured[norm][1:], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ from torch import nn
 
 from engines.embedded.blocks import STYLE, give_slots
 from engines.embedded.istftnet import SnakeBlock
-from engines.embedded.istftnet_cpu import CpuBlock, DirectConvolution, StyleLayers, halves
+from engines.embedded.istftnet_cpu import CpuBlock, StyleLayers, halves
 from engines.embedded.thread_team import ThreadTeam
 
 CHANNELS = 16
@@ -76,10 +76,3 @@ def test_many_style_layers_at_once_compute_what_each_computes(fitted):
     layers = [half.style for block in both for half in halves(block, torch.float32)]
     for (scale, shift), layer in zip(StyleLayers(layers)(style), layers, strict=True):
         torch.testing.assert_close((scale, shift), layer(style))
-
-
-@pytest.mark.parametrize("steps", [1, 255, 256, 257, 300, 1100, 1800, 4095, 4097, 9000])
-def test_tiles_cover_the_steps_and_little_more(steps):
-    half = halves(block_of(3), torch.float32)[0]
-    tiles = DirectConvolution(half).tiles(steps)
-    assert steps <= sum(tiles) <= max(512, 2 * steps) and sum(tiles[:-1]) < steps
