@@ -21,21 +21,22 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from bench.measuring.texts import sentence
 from engines.contract import Mel, Reference, Utterance, Voice, create
-from engines.embedded.int8_layers import has_int8_instructions
+from engines.embedded.packed_network import fastest
 from engines.embedded.vocoder import has_bf16_instructions
 from speech import audio, pcm
 from speech.errors import SpeechError
 
 WARM_UP = "The first request is slower than any other, and is not counted."
 CLIP_SENTENCE = "This clip is only here to be measured. It is as long as the clips that people send, five seconds."
-CHOICES: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
-INSTRUCTIONS = {"bf16": has_bf16_instructions, "int8": has_int8_instructions}
+CHOICES: dict[str, bool | Literal["auto"]] = {"auto": "auto", "true": True, "false": False}
+OPTIONS = ("bf16", "int8")  #: of the engine
 STAGES = ("PREPROCESS_AUDIO", "EXTRACT_SPEAKER", "GENERATE_MEL", "VOCODE_WAV")
 
 
@@ -140,25 +141,22 @@ def cpu_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, default=2)
-    for name in INSTRUCTIONS:
+    for name in OPTIONS:
         parser.add_argument(f"--{name}", choices=tuple(CHOICES), default="auto")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine.json")
     options = parser.parse_args()
-    chosen = {name: CHOICES[getattr(options, name)] for name in INSTRUCTIONS}
+    chosen = {name: CHOICES[getattr(options, name)] for name in OPTIONS}
     rounds = [measure(options.threads, options.runs, number, chosen) for number in range(options.rounds)]
     figures = min(rounds, key=lambda one: one["rtf_p50"])
-    used = {name: has() if chosen[name] == "auto" else chosen[name] for name, has in INSTRUCTIONS.items()}
+    bf16 = has_bf16_instructions() if chosen["bf16"] == "auto" else chosen["bf16"]
     result = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "threads": options.threads,
-        "dtype": ", ".join(
-            ["float32"]
-            + ["acoustic model's products int8"] * bool(used["int8"])
-            + ["vocoder's convolutions bfloat16"] * bool(used["bf16"])
-        ),
+        "dtype": f"float32, acoustic model's products {fastest(chosen['bf16'], chosen['int8'])}"
+        + ", vocoder's convolutions bfloat16" * bool(bf16),
         "torch": torch.__version__,
         "rounds": options.rounds,
         "rtf_p50_of_rounds": [one["rtf_p50"] for one in rounds],

@@ -45,10 +45,10 @@ def _version() -> str:
     return f"2-{checksum.read_text()[:8]}"
 
 
-#: oneDNN compiles a kernel for each shape that it meets, and keeps this many. Texts hardly ever repeat a length, so the
-#: acoustic model's are not met again. The vocoder's tiles take 72, which are met again, and its other layers take some.
+#: oneDNN compiles a kernel for each shape that it meets, and keeps this many. The acoustic model's tiles take 354, the
+#: vocoder's 90; other layers take some.
 PROCESS_SETTINGS = {
-    "GENERATE_MEL": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "20"},
+    "GENERATE_MEL": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"},
     "VOCODE_WAV": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"},
 }
 
@@ -57,10 +57,11 @@ class EmbeddedEngine:
     """Kokoro-82M as an `engines.contract.Engine`.
 
     Args:
-        bf16: compute the vocoder's convolutions in bfloat16, on a CPU. "auto" does so if the CPU has instructions for
-            it (AVX512-BF16, AMX): that is twice as fast, without an audible difference.
-        int8: compute the acoustic model's products in 8-bit integers, on a CPU. "auto" does so if the CPU has VNNI:
-            that takes three quarters of the time. The melody differs a little.
+        bf16: compute the vocoder's convolutions and the acoustic model's products in bfloat16, on a CPU. "auto" does so
+            if the CPU is faster at it: the vocoder with AVX512-BF16 or AMX, the acoustic model with AMX. There is no
+            audible difference.
+        int8: compute the acoustic model's products in 8-bit integers, on a CPU. "auto" does so if the CPU has VNNI and
+            they are not in bfloat16. The melody differs a little.
     """
 
     def __init__(self, bf16: bool | Literal["auto"] = "auto", int8: bool | Literal["auto"] = "auto") -> None:
@@ -122,9 +123,10 @@ class EmbeddedEngine:
         return SpeakerEncoder(device, threads)
 
     def load_acoustic_model(self, device: str = "cpu", threads: int = 1):
+        from engines.embedded.packed_network import fastest
         from engines.embedded.stages import EmbeddedAcousticModel
 
-        return EmbeddedAcousticModel(device, threads, self._int8)
+        return EmbeddedAcousticModel(device, threads, fastest(self._bf16, self._int8))
 
     def load_vocoder(self, device: str = "cpu", threads: int = 1):
         from engines.embedded.stages import EmbeddedVocoder

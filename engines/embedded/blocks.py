@@ -10,6 +10,7 @@ Structure after StyleTTS 2 (Li et al. 2023, arXiv:2306.07691) as Kokoro-82M conf
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,13 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Join the channels of sequences; the memory lies as that of the first one does."""
+    if parts[0].stride(1) == 1:
+        return torch.cat([part.transpose(1, 2) for part in parts], 2).transpose(1, 2)
+    return torch.cat(list(parts), 1)
+
+
 class AdaptiveNorm(nn.Module):
     """Instance norm over time, with scale and shift from the style (AdaIN, arXiv:1703.06868).
 
@@ -44,10 +52,7 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise x (B, C, T) by a style (B, 128), or by a style and all deltas (B, 128 + D)."""
-        coloured = self.fc(style[:, :STYLE])
-        if self.slot is not None and style.shape[1] > STYLE:
-            coloured = coloured + style[:, self.slot]
-        scale, shift = (1 + coloured[:, :, None]).chunk(2, dim=1)
+        scale, shift = (1 + self.coloured(style)[:, :, None]).chunk(2, dim=1)
         shift = shift - 1
         if mask is None:
             return torch.addcmul(shift, F.instance_norm(x, eps=1e-5), scale)
@@ -56,6 +61,13 @@ class AdaptiveNorm(nn.Module):
         # The two-pass variance: E[x²] - E[x]² loses everything in bfloat16.
         variance = (centred.square() * mask).sum(-1, keepdim=True) / count
         return torch.addcmul(shift, centred, scale * torch.rsqrt(variance + 1e-5))
+
+    def coloured(self, style: Tensor) -> Tensor:
+        """Return the scale less one, and then the shift, of a style as `forward` takes it: (B, 2C)."""
+        coloured = self.fc(style[:, :STYLE])
+        if self.slot is not None and style.shape[1] > STYLE:
+            coloured = coloured + style[:, self.slot]
+        return coloured
 
 
 def adaptive_norms(network: nn.Module) -> list[AdaptiveNorm]:

@@ -21,6 +21,8 @@ from engines.embedded.istftnet_cpu import CpuVocoder, Sound
 from engines.embedded.loudness import SILENT_LUFS
 from engines.embedded.mapper import StyleMapper
 from engines.embedded.moments import Expected, MomentPredictor, VoiceMemory
+from engines.embedded.packed_layers import Precision
+from engines.embedded.packed_network import fastest
 from engines.embedded.style import Delivery
 from speech.aligned_text import AlignedText
 from speech.dialects import DIALECTS
@@ -73,15 +75,18 @@ class EmbeddedAcousticModel:
     speech. That of a fitted voice also holds the vocoder's deltas (deltas.py), 37 kB.
     """
 
-    def __init__(self, device: str = "cpu", threads: int = 1, int8: bool | Literal["auto"] = "auto") -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, device: str = "cpu", threads: int = 1, precision: Precision | None = None) -> None:
+        precision = precision or fastest()
+        # With AMX products wait for their weights: two threads are no faster for a clause, and take 1.7 times its work.
+        waits = precision == "bfloat16" and torch.cpu._is_amx_tile_supported() and device.startswith("cpu")
+        torch.set_num_threads(1 if waits else threads)
         self._device = device
         self._mapper = StyleMapper.load()
         self._text = text.load()
         self._silent, self._sentence_ends, self._clause_ends = (
             frozenset(self._text.ids(symbols)) for symbols in (text.PAUSES, _SENTENCE_ENDS, _CLAUSE_ENDS)
         )
-        self._network = acoustic.load(device, int8)
+        self._network = acoustic.load(device, precision)
         self._warm_up()
 
     def generate(self, jobs: Sequence[tuple[Utterance, Voice]]) -> list[Mel | SpeechError]:
@@ -125,9 +130,9 @@ class EmbeddedAcousticModel:
             return []
         start = time.time_ns()
         rows = [(part, plan) for plan in plans for part in plan.parts]
-        # Rounding to integers makes much of little: in a batch a member's durations would not quite be those that it
-        # has alone. One by one they are, and that is as fast as a batch in float32.
-        together = [[row] for row in rows] if self._network.int8 else [rows]
+        # Rounding makes much of little: in a batch a member's durations would not quite be those that it has alone. One
+        # by one they are, and that is as fast as a batch in float32.
+        together = [rows] if self._network.precision == "float32" else [[row] for row in rows]
         pieces = iter([piece for some in together for piece in self._spoken(some)])
         joined = [_join([next(pieces) for _ in plan.parts]) for plan in plans]
         timed = [_timings(plan, whole.phonemes) for plan, whole in zip(plans, joined, strict=True)]

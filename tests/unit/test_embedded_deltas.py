@@ -71,16 +71,18 @@ def beginning(mel: Mel, columns: int) -> Mel:
 
 
 def test_the_vocoder_s_batch_gives_what_its_members_give_alone(mels):
+    """A padded batch adds in another order, and phases make 0.1 to 0.4 % of that in single samples (46 to 66 dB)."""
     short = [beginning(mel, columns) for mel, columns in zip(mels, (60, 40, 50), strict=True)]
     network = vocoder.load_network()
     model = EmbeddedVocoder(threads=1, bf16=False)
     model._at_once = True
-    for one_by_one in (vocoder.CpuVocoder(network, bf16=False), network):
-        model._network = one_by_one
+    for form, least_snr_db in ((vocoder.CpuVocoder(network, bf16=False), 200), (network, 40)):
+        model._network = form
         together = model.vocode(short)
         for mel, waveform in zip(short, together, strict=True):
             (alone,) = model.vocode([mel])
-            np.testing.assert_allclose(waveform, alone, atol=1e-3)
+            off = float(np.linalg.norm(waveform - alone)) + 1e-12
+            assert 20 * np.log10(np.linalg.norm(alone) / off) > least_snr_db
 
 
 def test_deltas_leave_durations_and_pitch_alone_and_change_the_sound(acoustic):

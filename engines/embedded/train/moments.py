@@ -37,7 +37,7 @@ class Sounds:
     """Makes the sounds that the predictor is fitted to."""
 
     def __init__(self) -> None:
-        self._acoustic = EmbeddedAcousticModel(int8=False)
+        self._acoustic = EmbeddedAcousticModel(precision="float32")
         network = vocoder.load("cpu", bf16=False)
         assert isinstance(network, CpuVocoder)
         self._vocoder = network

@@ -1,8 +1,9 @@
-"""Measure what integers in the acoustic model gain, and what they do to the sound: `python -m bench.int8`.
+"""Measure what packed weights in the acoustic model gain, and what they do to the sound: `python -m bench.precision`.
 
-Real speakers each say sentences, and clauses of two to seven words, in float32 and in 8-bit integers
-(`engines/embedded/int8_layers.py`), both vocoded alike. Compared are the acoustic model's CPU time, DNSMOS, Whisper's
-errors, length, and pitch. It takes about ten minutes, and the results are in bench/results/int8.json.
+Real speakers each say sentences, and clauses of two to seven words: in float32, and in bfloat16 and 8-bit integers as
+far as this CPU has them (`engines/embedded/packed_layers.py`), all vocoded alike. Compared are the acoustic model's CPU
+time, DNSMOS, Whisper's errors, length, and pitch. It takes a few minutes, and the results are in
+bench/results/precision.json.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,12 @@ from bench import results
 from bench.measuring.references import chosen
 from bench.parts import judged, pieces
 from engines.contract import Mel, Voice, create
-from engines.embedded.int8_layers import has_int8_instructions
+from engines.embedded.packed_layers import Precision
+from engines.embedded.packed_network import fastest
 from engines.embedded.stages import EmbeddedAcousticModel
 from speech.utterance import Utterance
 
-FORMS = ("float32", "int8")
+EXACT: Precision = "float32"  #: what the others are compared with
 
 
 def melody(mel: Mel) -> tuple[float, float]:
@@ -43,17 +46,18 @@ def made(acoustic: EmbeddedAcousticModel, utterance: Utterance, voice: Voice) ->
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.int8", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.precision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--speakers", type=int, default=6, help="of each language (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=2, help="and as many clauses (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="(default: %(default)s)")
     arguments = parser.parse_args()
-    if not has_int8_instructions():
-        parser.error("This CPU has no VNNI, so the engine computes in float32 here.")
+    forms: list[Precision] = list(dict.fromkeys((EXACT, fastest(), fastest(bf16=False))))
+    if forms == [EXACT]:
+        parser.error("This CPU has neither AMX nor VNNI, so the engine computes in float32 here.")
     engine = create("embedded")
     encoder, vocoder = engine.load_speaker_encoder(), engine.load_vocoder("cpu", arguments.threads)
-    acoustics = {form: EmbeddedAcousticModel("cpu", arguments.threads, form == "int8") for form in FORMS}
+    acoustics = {form: EmbeddedAcousticModel("cpu", arguments.threads, form) for form in forms}
     rows: list[dict[str, Any]] = []
     for number, person in enumerate(chosen(arguments.speakers)):
         [voice] = encoder.encode([engine.prepare(person.clip.samples, person.clip.rate)])
@@ -70,34 +74,41 @@ def main() -> None:
             rows.append(row)
             print(
                 f"{person.name:24} {len(text):4} "
-                + "  ".join(f"{row[form]['dnsmos']:.2f} {1000 * row[form]['cpu_s']:.0f} ms" for form in FORMS),
+                + "  ".join(f"{row[form]['dnsmos']:.2f} {1000 * row[form]['cpu_s']:.0f} ms" for form in forms),
                 flush=True,
             )
-    results.write("int8", figures(rows), {"pieces": rows})
+    results.write("precision", figures(rows, forms), {"pieces": rows})
 
 
-def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum the rows up."""
+def figures(rows: list[dict[str, Any]], forms: Sequence[str]) -> dict[str, Any]:
+    """Sum the rows up, for each form."""
+    return {"pieces": len(rows), **{form: _figures(rows, form) for form in forms}}
 
-    def column(name: str, form: str) -> np.ndarray:
+
+def _figures(rows: list[dict[str, Any]], form: str) -> dict[str, Any]:
+    def column(name: str, form: str = form) -> np.ndarray:
         return np.array([row[form][name] for row in rows])
 
     def change(name: str) -> np.ndarray:
-        return column(name, "int8") - column(name, "float32")
+        return column(name) - column(name, EXACT)
 
     words_said = sum(len(row["text"].split()) for row in rows)
+    found = {
+        "dnsmos": round(float(column("dnsmos").mean()), 3),
+        "word_error_rate": round(float(column("errors").sum()) / words_said, 4),
+        "cpu_ms_p50": round(1000 * float(np.median(column("cpu_s"))), 1),
+        "pitch_spread_semitones_mean": round(float(column("spread").mean()), 2),
+    }
+    if form == EXACT:
+        return found
     dnsmos = change("dnsmos")
-    return {
-        "pieces": len(rows),
+    return found | {
         "dnsmos_change": round(float(dnsmos.mean()), 3),
         "dnsmos_two_standard_errors": round(2 * float(dnsmos.std()) / math.sqrt(len(rows)), 3),
         "dnsmos_worst": round(float(dnsmos.min()), 3),
-        "word_error_rate": {form: round(float(column("errors", form).sum()) / words_said, 4) for form in FORMS},
-        "cpu_ms_p50": {form: round(1000 * float(np.median(column("cpu_s", form))), 1) for form in FORMS},
-        "cpu_share_p50": round(float(np.median(column("cpu_s", "int8") / column("cpu_s", "float32"))), 3),
-        "length_off_share_p50": round(float(np.median(np.abs(change("mel_s")) / column("mel_s", "float32"))), 4),
+        "cpu_share_p50": round(float(np.median(column("cpu_s") / column("cpu_s", EXACT))), 3),
+        "length_off_share_p50": round(float(np.median(np.abs(change("mel_s")) / column("mel_s", EXACT))), 4),
         "pitch_off_semitones_mean": round(float(np.abs(change("pitch")).mean()), 3),
-        "pitch_spread_semitones_mean": {form: round(float(column("spread", form).mean()), 2) for form in FORMS},
     }
 
 
