@@ -9,7 +9,7 @@ Nearly all of the vocoder's time goes into 48 pairs of "adaptive norm + snake" a
   stays in the cache, and no second array of the whole utterance is needed.
 - Each thread takes a part of the time through a whole block (`thread_team`); a norm's mean and variance are put
   together from those of the parts.
-- Direct convolutions' tiles have four lengths, and the other layers padded lengths. oneDNN compiles and keeps a
+- Direct convolutions' tiles have few lengths, and the other layers padded lengths. oneDNN compiles and keeps a
   kernel for each shape that it meets: with whole utterances each new length cost time and memory.
 - Convolutions may run in bfloat16. Norms, activations and the residual sum stay in float32.
 - In float32, convolutions of kernel 7 and 11 run through short Fourier transforms (`spectral_convolution`).
