@@ -1,11 +1,15 @@
-"""Memory by service: single processes, and their sum without pages counted twice and without Serve's proxy."""
+"""Memory by service and by model: single processes, their sum, and nothing measured that has failed."""
 
 import os
+import random
 from types import SimpleNamespace
 
 import psutil
+import pytest
 
-from bench import lengths_served
+from bench import lengths, lengths_served
+from engines.embedded.stages import _noise
+from speech.errors import InternalError
 
 
 def test_the_sum_leaves_the_proxy_out():
@@ -22,3 +26,15 @@ def test_the_sum_leaves_the_proxy_out():
 def test_a_real_process_has_both_figures():
     row = lengths_served.read({"this": psutil.Process(os.getpid())})["this"]
     assert row["rss_mb"] >= row["pss_mb"] > 10
+
+
+def test_a_model_that_fails_is_not_measured():
+    with pytest.raises(InternalError, match="no voice"):
+        lengths._made(lambda items: [InternalError("no voice")], "a text")
+
+
+def test_the_mels_hold_all_that_the_vocoder_reads():
+    arrays = lengths._mel(random.Random(0)).arrays
+    assert {name: array.dtype for name, array in arrays.items()} == {
+        name: array.dtype for name, array in _noise(10).arrays.items()
+    }
