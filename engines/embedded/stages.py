@@ -73,6 +73,11 @@ class EmbeddedAcousticModel:
     (128,), the acoustic half, `gain` float32 (1,), `seed` int64 (1,), `spoken` int64 (2,), the columns between the
     silent edges, and `speaker` uint8 (16,), the same in all mels of a voice in a language. 164 kB for each second of
     speech. That of a fitted voice also holds the vocoder's deltas (deltas.py), 37 kB.
+
+    Args:
+        device: `cpu`, or anything else torch knows.
+        threads: that compute on a CPU; in bfloat16 with AMX it is one, whatever is said here.
+        precision: of a CPU's products; None: what it is fastest in.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 1, precision: Precision | None = None) -> None:
