@@ -26,12 +26,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from bench.measuring.outcome import made
 from bench.measuring.texts import sentence
 from engines.contract import Mel, Reference, Utterance, Voice, create
 from engines.embedded.packed_network import fastest
 from engines.embedded.vocoder import has_bf16_instructions
 from speech import audio, pcm
-from speech.errors import SpeechError
 
 WARM_UP = "The first request is slower than any other, and is not counted."
 CLIP_SENTENCE = "This clip is only here to be measured. It is as long as the clips that people send, five seconds."
@@ -54,19 +54,13 @@ class Pipeline:
         return self.engine.prepare(clip.samples, clip.rate)
 
     def extract(self, reference: Reference) -> Voice:
-        return _sound(self._speaker.encode([reference]))
+        return made(self._speaker.encode([reference])[0])
 
     def generate(self, utterance: Utterance, voice: Voice) -> Mel:
-        return _sound(self._acoustic.generate([(utterance, voice)]))
+        return made(self._acoustic.generate([(utterance, voice)])[0])
 
     def vocode(self, mel: Mel) -> np.ndarray:
-        return _sound(self._vocoder.vocode([mel]))
-
-
-def _sound(results: list):
-    if isinstance(results[0], SpeechError):
-        raise results[0]
-    return results[0]
+        return made(self._vocoder.vocode([mel])[0])
 
 
 def sentences(count: int, round_: int = 0) -> list[str]:

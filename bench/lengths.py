@@ -27,11 +27,11 @@ import psutil
 
 from bench import lengths_served, results
 from bench.measuring import texts
+from bench.measuring.outcome import made
 from cluster.ray_head import SETTINGS
 from deployments.stages.memory import give_back
 from engines.contract import Mel, Voice
 from engines.embedded import EmbeddedEngine
-from speech.errors import SpeechError
 from speech.utterance import Utterance
 
 MODELS = {"acoustic model": "GENERATE_MEL", "vocoder": "VOCODE_WAV"}  #: and their stages
@@ -54,7 +54,7 @@ def measure(model: str, lengths: int, threads: int) -> dict:
     give_back()
     start, after = _megabytes(), {}
     for number in range(1, lengths + 1):
-        _made(work, make(generator))
+        made(work([make(generator)])[0])
         if number in _READ_AFTER or number == lengths:
             after[number] = _megabytes()
     first = again = 0.0
@@ -91,15 +91,8 @@ def _megabytes() -> int:
 
 def _cpu_s(work: Callable, item: object) -> float:
     started = time.process_time()
-    _made(work, item)
+    made(work([item])[0])
     return time.process_time() - started
-
-
-def _made(work: Callable, item: object) -> None:
-    """Have one item made. Raises its SpeechError: a model that fails at once would look like a fast one."""
-    [made] = work([item])
-    if isinstance(made, SpeechError):
-        raise made
 
 
 def main() -> None:

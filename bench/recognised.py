@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import soxr
@@ -28,13 +27,11 @@ import soxr
 from bench import results
 from bench.measuring.asr import word_errors
 from bench.measuring.notation import characters, syllables
+from bench.measuring.outcome import made
 from bench.measuring.texts import DEMO_CLIP
 from engines.contract import Utterance, Voice, create
 from engines.embedded.packages import find
 from speech import audio
-from speech.errors import SpeechError
-
-T = TypeVar("T")
 
 MANDARIN = """
 今天的天气非常好，我们一起去公园散步吧。|他每天早上六点起床，然后去河边跑步。|请把窗户打开，房间里太闷了。|这家餐厅的菜又便宜又好吃。|昨天晚上我看了一部很有意思的电影。
@@ -88,13 +85,13 @@ class Studio:
         clip = audio.decode(DEMO_CLIP.read_bytes())
         self._voices = {
             "stock": Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)}),
-            "steered": _whole(encoder.encode([self._engine.prepare(clip.samples, clip.rate)])[0]),
+            "steered": made(encoder.encode([self._engine.prepare(clip.samples, clip.rate)])[0]),
         }
 
     def speak(self, sentence: str, language: str, voice: str) -> np.ndarray:
         """Return a sentence's speech, mono float32 (n,) at the engine's rate."""
         utterance = Utterance(sentence, DIALECTS[language])
-        return _whole(self._vocoder.vocode([_whole(self._acoustic.generate([(utterance, self._voices[voice])])[0])])[0])
+        return made(self._vocoder.vocode([made(self._acoustic.generate([(utterance, self._voices[voice])])[0])])[0])
 
     def heard(self, sentence: str, language: str, voice: str) -> str:
         """Return what Whisper base hears in a sentence's speech."""
@@ -176,13 +173,6 @@ def summary(language: str, voice: str, pairs: list[tuple[str, str]]) -> dict:
     if language == "zh":
         row["syllable_error_rate"] = round(wrong_syllables / total, 4)
     return {"language": language, "voice": voice, **row, "wrong": wrong}
-
-
-def _whole(result: T | SpeechError) -> T:
-    """Return a result, or raise the error that stands in its place."""
-    if isinstance(result, SpeechError):
-        raise result
-    return result
 
 
 def main() -> None:

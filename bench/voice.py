@@ -28,13 +28,13 @@ import torch
 
 from bench import results
 from bench.measuring.asr import transcribe, word_errors, words
+from bench.measuring.outcome import made
 from bench.measuring.quality import dnsmos
 from bench.measuring.references import Recording, chosen
 from bench.measuring.speakers import agreement, campplus, ge2e
 from engines.contract import Engine, Voice, create
 from engines.embedded.pitch import RATE, median_log_f0
 from speech.audio import decode
-from speech.errors import SpeechError
 from speech.utterance import Utterance
 
 SENTENCES = (
@@ -66,19 +66,13 @@ class Studio:
         self._vocoder = engine.load_vocoder(threads=threads)
 
     def voice(self, samples: np.ndarray, rate: int) -> Voice:
-        return _sound(self._encoder.encode([self._engine.prepare(samples, rate)]))
+        return made(self._encoder.encode([self._engine.prepare(samples, rate)])[0])
 
     def speak(self, voice: Voice, text: str) -> np.ndarray:
         return self.say(voice, Utterance(text, "en-US"))
 
     def say(self, voice: Voice, utterance: Utterance) -> np.ndarray:
-        return _sound(self._vocoder.vocode([_sound(self._acoustic.generate([(utterance, voice)]))]))
-
-
-def _sound(results: list):
-    if isinstance(results[0], SpeechError):
-        raise results[0]
-    return results[0]
+        return made(self._vocoder.vocode([made(self._acoustic.generate([(utterance, voice)])[0])])[0])
 
 
 def main() -> None:

@@ -31,11 +31,11 @@ import numpy as np
 
 from bench import results
 from bench.measuring.asr import timed_words, whisper_tiny
+from bench.measuring.outcome import made
 from bench.measuring.texts import DEMO_CLIP
 from bench.recognised import whisper_base
 from engines.contract import TimedVocoder, Utterance, Voice, create
 from speech import audio
-from speech.errors import SpeechError
 from speech.word_edges import heard_in
 from speech.words import Word
 
@@ -114,13 +114,13 @@ class Studio:
         lower = round(clip.rate * 0.75)  # the same recording played slower: a lower and larger voice
         steered = encoder.encode([engine.prepare(clip.samples, rate) for rate in (clip.rate, lower)])
         stock = Voice({"style_offset": np.zeros(256, np.float32), "log_f0": np.array([5.2], np.float32)})
-        self.voices = {"stock": stock, "steered": _whole(steered[0]), "steered, lower": _whole(steered[1])}
+        self.voices = {"stock": stock, "steered": made(steered[0]), "steered, lower": made(steered[1])}
 
     def speak(self, text: str, voice: str, speed: float) -> tuple[np.ndarray, tuple[Word, ...]]:
         """Return a sentence's speech, mono float32 (n,), and its words."""
-        mel = _whole(self._acoustic.generate([(Utterance(text, "en-US", speed=speed), self.voices[voice])])[0])
+        mel = made(self._acoustic.generate([(Utterance(text, "en-US", speed=speed), self.voices[voice])])[0])
         assert isinstance(self._vocoder, TimedVocoder) and mel.timings is not None
-        wave, cut_s = _whole(self._vocoder.vocode_timed([mel])[0])
+        wave, cut_s = made(self._vocoder.vocode_timed([mel])[0])
         return wave, heard_in(mel.timings.cut(cut_s, len(wave) / _RATE), wave, _RATE).heard("phoneme", text, text)
 
     def heard(self, wave: np.ndarray) -> list[list[tuple[str, float, float]]]:
@@ -332,13 +332,6 @@ def _spread(values: np.ndarray) -> dict[str, float]:
         "p95_ms": round(float(np.percentile(size, 95)), 1),
         "worst_ms": round(float(size.max()), 1),
     }
-
-
-def _whole(result):
-    """Return a result, or raise the error that stands in its place."""
-    if isinstance(result, SpeechError):
-        raise result
-    return result
 
 
 def main() -> None:

@@ -45,8 +45,8 @@ def _version() -> str:
     return f"2-{checksum.read_text()[:8]}"
 
 
-#: oneDNN compiles a kernel for each shape that it meets, and keeps this many. The acoustic model's tiles take 354, the
-#: vocoder's 90; other layers take some.
+#: oneDNN compiles a kernel for each shape that it meets, and keeps this many. It makes 195 for the acoustic
+#: model's tiles, for which 256 places were too few, and 90 for the vocoder's; other layers take some.
 PROCESS_SETTINGS = {
     "GENERATE_MEL": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"},
     "VOCODE_WAV": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"},

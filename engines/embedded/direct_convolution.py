@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engines.embedded.tiles import tiles
+
 #: steps that are computed at a time; 2,688 are a stream's first part, 0.3 s with what is computed around it
 TILES = 4096, 2688, 2048, 1024, 512
 _FULL_ENOUGH = 0.55  #: share of a tile that is worth computing all of it, in place of two smaller ones
@@ -42,14 +44,7 @@ class DirectConvolution:
 
     def tiles(self, steps: int) -> list[int]:
         """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
-        sizes = [TILES[0]] * (steps // TILES[0])
-        steps %= TILES[0]
-        while steps > 0:
-            enclosing = min(size for size in TILES if size >= steps)
-            full_enough = steps > _FULL_ENOUGH * enclosing or enclosing == TILES[-1]
-            sizes.append(enclosing if full_enough else max(size for size in TILES if size < steps))
-            steps -= sizes[-1]
-        return sizes
+        return tiles(steps, TILES, _FULL_ENOUGH)
 
     def warm_up(self) -> None:
         """Have the kernel of each tile length compiled."""

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.blocks import STYLE, AdaptiveNorm, with_deltas
-from engines.embedded.direct_convolution import DirectConvolution, image
+from engines.embedded.direct_convolution import DirectConvolution
 from engines.embedded.istftnet import SAMPLES_PER_COLUMN, SnakeBlock, VocoderNetwork
+from engines.embedded.norm_moments import Moments, Scaled, moments_of, together, with_norm, with_norms
 from engines.embedded.spectral_convolution import SMALLEST_KERNEL, SpectralConvolution
 from engines.embedded.thread_team import Meet, ThreadTeam
 from engines.embedded.upsampling import Upsampling
@@ -170,7 +171,7 @@ class CpuVocoder:
         x = sound.features[0, :, window].T
         styled = self._styles(sound.style)
         if expected is not None:
-            styled = _all_normed(styled, expected)
+            styled = with_norms(styled, expected)
 
         def through(number: int, x: Tensor) -> Tensor:
             of_block = slice(6 * number, 6 * number + 6)
@@ -247,7 +248,7 @@ class CpuBlock:
                     moments[index][number] = moments_of(source[part])
                 meet()
                 if not normed:
-                    scaled = _normed(scaled, _together(cast(list[Moments], moments[index])))
+                    scaled = with_norm(scaled, together(cast(list[Moments], moments[index])))
                 start = part.start
                 for size in convolution.tiles(part.stop - part.start):
                     end = min(start + size, part.stop)
@@ -262,11 +263,8 @@ class CpuBlock:
 
         self._team.run(len(parts), work)
         if measured is not None:
-            measured += [_together(cast(list[Moments], of_parts)) for of_parts in moments]
+            measured += [together(cast(list[Moments], of_parts)) for of_parts in moments]
         return x
-
-
-Scaled = tuple[Tensor, Tensor]  #: a scale and a shift, (C,) each
 
 
 @dataclass(frozen=True)
@@ -335,40 +333,6 @@ def _fastest(half: Half) -> DirectConvolution | SpectralConvolution:
     if half.weight.dtype == torch.float32 and half.weight.shape[-1] >= SMALLEST_KERNEL:
         return SpectralConvolution(half.weight[:, :, 0], half.bias, half.dilation)
     return DirectConvolution(half.weight, half.bias, half.dilation)
-
-
-Moments = tuple[int, Tensor, Tensor]  #: how many steps, their mean (C,) and variance (C,), both float32
-
-
-def moments_of(x: Tensor) -> Moments:
-    """Measure a part of an input (P, C) of any float type."""
-    mean, variance = torch.batch_norm_update_stats(image(x), None, None, 0.0)
-    return len(x), mean.float(), variance.float()
-
-
-def _together(moments: Sequence[Moments]) -> Moments:
-    """Put the moments of parts together to those of the whole."""
-    counts = torch.tensor([float(steps) for steps, _, _ in moments])
-    means, variances = (torch.stack(rows) for rows in list(zip(*moments, strict=True))[1:])
-    shares = counts / counts.sum()
-    mean = shares @ means
-    return int(counts.sum()), mean, shares @ (variances + (means - mean).square())
-
-
-def _normed(styled: Scaled, moments: Moments) -> Scaled:
-    """Take the norm of an input into a style's scale and shift."""
-    (scale, shift), (_, mean, variance) = styled, moments
-    scale = scale * torch.rsqrt(variance + 1e-5)
-    return scale, shift - mean * scale
-
-
-def _all_normed(styled: Sequence[Scaled], moments: Sequence[Moments]) -> list[Scaled]:
-    """Do what `_normed` does for many norms at once."""
-    scales, shifts = (torch.cat(numbers) for numbers in zip(*styled, strict=True))
-    means, variances = (torch.cat(numbers) for numbers in list(zip(*moments, strict=True))[1:])
-    sizes = [len(scale) for scale, _ in styled]
-    both = _normed((scales, shifts), (0, means, variances))
-    return list(zip(*(numbers.split(sizes) for numbers in both), strict=True))
 
 
 def _activate(x: Tensor, start: int, end: int, scaled: Scaled, activated: Tensor) -> None:

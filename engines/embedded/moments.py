@@ -20,7 +20,8 @@ from torch import Tensor
 
 from engines.embedded import loudness, vocoder
 from engines.embedded.finish import speech_in
-from engines.embedded.istftnet_cpu import CpuVocoder, Moments, Sound
+from engines.embedded.istftnet_cpu import CpuVocoder, Sound
+from engines.embedded.norm_moments import Moments
 from engines.embedded.packages import carried
 
 DATA = Path(__file__).with_name("moments.npz")

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engines.embedded.tiles import tiles
+
 TILES = 256, 192, 128, 96, 64, 48, 32  #: rows that are multiplied at a time
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -116,7 +118,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values, scales = self._matrix.scaled(x.reshape(-1, self._inputs), 1)
-        sizes, steps = tiles(len(values)), len(values)
+        sizes, steps = tiles(len(values), TILES), len(values)
         rows = torch.zeros(sum(sizes), self._inputs, dtype=self._matrix.dtype)
         rows[:steps] = values
         made = self._matrix.times(rows.split(sizes), _filled_up(scales, len(rows)))[:steps]
@@ -151,7 +153,7 @@ class PackedConv1d(nn.Module):
     def rows(self, x: Tensor) -> Tensor:
         """Compute one member, (T, inputs) -> (T, outputs)."""
         values, scales = self._matrix.scaled(x, (0, 1))
-        sizes, steps, around = tiles(len(values)), len(values), self._kernel // 2
+        sizes, steps, around = tiles(len(values), TILES), len(values), self._kernel // 2
         shape = sum(sizes) + 2 * around, self._inputs
         padded = torch.full(shape, self._matrix.zero, dtype=self._matrix.dtype)
         padded[around : around + steps] = values
@@ -163,13 +165,6 @@ class PackedConv1d(nn.Module):
         """Have the kernel of each tile size compiled."""
         for size in TILES:
             self.rows(torch.zeros(size, self._inputs))
-
-
-def tiles(rows: int) -> list[int]:
-    """List the sizes of the tiles that cover `rows` rows, large ones first; the last may reach beyond the end."""
-    sizes = [TILES[0]] * (rows // TILES[0])
-    rest = rows % TILES[0]
-    return sizes + ([min(size for size in TILES if size >= rest)] if rest else [])
 
 
 def _together(made: list[Tensor]) -> Tensor:

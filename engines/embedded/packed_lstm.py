@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TILES = 128, 64, 32  #: steps that are computed at a time
+from engines.embedded.tiles import tiles
+
+TILES = 128, 96, 64, 32  #: steps that are computed at a time
 _LSTM: Final = 2  #: among oneDNN's kinds of recurrent networks
 
 
@@ -41,16 +43,16 @@ class PackedLSTM(nn.Module):
         return [*packed, *biases]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Read x in both directions. `lengths` is (B,) for a padded batch, or None; what is padded gives zeros."""
-        steps = x.shape[1]
-        ends = [steps] * len(x) if lengths is None else lengths.tolist()
-        made = [F.pad(self._one(member[:end]), (0, 0, 0, steps - end)) for member, end in zip(x, ends, strict=True)]
-        return torch.stack(made)
+        """Read x in both directions. Raises ValueError if there are lengths: nothing is padded here."""
+        if lengths is not None:
+            raise ValueError("a packed LSTM reads members that are not padded")
+        made = [self._one(member) for member in x]
+        return made[0][None] if len(made) == 1 else torch.stack(made)
 
     def _one(self, x: Tensor) -> Tensor:
         """Read one member, (T, inputs) -> (T, 2 hidden)."""
         steps = len(x)
-        sizes = tiles(steps)
+        sizes = tiles(steps, TILES)
         x = F.pad(x.to(self._dtype), (0, 0, 0, sum(sizes) - steps))
         forward, backward = self._directions
         # The padding follows in both directions: what comes after the last step changes none before it.
@@ -73,12 +75,3 @@ class PackedLSTM(nn.Module):
         """Have the kernel of each tile size compiled."""
         for size in TILES:
             self(torch.zeros(1, size, self._inputs))
-
-
-def tiles(steps: int) -> list[int]:
-    """List the sizes of the tiles that cover `steps` steps, large ones first; the last may reach beyond the end."""
-    sizes: list[int] = []
-    for size in TILES:
-        count, steps = divmod(steps, size)
-        sizes += [size] * count
-    return sizes + [TILES[-1]] * (steps > 0)

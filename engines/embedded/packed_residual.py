@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.embedded.blocks import AdaptiveNorm, ResidualBlock
+from engines.embedded.norm_moments import moments_of, with_norm
 from engines.embedded.packed_layers import PackedConv1d, Precision
 
 
@@ -76,6 +77,5 @@ class DepthwiseUpsampling:
 def _normed(x: Tensor, coloured: Tensor) -> Tensor:
     """Compute an adaptive norm of x (T, C) and a leaky ReLU. `coloured` (1, 2C) is the norm's, for a style."""
     scale, shift = coloured[0].chunk(2)
-    mean, variance = torch.batch_norm_update_stats(x.T[None, :, None], None, None, 0.0)
-    scale = (1 + scale) * torch.rsqrt(variance + 1e-5)
-    return F.leaky_relu_(torch.addcmul(shift - mean * scale, x, scale), 0.2)
+    scale, shift = with_norm((1 + scale, shift), moments_of(x))
+    return F.leaky_relu_(torch.addcmul(shift, x, scale), 0.2)

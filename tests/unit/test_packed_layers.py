@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from engines.embedded.packed_layers import TILES, PackedConv1d, PackedLinear, Precision, tiles
+from engines.embedded.packed_layers import PackedConv1d, PackedLinear, Precision
 from tests.helpers.packed import PRECISIONS
 
 pytestmark = pytest.mark.optional
@@ -53,13 +53,6 @@ def test_any_number_of_rows_is_computed(rows, precision):
     x = torch.randn(rows, 40)
     assert off(PackedLinear(linear, precision)(x), linear(x)) < ROUNDING[precision]
     assert off(PackedConv1d(conv, precision)(x.T[None]), conv(x.T[None])) < ROUNDING[precision]
-
-
-@pytest.mark.parametrize("rows", [1, 32, 33, 49, 130, 193, 255, 256, 257, 300, 700])
-def test_tiles_cover_the_rows_and_little_more(rows):
-    sizes = tiles(rows)
-    assert set(sizes) <= set(TILES) and sizes == sorted(sizes, reverse=True)
-    assert rows <= sum(sizes) <= max(TILES[-1], 1.5 * rows) and sum(sizes[:-1]) < rows
 
 
 def test_inputs_far_from_zero_are_not_cut(precision):

@@ -6,7 +6,7 @@ from torch import nn
 
 from engines.embedded.blocks import BidirectionalLSTM
 from engines.embedded.direct_convolution import takes_packed
-from engines.embedded.packed_lstm import TILES, PackedLSTM, tiles
+from engines.embedded.packed_lstm import PackedLSTM
 
 pytestmark = pytest.mark.skipif(not takes_packed(torch.float32), reason="this torch has no oneDNN")
 LENGTHS = [1, 31, 32, 33, 63, 100, 200]
@@ -38,19 +38,9 @@ def test_in_bfloat16_it_is_off_by_little(steps):
     assert 0 < float((made - expected).norm() / expected.norm()) < 0.01
 
 
-def test_each_member_of_a_padded_batch_ends_where_it_ends():
-    plain = BidirectionalLSTM(48)
-    x, lengths = torch.randn(3, 70, 48), torch.tensor([70, 12, 33])
-    made = PackedLSTM(plain, torch.float32)(x, lengths)
-    torch.testing.assert_close(made, plain(x, lengths), atol=1e-5, rtol=1e-4)
-    assert not made[1, 12:].any()
-
-
-@pytest.mark.parametrize("steps", [1, 32, 33, 129, 500])
-def test_tiles_cover_the_steps_and_little_more(steps):
-    sizes = tiles(steps)
-    assert set(sizes) <= set(TILES) and sizes == sorted(sizes, reverse=True)
-    assert steps <= sum(sizes) < steps + TILES[-1]
+def test_a_padded_batch_is_refused():
+    with pytest.raises(ValueError, match="not padded"):
+        PackedLSTM(BidirectionalLSTM(8), torch.float32)(torch.randn(2, 9, 8), torch.tensor([9, 4]))
 
 
 @pytest.mark.parametrize(
